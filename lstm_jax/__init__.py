@@ -1,0 +1,62 @@
+"""LSTM and GRU networks in JAX: pure functions, scanned and jitted, and what runs on them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lstm_jax.cells import (
+    GRUCarry,
+    GRUParams,
+    LSTMCarry,
+    LSTMParams,
+    RNNCarry,
+    RNNParams,
+    gru_step,
+    init_gru,
+    init_lstm,
+    init_rnn,
+    lstm_step,
+    rnn_step,
+    zero_carry,
+)
+from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
+from lstm_jax.recurrence import gru, lstm, rnn
+from lstm_jax.sampling import generate
+
+if TYPE_CHECKING:
+    from lstm_jax.training.run import load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "GRUCarry",
+    "GRUParams",
+    "LSTMCarry",
+    "LSTMParams",
+    "LanguageModel",
+    "LanguageModelConfig",
+    "LanguageModelParams",
+    "RNNCarry",
+    "RNNParams",
+    "generate",
+    "gru",
+    "gru_step",
+    "init_gru",
+    "init_lstm",
+    "init_rnn",
+    "load",
+    "lstm",
+    "lstm_step",
+    "rnn",
+    "rnn_step",
+    "zero_carry",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports `load`, and with it flax, optax and orbax, when it is first asked for."""
+    if name == "load":
+        from lstm_jax.training.run import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,357 @@
+"""One step of each recurrent cell: parameters, initialisation, carry and step function.
+
+Shapes: B batch, D input size, H hidden size, G = 4H, 3H or H gates side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from lstm_jax.precision import ComputeDtype, Products, products
+
+CellName = Literal["rnn", "lstm", "gru"]
+Initialisation = Literal["pytorch", "keras", "tf1"]
+GRUReset = Literal["after", "before"]
+
+
+class RNNParams(NamedTuple):
+    """Weights of a tanh cell: `w_x [D, H]`, `w_h [H, H]`, `b [H]`."""
+
+    w_x: Array
+    w_h: Array
+    b: Array
+
+
+class LSTMParams(NamedTuple):
+    """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o."""
+
+    w_x: Array
+    w_h: Array
+    b: Array
+
+
+class GRUParams(NamedTuple):
+    """Weights of a GRU: `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_hn [H]`; order r, z, n.
+
+    `b_hn` is the bias inside the reset product; None chooses the form that applies the reset
+    gate before the recurrent product.
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array
+    b_hn: Array | None
+
+
+class RNNCarry(NamedTuple):
+    """State of a tanh cell: `h [B, H]`."""
+
+    h: Array
+
+
+class LSTMCarry(NamedTuple):
+    """State of an LSTM: `h [B, H]`, and the cell `c [B, H]`."""
+
+    h: Array
+    c: Array
+
+
+class GRUCarry(NamedTuple):
+    """State of a GRU: `h [B, H]`."""
+
+    h: Array
+
+
+Params = RNNParams | LSTMParams | GRUParams
+Carry = RNNCarry | LSTMCarry | GRUCarry
+
+
+def rnn_step(
+    params: RNNParams,
+    carry: RNNCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+) -> tuple[RNNCarry, Array]:
+    """One step of the tanh cell of Elman (1990): `h' = tanh(x w_x + h w_h + b)`.
+
+    Args:
+        params: weights.
+        carry: `h [B, H]`.
+        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
+        compute_dtype: see `lstm_jax.precision.products`.
+
+    Returns:
+        The new carry, and its `h` `[B, H]` as output.
+    """
+    policy = _policy(params, compute_dtype)
+    h_BH = jnp.tanh(_gates(policy, params, x) + policy.dot(carry.h, params.w_h))
+    return RNNCarry(h_BH), h_BH
+
+
+def lstm_step(
+    params: LSTMParams,
+    carry: LSTMCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+) -> tuple[LSTMCarry, Array]:
+    """One step of an LSTM, in PyTorch's and Keras's gate order i, f, g, o.
+
+        i, f, g, o = x w_x + h w_h + b
+        c' = sigmoid(f) c + sigmoid(i) tanh(g)
+        h' = sigmoid(o) tanh(c')
+
+    Args:
+        params: weights.
+        carry: `h [B, H]` and `c [B, H]`.
+        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
+        compute_dtype: see `lstm_jax.precision.products`.
+
+    Returns:
+        The new carry, and its `h` `[B, H]` as output.
+
+    References:
+        Hochreiter and Schmidhuber (1997); with forget gates, Gers et al. (2000).
+    """
+    policy = _policy(params, compute_dtype)
+    gates_BG = _gates(policy, params, x) + policy.dot(carry.h, params.w_h)
+    i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
+    c_BH = jax.nn.sigmoid(f_BH) * carry.c + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
+    h_BH = jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH)
+    return LSTMCarry(h_BH, c_BH), h_BH
+
+
+def gru_step(
+    params: GRUParams,
+    carry: GRUCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+) -> tuple[GRUCarry, Array]:
+    """One step of a GRU, in PyTorch's gate order r, z, n.
+
+        r, z = sigmoid(x w_xr + h w_hr + b_r), sigmoid(x w_xz + h w_hz + b_z)
+        n = tanh(x w_xn + b_n + r (h w_hn + b_hn))      with `b_hn`: reset after the product
+        n = tanh(x w_xn + b_n + (r h) w_hn)             `b_hn` None: reset before it
+        h' = (1 - z) n + z h
+
+    Args:
+        params: weights; `b_hn` chooses the form.
+        carry: `h [B, H]`.
+        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
+        compute_dtype: see `lstm_jax.precision.products`.
+
+    Returns:
+        The new carry, and its `h` `[B, H]` as output.
+
+    References:
+        Cho et al., arXiv:1406.1078 (reset before); cuDNN, PyTorch and Keras (reset after).
+    """
+    policy = _policy(params, compute_dtype)
+    hidden_size = params.w_h.shape[0]
+    gates_BG = _gates(policy, params, x)
+    r_z_BG = gates_BG[..., : 2 * hidden_size]
+    w_rz, w_n = jnp.split(params.w_h, [2 * hidden_size], axis=1)
+    r_BH, z_BH = jnp.split(jax.nn.sigmoid(r_z_BG + policy.dot(carry.h, w_rz)), 2, axis=-1)
+    if params.b_hn is None:
+        from_h_BH = policy.dot(r_BH * carry.h, w_n)
+    else:
+        from_h_BH = r_BH * (policy.dot(carry.h, w_n) + params.b_hn)
+    n_BH = jnp.tanh(gates_BG[..., 2 * hidden_size :] + from_h_BH)
+    h_BH = (1 - z_BH) * n_BH + z_BH * carry.h
+    return GRUCarry(h_BH), h_BH
+
+
+def _policy(params: Params, compute_dtype: ComputeDtype | None) -> Products:
+    return products(compute_dtype, params.w_h.dtype)
+
+
+def _gates(policy: Products, params: Params, x: Array) -> Array:
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        rows_BG: Array = params.w_x.at[x].get(mode="clip")
+        return (rows_BG + params.b).astype(policy.accumulate)
+    return policy.dot(x, params.w_x) + params.b
+
+
+def init_rnn(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    initialisation: Initialisation = "pytorch",
+    dtype: DTypeLike = jnp.float32,
+) -> RNNParams:
+    """Draws the weights of a tanh cell; see `init_lstm` for the arguments."""
+    w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 1, initialisation, dtype)
+    return RNNParams(w_x, w_h, b)
+
+
+def init_lstm(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    initialisation: Initialisation = "pytorch",
+    dtype: DTypeLike = jnp.float32,
+) -> LSTMParams:
+    """Draws the weights of an LSTM.
+
+    Args:
+        key: a typed PRNG key.
+        input_size: D.
+        hidden_size: H.
+        initialisation: `"pytorch"`: every weight and both of PyTorch's biases (here their sum)
+            uniform in +-1/sqrt(H); `"keras"`: Glorot uniform `w_x`, orthogonal `w_h`, zero
+            biases but 1 for the forget gate; `"tf1"`: one Glorot uniform kernel over input and
+            hidden state together, zero biases but 1 for the forget gate.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: a size below 1, or an unknown name.
+    """
+    w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 4, initialisation, dtype)
+    if initialisation != "pytorch":
+        b = b.at[hidden_size : 2 * hidden_size].set(1)
+    return LSTMParams(w_x, w_h, b)
+
+
+def init_gru(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    reset: GRUReset = "after",
+    initialisation: Initialisation = "pytorch",
+    dtype: DTypeLike = jnp.float32,
+) -> GRUParams:
+    """Draws the weights of a GRU; see `init_lstm` for the other arguments.
+
+    Args:
+        key: a typed PRNG key.
+        input_size: D.
+        hidden_size: H.
+        reset: whether the reset gate works `"after"` the recurrent product or `"before"` it.
+        initialisation: as in `init_lstm`; `"tf1"` draws gates and candidate as the two kernels
+            they are there, and starts the gates' biases at 1.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: a size below 1, or an unknown name.
+    """
+    if reset not in get_args(GRUReset):
+        raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
+    w_x, w_h, b, b_h = _init_gates(key, input_size, hidden_size, 3, initialisation, dtype)
+    if initialisation == "tf1":
+        keys = random.split(key)
+        gates_x, gates_h = _tf1_kernel(keys[0], input_size, hidden_size, 2, dtype)
+        candidate_x, candidate_h = _tf1_kernel(keys[1], input_size, hidden_size, 1, dtype)
+        w_x = jnp.concatenate([gates_x, candidate_x], axis=1)
+        w_h = jnp.concatenate([gates_h, candidate_h], axis=1)
+        b = b.at[: 2 * hidden_size].set(1)
+    if reset == "before":
+        return GRUParams(w_x, w_h, b + b_h, None)
+    inside = slice(2 * hidden_size, None)
+    return GRUParams(w_x, w_h, b + b_h.at[inside].set(0), b_h[inside])
+
+
+def _init_gates(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    gates: int,
+    initialisation: Initialisation,
+    dtype: DTypeLike,
+) -> tuple[Array, Array, Array, Array]:
+    """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU)."""
+    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+        if size < 1:
+            raise ValueError(f"{name} is {size}; it must be at least 1")
+    width = gates * hidden_size
+    zero = jnp.zeros(width, dtype)
+    key_x, key_h, key_bx, key_bh = random.split(key, 4)
+    match initialisation:
+        case "pytorch":
+            draw = _uniform(1 / math.sqrt(hidden_size), dtype)
+            b_x, b_h = draw(key_bx, (width,)), draw(key_bh, (width,))
+            w_x, w_h = draw(key_x, (input_size, width)), draw(key_h, (hidden_size, width))
+            return (w_x, w_h, b_x, b_h) if gates == 3 else (w_x, w_h, b_x + b_h, zero)
+        case "keras":
+            w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
+            return w_x, initializers.orthogonal()(key_h, (hidden_size, width), dtype), zero, zero
+        case "tf1":
+            return *_tf1_kernel(key_x, input_size, hidden_size, gates, dtype), zero, zero
+    raise ValueError(
+        f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
+    )
+
+
+def _uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]], Array]:
+    return lambda key, shape: random.uniform(key, shape, dtype, -bound, bound)
+
+
+def _tf1_kernel(
+    key: Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
+) -> tuple[Array, Array]:
+    shape = (input_size + hidden_size, gates * hidden_size)
+    kernel = initializers.glorot_uniform()(key, shape, dtype)
+    return kernel[:input_size], kernel[input_size:]
+
+
+class Cell(NamedTuple):
+    """What a layer has to know of a cell."""
+
+    name: CellName
+    gates: int
+    step: Callable[..., tuple[Any, Array]]
+    init: Callable[..., Any]
+    params: type
+    carry: type
+
+
+_CELLS = (
+    Cell("rnn", 1, rnn_step, init_rnn, RNNParams, RNNCarry),
+    Cell("lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry),
+    Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry),
+)
+
+
+def cell_named(name: str) -> Cell:
+    """The cell of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for cell in _CELLS:
+        if cell.name == name:
+            return cell
+    raise ValueError(f"cell is {name!r}; choose one of {', '.join(c.name for c in _CELLS)}")
+
+
+def cell_of(params: Params) -> Cell:
+    """The cell that these parameters belong to.
+
+    Raises:
+        TypeError: they belong to none.
+    """
+    for cell in _CELLS:
+        if isinstance(params, cell.params):
+            return cell
+    raise TypeError(f"expected RNNParams, LSTMParams or GRUParams, got {type(params).__name__}")
+
+
+def zero_carry(params: Params, batch_size: int) -> Any:
+    """The carry of zeros that starts a sequence, in the accumulator's dtype; takes no key."""
+    cell = cell_of(params)
+    dtype = jnp.promote_types(params.w_h.dtype, jnp.float32)
+    shape = (batch_size, params.w_h.shape[0])
+    # A buffer for each: one shared by h and c could not be donated.
+    return cell.carry(*(jnp.zeros(shape, dtype) for _ in cell.carry._fields))  # type: ignore[attr-defined]

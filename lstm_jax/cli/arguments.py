@@ -1,0 +1,65 @@
+"""Command lines generated from dataclasses, and errors of one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+USAGE_ERROR = 2
+_FRAME = re.compile(r"[╭╮╰╯│─]+")
+
+
+def parse(cls: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
+    """Reads a command line into a dataclass whose fields are its flags; they change `default`.
+
+    Raises:
+        ValueError: with one line, for whatever is wrong with the arguments.
+        SystemExit: after printing help.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            return tyro.cli(
+                cls,
+                default=tyro.MISSING_NONPROP if default is None else default,
+                args=list(arguments),
+                prog=prog,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        raise ValueError(f"{_first_part(printed.getvalue())}; see {prog} --help") from None
+
+
+def _first_part(box: str) -> str:
+    """The message at the top of the box that tyro draws around an error."""
+    lines: list[str] = []
+    for line in box.splitlines()[1:]:
+        text = _FRAME.sub(" ", line).strip()
+        if not text and lines:
+            break
+        lines.append(text)
+    return " ".join(" ".join(lines).split())
+
+
+def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
+    """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
+    try:
+        return command(sys.argv[1:])
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        print(f"{prog}: error: {message}", file=sys.stderr)
+        return USAGE_ERROR
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT

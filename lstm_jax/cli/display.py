@@ -1,0 +1,98 @@
+"""What training shows: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from lstm_jax.training.metrics import Row
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+class Display:
+    """A context manager that reports to the terminal.
+
+    Args:
+        first_step: where training begins.
+        total_steps: where it ends.
+    """
+
+    def __init__(self, first_step: int, total_steps: int) -> None:
+        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        self._progress = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bar = self._progress.add_task(
+            "train", total=total_steps, completed=first_step, numbers="compiling"
+        )
+        self._first_step, self._total_steps = first_step, total_steps
+        self._started = time.monotonic()
+        self._last_line = -_SECONDS_BETWEEN_LINES
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def advance(self, step: int) -> None:
+        """Moves the live line."""
+        self._progress.update(self._bar, completed=step)
+
+    def row(self, row: Row) -> None:
+        """Shows a row of metrics: every evaluation, and others a few seconds apart."""
+        numbers = _numbers(row)
+        self._progress.update(self._bar, numbers=numbers)
+        step = int(row["step"] or 0)
+        evaluated, last = "heldout_loss" in row, step == self._total_steps
+        now = time.monotonic()
+        if self._console.is_terminal and not (evaluated or last):
+            return
+        if evaluated or last or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            self._console.print(f"step {step}/{self._total_steps}  {numbers}{self._left(step)}")
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Shows what the model writes."""
+        self._console.print(f"--- sample at step {step} ---\n{text}\n---")
+
+    def note(self, text: str) -> None:
+        """Shows a line."""
+        self._console.print(text)
+
+    def _left(self, step: int) -> str:
+        done = step - self._first_step
+        if self._console.is_terminal or not done or step == self._total_steps:
+            return ""
+        seconds = (time.monotonic() - self._started) / done * (self._total_steps - step)
+        minutes, seconds = divmod(round(seconds), 60)
+        return f"  {minutes}:{seconds:02d} left"
+
+
+def _numbers(row: Row) -> str:
+    parts = [f"loss {_value(row['loss'])}"]
+    if "heldout_loss" in row:
+        parts.append(f"held out {_value(row['heldout_loss'])}")
+        parts.append(f"perplexity {_value(row['heldout_perplexity'])}")
+    parts.append(f"{_value(row['tokens_per_second'], ',.0f')} tokens/s")
+    return "  ".join(parts)
+
+
+def _value(number: float | int | None, form: str = ".4f") -> str:
+    return "-" if number is None else format(number, form)

@@ -1,0 +1,133 @@
+"""The command `train.py`: trains a preset on a text, evaluates it, resumes it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import tyro
+
+from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.presets import PRESETS, preset_named
+from lstm_jax.training.config import TrainConfig
+
+PROG = "train.py"
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train a language model, watch it learn, and keep it in a run folder.
+
+    Attributes:
+        config: the run's settings.
+        preset: docs (the default): Python's own documentation; or anna: a novel (--data PATH).
+        run_dir: the run's folder; by default runs/PRESET.
+        resume: go on from the newest checkpoint of the run folder, with its own settings.
+        eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
+        profile: write a JAX trace of a few steps into this folder.
+    """
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    preset: Annotated[str, tyro.conf.Positional] = "docs"
+    run_dir: Path | None = None
+    resume: bool = False
+    eval_only: bool = False
+    profile: Path | None = None
+
+
+def main() -> int:
+    """The entry point."""
+    return run_command(PROG, train_command)
+
+
+def train_command(arguments: Sequence[str]) -> int:
+    """Runs the command.
+
+    Returns:
+        The exit code: 0, or 128 + the number of the signal that stopped the run.
+
+    Raises:
+        ValueError: for whatever the user can mend.
+    """
+    command = _read_arguments(arguments)
+    folder_path = command.run_dir or Path("runs") / command.config.preset
+    # Flax, Optax and Orbax take seconds to import: arguments are checked, and help shown, before.
+    from lstm_jax.cli import running
+
+    if command.eval_only:
+        print(json.dumps(running.evaluate_run(folder_path, command.config)))
+        return 0
+    with _Stop() as stop:
+        profile = None if command.profile is None else str(command.profile)
+        running.train_run(
+            folder_path,
+            command.config,
+            resume=command.resume,
+            profile_dir=profile,
+            should_stop=stop.asked,
+        )
+    return 128 + stop.signal if stop.signal else 0
+
+
+def _read_arguments(arguments: Sequence[str]) -> TrainCommand:
+    """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--run-dir", "--run_dir", type=Path)
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--eval-only", "--eval_only", action="store_true")
+    try:
+        seen, _ = first.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{error}; see {PROG} --help") from None
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    default = preset_named(named or PRESETS[0].preset)
+    if (seen.resume or seen.eval_only) and not {"-h", "--help"} & set(arguments):
+        from lstm_jax.training.run import RunFolder, read_description
+
+        folder = seen.run_dir or Path("runs") / default.preset
+        stored = read_description(RunFolder(folder)).config
+        if named and stored.preset != named:
+            raise ValueError(f"{folder} is a run of preset {stored.preset!r}, not {named!r}")
+        default = stored
+    command = parse(TrainCommand, TrainCommand(default, default.preset), arguments, PROG)
+    return dataclasses.replace(
+        command, config=dataclasses.replace(command.config, preset=default.preset)
+    )
+
+
+class _Stop:
+    """Notes SIGINT and SIGTERM, so that training ends after a step; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal != 0
+
+    def __enter__(self) -> _Stop:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self._previous = {number: signal.signal(number, self._note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+        print("stopping: the state is being saved", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""Row-wise choices between carries, as masks and resets ask for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def select_rows(mask: Array | None, chosen: Any, otherwise: Any) -> Any:
+    """`chosen` where the mask `[..., B]` is True, `otherwise` elsewhere; all of it without one.
+
+    A choice and not a product, so that what is not chosen may be infinite or NaN.
+    """
+    if mask is None:
+        return chosen
+    return jax.tree.map(lambda a, b: jnp.where(mask[..., None], a, b), chosen, otherwise)
+
+
+def reset_rows(resets: Array | None, carry: Any) -> Any:
+    """Zeros where `resets` `[..., B]` is True, the carry elsewhere."""
+    if resets is None:
+        return carry
+    return jax.tree.map(lambda a: jnp.where(resets[..., None], jnp.zeros_like(a), a), carry)

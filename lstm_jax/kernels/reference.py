@@ -1,0 +1,44 @@
+"""The plain recurrence: the step function under `lax.scan`, differentiated by JAX itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lstm_jax.cells import Cell, Params
+from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.precision import ComputeDtype
+
+
+def run(
+    cell: Cell,
+    params: Params,
+    carry: Any,
+    xs_TBD: Array,
+    mask_TB: Array | None,
+    resets_TB: Array | None,
+    *,
+    reverse: bool,
+    unroll: int,
+    compute_dtype: ComputeDtype | None,
+) -> tuple[Any, Array]:
+    """Applies the step function at every time, one after another.
+
+    Resets here are in processing order: True at t zeroes the carry before step t is taken.
+
+    Returns:
+        The final carry, and the hidden state carried out of each step `[T, B, H]`.
+    """
+
+    def step(carry: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Array]:
+        x_BD, mask_B, reset_B = inputs
+        carry = reset_rows(reset_B, carry)
+        new, _ = cell.step(params, carry, x_BD, compute_dtype=compute_dtype)
+        carry = select_rows(mask_B, new, carry)
+        return carry, carry.h
+
+    if not jnp.issubdtype(xs_TBD.dtype, jnp.inexact):
+        raise ValueError("the reference takes dense inputs")
+    return lax.scan(step, carry, (xs_TBD, mask_TB, resets_TB), reverse=reverse, unroll=unroll)

@@ -1,0 +1,183 @@
+"""Cross-entropies of an output layer that never hold all logits at once.
+
+Shapes: T time, B batch, H hidden size, V vocabulary, K times in one chunk.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lstm_jax.precision import Products
+from lstm_jax.sharding import vary_as
+
+_CHUNK_LOGITS = 1 << 20
+
+
+class OutputParams(NamedTuple):
+    """Weights of the output layer: `w [H, V]`, `b [V]`."""
+
+    w: Array
+    b: Array
+
+
+class TokenSums(NamedTuple):
+    """Sums over the tokens of a batch, from which means over many batches are formed.
+
+    Attributes:
+        loss: sum of weight * negative log-likelihood, in nats.
+        correct: sum of weight where the most likely token (the first, if tied) is the target.
+        weight: sum of the weights: the number of real tokens.
+    """
+
+    loss: Array
+    correct: Array
+    weight: Array
+
+
+def chunk_times(times: int, batch_size: int, vocabulary_size: int) -> int:
+    """Times per chunk: about a million logits, and never all times at once."""
+    affordable = _CHUNK_LOGITS // max(1, batch_size * vocabulary_size)
+    return max(1, min(affordable, times // 2))
+
+
+def fused_cross_entropy(
+    policy: Products,
+    chunk: int | None,
+    params: OutputParams,
+    hs: Array,
+    targets: Array,
+    mask: Array | None,
+) -> TokenSums:
+    """Softmax cross-entropy summed over real tokens, fused with the output layer.
+
+        loss = sum_{t,b} mask[t,b] (logsumexp_v(z[t,b,v]) - z[t,b,targets[t,b]]),  z = hs w + b
+
+    The logits exist for one chunk of times only, in the forward pass as in the gradient, which
+    is formed in the forward pass, chunk by chunk. Reverse mode to any order.
+
+    Args:
+        policy: dtypes of the products; the softmax is in the accumulator's.
+        chunk: times per chunk; None chooses.
+        params: the output layer.
+        hs: `[T, B, H]`.
+        targets: integers `[T, B]` in [0, V).
+        mask: `[T, B]` bool, True = a real token; it weighs the sums and their divisor. Or None.
+
+    Returns:
+        The sums, scalars in the accumulator's dtype; only `loss` has a gradient.
+    """
+    return _fused(policy, chunk, vary_as(hs, params), hs, targets, mask)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _fused(
+    policy: Products,
+    chunk: int | None,
+    params: OutputParams,
+    hs_TBH: Array,
+    targets_TB: Array,
+    mask_TB: Array | None,
+) -> TokenSums:
+    return _sums(policy, chunk, params, hs_TBH, targets_TB, mask_TB, with_gradient=False)[0]
+
+
+def _forward(
+    policy: Products,
+    chunk: int | None,
+    params: OutputParams,
+    hs_TBH: Array,
+    targets_TB: Array,
+    mask_TB: Array | None,
+) -> tuple[TokenSums, tuple[OutputParams, Array]]:
+    inputs = (params, hs_TBH, targets_TB, mask_TB)
+    return _sums(policy, chunk, *inputs, with_gradient=True)
+
+
+def _backward(
+    policy: Products,
+    chunk: int | None,
+    gradients: tuple[OutputParams, Array],
+    cotangents: TokenSums,
+) -> tuple[OutputParams, Array, None, None]:
+    dparams, dhs_TBH = jax.tree.map(
+        lambda gradient: gradient * cotangents.loss.astype(gradient.dtype), gradients
+    )
+    return dparams, dhs_TBH, None, None
+
+
+_fused.defvjp(_forward, _backward)
+
+
+def _sums(
+    policy: Products,
+    chunk: int | None,
+    params: OutputParams,
+    hs_TBH: Array,
+    targets_TB: Array,
+    mask_TB: Array | None,
+    *,
+    with_gradient: bool,
+) -> tuple[TokenSums, Any]:
+    times, batch_size, _ = hs_TBH.shape
+    w_HV = policy.cast(params.w)
+    chunk = min(times, chunk or chunk_times(times, batch_size, w_HV.shape[1]))
+
+    def one_chunk(
+        inputs: tuple[Array, Array, Array | None],
+    ) -> tuple[tuple[TokenSums, OutputParams | None], Array | None]:
+        hs_KBH, targets_KB, mask_KB = inputs
+        hs_KBH = policy.cast(hs_KBH)
+        logits_KBV = policy.einsum("tbh,hv->tbv", hs_KBH, w_HV)
+        logits_KBV += params.b.astype(policy.accumulate)
+        sums, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB)
+        if not with_gradient:
+            return (sums, None), None
+        db_V = dlogits_KBV.sum((0, 1))
+        dlogits_KBV = policy.cast(dlogits_KBV)
+        dparams = OutputParams(policy.einsum("tbh,tbv->hv", hs_KBH, dlogits_KBV), db_V)
+        dhs_KBH = policy.einsum("tbv,hv->tbh", dlogits_KBV, w_HV)
+        return (sums, dparams), dhs_KBH.astype(hs_TBH.dtype)
+
+    def add_chunk(totals: Any, inputs: Any) -> tuple[Any, Array | None]:
+        found, dhs_KBH = one_chunk(inputs)
+        return jax.tree.map(jnp.add, totals, found), dhs_KBH
+
+    # The first chunk, the odd one where the times don't divide, starts the totals.
+    inputs = (hs_TBH, targets_TB, mask_TB)
+    odd = times % chunk or chunk
+    totals, dhs = one_chunk(jax.tree.map(lambda a: a[:odd], inputs))
+    if odd < times:
+        rest = jax.tree.map(lambda a: a[odd:].reshape(-1, chunk, *a.shape[1:]), inputs)
+        totals, dhs_rest = lax.scan(add_chunk, totals, rest)
+        if dhs is not None and dhs_rest is not None:
+            dhs = jnp.concatenate([dhs, dhs_rest.reshape(-1, *hs_TBH.shape[1:])])
+    sums, dparams = totals
+    return sums, (jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params), dhs)
+
+
+def _chunk_sums(
+    logits_KBV: Array, targets_KB: Array, mask_KB: Array | None
+) -> tuple[TokenSums, Array]:
+    """The chunk's sums, and the gradient of its loss with respect to its logits."""
+    dtype = logits_KBV.dtype
+    weight_KB = jnp.ones(targets_KB.shape, dtype) if mask_KB is None else mask_KB.astype(dtype)
+    highest_KB = lax.stop_gradient(logits_KBV.max(-1))
+    exponentials_KBV = jnp.exp(logits_KBV - highest_KB[..., None])
+    total_KB = exponentials_KBV.sum(-1)
+    target_logit_KB = jnp.take_along_axis(logits_KBV, targets_KB[..., None], axis=-1)[..., 0]
+    loss_KB = jnp.log(total_KB) + highest_KB - target_logit_KB
+    is_target_KBV = jnp.arange(logits_KBV.shape[-1]) == targets_KB[..., None]
+    scaled_KBV = exponentials_KBV * (weight_KB / total_KB)[..., None]
+    dlogits_KBV = scaled_KBV - jnp.where(is_target_KBV, weight_KB[..., None], 0)
+    correct_KB = jnp.argmax(logits_KBV, -1) == targets_KB
+    sums = TokenSums(
+        loss=jnp.sum(jnp.where(weight_KB == 0, 0, loss_KB * weight_KB)),
+        correct=jnp.sum(correct_KB * weight_KB),
+        weight=jnp.sum(weight_KB),
+    )
+    return sums, dlogits_KBV

@@ -1,0 +1,227 @@
+"""Models on top of the stack: a config, and pure functions of (params, carry, inputs).
+
+Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, random
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from lstm_jax.losses import OutputParams, TokenSums, fused_cross_entropy
+from lstm_jax.precision import Products, products
+from lstm_jax.stack import (
+    Directions,
+    StackConfig,
+    init_stack,
+    run_stack,
+    stack_zero_carry,
+    step_stack,
+)
+
+
+class LanguageModelParams(NamedTuple):
+    """Parameters of a language model.
+
+    Attributes:
+        embedding: `[V, E]`, or None where tokens enter one-hot.
+        layers: the stack's.
+        output: from the last layer to the logits.
+    """
+
+    embedding: Array | None
+    layers: tuple[Any, ...]
+    output: OutputParams
+
+
+@dataclass(frozen=True)
+class LanguageModelConfig(StackConfig):
+    """A stack between token ids and logits.
+
+    Attributes:
+        embedding_size: E; None feeds tokens one-hot (their product is a look-up all the same).
+        output_stddev: None draws the output layer as `initialisation` says; a number draws its
+            weights from a normal distribution truncated at two of these, biases zero.
+    """
+
+    embedding_size: int | None = None
+    output_stddev: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_size is not None and self.embedding_size < 1:
+            raise ValueError(f"embedding_size is {self.embedding_size}; it must be at least 1")
+        stddev = self.output_stddev
+        if stddev is not None and not (math.isfinite(stddev) and stddev > 0):
+            raise ValueError(f"output_stddev is {stddev}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Tokens -> one-hot or embedding -> recurrent stack -> logits over the vocabulary.
+
+    A plain value: `init` makes parameters, and every other method is a pure function of them.
+
+    Attributes:
+        config: sizes and choices.
+        vocabulary_size: V.
+    """
+
+    config: LanguageModelConfig
+    vocabulary_size: int
+
+    def init(self, key: Array, dtype: DTypeLike = jnp.float32) -> LanguageModelParams:
+        """Draws parameters with a typed key."""
+        config, size = self.config, self.vocabulary_size
+        key_embedding, key_layers, key_output = random.split(key, 3)
+        embedding = None
+        if config.embedding_size is not None:
+            shape = (size, config.embedding_size)
+            embedding = _init_embedding(key_embedding, config, shape, dtype)
+        return LanguageModelParams(
+            embedding,
+            init_stack(key_layers, config, config.embedding_size or size, dtype),
+            _init_output(key_output, config, size, dtype),
+        )
+
+    def zero_carry(self, params: LanguageModelParams, batch_size: int) -> tuple[Any, ...]:
+        """The carry that starts `batch_size` sequences."""
+        return stack_zero_carry(params.layers, batch_size)
+
+    def hidden(
+        self,
+        params: LanguageModelParams,
+        carry: tuple[Any, ...] | None,
+        tokens: Array,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[tuple[Any, ...], Array]:
+        """Runs all but the output layer.
+
+        Args:
+            params: from `init`.
+            carry: from `zero_carry` or an earlier call; None starts from zeros.
+            tokens: integers `[T, B]`.
+            mask: bool `[T, B]`, True = a real token.
+            resets: bool `[T, B]`, True = a new sequence starts here.
+            dropout_key: None outside training.
+
+        Returns:
+            The carry after the last token, and `[T, B, H]`.
+        """
+        layers, xs = self._inputs(params, tokens, dropout_key is not None)
+        return run_stack(
+            self.config, layers, carry, xs, mask=mask, resets=resets, dropout_key=dropout_key
+        )
+
+    def apply(
+        self,
+        params: LanguageModelParams,
+        carry: tuple[Any, ...] | None,
+        tokens: Array,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[tuple[Any, ...], Array]:
+        """As `hidden`, and on to the logits of each next token, `[T, B, V]`."""
+        carry, hs_TBH = self.hidden(
+            params, carry, tokens, mask=mask, resets=resets, dropout_key=dropout_key
+        )
+        return carry, self.logits(params, hs_TBH)
+
+    def step(
+        self, params: LanguageModelParams, carry: tuple[Any, ...], token: Array
+    ) -> tuple[tuple[Any, ...], Array]:
+        """One token further, as sampling goes: integers `[B]` -> carry, `h [B, H]`."""
+        x = token if params.embedding is None else params.embedding.at[token].get(mode="clip")
+        return step_stack(self.config, params.layers, carry, x)
+
+    def logits(self, params: LanguageModelParams, hs: Array) -> Array:
+        """The output layer: `[..., H] -> [..., V]`."""
+        policy = self._policy(params)
+        return policy.dot(hs, params.output.w) + params.output.b.astype(policy.accumulate)
+
+    def token_sums(
+        self,
+        params: LanguageModelParams,
+        carry: tuple[Any, ...] | None,
+        tokens: Array,
+        targets: Array,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[TokenSums, tuple[Any, ...]]:
+        """Summed cross-entropy (nats) and hits of `targets [T, B]`; the logits never all exist.
+
+        The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
+        of that.
+        """
+        carry, hs_TBH = self.hidden(
+            params, carry, tokens, mask=mask, resets=resets, dropout_key=dropout_key
+        )
+        policy = self._policy(params)
+        return fused_cross_entropy(policy, None, params.output, hs_TBH, targets, mask), carry
+
+    def _inputs(
+        self, params: LanguageModelParams, tokens: Array, training: bool
+    ) -> tuple[tuple[Any, ...], Array]:
+        """The stack's layers and its input: ids where a table of gates can be looked up.
+
+        With fewer distinct tokens than places in the batch it costs less to send the whole
+        embedding through the first layer's input product than every place.
+        """
+        if params.embedding is None:
+            return params.layers, tokens
+        drops_inputs = training and self.config.dropout_place == "inputs" and self.config.dropout
+        if drops_inputs or self.vocabulary_size >= tokens.size:
+            return params.layers, params.embedding.at[tokens].get(mode="clip")
+        policy, embedding = self._policy(params), params.embedding
+
+        def fold(layer: Any) -> Any:
+            if isinstance(layer, Directions):
+                return Directions(*map(fold, layer))
+            return layer._replace(w_x=policy.einsum("ve,eg->vg", embedding, layer.w_x))
+
+        return (fold(params.layers[0]), *params.layers[1:]), tokens
+
+    def _policy(self, params: LanguageModelParams) -> Products:
+        return products(self.config.compute_dtype, params.output.w.dtype)
+
+
+def _init_embedding(
+    key: Array, config: LanguageModelConfig, shape: tuple[int, int], dtype: DTypeLike
+) -> Array:
+    match config.initialisation:
+        case "pytorch":
+            return random.normal(key, shape, dtype)
+        case "keras":
+            return random.uniform(key, shape, dtype, -0.05, 0.05)
+    return initializers.glorot_uniform()(key, shape, dtype)
+
+
+def _init_output(
+    key: Array, config: LanguageModelConfig, vocabulary_size: int, dtype: DTypeLike
+) -> OutputParams:
+    shape = (config.output_size, vocabulary_size)
+    zeros = jnp.zeros(vocabulary_size, dtype)
+    if config.output_stddev is not None:
+        draw = initializers.truncated_normal(config.output_stddev)
+        return OutputParams(draw(key, shape, dtype), zeros)
+    if config.initialisation != "pytorch":
+        return OutputParams(initializers.glorot_uniform()(key, shape, dtype), zeros)
+    key_w, key_b = random.split(key)
+    bound = 1 / math.sqrt(config.output_size)
+    return OutputParams(
+        random.uniform(key_w, shape, dtype, -bound, bound),
+        random.uniform(key_b, zeros.shape, dtype, -bound, bound),
+    )

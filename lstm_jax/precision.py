@@ -1,0 +1,113 @@
+"""The one place that decides in which dtype, and how exactly, a matrix product is computed."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import DTypeLike
+
+ComputeDtype = Literal["float32", "tf32", "bfloat16"]
+
+
+class Products(NamedTuple):
+    """How every matrix product of one computation is formed.
+
+    Attributes:
+        operand: dtype to which both operands are cast.
+        accumulate: dtype of the sums, of the results, of carries, softmax and loss.
+        precision: what the hardware may do to float32 operands.
+    """
+
+    operand: jnp.dtype
+    accumulate: jnp.dtype
+    precision: lax.Precision
+
+    def cast(self, array: Array) -> Array:
+        """Casts an operand; cast weights once, outside a loop."""
+        return array.astype(self.operand)
+
+    def einsum(self, spec: str, left: Array, right: Array) -> Array:
+        """`einsum(spec, left, right)` in these dtypes; differentiable in every mode."""
+        return jnp.einsum(
+            spec,
+            self.cast(left),
+            self.cast(right),
+            precision=self.precision,
+            preferred_element_type=self.accumulate,
+        )
+
+    def dot(self, left: Array, right: Array) -> Array:
+        """`left [..., K] @ right [K, N]`."""
+        return self.einsum("...k,kn->...n", left, right)
+
+
+def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Products:
+    """Decides operand dtype, accumulator dtype and hardware precision together.
+
+    A GPU's default for float32 products is TF32 and a TPU's is bfloat16; here `float32` means
+    full float32, and the shorter formats are asked for by name. Sums are kept in
+    `promote_types(param_dtype, float32)`, so float64 parameters stay float64 throughout.
+
+    Args:
+        compute_dtype: `"float32"` (full precision in the parameters' own dtype, float64
+            included), `"tf32"` (float32 operands; TensorFloat-32 on GPUs that have it, three
+            bfloat16 passes on TPU, full float32 on CPU), `"bfloat16"` (operands rounded to
+            bfloat16, sums in float32). None means `"float32"`.
+        param_dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: `compute_dtype` is none of these.
+    """
+    accumulate = jnp.promote_types(param_dtype, jnp.float32)
+    match compute_dtype:
+        case None | "float32":
+            return Products(accumulate, accumulate, lax.Precision.HIGHEST)
+        case "tf32":
+            return Products(accumulate, accumulate, lax.Precision.HIGH)
+        case "bfloat16":
+            return Products(jnp.dtype(jnp.bfloat16), accumulate, lax.Precision.DEFAULT)
+    raise ValueError(
+        f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(get_args(ComputeDtype))}"
+    )
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def time_product(policy: Products, xs_TBD: Array, w_DG: Array) -> Array:
+    """`xs @ w` over all time, whose gradients are products of the same policy.
+
+    JAX's own transpose of a bfloat16 product would round the weight gradient to bfloat16 and
+    mix operand dtypes; here both gradients take bfloat16 operands and float32 sums, and the
+    weight gradient is one product that contracts time and batch together.
+
+    Args:
+        policy: from `products`.
+        xs_TBD: inputs `[T, B, D]`.
+        w_DG: weights `[D, G]`.
+
+    Returns:
+        `[T, B, G]` in the accumulator's dtype. Reverse mode only.
+    """
+    return _time_product_forward(policy, xs_TBD, w_DG)[0]
+
+
+def _time_product_forward(
+    policy: Products, xs_TBD: Array, w_DG: Array
+) -> tuple[Array, tuple[Array, Array]]:
+    return policy.einsum("tbd,dg->tbg", xs_TBD, w_DG), (xs_TBD, w_DG)
+
+
+def _time_product_backward(
+    policy: Products, saved: tuple[Array, Array], dout_TBG: Array
+) -> tuple[Array, Array]:
+    xs_TBD, w_DG = saved
+    dout_TBG = policy.cast(dout_TBG)
+    dxs_TBD = policy.einsum("tbg,dg->tbd", dout_TBG, w_DG)
+    dw_DG = policy.einsum("tbd,tbg->dg", xs_TBD, dout_TBG)
+    return dxs_TBD.astype(xs_TBD.dtype), dw_DG.astype(w_DG.dtype)
+
+
+time_product.defvjp(_time_product_forward, _time_product_backward)

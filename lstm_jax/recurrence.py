@@ -1,0 +1,265 @@
+"""One recurrent layer over time: hoisted input product, masks, resets, direction, backend.
+
+Shapes: T time, B batch, D input size, H hidden size, G gates side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lstm_jax.cells import (
+    GRUCarry,
+    GRUParams,
+    LSTMCarry,
+    LSTMParams,
+    Params,
+    RNNCarry,
+    RNNParams,
+    cell_of,
+    zero_carry,
+)
+from lstm_jax.kernels import reference, scan
+from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.precision import ComputeDtype, Products, products, time_product
+from lstm_jax.sharding import vary_as
+
+Backend = Literal["auto", "scan", "reference"]
+
+
+def lstm(
+    params: LSTMParams,
+    carry: LSTMCarry | None,
+    xs: Array,
+    *,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    backend: Backend = "auto",
+    compute_dtype: ComputeDtype | None = None,
+    unroll: int = 1,
+) -> tuple[LSTMCarry, Array]:
+    """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
+
+    The signature is `jax.lax.scan`'s: `(params, carry, xs) -> (carry, ys)`.
+
+    Args:
+        params: weights, from `init_lstm`.
+        carry: initial carry, `h [B, H]` and `c [B, H]`; None starts from zeros. In reverse it
+            goes into the last time.
+        xs: inputs `[T, B, D]`; or integers `[T, B]`, which stand for one-hot rows of size D and
+            are looked up in `w_x` (the one-hot product is never formed; an integer below 0 or
+            above D-1 is read as the nearest row).
+        mask: bool `[T, B]`, True = a real step, in any pattern. A masked step holds the carry
+            and emits zeros (Keras repeats its last output there, nnx computes on).
+        resets: bool `[T, B]`; True at t starts a new sequence at t: forward the carry is zeroed
+            before t, backward after it. A reset on a masked step still counts.
+        reverse: run from the last time to the first; `ys` stay in the order of `xs`.
+        backend: `"scan"`, the fast path, whose backward pass is our own: reverse mode to any
+            order, `vmap`, `checkpoint`, and `jvp` of a gradient; `"reference"`, the step
+            function under a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and
+            `linearize`; `"auto"` chooses the fastest that applies.
+        compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
+            outputs are in `promote_types(param dtype, float32)`.
+        unroll: steps per iteration of the loop.
+
+    Returns:
+        The final carry, and the hidden states `[T, B, H]`. A row with no real step and no reset
+        returns its initial carry.
+
+    Raises:
+        ValueError: shapes, dtypes or names that don't fit, before anything is computed.
+    """
+    return layer(
+        params,
+        carry,
+        xs,
+        mask=mask,
+        resets=resets,
+        reverse=reverse,
+        backend=backend,
+        compute_dtype=compute_dtype,
+        unroll=unroll,
+    )
+
+
+def gru(
+    params: GRUParams,
+    carry: GRUCarry | None,
+    xs: Array,
+    *,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    backend: Backend = "auto",
+    compute_dtype: ComputeDtype | None = None,
+    unroll: int = 1,
+) -> tuple[GRUCarry, Array]:
+    """A GRU layer over time, `gru_step` at each; all else as for `lstm`."""
+    return layer(
+        params,
+        carry,
+        xs,
+        mask=mask,
+        resets=resets,
+        reverse=reverse,
+        backend=backend,
+        compute_dtype=compute_dtype,
+        unroll=unroll,
+    )
+
+
+def rnn(
+    params: RNNParams,
+    carry: RNNCarry | None,
+    xs: Array,
+    *,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    backend: Backend = "auto",
+    compute_dtype: ComputeDtype | None = None,
+    unroll: int = 1,
+) -> tuple[RNNCarry, Array]:
+    """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`."""
+    return layer(
+        params,
+        carry,
+        xs,
+        mask=mask,
+        resets=resets,
+        reverse=reverse,
+        backend=backend,
+        compute_dtype=compute_dtype,
+        unroll=unroll,
+    )
+
+
+def layer(
+    params: Params,
+    carry: Any,
+    xs: Array,
+    *,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    backend: Backend = "auto",
+    compute_dtype: ComputeDtype | None = None,
+    unroll: int = 1,
+    input_scale: Array | None = None,
+) -> tuple[Any, Array]:
+    """The layer whose cell the parameters belong to; see `lstm` for what it does.
+
+    Args:
+        params: `LSTMParams`, `GRUParams` or `RNNParams`.
+        carry: of the same cell, or None.
+        xs: as for `lstm`, and so are the options.
+        mask: see `lstm`.
+        resets: see `lstm`.
+        reverse: see `lstm`.
+        backend: see `lstm`.
+        compute_dtype: see `lstm`.
+        unroll: see `lstm`.
+        input_scale: `[T, B]`; multiplies the one-hot rows that integer `xs` stand for, as
+            dropout on a one-hot input does.
+    """
+    policy = products(compute_dtype, params.w_h.dtype)
+    _check(params, xs, mask, resets, backend, unroll)
+    params, mask, resets = vary_as(xs, (params, mask, resets))
+    if carry is None:
+        carry = zero_carry(params, xs.shape[1])
+    _check_carry(params, carry, xs.shape[1])
+    carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    order, ends_zeroed = _processing_order(resets, reverse)
+    if backend == "reference":
+        dense = _dense(xs, params.w_x, input_scale)
+        carry, hs_TBH = reference.run(
+            cell_of(params), params, carry, dense, mask, order,
+            reverse=reverse, unroll=unroll, compute_dtype=compute_dtype,
+        )  # fmt: skip
+    else:
+        kernel = scan.kernel_of(params)
+        folded = kernel.fold(params)
+        gates_TBG = _project(policy, folded, xs, input_scale)
+        carry, hs_TBH = scan.run(
+            kernel, policy, kernel.weights(folded), carry, gates_TBG, mask, order,
+            reverse=reverse, unroll=unroll,
+        )  # fmt: skip
+    if ends_zeroed is not None:
+        carry = reset_rows(ends_zeroed, carry)
+    return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH))
+
+
+def _project(policy: Products, params: Params, xs: Array, input_scale: Array | None) -> Array:
+    """The input's share of the gates at all times, `[T, B, G]`: one product, or one look-up."""
+    if xs.ndim == 3:
+        return time_product(policy, xs, params.w_x) + params.b
+    if input_scale is None:
+        table_DG = (params.w_x + params.b).astype(policy.accumulate)
+        return table_DG.at[xs].get(mode="clip")
+    rows_TBG = params.w_x.astype(policy.accumulate).at[xs].get(mode="clip")
+    return rows_TBG * input_scale[..., None] + params.b
+
+
+def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
+    if xs.ndim == 3:
+        return xs
+    rows_TBD = jax.nn.one_hot(xs, w_x.shape[0], dtype=w_x.dtype)
+    return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
+
+
+def _processing_order(resets_TB: Array | None, reverse: bool) -> tuple[Array | None, Array | None]:
+    """Resets as "zero the carry before this step is processed", and rows zeroed at the end.
+
+    A reset at t cuts between t-1 and t. Backward, t-1 is processed after t, so the cut comes
+    before t-1; the cut at t = 0 comes after the last step.
+    """
+    if resets_TB is None or not reverse:
+        return resets_TB, None
+    after_last_B = jnp.zeros_like(resets_TB[:1])
+    return jnp.concatenate([resets_TB[1:], after_last_B]), resets_TB[0]
+
+
+def _check(
+    params: Params,
+    xs: Array,
+    mask: Array | None,
+    resets: Array | None,
+    backend: str,
+    unroll: int,
+) -> None:
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
+    if unroll < 1:
+        raise ValueError(f"unroll is {unroll}; it must be at least 1")
+    input_size = params.w_x.shape[0]
+    if jnp.issubdtype(xs.dtype, jnp.integer):
+        if xs.ndim != 2:
+            raise ValueError(f"integer xs have shape {xs.shape}; expected [T, B] token ids")
+    elif xs.ndim != 3 or xs.shape[2] != input_size:
+        raise ValueError(
+            f"xs have shape {xs.shape}; expected [T, B, {input_size}], time first, as w_x has "
+            f"{input_size} rows"
+        )
+    for name, flags in (("mask", mask), ("resets", resets)):
+        if flags is None:
+            continue
+        if flags.dtype != jnp.bool_ or flags.shape != xs.shape[:2]:
+            raise ValueError(
+                f"{name} is {flags.dtype} of shape {flags.shape}; expected bool {xs.shape[:2]}"
+            )
+
+
+def _check_carry(params: Params, carry: Any, batch_size: int) -> None:
+    expected: Any = cell_of(params).carry
+    if not isinstance(carry, expected):
+        raise ValueError(
+            f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
+        )
+    shape = (batch_size, params.w_h.shape[0])
+    for name, array in zip(carry._fields, carry, strict=True):
+        if array.shape != shape:
+            raise ValueError(f"carry.{name} has shape {array.shape}; expected {shape}")

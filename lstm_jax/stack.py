@@ -1,0 +1,254 @@
+"""Layers on layers, in one or both directions, with dropout where a framework's users expect it.
+
+Shapes: T time, B batch, D input size, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax.numpy as jnp
+from jax import Array, lax, random
+from jax.typing import DTypeLike
+
+from lstm_jax.cells import CellName, GRUReset, Initialisation, Params, cell_named, zero_carry
+from lstm_jax.precision import ComputeDtype
+from lstm_jax.recurrence import Backend, layer
+
+DropoutPlace = Literal["between", "outputs", "inputs"]
+
+
+class Directions(NamedTuple):
+    """What belongs to a bidirectional layer's two directions: parameters, or carries."""
+
+    forward: Any
+    backward: Any
+
+
+@dataclass(frozen=True)
+class StackConfig:
+    """The shape of a stack of recurrent layers.
+
+    Attributes:
+        cell: the recurrent cell.
+        layers: how many, one on the other.
+        hidden_size: H, of each layer and direction.
+        bidirectional: each layer also runs backward in time; outputs are concatenated, so a
+            layer on top sees 2H.
+        gru_reset: whether a GRU's reset gate works after the recurrent product (cuDNN, PyTorch,
+            Keras) or before it (the paper).
+        initialisation: whose initial distribution of weights, see `init_lstm`.
+        dropout: share of units dropped in training, 0 <= dropout < 1.
+        dropout_place: where: "between" layers (PyTorch), on every layer's "outputs", the
+            last's included (TF1's wrapper), both drawn anew at each time; or on every layer's
+            "inputs" with one mask a sequence (Keras).
+        compute_dtype: dtype of the matrix products.
+        backend: how the recurrence is run, see `lstm`.
+        unroll: steps per iteration of the loop over time.
+    """
+
+    cell: CellName = "lstm"
+    layers: int = 1
+    hidden_size: int = 128
+    bidirectional: bool = False
+    gru_reset: GRUReset = "after"
+    initialisation: Initialisation = "pytorch"
+    dropout: float = 0.0
+    dropout_place: DropoutPlace = "between"
+    compute_dtype: ComputeDtype = "float32"
+    backend: Backend = "auto"
+    unroll: int = 1
+
+    def __post_init__(self) -> None:
+        cell_named(self.cell)
+        for name in ("layers", "hidden_size", "unroll"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
+            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
+        if self.dropout_place not in get_args(DropoutPlace):
+            raise ValueError(
+                f"dropout_place is {self.dropout_place!r}; "
+                f"choose one of {', '.join(get_args(DropoutPlace))}"
+            )
+
+    @property
+    def output_size(self) -> int:
+        """Size of the last layer's outputs."""
+        return self.hidden_size * (2 if self.bidirectional else 1)
+
+
+def init_stack(
+    key: Array, config: StackConfig, input_size: int, dtype: DTypeLike = jnp.float32
+) -> tuple[Any, ...]:
+    """Draws the parameters: one entry a layer, `Directions` of two where bidirectional."""
+    cell = cell_named(config.cell)
+    options = {"reset": config.gru_reset} if config.cell == "gru" else {}
+
+    def draw(key: Array, input_size: int) -> Params:
+        return cell.init(  # type: ignore[no-any-return]
+            key,
+            input_size,
+            config.hidden_size,
+            initialisation=config.initialisation,
+            dtype=dtype,
+            **options,
+        )
+
+    layers: list[Any] = []
+    for index in range(config.layers):
+        size = input_size if index == 0 else config.output_size
+        key_layer = random.fold_in(key, index)
+        if config.bidirectional:
+            keys = random.split(key_layer)
+            layers.append(Directions(draw(keys[0], size), draw(keys[1], size)))
+        else:
+            layers.append(draw(key_layer, size))
+    return tuple(layers)
+
+
+def stack_zero_carry(layers: tuple[Any, ...], batch_size: int) -> tuple[Any, ...]:
+    """The stack's carry of zeros, shaped as its parameters are; takes no key."""
+
+    def zeros(params: Any) -> Any:
+        if isinstance(params, Directions):
+            return Directions(*(zero_carry(p, batch_size) for p in params))
+        return zero_carry(params, batch_size)
+
+    return tuple(map(zeros, layers))
+
+
+def run_stack(
+    config: StackConfig,
+    layers: tuple[Any, ...],
+    carry: tuple[Any, ...] | None,
+    xs: Array,
+    *,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    dropout_key: Array | None = None,
+) -> tuple[tuple[Any, ...], Array]:
+    """Runs the stack over time.
+
+    Args:
+        config: the stack's shape.
+        layers: parameters, from `init_stack`.
+        carry: one entry a layer, or None for zeros. A backward direction's entry goes into the
+            last time.
+        xs: `[T, B, D]`, or integers `[T, B]` that stand for one-hot rows.
+        mask: bool `[T, B]`, see `lstm`.
+        resets: bool `[T, B]`, see `lstm`.
+        dropout_key: typed key; None switches dropout off (evaluation).
+
+    Returns:
+        The final carry, and the last layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
+    """
+    if carry is None:
+        carry = (None,) * len(layers)
+    place = config.dropout_place if config.dropout else None
+    keys = None if dropout_key is None else random.split(dropout_key, len(layers))
+    finals = []
+    for index, (params, before) in enumerate(zip(layers, carry, strict=True)):
+        input_scale = None
+        if keys is not None and place == "inputs":
+            xs, input_scale = _drop_inputs(keys[index], config.dropout, xs, _input_size(params))
+        final, xs = _one_layer(config, params, before, xs, mask, resets, input_scale)
+        above = place == "outputs" or (place == "between" and index < len(layers) - 1)
+        if keys is not None and above:
+            xs *= keep_scale(keys[index], config.dropout, xs.shape, xs.dtype)
+        finals.append(final)
+    return tuple(finals), xs
+
+
+def step_stack(
+    config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...], x: Array
+) -> tuple[tuple[Any, ...], Array]:
+    """Takes one step of the stack, without dropout, as sampling does.
+
+    Args:
+        config: the stack's shape.
+        layers: parameters, from `init_stack`.
+        carry: one entry a layer.
+        x: `[B, D]`, or integers `[B]` that stand for one-hot rows.
+
+    Returns:
+        The new carry, and the last layer's output `[B, H]`.
+
+    Raises:
+        ValueError: the stack is bidirectional; it has no single next step.
+    """
+    if config.bidirectional:
+        raise ValueError(
+            "a bidirectional stack needs the whole sequence; it cannot go step by step"
+        )
+    step = cell_named(config.cell).step
+    finals = []
+    for params, before in zip(layers, carry, strict=True):
+        final, x = step(params, before, x, compute_dtype=config.compute_dtype)
+        finals.append(final)
+    return tuple(finals), x
+
+
+def _one_layer(
+    config: StackConfig,
+    params: Any,
+    carry: Any,
+    xs: Array,
+    mask: Array | None,
+    resets: Array | None,
+    input_scale: Array | None,
+) -> tuple[Any, Array]:
+    def run(params: Params, carry: Any, reverse: bool) -> tuple[Any, Array]:
+        return layer(
+            params,
+            carry,
+            xs,
+            mask=mask,
+            resets=resets,
+            reverse=reverse,
+            backend=config.backend,
+            compute_dtype=config.compute_dtype,
+            unroll=config.unroll,
+            input_scale=input_scale,
+        )
+
+    if not isinstance(params, Directions):
+        return run(params, carry, False)
+    before = Directions(None, None) if carry is None else carry
+    forward, forward_TBH = run(params.forward, before.forward, False)
+    backward, backward_TBH = run(params.backward, before.backward, True)
+    return Directions(forward, backward), jnp.concatenate([forward_TBH, backward_TBH], axis=-1)
+
+
+def _input_size(params: Any) -> int:
+    first = params.forward if isinstance(params, Directions) else params
+    return int(first.w_x.shape[0])
+
+
+def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[Array, Array | None]:
+    """Drops features, the same ones at all times of a sequence.
+
+    Token ids stay ids: what is dropped of their one-hot rows comes back as a scale `[T, B]`.
+    """
+    dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
+    scale_BD = keep_scale(key, rate, (xs.shape[1], input_size), dtype)
+    if xs.ndim == 3:
+        return xs * scale_BD, None
+    return xs, scale_BD[jnp.arange(xs.shape[1]), xs]
+
+
+def keep_scale(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Inverted dropout: 0 with probability `rate`, else the inverse of the share that is kept.
+
+    One random word serves four entries where `rate` is a multiple of 1/256, else two, and `rate`
+    is then rounded to a multiple of 1/65536: on CPU drawing a word an entry took a tenth of a step.
+    """
+    bits, draws_dtype = (8, jnp.uint8) if (rate * 256).is_integer() else (16, jnp.uint16)
+    levels, per_word = 1 << bits, 32 // bits
+    dropped = min(round(rate * levels), levels - 1)
+    words = random.bits(key, (*shape[:-1], -(-shape[-1] // per_word)), jnp.uint32)
+    draws = lax.bitcast_convert_type(words, draws_dtype)
+    draws = draws.reshape(*shape[:-1], -1)[..., : shape[-1]]
+    return jnp.where(draws >= dropped, levels / (levels - dropped), 0).astype(dtype)

@@ -1,0 +1,176 @@
+"""Batches: one stream of ids laid out in lanes for truncated backpropagation through time.
+
+A lane is a consecutive stretch of the stream, read from top to bottom of one column. Arrays are
+time first, `[T, B]`; the carry of a recurrent network goes from one batch to the next.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from lstm_jax.text.ids import Ids, as_ids
+
+
+@dataclass(frozen=True, eq=False)
+class Lanes:
+    """S batches of T steps in B lanes.
+
+    Attributes:
+        tokens: int32 [S * T + 1, B]; row t + 1 holds the targets of row t.
+        sequence_length: T, the steps of one batch.
+
+    Raises:
+        ValueError: `tokens` is not of that shape, or S is 0.
+    """
+
+    tokens: Ids
+    sequence_length: int
+
+    def __post_init__(self) -> None:
+        """Refuse a number of rows that is no whole number of batches."""
+        _check_size("sequence_length", self.sequence_length)
+        shape = self.tokens.shape
+        if len(shape) != 2 or shape[0] < 2 or (shape[0] - 1) % self.sequence_length or not shape[1]:
+            raise ValueError(
+                f"tokens must be [S * {self.sequence_length} + 1, B], got {list(shape)}; "
+                "lay the ids out with lanes()"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of lanes."""
+        return int(self.tokens.shape[1])
+
+    @property
+    def batches(self) -> int:
+        """S, the number of batches of one epoch."""
+        return (len(self.tokens) - 1) // self.sequence_length
+
+    def batch(self, k: int) -> tuple[Ids, Ids]:
+        """Return inputs and targets of batch `k`, each [T, B], as views of `tokens`.
+
+        Raises:
+            ValueError: `k` is not from 0 to S - 1.
+        """
+        if not 0 <= k < self.batches:
+            raise ValueError(f"there is no batch {k}; take one from 0 to {self.batches - 1}")
+        first = k * self.sequence_length
+        last = first + self.sequence_length
+        return self.tokens[first:last], self.tokens[first + 1 : last + 1]
+
+
+@dataclass(frozen=True, eq=False)
+class PaddedLanes:
+    """Lanes of a whole stream, for evaluation; only where `mask` is True is there a token.
+
+    Attributes:
+        inputs: int32 [S * T, B], 0 where padded.
+        targets: int32 [S * T, B], 0 where padded.
+        mask: bool [S * T, B], False at the end of lanes only; row 0 is all True.
+    """
+
+    inputs: Ids
+    targets: Ids
+    mask: npt.NDArray[np.bool_]
+
+
+def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes:
+    """Lay the stream `ids` [N] out in B lanes of S * T steps, S = floor((N - 1) / (B * T)).
+
+    Lane b holds `ids[b * S * T : (b + 1) * S * T + 1]`: lanes follow each other in the stream, and
+    the last target of one is the first input of the next. Fewer than B * T ids are left at the end.
+
+    Raises:
+        ValueError: S would be 0, a size is not a positive integer, or `ids` are not ids.
+    """
+    stream = as_ids(ids)
+    _check_size("batch_size", batch_size)
+    _check_size("sequence_length", sequence_length)
+    steps = (len(stream) - 1) // (batch_size * sequence_length) * sequence_length
+    if steps <= 0:
+        raise ValueError(
+            f"{len(stream)} tokens do not fill one batch of {batch_size} x {sequence_length} (it "
+            f"takes {batch_size * sequence_length + 1}); use a smaller batch size or sequence "
+            "length, or more text"
+        )
+    tokens = np.empty((steps + 1, batch_size), np.int32)
+    tokens[:-1] = stream[: batch_size * steps].reshape(batch_size, steps).T
+    tokens[-1] = stream[steps : batch_size * steps + 1 : steps]
+    return Lanes(tokens, sequence_length)
+
+
+def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
+    """Split the stream `ids` [N] in (train, held out); the last `round(share * N)` are held out.
+
+    Raises:
+        ValueError: `share` is not in [0, 1), or it is above 0 and leaves either part empty.
+    """
+    stream = as_ids(ids)
+    _check_share(share)
+    heldout = round(share * len(stream))
+    if share > 0 and not 0 < heldout < len(stream):
+        raise ValueError(
+            f"holding out {share} of {len(stream)} tokens leaves one part empty; "
+            "use another share (0 holds out nothing) or more text"
+        )
+    cut = len(stream) - heldout
+    return stream[:cut], stream[cut:]
+
+
+def padded_lanes(
+    ids: npt.ArrayLike, *, context: int | None, batch_size: int, sequence_length: int
+) -> PaddedLanes:
+    """Lay `ids` [N] out so that each is a target exactly once, padding the ends of lanes.
+
+    The M targets (N, or N - 1 without a `context`) are dealt out in order to B = min(batch_size, M)
+    lanes whose lengths differ by one at most, so none is empty; rows are padded to a multiple of T.
+
+    Args:
+        ids: the stream to predict.
+        context: the id just before `ids[0]`; None if there is none, and then `ids[0]` is an input
+            only.
+        batch_size: the most lanes to use.
+        sequence_length: T, the steps of one batch.
+
+    Raises:
+        ValueError: no targets, a size is not a positive integer, or `ids`, `context` are not ids.
+    """
+    stream = as_ids(ids)
+    _check_size("batch_size", batch_size)
+    _check_size("sequence_length", sequence_length)
+    if context is not None:
+        stream = np.concatenate([as_ids([context], name="context"), stream])
+    total = len(stream) - 1
+    if total < 1:
+        raise ValueError("there is no token to predict; give more text, or hold out a larger share")
+    lane_count = min(batch_size, total)
+    bounds = np.arange(lane_count + 1, dtype=np.int64) * total // lane_count
+    rows = math.ceil(np.diff(bounds).max() / sequence_length) * sequence_length
+    positions = bounds[:-1] + np.arange(rows)[:, None]
+    mask = positions < bounds[1:]
+    positions[~mask] = 0  # any valid position will do: the padding is overwritten below
+    zero = np.int32(0)
+    return PaddedLanes(
+        inputs=np.where(mask, stream[positions], zero),
+        targets=np.where(mask, stream[positions + 1], zero),
+        mask=mask,
+    )
+
+
+def _check_size(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"{name} must be an integer, got a {type(value).__name__}; use 1 or more")
+    if value < 1:
+        raise ValueError(f"{name} must be positive, got {value}; use 1 or more")
+
+
+def _check_share(share: object) -> None:
+    if isinstance(share, bool) or not isinstance(share, int | float | np.integer | np.floating):
+        raise ValueError(
+            f"share must be a number, got a {type(share).__name__}; use 0.1 for a tenth"
+        )
+    # A comparison with NaN is False, so NaN is refused here as well.
+    if not 0 <= share < 1:
+        raise ValueError(f"share must be from 0 to below 1, got {share}; use 0.1 for a tenth")

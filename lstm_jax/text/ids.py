@@ -1,0 +1,37 @@
+"""Token ids: the one check that every array of ids passes on its way in."""
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+
+_END = 2**31
+
+
+def as_ids(ids: npt.ArrayLike, *, name: str = "ids") -> Ids:
+    """Return `ids` as an int32 array [N], uncopied where it already is one.
+
+    Args:
+        ids: any sequence or array of integers, one-dimensional; N may be 0.
+        name: how an error calls it.
+
+    Raises:
+        ValueError: not one-dimensional, not integers (nor booleans), or outside [0, 2**31).
+    """
+    try:
+        array = np.asarray(ids)
+    except (ValueError, TypeError, OverflowError):
+        raise ValueError(f"{name} must be one flat sequence of integers; flatten it") from None
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} must be one-dimensional, got shape {array.shape}; pass one row, or flatten it"
+        )
+    if array.size == 0:
+        return np.zeros(0, np.int32)  # numpy calls an empty list float64, so its dtype says nothing
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{name} must be integers, got {array.dtype}; pass what encode() gave")
+    lowest, highest = int(array.min()), int(array.max())
+    if lowest < 0 or highest >= _END:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"{name} must lie in [0, 2**31), found {wrong}; pass what encode() gave")
+    return array.astype(np.int32, copy=False)

@@ -1,0 +1,81 @@
+"""Corpora readers: a file, or the running Python's own documentation, to one `str`."""
+
+import codecs
+import os
+import re
+from pathlib import Path
+
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    r"""Read a UTF-8 text; a byte order mark is dropped, CRLF and CR line ends become LF.
+
+    Raises:
+        ValueError: one line that names the path, what is wrong and the cure, for a file that is
+            missing, a folder, not readable, empty or white space only, not UTF-8 (with the offset
+            of the first wrong byte), or binary (it holds a NUL byte).
+    """
+    shown = repr(os.fspath(path))  # repr keeps a path with a line end in it on one line
+    raw = _read_bytes(path, shown)
+    # UTF-16 is full of NUL bytes too, but it is text: it gets the message about encodings.
+    if 0 in raw and not raw.startswith(_UTF16_MARKS):
+        raise ValueError(
+            f"{shown} is a binary file (NUL at byte {raw.index(0)}); give a plain UTF-8 text file"
+        )
+    text = _decode(raw, shown).removeprefix("\ufeff")
+    if not text.strip():
+        raise ValueError(f"{shown} holds no text; give a file with something to learn from")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def python_documentation() -> str:
+    r"""Return the language reference that comes with Python, the corpus that needs no download.
+
+    The topics of `pydoc_data.topics` in sorted key order, about 0.5 million characters (the exact
+    text is that of the running Python version). Three normalisations make it read as one document:
+    a topic that repeats an earlier one word for word is dropped, so that no held-out topic has been
+    seen in training; topics are separated by one blank line; the runs of three or more line ends
+    before section titles become two, one blank line everywhere. Nothing else is touched.
+
+    Raises:
+        ValueError: this Python was stripped of `pydoc_data`.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError:
+        raise ValueError(
+            "this Python comes without its documentation (the module pydoc_data.topics); "
+            "give a text file instead, or use a full installation of Python"
+        ) from None
+    distinct = dict.fromkeys(topics[key].strip("\n") for key in sorted(topics))
+    return re.sub(r"\n{3,}", "\n\n", "\n\n".join(distinct)) + "\n"
+
+
+def _read_bytes(path: str | os.PathLike[str], shown: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        problem = "does not exist; check the spelling and the working folder"
+    except IsADirectoryError:
+        problem = "is a folder; give a text file, such as one inside it"
+    except PermissionError:
+        # Windows also refuses to open a folder with this error.
+        problem = "may not be read (no permission); make it a readable file, e.g. chmod u+r"
+    except OSError as error:
+        reason = error.strerror or "input/output error"
+        problem = f"cannot be read ({reason}); give the path of a readable text file"
+    except ValueError:
+        problem = "is not a possible path; give the path of a readable text file"
+    raise ValueError(f"{shown} {problem}")
+
+
+def _decode(raw: bytes, shown: str) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        likely = "UTF-16" if raw.startswith(_UTF16_MARKS) else "WINDOWS-1252"
+        raise ValueError(
+            f"{shown} is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); "
+            f"convert it first, e.g. iconv -f {likely} -t UTF-8 OLD > NEW"
+        ) from None

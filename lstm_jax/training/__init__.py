@@ -1,0 +1,1 @@
+"""Training: state, step, loop, checkpoints, metrics, and the folder that a run leaves."""

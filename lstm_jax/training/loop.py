@@ -1,0 +1,382 @@
+"""The training loop: dispatches of many steps, and what happens between them.
+
+Between dispatches the loop evaluates, saves and samples at set steps; it reads one dispatch's
+numbers while the next one runs. Nothing here changes a run's numbers: cut short and resumed, a run
+gives the same parameters and the same rows of metrics as one left alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from jax import random
+
+from lstm_jax import sharding
+from lstm_jax.models import LanguageModel
+from lstm_jax.sampling import FREE, generate
+from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
+from lstm_jax.training.config import TrainConfig
+from lstm_jax.training.corpus import Corpus
+from lstm_jax.training.metrics import MetricsLog, Row, perplexity
+from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from lstm_jax.training.run import RunFolder
+from lstm_jax.training.state import (
+    Program,
+    StepMetrics,
+    TrainState,
+    evaluate,
+    init_state,
+    train_steps,
+)
+
+_MOST_STEPS_PER_DISPATCH = 256
+_SECONDS_PER_DISPATCH = 0.5
+_PROFILED_STEPS = 5
+
+
+class Report(Protocol):
+    """Who is told what the loop does."""
+
+    def advance(self, step: int) -> None:
+        """Training has come as far as this step."""
+
+    def row(self, row: Row) -> None:
+        """A row of metrics was written."""
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """The model went on from a prompt."""
+
+    def note(self, text: str) -> None:
+        """Anything else worth a line."""
+
+
+class Task(NamedTuple):
+    """A run's settings and data, ready to train.
+
+    Attributes:
+        config: the settings.
+        corpus: the data.
+        program: what the step is compiled for.
+        total_steps: where the run ends.
+        learning_rate: of the number of updates made.
+    """
+
+    config: TrainConfig
+    corpus: Corpus
+    program: Program
+    total_steps: int
+    learning_rate: Callable[[int], Any]
+
+    @property
+    def model(self) -> LanguageModel:
+        """The network."""
+        return self.program.model
+
+
+def make_task(config: TrainConfig, corpus: Corpus) -> Task:
+    """Puts settings and data together."""
+    model = LanguageModel(config.model, len(corpus.vocabulary))
+    batches = corpus.training.batches
+    total_steps = config.steps or config.epochs * batches
+    schedule = learning_rate_schedule(config.optimizer, total_steps)
+    program = Program(
+        model,
+        make_optimizer(config.optimizer, schedule),
+        config.sequence_length,
+        batches,
+        _MOST_STEPS_PER_DISPATCH,
+    )
+    return Task(config, corpus, program, total_steps, schedule)
+
+
+def first_state(task: Task) -> TrainState:
+    """The state before the first step, placed on the run's devices."""
+    return _place(task, init_state(task.program, task.config.seed, task.config.batch_size))
+
+
+def restored_state(task: Task, store: CheckpointStore) -> tuple[TrainState, dict[str, Any]]:
+    """The newest good checkpoint's state, placed on the run's devices, and its progress."""
+    template = jax.eval_shape(
+        lambda: init_state(task.program, task.config.seed, task.config.batch_size)
+    )
+    saved = store.restore(template)
+    return _place(task, saved.state), saved.progress
+
+
+def _place(task: Task, state: TrainState) -> TrainState:
+    if task.config.devices == 1:
+        return state
+    mesh = sharding.data_mesh(task.config.devices)
+    carry = sharding.split_batch(mesh, state.carry, axis=0)
+    placed: TrainState = jax.device_put(
+        dataclasses.replace(state, carry=None), sharding.whole(mesh)
+    )
+    return dataclasses.replace(placed, carry=carry)
+
+
+def heldout_loss(task: Task, state: TrainState) -> float:
+    """Mean loss of the held-out text, in nats a token, from a zero carry.
+
+    Raises:
+        ValueError: nothing is held out.
+    """
+    heldout = task.corpus.heldout
+    if heldout is None:
+        raise ValueError("nothing is held out in this run (heldout_share is 0); there is no loss")
+    arrays = (heldout.inputs, heldout.targets, heldout.mask)
+    sums = evaluate(task.model, task.program.sequence_length, state.params, *arrays)
+    return float(sums.loss) / float(sums.weight)
+
+
+def sample(task: Task, state: TrainState, prompt: str) -> str:
+    """The prompt and what the model makes of it; the same at a step however it was reached."""
+    vocabulary, config = task.corpus.vocabulary, task.config
+    ids = vocabulary.encode(prompt)
+    template = np.concatenate([ids, np.full(config.sample_length, FREE, np.int32)])[:, None]
+    filled = generate(
+        task.model,
+        jax.device_put(state.params, jax.local_devices()[0]),
+        template,
+        key=random.fold_in(random.key(config.seed), int(state.step)),
+        temperature=config.sample_temperature,
+        top_n=config.sample_top_n,
+    )
+    return vocabulary.decode(filled[:, 0])
+
+
+class _Window:
+    """The steps since the last row of metrics; what is pending travels with each checkpoint."""
+
+    def __init__(self, task: Task, log: MetricsLog, report: Report, progress: dict[str, Any]):
+        self._task, self._log, self._report = task, log, report
+        self._losses: list[float] = list(progress.get("losses", []))
+        self._grad_norms: list[float] = list(progress.get("grad_norms", []))
+        self._seconds_before = float(progress.get("seconds", 0.0))
+        self._skipped = int(progress.get("skipped", 0))
+        self._started = time.perf_counter()
+        self._since_row, self._steps_since_row, self._aside = self._started, 0, 0.0
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to write the same rows, as JSON values."""
+        return {
+            "losses": self._losses,
+            "grad_norms": self._grad_norms,
+            "seconds": self._seconds(),
+            "skipped": self._skipped,
+        }
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is not training's: it does not count in the rate."""
+        began = time.perf_counter()
+        yield
+        self._aside += time.perf_counter() - began
+
+    def add(self, dispatch: _Dispatch, heldout: float | None) -> None:
+        """Takes in one dispatch, and writes the rows that fall due."""
+        last_step, steps = dispatch.last_step, dispatch.steps
+        losses, grad_norms = (np.asarray(m)[:steps].tolist() for m in dispatch.metrics)
+        for index, (loss, grad_norm) in enumerate(zip(losses, grad_norms, strict=True), 1):
+            step = last_step - steps + index
+            if math.isfinite(loss) and math.isfinite(grad_norm):
+                self._losses.append(loss)
+                self._grad_norms.append(grad_norm)
+            else:
+                self._skipped += 1
+                self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
+            self._steps_since_row += 1
+            ends = step == last_step and (heldout is not None or step == self._task.total_steps)
+            if step % self._task.config.log_every == 0 or ends:
+                self._write(step, heldout if step == last_step else None)
+        self._report.advance(last_step)
+
+    def _write(self, step: int, heldout: float | None) -> None:
+        task, now = self._task, time.perf_counter()
+        loss = _mean(self._losses)
+        elapsed = max(1e-9, now - self._since_row - self._aside)
+        tokens = self._steps_since_row * task.config.batch_size * task.config.sequence_length
+        row: Row = {
+            "step": step,
+            "epoch": round(step / task.program.batches, 4),
+            "loss": loss,
+            "perplexity": perplexity(loss),
+            "grad_norm": _mean(self._grad_norms),
+            "learning_rate": float(task.learning_rate(step - 1 - self._skipped)),
+            "skipped_steps": self._skipped,
+            "tokens_per_second": tokens / elapsed,
+            "seconds": self._seconds(),
+        }
+        if heldout is not None:
+            row |= {"heldout_loss": heldout, "heldout_perplexity": perplexity(heldout)}
+        self._log.append(row)
+        self._report.row(row)
+        self._losses, self._grad_norms = [], []
+        self._since_row, self._steps_since_row, self._aside = now, 0, 0.0
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.perf_counter() - self._started
+
+
+def train(
+    task: Task,
+    state: TrainState,
+    folder: RunFolder,
+    store: CheckpointStore,
+    report: Report,
+    *,
+    progress: dict[str, Any] | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    profile_dir: str | None = None,
+) -> TrainState:
+    """Trains to the task's last step, or until `should_stop()`; either way the state is saved.
+
+    Args:
+        task: settings and data.
+        state: where to begin; donated.
+        folder: where the metrics go.
+        store: where the checkpoints go.
+        report: who is told.
+        progress: what the checkpoint that `state` came from says of it.
+        should_stop: asked between dispatches.
+        profile_dir: where to write a JAX trace of a few steps.
+
+    Returns:
+        The last state.
+    """
+    step = int(state.step)
+    log = MetricsLog(folder.metrics, step)
+    window = _Window(task, log, report, progress or {})
+    feed = _Feed(task)
+    dispatches, pace, stopped = 0, 1, False
+    pending: _Dispatch | None = None
+    try:
+        while step < task.total_steps and not stopped:
+            tracing = profile_dir if dispatches == 1 else None
+            wanted = _PROFILED_STEPS if tracing else pace
+            steps = min(wanted, feed.limit(step), _steps_to_event(task, step))
+            began = time.perf_counter()
+            with jax.profiler.trace(tracing) if tracing else nullcontext():
+                state, metrics = train_steps(task.program, state, *feed.rows(step), np.int32(steps))
+                if pending:
+                    window.add(pending, None)
+                if dispatches < 2:
+                    metrics.loss.block_until_ready()
+            if dispatches == 1:  # the first one compiled
+                pace = _steps_per_dispatch((time.perf_counter() - began) / steps)
+            dispatches, step = dispatches + 1, step + steps
+            pending = _Dispatch(step, steps, metrics)
+            stopped = should_stop()
+            if stopped or _is_event(task, step):
+                metrics.loss.block_until_ready()
+                with window.aside():
+                    heldout = _heldout_if_due(task, state, step)
+                window.add(pending, heldout)
+                pending = None
+                with window.aside():
+                    if stopped or _due(task, task.config.checkpoint_every, step):
+                        _save(store, state, window.progress(), heldout, report)
+                    if _due(task, task.config.sample_every, step):
+                        for prompt in (
+                            task.config.sample_prompts if task.config.sample_every else ()
+                        ):
+                            report.sample(step, prompt, sample(task, state, prompt))
+        store.wait()
+    finally:
+        log.close()
+    return state
+
+
+class _Dispatch(NamedTuple):
+    """Steps that were taken together: the last one's number, how many, and their metrics."""
+
+    last_step: int
+    steps: int
+    metrics: StepMetrics
+
+
+class _Feed:
+    """Gives the device the rows of the corpus: all of them once, or a stretch at a time."""
+
+    def __init__(self, task: Task) -> None:
+        self._tokens = task.corpus.training.tokens
+        self._times, self._batches = task.config.sequence_length, task.program.batches
+        self._mesh = sharding.data_mesh(task.config.devices)
+        budget = task.config.corpus_on_device_mb * 2**20
+        self._resident = self._put(self._tokens) if self._tokens.nbytes <= budget else None
+        stretch = int(budget // (self._times * self._tokens[0].nbytes))
+        self._stretch = min(max(1, stretch), self._batches, _MOST_STEPS_PER_DISPATCH)
+
+    def limit(self, step: int) -> int:
+        """How many steps the rows of `rows(step)` serve."""
+        if self._resident is not None:
+            return _MOST_STEPS_PER_DISPATCH
+        return min(self._stretch, self._batches - step % self._batches)
+
+    def rows(self, step: int) -> tuple[jax.Array, np.int32]:
+        """Rows that hold the next steps' batches, and which row of the corpus comes first."""
+        if self._resident is not None:
+            return self._resident, np.int32(0)
+        first = min(step % self._batches, self._batches - self._stretch) * self._times
+        stretch = self._tokens[first : first + self._stretch * self._times + 1]
+        return self._put(stretch), np.int32(first)
+
+    def _put(self, rows: np.ndarray[Any, Any]) -> jax.Array:
+        placed: jax.Array = sharding.split_batch(self._mesh, rows, axis=1)
+        return placed
+
+
+def _steps_per_dispatch(seconds_per_step: float) -> int:
+    steps = round(_SECONDS_PER_DISPATCH / seconds_per_step)
+    return min(max(1, steps), _MOST_STEPS_PER_DISPATCH)
+
+
+def _steps_to_event(task: Task, step: int) -> int:
+    """Steps from here to the next evaluation, checkpoint, sample, or the end."""
+    config = task.config
+    intervals = (config.evaluate_every, config.checkpoint_every, config.sample_every)
+    to_each: list[int] = [interval - step % interval for interval in intervals if interval]
+    return min([task.total_steps - step, *to_each])
+
+
+def _is_event(task: Task, step: int) -> bool:
+    config = task.config
+    intervals = (config.evaluate_every, config.checkpoint_every, config.sample_every)
+    return any(_due(task, interval, step) for interval in intervals)
+
+
+def _due(task: Task, interval: int, step: int) -> bool:
+    """Whether something that recurs at this interval, and at the end, falls on this step."""
+    return step == task.total_steps or (interval > 0 and step % interval == 0)
+
+
+def _heldout_if_due(task: Task, state: TrainState, step: int) -> float | None:
+    if task.corpus.heldout is None or not _due(task, task.config.evaluate_every, step):
+        return None
+    return heldout_loss(task, state)
+
+
+def _save(
+    store: CheckpointStore,
+    state: TrainState,
+    progress: dict[str, Any],
+    heldout: float | None,
+    report: Report,
+) -> None:
+    """Saves; that the save before this one failed is told, and no reason to stop training."""
+    step = int(state.step)
+    try:
+        store.wait()
+    except CheckpointError as failure:
+        report.note(str(failure))
+    store.save(step, state, progress, heldout_loss=heldout)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

@@ -1,0 +1,40 @@
+"""Adam with clipping by global norm, and the learning-rate schedules."""
+
+from __future__ import annotations
+
+import optax
+
+from lstm_jax.training.config import OptimizerConfig
+
+
+def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
+    """The learning rate as a function of the number of updates made so far."""
+    peak, interval = config.learning_rate, config.decay_steps
+    match config.schedule:
+        case "cosine":
+            length = interval or max(1, total_steps - config.warmup_steps)
+            after = optax.cosine_decay_schedule(peak, length, alpha=config.final_share)
+        case "step" | "exponential":
+            after = optax.exponential_decay(
+                peak, interval or 1, config.decay_rate, staircase=config.schedule == "step"
+            )
+        case _:
+            after = optax.constant_schedule(peak)
+    if not config.warmup_steps:
+        return after
+    rise = optax.linear_schedule(0.0, peak, config.warmup_steps)
+    return optax.join_schedules([rise, after], [config.warmup_steps])
+
+
+def make_optimizer(
+    config: OptimizerConfig, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+    """Clipping by global norm, then Adam (Kingma and Ba, arXiv:1412.6980)."""
+    # Without clipping a stateless identity keeps its place, so checkpoints fit either way.
+    clip = (
+        optax.identity()
+        if config.clip_norm is None
+        else optax.clip_by_global_norm(config.clip_norm)
+    )
+    adam = optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
+    return optax.chain(clip, adam)

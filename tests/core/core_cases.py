@@ -1,0 +1,114 @@
+"""Cells, random inputs and comparisons that the tests of the numeric core share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from lstm_jax import cells
+from lstm_jax.recurrence import layer
+
+FORMS = ("rnn", "lstm", "gru_after", "gru_before")
+REVERSE = (False, True)
+
+
+def init(form: str, key: Array, input_size: int, hidden_size: int, dtype: Any = jnp.float32) -> Any:
+    """Parameters of one of the four forms; every bias is drawn, none is zero."""
+    name, _, reset = form.partition("_")
+    options = {"reset": reset} if reset else {}
+    return cells.cell_named(name).init(key, input_size, hidden_size, dtype=dtype, **options)
+
+
+def normals_like(key: Array, tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    keys = random.split(key, max(1, len(leaves)))
+    drawn = [random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
+    return jax.tree.unflatten(structure, drawn)
+
+
+def draw_carry(key: Array, params: Any, batch_size: int) -> Any:
+    return normals_like(key, cells.zero_carry(params, batch_size))
+
+
+def weighted(key: Array, tree: Any) -> Array:
+    """A scalar in which every entry of the tree has a weight of its own."""
+    weights = normals_like(key, tree)
+    return sum(jnp.vdot(w, a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
+
+
+@partial(jax.jit, static_argnames=("reverse", "backend", "unroll", "compute_dtype"))
+def run(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Array]:
+    return layer(params, carry, xs, **options)
+
+
+@partial(jax.jit, static_argnames=("reverse", "backend", "unroll", "compute_dtype"))
+def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Any]:
+    """`layer`'s results, and the gradients of a weighted sum of all of them.
+
+    With respect to parameters, carry, and the inputs where they are not tokens.
+    """
+
+    def loss(inputs: tuple[Any, ...]) -> tuple[Array, Any]:
+        params, carry, dense = inputs
+        results = layer(params, carry, xs if dense is None else dense, **options)
+        return weighted(random.key(1), results), results
+
+    dense = xs if jnp.issubdtype(xs.dtype, jnp.inexact) else None
+    (_, results), gradients = jax.value_and_grad(loss, has_aux=True)((params, carry, dense))
+    return results, gradients
+
+
+def ratio(found: Any, expected: Any) -> float:
+    """max |found - expected| / max |expected|; where all expected are 0, so must all found be."""
+    found, expected = (np.asarray(a, np.float64) for a in (found, expected))
+    assert found.shape == expected.shape, f"{found.shape} is not {expected.shape}"
+    if not found.size:
+        return 0.0
+    difference = np.abs(found - expected).max()
+    largest = np.abs(expected).max()
+    return float(difference if difference == 0 else difference / max(largest, 1e-300))
+
+
+def assert_near(found: Any, expected: Any, tolerance: float) -> None:
+    """Every leaf within `tolerance` of its expected one, relative to that one's largest entry."""
+    found_leaves, structure = jax.tree.flatten_with_path(found)
+    expected_leaves, expected_structure = jax.tree.flatten(expected)
+    assert structure == expected_structure
+    for (path, leaf), reference in zip(found_leaves, expected_leaves, strict=True):
+        off = ratio(leaf, reference)
+        # Not `off > tolerance`: a NaN is never near.
+        assert off <= tolerance, f"{jax.tree_util.keystr(path)}: off by {off:.2e}"
+
+
+def assert_same_bits(found: Any, expected: Any) -> None:
+    found_leaves, structure = jax.tree.flatten_with_path(found)
+    expected_leaves, expected_structure = jax.tree.flatten(expected)
+    assert structure == expected_structure
+    for (path, leaf), reference in zip(found_leaves, expected_leaves, strict=True):
+        np.testing.assert_array_equal(leaf, reference, err_msg=jax.tree_util.keystr(path))
+
+
+def equations(jaxpr: Any, *, inside: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """All equations of a jaxpr, those of inner ones included, with the primitives around them."""
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        yield equation, inside
+        around = (*inside, equation.primitive.name)
+        for value in equation.params.values():
+            for inner in value if isinstance(value, (tuple, list)) else (value,):
+                if hasattr(getattr(inner, "jaxpr", inner), "eqns"):
+                    yield from equations(inner, inside=around)
+
+
+def dot_products(jaxpr: Any) -> list[tuple[Any, bool]]:
+    """The matrix products in a jaxpr, and whether each is inside a scan."""
+    return [
+        (equation, "scan" in around)
+        for equation, around in equations(jaxpr)
+        if equation.primitive.name == "dot_general"
+    ]
