@@ -177,7 +177,7 @@ def _policy(params: Params, compute_dtype: ComputeDtype | None) -> Products:
 
 def _gates(policy: Products, params: Params, x: Array) -> Array:
     if jnp.issubdtype(x.dtype, jnp.integer):
-        rows_BG: Array = params.w_x.at[x].get(mode="clip")
+        rows_BG: Array = params.w_x.at[x].get(mode="clip", wrap_negative_indices=False)
         return (rows_BG + params.b).astype(policy.accumulate)
     return policy.dot(x, params.w_x) + params.b
 

@@ -132,6 +132,9 @@ def _sums(
     ) -> tuple[tuple[TokenSums, OutputParams | None], Array | None]:
         hs_KBH, targets_KB, mask_KB = inputs
         hs_KBH = policy.cast(hs_KBH)
+        if mask_KB is not None:
+            # A choice and not a product: 0 times a masked NaN would be NaN.
+            hs_KBH = jnp.where(mask_KB[..., None], hs_KBH, 0)
         logits_KBV = policy.einsum("tbh,hv->tbv", hs_KBH, w_HV)
         logits_KBV += params.b.astype(policy.accumulate)
         sums, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB)
@@ -157,6 +160,8 @@ def _sums(
         if dhs is not None and dhs_rest is not None:
             dhs = jnp.concatenate([dhs, dhs_rest.reshape(-1, *hs_TBH.shape[1:])])
     sums, dparams = totals
+    if not with_gradient:
+        return sums, None
     return sums, (jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params), dhs)
 
 

@@ -15,7 +15,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.losses import OutputParams, TokenSums, fused_cross_entropy
-from lstm_jax.precision import Products, products
+from lstm_jax.precision import Products, products, time_product
 from lstm_jax.stack import (
     Directions,
     StackConfig,
@@ -142,7 +142,9 @@ class LanguageModel:
         self, params: LanguageModelParams, carry: tuple[Any, ...], token: Array
     ) -> tuple[tuple[Any, ...], Array]:
         """One token further, as sampling goes: integers `[B]` -> carry, `h [B, H]`."""
-        x = token if params.embedding is None else params.embedding.at[token].get(mode="clip")
+        x = token
+        if params.embedding is not None:
+            x = params.embedding.at[token].get(mode="clip", wrap_negative_indices=False)
         return step_stack(self.config, params.layers, carry, x)
 
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
@@ -184,13 +186,16 @@ class LanguageModel:
             return params.layers, tokens
         drops_inputs = training and self.config.dropout_place == "inputs" and self.config.dropout
         if drops_inputs or self.vocabulary_size >= tokens.size:
-            return params.layers, params.embedding.at[tokens].get(mode="clip")
+            rows_TBE = params.embedding.at[tokens].get(mode="clip", wrap_negative_indices=False)
+            return params.layers, rows_TBE
         policy, embedding = self._policy(params), params.embedding
 
         def fold(layer: Any) -> Any:
             if isinstance(layer, Directions):
                 return Directions(*map(fold, layer))
-            return layer._replace(w_x=policy.einsum("ve,eg->vg", embedding, layer.w_x))
+            if self.config.backend == "reference":
+                return layer._replace(w_x=policy.dot(embedding, layer.w_x))
+            return layer._replace(w_x=time_product(policy, embedding[None], layer.w_x)[0])
 
         return (fold(params.layers[0]), *params.layers[1:]), tokens
 

@@ -173,6 +173,9 @@ def layer(
         carry = zero_carry(params, xs.shape[1])
     _check_carry(params, carry, xs.shape[1])
     carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    if xs.ndim == 3:
+        # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
+        xs = select_rows(mask, xs, jnp.zeros_like(xs))
     order, ends_zeroed = _processing_order(resets, reverse)
     if backend == "reference":
         dense = _dense(xs, params.w_x, input_scale)
@@ -199,15 +202,18 @@ def _project(policy: Products, params: Params, xs: Array, input_scale: Array | N
         return time_product(policy, xs, params.w_x) + params.b
     if input_scale is None:
         table_DG = (params.w_x + params.b).astype(policy.accumulate)
-        return table_DG.at[xs].get(mode="clip")
-    rows_TBG = params.w_x.astype(policy.accumulate).at[xs].get(mode="clip")
+        return table_DG.at[xs].get(mode="clip", wrap_negative_indices=False)
+    rows_TBG = (
+        params.w_x.astype(policy.accumulate).at[xs].get(mode="clip", wrap_negative_indices=False)
+    )
     return rows_TBG * input_scale[..., None] + params.b
 
 
 def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
     if xs.ndim == 3:
         return xs
-    rows_TBD = jax.nn.one_hot(xs, w_x.shape[0], dtype=w_x.dtype)
+    one_hot_DD = jnp.eye(w_x.shape[0], dtype=w_x.dtype)
+    rows_TBD = one_hot_DD.at[xs].get(mode="clip", wrap_negative_indices=False)
     return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
 
 

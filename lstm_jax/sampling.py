@@ -112,7 +112,7 @@ def generate(
     """
     template = np.asarray(template)
     _check(model, template, temperature, top_n)
-    times, batch_size = template.shape
+    times = len(template)
     free_rows = np.flatnonzero((template == FREE).any(axis=1))
     known = int(free_rows[0]) if free_rows.size else times
     if known == times:

@@ -68,11 +68,18 @@ class StackConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        if self.dropout_place not in get_args(DropoutPlace):
-            raise ValueError(
-                f"dropout_place is {self.dropout_place!r}; "
-                f"choose one of {', '.join(get_args(DropoutPlace))}"
-            )
+        for name, choices in (
+            ("gru_reset", GRUReset),
+            ("initialisation", Initialisation),
+            ("dropout_place", DropoutPlace),
+            ("compute_dtype", ComputeDtype),
+            ("backend", Backend),
+        ):
+            value = getattr(self, name)
+            if value not in get_args(choices):
+                raise ValueError(
+                    f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}"
+                )
 
     @property
     def output_size(self) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lstm_jax.cli.display import Display
+from lstm_jax.presets import preset_named
 from lstm_jax.training import loop, plots
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import TrainConfig
@@ -37,6 +39,7 @@ def train_run(
     """
     folder = RunFolder(path)
     task = _resumed_task(folder, config) if resume else _new_task(folder, config)
+    config = task.config
     progress: dict[str, Any] = {}
     if resume:
         with CheckpointStore(folder.checkpoints, read_only=True) as store:
@@ -82,7 +85,12 @@ def evaluate_run(path: Path, config: TrainConfig) -> dict[str, Any]:
 
 def _new_task(folder: RunFolder, config: TrainConfig) -> loop.Task:
     refuse_existing(folder)
-    return _task(config, read_corpus_text(config))
+    text = read_corpus_text(config)
+    preset = preset_named(config.preset)
+    if config.data != preset.data and config.sample_prompts == preset.sample_prompts:
+        # The preset's prompts are for the preset's text; another one's own beginning serves it.
+        config = dataclasses.replace(config, sample_prompts=(text.split()[0][:20],))
+    return _task(config, text)
 
 
 def _resumed_task(folder: RunFolder, config: TrainConfig) -> loop.Task:
@@ -95,8 +103,8 @@ def _resumed_task(folder: RunFolder, config: TrainConfig) -> loop.Task:
 def _task(config: TrainConfig, text: str) -> loop.Task:
     task = loop.make_task(config, make_corpus(config, text))
     if config.sample_every:
-        for prompt in config.sample_prompts:
-            task.corpus.vocabulary.encode(prompt)  # a prompt that can't be used is said now
+        for prompt in config.sample_prompts:  # one that can't be used is said now
+            task.corpus.vocabulary.encode_prompt(prompt)
     return task
 
 

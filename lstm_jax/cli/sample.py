@@ -77,9 +77,7 @@ def sample_command(arguments: Sequence[str]) -> int:
     if prompt is None:
         prompt = read_description(RunFolder(command.run_dir)).config.sample_prompts[0]
     model, params, vocabulary = load(command.run_dir, step=command.step)
-    prefix = vocabulary.encode(prompt)
-    if not prefix.size:
-        raise ValueError("the prompt holds no word; give at least one")
+    prefix = vocabulary.encode_prompt(prompt)
     template = np.concatenate([prefix, np.full(command.length, FREE, np.int32)])
     began = time.perf_counter()
     filled = generate(

@@ -104,7 +104,7 @@ def _read_arguments(arguments: Sequence[str]) -> TrainCommand:
 
 
 class _Stop:
-    """Notes SIGINT and SIGTERM, so that training ends after a step; a second one ends it at once."""
+    """Notes SIGINT or SIGTERM, so that training ends after a step; a second ends it at once."""
 
     def __init__(self) -> None:
         self.signal = 0

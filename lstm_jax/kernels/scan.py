@@ -153,6 +153,7 @@ def _run_backward(
     inputs = (dhs_TBH, factors, mask_TB, resets_TB)
     dcarry, emitted = lax.scan(step, dcarry, inputs, reverse=not reverse, unroll=unroll)
     dgates_TBG, dweights = kernel.gather(policy, weights, saved, previous, emitted)
+    dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
     return dweights, dcarry, dgates_TBG, None, None
 
 

@@ -71,6 +71,21 @@ class Vocabulary:
         """
         return self._encode_words(text) if self.kind == "word" else self._encode_characters(text)
 
+    def encode_prompt(self, prompt: str) -> Ids:
+        """Return the ids [N] of what a model is to go on from; N is at least 1.
+
+        Raises:
+            ValueError: the prompt holds no token, or one outside the vocabulary.
+        """
+        try:
+            ids = self.encode(prompt)
+        except ValueError as error:
+            raise ValueError(f"prompt {prompt!r} cannot be used: {error}") from None
+        if not ids.size:
+            noun = "word" if self.kind == "word" else "character"
+            raise ValueError(f"prompt {prompt!r} is empty; give at least one {noun}")
+        return ids
+
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text of `ids` [N]: characters joined by nothing, words by one space.
 

@@ -144,7 +144,7 @@ class TrainConfig:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         _require_share(self, "heldout_share")
-        if self.sample_every and not all(self.sample_prompts):
+        if not self.sample_prompts or not all(self.sample_prompts):
             raise ValueError("sample_prompts holds an empty prompt; give at least one character")
 
 

@@ -98,14 +98,14 @@ def make_task(config: TrainConfig, corpus: Corpus) -> Task:
 
 def first_state(task: Task) -> TrainState:
     """The state before the first step, placed on the run's devices."""
-    return _place(task, init_state(task.program, task.config.seed, task.config.batch_size))
+    seed = np.uint32(task.config.seed)
+    return _place(task, init_state(task.program, seed, task.config.batch_size))
 
 
 def restored_state(task: Task, store: CheckpointStore) -> tuple[TrainState, dict[str, Any]]:
     """The newest good checkpoint's state, placed on the run's devices, and its progress."""
-    template = jax.eval_shape(
-        lambda: init_state(task.program, task.config.seed, task.config.batch_size)
-    )
+    seed = np.uint32(task.config.seed)
+    template = jax.eval_shape(lambda: init_state(task.program, seed, task.config.batch_size))
     saved = store.restore(template)
     return _place(task, saved.state), saved.progress
 
@@ -138,7 +138,7 @@ def heldout_loss(task: Task, state: TrainState) -> float:
 def sample(task: Task, state: TrainState, prompt: str) -> str:
     """The prompt and what the model makes of it; the same at a step however it was reached."""
     vocabulary, config = task.corpus.vocabulary, task.config
-    ids = vocabulary.encode(prompt)
+    ids = vocabulary.encode_prompt(prompt)
     template = np.concatenate([ids, np.full(config.sample_length, FREE, np.int32)])[:, None]
     filled = generate(
         task.model,
@@ -158,17 +158,18 @@ class _Window:
         self._task, self._log, self._report = task, log, report
         self._losses: list[float] = list(progress.get("losses", []))
         self._grad_norms: list[float] = list(progress.get("grad_norms", []))
-        self._seconds_before = float(progress.get("seconds", 0.0))
         self._skipped = int(progress.get("skipped", 0))
-        self._started = time.perf_counter()
-        self._since_row, self._steps_since_row, self._aside = self._started, 0, 0.0
+        now = time.perf_counter()
+        self._began = now - float(progress.get("seconds", 0.0))
+        self._clock = now  # up to here, time is accounted for
+        self._rate = _Rate()
 
     def progress(self) -> dict[str, Any]:
         """What a resumed run needs to write the same rows, as JSON values."""
         return {
             "losses": self._losses,
             "grad_norms": self._grad_norms,
-            "seconds": self._seconds(),
+            "seconds": time.perf_counter() - self._began,
             "skipped": self._skipped,
         }
 
@@ -177,31 +178,31 @@ class _Window:
         """Time that is not training's: it does not count in the rate."""
         began = time.perf_counter()
         yield
-        self._aside += time.perf_counter() - began
+        self._clock += time.perf_counter() - began
 
     def add(self, dispatch: _Dispatch, heldout: float | None) -> None:
         """Takes in one dispatch, and writes the rows that fall due."""
         last_step, steps = dispatch.last_step, dispatch.steps
         losses, grad_norms = (np.asarray(m)[:steps].tolist() for m in dispatch.metrics)
+        each = (time.perf_counter() - self._clock) / steps
         for index, (loss, grad_norm) in enumerate(zip(losses, grad_norms, strict=True), 1):
             step = last_step - steps + index
+            self._clock += each
+            self._rate.count(each, compiling=dispatch.compiles)
             if math.isfinite(loss) and math.isfinite(grad_norm):
                 self._losses.append(loss)
                 self._grad_norms.append(grad_norm)
             else:
                 self._skipped += 1
                 self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
-            self._steps_since_row += 1
             ends = step == last_step and (heldout is not None or step == self._task.total_steps)
             if step % self._task.config.log_every == 0 or ends:
                 self._write(step, heldout if step == last_step else None)
         self._report.advance(last_step)
 
     def _write(self, step: int, heldout: float | None) -> None:
-        task, now = self._task, time.perf_counter()
+        task, config = self._task, self._task.config
         loss = _mean(self._losses)
-        elapsed = max(1e-9, now - self._since_row - self._aside)
-        tokens = self._steps_since_row * task.config.batch_size * task.config.sequence_length
         row: Row = {
             "step": step,
             "epoch": round(step / task.program.batches, 4),
@@ -210,18 +211,28 @@ class _Window:
             "grad_norm": _mean(self._grad_norms),
             "learning_rate": float(task.learning_rate(step - 1 - self._skipped)),
             "skipped_steps": self._skipped,
-            "tokens_per_second": tokens / elapsed,
-            "seconds": self._seconds(),
+            "tokens_per_second": config.batch_size * config.sequence_length / self._rate.seconds(),
+            "seconds": self._clock - self._began,
         }
         if heldout is not None:
             row |= {"heldout_loss": heldout, "heldout_perplexity": perplexity(heldout)}
         self._log.append(row)
         self._report.row(row)
-        self._losses, self._grad_norms = [], []
-        self._since_row, self._steps_since_row, self._aside = now, 0, 0.0
+        self._losses, self._grad_norms, self._rate = [], [], _Rate()
 
-    def _seconds(self) -> float:
-        return self._seconds_before + time.perf_counter() - self._started
+
+class _Rate:
+    """Seconds a step took, compilation apart where there is anything else to go by."""
+
+    def __init__(self) -> None:
+        self._compiling: list[float] = []
+        self._others: list[float] = []
+
+    def count(self, seconds: float, *, compiling: bool) -> None:
+        (self._compiling if compiling else self._others).append(seconds)
+
+    def seconds(self) -> float:
+        return max(1e-9, _mean(self._others or self._compiling))
 
 
 def train(
@@ -271,7 +282,7 @@ def train(
             if dispatches == 1:  # the first one compiled
                 pace = _steps_per_dispatch((time.perf_counter() - began) / steps)
             dispatches, step = dispatches + 1, step + steps
-            pending = _Dispatch(step, steps, metrics)
+            pending = _Dispatch(step, steps, metrics, compiles=dispatches == 1)
             stopped = should_stop()
             if stopped or _is_event(task, step):
                 metrics.loss.block_until_ready()
@@ -283,10 +294,7 @@ def train(
                     if stopped or _due(task, task.config.checkpoint_every, step):
                         _save(store, state, window.progress(), heldout, report)
                     if _due(task, task.config.sample_every, step):
-                        for prompt in (
-                            task.config.sample_prompts if task.config.sample_every else ()
-                        ):
-                            report.sample(step, prompt, sample(task, state, prompt))
+                        _show_samples(task, state, step, report)
         store.wait()
     finally:
         log.close()
@@ -299,6 +307,7 @@ class _Dispatch(NamedTuple):
     last_step: int
     steps: int
     metrics: StepMetrics
+    compiles: bool
 
 
 class _Feed:
@@ -360,6 +369,12 @@ def _heldout_if_due(task: Task, state: TrainState, step: int) -> float | None:
     if task.corpus.heldout is None or not _due(task, task.config.evaluate_every, step):
         return None
     return heldout_loss(task, state)
+
+
+def _show_samples(task: Task, state: TrainState, step: int, report: Report) -> None:
+    if task.config.sample_every:
+        for prompt in task.config.sample_prompts:
+            report.sample(step, prompt, sample(task, state, prompt))
 
 
 def _save(

@@ -67,7 +67,8 @@ class Program(NamedTuple):
     dispatch: int
 
 
-def init_state(program: Program, seed: int, batch_size: int) -> TrainState:
+@partial(jax.jit, static_argnums=(0, 2))
+def init_state(program: Program, seed: Array, batch_size: int) -> TrainState:
     """The state before the first step."""
     key_params, key = random.split(random.key(seed))
     params = program.model.init(key_params)
@@ -130,7 +131,7 @@ def _train_step(
         return sums.loss / sums.weight, carry
 
     (loss, carry), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-    grad_norm = optax.global_norm(gradients)
+    grad_norm = optax.tree.norm(gradients)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)

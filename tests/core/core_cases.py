@@ -37,9 +37,9 @@ def draw_carry(key: Array, params: Any, batch_size: int) -> Any:
 
 
 def weighted(key: Array, tree: Any) -> Array:
-    """A scalar in which every entry of the tree has a weight of its own."""
+    """A scalar in which every entry of the tree has a weight of its own; no matrix product."""
     weights = normals_like(key, tree)
-    return sum(jnp.vdot(w, a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
+    return sum(jnp.sum(w * a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
 
 
 @partial(jax.jit, static_argnames=("reverse", "backend", "unroll", "compute_dtype"))

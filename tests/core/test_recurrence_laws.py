@@ -18,6 +18,7 @@ from core_cases import (
     init,
     run,
     run_with_gradients,
+    weighted,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,21 +48,49 @@ def flags(seed: int, share: float, shape: tuple[int, ...] = (T, B)) -> np.ndarra
     return np.random.default_rng(seed).random(shape) < share
 
 
+def law(
+    run: Any,
+    params: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    mask: Any = None,
+    resets: Any = None,
+    **options: Any,
+) -> Any:
+    """Runs with mask and resets always given, so that the laws of one form share a program."""
+    shape = xs.shape[:2]
+    mask = np.ones(shape, bool) if mask is None else mask
+    resets = np.zeros(shape, bool) if resets is None else resets
+    return run(params, carry, xs, mask=mask, resets=resets, **options)
+
+
+values, gradients = partial(law, run), partial(law, run_with_gradients)
+
+
 # Fast == reference -------------------------------------------------------------------------------
 
 
 @forms
 @reversals
-@given(shape=st.sampled_from([(T, B, D, H), (1, 1, 1, 1)]), seed=seeds)
-def test_fast_path_is_the_reference(
-    float64: None, form: str, reverse: bool, shape: tuple[int, ...], seed: int
+@given(seed=seeds)
+def test_fast_path_is_the_reference(float64: None, form: str, reverse: bool, seed: int) -> None:
+    inputs = draw(form, seed, jnp.float64)
+    options = {"mask": flags(seed, 0.7), "resets": flags(seed + 1, 0.3), "reverse": reverse}
+    fast = run_with_gradients(*inputs, **options, backend="scan")
+    assert_near(fast, run_with_gradients(*inputs, **options, backend="reference"), 1e-10)
+
+
+@pytest.mark.slow
+@forms
+@reversals
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 4, 2, 3), (13, 1, 1, 7), (20, 9, 17, 6)])
+def test_fast_path_is_the_reference_in_more_shapes(
+    float64: None, form: str, reverse: bool, shape: tuple[int, ...]
 ) -> None:
-    inputs = draw(form, seed, jnp.float64, shape)
-    options = {
-        "mask": flags(seed, 0.7, shape[:2]),
-        "resets": flags(seed + 1, 0.3, shape[:2]),
-        "reverse": reverse,
-    }
+    inputs = draw(form, 2, jnp.float64, shape)
+    options = {"mask": flags(3, 0.7, shape[:2]), "resets": flags(4, 0.3, shape[:2])}
+    options["reverse"] = reverse
     fast = run_with_gradients(*inputs, **options, backend="scan")
     assert_near(fast, run_with_gradients(*inputs, **options, backend="reference"), 1e-10)
 
@@ -78,40 +107,46 @@ def test_fast_path_is_the_reference_without_mask_resets_or_carry(float64: None, 
 
 
 @forms
-@reversals
+@backends
 @pytest.mark.parametrize("scaled", [False, True])
-def test_tokens_are_one_hot_rows(float64: None, form: str, reverse: bool, scaled: bool) -> None:
+def test_tokens_are_one_hot_rows(float64: None, form: str, backend: str, scaled: bool) -> None:
     params, carry, _ = draw(form, 5, jnp.float64)
     rng = np.random.default_rng(5)
     tokens = rng.integers(0, D, (T, B))
     scale = rng.random((T, B)) if scaled else None
-    dense = np.eye(D)[tokens] * (1 if scale is None else scale[..., None])
-    options = {"mask": flags(6, 0.7), "resets": flags(7, 0.3), "reverse": reverse}
-    expected, expected_gradients = run_with_gradients(
-        params, carry, jnp.asarray(dense), **options, backend="reference"
-    )
-    for backend in ("scan", "reference"):
-        results, gradients = run_with_gradients(
-            params, carry, tokens, **options, input_scale=scale, backend=backend
-        )
-        assert_near(results, expected, 1e-10)
-        assert_near(gradients[:2], expected_gradients[:2], 1e-10)
+    dense = jnp.asarray(np.eye(D)[tokens] * (1 if scale is None else scale[..., None]))
+    options = {"mask": flags(6, 0.7), "resets": flags(7, 0.3), "reverse": False}
+    expected = run_with_gradients(params, carry, dense, **options, backend="reference")
+    if backend == "reference":
+        # Its gradients are JAX's own.
+        found = run(params, carry, tokens, **options, input_scale=scale, backend=backend)
+        assert_near(found, expected[0], 1e-10)
+        return
+    found = run_with_gradients(params, carry, tokens, **options, input_scale=scale, backend=backend)
+    assert_near((found[0], found[1][:2]), (expected[0], expected[1][:2]), 1e-10)
 
 
-def test_tokens_outside_the_table_are_read_as_the_nearest_row() -> None:
+@backends
+def test_tokens_outside_the_table_are_read_as_the_nearest_row(backend: str) -> None:
     params, carry, _ = draw("lstm", 8)
     outside, inside = np.array([[-3, 0, D]] * T), np.array([[0, 0, D - 1]] * T)
-    assert_same_bits(run(params, carry, outside), run(params, carry, inside))
+    found = run(params, carry, outside, backend=backend)
+    assert_same_bits(found, run(params, carry, inside, backend=backend))
 
 
 @forms
-@pytest.mark.parametrize("unroll", [3, T])
-def test_unrolling_changes_nothing(float64: None, form: str, unroll: int) -> None:
+def test_unrolling_changes_nothing(float64: None, form: str) -> None:
+    """By a number that does not divide the times."""
     inputs = draw(form, 9, jnp.float64)
-    options = {"mask": flags(9, 0.7), "resets": flags(10, 0.3), "reverse": unroll == 3}
-    for backend in ("scan", "reference"):
-        unrolled = run_with_gradients(*inputs, **options, backend=backend, unroll=unroll)
-        assert_near(unrolled, run_with_gradients(*inputs, **options, backend=backend), 1e-10)
+    options = {"mask": flags(9, 0.7), "resets": flags(10, 0.3), "reverse": True}
+    unrolled = run_with_gradients(*inputs, **options, backend="scan", unroll=3)
+    assert_near(unrolled, run_with_gradients(*inputs, **options, backend="scan"), 1e-10)
+
+
+def test_unrolling_the_reference_changes_nothing(float64: None) -> None:
+    inputs = draw("lstm", 9, jnp.float64)
+    unrolled = run(*inputs, backend="reference", unroll=3)
+    assert_near(unrolled, run(*inputs, backend="reference"), 1e-10)
 
 
 # Chunks ------------------------------------------------------------------------------------------
@@ -119,13 +154,12 @@ def test_unrolling_changes_nothing(float64: None, form: str, unroll: int) -> Non
 
 @forms
 @reversals
-@backends
 @given(seed=seeds)
-def test_whole_is_chunked(form: str, reverse: bool, backend: str, seed: int) -> None:
+def test_whole_is_chunked(form: str, reverse: bool, seed: int) -> None:
     """To the bit: each step sums the same products in the same order."""
     params, carry, xs = draw(form, seed)
     mask, resets = flags(seed, 0.7), flags(seed + 1, 0.2)
-    step = partial(run, params, reverse=reverse, backend=backend)
+    step = partial(values, params, reverse=reverse)
     whole = step(carry, xs, mask=mask, resets=resets)
     parts = [slice(0, 4), slice(4, 8)]
     if reverse:
@@ -142,8 +176,7 @@ def test_whole_is_chunked(form: str, reverse: bool, backend: str, seed: int) -> 
 
 
 @forms
-@reversals
-def test_chunked_gradients_are_the_whole_ones(float64: None, form: str, reverse: bool) -> None:
+def test_chunked_gradients_are_the_whole_ones(float64: None, form: str) -> None:
     """Where the carry's gradient is let through; sums over time are split, so not to the bit."""
     params, carry, xs = draw(form, 11, jnp.float64)
     mask, resets = flags(11, 0.7), flags(12, 0.2)
@@ -153,17 +186,11 @@ def test_chunked_gradients_are_the_whole_ones(float64: None, form: str, reverse:
         params, carry, xs = inputs
         total = 0.0
         for part in parts:
-            carry, ys = layer(
-                params, carry, xs[part], mask=mask[part], resets=resets[part], reverse=reverse
-            )
+            carry, ys = layer(params, carry, xs[part], mask=mask[part], resets=resets[part])
             total += jnp.vdot(weights[part], ys)
         return total + jnp.vdot(weights[0], carry.h)
 
     parts = [slice(0, 3), slice(3, T)]
-    if reverse:
-        parts.reverse()
-    whole = jax.jit(jax.grad(partial(loss)), static_argnums=1)
-    del whole
     expected = jax.jit(jax.grad(lambda inputs: loss(inputs, slice(0, T))))((params, carry, xs))
     found = jax.jit(jax.grad(lambda inputs: loss(inputs, *parts)))((params, carry, xs))
     assert_near(found, expected, 1e-12)
@@ -174,14 +201,22 @@ def test_chunked_gradients_are_the_whole_ones(float64: None, form: str, reverse:
 
 @forms
 @reversals
-@backends
-def test_masked_at_the_end_is_truncated(form: str, reverse: bool, backend: str) -> None:
+def test_all_real_and_never_reset_is_neither_mask_nor_resets(form: str, reverse: bool) -> None:
+    """Within float32's rounding: XLA fuses the two programs, and so contracts sums, differently."""
+    params, carry, xs = draw(form, 19)
+    found = values(params, carry, xs, reverse=reverse)
+    assert_near(found, run(params, carry, xs, reverse=reverse), 1e-6)
+
+
+@forms
+@reversals
+def test_masked_at_the_end_is_truncated(form: str, reverse: bool) -> None:
     """Backward too: reverse with padding is the reverse of the cut sequence."""
     params, carry, xs = draw(form, 20)
-    length = 5
+    length = T // 2
     mask = np.broadcast_to(np.arange(T)[:, None] < length, (T, B))
-    final, ys = run(params, carry, xs, mask=mask, reverse=reverse, backend=backend)
-    cut = run(params, carry, xs[:length], reverse=reverse, backend=backend)
+    final, ys = values(params, carry, xs, mask=mask, reverse=reverse)
+    cut = values(params, carry, xs[:length], mask=mask[:length], reverse=reverse)
     assert_same_bits((final, ys[:length]), cut)
     np.testing.assert_array_equal(ys[length:], 0)
 
@@ -196,8 +231,8 @@ def test_masked_anywhere_is_removed(form: str, reverse: bool, seed: int) -> None
     to_front = np.argsort(~mask, axis=0, kind="stable")
     moved = np.take_along_axis(np.asarray(xs), to_front[..., None], axis=0)
     moved_mask = np.take_along_axis(mask, to_front, axis=0)
-    final, ys = run(params, carry, xs, mask=mask, reverse=reverse)
-    moved_final, moved_ys = run(params, carry, moved, mask=moved_mask, reverse=reverse)
+    final, ys = values(params, carry, xs, mask=mask, reverse=reverse)
+    moved_final, moved_ys = values(params, carry, moved, mask=moved_mask, reverse=reverse)
     back = np.take_along_axis(np.asarray(ys), to_front[..., None], axis=0)
     assert_same_bits((moved_final, moved_ys), (final, back))
     np.testing.assert_array_equal(np.asarray(ys)[~mask], 0)
@@ -205,48 +240,33 @@ def test_masked_anywhere_is_removed(form: str, reverse: bool, seed: int) -> None
 
 @forms
 @reversals
-@backends
-def test_row_without_a_real_step_returns_its_carry_and_zeros(
-    form: str, reverse: bool, backend: str
-) -> None:
+def test_row_without_a_real_step_returns_its_carry_and_zeros(form: str, reverse: bool) -> None:
     params, carry, xs = draw(form, 21)
     mask = flags(21, 0.7)
     mask[:, 1] = False
-    results, (dparams, dcarry, dxs) = run_with_gradients(
-        params, carry, xs, mask=mask, reverse=reverse, backend=backend
-    )
+    results, (_, dcarry, dxs) = gradients(params, carry, xs, mask=mask, reverse=reverse)
     final, ys = results
     assert_same_bits([a[1] for a in final], [a[1] for a in carry])
     np.testing.assert_array_equal(ys[:, 1], 0)
     np.testing.assert_array_equal(dxs[:, 1], 0)
-    # Its loss reaches the initial carry unchanged: the weight of the final one.
-    weights = jax.tree.leaves(jax.grad(lambda final: weighted_final(final, ys))(final))
-    assert_same_bits([a[1] for a in dcarry], [w[1] for w in weights])
-
-
-def weighted_final(final: Any, ys: Any) -> Any:
-    from core_cases import weighted
-
-    return weighted(random.key(1), (final, ys))
+    # The loss's gradient, drawn in another program, reaches the initial carry as the final one.
+    dfinal = jax.grad(lambda final: weighted(random.key(1), (final, ys)))(final)
+    assert_near([a[1] for a in dcarry], [a[1] for a in dfinal], 1e-6)
 
 
 @forms
-@reversals
 @backends
-@pytest.mark.parametrize("poison", [np.nan, np.inf])
-def test_masked_inputs_may_be_anything(
-    form: str, reverse: bool, backend: str, poison: float
-) -> None:
+def test_masked_inputs_may_be_anything(form: str, backend: str) -> None:
     """NaN and infinity there change neither values nor gradients."""
     params, carry, xs = draw(form, 22)
     mask = flags(22, 0.6)
-    options = {"mask": mask, "reverse": reverse, "backend": backend}
-    poisoned = jnp.where(mask[..., None], xs, poison)
     clean = jnp.where(mask[..., None], xs, 0)
-    found = run_with_gradients(params, carry, poisoned, **options)
-    expected = run_with_gradients(params, carry, clean, **options)
-    assert_same_bits(found, expected)
-    np.testing.assert_array_equal(np.asarray(found[1][2])[~mask], 0)
+    expected = gradients(params, carry, clean, mask=mask, backend=backend)
+    for poison in (np.nan, np.inf, -np.inf):
+        poisoned = jnp.where(mask[..., None], xs, poison)
+        found = gradients(params, carry, poisoned, mask=mask, backend=backend)
+        assert_same_bits(found, expected)
+        np.testing.assert_array_equal(np.asarray(found[1][2])[~mask], 0)
 
 
 # Resets ------------------------------------------------------------------------------------------
@@ -254,14 +274,13 @@ def test_masked_inputs_may_be_anything(
 
 @forms
 @reversals
-@backends
 @pytest.mark.parametrize("at", [0, 4])
-def test_reset_is_two_sequences(form: str, reverse: bool, backend: str, at: int) -> None:
+def test_reset_is_two_sequences(form: str, reverse: bool, at: int) -> None:
     params, carry, xs = draw(form, 30)
     mask = flags(30, 0.7)
     resets = np.zeros((T, B), bool)
     resets[at] = True
-    step = partial(run, params, reverse=reverse, backend=backend)
+    step = partial(values, params, reverse=reverse)
     final, ys = step(carry, xs, mask=mask, resets=resets)
     zero = zero_carry(params, B)
     before = (zero if reverse else carry), xs[:at], mask[:at]
@@ -278,31 +297,27 @@ def test_reset_is_two_sequences(form: str, reverse: bool, backend: str, at: int)
 
 @forms
 @reversals
-@backends
-def test_reset_on_a_masked_step_still_counts(form: str, reverse: bool, backend: str) -> None:
+def test_reset_on_a_masked_step_still_counts(form: str, reverse: bool) -> None:
     """The step between is no step, so a cut before it is a cut after it."""
     params, carry, xs = draw(form, 31)
     mask = np.ones((T, B), bool)
     mask[3] = False
     on_masked, on_next = np.zeros((2, T, B), bool)
     on_masked[3] = on_next[4] = True
-    options = {"mask": mask, "reverse": reverse, "backend": backend}
-    found = run_with_gradients(params, carry, xs, resets=on_masked, **options)
-    assert_same_bits(found, run_with_gradients(params, carry, xs, resets=on_next, **options))
-    without = run(params, carry, xs, **options)
+    options = {"mask": mask, "reverse": reverse}
+    found = gradients(params, carry, xs, resets=on_masked, **options)
+    assert_same_bits(found, gradients(params, carry, xs, resets=on_next, **options))
+    without = values(params, carry, xs, **options)
     assert np.any(np.asarray(without[1]) != np.asarray(found[0][1]))
 
 
 @forms
-@backends
-def test_reset_on_a_masked_edge_zeroes_the_final_carry(form: str, backend: str) -> None:
+def test_reset_on_a_masked_edge_zeroes_the_final_carry(form: str) -> None:
     params, carry, xs = draw(form, 32)
     for edge, reverse in ((T - 1, False), (0, True)):
         mask, resets = np.ones((T, B), bool), np.zeros((T, B), bool)
         mask[edge], resets[edge] = False, True
-        final, _ = run(
-            params, carry, xs, mask=mask, resets=resets, reverse=reverse, backend=backend
-        )
+        final, _ = values(params, carry, xs, mask=mask, resets=resets, reverse=reverse)
         assert_same_bits(final, zero_carry(params, B))
 
 
@@ -311,7 +326,7 @@ def test_reset_on_a_masked_edge_zeroes_the_final_carry(form: str, backend: str) 
 
 @partial(jax.jit, static_argnames="reverse")
 def influence(params: Any, carry: Any, xs: Any, *, reverse: bool, resets: Any) -> Any:
-    """[t, b, s, c]: does y[t, b] depend on x[s, c]? By gradients; and on the carry's row [t, b, c]."""
+    """Does y[t, b] depend on x[s, c], and on the carry's row c? `[t, b, s, c]`, `[t, b, c]`."""
     ys, pull = jax.vjp(
         lambda carry, xs: layer(params, carry, xs, reverse=reverse, resets=resets)[1], carry, xs
     )
@@ -351,8 +366,8 @@ def test_batch_rows_are_independent(form: str) -> None:
     params, carry, xs = draw(form, 40)
     mask, resets = flags(41, 0.7), flags(42, 0.2)
     order = np.array([2, 0, 1])
-    final, ys = run(params, carry, xs, mask=mask, resets=resets)
-    moved = run(
+    final, ys = values(params, carry, xs, mask=mask, resets=resets)
+    moved = values(
         params,
         jax.tree.map(lambda a: a[order], carry),
         xs[:, order],

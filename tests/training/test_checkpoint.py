@@ -442,9 +442,14 @@ def test_leaving_with_an_error_keeps_that_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(CheckpointStore, "_prune", lambda *_: 1 / 0)
-    with pytest.raises(KeyError), CheckpointStore(tmp_path) as store:  # noqa: PT012
-        store.save(1, make_state(), {})
-        raise KeyError("the loop's own")
+
+    def training_loop() -> None:
+        with CheckpointStore(tmp_path) as store:
+            store.save(1, make_state(), {})
+            raise KeyError("the loop's own")
+
+    with pytest.raises(KeyError):
+        training_loop()
     assert "step 1 was not saved" in caplog.text
     store = CheckpointStore(tmp_path)
     store.save(1, make_state(), {})

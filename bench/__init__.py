@@ -1,0 +1,16 @@
+"""How fast the library is, beside its peers, measured in the same run.
+
+From the root of the repository:
+
+    python -m bench.train_step                                  every system, float32
+    python -m bench.train_step --systems anna lyrics --dtype bfloat16 --json rows.json
+    python -m bench.train_step --quick                          a first look, under a minute
+    python -m bench.train_step --peers pytorch --dispatch 1 --rounds 10
+
+The peers come with `pip install '.[peers]'`; one that is not installed is named as missing, and one
+that does other work than ours is named and not timed (the exit code is then 1). Leave the machine
+alone meanwhile: every implementation uses all of its cores.
+
+A new bench takes `measure.interleave` for the timing, `environment.environment` for what it ran on,
+`report` for the rows, and the systems' shapes from `systems`.
+"""

@@ -1,0 +1,82 @@
+"""What a measurement ran on: device, processor, threads, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+import jax
+
+_PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras")
+_THREAD_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_BUSY_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a measurement ran on.
+
+    Attributes:
+        device: the kind of device, a processor's or an accelerator's name.
+        processor: the host's.
+        threads: cores of this process, and the variables that change what is made of them.
+        versions: of Python and of the packages that are installed.
+        load: the host's load average of the last minute, what other programs ask for included.
+    """
+
+    device: str
+    processor: str
+    threads: dict[str, str]
+    versions: dict[str, str]
+    load: float
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether other programs take a share of the cores that would distort the ratios."""
+        return self.load > _BUSY_SHARE * int(self.threads["cores"])
+
+
+def environment() -> Environment:
+    """Where this process runs."""
+    device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    variables = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    return Environment(
+        device=f"cpu ({_processor()})" if on_cpu else f"{device.platform} ({device.device_kind})",
+        processor=_processor(),
+        threads={"cores": str(cores())} | variables,
+        versions={"python": platform.python_version()} | _versions(),
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@cache
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,53 @@
+"""What a bench asks of ours and of every peer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Protocol
+
+from bench.systems import System
+from lstm_jax.models import LanguageModelParams
+
+DType = Literal["float32", "bfloat16"]
+"""Of the products; parameters, sums and loss are float32 in both."""
+
+
+class Training(Protocol):
+    """A network in training, on the system's batches in order, from the weights it was given."""
+
+    @property
+    def steps_per_call(self) -> int:
+        """Training steps that one call of `step` takes."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+
+    @property
+    def parameters_beyond_ours(self) -> int:
+        """How many of them its cell has more than ours by definition; negative if fewer."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What was chosen to make it fast."""
+
+    def loss(self) -> float:
+        """Mean loss of the epoch's first batch, in nats, from a zero carry, without dropout."""
+
+    def step(self) -> None:
+        """Trains on the next batch: forward, backward, clip, Adam; returns when all is done."""
+
+
+class Implementation(Protocol):
+    """A way to train a system."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call it."""
+
+    def build(self, system: System, dtype: DType, params: LanguageModelParams) -> Training:
+        """Puts the system, with these weights, in the implementation's own form.
+
+        Raises:
+            ValueError: this machine can't run it where ours runs.
+        """

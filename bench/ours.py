@@ -1,0 +1,110 @@
+"""The library itself, through the training step that `train.py` runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from bench.implementation import DType
+from bench.systems import BATCHES, System
+from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
+from lstm_jax.training.config import OptimizerConfig
+from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from lstm_jax.training.state import Program, TrainState, train_steps
+
+
+@dataclass(frozen=True)
+class Ours:
+    """`lstm_jax`, so many training steps a dispatch."""
+
+    most_steps: ClassVar[int] = 64
+
+    steps_per_call: int = 1
+
+    @property
+    def name(self) -> str:
+        """`lstm_jax`, and the number of steps where it is not one."""
+        return "lstm_jax" if self.steps_per_call == 1 else f"lstm_jax x{self.steps_per_call}"
+
+    def build(self, system: System, dtype: DType, params: LanguageModelParams) -> OurTraining:
+        """See `Implementation`; more than one step a dispatch compiles nothing new."""
+        return OurTraining(system, dtype, params, self.steps_per_call)
+
+
+class OurTraining:
+    """See `Training`."""
+
+    def __init__(
+        self, system: System, dtype: DType, params: LanguageModelParams, steps_per_call: int
+    ) -> None:
+        self.steps_per_call = steps_per_call
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+        self.parameters_beyond_ours = 0
+        self.settings: Mapping[str, str] = {
+            "steps_per_dispatch": str(steps_per_call),
+            "backend": "auto",
+        }
+        self._program = _program(system, dtype)
+        self._rows = jnp.asarray(system.rows())
+        self._first = tuple(map(jnp.asarray, system.batch(0)))
+        self._state = _first_state(self._program, params, system.batch_size)
+
+    def loss(self) -> float:
+        """See `Training`."""
+        return float(_mean_loss(self._program.model, self._state.params, *self._first))
+
+    def step(self) -> None:
+        """See `Training`."""
+        steps = np.int32(self.steps_per_call)
+        done = train_steps(self._program, self._state, self._rows, np.int32(0), steps)
+        self._state, _ = jax.block_until_ready(done)
+
+
+@cache
+def _program(system: System, dtype: DType) -> Program:
+    """Cached, because compiled code is found again by the program's identity."""
+    config = LanguageModelConfig(
+        cell=system.cell,
+        layers=system.layers,
+        hidden_size=system.hidden_size,
+        embedding_size=system.embedding_size,
+        dropout=system.dropout,
+        dropout_place="outputs",
+        compute_dtype=dtype,
+    )
+    adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
+    return Program(
+        LanguageModel(config, system.vocabulary_size),
+        make_optimizer(adam, learning_rate_schedule(adam, 1)),
+        system.sequence_length,
+        BATCHES,
+        Ours.most_steps,
+    )
+
+
+def _first_state(program: Program, params: LanguageModelParams, batch_size: int) -> TrainState:
+    params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=program.optimizer.init(params),
+        carry=program.model.zero_carry(params, batch_size),
+        key=random.key(0),
+        batch=jnp.int32(0),
+        skipped=jnp.int32(0),
+    )
+
+
+@jax.jit(static_argnums=0)
+def _mean_loss(
+    model: LanguageModel, params: LanguageModelParams, inputs: Array, targets: Array
+) -> Array:
+    sums, _ = model.token_sums(params, None, inputs, targets)
+    return sums.loss / sums.weight

@@ -1,0 +1,203 @@
+"""One whole training step of a system (forward, backward, clip, Adam): ours beside its peers.
+
+    python -m bench.train_step [--systems anna lyrics] [--dtype bfloat16] [--rounds 20] [--quick]
+                               [--peers pytorch flax-nnx] [--dispatch 1 5] [--json FILE]
+
+All of them start from the same weights, train on the same random tokens in the same dtype, and are
+timed in turns in one run. Before that, with dropout off, each has to show that it does the same
+work: as many parameters, the same first loss, the same drop of the loss. See `bench` for more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TextIO
+
+from bench import report
+from bench.agreement import Disagreement, Evidence, evidence, require_agreement
+from bench.environment import Environment, environment
+from bench.implementation import DType, Implementation, Training
+from bench.measure import Timing, interleave, seconds
+from bench.ours import Ours
+from bench.peers import PEERS, MissingPeer, peer_named
+from bench.systems import SYSTEMS, System, system_named
+from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.models import LanguageModelParams
+
+BENCH = "train_step"
+_QUICK_ROUNDS = 2
+_DISAGREES = 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures one training step of each system, ours beside its peers.
+
+    Attributes:
+        systems: which systems.
+        dtype: of the matrix products.
+        rounds: turns of about a quarter of a second, or one call, that each implementation has.
+        quick: a first look: few rounds, and ours with one step a dispatch only.
+        json: where to write the rows.
+        peers: which peers; one that is not installed is named and left out.
+        dispatch: ours is measured with each of these numbers of steps a dispatch.
+    """
+
+    systems: tuple[str, ...] = tuple(system.name for system in SYSTEMS)
+    dtype: DType = "float32"
+    rounds: int = 20
+    quick: bool = False
+    json: Path | None = None
+    peers: tuple[str, ...] = tuple(PEERS)
+    dispatch: tuple[int, ...] = (1, 5)
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        for steps in self.dispatch:
+            if not 1 <= steps <= Ours.most_steps:
+                raise ValueError(f"dispatch is {steps}; it must be from 1 to {Ours.most_steps}")
+
+
+class _Contest:
+    """One system, and who takes part in measuring it."""
+
+    def __init__(
+        self, system: System, dtype: DType, found: Environment, left_out: Mapping[str, str]
+    ) -> None:
+        self.left_out = dict(left_out)
+        self.disagrees = False
+        self._system, self._dtype, self._environment = system, dtype, found
+        self._params: LanguageModelParams = system.initial_params()
+        self._trainings: dict[str, Training] = {}
+        self._first_s: dict[str, float] = {}
+
+    def admit_ours(self, implementation: Implementation) -> None:
+        """Takes ours in."""
+        self._take(implementation)
+
+    def admit_peer(self, peer: Implementation) -> None:
+        """Takes a peer in, or leaves it out if it does other work than ours."""
+        try:
+            self._take(peer)
+            require_agreement(self._evidence(peer), self._ours, self._dtype)
+        except Disagreement as reason:
+            self.disagrees = True
+            self._leave_out(peer.name, f"does other work: {reason}")
+        except ValueError as reason:
+            self._leave_out(peer.name, f"cannot run here: {reason}")
+
+    def measure(self, rounds: int) -> list[report.Row]:
+        """Times all that were taken in."""
+        steps = {name: training.step for name, training in self._trainings.items()}
+        timings = interleave(steps, rounds)
+        return report.with_ratios([self._row(name, timing) for name, timing in timings.items()])
+
+    def _take(self, implementation: Implementation) -> None:
+        # Its first step, before anything else of this shape has run: compilation is part of it.
+        training = self._build(implementation, self._system)
+        self._first_s[implementation.name] = seconds(training.step)
+        self._trainings[implementation.name] = training
+
+    def _leave_out(self, name: str, reason: str) -> None:
+        self._trainings.pop(name, None)
+        self.left_out[name] = reason
+
+    @cached_property
+    def _ours(self) -> Evidence:
+        return self._evidence(Ours())
+
+    def _evidence(self, implementation: Implementation) -> Evidence:
+        return evidence(self._build(implementation, dataclasses.replace(self._system, dropout=0.0)))
+
+    def _build(self, implementation: Implementation, system: System) -> Training:
+        return implementation.build(system, self._dtype, self._params)
+
+    def _row(self, name: str, timing: Timing) -> report.Row:
+        training, found = self._trainings[name], self._environment
+        steps = training.steps_per_call
+        return report.Row(
+            bench=BENCH,
+            system=self._system.name,
+            implementation=name,
+            dtype=self._dtype,
+            device=found.device,
+            median_ms=timing.median_ms / steps,
+            p10_ms=timing.p10_ms / steps,
+            p90_ms=timing.p90_ms / steps,
+            tokens_per_second=1e3 * self._system.tokens_per_step * steps / timing.median_ms,
+            ratio_to_best_peer=None,
+            compile_s=max(0.0, self._first_s[name] - timing.median_ms / 1e3),
+            calls=timing.calls,
+            processor=found.processor,
+            threads=found.threads,
+            versions=found.versions,
+            load=found.load,
+            settings=training.settings,
+            shape=dataclasses.asdict(self._system),
+            peers_left_out=self.left_out,
+        )
+
+
+def measure_system(
+    system: System, options: Options, found: Environment, out: TextIO
+) -> tuple[list[report.Row], bool]:
+    """Measures one system, and prints it.
+
+    Args:
+        system: its shape.
+        options: all but `systems` and `json`.
+        found: what the process runs on.
+        out: where to print.
+
+    Returns:
+        The rows, and whether every peer that is installed did the same work as ours.
+    """
+    installed, missing = _find(options.peers)
+    contest = _Contest(system, options.dtype, found, missing)
+    for steps in (1,) if options.quick else options.dispatch:
+        contest.admit_ours(Ours(steps))
+    for peer in installed:
+        contest.admit_peer(peer)
+    for name, reason in contest.left_out.items():
+        print(f"{system.name}: {name} is left out: {reason}", file=out, flush=True)
+    rounds = min(options.rounds, _QUICK_ROUNDS) if options.quick else options.rounds
+    rows = contest.measure(rounds)
+    report.print_table(rows, out)
+    return rows, not contest.disagrees
+
+
+def _find(names: Sequence[str]) -> tuple[list[Implementation], dict[str, str]]:
+    installed, missing = [], {}
+    for name in names:
+        try:
+            installed.append(peer_named(name))
+        except MissingPeer as reason:
+            missing[name] = str(reason)
+    return installed, missing
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the bench; 1 if a peer did other work than ours."""
+    options = parse(Options, None, arguments, "bench.train_step")
+    systems = [system_named(name) for name in options.systems]
+    found = environment()
+    report.print_environment(found, sys.stdout)
+    rows: list[report.Row] = []
+    all_agree = True
+    for system in systems:
+        measured, agrees = measure_system(system, options, found, sys.stdout)
+        rows += measured
+        all_agree &= agrees
+        if options.json is not None:
+            report.write_json(rows, options.json)
+    return 0 if all_agree else _DISAGREES
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("bench.train_step", main))

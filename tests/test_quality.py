@@ -1,0 +1,98 @@
+"""The project's own rules: lint, types, import contracts, and documents that tell the truth."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOLS = Path(sys.executable).parent
+
+
+def run(*command: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",), ("lint-imports",)],
+    ids=" ".join,
+)
+def test_the_code_is_clean(command: tuple[str, ...]) -> None:
+    if not (TOOLS / command[0]).exists():
+        pytest.skip(f"{command[0]} is not installed beside this Python")
+    done = run(TOOLS / command[0], *command[1:])
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ci_runs_the_command_that_the_readme_gives() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Run the tests", 1)[1].split("```")[1]
+    commands = [line for line in section.splitlines() if line.startswith("python3 ")]
+    assert len(commands) == 1
+    assert "pytest" in commands[0]
+    assert "## Run the tests" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_every_file_that_the_readme_names_exists() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", readme)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_s_five_lines_of_code_run() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert snippets
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    for snippet in snippets:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", snippet],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def test_importing_the_package_imports_no_training_library() -> None:
+    script = (
+        "import sys, lstm_jax; "
+        "print([m for m in ('flax', 'optax', 'orbax', 'torch', 'keras') if m in sys.modules])"
+    )
+    assert run(sys.executable, "-c", script).stdout.strip() == "[]"
+
+
+def test_the_version_is_written_once_more_and_the_same() -> None:
+    import lstm_jax
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert lstm_jax.__version__ == project["version"]
+    assert project["version"] in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_the_lowest_versions_are_those_that_are_tested() -> None:
+    """`constraints-lowest.txt` pins each base dependency to its stated lower bound."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "constraints-lowest.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    for requirement in project["dependencies"]:
+        name, bound = re.match(r"([\w-]+)>=([\d.]+)", requirement).groups()  # type: ignore[union-attr]
+        assert pinned[name] == bound
+
+
+def test_peers_are_where_the_readme_s_test_command_puts_them() -> None:
+    """A parity test that is skipped for want of a peer must not look green in CI."""
+    if not os.environ.get("CI"):
+        pytest.skip("only CI insists on PyTorch and Keras")
+    assert importlib.util.find_spec("torch")
+    assert importlib.util.find_spec("keras")

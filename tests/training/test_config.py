@@ -1,0 +1,102 @@
+"""Configs survive JSON, and refuse what makes no sense."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lstm_jax.models import LanguageModelConfig
+from lstm_jax.presets import PRESETS, preset_named
+from lstm_jax.training.config import OptimizerConfig, TrainConfig, from_dict, to_dict
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
+def test_a_preset_survives_json(preset: TrainConfig) -> None:
+    assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
+
+
+def test_fields_that_an_older_version_lacks_take_their_defaults() -> None:
+    values = to_dict(TrainConfig(batch_size=7))
+    del values["epochs"], values["optimizer"]["beta1"], values["model"]["unroll"]
+    assert from_dict(values) == TrainConfig(batch_size=7)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({"colour": 1}, "colour"), ({"model": {"size": 1}}, "model.size"), ({"model": 3}, "model")],
+)
+def test_fields_of_a_newer_version_are_named(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("batch_size", 0),
+        ("sequence_length", -1),
+        ("epochs", 0),
+        ("steps", 0),
+        ("devices", 0),
+        ("log_every", 0),
+        ("checkpoint_every", -1),
+        ("keep_checkpoints", 0),
+        ("heldout_share", 1.0),
+        ("heldout_share", math.nan),
+        ("sample_temperature", -0.5),
+        ("sample_temperature", math.inf),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("sample_prompts", ("The ", "")),
+    ],
+)
+def test_nonsense_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        replace(TrainConfig(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", math.nan),
+        ("clip_norm", -1.0),
+        ("beta1", 1.0),
+        ("decay_rate", 1.5),
+        ("final_share", 2.0),
+        ("warmup_steps", -1),
+        ("schedule", "step"),  # without an interval
+        ("schedule", "sudden"),
+    ],
+)
+def test_a_nonsense_optimizer_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=value if isinstance(value, str) else name):
+        OptimizerConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("hidden_size", 0), ("dropout", 1.0), ("layers", -2), ("cell", "elman")]
+)
+def test_a_nonsense_model_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=name):
+        LanguageModelConfig(**{name: value})
+
+
+def test_the_anna_preset_is_the_published_one() -> None:
+    anna = preset_named("anna")
+    assert (anna.batch_size, anna.sequence_length, anna.epochs) == (100, 100, 5)
+    assert (anna.model.layers, anna.model.hidden_size, anna.model.embedding_size) == (2, 512, None)
+    assert (anna.model.dropout, anna.model.dropout_place) == (0.5, "outputs")
+    assert (anna.model.initialisation, anna.model.output_stddev) == ("tf1", 0.1)
+    assert (anna.optimizer.learning_rate, anna.optimizer.clip_norm) == (1e-3, 5)
+    assert anna.optimizer.schedule == "constant"
+    assert (anna.checkpoint_every, anna.keep_checkpoints, anna.heldout_share) == (100, 100, 0)
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match="docs, anna"):
+        preset_named("annna")

@@ -1,0 +1,143 @@
+"""The loop: a run cut short and resumed is the run left alone, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tasks import Silent, assert_same_bits, config, run, task, without_timings
+
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.run import RunFolder
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
+    path = tmp_path_factory.mktemp("whole") / "run"
+    state, _ = run(path, task(config()))
+    return path, state
+
+
+@pytest.mark.parametrize("stop_at", [1, 6, 11, 17])
+def test_stopped_and_resumed_equals_uninterrupted(
+    tmp_path: Path, uninterrupted: tuple[Path, object], stop_at: int
+) -> None:
+    whole, final = uninterrupted
+    path = tmp_path / "run"
+    state, _ = run(path, task(config()), stop_at=stop_at)
+    assert int(state.step) < 30
+    state, _ = run(path, task(config()), resume=True)
+    assert_same_bits(state, final)
+    rows = read_rows(RunFolder(path).metrics)
+    assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+
+
+def test_work_since_the_last_checkpoint_is_done_again_the_same(
+    tmp_path: Path, uninterrupted: tuple[Path, object]
+) -> None:
+    """As after SIGKILL: later checkpoints are gone, rows of metrics beyond them are not."""
+    whole, final = uninterrupted
+    path = tmp_path / "run"
+    run(path, task(config()), stop_at=20)
+    folder = RunFolder(path)
+    for step in [int(p.name) for p in folder.checkpoints.iterdir() if int(p.name) > 12]:
+        shutil.rmtree(folder.checkpoints / str(step))
+    with folder.metrics.open("a") as log:
+        log.write('{"step": 24, "loss": 1.')
+    state, _ = run(path, task(config()), resume=True)
+    assert_same_bits(state, final)
+    rows = read_rows(folder.metrics)
+    assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+
+
+def test_a_corpus_fed_piece_by_piece_gives_the_same_run(
+    tmp_path: Path, uninterrupted: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_MOST_STEPS_PER_DISPATCH", 5)
+    _, report = run(tmp_path / "run", task(config(corpus_on_device_mb=0)))
+    # Another program, so equal but for rounding.
+    for row, expected in zip(
+        report.rows, read_rows(RunFolder(uninterrupted[0]).metrics), strict=True
+    ):
+        assert row["step"] == expected["step"]
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+def test_rows_hold_what_they_promise(uninterrupted: tuple[Path, object]) -> None:
+    rows = read_rows(RunFolder(uninterrupted[0]).metrics)
+    assert [row["step"] for row in rows] == [4, 8, 10, 12, 16, 20, 24, 28, 30]
+    batches = task(config()).program.batches
+    for row in rows:
+        assert row["epoch"] == pytest.approx(row["step"] / batches, abs=1e-4)
+        assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
+        assert ("heldout_loss" in row) == (row["step"] in (10, 20, 30))
+        assert min(row["grad_norm"], row["tokens_per_second"], row["seconds"]) > 0
+        assert row["skipped_steps"] == 0
+    assert rows[0]["learning_rate"] == pytest.approx(0.02)  # warmed up after three updates
+    assert rows[-1]["learning_rate"] < 1e-3
+    assert rows[-1]["heldout_loss"] < rows[2]["heldout_loss"] < math.log(40)
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+
+
+def test_the_best_checkpoint_is_kept_besides_the_latest(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with CheckpointStore(folder.checkpoints, keep_latest=1) as store:
+        the_task = task(config())
+        state = loop.train(the_task, loop.first_state(the_task), folder, store, Silent())
+        store.save(35, state, {}, heldout_loss=99.0)
+        store.wait()
+        assert store.steps() == [30, 35]
+        assert store.best_step() == 30
+
+
+def test_samples_go_on_from_each_prompt_and_are_the_same_after_a_resume(tmp_path: Path) -> None:
+    settings = config(
+        sample_every=10, sample_prompts=("7 times", "and"), sample_length=20, sample_top_n=5
+    )
+    _, whole = run(tmp_path / "a", task(settings))
+    assert [(step, prompt) for step, prompt, _ in whole.samples] == [
+        (step, prompt) for step in (10, 20, 30) for prompt in settings.sample_prompts
+    ]
+    assert all(
+        text.startswith(prompt) and len(text) == len(prompt) + 20
+        for _, prompt, text in whole.samples
+    )
+    run(tmp_path / "b", task(settings), stop_at=12)
+    _, rest = run(tmp_path / "b", task(settings), resume=True)
+    assert rest.samples == whole.samples[-len(rest.samples) :]
+
+
+def test_a_run_can_be_taken_further(tmp_path: Path) -> None:
+    settings = config(steps=12, optimizer=replace(config().optimizer, schedule="constant"))
+    run(tmp_path / "run", task(settings))
+    state, _ = run(tmp_path / "run", task(replace(settings, steps=20)), resume=True)
+    straight, _ = run(tmp_path / "straight", task(replace(settings, steps=20)))
+    assert_same_bits(state.params, straight.params)
+
+
+def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
+    the_task = task(config(steps=8))
+    state = loop.first_state(the_task)
+    nan = state.params.output.b.at[0].set(np.nan)
+    output = state.params.output._replace(b=nan)
+    state = replace(state, params=state.params._replace(output=output))
+    report = Silent()
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        state = loop.train(the_task, state, RunFolder(tmp_path), store, report)
+    assert int(state.skipped) == 8
+    assert report.rows[-1]["skipped_steps"] == 8
+    assert len(report.notes) == 8
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] is None
+
+
+def test_held_out_loss_of_a_run_that_holds_nothing_out_is_refused() -> None:
+    the_task = task(config(heldout_share=0.0))
+    with pytest.raises(ValueError, match="nothing is held out"):
+        loop.heldout_loss(the_task, loop.first_state(the_task))

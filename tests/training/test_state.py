@@ -1,0 +1,140 @@
+"""The training step: dispatches, non-finite steps, epochs, evaluation, devices."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax import random
+from tasks import assert_same_bits, config, task
+
+from lstm_jax.text import heldout_split
+from lstm_jax.training import loop
+from lstm_jax.training.state import evaluate, train_steps
+
+
+def steps(the_task: loop.Task, state: Any, number: int) -> tuple[Any, Any]:
+    rows = jnp.asarray(the_task.corpus.training.tokens)
+    return train_steps(the_task.program, state, rows, np.int32(0), np.int32(number))
+
+
+def test_one_dispatch_of_many_steps_is_many_dispatches_of_one() -> None:
+    the_task = task(config())
+    together, metrics = steps(the_task, loop.first_state(the_task), 7)
+    programs = train_steps._cache_size()
+    apart, losses = loop.first_state(the_task), []
+    for _ in range(7):
+        apart, found = steps(the_task, apart, 1)
+        losses.append(found.loss[0])
+    assert_same_bits(together, apart)
+    np.testing.assert_array_equal(metrics.loss[:7], losses)
+    assert train_steps._cache_size() == programs  # the same program serves both
+
+
+def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
+    the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
+    state = loop.first_state(the_task)
+    model, batch = the_task.model, the_task.corpus.training.batch(0)
+
+    def loss(params: Any) -> jax.Array:
+        _, logits = model.apply(params, None, jnp.asarray(batch[0]))
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(batch[1]))
+        return nll.mean()
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(state.params)
+    updates, _ = the_task.program.optimizer.update(gradients, state.opt_state, state.params)
+    expected = optax.apply_updates(state.params, updates)
+    after, metrics = steps(the_task, state, 1)
+    np.testing.assert_allclose(metrics.loss[0], value, rtol=1e-6)
+    np.testing.assert_allclose(metrics.grad_norm[0], optax.tree.norm(gradients), rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_carry_is_kept_between_batches_and_zeroed_where_an_epoch_begins() -> None:
+    the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
+    batches = the_task.program.batches
+    state, metrics = steps(the_task, loop.first_state(the_task), batches + 1)
+    assert int(state.batch) == 1
+    assert int(state.step) == batches + 1
+    before, _ = steps(the_task, loop.first_state(the_task), batches)
+    tokens, targets = map(jnp.asarray, the_task.corpus.training.batch(0))
+    fresh, _ = the_task.model.token_sums(before.params, None, tokens, targets)
+    np.testing.assert_allclose(metrics.loss[batches], fresh.loss / fresh.weight, rtol=1e-6)
+    kept, _ = steps(the_task, loop.first_state(the_task), 1)
+    second = the_task.corpus.training.batch(1)
+    carried, _ = the_task.model.token_sums(kept.params, kept.carry, *map(jnp.asarray, second))
+    np.testing.assert_allclose(metrics.loss[1], carried.loss / carried.weight, rtol=1e-6)
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_changes_no_parameter(poison: str) -> None:
+    the_task = task(config())
+    state, _ = steps(the_task, loop.first_state(the_task), 2)
+    if poison == "loss":
+        bad = state.params.output.b.at[0].set(jnp.nan)
+    else:  # finite logits whose gradient overflows
+        bad = state.params.output.b
+        carry = jax.tree.map(lambda c: c.at[0].set(jnp.inf), state.carry)
+        state = dataclasses.replace(state, carry=carry)
+    output = state.params.output._replace(b=bad)
+    state = dataclasses.replace(state, params=state.params._replace(output=output))
+    before = jax.tree.map(lambda a: a.copy(), state)
+    after, metrics = steps(the_task, state, 1)
+    assert not np.isfinite(metrics.loss[0] + metrics.grad_norm[0])
+    for name in ("params", "opt_state", "carry", "key"):
+        assert_same_bits(getattr(after, name), getattr(before, name))
+    assert (int(after.step), int(after.batch), int(after.skipped)) == (3, 3, 1)
+
+
+def test_evaluation_counts_every_held_out_token_once() -> None:
+    settings = config()
+    the_task = task(settings)
+    state, _ = steps(the_task, loop.first_state(the_task), 5)
+    heldout = the_task.corpus.heldout
+    assert heldout is not None
+    model = the_task.model
+    arrays = (heldout.inputs, heldout.targets, heldout.mask)
+    sums = evaluate(model, settings.sequence_length, state.params, *arrays)
+    ids = the_task.corpus.vocabulary.encode(the_task.corpus.text)
+    _, held = heldout_split(ids, settings.heldout_share)
+    assert float(sums.weight) == len(held)
+    total = 0.0
+    for lane in range(heldout.inputs.shape[1]):
+        real = heldout.mask[:, lane]
+        tokens = jnp.asarray(heldout.inputs[real, lane][:, None])
+        targets = jnp.asarray(heldout.targets[real, lane][:, None])
+        _, logits = model.apply(state.params, None, tokens)
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        total += float(nll.sum())
+    np.testing.assert_allclose(float(sums.loss), total, rtol=1e-5)
+
+
+def test_two_devices_equal_one_within_rounding() -> None:
+    assert len(jax.local_devices()) >= 2
+    results = []
+    for devices in (1, 2):
+        the_task = task(config(devices=devices))
+        state = loop.first_state(the_task)
+        feed = loop._Feed(the_task)
+        state, metrics = train_steps(the_task.program, state, *feed.rows(0), np.int32(6))
+        assert len(jax.tree.leaves(state.carry)[0].devices()) == devices
+        results.append((metrics.loss[:6], state))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    for a, b in zip(*(jax.tree.leaves(r[1].params) for r in results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # Adam magnifies rounding
+
+
+def test_dropout_differs_from_step_to_step_and_not_from_run_to_run() -> None:
+    the_task = task(config(sequence_length=8))
+    one, first = steps(the_task, loop.first_state(the_task), 3)
+    other, second = steps(the_task, loop.first_state(the_task), 3)
+    assert_same_bits(one, other)
+    keys = [random.key_data(random.fold_in(one.key, step)) for step in range(3)]
+    assert len({tuple(key.tolist()) for key in keys}) == 3
+    np.testing.assert_array_equal(first.loss, second.loss)
