@@ -4,7 +4,7 @@ From the root of the repository:
 
     python -m bench.train_step                                  every system, float32
     python -m bench.train_step --systems anna lyrics --dtype bfloat16 --json rows.json
-    python -m bench.train_step --quick                          a first look, under a minute
+    python -m bench.train_step --quick                          a first look, few rounds
     python -m bench.train_step --peers pytorch --dispatch 1 --rounds 10
 
 The peers come with `pip install '.[peers]'`; one that is not installed is named as missing, and one

@@ -85,10 +85,10 @@ def print_environment(found: Environment, out: TextIO) -> None:
         print(f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=out)
     print(f"device: {found.device}; processor: {found.processor}; load {found.load}", file=out)
     if found.is_busy:
-        # Measured: with both of two cores taken, PyTorch's OpenMP threads, which wait for each
-        # other at every barrier, took four times their time, and XLA's pool less than twice.
+        # Measured with both of two cores taken: PyTorch's lyrics step took 300-450 ms on two OpenMP
+        # threads, which wait for each other at every barrier, and 120-160 ms on one.
         print(
-            "warning: other programs are running; that slows PyTorch more than XLA, so wait for "
+            "warning: other programs are running; that slows PyTorch above all, so wait for "
             "a quiet machine before you quote these ratios",
             file=out,
         )

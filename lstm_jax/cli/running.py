@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lstm_jax.training.run import (
     refuse_other_data,
     write_config,
 )
+from lstm_jax.training.tensorboard import TensorBoardReport, require_tensorboard
 
 
 def train_run(
@@ -30,6 +32,7 @@ def train_run(
     *,
     resume: bool,
     profile_dir: str | None,
+    tensorboard: bool,
     should_stop: Callable[[], bool],
 ) -> None:
     """Starts or resumes a run, and draws its curves.
@@ -38,6 +41,8 @@ def train_run(
         ValueError: for whatever the user can mend, before anything is written.
     """
     folder = RunFolder(path)
+    if tensorboard:
+        require_tensorboard()
     task = _resumed_task(folder, config) if resume else _new_task(folder, config)
     config = task.config
     progress: dict[str, Any] = {}
@@ -49,17 +54,21 @@ def train_run(
         state = loop.first_state(task)
         create_run(folder, config, task.corpus)
     step = int(state.step)
-    with (
-        CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints) as store,
-        Display(step, task.total_steps) as display,
-    ):
+    with ExitStack() as stack:
+        store = stack.enter_context(
+            CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
+        )
+        display = stack.enter_context(Display(step, task.total_steps))
+        report: loop.Report = display
+        if tensorboard:
+            report = stack.enter_context(TensorBoardReport(display, folder.tensorboard, step))
         display.note(_summary(task, path, step))
         state = loop.train(
             task,
             state,
             folder,
             store,
-            display,
+            report,
             progress=progress,
             should_stop=should_stop,
             profile_dir=profile_dir,

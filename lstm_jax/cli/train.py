@@ -33,6 +33,7 @@ class TrainCommand:
         resume: go on from the newest checkpoint of the run folder, with its own settings.
         eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
         profile: write a JAX trace of a few steps into this folder.
+        tensorboard: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
     """
 
     config: Annotated[TrainConfig, tyro.conf.arg(name="")]
@@ -41,6 +42,7 @@ class TrainCommand:
     resume: bool = False
     eval_only: bool = False
     profile: Path | None = None
+    tensorboard: bool = False
 
 
 def main() -> int:
@@ -72,6 +74,7 @@ def train_command(arguments: Sequence[str]) -> int:
             command.config,
             resume=command.resume,
             profile_dir=profile,
+            tensorboard=command.tensorboard,
             should_stop=stop.asked,
         )
     return 128 + stop.signal if stop.signal else 0

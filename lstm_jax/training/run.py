@@ -6,6 +6,7 @@ corpus.txt       the text itself, where it is not a file of the user's
 metrics.jsonl    one row a log step
 checkpoints/     the training state, a folder a step
 loss.png         the curves, where matplotlib is present
+tensorboard/     events, where --tensorboard asked for them
 """
 
 from __future__ import annotations
@@ -90,6 +91,11 @@ class RunFolder(NamedTuple):
     def checkpoints(self) -> Path:
         """Training states."""
         return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard events, where they were asked for."""
+        return self.path / "tensorboard"
 
     @property
     def plot(self) -> Path:

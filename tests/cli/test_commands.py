@@ -306,6 +306,30 @@ def test_a_profile_is_written(call: Command, text_file: Path, tmp_path: Path) ->
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 
 
+def test_tensorboard_events_are_written(call: Command, text_file: Path, tmp_path: Path) -> None:
+    base = ["--data", text_file, "--run-dir", tmp_path / "run", *SMALL]
+    assert call(train_command, *base, "--tensorboard")[0] == 0
+    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert b"heldout_loss" in content
+    assert b"sample/" in content
+
+
+def test_a_run_on_two_devices_is_the_run_on_one_and_can_go_on_there(
+    call: Command, trained: Path, text_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    base = ["--data", text_file, "--run-dir", run, *SMALL]
+    code, out, err = call(train_command, *base, "--devices", 2)
+    assert (code, err) == (0, "")
+    assert "2 x cpu" in out
+    rows, alone = (read_rows(folder / "metrics.jsonl") for folder in (run, trained))
+    for row, expected in zip(rows, alone, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert call(train_command, "--run-dir", run, "--resume", "--devices", 1, "--steps", 14)[0] == 0
+    assert read_rows(run / "metrics.jsonl")[-1]["step"] == 14
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, ROOT / "train.py", *map(str, arguments)],

@@ -28,6 +28,9 @@ from lstm_jax.cells import zero_carry
 from lstm_jax.recurrence import layer
 
 T, B, D, H = 8, 3, 4, 5
+# Between two lengths, float32's rounding: on CPU the length of the input product, one over all
+# times, decides how XLA forms its sums, and so their last bit. Of one length, laws hold to the bit.
+OTHER_LENGTH = 1e-6
 
 forms = pytest.mark.parametrize("form", FORMS)
 reversals = pytest.mark.parametrize("reverse", REVERSE)
@@ -156,7 +159,6 @@ def test_unrolling_the_reference_changes_nothing(float64: None) -> None:
 @reversals
 @given(seed=seeds)
 def test_whole_is_chunked(form: str, reverse: bool, seed: int) -> None:
-    """To the bit: each step sums the same products in the same order."""
     params, carry, xs = draw(form, seed)
     mask, resets = flags(seed, 0.7), flags(seed + 1, 0.2)
     step = partial(values, params, reverse=reverse)
@@ -172,7 +174,7 @@ def test_whole_is_chunked(form: str, reverse: bool, seed: int) -> None:
         ys.append(ys_part)
     if reverse:
         ys.reverse()
-    assert_same_bits((carry, jnp.concatenate(ys)), whole)
+    assert_near((carry, jnp.concatenate(ys)), whole, OTHER_LENGTH)
 
 
 @forms
@@ -217,7 +219,7 @@ def test_masked_at_the_end_is_truncated(form: str, reverse: bool) -> None:
     mask = np.broadcast_to(np.arange(T)[:, None] < length, (T, B))
     final, ys = values(params, carry, xs, mask=mask, reverse=reverse)
     cut = values(params, carry, xs[:length], mask=mask[:length], reverse=reverse)
-    assert_same_bits((final, ys[:length]), cut)
+    assert_near((final, ys[:length]), cut, OTHER_LENGTH)
     np.testing.assert_array_equal(ys[length:], 0)
 
 
@@ -291,8 +293,8 @@ def test_reset_is_two_sequences(form: str, reverse: bool, at: int) -> None:
             ends.append(step(first, xs_part, mask=mask_part))
         else:
             ends.append((first, ys[:0]))
-    assert_same_bits(final, ends[0 if reverse else 1][0])
-    assert_same_bits(ys, jnp.concatenate([ys_part for _, ys_part in ends]))
+    assert_near(final, ends[0 if reverse else 1][0], OTHER_LENGTH)
+    assert_near(ys, jnp.concatenate([ys_part for _, ys_part in ends]), OTHER_LENGTH)
 
 
 @forms
