@@ -5,7 +5,7 @@ From the root of the repository:
     python -m bench.train_step                                  every system, float32
     python -m bench.train_step --systems anna lyrics --dtype bfloat16 --json rows.json
     python -m bench.train_step --quick                          a first look, few rounds
-    python -m bench.train_step --peers pytorch --dispatch 1 --rounds 10
+    python -m bench.train_step --peers pytorch --rounds 10
 
 The peers come with `pip install '.[peers]'`; one that is not installed is named as missing, and one
 that does other work than ours is named and not timed (the exit code is then 1). Leave the machine

@@ -16,10 +16,6 @@ class Training(Protocol):
     """A network in training, on the system's batches in order, from the weights it was given."""
 
     @property
-    def steps_per_call(self) -> int:
-        """Training steps that one call of `step` takes."""
-
-    @property
     def parameters(self) -> int:
         """How many numbers are trained."""
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +15,26 @@ from bench.systems import BATCHES, System
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
 from lstm_jax.training.config import OptimizerConfig
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Program, TrainState, train_steps
+from lstm_jax.training.state import Program, TrainState, train_step
 
 
-@dataclass(frozen=True)
 class Ours:
-    """`lstm_jax`, so many training steps a dispatch."""
+    """`lstm_jax`."""
 
-    most_steps: ClassVar[int] = 64
-
-    steps_per_call: int = 1
-
-    @property
-    def name(self) -> str:
-        """`lstm_jax`, and the number of steps where it is not one."""
-        return "lstm_jax" if self.steps_per_call == 1 else f"lstm_jax x{self.steps_per_call}"
+    name = "lstm_jax"
 
     def build(self, system: System, dtype: DType, params: LanguageModelParams) -> OurTraining:
-        """See `Implementation`; more than one step a dispatch compiles nothing new."""
-        return OurTraining(system, dtype, params, self.steps_per_call)
+        """See `Implementation`."""
+        return OurTraining(system, dtype, params)
 
 
 class OurTraining:
     """See `Training`."""
 
-    def __init__(
-        self, system: System, dtype: DType, params: LanguageModelParams, steps_per_call: int
-    ) -> None:
-        self.steps_per_call = steps_per_call
+    def __init__(self, system: System, dtype: DType, params: LanguageModelParams) -> None:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.parameters_beyond_ours = 0
-        self.settings: Mapping[str, str] = {
-            "steps_per_dispatch": str(steps_per_call),
-            "backend": "auto",
-        }
+        self.settings: Mapping[str, str] = {"backend": "auto"}
         self._program = _program(system, dtype)
         self._rows = jnp.asarray(system.rows())
         self._first = tuple(map(jnp.asarray, system.batch(0)))
@@ -62,8 +46,7 @@ class OurTraining:
 
     def step(self) -> None:
         """See `Training`."""
-        steps = np.int32(self.steps_per_call)
-        done = train_steps(self._program, self._state, self._rows, np.int32(0), steps)
+        done = train_step(self._program, self._state, self._rows, np.int32(0))
         self._state, _ = jax.block_until_ready(done)
 
 
@@ -85,7 +68,6 @@ def _program(system: System, dtype: DType) -> Program:
         make_optimizer(adam, learning_rate_schedule(adam, 1)),
         system.sequence_length,
         BATCHES,
-        Ours.most_steps,
     )
 
 

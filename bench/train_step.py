@@ -1,7 +1,7 @@
 """One whole training step of a system (forward, backward, clip, Adam): ours beside its peers.
 
     python -m bench.train_step [--systems anna lyrics] [--dtype bfloat16] [--rounds 20] [--quick]
-                               [--peers pytorch flax-nnx] [--dispatch 1 5] [--json FILE]
+                               [--peers pytorch flax-nnx] [--json FILE]
 
 All of them start from the same weights, train on the same random tokens in the same dtype, and are
 timed in turns in one run. Before that, with dropout off, each has to show that it does the same
@@ -42,10 +42,9 @@ class Options:
         systems: which systems.
         dtype: of the matrix products.
         rounds: turns of about a quarter of a second, or one call, that each implementation has.
-        quick: a first look: few rounds, and ours with one step a dispatch only.
+        quick: a first look: few rounds.
         json: where to write the rows.
         peers: which peers; one that is not installed is named and left out.
-        dispatch: ours is measured with each of these numbers of steps a dispatch.
     """
 
     systems: tuple[str, ...] = tuple(system.name for system in SYSTEMS)
@@ -54,14 +53,10 @@ class Options:
     quick: bool = False
     json: Path | None = None
     peers: tuple[str, ...] = tuple(PEERS)
-    dispatch: tuple[int, ...] = (1, 5)
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
-        for steps in self.dispatch:
-            if not 1 <= steps <= Ours.most_steps:
-                raise ValueError(f"dispatch is {steps}; it must be from 1 to {Ours.most_steps}")
 
 
 class _Contest:
@@ -120,17 +115,16 @@ class _Contest:
 
     def _row(self, name: str, timing: Timing) -> report.Row:
         training, found = self._trainings[name], self._environment
-        steps = training.steps_per_call
         return report.Row(
             bench=BENCH,
             system=self._system.name,
             implementation=name,
             dtype=self._dtype,
             device=found.device,
-            median_ms=timing.median_ms / steps,
-            p10_ms=timing.p10_ms / steps,
-            p90_ms=timing.p90_ms / steps,
-            tokens_per_second=1e3 * self._system.tokens_per_step * steps / timing.median_ms,
+            median_ms=timing.median_ms,
+            p10_ms=timing.p10_ms,
+            p90_ms=timing.p90_ms,
+            tokens_per_second=1e3 * self._system.tokens_per_step / timing.median_ms,
             ratio_to_best_peer=None,
             compile_s=max(0.0, self._first_s[name] - timing.median_ms / 1e3),
             calls=timing.calls,
@@ -160,8 +154,7 @@ def measure_system(
     """
     installed, missing = _find(options.peers)
     contest = _Contest(system, options.dtype, found, missing)
-    for steps in (1,) if options.quick else options.dispatch:
-        contest.admit_ours(Ours(steps))
+    contest.admit_ours(Ours())
     for peer in installed:
         contest.admit_peer(peer)
     for name, reason in contest.left_out.items():

@@ -83,8 +83,6 @@ class _State(NamedTuple):
 class FlaxTraining:
     """See `Training`."""
 
-    steps_per_call = 1
-
     def __init__(self, system: System, dtype: DType, params: LanguageModelParams) -> None:
         self._program = _program(system, dtype)
         loaded = _loaded(self._program, params)

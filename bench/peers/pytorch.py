@@ -41,8 +41,6 @@ PEER = PyTorch()
 class PyTorchTraining:
     """See `Training`."""
 
-    steps_per_call = 1
-
     def __init__(
         self, system: System, dtype: DType, params: LanguageModelParams, device: torch.device
     ) -> None:

@@ -1,7 +1,7 @@
-"""The training loop: dispatches of many steps, and what happens between them.
+"""The training loop: step after step, and what happens between them.
 
-Between dispatches the loop evaluates, saves and samples at set steps; it reads one dispatch's
-numbers while the next one runs. Nothing here changes a run's numbers: cut short and resumed, a run
+At set steps the loop evaluates, saves and samples; it reads one step's numbers while the next one
+runs. Nothing here changes a run's numbers: cut short and resumed, a run
 gives the same parameters and the same rows of metrics as one left alone.
 """
 
@@ -11,7 +11,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -33,12 +33,11 @@ from lstm_jax.training.state import (
     TrainState,
     evaluate,
     init_state,
-    train_steps,
+    train_step,
 )
 
-_MOST_STEPS_PER_DISPATCH = 256
-_SECONDS_PER_DISPATCH = 0.5
-_PROFILED_STEPS = 5
+_PROFILED_STEPS = range(1, 6)
+"""Which steps of a process are traced: a few, after the one that compiles."""
 
 
 class Report(Protocol):
@@ -91,7 +90,6 @@ def make_task(config: TrainConfig, corpus: Corpus) -> Task:
         make_optimizer(config.optimizer, schedule),
         config.sequence_length,
         batches,
-        _MOST_STEPS_PER_DISPATCH,
     )
     return Task(config, corpus, program, total_steps, schedule)
 
@@ -180,25 +178,22 @@ class _Window:
         yield
         self._clock += time.perf_counter() - began
 
-    def add(self, dispatch: _Dispatch, heldout: float | None) -> None:
-        """Takes in one dispatch, and writes the rows that fall due."""
-        last_step, steps = dispatch.last_step, dispatch.steps
-        losses, grad_norms = (np.asarray(m)[:steps].tolist() for m in dispatch.metrics)
-        each = (time.perf_counter() - self._clock) / steps
-        for index, (loss, grad_norm) in enumerate(zip(losses, grad_norms, strict=True), 1):
-            step = last_step - steps + index
-            self._clock += each
-            self._rate.count(each, compiling=dispatch.compiles)
-            if math.isfinite(loss) and math.isfinite(grad_norm):
-                self._losses.append(loss)
-                self._grad_norms.append(grad_norm)
-            else:
-                self._skipped += 1
-                self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
-            ends = step == last_step and (heldout is not None or step == self._task.total_steps)
-            if step % self._task.config.log_every == 0 or ends:
-                self._write(step, heldout if step == last_step else None)
-        self._report.advance(last_step)
+    def add(self, step: int, metrics: StepMetrics, heldout: float | None, *, first: bool) -> None:
+        """Takes in one step, the process's `first` or not, and writes a row if one is due."""
+        loss, grad_norm = float(metrics.loss), float(metrics.grad_norm)  # waits for the step
+        now = time.perf_counter()
+        self._rate.count(now - self._clock, compiling=first)
+        self._clock = now
+        if math.isfinite(loss) and math.isfinite(grad_norm):
+            self._losses.append(loss)
+            self._grad_norms.append(grad_norm)
+        else:
+            self._skipped += 1
+            self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
+        last = step == self._task.total_steps
+        if step % self._task.config.log_every == 0 or heldout is not None or last:
+            self._write(step, heldout)
+        self._report.advance(step)
 
     def _write(self, step: int, heldout: float | None) -> None:
         task, config = self._task, self._task.config
@@ -255,59 +250,46 @@ def train(
         store: where the checkpoints go.
         report: who is told.
         progress: what the checkpoint that `state` came from says of it.
-        should_stop: asked between dispatches.
+        should_stop: asked after each step.
         profile_dir: where to write a JAX trace of a few steps.
 
     Returns:
         The last state.
     """
-    step = int(state.step)
+    step = first = int(state.step)
     log = MetricsLog(folder.metrics, step)
     window = _Window(task, log, report, progress or {})
     feed = _Feed(task)
-    dispatches, pace, stopped = 0, 1, False
-    pending: _Dispatch | None = None
+    pending: StepMetrics | None = None
+    stopped = False
     try:
-        while step < task.total_steps and not stopped:
-            tracing = profile_dir if dispatches == 1 else None
-            wanted = _PROFILED_STEPS if tracing else pace
-            steps = min(wanted, feed.limit(step), _steps_to_event(task, step))
-            began = time.perf_counter()
-            with jax.profiler.trace(tracing) if tracing else nullcontext():
-                state, metrics = train_steps(task.program, state, *feed.rows(step), np.int32(steps))
+        with ExitStack() as profiler:
+            while step < task.total_steps and not stopped:
+                if profile_dir and step - first == _PROFILED_STEPS.start:
+                    profiler.enter_context(jax.profiler.trace(profile_dir))
+                state, metrics = train_step(task.program, state, *feed.rows(step))
                 if pending:
-                    window.add(pending, None)
-                if dispatches < 2:
+                    window.add(step, pending, None, first=step == first + 1)
+                step, pending = step + 1, metrics
+                if step - first == _PROFILED_STEPS.stop:
                     metrics.loss.block_until_ready()
-            if dispatches == 1:  # the first one compiled
-                pace = _steps_per_dispatch((time.perf_counter() - began) / steps)
-            dispatches, step = dispatches + 1, step + steps
-            pending = _Dispatch(step, steps, metrics, compiles=dispatches == 1)
-            stopped = should_stop()
-            if stopped or _is_event(task, step):
-                metrics.loss.block_until_ready()
-                with window.aside():
-                    heldout = _heldout_if_due(task, state, step)
-                window.add(pending, heldout)
-                pending = None
-                with window.aside():
-                    if stopped or _due(task, task.config.checkpoint_every, step):
-                        _save(store, state, window.progress(), heldout, report)
-                    if _due(task, task.config.sample_every, step):
-                        _show_samples(task, state, step, report)
+                    profiler.close()
+                stopped = should_stop()
+                if stopped or _is_event(task, step):
+                    metrics.loss.block_until_ready()
+                    with window.aside():
+                        heldout = _heldout_if_due(task, state, step)
+                    window.add(step, metrics, heldout, first=step == first + 1)
+                    pending = None
+                    with window.aside():
+                        if stopped or _due(task, task.config.checkpoint_every, step):
+                            _save(store, state, window.progress(), heldout, report)
+                        if _due(task, task.config.sample_every, step):
+                            _show_samples(task, state, step, report)
         store.wait()
     finally:
         log.close()
     return state
-
-
-class _Dispatch(NamedTuple):
-    """Steps that were taken together: the last one's number, how many, and their metrics."""
-
-    last_step: int
-    steps: int
-    metrics: StepMetrics
-    compiles: bool
 
 
 class _Feed:
@@ -318,40 +300,20 @@ class _Feed:
         self._times, self._batches = task.config.sequence_length, task.program.batches
         self._mesh = sharding.data_mesh(task.config.devices)
         budget = task.config.corpus_on_device_mb * 2**20
-        self._resident = self._put(self._tokens) if self._tokens.nbytes <= budget else None
-        stretch = int(budget // (self._times * self._tokens[0].nbytes))
-        self._stretch = min(max(1, stretch), self._batches, _MOST_STEPS_PER_DISPATCH)
-
-    def limit(self, step: int) -> int:
-        """How many steps the rows of `rows(step)` serve."""
-        if self._resident is not None:
-            return _MOST_STEPS_PER_DISPATCH
-        return min(self._stretch, self._batches - step % self._batches)
+        affordable = int(budget // (self._times * self._tokens[0].nbytes))
+        self._stretch = min(max(1, affordable), self._batches)
+        self._first = 0
+        self._rows: jax.Array | None = None
 
     def rows(self, step: int) -> tuple[jax.Array, np.int32]:
-        """Rows that hold the next steps' batches, and which row of the corpus comes first."""
-        if self._resident is not None:
-            return self._resident, np.int32(0)
-        first = min(step % self._batches, self._batches - self._stretch) * self._times
-        stretch = self._tokens[first : first + self._stretch * self._times + 1]
-        return self._put(stretch), np.int32(first)
-
-    def _put(self, rows: np.ndarray[Any, Any]) -> jax.Array:
-        placed: jax.Array = sharding.split_batch(self._mesh, rows, axis=1)
-        return placed
-
-
-def _steps_per_dispatch(seconds_per_step: float) -> int:
-    steps = round(_SECONDS_PER_DISPATCH / seconds_per_step)
-    return min(max(1, steps), _MOST_STEPS_PER_DISPATCH)
-
-
-def _steps_to_event(task: Task, step: int) -> int:
-    """Steps from here to the next evaluation, checkpoint, sample, or the end."""
-    config = task.config
-    intervals = (config.evaluate_every, config.checkpoint_every, config.sample_every)
-    to_each: list[int] = [interval - step % interval for interval in intervals if interval]
-    return min([task.total_steps - step, *to_each])
+        """Rows that hold the step's batch, and which row of the corpus comes first."""
+        batch = step % self._batches
+        if self._rows is None or not self._first <= batch < self._first + self._stretch:
+            self._first = min(batch, self._batches - self._stretch)
+            first = self._first * self._times
+            stretch = self._tokens[first : first + self._stretch * self._times + 1]
+            self._rows = sharding.split_batch(self._mesh, stretch, axis=1)
+        return self._rows, np.int32(self._first * self._times)
 
 
 def _is_event(task: Task, step: int) -> bool:

@@ -1,6 +1,6 @@
-"""The training state, and the jitted function that takes it some steps further.
+"""The training state, and the jitted function that takes it one step further.
 
-Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus, K steps per dispatch.
+Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class TrainState:
 
 
 class StepMetrics(NamedTuple):
-    """What each step of a dispatch reports, `[K]`: mean loss in nats a token, gradient norm."""
+    """What a step reports: mean loss in nats a token, and gradient norm before clipping."""
 
     loss: Array
     grad_norm: Array
@@ -57,14 +57,12 @@ class Program(NamedTuple):
         optimizer: gradients -> updates.
         sequence_length: T.
         batches: batches of one epoch.
-        dispatch: the most steps one call takes.
     """
 
     model: LanguageModel
     optimizer: optax.GradientTransformation
     sequence_length: int
     batches: int
-    dispatch: int
 
 
 @partial(jax.jit, static_argnums=(0, 2))
@@ -85,41 +83,23 @@ def init_state(program: Program, seed: Array, batch_size: int) -> TrainState:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_steps(
-    program: Program, state: TrainState, rows: Array, first_row: Array, steps: Array
+def train_step(
+    program: Program, state: TrainState, rows: Array, first_row: Array
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes `steps` training steps in one dispatch.
-
-    Their number is a traced value: any number runs the same compiled loop, so a run's numbers do
-    not depend on how it was cut into dispatches.
+    """Takes one training step: forward, backward, clipping, Adam.
 
     Args:
         program: static.
         state: donated.
         rows: int32 `[N, B]`, lanes of the corpus, time first: all of them, or a stretch that
-            holds the rows of these steps.
+            holds the rows of this step's batch.
         first_row: which row of the corpus `rows` begins with.
-        steps: at most `program.dispatch`.
 
     Returns:
-        The state, and each step's metrics, of which the first `steps` entries count.
+        The state, and the step's metrics.
     """
-
-    def body(index: Array, carried: tuple[TrainState, StepMetrics]) -> tuple[TrainState, Any]:
-        state, metrics = carried
-        start = state.batch * program.sequence_length - first_row
-        tokens_TB = lax.dynamic_slice_in_dim(rows, start, program.sequence_length + 1)
-        state, found = _train_step(program, state, tokens_TB)
-        return state, jax.tree.map(lambda all, one: all.at[index].set(one), metrics, found)
-
-    unset = jnp.full(program.dispatch, jnp.nan, jnp.float32)
-    start = (state, StepMetrics(unset, unset))
-    return lax.fori_loop(0, steps, body, start)  # type: ignore[no-any-return]
-
-
-def _train_step(
-    program: Program, state: TrainState, tokens_TB: Array
-) -> tuple[TrainState, StepMetrics]:
+    start = state.batch * program.sequence_length - first_row
+    tokens_TB = lax.dynamic_slice_in_dim(rows, start, program.sequence_length + 1)
     key = random.fold_in(state.key, state.step)
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)

@@ -53,7 +53,7 @@ def measure(system: System, **options: Any) -> tuple[list[report.Row], bool, str
 def test_every_installed_peer_does_the_same_work_and_is_timed() -> None:
     rows, agrees, printed = measure(TINY)
     assert agrees, printed
-    assert [row.implementation for row in rows] == ["lstm_jax", "lstm_jax x5", *INSTALLED]
+    assert [row.implementation for row in rows] == ["lstm_jax", *INSTALLED]
     best = min((row.median_ms for row in rows if not row.is_ours), default=math.nan)
     for row in rows:
         assert 0 < row.p10_ms <= row.median_ms <= row.p90_ms
@@ -132,7 +132,7 @@ def test_rounds_give_every_call_its_turn_and_take_turns_at_being_first() -> None
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"rounds": 0}, "rounds is 0"), ({"dispatch": (0,)}, "dispatch is 0")],
+    [({"rounds": 0}, "rounds is 0")],
 )
 def test_options_that_make_no_sense_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -58,9 +58,8 @@ def test_work_since_the_last_checkpoint_is_done_again_the_same(
 
 
 def test_a_corpus_fed_piece_by_piece_gives_the_same_run(
-    tmp_path: Path, uninterrupted: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, uninterrupted: tuple[Path, object]
 ) -> None:
-    monkeypatch.setattr(loop, "_MOST_STEPS_PER_DISPATCH", 5)
     _, report = run(tmp_path / "run", task(config(corpus_on_device_mb=0)))
     # Another program, so equal but for rounding.
     for row, expected in zip(

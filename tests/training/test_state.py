@@ -1,4 +1,4 @@
-"""The training step: dispatches, non-finite steps, epochs, evaluation, devices."""
+"""The training step: non-finite steps, epochs, evaluation, devices."""
 
 from __future__ import annotations
 
@@ -15,25 +15,24 @@ from tasks import assert_same_bits, config, task
 
 from lstm_jax.text import heldout_split
 from lstm_jax.training import loop
-from lstm_jax.training.state import evaluate, train_steps
+from lstm_jax.training.state import evaluate, train_step
 
 
 def steps(the_task: loop.Task, state: Any, number: int) -> tuple[Any, Any]:
     rows = jnp.asarray(the_task.corpus.training.tokens)
-    return train_steps(the_task.program, state, rows, np.int32(0), np.int32(number))
+    found = []
+    for _ in range(number):
+        state, metrics = train_step(the_task.program, state, rows, np.int32(0))
+        found.append(metrics)
+    return state, jax.tree.map(lambda *each: np.array(each), *found)
 
 
-def test_one_dispatch_of_many_steps_is_many_dispatches_of_one() -> None:
+def test_one_program_serves_all_steps() -> None:
     the_task = task(config())
-    together, metrics = steps(the_task, loop.first_state(the_task), 7)
-    programs = train_steps._cache_size()
-    apart, losses = loop.first_state(the_task), []
-    for _ in range(7):
-        apart, found = steps(the_task, apart, 1)
-        losses.append(found.loss[0])
-    assert_same_bits(together, apart)
-    np.testing.assert_array_equal(metrics.loss[:7], losses)
-    assert train_steps._cache_size() == programs  # the same program serves both
+    state, _ = steps(the_task, loop.first_state(the_task), 1)
+    programs = train_step._cache_size()
+    steps(the_task, state, the_task.program.batches)
+    assert train_step._cache_size() == programs
 
 
 def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
@@ -122,9 +121,12 @@ def test_two_devices_equal_one_within_rounding() -> None:
         the_task = task(config(devices=devices))
         state = loop.first_state(the_task)
         feed = loop._Feed(the_task)
-        state, metrics = train_steps(the_task.program, state, *feed.rows(0), np.int32(6))
+        losses = []
+        for step in range(6):
+            state, metrics = train_step(the_task.program, state, *feed.rows(step))
+            losses.append(float(metrics.loss))
         assert len(jax.tree.leaves(state.carry)[0].devices()) == devices
-        results.append((metrics.loss[:6], state))
+        results.append((losses, state))
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for a, b in zip(*(jax.tree.leaves(r[1].params) for r in results), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # Adam magnifies rounding
