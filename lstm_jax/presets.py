@@ -10,18 +10,18 @@ DOCS = TrainConfig(
     preset="docs",
     data=PYTHON_DOCS,
     heldout_share=0.05,
-    batch_size=32,
+    batch_size=16,
     sequence_length=64,
     epochs=10,
-    evaluate_every=500,
-    checkpoint_every=500,
-    sample_every=500,
+    evaluate_every=1000,
+    checkpoint_every=1000,
+    sample_every=1000,
     sample_prompts=("The ",),
     sample_length=200,
     sample_temperature=0.7,
-    model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256),
+    model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256, initialisation="keras"),
     optimizer=OptimizerConfig(
-        learning_rate=4e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
+        learning_rate=4e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     ),
 )
 """The default: Python's own documentation, a character at a time, in about two minutes."""
