@@ -10,8 +10,13 @@ os.environ["XLA_FLAGS"] = (
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A whole run of the suite stood still once, idle, after many small asynchronous dispatches on the
+# two fake devices. The commands' own processes, which tests start too, keep the default.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 settings.register_profile(
     "project",
