@@ -72,7 +72,9 @@ class TrainConfig:
         data: the text file to train on, UTF-8; None takes the preset's own corpus.
         tokens: what a token is: a character, or a word.
         min_count: words that occur less often are unknown (words only).
-        heldout_share: share of the text, its end, that is held out of training.
+        heldout_share: share of the text that is held out of training.
+        heldout_from: which share: the text's "end"; or the end of each of the batch's "lanes", as
+            some published notebooks have it, so that it comes from all over the text.
         batch_size: sequences side by side.
         sequence_length: steps of truncated backpropagation through time.
         epochs: passes over the text; the carry is zeroed where each begins.
@@ -98,6 +100,7 @@ class TrainConfig:
     tokens: Literal["char", "word"] = "char"
     min_count: int = 1
     heldout_share: float = 0.1
+    heldout_from: Literal["end", "lanes"] = "end"
     batch_size: int = 32
     sequence_length: int = 64
     epochs: int = 10

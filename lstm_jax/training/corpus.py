@@ -6,6 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from lstm_jax.text import (
     Lanes,
     PaddedLanes,
@@ -33,7 +36,7 @@ class Corpus(NamedTuple):
         sha256: of its UTF-8 bytes.
         vocabulary: of the whole text, so that its held-out end has no unknown characters.
         training: lanes of the training share.
-        heldout: padded lanes of the held-out end, every token of which is predicted once; None
+        heldout: padded lanes of the held-out share, every token of which is predicted once; None
             if nothing is held out.
     """
 
@@ -75,7 +78,10 @@ def make_corpus(config: TrainConfig, text: str) -> Corpus:
         vocabulary = build_char_vocabulary(text)
     else:
         vocabulary = build_word_vocabulary(words(text), min_count=config.min_count)
-    training, heldout = heldout_split(vocabulary.encode(text), config.heldout_share)
+    ids = vocabulary.encode(text)
+    if config.heldout_from == "lanes" and config.heldout_share:
+        return Corpus(text, _sha256(text), vocabulary, *_split_lanes(config, ids))
+    training, heldout = heldout_split(ids, config.heldout_share)
     laid_out = lanes(training, batch_size=config.batch_size, sequence_length=config.sequence_length)
     padded = None
     if heldout.size:
@@ -85,5 +91,23 @@ def make_corpus(config: TrainConfig, text: str) -> Corpus:
             batch_size=config.batch_size,
             sequence_length=config.sequence_length,
         )
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    return Corpus(text, sha256, vocabulary, laid_out, padded)
+    return Corpus(text, _sha256(text), vocabulary, laid_out, padded)
+
+
+def _split_lanes(config: TrainConfig, ids: npt.NDArray[np.int32]) -> tuple[Lanes, PaddedLanes]:
+    """Lays out the whole text, and cuts the same share off the end of every lane."""
+    times = config.sequence_length
+    whole = lanes(ids, batch_size=config.batch_size, sequence_length=times)
+    kept = int(whole.batches * (1 - config.heldout_share))
+    if not 0 < kept < whole.batches:
+        raise ValueError(
+            f"holding out {config.heldout_share} of {whole.batches} batches leaves one part empty; "
+            "use another share, a smaller batch size or sequence length, or more text"
+        )
+    tokens, heldout = whole.tokens[: kept * times + 1], whole.tokens[kept * times :]
+    mask = np.ones(heldout[1:].shape, np.bool_)
+    return Lanes(tokens, times), PaddedLanes(heldout[:-1], heldout[1:], mask)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,43 @@
+"""From a text to lanes: what is trained on, what is held out, and that nothing is both."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tasks import TEXT, config
+
+from lstm_jax.training.corpus import make_corpus
+
+
+def test_the_end_of_the_text_is_held_out_and_every_token_of_it_predicted_once() -> None:
+    corpus = make_corpus(config(heldout_share=0.2), TEXT)
+    assert corpus.heldout is not None
+    held = round(0.2 * len(TEXT))
+    assert corpus.heldout.mask.sum() == held
+    targets = corpus.heldout.targets.T[corpus.heldout.mask.T]
+    assert corpus.vocabulary.decode(targets) == TEXT[-held:]
+    trained = corpus.vocabulary.decode(corpus.training.tokens.T.reshape(-1))
+    assert len(trained) <= len(TEXT) - held + corpus.training.batch_size
+
+
+def test_the_end_of_every_lane_is_held_out_as_a_published_notebook_has_it() -> None:
+    settings = config(heldout_share=0.25, heldout_from="lanes")
+    corpus = make_corpus(settings, TEXT)
+    whole = make_corpus(config(heldout_share=0.0), TEXT).training
+    assert corpus.heldout is not None
+    assert corpus.training.batches == int(whole.batches * 0.75)
+    assert corpus.heldout.mask.all()
+    rows = len(corpus.training.tokens) - 1
+    np.testing.assert_array_equal(corpus.training.tokens, whole.tokens[: rows + 1])
+    np.testing.assert_array_equal(corpus.heldout.inputs, whole.tokens[rows:-1])
+    np.testing.assert_array_equal(corpus.heldout.targets, whole.tokens[rows + 1 :])
+
+
+@pytest.mark.parametrize("place", ["end", "lanes"])
+def test_a_share_of_nothing_holds_nothing_out(place: str) -> None:
+    assert make_corpus(config(heldout_share=0.0, heldout_from=place), TEXT).heldout is None
+
+
+def test_a_share_of_every_lane_that_leaves_a_part_empty_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaves one part empty"):
+        make_corpus(config(heldout_share=0.999, heldout_from="lanes"), TEXT)
