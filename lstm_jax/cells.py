@@ -171,13 +171,19 @@ def gru_step(
     return GRUCarry(h_BH), h_BH
 
 
+def look_up(table: Array, ids: Array) -> Array:
+    """The table's rows at these ids; an id below or above the table is read as the nearest row."""
+    rows: Array = table.at[ids].get(mode="clip", wrap_negative_indices=False)
+    return rows
+
+
 def _policy(params: Params, compute_dtype: ComputeDtype | None) -> Products:
     return products(compute_dtype, params.w_h.dtype)
 
 
 def _gates(policy: Products, params: Params, x: Array) -> Array:
     if jnp.issubdtype(x.dtype, jnp.integer):
-        rows_BG: Array = params.w_x.at[x].get(mode="clip", wrap_negative_indices=False)
+        rows_BG = look_up(params.w_x, x)
         return (rows_BG + params.b).astype(policy.accumulate)
     return policy.dot(x, params.w_x) + params.b
 

@@ -14,6 +14,7 @@ from jax import Array, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from lstm_jax.cells import look_up
 from lstm_jax.losses import OutputParams, TokenSums, fused_cross_entropy
 from lstm_jax.precision import Products, products, time_product
 from lstm_jax.stack import (
@@ -144,7 +145,7 @@ class LanguageModel:
         """One token further, as sampling goes: integers `[B]` -> carry, `h [B, H]`."""
         x = token
         if params.embedding is not None:
-            x = params.embedding.at[token].get(mode="clip", wrap_negative_indices=False)
+            x = look_up(params.embedding, token)
         return step_stack(self.config, params.layers, carry, x)
 
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
@@ -186,8 +187,7 @@ class LanguageModel:
             return params.layers, tokens
         drops_inputs = training and self.config.dropout_place == "inputs" and self.config.dropout
         if drops_inputs or self.vocabulary_size >= tokens.size:
-            rows_TBE = params.embedding.at[tokens].get(mode="clip", wrap_negative_indices=False)
-            return params.layers, rows_TBE
+            return params.layers, look_up(params.embedding, tokens)
         policy, embedding = self._policy(params), params.embedding
 
         def fold(layer: Any) -> Any:

@@ -20,6 +20,7 @@ from lstm_jax.cells import (
     RNNCarry,
     RNNParams,
     cell_of,
+    look_up,
     zero_carry,
 )
 from lstm_jax.kernels import reference, scan
@@ -202,18 +203,15 @@ def _project(policy: Products, params: Params, xs: Array, input_scale: Array | N
         return time_product(policy, xs, params.w_x) + params.b
     if input_scale is None:
         table_DG = (params.w_x + params.b).astype(policy.accumulate)
-        return table_DG.at[xs].get(mode="clip", wrap_negative_indices=False)
-    rows_TBG = (
-        params.w_x.astype(policy.accumulate).at[xs].get(mode="clip", wrap_negative_indices=False)
-    )
+        return look_up(table_DG, xs)
+    rows_TBG = look_up(params.w_x.astype(policy.accumulate), xs)
     return rows_TBG * input_scale[..., None] + params.b
 
 
 def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
     if xs.ndim == 3:
         return xs
-    one_hot_DD = jnp.eye(w_x.shape[0], dtype=w_x.dtype)
-    rows_TBD = one_hot_DD.at[xs].get(mode="clip", wrap_negative_indices=False)
+    rows_TBD = look_up(jnp.eye(w_x.shape[0], dtype=w_x.dtype), xs)
     return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
 
 

@@ -1,8 +1,8 @@
 """The training loop: step after step, and what happens between them.
 
 At set steps the loop evaluates, saves and samples; it reads one step's numbers while the next one
-runs. Nothing here changes a run's numbers: cut short and resumed, a run
-gives the same parameters and the same rows of metrics as one left alone.
+runs. Nothing here changes a run's numbers: cut short and resumed, a run gives the same parameters
+and the same rows of metrics as one left alone.
 """
 
 from __future__ import annotations
