@@ -1,4 +1,4 @@
-"""How fast the library is, beside its peers, measured in the same run.
+"""How fast the library is, and how good what it trains, beside its peers and published figures.
 
 From the root of the repository:
 
@@ -12,5 +12,9 @@ that does other work than ours is named and not timed (the exit code is then 1).
 alone meanwhile: every implementation uses all of its cores.
 
 A new bench takes `measure.interleave` for the timing, `environment.environment` for what it ran on,
-`report` for the rows, and the systems' shapes from `systems`.
+`report` for the rows, and the systems' shapes from `shapes`.
+
+What finished runs of `train.py` reached, beside published figures and n-grams on the same split:
+
+    python -m bench.systems RUN [RUN ...] --markdown table.md --json lines.json
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, Protocol
 
-from bench.systems import System
+from bench.shapes import System
 from lstm_jax.models import LanguageModelParams
 
 DType = Literal["float32", "bfloat16"]

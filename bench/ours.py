@@ -11,11 +11,12 @@ import numpy as np
 from jax import Array, random
 
 from bench.implementation import DType
-from bench.systems import BATCHES, System
+from bench.shapes import BATCHES, System
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
 from lstm_jax.training.config import OptimizerConfig
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.state import Program, TrainState, train_step
+from lstm_jax.training.systems.language import LaneRows, LanguageObjective
 
 
 class Ours:
@@ -36,23 +37,22 @@ class OurTraining:
         self.parameters_beyond_ours = 0
         self.settings: Mapping[str, str] = {"backend": "auto"}
         self._program = _program(system, dtype)
+        self._model = _model(system, dtype)
         self._rows = jnp.asarray(system.rows())
         self._first = tuple(map(jnp.asarray, system.batch(0)))
         self._state = _first_state(self._program, params, system.batch_size)
 
     def loss(self) -> float:
         """See `Training`."""
-        return float(_mean_loss(self._program.model, self._state.params, *self._first))
+        return float(_mean_loss(self._model, self._state.params, *self._first))
 
     def step(self) -> None:
         """See `Training`."""
-        done = train_step(self._program, self._state, self._rows, np.int32(0))
+        done = train_step(self._program, self._state, LaneRows(self._rows, np.int32(0)))
         self._state, _ = jax.block_until_ready(done)
 
 
-@cache
-def _program(system: System, dtype: DType) -> Program:
-    """Cached, because compiled code is found again by the program's identity."""
+def _model(system: System, dtype: DType) -> LanguageModel:
     config = LanguageModelConfig(
         cell=system.cell,
         layers=system.layers,
@@ -62,11 +62,16 @@ def _program(system: System, dtype: DType) -> Program:
         dropout_place="outputs",
         compute_dtype=dtype,
     )
+    return LanguageModel(config, system.vocabulary_size)
+
+
+@cache
+def _program(system: System, dtype: DType) -> Program:
+    """Cached, because compiled code is found again by the program's identity."""
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
     return Program(
-        LanguageModel(config, system.vocabulary_size),
+        LanguageObjective(_model(system, dtype), system.sequence_length),
         make_optimizer(adam, learning_rate_schedule(adam, 1)),
-        system.sequence_length,
         BATCHES,
     )
 
@@ -77,7 +82,7 @@ def _first_state(program: Program, params: LanguageModelParams, batch_size: int)
         step=jnp.int32(0),
         params=params,
         opt_state=program.optimizer.init(params),
-        carry=program.model.zero_carry(params, batch_size),
+        carry=program.objective.zero_carry(params, batch_size),
         key=random.key(0),
         batch=jnp.int32(0),
         skipped=jnp.int32(0),

@@ -1,111 +1,225 @@
-"""The shapes of the systems, and the data and weights that every implementation starts from."""
+"""A table of finished runs of `train.py`: what each system reached, beside published figures.
+
+    python -m bench.systems RUN [RUN ...] [--json FILE] [--markdown FILE]
+
+A line is one setting, with the mean and range of its seeds. Beside it: what others published for
+that setting, and the held-out loss of an interpolated n-gram on the same data and split, which is
+fitted here where the data is still at hand.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-import numpy as np
-from jax import random
+import tyro
 
-from lstm_jax.cells import CellName
-from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
+from bench.baselines import NGrams, published
+from bench.judged import Point, Spread, decimals, explained, figures, shown, spread
+from bench.ngram import NGramResult
+from bench.runs import Run, differences, number, read_run, settings
+from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.presets import PRESETS
 
-BATCHES = 16
-"""Batches of one epoch; the recurrent state is carried through it and zeroed where it begins."""
-
-_OUTPUT_SCALE = 32.0
-
-
-@dataclass(frozen=True)
-class System:
-    """A language model's shape, and how it is trained.
-
-    Attributes:
-        name: what the command line calls it.
-        vocabulary_size: V, distinct tokens.
-        cell: "lstm", or "gru" (reset after the product).
-        layers: how many, one on the other.
-        hidden_size: H.
-        batch_size: B, sequences side by side.
-        sequence_length: T, steps of truncated backpropagation.
-        embedding_size: None feeds tokens one-hot.
-        dropout: share dropped of every layer's outputs, the last's included.
-        clip_norm: the global norm that gradients are scaled down to.
-        learning_rate: Adam's.
-    """
-
-    name: str
-    vocabulary_size: int
-    cell: CellName
-    layers: int
-    hidden_size: int
-    batch_size: int
-    sequence_length: int
-    embedding_size: int | None = None
-    dropout: float = 0.0
-    clip_norm: float = 5.0
-    learning_rate: float = 1e-3
-
-    @property
-    def input_size(self) -> int:
-        """Size of what enters the first layer."""
-        return self.embedding_size or self.vocabulary_size
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens that one training step learns from."""
-        return self.batch_size * self.sequence_length
-
-    def rows(self, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """One epoch of random tokens, int32 `[BATCHES T + 1, B]`, time first."""
-        shape = (BATCHES * self.sequence_length + 1, self.batch_size)
-        draw = np.random.default_rng(seed)
-        return draw.integers(0, self.vocabulary_size, shape, dtype=np.int32)
-
-    def batch(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Inputs and targets `[T, B]` of one batch; the epochs repeat."""
-        start = index % BATCHES * self.sequence_length
-        rows = self.rows()[start : start + self.sequence_length + 1]
-        return rows[:-1], rows[1:]
-
-    def initial_params(self, seed: int = 0) -> LanguageModelParams:
-        """The weights that every implementation starts from.
-
-        The output layer is drawn larger than usual: else the first loss is log V whatever the
-        layers below compute, and comparing it would prove nothing. A GRU's bias inside the reset
-        product is zero, since Flax's cell has none.
-        """
-        config = LanguageModelConfig(
-            cell=self.cell,
-            layers=self.layers,
-            hidden_size=self.hidden_size,
-            embedding_size=self.embedding_size,
-        )
-        params = LanguageModel(config, self.vocabulary_size).init(random.key(seed))
-        output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
-        layers = params.layers
-        if self.cell == "gru":
-            layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in layers)
-        return params._replace(layers=layers, output=output)
-
-
-SYSTEMS = (
-    System("lyrics", 1027, "lstm", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
-    System("lyrics-gru", 1027, "gru", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
-    System("shakespeare", 8009, "lstm", 1, 128, 100, 50, embedding_size=128),
-    System("anna", 83, "lstm", 2, 512, batch_size=100, sequence_length=100, dropout=0.5),
+_HEADS = ("system", "settings", "runs", "figure", "published", "n-gram", "time")
+_NONE = "–"  # noqa: RUF001
+_LEGEND = (
+    "Of several runs, which differ in their seed: mean [lowest, highest]. n-gram: interpolated, "
+    "with absolute discounting, on the same split."
 )
 
 
-def system_named(name: str) -> System:
-    """The system of that name.
+@dataclass(frozen=True)
+class Options:
+    """Makes a table of run folders.
 
-    Raises:
-        ValueError: there is none.
+    Attributes:
+        runs: folders that train.py made.
+        json: where to write the lines as a list of objects.
+        markdown: where to write the table, besides standard output.
     """
-    for system in SYSTEMS:
-        if system.name == name:
-            return system
-    names = ", ".join(system.name for system in SYSTEMS)
-    raise ValueError(f"there is no system {name!r}; choose from {names}")
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    json: Path | None = None
+    markdown: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not self.runs:
+            raise ValueError("there is no run to show; name one run folder or more")
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs that differ in their seed only.
+
+    Attributes:
+        runs: one or more, all finished or none.
+        figures: what they are judged by, by name.
+        ngram: an n-gram's held-out loss, or why there is none; None where there is none to have.
+        order: the n-gram's.
+    """
+
+    runs: tuple[Run, ...]
+    figures: dict[str, Spread]
+    ngram: Spread | str | None
+    order: int | None
+
+    @property
+    def system(self) -> str:
+        """The preset's name."""
+        return self.runs[0].config.preset
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Mean seconds of a run, by what it ran on."""
+        by_device: defaultdict[str, list[float]] = defaultdict(list)
+        for run in self.runs:
+            by_device[run.device].append(number(run.rows[-1], "seconds"))
+        return {device: math.fsum(each) / len(each) for device, each in by_device.items()}
+
+    def cells(self) -> tuple[str, ...]:
+        """The line in the table, in the order of its heads."""
+        run = self.runs[0]
+        flags = " ".join(differences(run.config))
+        return (
+            self.system,
+            f"`{flags}`" if flags else "as preset",
+            "; ".join([str(len(self.runs)), *self._progress()]),
+            shown(self.figures),
+            published(run.config) or _NONE,
+            self._ngram(),
+            "; ".join(f"{_duration(each)} ({device})" for device, each in self.seconds.items()),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """The line as JSON values."""
+        run = self.runs[0]
+        ngram = self.ngram._asdict() if isinstance(self.ngram, Spread) else self.ngram
+        return {
+            "system": self.system,
+            "settings": differences(run.config),
+            "runs": [str(each.path) for each in self.runs],
+            "seeds": [each.config.seed for each in self.runs],
+            "progress": [each.progress for each in self.runs],
+            "is_finished": run.is_finished,
+            "figures": {name: found._asdict() for name, found in self.figures.items()},
+            "explained": explained(run.config),
+            "published": published(run.config),
+            "ngram": ngram,
+            "ngram_order": self.order,
+            "seconds": self.seconds,
+            "data_sha256": run.sha256,
+        }
+
+    def _progress(self) -> list[str]:
+        many = len(self.runs) > 1
+        return [
+            f"seed {run.config.seed} {run.progress}" if many else run.progress
+            for run in self.runs
+            if run.progress
+        ]
+
+    def _ngram(self) -> str:
+        if not isinstance(self.ngram, Spread):
+            return self.ngram or _NONE
+        same = self.ngram.low == self.ngram.high
+        found = spread([Point(self.ngram.mean, math.nan)]) if same else self.ngram
+        return f"{decimals(found)} (n = {self.order})"
+
+
+def make_lines(runs: Iterable[Run]) -> list[Line]:
+    """Puts runs together that differ in their seed only, in the order of the presets."""
+    groups: defaultdict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[_kind(run)].append(run)
+    order = {preset.preset: place for place, preset in enumerate(PRESETS)}
+    ngrams = NGrams()
+    return sorted(
+        (_line(group, ngrams) for group in groups.values()),
+        key=lambda line: order.get(line.system, len(order)),
+    )
+
+
+def table(lines: Sequence[Line]) -> str:
+    """The lines in Markdown, and below them what the figures are."""
+    rows = [_HEADS, *(line.cells() for line in lines)]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    heads, *body = (_joined(row, widths) for row in escaped)
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    about: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for line in lines:
+        about[line.system][explained(line.runs[0].config)] = None
+    notes = [f"- {system}: {'; or '.join(each)}." for system, each in about.items()]
+    return "\n".join([heads, rule, *body, "", _LEGEND, "", *notes]) + "\n"
+
+
+def _kind(run: Run) -> str:
+    """Equal for runs of one line: those that got to their end are not mixed with others."""
+    kept = settings(run.config)
+    return json.dumps([run.config.preset, run.sha256, run.is_finished, kept], sort_keys=True)
+
+
+def _line(runs: Sequence[Run], ngrams: NGrams) -> Line:
+    points: defaultdict[str, list[Point]] = defaultdict(list)
+    for run in runs:
+        for name, point in figures(run).items():
+            points[name].append(point)
+    found = {name: spread(each) for name, each in points.items()}
+    return Line(tuple(runs), found, *_baseline([ngrams.figure(run) for run in runs]))
+
+
+def _baseline(
+    results: Sequence[NGramResult | str | None],
+) -> tuple[Spread | str | None, int | None]:
+    fitted = [each for each in results if isinstance(each, NGramResult)]
+    if len(fitted) < len(results):
+        return next(each for each in results if not isinstance(each, NGramResult)), None
+    return spread([Point(each.loss, math.nan) for each in fitted]), fitted[0].order
+
+
+def _duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return "time not recorded"
+    return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
+
+
+def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
+    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+    return f"| {' | '.join(padded)} |"
+
+
+def _finite(value: Any) -> Any:
+    """The same JSON values, None for numbers that JSON doesn't have."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command."""
+    options = parse(Options, None, arguments, "bench.systems")
+    paths = {path.resolve(): path for path in options.runs}
+    lines = make_lines([read_run(path) for path in paths.values()])
+    text = table(lines)
+    print(text, end="")
+    if options.markdown is not None:
+        options.markdown.write_text(text, encoding="utf-8")
+    if options.json is not None:
+        found = _finite([line.as_json() for line in lines])
+        options.json.write_text(
+            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("bench.systems", main))

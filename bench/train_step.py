@@ -25,7 +25,7 @@ from bench.implementation import DType, Implementation, Training
 from bench.measure import Timing, interleave, seconds
 from bench.ours import Ours
 from bench.peers import PEERS, MissingPeer, peer_named
-from bench.systems import SYSTEMS, System, system_named
+from bench.shapes import SYSTEMS, System, system_named
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.models import LanguageModelParams
 

@@ -19,16 +19,20 @@ from lstm_jax.cells import (
     rnn_step,
     zero_carry,
 )
+from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
 from lstm_jax.recurrence import gru, lstm, rnn
 from lstm_jax.sampling import generate
 
 if TYPE_CHECKING:
-    from lstm_jax.training.run import load
+    from lstm_jax.training.run import load, load_classifier
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Classifier",
+    "ClassifierConfig",
+    "ClassifierParams",
     "GRUCarry",
     "GRUParams",
     "LSTMCarry",
@@ -45,6 +49,7 @@ __all__ = [
     "init_lstm",
     "init_rnn",
     "load",
+    "load_classifier",
     "lstm",
     "lstm_step",
     "rnn",
@@ -54,9 +59,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports `load`, and with it flax, optax and orbax, when it is first asked for."""
-    if name == "load":
-        from lstm_jax.training.run import load
+    """Imports the loaders, and with them flax, optax and orbax, when one is first asked for."""
+    if name in ("load", "load_classifier"):
+        from lstm_jax.training import run
 
-        return load
+        return getattr(run, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,18 @@ class TokenSums(NamedTuple):
     weight: Array
 
 
+class TokenScores(NamedTuple):
+    """Token by token, without gradients; 0 where masked.
+
+    Attributes:
+        loss: `[T, B]`, negative log-likelihood in nats.
+        correct: `[T, B]`, 1 where the most likely token (the first, if tied) is the target.
+    """
+
+    loss: Array
+    correct: Array
+
+
 def chunk_times(times: int, batch_size: int, vocabulary_size: int) -> int:
     """Times per chunk: about a million logits, and never all times at once."""
     affordable = _CHUNK_LOGITS // max(1, batch_size * vocabulary_size)
@@ -52,7 +64,7 @@ def fused_cross_entropy(
     hs: Array,
     targets: Array,
     mask: Array | None,
-) -> TokenSums:
+) -> tuple[TokenSums, TokenScores]:
     """Softmax cross-entropy summed over real tokens, fused with the output layer.
 
         loss = sum_{t,b} mask[t,b] (logsumexp_v(z[t,b,v]) - z[t,b,targets[t,b]]),  z = hs w + b
@@ -69,7 +81,8 @@ def fused_cross_entropy(
         mask: `[T, B]` bool, True = a real token; it weighs the sums and their divisor. Or None.
 
     Returns:
-        The sums, scalars in the accumulator's dtype; only `loss` has a gradient.
+        The sums, scalars in the accumulator's dtype, of which only `loss` has a gradient; and
+        what was summed.
     """
     return _fused(policy, chunk, vary_as(hs, params), hs, targets, mask)
 
@@ -82,7 +95,7 @@ def _fused(
     hs_TBH: Array,
     targets_TB: Array,
     mask_TB: Array | None,
-) -> TokenSums:
+) -> tuple[TokenSums, TokenScores]:
     return _sums(policy, chunk, params, hs_TBH, targets_TB, mask_TB, with_gradient=False)[0]
 
 
@@ -93,7 +106,7 @@ def _forward(
     hs_TBH: Array,
     targets_TB: Array,
     mask_TB: Array | None,
-) -> tuple[TokenSums, tuple[OutputParams, Array]]:
+) -> tuple[tuple[TokenSums, TokenScores], tuple[OutputParams, Array]]:
     inputs = (params, hs_TBH, targets_TB, mask_TB)
     return _sums(policy, chunk, *inputs, with_gradient=True)
 
@@ -102,11 +115,10 @@ def _backward(
     policy: Products,
     chunk: int | None,
     gradients: tuple[OutputParams, Array],
-    cotangents: TokenSums,
+    cotangents: tuple[TokenSums, TokenScores],
 ) -> tuple[OutputParams, Array, None, None]:
-    dparams, dhs_TBH = jax.tree.map(
-        lambda gradient: gradient * cotangents.loss.astype(gradient.dtype), gradients
-    )
+    dloss = cotangents[0].loss
+    dparams, dhs_TBH = jax.tree.map(lambda g: g * dloss.astype(g.dtype), gradients)
     return dparams, dhs_TBH, None, None
 
 
@@ -122,14 +134,14 @@ def _sums(
     mask_TB: Array | None,
     *,
     with_gradient: bool,
-) -> tuple[TokenSums, Any]:
+) -> tuple[tuple[TokenSums, TokenScores], Any]:
     times, batch_size, _ = hs_TBH.shape
     w_HV = policy.cast(params.w)
     chunk = min(times, chunk or chunk_times(times, batch_size, w_HV.shape[1]))
 
     def one_chunk(
         inputs: tuple[Array, Array, Array | None],
-    ) -> tuple[tuple[TokenSums, OutputParams | None], Array | None]:
+    ) -> tuple[tuple[TokenSums, OutputParams | None], tuple[TokenScores, Array | None]]:
         hs_KBH, targets_KB, mask_KB = inputs
         hs_KBH = policy.cast(hs_KBH)
         if mask_KB is not None:
@@ -137,38 +149,40 @@ def _sums(
             hs_KBH = jnp.where(mask_KB[..., None], hs_KBH, 0)
         logits_KBV = policy.einsum("tbh,hv->tbv", hs_KBH, w_HV)
         logits_KBV += params.b.astype(policy.accumulate)
-        sums, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB)
+        sums, scores_KB, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB)
         if not with_gradient:
-            return (sums, None), None
+            return (sums, None), (scores_KB, None)
         db_V = dlogits_KBV.sum((0, 1))
         dlogits_KBV = policy.cast(dlogits_KBV)
         dparams = OutputParams(policy.einsum("tbh,tbv->hv", hs_KBH, dlogits_KBV), db_V)
         dhs_KBH = policy.einsum("tbv,hv->tbh", dlogits_KBV, w_HV)
-        return (sums, dparams), dhs_KBH.astype(hs_TBH.dtype)
+        return (sums, dparams), (scores_KB, dhs_KBH.astype(hs_TBH.dtype))
 
-    def add_chunk(totals: Any, inputs: Any) -> tuple[Any, Array | None]:
-        found, dhs_KBH = one_chunk(inputs)
-        return jax.tree.map(jnp.add, totals, found), dhs_KBH
+    def add_chunk(totals: Any, inputs: Any) -> tuple[Any, Any]:
+        found, each = one_chunk(inputs)
+        return jax.tree.map(jnp.add, totals, found), each
 
     # The first chunk, the odd one where the times don't divide, starts the totals.
     inputs = (hs_TBH, targets_TB, mask_TB)
     odd = times % chunk or chunk
-    totals, dhs = one_chunk(jax.tree.map(lambda a: a[:odd], inputs))
+    totals, each = one_chunk(jax.tree.map(lambda a: a[:odd], inputs))
     if odd < times:
         rest = jax.tree.map(lambda a: a[odd:].reshape(-1, chunk, *a.shape[1:]), inputs)
-        totals, dhs_rest = lax.scan(add_chunk, totals, rest)
-        if dhs is not None and dhs_rest is not None:
-            dhs = jnp.concatenate([dhs, dhs_rest.reshape(-1, *hs_TBH.shape[1:])])
-    sums, dparams = totals
+        totals, each_rest = lax.scan(add_chunk, totals, rest)
+        each = jax.tree.map(
+            lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]), each, each_rest
+        )
+    (sums, dparams), (scores_TB, dhs_TBH) = totals, each
     if not with_gradient:
-        return sums, None
-    return sums, (jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params), dhs)
+        return (sums, scores_TB), None
+    dparams = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
+    return (sums, scores_TB), (dparams, dhs_TBH)
 
 
 def _chunk_sums(
     logits_KBV: Array, targets_KB: Array, mask_KB: Array | None
-) -> tuple[TokenSums, Array]:
-    """The chunk's sums, and the gradient of its loss with respect to its logits."""
+) -> tuple[TokenSums, TokenScores, Array]:
+    """The chunk's sums, their terms, and the gradient of its loss with respect to its logits."""
     dtype = logits_KBV.dtype
     weight_KB = jnp.ones(targets_KB.shape, dtype) if mask_KB is None else mask_KB.astype(dtype)
     highest_KB = lax.stop_gradient(logits_KBV.max(-1))
@@ -180,9 +194,8 @@ def _chunk_sums(
     scaled_KBV = exponentials_KBV * (weight_KB / total_KB)[..., None]
     dlogits_KBV = scaled_KBV - jnp.where(is_target_KBV, weight_KB[..., None], 0)
     correct_KB = jnp.argmax(logits_KBV, -1) == targets_KB
-    sums = TokenSums(
-        loss=jnp.sum(jnp.where(weight_KB == 0, 0, loss_KB * weight_KB)),
-        correct=jnp.sum(correct_KB * weight_KB),
-        weight=jnp.sum(weight_KB),
+    scores_KB = TokenScores(
+        jnp.where(weight_KB == 0, 0, loss_KB * weight_KB), correct_KB * weight_KB
     )
-    return sums, dlogits_KBV
+    sums = TokenSums(jnp.sum(scores_KB.loss), jnp.sum(scores_KB.correct), jnp.sum(weight_KB))
+    return sums, scores_KB, dlogits_KBV

@@ -15,7 +15,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
-from lstm_jax.losses import OutputParams, TokenSums, fused_cross_entropy
+from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
 from lstm_jax.precision import Products, products, time_product
 from lstm_jax.stack import (
     Directions,
@@ -47,20 +47,26 @@ class LanguageModelConfig(StackConfig):
 
     Attributes:
         embedding_size: E; None feeds tokens one-hot (their product is a look-up all the same).
+        embedding_stddev: None draws the embedding as `initialisation` says; a number draws it from
+            a normal distribution.
         output_stddev: None draws the output layer as `initialisation` says; a number draws its
-            weights from a normal distribution truncated at two of these, biases zero.
+            weights from a normal distribution, biases zero.
+        output_truncated: whether that distribution is cut off at two standard deviations.
     """
 
     embedding_size: int | None = None
+    embedding_stddev: float | None = None
     output_stddev: float | None = None
+    output_truncated: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embedding_size is not None and self.embedding_size < 1:
             raise ValueError(f"embedding_size is {self.embedding_size}; it must be at least 1")
-        stddev = self.output_stddev
-        if stddev is not None and not (math.isfinite(stddev) and stddev > 0):
-            raise ValueError(f"output_stddev is {stddev}; it must be above 0")
+        for name in ("embedding_stddev", "output_stddev"):
+            stddev = getattr(self, name)
+            if stddev is not None and not (math.isfinite(stddev) and stddev > 0):
+                raise ValueError(f"{name} is {stddev}; it must be above 0")
 
 
 @dataclass(frozen=True)
@@ -140,13 +146,23 @@ class LanguageModel:
         return carry, self.logits(params, hs_TBH)
 
     def step(
-        self, params: LanguageModelParams, carry: tuple[Any, ...], token: Array
+        self,
+        params: LanguageModelParams,
+        carry: tuple[Any, ...],
+        token: Array,
+        *,
+        allow_bidirectional: bool = False,
     ) -> tuple[tuple[Any, ...], Array]:
-        """One token further, as sampling goes: integers `[B]` -> carry, `h [B, H]`."""
+        """One token further, as sampling goes: integers `[B]` -> carry, `h [B, H]`.
+
+        See `step_stack` for `allow_bidirectional`.
+        """
         x = token
         if params.embedding is not None:
             x = look_up(params.embedding, token)
-        return step_stack(self.config, params.layers, carry, x)
+        return step_stack(
+            self.config, params.layers, carry, x, allow_bidirectional=allow_bidirectional
+        )
 
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
         """The output layer: `[..., H] -> [..., V]`."""
@@ -169,11 +185,29 @@ class LanguageModel:
         The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
         of that.
         """
+        sums, _, carry = self.token_scores(
+            params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key
+        )
+        return sums, carry
+
+    def token_scores(
+        self,
+        params: LanguageModelParams,
+        carry: tuple[Any, ...] | None,
+        tokens: Array,
+        targets: Array,
+        *,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
+        """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
         carry, hs_TBH = self.hidden(
             params, carry, tokens, mask=mask, resets=resets, dropout_key=dropout_key
         )
         policy = self._policy(params)
-        return fused_cross_entropy(policy, None, params.output, hs_TBH, targets, mask), carry
+        sums, scores = fused_cross_entropy(policy, None, params.output, hs_TBH, targets, mask)
+        return sums, scores, carry
 
     def _inputs(
         self, params: LanguageModelParams, tokens: Array, training: bool
@@ -206,6 +240,8 @@ class LanguageModel:
 def _init_embedding(
     key: Array, config: LanguageModelConfig, shape: tuple[int, int], dtype: DTypeLike
 ) -> Array:
+    if config.embedding_stddev is not None:
+        return config.embedding_stddev * random.normal(key, shape, dtype)
     match config.initialisation:
         case "pytorch":
             return random.normal(key, shape, dtype)
@@ -220,7 +256,8 @@ def _init_output(
     shape = (config.output_size, vocabulary_size)
     zeros = jnp.zeros(vocabulary_size, dtype)
     if config.output_stddev is not None:
-        draw = initializers.truncated_normal(config.output_stddev)
+        normal = initializers.truncated_normal if config.output_truncated else initializers.normal
+        draw = normal(config.output_stddev)
         return OutputParams(draw(key, shape, dtype), zeros)
     if config.initialisation != "pytorch":
         return OutputParams(initializers.glorot_uniform()(key, shape, dtype), zeros)

@@ -6,6 +6,7 @@ Shapes: T time, B batch, V vocabulary.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,10 +28,12 @@ class Filters(NamedTuple):
     Attributes:
         temperature: divides the logits; 0 takes the most likely token (the first, if tied).
         top_n: how many of the most likely tokens may be chosen; 0 for all.
+        forbidden: bool `[V]`, True = never chosen.
     """
 
     temperature: Array
     top_n: Array
+    forbidden: Array
 
 
 def keep_top_n(logits: Array, n: Array) -> Array:
@@ -69,6 +72,7 @@ def choose(logits: Array, uniform: Array, filters: Filters) -> Array:
     The token is where the cumulative probability first exceeds `uniform` in [0, 1), so it takes
     one random number a row, and never a token of probability 0.
     """
+    logits = jnp.where(filters.forbidden, -jnp.inf, logits)
     greedy = jnp.argmax(logits, axis=-1)
     temperature = jnp.where(filters.temperature > 0, filters.temperature, 1)
     kept = keep_top_n(logits, filters.top_n) / temperature
@@ -88,6 +92,8 @@ def generate(
     key: Array,
     temperature: float = 1.0,
     top_n: int = 0,
+    forbidden: Sequence[int] = (),
+    allow_bidirectional: bool = False,
 ) -> np.ndarray[Any, np.dtype[np.int32]]:
     """Fills the free places of a template with what the model says.
 
@@ -103,6 +109,9 @@ def generate(
         key: a typed PRNG key. The draw at a place depends on the key, the row and the time alone.
         temperature: see `Filters`.
         top_n: see `Filters`.
+        forbidden: token ids that are never chosen.
+        allow_bidirectional: let a bidirectional model go on token by token, its backward
+            direction as well, to show that what it writes is no use.
 
     Returns:
         int32 `[T, B]`: the template with every place filled.
@@ -111,17 +120,18 @@ def generate(
         ValueError: a template, temperature or top_n that makes no sense, or a bidirectional model.
     """
     template = np.asarray(template)
-    _check(model, template, temperature, top_n)
+    _check(model, template, temperature, top_n, allow_bidirectional)
     times = len(template)
     free_rows = np.flatnonzero((template == FREE).any(axis=1))
-    known = int(free_rows[0]) if free_rows.size else times
-    if known == times:
+    if not free_rows.size:
         return template.astype(np.int32)
+    # A backward direction that saw the whole prompt would be fed what training never fed it.
+    known = 0 if model.config.bidirectional else int(free_rows[0])
     # Padding stands in front of the prompt, masked, and behind the end, never reached.
     front = _power_of_two(known) - known
     back = _power_of_two(times - known) - (times - known)
     padded = np.pad(template.astype(np.int32), ((front, back), (0, 0)))
-    filters = Filters(jnp.float32(temperature), jnp.int32(top_n))
+    filters = Filters(jnp.float32(temperature), jnp.int32(top_n), _marked(model, forbidden))
     filled = _fill(
         model, front + known, params, padded, np.int32(front), np.int32(times), key, filters
     )
@@ -158,7 +168,9 @@ def _fill(
         drawn_B = choose(model.logits(params, hidden_BH), uniform_B, filters)
         given_B = tokens_TB[place]
         token_B = jnp.where(given_B == FREE, drawn_B, given_B)
-        carry, hidden_BH = model.step(params, carry, token_B)
+        carry, hidden_BH = model.step(
+            params, carry, token_B, allow_bidirectional=model.config.bidirectional
+        )
         return tokens_TB.at[place].set(token_B), carry, hidden_BH
 
     state = (template_TB, carry, hidden_BH)
@@ -167,14 +179,29 @@ def _fill(
     return tokens_TB
 
 
+def _marked(model: LanguageModel, forbidden: Sequence[int]) -> Array:
+    marked = np.zeros(model.vocabulary_size, np.bool_)
+    for token in forbidden:
+        if not 0 <= token < len(marked):
+            raise ValueError(f"forbidden token {token} is no id; they are below {len(marked)}")
+        marked[token] = True
+    if marked.all():
+        raise ValueError("every token is forbidden; leave at least one to choose")
+    return jnp.asarray(marked)
+
+
 def _power_of_two(size: int) -> int:
     return 1 << (size - 1).bit_length() if size else 0
 
 
 def _check(
-    model: LanguageModel, template: np.ndarray[Any, Any], temperature: float, top_n: int
+    model: LanguageModel,
+    template: np.ndarray[Any, Any],
+    temperature: float,
+    top_n: int,
+    allow_bidirectional: bool,
 ) -> None:
-    if model.config.bidirectional:
+    if model.config.bidirectional and not allow_bidirectional:
         raise ValueError(
             "this model is bidirectional: it sees the future, so it cannot write what comes next"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -32,14 +33,9 @@ def data_mesh(devices: int) -> Mesh:
     )
 
 
-def whole(mesh: Mesh) -> NamedSharding:
-    """An array that every device holds whole."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def split_axis(mesh: Mesh, axis: int) -> NamedSharding:
-    """An array split along `axis`, its batch axis."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, DATA_AXIS))
+def put_whole(mesh: Mesh, tree: Any) -> Any:
+    """Puts every array of the tree on the mesh, whole on each device."""
+    return _put(mesh, tree, PartitionSpec())
 
 
 def split_batch(mesh: Mesh, tree: Any, axis: int) -> Any:
@@ -54,7 +50,15 @@ def split_batch(mesh: Mesh, tree: Any, axis: int) -> Any:
                 f"a batch of {leaf.shape[axis]} does not divide among {mesh.size} devices; "
                 "choose a batch size that is a multiple of their number"
             )
-    return jax.device_put(tree, split_axis(mesh, axis))
+    return _put(mesh, tree, PartitionSpec(*[None] * axis, DATA_AXIS))
+
+
+def _put(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
+    # On one device arrays stay plain: beside one that is on a mesh, a step that gives back plain
+    # ones would be compiled twice.
+    if mesh.size == 1:
+        return jax.tree.map(jnp.asarray, tree)
+    return jax.device_put(tree, NamedSharding(mesh, spec))
 
 
 def vary_as(xs: Array, tree: Any) -> Any:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.typing import DTypeLike
@@ -127,6 +129,17 @@ def stack_zero_carry(layers: tuple[Any, ...], batch_size: int) -> tuple[Any, ...
     return tuple(map(zeros, layers))
 
 
+def without_backward_carry(carry: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The carry with zeros for backward directions, whose sequences end with the chunk."""
+
+    def forget(entry: Any) -> Any:
+        if not isinstance(entry, Directions):
+            return entry
+        return Directions(entry.forward, jax.tree.map(jnp.zeros_like, entry.backward))
+
+    return tuple(map(forget, carry))
+
+
 def run_stack(
     config: StackConfig,
     layers: tuple[Any, ...],
@@ -170,7 +183,12 @@ def run_stack(
 
 
 def step_stack(
-    config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...], x: Array
+    config: StackConfig,
+    layers: tuple[Any, ...],
+    carry: tuple[Any, ...],
+    x: Array,
+    *,
+    allow_bidirectional: bool = False,
 ) -> tuple[tuple[Any, ...], Array]:
     """Takes one step of the stack, without dropout, as sampling does.
 
@@ -179,6 +197,8 @@ def step_stack(
         layers: parameters, from `init_stack`.
         carry: one entry a layer.
         x: `[B, D]`, or integers `[B]` that stand for one-hot rows.
+        allow_bidirectional: step backward directions too, as if the step were a whole sequence;
+            for showing what then comes of a model that was trained to see the future.
 
     Returns:
         The new carry, and the last layer's output `[B, H]`.
@@ -186,14 +206,19 @@ def step_stack(
     Raises:
         ValueError: the stack is bidirectional; it has no single next step.
     """
-    if config.bidirectional:
+    if config.bidirectional and not allow_bidirectional:
         raise ValueError(
             "a bidirectional stack needs the whole sequence; it cannot go step by step"
         )
-    step = cell_named(config.cell).step
-    finals = []
+    step = partial(cell_named(config.cell).step, compute_dtype=config.compute_dtype)
+    finals: list[Any] = []
     for params, before in zip(layers, carry, strict=True):
-        final, x = step(params, before, x, compute_dtype=config.compute_dtype)
+        if isinstance(params, Directions):
+            each = [step(p, c, x) for p, c in zip(params, before, strict=True)]
+            final = Directions(*(carry for carry, _ in each))
+            x = jnp.concatenate([h for _, h in each], axis=-1)
+        else:
+            final, x = step(params, before, x)
         finals.append(final)
     return tuple(finals), x
 

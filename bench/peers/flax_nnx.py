@@ -13,7 +13,7 @@ from flax import nnx
 from jax import Array, random
 
 from bench.implementation import DType
-from bench.systems import BATCHES, System
+from bench.shapes import BATCHES, System
 from lstm_jax.models import LanguageModelParams
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bench.environment import cores
 from bench.implementation import DType
-from bench.systems import BATCHES, System
+from bench.shapes import BATCHES, System
 from lstm_jax.cells import GRUParams, LSTMParams
 from lstm_jax.models import LanguageModelParams
 

@@ -86,10 +86,11 @@ class Display:
 
 
 def _numbers(row: Row) -> str:
-    parts = [f"loss {_value(row['loss'])}"]
+    judged_by = "perplexity" if "perplexity" in row else "accuracy"
+    parts = [f"loss {_value(row['loss'])}", f"{judged_by} {_value(row[judged_by])}"]
     if "heldout_loss" in row:
         parts.append(f"held out {_value(row['heldout_loss'])}")
-        parts.append(f"perplexity {_value(row['heldout_perplexity'])}")
+        parts.append(f"{judged_by} {_value(row[f'heldout_{judged_by}'])}")
     parts.append(f"{_value(row['tokens_per_second'], ',.0f')} tokens/s")
     return "  ".join(parts)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from lstm_jax.cli.display import Display
-from lstm_jax.presets import preset_named
-from lstm_jax.training import loop, plots
+from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import TrainConfig
-from lstm_jax.training.corpus import make_corpus, read_corpus_text
-from lstm_jax.training.metrics import perplexity
+from lstm_jax.training.config import AnyConfig
+from lstm_jax.training.metrics import part_metrics
+from lstm_jax.training.report import Report
 from lstm_jax.training.run import (
     RunFolder,
     create_run,
@@ -23,19 +23,33 @@ from lstm_jax.training.run import (
     refuse_other_data,
     write_config,
 )
+from lstm_jax.training.state import evaluate
+from lstm_jax.training.systems import System, read_system
+from lstm_jax.training.systems.reviews import ReviewsSystem
 from lstm_jax.training.tensorboard import TensorBoardReport, require_tensorboard
 
 
 def train_run(
     path: Path,
-    config: TrainConfig,
+    config: AnyConfig,
     *,
     resume: bool,
+    own_samples: bool,
     profile_dir: str | None,
     tensorboard: bool,
     should_stop: Callable[[], bool],
 ) -> None:
     """Starts or resumes a run, and draws its curves.
+
+    Args:
+        path: the run's folder.
+        config: its settings.
+        resume: whether the folder's run goes on.
+        own_samples: whether the prompts of samples are the user's; others give way to the
+            beginning of the text where the text has not their characters.
+        profile_dir: where to write a JAX trace of a few steps.
+        tensorboard: whether to write events.
+        should_stop: asked after each step.
 
     Raises:
         ValueError: for whatever the user can mend, before anything is written.
@@ -43,28 +57,28 @@ def train_run(
     folder = RunFolder(path)
     if tensorboard:
         require_tensorboard()
-    task = _resumed_task(folder, config) if resume else _new_task(folder, config)
-    config = task.config
+    system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
+    the_task = task.make_task(system)
     progress: dict[str, Any] = {}
     if resume:
         with CheckpointStore(folder.checkpoints, read_only=True) as store:
-            state, progress = loop.restored_state(task, store)
-        write_config(folder, config, task.corpus)
+            state, progress = task.restored_state(the_task, store)
+        write_config(folder, system)
     else:
-        state = loop.first_state(task)
-        create_run(folder, config, task.corpus)
+        state = task.first_state(the_task)
+        create_run(folder, system)
     step = int(state.step)
     with ExitStack() as stack:
         store = stack.enter_context(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         )
-        display = stack.enter_context(Display(step, task.total_steps))
-        report: loop.Report = display
+        display = stack.enter_context(Display(step, the_task.total_steps))
+        report: Report = display
         if tensorboard:
             report = stack.enter_context(TensorBoardReport(display, folder.tensorboard, step))
-        display.note(_summary(task, path, step))
+        display.note(_summary(the_task, path, step))
         state = loop.train(
-            task,
+            the_task,
             state,
             folder,
             store,
@@ -78,56 +92,43 @@ def train_run(
             plots.draw_curves([path], folder.plot)
 
 
-def evaluate_run(path: Path, config: TrainConfig) -> dict[str, Any]:
-    """The held-out loss of a run's newest checkpoint, and its perplexity."""
+def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
+    """The held-out loss and the like of a run's newest checkpoint.
+
+    For reviews it is the best checkpoint, and what it makes of the data's own test half.
+    """
     folder = RunFolder(path)
-    task = _resumed_task(folder, config)
+    system = _system_of_run(folder, config)
+    the_task = task.make_task(system)
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        state, _ = loop.restored_state(task, store)
-    loss = loop.heldout_loss(task, state)
-    return {
-        "step": int(state.step),
-        "heldout_loss": loss,
-        "heldout_perplexity": perplexity(loss),
-    }
+        best = store.best_step() if isinstance(system, ReviewsSystem) else None
+        state, _ = task.restored_state(the_task, store, step=best)
+    found = {"step": int(state.step), **task.heldout_metrics(the_task, state)}
+    if isinstance(system, ReviewsSystem) and system.test is not None:
+        sums = evaluate(system.objective, state.params, system.test_batches(), config.batch_size)
+        found |= part_metrics("test_", sums[""], with_perplexity=False)
+    return found
 
 
-def _new_task(folder: RunFolder, config: TrainConfig) -> loop.Task:
+def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> System:
     refuse_existing(folder)
-    text = read_corpus_text(config)
-    preset = preset_named(config.preset)
-    if config.data != preset.data and config.sample_prompts == preset.sample_prompts:
-        # The preset's prompts are for the preset's text; another one's own beginning serves it.
-        config = dataclasses.replace(config, sample_prompts=(text.split()[0][:20],))
-    return _task(config, text)
+    return read_system(config).with_samples(replace=not own_samples)
 
 
-def _resumed_task(folder: RunFolder, config: TrainConfig) -> loop.Task:
+def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
     refuse_changes(folder, config)
-    task = _task(config, read_corpus_text(config, folder.corpus))
-    refuse_other_data(folder, task.corpus)
-    return task
+    system = read_system(config, folder.path)
+    refuse_other_data(folder, system)
+    return system.with_samples(replace=False)
 
 
-def _task(config: TrainConfig, text: str) -> loop.Task:
-    task = loop.make_task(config, make_corpus(config, text))
-    if config.sample_every:
-        for prompt in config.sample_prompts:  # one that can't be used is said now
-            task.corpus.vocabulary.encode_prompt(prompt)
-    return task
-
-
-def _summary(task: loop.Task, path: Path, step: int) -> str:
-    import jax
-
-    parameters = sum(
-        leaf.size for leaf in jax.tree.leaves(jax.eval_shape(task.model.init, jax.random.key(0)))
-    )
+def _summary(the_task: task.Task, path: Path, step: int) -> str:
+    shapes = jax.eval_shape(the_task.system.objective.init, jax.random.key(0))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     device = jax.local_devices()[0]
     begun = f"resumed at step {step}" if step else "new run"
     return (
-        f"{task.config.preset}: {begun} in {path}; {len(task.corpus.text):,} characters, "
-        f"{len(task.corpus.vocabulary)} tokens in the vocabulary, {parameters:,} parameters, "
-        f"{task.program.batches} batches an epoch, {task.total_steps} steps, "
-        f"{task.config.devices} x {device.device_kind}"
+        f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
+        f"{parameters:,} parameters, {the_task.program.batches} batches an epoch, "
+        f"{the_task.total_steps} steps, {the_task.config.devices} x {device.device_kind}"
     )

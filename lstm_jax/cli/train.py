@@ -11,24 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.presets import PRESETS, preset_named
-from lstm_jax.training.config import TrainConfig
+from lstm_jax.training.config import AnyConfig, TrainConfig
 
 PROG = "train.py"
 
 
+C = TypeVar("C", bound=TrainConfig)
+
+
 @dataclass(frozen=True)
-class TrainCommand:
-    """Train a language model, watch it learn, and keep it in a run folder.
+class TrainCommand(Generic[C]):
+    """Train a system, watch it learn, and keep it in a run folder.
 
     Attributes:
         config: the run's settings.
-        preset: docs (the default): Python's own documentation; or anna: a novel (--data PATH).
+        preset: docs (the default), Python's documentation; anna, a novel; shakespeare, words;
+            poems, acrostics; reviews, a classifier; lyrics, a small model in all shapes.
+        as_published: with every setting and flaw of the published system that the preset follows.
         run_dir: the run's folder; by default runs/PRESET.
         resume: go on from the newest checkpoint of the run folder, with its own settings.
         eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
@@ -36,8 +41,9 @@ class TrainCommand:
         tensorboard: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
     """
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+    config: Annotated[C, tyro.conf.arg(name="")]
     preset: Annotated[str, tyro.conf.Positional] = "docs"
+    as_published: bool = False
     run_dir: Path | None = None
     resume: bool = False
     eval_only: bool = False
@@ -67,12 +73,14 @@ def train_command(arguments: Sequence[str]) -> int:
     if command.eval_only:
         print(json.dumps(running.evaluate_run(folder_path, command.config)))
         return 0
+    preset = preset_named(command.preset)
     with _Stop() as stop:
         profile = None if command.profile is None else str(command.profile)
         running.train_run(
             folder_path,
             command.config,
             resume=command.resume,
+            own_samples=_samples(command.config) != _samples(preset),
             profile_dir=profile,
             tensorboard=command.tensorboard,
             should_stop=stop.asked,
@@ -80,18 +88,23 @@ def train_command(arguments: Sequence[str]) -> int:
     return 128 + stop.signal if stop.signal else 0
 
 
-def _read_arguments(arguments: Sequence[str]) -> TrainCommand:
+def _samples(config: TrainConfig) -> object:
+    return getattr(config, "sample_prompts", None)
+
+
+def _read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--run-dir", "--run_dir", type=Path)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--eval-only", "--eval_only", action="store_true")
+    first.add_argument("--as-published", "--as_published", action="store_true")
     try:
         seen, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ValueError(f"{error}; see {PROG} --help") from None
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    default = preset_named(named or PRESETS[0].preset)
+    default = preset_named(named or PRESETS[0].preset, as_published=seen.as_published)
     if (seen.resume or seen.eval_only) and not {"-h", "--help"} & set(arguments):
         from lstm_jax.training.run import RunFolder, read_description
 
@@ -100,7 +113,10 @@ def _read_arguments(arguments: Sequence[str]) -> TrainCommand:
         if named and stored.preset != named:
             raise ValueError(f"{folder} is a run of preset {stored.preset!r}, not {named!r}")
         default = stored
-    command = parse(TrainCommand, TrainCommand(default, default.preset), arguments, PROG)
+    with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
+    command: TrainCommand[AnyConfig] = parse(
+        with_flags_of, TrainCommand(default, default.preset), arguments, PROG
+    )
     return dataclasses.replace(
         command, config=dataclasses.replace(command.config, preset=default.preset)
     )

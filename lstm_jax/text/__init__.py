@@ -1,20 +1,69 @@
 """Text in, int32 ids out: readers, vocabularies, batches. Standard library and numpy only."""
 
 from lstm_jax.text.batches import Lanes, PaddedLanes, heldout_split, lanes, padded_lanes
+from lstm_jax.text.cleaning import (
+    build_published_word_vocabulary,
+    first_characters,
+    published_batches,
+    published_shakespeare_words,
+)
+from lstm_jax.text.poems import Poems, build_poem_vocabulary, read_poems
 from lstm_jax.text.readers import python_documentation, read_text
+from lstm_jax.text.reviews import (
+    Reviews,
+    ReviewSet,
+    build_review_vocabulary,
+    encode_review,
+    read_reviews,
+    review_words,
+)
+from lstm_jax.text.sequences import (
+    LengthBatches,
+    PaddedRows,
+    PredictionRows,
+    bucket_widths,
+    pad_rows,
+    prediction_rows,
+    prediction_steps,
+    split_rows,
+)
 from lstm_jax.text.tokenizers import words
+from lstm_jax.text.vectors import WordVectors, read_vectors
 from lstm_jax.text.vocabulary import Vocabulary, build_char_vocabulary, build_word_vocabulary
 
 __all__ = [
     "Lanes",
+    "LengthBatches",
     "PaddedLanes",
+    "PaddedRows",
+    "Poems",
+    "PredictionRows",
+    "ReviewSet",
+    "Reviews",
     "Vocabulary",
+    "WordVectors",
+    "bucket_widths",
     "build_char_vocabulary",
+    "build_poem_vocabulary",
+    "build_published_word_vocabulary",
+    "build_review_vocabulary",
     "build_word_vocabulary",
+    "encode_review",
+    "first_characters",
     "heldout_split",
     "lanes",
+    "pad_rows",
     "padded_lanes",
+    "prediction_rows",
+    "prediction_steps",
+    "published_batches",
+    "published_shakespeare_words",
     "python_documentation",
+    "read_poems",
+    "read_reviews",
     "read_text",
+    "read_vectors",
+    "review_words",
+    "split_rows",
     "words",
 ]

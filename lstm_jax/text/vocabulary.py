@@ -5,7 +5,7 @@ import json
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,8 @@ from lstm_jax.text.tokenizers import words as split_words
 FORMAT_VERSION = 1
 UNKNOWN_CHARACTER = "\ufffd"
 UNKNOWN_WORD = "unknown"
+PADDING_TOKENS = ("\0", "<pad>")
+"""Tokens that no text contains; one of them with id 0 pads sequences."""
 
 _FIELDS = ("format_version", "kind", "unknown", "tokens")
 _LISTED_AT_MOST = 10
@@ -62,6 +64,15 @@ class Vocabulary:
         """Return the number of tokens; ids run from 0 to one below it."""
         return len(self.tokens)
 
+    def __contains__(self, token: object) -> bool:
+        """Return whether it is one of the tokens."""
+        return token in self._id_of_token
+
+    @property
+    def padding(self) -> int | None:
+        """The id, 0, that pads sequences; None if there is none."""
+        return 0 if self.tokens[0] in PADDING_TOKENS else None
+
     def encode(self, text: str) -> Ids:
         """Return the ids [N] of the N tokens of `text`, int32; N is 0 for an empty text.
 
@@ -69,7 +80,23 @@ class Vocabulary:
             ValueError: a token outside the vocabulary while `unknown` is None (up to ten of them
                 are named), or a lone surrogate in the text of a "char" vocabulary.
         """
-        return self._encode_words(text) if self.kind == "word" else self._encode_characters(text)
+        if self.kind == "word":
+            return self.encode_tokens(split_words(text))
+        return self._encode_characters(text)
+
+    def encode_tokens(self, tokens: Sequence[str]) -> Ids:
+        """Return the ids [N] of a text split in tokens already.
+
+        Raises:
+            ValueError: a token outside the vocabulary while `unknown` is None.
+        """
+        id_of = self._id_of_token
+        if self.unknown is None:
+            missing = dict.fromkeys(token for token in tokens if token not in id_of)
+            if missing:
+                raise _outside(self._noun, [repr(token) for token in missing])
+        ids = (id_of.get(token, self.unknown) for token in tokens)
+        return np.fromiter(cast(Iterable[int], ids), np.int32, count=len(tokens))
 
     def encode_prompt(self, prompt: str) -> Ids:
         """Return the ids [N] of what a model is to go on from; N is at least 1.
@@ -82,8 +109,7 @@ class Vocabulary:
         except ValueError as error:
             raise ValueError(f"prompt {prompt!r} cannot be used: {error}") from None
         if not ids.size:
-            noun = "word" if self.kind == "word" else "character"
-            raise ValueError(f"prompt {prompt!r} is empty; give at least one {noun}")
+            raise ValueError(f"prompt {prompt!r} is empty; give at least one {self._noun}")
         return ids
 
     def decode(self, ids: npt.ArrayLike) -> str:
@@ -172,12 +198,16 @@ class Vocabulary:
         )
         return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
+    @property
+    def _noun(self) -> str:
+        return "word" if self.kind == "word" else "character"
+
     @cached_property
     def _token_array(self) -> npt.NDArray[np.object_]:
         return np.array(self.tokens, dtype=object)
 
     @cached_property
-    def _id_of_word(self) -> dict[str, int]:
+    def _id_of_token(self) -> dict[str, int]:
         return {token: token_id for token_id, token in enumerate(self.tokens)}
 
     @cached_property
@@ -198,16 +228,6 @@ class Vocabulary:
                 raise _outside("character", _characters(code_points[missing]))
             ids[missing] = self.unknown
         return ids
-
-    def _encode_words(self, text: str) -> Ids:
-        found = split_words(text)
-        id_of = self._id_of_word
-        if self.unknown is None:
-            missing = dict.fromkeys(word for word in found if word not in id_of)
-            if missing:
-                raise _outside("word", [repr(word) for word in missing])
-        ids = (id_of.get(word, self.unknown) for word in found)
-        return np.fromiter(cast(Iterable[int], ids), np.int32, count=len(found))
 
 
 def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:

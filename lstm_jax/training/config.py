@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig
 
 ScheduleName = Literal["constant", "cosine", "step", "exponential"]
@@ -65,124 +66,247 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A language model trained on one text.
+    """What every run has, whatever it learns.
 
     Attributes:
         preset: the system that these settings began as.
-        data: the text file to train on, UTF-8; None takes the preset's own corpus.
-        tokens: what a token is: a character, or a word.
-        min_count: words that occur less often are unknown (words only).
-        heldout_share: share of the text that is held out of training.
-        heldout_from: which share: the text's "end"; or the end of each of the batch's "lanes", as
-            some published notebooks have it, so that it comes from all over the text.
+        data: what to train on; None takes the preset's own corpus.
+        heldout_share: share of the data that is held out of training.
         batch_size: sequences side by side.
-        sequence_length: steps of truncated backpropagation through time.
-        epochs: passes over the text; the carry is zeroed where each begins.
+        epochs: passes over the data.
         steps: optimizer steps in all; None for as many as the epochs have.
-        seed: of initial weights, dropout and samples.
+        seed: of initial weights, dropout, order and samples.
         devices: local devices that share each batch.
-        log_every: steps from one row of metrics to the next.
-        evaluate_every: steps from one held-out evaluation to the next; 0 only at the end.
-        checkpoint_every: steps from one checkpoint to the next; 0 only at the end.
+        intervals: what the intervals below count.
+        log_every: from one row of metrics to the next.
+        evaluate_every: from one held-out evaluation to the next; 0 only at the end.
+        checkpoint_every: from one checkpoint to the next; 0 only at the end.
+        sample_every: from one sample to the next; 0 for none.
         keep_checkpoints: how many of the latest checkpoints are kept, besides the best.
-        sample_every: steps from one sample to the next; 0 for none.
-        sample_prompts: the prompts that samples go on from.
-        sample_length: tokens of a sample.
-        sample_top_n: samples take only the most likely n tokens; 0 for all.
-        sample_temperature: divides a sample's logits; 0 takes the most likely token.
-        corpus_on_device_mb: a text that takes more than this is fed to the device piece by piece.
-        model: the network.
+        patience: training ends after so many evaluations in a row without a better held-out loss;
+            0 for never.
         optimizer: how it learns.
     """
 
     preset: str = "custom"
     data: str | None = None
-    tokens: Literal["char", "word"] = "char"
-    min_count: int = 1
     heldout_share: float = 0.1
-    heldout_from: Literal["end", "lanes"] = "end"
     batch_size: int = 32
-    sequence_length: int = 64
     epochs: int = 10
     steps: int | None = None
     seed: int = 0
     devices: int = 1
+    intervals: Literal["steps", "epochs"] = "steps"
     log_every: int = 10
     evaluate_every: int = 500
     checkpoint_every: int = 500
-    keep_checkpoints: int = 3
     sample_every: int = 500
-    sample_prompts: tuple[str, ...] = ("The ",)
-    sample_length: int = 200
-    sample_top_n: int = 0
-    sample_temperature: float = 1.0
-    corpus_on_device_mb: int = 1024
-    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    keep_checkpoints: int = 3
+    patience: int = 0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         _require_positive(
-            self,
-            "min_count",
-            "batch_size",
-            "sequence_length",
-            "epochs",
-            "steps",
-            "devices",
-            "log_every",
-            "keep_checkpoints",
-            "sample_length",
+            self, "batch_size", "epochs", "steps", "devices", "log_every", "keep_checkpoints"
         )
-        for name in (
-            "evaluate_every",
-            "checkpoint_every",
-            "sample_every",
-            "sample_top_n",
-            "sample_temperature",
-            "corpus_on_device_mb",
-        ):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}; it must be 0 or above")
+        _require_no_less_than_0(
+            self, "evaluate_every", "checkpoint_every", "sample_every", "patience"
+        )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
         _require_share(self, "heldout_share")
+        if self.patience and not self.heldout_share:
+            raise ValueError("patience needs something held out; set heldout_share above 0")
+
+    def steps_of(self, interval: int, batches: int) -> int:
+        """An interval in steps, of which an epoch has `batches`."""
+        return interval * (batches if self.intervals == "epochs" else 1)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How samples are drawn in training.
+
+    Attributes:
+        length: tokens of a sample.
+        top_n: takes only the most likely n tokens; 0 for all.
+        temperature: divides the logits; 0 takes the most likely token.
+        unknown: whether the unknown token is "never" taken, or "ends" a sample.
+    """
+
+    length: int = 200
+    top_n: int = 0
+    temperature: float = 1.0
+    unknown: Literal["never", "ends"] = "never"
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "length")
+        _require_no_less_than_0(self, "top_n", "temperature")
+
+
+@dataclass(frozen=True)
+class LanguageConfig(TrainConfig):
+    """A language model of one text, whose carry goes from batch to batch.
+
+    Attributes:
+        tokens: what a token is: a character, or a word.
+        min_count: words that occur less often are unknown (words only).
+        cleaning: how words are found: "words", lower-cased runs of letters, digits, - and '; or
+            "published", as a published word model did, which deletes line ends.
+        characters: how many of the text's first characters to take; None for all.
+        line_ends: whether line ends stay ("keep"), become a "space", or "drop" out.
+        layout: "lanes", consecutive text from batch to batch; or "published", consecutive pieces
+            of a batch each, shuffled though the carry goes on, as a published word model did.
+        heldout_from: which share is held out: the text's "end"; or the end of each of the batch's
+            "lanes", as some published notebooks have it, so that it comes from all over the text.
+        sequence_length: steps of truncated backpropagation through time.
+        carry_backward: a bidirectional model's backward carry goes on from batch to batch too, as
+            published; otherwise it starts each batch at zero.
+        corpus_on_device_mb: a text that takes more than this is fed to the device piece by piece.
+        sample_prompts: the prompts that samples go on from.
+        sample: how samples are drawn.
+        model: the network.
+    """
+
+    tokens: Literal["char", "word"] = "char"
+    min_count: int = 1
+    cleaning: Literal["words", "published"] = "words"
+    characters: int | None = None
+    line_ends: Literal["keep", "space", "drop"] = "keep"
+    layout: Literal["lanes", "published"] = "lanes"
+    heldout_from: Literal["end", "lanes"] = "end"
+    sequence_length: int = 64
+    carry_backward: bool = False
+    corpus_on_device_mb: int = 1024
+    sample_prompts: tuple[str, ...] = ("The ",)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, "min_count", "sequence_length", "characters")
+        _require_no_less_than_0(self, "corpus_on_device_mb")
         if not self.sample_prompts or not all(self.sample_prompts):
             raise ValueError("sample_prompts holds an empty prompt; give at least one character")
+        if self.layout == "published" and self.heldout_from == "lanes" and self.heldout_share:
+            raise ValueError('layout "published" has no lanes; hold out from the "end"')
+        if self.cleaning == "published" and self.tokens != "word":
+            raise ValueError('cleaning "published" is of words; set tokens to "word"')
 
 
-def to_dict(config: TrainConfig) -> dict[str, Any]:
+@dataclass(frozen=True)
+class PoemsConfig(TrainConfig):
+    """A character model of many short poems, each a sequence of its own.
+
+    Attributes:
+        length: the most characters of a poem.
+        keep: which characters of a longer one: its "first" or its "last".
+        drop_unfit: leave empty and repeated poems out.
+        heldout_from: which share is held out: a "random" one, drawn by the seed, or the "last".
+        widths: how many lengths batches may be padded to; poems of like length share a batch.
+        sample_templates: what samples fill: a character stands where it is, each * is filled.
+        sample: how samples are drawn; their length is the template's.
+        model: the network.
+    """
+
+    heldout_share: float = 0.2
+    length: int = 50
+    keep: Literal["first", "last"] = "first"
+    drop_unfit: bool = True
+    heldout_from: Literal["random", "last"] = "random"
+    widths: int = 6
+    sample_templates: tuple[str, ...] = ("*" * 20,)
+    sample: SampleConfig = field(default_factory=SampleConfig)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, "widths")
+        if self.length < 2:
+            raise ValueError(f"length is {self.length}; a poem needs at least 2 characters")
+        if not self.sample_templates or not all(self.sample_templates):
+            raise ValueError("sample_templates holds an empty template; give at least one place")
+        if self.model.bidirectional:
+            raise ValueError("a bidirectional model sees what it is to fill in; it cannot write")
+
+
+@dataclass(frozen=True)
+class ReviewsConfig(TrainConfig):
+    """A classifier of texts with a label.
+
+    Attributes:
+        vocabulary_size: the most frequent words that have an id, special ones included.
+        length: the most words of a review.
+        keep: which words of a longer one: its "last" or its "first".
+        vectors: a text file of word vectors (GloVe's format) to use, frozen; None trains them.
+        widths: how many lengths batches may be padded to; reviews of like length share a batch.
+        model: the network.
+    """
+
+    heldout_share: float = 0.2
+    sample_every: int = 0
+    vocabulary_size: int = 10_000
+    length: int = 80
+    keep: Literal["last", "first"] = "last"
+    vectors: str | None = None
+    widths: int = 1
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require_positive(self, "length", "widths")
+        if self.vocabulary_size < 5:
+            raise ValueError(
+                f"vocabulary_size is {self.vocabulary_size}; it must be at least 5, four special "
+                "words and one other"
+            )
+
+
+AnyConfig = LanguageConfig | PoemsConfig | ReviewsConfig
+
+_SYSTEMS: dict[str, type[AnyConfig]] = {
+    "language": LanguageConfig,
+    "poems": PoemsConfig,
+    "reviews": ReviewsConfig,
+}
+
+
+def to_dict(config: AnyConfig) -> dict[str, Any]:
     """The config as JSON values."""
-    return dataclasses.asdict(config)
+    (system,) = (name for name, cls in _SYSTEMS.items() if type(config) is cls)
+    return {"system": system, **dataclasses.asdict(config)}
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
+def from_dict(values: dict[str, Any]) -> AnyConfig:
     """The config that `to_dict` gave; fields it lacks, of an older version, take their defaults.
 
     Raises:
         ValueError: a field that this version doesn't know, or a value that makes no sense.
     """
     values = dict(values)
-    model = _build(LanguageModelConfig, values.pop("model", {}), "model.")
-    optimizer = _build(OptimizerConfig, values.pop("optimizer", {}), "optimizer.")
-    if isinstance(values.get("sample_prompts"), list):
-        values["sample_prompts"] = tuple(values["sample_prompts"])
-    return _build(  # type: ignore[no-any-return]
-        TrainConfig, values | {"model": model, "optimizer": optimizer}, ""
-    )
+    system = values.pop("system", None)
+    if system not in _SYSTEMS:
+        raise ValueError(f"its system is {system!r}; expected one of {', '.join(_SYSTEMS)}")
+    config: AnyConfig = _build(_SYSTEMS[system], values, "")
+    return config
 
 
 def _build(cls: Any, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')} is {values!r}; expected a JSON object")
-    known = {f.name for f in dataclasses.fields(cls)}
-    for name in values:
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    built: dict[str, Any] = {}
+    for name, value in values.items():
         if name not in known:
             raise ValueError(
                 f"unknown field {prefix + name!r}; was this written by a newer version?"
             )
+        nested: Any = known[name].default_factory
+        if isinstance(nested, type):
+            value = _build(nested, value, f"{prefix}{name}.")
+        built[name] = tuple(value) if isinstance(value, list) else value
     try:
-        return cls(**values)
+        return cls(**built)
     except TypeError as error:
         raise ValueError(f"a field of {cls.__name__} has the wrong type: {error}") from None
 
@@ -192,6 +316,13 @@ def _require_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"{name} is {value}; it must be above 0")
+
+
+def _require_no_less_than_0(config: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} is {value}; it must be 0 or above")
 
 
 def _require_share(config: Any, *names: str) -> None:

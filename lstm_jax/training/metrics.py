@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Row = dict[str, float | int | None]
 
@@ -17,6 +18,30 @@ def perplexity(loss: float) -> float:
         return math.exp(loss)
     except OverflowError:
         return math.inf
+
+
+class MetricSums(NamedTuple):
+    """Sums on the host, of any number of batches; see `TokenSums`."""
+
+    loss: float
+    correct: float
+    weight: float
+
+
+def total(batches: Iterable[Iterable[float]]) -> MetricSums:
+    """Adds up the loss, correct and weight of batches."""
+    loss, correct, weight = zip(*batches, strict=True)
+    return MetricSums(math.fsum(loss), math.fsum(correct), math.fsum(weight))
+
+
+def part_metrics(prefix: str, sums: MetricSums | None, *, with_perplexity: bool) -> Row:
+    """Mean loss in nats, accuracy and, if asked for, perplexity of sums; NaN if there are none."""
+    if sums is None or not sums.weight:
+        loss = accuracy = math.nan
+    else:
+        loss, accuracy = sums.loss / sums.weight, sums.correct / sums.weight
+    row: Row = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
+    return row | ({f"{prefix}perplexity": perplexity(loss)} if with_perplexity else {})
 
 
 class MetricsLog:

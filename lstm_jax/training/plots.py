@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
 
@@ -22,7 +24,7 @@ def have_matplotlib() -> bool:
 
 
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
-    """Draws training and held-out loss against the step, one colour a run.
+    """Draws loss and accuracy, in training and held out, against the epoch; one colour a run.
 
     Raises:
         ValueError: a folder has no metrics.
@@ -30,38 +32,57 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.3), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for number, run in enumerate(runs):
-        rows = read_rows(RunFolder(run).metrics)
+    logs = [read_rows(RunFolder(run).metrics) for run in runs]
+    for run, rows in zip(runs, logs, strict=True):
         if not rows:
             raise ValueError(f"{run} has no metrics to draw; train it first")
-        prefix = f"{run.name}: " if len(runs) > 1 else ""
-        color = f"C{number}"
-        axes.plot(*_series(rows, "loss"), color=color, linewidth=1, label=f"{prefix}training")
-        heldout = _series(rows, "heldout_loss")
-        if heldout[0]:
-            label = f"{prefix}held out"
-            axes.plot(*heldout, color=color, marker="o", markersize=4, linestyle="--", label=label)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    names = [run.name if len(runs) > 1 else "" for run in runs]
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    _panel(left, names, logs, "loss")
+    _panel(right, names, logs, "accuracy")
+    left.set_ylabel("loss (nats)")
+    right.set_ylabel("accuracy")
+    if any("perplexity" in rows[-1] for rows in logs):
+        left.set_ylabel("loss (nats a token)")
+        right.set_ylabel("accuracy of the most likely token")
+        perplexity = left.secondary_yaxis("right", functions=(np.exp, _log))
+        perplexity.set_ylabel("perplexity")
+        perplexity.set_yscale("log")
     figure.savefig(output)
 
 
-def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    known = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
-    return [step for step, _ in known], [value for _, value in known]
+def _panel(axes: Any, names: Sequence[str], logs: Sequence[list[Any]], metric: str) -> None:
+    for number, (name, rows) in enumerate(zip(names, logs, strict=True)):
+        prefix = f"{name}: " if name else ""
+        color = f"C{number}"
+        axes.plot(*_series(rows, metric), color=color, linewidth=1, label=f"{prefix}training")
+        heldout = _series(rows, f"heldout_{metric}")
+        if heldout[0]:
+            label = f"{prefix}held out"
+            axes.plot(*heldout, color=color, marker="o", markersize=4, linestyle="--", label=label)
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+
+
+def _log(values: Any) -> Any:
+    """The logarithm, where matplotlib also asks for that of what lies off the axis."""
+    return np.log(np.maximum(values, 1e-9))
+
+
+def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    known = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
+    return [epoch for epoch, _ in known], [value for _, value in known]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Overlays the curves of several runs in one picture."""
     parser = argparse.ArgumentParser(prog="python -m lstm_jax.training.plots")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--output", type=Path, default=Path("loss.png"), help="the picture")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="the picture")
     options = parser.parse_args(arguments)
     try:
         if not have_matplotlib():

@@ -3,63 +3,63 @@
 config.json      the settings, and which text they were applied to
 vocab.json       the tokens
 corpus.txt       the text itself, where it is not a file of the user's
+vectors.npy      a classifier's frozen word vectors
 metrics.jsonl    one row a log step
 checkpoints/     the training state, a folder a step
-loss.png         the curves, where matplotlib is present
+curves.png       the curves, where matplotlib is present
 tensorboard/     events, where --tensorboard asked for them
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import platform
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import random
 
+from lstm_jax import __version__
+from lstm_jax.classifier import Classifier, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import TrainConfig, from_dict, to_dict
-from lstm_jax.training.corpus import PYTHON_DOCS, Corpus
+from lstm_jax.training.config import AnyConfig, ReviewsConfig, from_dict, to_dict
+from lstm_jax.training.systems import System
+from lstm_jax.training.systems.reviews import VECTORS_FILE, load_vectors
 
-FORMAT = 1
+FORMAT = 2
 
 _CHANGEABLE = frozenset(
     [
         "data",
+        "vectors",
         "steps",
         "epochs",
         "devices",
+        "intervals",
         "log_every",
         "evaluate_every",
         "checkpoint_every",
         "keep_checkpoints",
+        "patience",
         "sample_every",
         "sample_prompts",
-        "sample_length",
-        "sample_top_n",
-        "sample_temperature",
+        "sample_templates",
         "corpus_on_device_mb",
         "model.dropout",
         "model.dropout_place",
+        "model.dense_dropout",
         "model.compute_dtype",
         "model.backend",
         "model.unroll",
-        "optimizer.learning_rate",
-        "optimizer.schedule",
-        "optimizer.warmup_steps",
-        "optimizer.decay_steps",
-        "optimizer.decay_rate",
-        "optimizer.final_share",
-        "optimizer.clip_norm",
-        "optimizer.beta1",
-        "optimizer.beta2",
-        "optimizer.epsilon",
     ]
 )
+_CHANGEABLE_GROUPS = ("optimizer.", "sample.")
 
 
 class RunFolder(NamedTuple):
@@ -76,11 +76,6 @@ class RunFolder(NamedTuple):
     def vocabulary(self) -> Path:
         """Tokens."""
         return self.path / "vocab.json"
-
-    @property
-    def corpus(self) -> Path:
-        """The run's own copy of a built-in text."""
-        return self.path / "corpus.txt"
 
     @property
     def metrics(self) -> Path:
@@ -100,17 +95,17 @@ class RunFolder(NamedTuple):
     @property
     def plot(self) -> Path:
         """Curves."""
-        return self.path / "loss.png"
+        return self.path / "curves.png"
 
 
 class Description(NamedTuple):
     """What `config.json` says."""
 
-    config: TrainConfig
+    config: AnyConfig
     sha256: str
 
 
-def create_run(folder: RunFolder, config: TrainConfig, corpus: Corpus) -> None:
+def create_run(folder: RunFolder, system: System) -> None:
     """Makes the folder and writes all but checkpoints and metrics; `config.json` comes last.
 
     Raises:
@@ -118,10 +113,10 @@ def create_run(folder: RunFolder, config: TrainConfig, corpus: Corpus) -> None:
     """
     refuse_existing(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
-    corpus.vocabulary.save(folder.vocabulary)
-    if config.data == PYTHON_DOCS:
-        folder.corpus.write_text(corpus.text, encoding="utf-8")
-    write_config(folder, config, corpus)
+    system.vocabulary.save(folder.vocabulary)
+    for name, content in system.files().items():
+        (folder.path / name).write_bytes(content)
+    write_config(folder, system)
 
 
 def refuse_existing(folder: RunFolder) -> None:
@@ -132,12 +127,19 @@ def refuse_existing(folder: RunFolder) -> None:
         )
 
 
-def write_config(folder: RunFolder, config: TrainConfig, corpus: Corpus) -> None:
+def write_config(folder: RunFolder, system: System) -> None:
     """Writes `config.json`, whole or not at all."""
     described = {
         "format": FORMAT,
-        "config": to_dict(config),
-        "data": {"sha256": corpus.sha256, "characters": len(corpus.text)},
+        "config": to_dict(system.config),
+        "data": {"sha256": system.sha256, "about": system.summary()},
+        "written_by": {
+            "lstm_jax": __version__,
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "device": f"{system.config.devices} x {jax.local_devices()[0].device_kind}",
+            "processor_cores": os.cpu_count(),
+        },
     }
     temporary = folder.config.with_suffix(".tmp")
     temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -165,13 +167,15 @@ def read_description(folder: RunFolder) -> Description:
         raise ValueError(f"{folder.config} cannot be used: {reason}; restore it") from None
 
 
-def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
+def refuse_changes(folder: RunFolder, asked: AnyConfig) -> None:
     """Raises ValueError if a resumed run would differ in what its checkpoints depend on."""
     kept = _flat(to_dict(read_description(folder).config))
     changed = [
-        f"{name} is {value!r}, the run has {kept[name]!r}"
+        f"{name} is {value!r}, the run has {kept.get(name)!r}"
         for name, value in _flat(to_dict(asked)).items()
-        if name not in _CHANGEABLE and value != kept[name]
+        if value != kept.get(name)
+        and name not in _CHANGEABLE
+        and not name.startswith(_CHANGEABLE_GROUPS)
     ]
     if changed:
         raise ValueError(
@@ -180,16 +184,16 @@ def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
         )
 
 
-def refuse_other_data(folder: RunFolder, corpus: Corpus) -> None:
-    """Raises ValueError if the text or its vocabulary is not the run's."""
-    if read_description(folder).sha256 != corpus.sha256:
+def refuse_other_data(folder: RunFolder, system: System) -> None:
+    """Raises ValueError if the data or its vocabulary is not the run's."""
+    if read_description(folder).sha256 != system.sha256:
         raise ValueError(
-            f"the text is not the one that {folder.path} was trained on (its SHA-256 differs); "
-            "name the old text with --data, or start a new run"
+            f"the data is not what {folder.path} was trained on (its SHA-256 differs); "
+            "name the old data with --data, or start a new run"
         )
-    if Vocabulary.load(folder.vocabulary) != corpus.vocabulary:
+    if Vocabulary.load(folder.vocabulary) != system.vocabulary:
         raise ValueError(
-            f"{folder.vocabulary} is not the vocabulary of the run's text; restore it, or start a "
+            f"{folder.vocabulary} is not the vocabulary of the run's data; restore it, or start a "
             "new run"
         )
 
@@ -204,26 +208,71 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+Step = int | Literal["newest", "best"]
+"""A checkpoint: that of a step, the newest good one, or the one of the lowest held-out loss."""
+
+
 def load(
-    run_dir: str | os.PathLike[str], *, step: int | None = None
+    run_dir: str | os.PathLike[str], *, step: Step = "newest"
 ) -> tuple[LanguageModel, LanguageModelParams, Vocabulary]:
-    """Loads a trained model, without its optimizer, for use in other code.
+    """Loads a trained language model, without its optimizer, for use in other code.
 
     Args:
         run_dir: a folder that `train.py` made.
-        step: which checkpoint; None for the newest good one.
+        step: which checkpoint.
 
     Returns:
         The model, its parameters, and the vocabulary that turns text into its ids.
 
     Raises:
-        ValueError: it is no run folder, or it has no such checkpoint.
+        ValueError: it is no run folder of a language model, or it has no such checkpoint.
     """
     folder = RunFolder(Path(run_dir))
     config = read_description(folder).config
+    if isinstance(config, ReviewsConfig):
+        raise ValueError(
+            f"{run_dir} holds a classifier, which writes nothing; classify texts with it "
+            "(python -m lstm_jax.cli.classify RUN), or load it with load_classifier"
+        )
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = LanguageModel(config.model, len(vocabulary))
+    return model, _load_params(folder, model, step), vocabulary
+
+
+def load_classifier(
+    run_dir: str | os.PathLike[str], *, step: Step = "best"
+) -> tuple[Classifier, ClassifierParams, Vocabulary, ReviewsConfig]:
+    """Loads a trained classifier, without its optimizer, for use in other code.
+
+    Args:
+        run_dir: a folder that `train.py` made.
+        step: which checkpoint.
+
+    Returns:
+        The model, its parameters (frozen vectors are its embedding), the vocabulary, and the
+        settings that say how a text is cut.
+
+    Raises:
+        ValueError: it is no run folder of a classifier, or it has no such checkpoint.
+    """
+    folder = RunFolder(Path(run_dir))
+    config = read_description(folder).config
+    if not isinstance(config, ReviewsConfig):
+        raise ValueError(f"{run_dir} holds a language model, no classifier; load it with load")
+    vocabulary = Vocabulary.load(folder.vocabulary)
+    model = Classifier(config.model, len(vocabulary))
+    params = _load_params(folder, model, step)
+    if config.model.frozen_embedding:
+        params = params._replace(embedding=jnp.asarray(load_vectors(folder.path / VECTORS_FILE)))
+        thawed = dataclasses.replace(config.model, frozen_embedding=False)
+        model = Classifier(thawed, len(vocabulary))
+    return model, params, vocabulary, config
+
+
+def _load_params(folder: RunFolder, model: LanguageModel | Classifier, step: Step) -> Any:
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         template = jax.eval_shape(model.init, random.key(0))
-        saved = store.restore_params(template, step=step)
-    return model, saved.state, vocabulary
+        number = step if isinstance(step, int) else None
+        if step == "best":
+            number = store.best_step()
+        return store.restore_params(template, step=number).state

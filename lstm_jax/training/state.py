@@ -1,22 +1,56 @@
-"""The training state, and the jitted function that takes it one step further.
-
-Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus.
-"""
+"""The training state, and the jitted function that takes it one step further."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax import Array, lax, random
+from jax import Array, random
 
 from lstm_jax.losses import TokenSums
-from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.training.metrics import MetricSums, total
+
+
+class BatchSums(NamedTuple):
+    """What a batch adds up to.
+
+    Attributes:
+        parts: sums by what they are of; the name is a prefix of the metrics' names, "" for the
+            chief part. What is learnt is the sum of all losses over the sum of all weights.
+        tokens: real tokens read.
+    """
+
+    parts: dict[str, TokenSums]
+    tokens: Array
+
+
+class Objective(Protocol):
+    """What is to be learnt, as pure functions; a hashable value, as steps are compiled for it."""
+
+    def init(self, key: Array) -> Any:
+        """Draws the parameters with a typed key."""
+
+    def zero_carry(self, params: Any, batch_size: int) -> Any:
+        """What goes from batch to batch, at an epoch's start; () if nothing does."""
+
+    def sums(
+        self, params: Any, carry: Any, data: Any, index: Array, dropout_key: Array | None
+    ) -> tuple[BatchSums, Any]:
+        """The sums of a batch, and the carry after it.
+
+        Args:
+            params: from `init`.
+            carry: from `zero_carry` or an earlier batch.
+            data: what the system's feed gives.
+            index: the batch's place in its epoch.
+            dropout_key: None outside training.
+        """
 
 
 @struct.dataclass
@@ -34,7 +68,7 @@ class TrainState:
     """
 
     step: Array
-    params: LanguageModelParams
+    params: Any
     opt_state: Any
     carry: Any
     key: Array
@@ -43,8 +77,9 @@ class TrainState:
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports: mean loss in nats a token, and gradient norm before clipping."""
+    """What a step reports: its batch's sums, mean loss, and gradient norm before clipping."""
 
+    sums: BatchSums
     loss: Array
     grad_norm: Array
 
@@ -53,15 +88,13 @@ class Program(NamedTuple):
     """What a training step is compiled for.
 
     Attributes:
-        model: the language model.
+        objective: parameters and batch -> loss.
         optimizer: gradients -> updates.
-        sequence_length: T.
         batches: batches of one epoch.
     """
 
-    model: LanguageModel
+    objective: Objective
     optimizer: optax.GradientTransformation
-    sequence_length: int
     batches: int
 
 
@@ -69,13 +102,13 @@ class Program(NamedTuple):
 def init_state(program: Program, seed: Array, batch_size: int) -> TrainState:
     """The state before the first step."""
     key_params, key = random.split(random.key(seed))
-    params = program.model.init(key_params)
+    params = program.objective.init(key_params)
     zero = partial(jnp.zeros, (), jnp.int32)
     return TrainState(
         step=zero(),
         params=params,
         opt_state=program.optimizer.init(params),
-        carry=program.model.zero_carry(params, batch_size),
+        carry=program.objective.zero_carry(params, batch_size),
         key=key,
         batch=zero(),
         skipped=zero(),
@@ -83,34 +116,28 @@ def init_state(program: Program, seed: Array, batch_size: int) -> TrainState:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_step(
-    program: Program, state: TrainState, rows: Array, first_row: Array
-) -> tuple[TrainState, StepMetrics]:
+def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainState, StepMetrics]:
     """Takes one training step: forward, backward, clipping, Adam.
 
     Args:
         program: static.
         state: donated.
-        rows: int32 `[N, B]`, lanes of the corpus, time first: all of them, or a stretch that
-            holds the rows of this step's batch.
-        first_row: which row of the corpus `rows` begins with.
+        data: what the objective finds this step's batch in.
 
     Returns:
         The state, and the step's metrics.
     """
-    start = state.batch * program.sequence_length - first_row
-    tokens_TB = lax.dynamic_slice_in_dim(rows, start, program.sequence_length + 1)
     key = random.fold_in(state.key, state.step)
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
 
-    def mean_loss(params: LanguageModelParams) -> tuple[Array, Any]:
-        sums, carry = program.model.token_sums(
-            params, before, tokens_TB[:-1], tokens_TB[1:], dropout_key=key
-        )
-        return sums.loss / sums.weight, carry
+    def mean_loss(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
+        sums, carry = program.objective.sums(params, before, data, state.batch, key)
+        parts = list(sums.parts.values())
+        whole: TokenSums = jax.tree.map(lambda *each: sum(each), *parts)
+        return whole.loss / whole.weight, (sums, carry)
 
-    (loss, carry), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    (loss, (sums, carry)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
     grad_norm = optax.tree.norm(gradients)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -128,32 +155,24 @@ def train_step(
         batch=(state.batch + 1) % program.batches,
         skipped=state.skipped + ~finite,
     )
-    return state, StepMetrics(loss.astype(jnp.float32), grad_norm.astype(jnp.float32))
+    return state, StepMetrics(sums, loss.astype(jnp.float32), grad_norm.astype(jnp.float32))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def evaluate(
-    model: LanguageModel,
-    sequence_length: int,
-    params: LanguageModelParams,
-    inputs: Array,
-    targets: Array,
-    mask: Array,
-) -> TokenSums:
-    """Sums over a held-out text laid out in padded lanes `[S T, B]`, from a zero carry."""
+    objective: Objective, params: Any, batches: Iterable[Any], batch_size: int
+) -> dict[str, MetricSums]:
+    """Sums of each part over batches of held-out data, from a zero carry, without dropout."""
+    carry = objective.zero_carry(params, batch_size)
+    found: list[dict[str, TokenSums]] = []
+    for data in batches:
+        sums, carry = _evaluate_batch(objective, params, carry, data)
+        found.append(sums.parts)
+    found = jax.device_get(found)
+    return {name: total(map(float, sums[name]) for sums in found) for name in found[0]}
 
-    def chunk(
-        carry: tuple[Any, TokenSums], batch: tuple[Array, Array, Array]
-    ) -> tuple[tuple[Any, TokenSums], None]:
-        carry, sums = carry
-        tokens, targets, mask = batch
-        found, carry = model.token_sums(params, carry, tokens, targets, mask=mask)
-        return (carry, jax.tree.map(jnp.add, sums, found)), None
 
-    zero = jnp.zeros((), jax.tree.leaves(params)[0].dtype)
-    start = (model.zero_carry(params, inputs.shape[1]), TokenSums(zero, zero, zero))
-    chunks = jax.tree.map(
-        lambda a: a.reshape(-1, sequence_length, *a.shape[1:]), (inputs, targets, mask)
-    )
-    (_, sums), _ = lax.scan(chunk, start, chunks)
-    return sums
+@partial(jax.jit, static_argnums=0)
+def _evaluate_batch(
+    objective: Objective, params: Any, carry: Any, data: Any
+) -> tuple[BatchSums, Any]:
+    return objective.sums(params, carry, data, jnp.int32(0), None)

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lstm_jax.training.loop import Report
 from lstm_jax.training.metrics import Row
+from lstm_jax.training.report import Report
 
 
 class TensorBoardReport:

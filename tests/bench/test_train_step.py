@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import peers, report, systems, train_step
+from bench import peers, report, shapes, train_step
 from bench.agreement import Disagreement, Evidence, require_agreement
 from bench.environment import environment
 from bench.implementation import DType
 from bench.measure import interleave
 from bench.ours import Ours
-from bench.systems import System
+from bench.shapes import System
 
 TINY = System("tiny", 11, "lstm", 2, 8, batch_size=3, sequence_length=5, dropout=0.5)
 GRU = System("tiny-gru", 11, "gru", 1, 8, 3, 5, embedding_size=4, clip_norm=0.01)
@@ -74,7 +74,7 @@ def test_gru_and_embedding_agree_in_bfloat16() -> None:
 def test_command_writes_rows_and_names_a_missing_peer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(systems, "SYSTEMS", (TINY,))
+    monkeypatch.setattr(shapes, "SYSTEMS", (TINY,))
     monkeypatch.setitem(peers.PEERS, "absent", "a_library_that_nobody_wrote")
     file = tmp_path / "rows.json"
     arguments = ["--systems", "tiny", "--peers", "absent", "--quick", "--json", str(file)]
@@ -113,7 +113,7 @@ def test_disagreement_is_named(found: Evidence, message: str) -> None:
 
 
 def test_every_system_feeds_distinct_random_tokens() -> None:
-    for system in systems.SYSTEMS:
+    for system in shapes.SYSTEMS:
         inputs, targets = system.batch(1)
         assert inputs.shape == targets.shape == (system.sequence_length, system.batch_size)
         assert (inputs[1:] == targets[:-1]).all()
@@ -140,4 +140,4 @@ def test_options_that_make_no_sense_are_named(options: dict[str, Any], message: 
     with pytest.raises(ValueError, match="there is no peer 'numpy'"):
         peers.peer_named("numpy")
     with pytest.raises(ValueError, match="there is no system 'novel'"):
-        systems.system_named("novel")
+        shapes.system_named("novel")

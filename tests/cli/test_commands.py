@@ -9,40 +9,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import Command, snapshot
 
-from lstm_jax.cli.arguments import run_command
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
+from lstm_jax.training.downloads import SOURCES
 from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.systems import corpus
 
 ROOT = Path(__file__).parents[2]
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
 SMALL = shlex.split(
     "--model.hidden-size 16 --batch-size 4 --sequence-length 20 --steps 12 --log-every 4 "
-    "--evaluate-every 6 --checkpoint-every 6 --sample-every 12 --sample-length 30"
+    "--evaluate-every 6 --checkpoint-every 6 --sample-every 12 --sample.length 30"
 )
-
-
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Calls a command in this process: exit code, standard output, standard error."""
-
-    def call(command: Callable[[Sequence[str]], int], *arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-        capsys.readouterr()
-        code = run_command("command", command)
-        return code, *capsys.readouterr()
-
-    return call
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +43,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
     return run
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
     names = {p.name for p in trained.iterdir()}
-    assert {"config.json", "vocab.json", "metrics.jsonl", "checkpoints", "loss.png"} <= names
+    assert {"config.json", "vocab.json", "metrics.jsonl", "checkpoints", "curves.png"} <= names
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"6", "12"}
     assert [row["step"] for row in read_rows(trained / "metrics.jsonl")] == [4, 6, 8, 12]
     config = json.loads((trained / "config.json").read_text())["config"]
     assert (config["model"]["hidden_size"], config["steps"]) == (16, 12)
-    assert (trained / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_training_shows_numbers_samples_and_where_it_saved(
@@ -237,13 +217,32 @@ def test_what_cannot_be_resumed_is_refused_by_name(
     assert snapshot(trained) == before
 
 
-def test_a_preset_without_a_text_asks_for_one(call: Command, tmp_path: Path) -> None:
-    code, _, err = call(train_command, "anna", "--run-dir", tmp_path / "run")
+@pytest.mark.parametrize("preset", ["poems", "reviews", "lyrics"])
+def test_a_preset_without_data_asks_for_it(preset: str, call: Command, tmp_path: Path) -> None:
+    code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
     assert "--data PATH" in err
+
+
+def test_an_unknown_preset_is_one_line(call: Command, tmp_path: Path) -> None:
     code, _, err = call(train_command, "anne", "--run-dir", tmp_path / "run")
-    assert code == 2
+    assert (code, err.count("\n")) == (2, 1)
     assert "docs, anna" in err
+
+
+def test_a_preset_s_own_text_without_a_network_says_where_to_put_it(
+    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = SOURCES["anna"]._replace(url="http://127.0.0.1:9/anna.txt")
+    monkeypatch.setattr(corpus, "SOURCES", {"anna": nowhere})
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
+    code, _, err = call(train_command, "anna", "--run-dir", tmp_path / "run")
+    assert code == 2
+    told, error = err.splitlines()
+    assert told.startswith("downloading")
+    assert str(tmp_path / "cache" / "anna.txt") in error
+    assert "--data" in error
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -402,17 +401,17 @@ def test_a_run_killed_at_random_moments_resumes_exactly(
 
 
 def assert_same_runs(one: Path, other: Path) -> None:
-    from lstm_jax.cli.running import _resumed_task
-    from lstm_jax.training import loop
     from lstm_jax.training.checkpoint import CheckpointStore
     from lstm_jax.training.run import RunFolder, read_description
+    from lstm_jax.training.systems import read_system
+    from lstm_jax.training.task import make_task, restored_state
 
     folders = [RunFolder(one), RunFolder(other)]
-    task = _resumed_task(folders[0], read_description(folders[0]).config)
+    task = make_task(read_system(read_description(folders[0]).config, one))
     states = []
     for folder in folders:
         with CheckpointStore(folder.checkpoints, read_only=True) as store:
-            states.append(loop.restored_state(task, store)[0])
+            states.append(restored_state(task, store)[0])
     import jax
 
     assert int(states[0].step) == 400

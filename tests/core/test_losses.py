@@ -41,7 +41,7 @@ def sums_and_gradients(
             sums = plain(params, hs, targets, mask)
         else:
             policy = products(None, hs.dtype)
-            sums = fused_cross_entropy(policy, chunk, params, hs, targets, mask)
+            sums, _ = fused_cross_entropy(policy, chunk, params, hs, targets, mask)
         return 3 * sums.loss, sums
 
     (_, sums), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(params, hs)
@@ -98,7 +98,7 @@ def test_second_order_is_log_softmaxs(float64: None) -> None:
     policy = products(None, hs.dtype)
 
     def fused(params: OutputParams, hs: Any) -> Any:
-        return fused_cross_entropy(policy, 4, params, hs, targets, mask).loss
+        return fused_cross_entropy(policy, 4, params, hs, targets, mask)[0].loss
 
     def naive(params: OutputParams, hs: Any) -> Any:
         return plain(params, hs, targets, mask).loss
@@ -123,7 +123,7 @@ def test_correct_counts_the_first_of_tied_tokens_on_real_steps() -> None:
     targets = jnp.array([[1, 2, 0], [1, 1, 1]])
     mask = jnp.array([[True, True, True], [True, False, False]])
     policy = products(None, jnp.float32)
-    sums = fused_cross_entropy(policy, None, params, jnp.zeros((2, 3, 1)), targets, mask)
+    sums, _ = fused_cross_entropy(policy, None, params, jnp.zeros((2, 3, 1)), targets, mask)
     assert (float(sums.correct), float(sums.weight)) == (2, 4)
 
 

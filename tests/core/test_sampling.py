@@ -19,6 +19,10 @@ PARAMS = MODEL.init(random.key(1))
 PROMPT = np.array([[3, 1], [4, 1], [5, 9]], np.int32)
 
 
+def filters(temperature: jax.Array, top_n: jax.Array) -> Filters:
+    return Filters(temperature, top_n, jnp.zeros(1, bool))
+
+
 def template(length: int, prompt: np.ndarray = PROMPT) -> np.ndarray:
     free = np.full((length, prompt.shape[1]), FREE, np.int32)
     return np.concatenate([prompt, free])
@@ -60,7 +64,7 @@ def test_drawn_frequencies_are_the_renormalised_probabilities() -> None:
     expected = draws * weights / weights.sum()
     uniform = random.uniform(random.key(5), (draws,))
     rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, 7))
-    found = choose(rows, uniform, Filters(jnp.float32(0.7), jnp.int32(5)))
+    found = choose(rows, uniform, filters(jnp.float32(0.7), jnp.int32(5)))
     counts = np.bincount(np.asarray(found), minlength=7)
     assert counts[weights == 0].sum() == 0
     chi_square = ((counts - expected)[kept] ** 2 / expected[kept]).sum()
@@ -70,14 +74,61 @@ def test_drawn_frequencies_are_the_renormalised_probabilities() -> None:
 @pytest.mark.parametrize("uniform", [0.0, 0.5, np.nextafter(1, 0, dtype=np.float32)])
 def test_a_token_of_no_probability_is_never_drawn(uniform: float) -> None:
     logits = jnp.array([[-jnp.inf, 0.0, -jnp.inf, 1.0, -jnp.inf]])
-    found = choose(logits, jnp.array([uniform]), Filters(jnp.float32(1), jnp.int32(0)))
+    found = choose(logits, jnp.array([uniform]), filters(jnp.float32(1), jnp.int32(0)))
     assert int(found[0]) in (1, 3)
 
 
 def test_temperature_zero_takes_the_most_likely_and_the_first_of_equals() -> None:
     logits = jnp.array([[0.0, 2.0, 2.0], [5.0, 1.0, 5.0]])
-    found = choose(logits, jnp.array([0.9, 0.9]), Filters(jnp.float32(0), jnp.int32(0)))
+    found = choose(logits, jnp.array([0.9, 0.9]), filters(jnp.float32(0), jnp.int32(0)))
     assert found.tolist() == [1, 0]
+
+
+def test_forbidden_tokens_are_never_drawn_and_the_rest_keep_their_odds() -> None:
+    logits = jnp.array([3.0, 1.0, 0.0, 2.0])
+    uniform = random.uniform(random.key(2), (20_000,))
+    rows = jnp.broadcast_to(logits, (20_000, 4))
+    forbidden = jnp.array([True, False, False, False])
+    for top_n, support in ((0, [1, 2, 3]), (2, [1, 3])):
+        found = choose(rows, uniform, Filters(jnp.float32(1), jnp.int32(top_n), forbidden))
+        counts = np.bincount(np.asarray(found), minlength=4)
+        odds = np.zeros(4)
+        odds[support] = np.exp(np.asarray(logits)[support])
+        np.testing.assert_allclose(counts / 20_000, odds / odds.sum(), atol=0.015)
+    greedy = Filters(jnp.float32(0), jnp.int32(0), forbidden)
+    assert int(choose(logits[None], uniform[:1], greedy)[0]) == 3
+
+
+def test_what_is_generated_has_no_forbidden_token_but_given_ones_stand() -> None:
+    likely = int(generate(MODEL, PARAMS, template(1), key=random.key(0), temperature=0)[-1, 0])
+    places = np.concatenate([[[likely, likely]], template(200)]).astype(np.int32)
+    found = generate(MODEL, PARAMS, places, key=random.key(0), forbidden=[likely, 2])
+    assert (found[0] == likely).all()
+    assert not np.isin(found[4:], [likely, 2]).any()
+    assert set(np.unique(found[4:])) == set(range(13)) - {likely, 2}
+
+
+@pytest.mark.parametrize(("forbidden", "said"), [([13], "no id"), (range(13), "every token")])
+def test_nonsense_of_what_is_forbidden_is_refused(forbidden: list[int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        generate(MODEL, PARAMS, template(2), key=random.key(0), forbidden=forbidden)
+
+
+def test_a_bidirectional_model_writes_only_where_that_is_allowed() -> None:
+    model = LanguageModel(LanguageModelConfig(hidden_size=8, layers=2, bidirectional=True), 13)
+    params = model.init(random.key(1))
+    with pytest.raises(ValueError, match="sees the future"):
+        generate(model, params, template(3), key=random.key(0))
+    found = generate(
+        model, params, template(3), key=random.key(0), temperature=0, allow_bidirectional=True
+    )
+    carry, token = model.zero_carry(params, 2), None
+    for time in range(6):  # token by token, both directions, as if each were a whole sequence
+        if time >= 3:
+            assert token is not None
+            np.testing.assert_array_equal(found[time], token)
+        carry, hs = model.hidden(params, carry, jnp.asarray(found[time : time + 1]))
+        token = model.logits(params, hs[0]).argmax(-1)
 
 
 def greedy_by_hand(known: list[int | None]) -> list[int]:

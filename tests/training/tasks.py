@@ -12,9 +12,11 @@ import numpy as np
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import OptimizerConfig, TrainConfig
-from lstm_jax.training.corpus import make_corpus
+from lstm_jax.training.config import LanguageConfig, OptimizerConfig
 from lstm_jax.training.run import RunFolder
+from lstm_jax.training.systems.corpus import Corpus, make_corpus
+from lstm_jax.training.systems.language import LanguageSystem
+from lstm_jax.training.task import Task, first_state, make_task, restored_state
 
 TEXT = "".join(
     f"{n} times {m} is {n * m}, and {m} times {n} is the same.\n"
@@ -23,7 +25,7 @@ TEXT = "".join(
 )
 
 
-def config(**changes: Any) -> TrainConfig:
+def config(**changes: Any) -> LanguageConfig:
     """A run of 30 steps that takes a moment."""
     settings: dict[str, Any] = {
         "heldout_share": 0.1,
@@ -38,7 +40,7 @@ def config(**changes: Any) -> TrainConfig:
         "model": LanguageModelConfig(layers=2, hidden_size=12, dropout=0.2, cell="gru"),
         "optimizer": OptimizerConfig(learning_rate=0.02, schedule="cosine", warmup_steps=3),
     }
-    return TrainConfig(**settings | changes)
+    return LanguageConfig(**settings | changes)
 
 
 class Silent:
@@ -64,21 +66,26 @@ class Silent:
 
 
 @cache
-def task(settings: TrainConfig) -> loop.Task:
+def task(settings: LanguageConfig) -> Task:
     """The same task for the same settings, so that its step is compiled once."""
-    return loop.make_task(settings, make_corpus(settings, TEXT))
+    return make_task(LanguageSystem(settings, corpus(settings)))
+
+
+@cache
+def corpus(settings: LanguageConfig) -> Corpus:
+    return make_corpus(settings, TEXT)
 
 
 def run(
-    path: Path, the_task: loop.Task, *, stop_at: int | None = None, resume: bool = False
+    path: Path, the_task: Task, *, stop_at: int | None = None, resume: bool = False
 ) -> tuple[Any, Silent]:
     """Trains in a folder, from its start or its newest checkpoint, maybe stopping on the way."""
     folder, report = RunFolder(path), Silent()
     path.mkdir(exist_ok=True)
     with CheckpointStore(folder.checkpoints, keep_latest=50) as store:
-        state, progress = loop.first_state(the_task), {}
+        state, progress = first_state(the_task), {}
         if resume:
-            state, progress = loop.restored_state(the_task, store)
+            state, progress = restored_state(the_task, store)
 
         def should_stop() -> bool:
             return stop_at is not None and bool(report.steps) and report.steps[-1] >= stop_at

@@ -11,27 +11,41 @@ import pytest
 
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.presets import PRESETS, preset_named
-from lstm_jax.training.config import OptimizerConfig, TrainConfig, from_dict, to_dict
+from lstm_jax.training.config import (
+    AnyConfig,
+    LanguageConfig,
+    OptimizerConfig,
+    PoemsConfig,
+    ReviewsConfig,
+    SampleConfig,
+    from_dict,
+    to_dict,
+)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
-def test_a_preset_survives_json(preset: TrainConfig) -> None:
+def test_a_preset_survives_json(preset: AnyConfig) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
 
 
 def test_fields_that_an_older_version_lacks_take_their_defaults() -> None:
-    values = to_dict(TrainConfig(batch_size=7))
+    values = to_dict(LanguageConfig(batch_size=7))
     del values["epochs"], values["optimizer"]["beta1"], values["model"]["unroll"]
-    assert from_dict(values) == TrainConfig(batch_size=7)
+    assert from_dict(values) == LanguageConfig(batch_size=7)
 
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [({"colour": 1}, "colour"), ({"model": {"size": 1}}, "model.size"), ({"model": 3}, "model")],
+    [
+        ({"colour": 1}, "colour"),
+        ({"model": {"size": 1}}, "model.size"),
+        ({"model": 3}, "model"),
+        ({"system": "weather"}, "weather"),
+    ],
 )
 def test_fields_of_a_newer_version_are_named(values: dict[str, Any], named: str) -> None:
     with pytest.raises(ValueError, match=named):
-        from_dict(values)
+        from_dict({"system": "language"} | values)
 
 
 @pytest.mark.parametrize(
@@ -47,8 +61,8 @@ def test_fields_of_a_newer_version_are_named(values: dict[str, Any], named: str)
         ("keep_checkpoints", 0),
         ("heldout_share", 1.0),
         ("heldout_share", math.nan),
-        ("sample_temperature", -0.5),
-        ("sample_temperature", math.inf),
+        ("patience", -1),
+        ("characters", 0),
         ("seed", -1),
         ("seed", 2**32),
         ("sample_prompts", ("The ", "")),
@@ -56,7 +70,7 @@ def test_fields_of_a_newer_version_are_named(values: dict[str, Any], named: str)
 )
 def test_nonsense_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=name):
-        replace(TrainConfig(), **{name: value})
+        replace(LanguageConfig(), **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -79,6 +93,29 @@ def test_a_nonsense_optimizer_is_refused_by_name(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("config", "changes", "said"),
+    [
+        (SampleConfig(), {"temperature": -0.5}, "temperature"),
+        (SampleConfig(), {"temperature": math.inf}, "temperature"),
+        (SampleConfig(), {"length": 0}, "length"),
+        (LanguageConfig(), {"patience": 2, "heldout_share": 0.0}, "patience"),
+        (LanguageConfig(), {"layout": "published", "heldout_from": "lanes"}, "no lanes"),
+        (LanguageConfig(), {"cleaning": "published"}, "tokens"),
+        (PoemsConfig(), {"length": 1}, "length"),
+        (PoemsConfig(), {"sample_templates": ("",)}, "sample_templates"),
+        (PoemsConfig(), {"model": LanguageModelConfig(bidirectional=True)}, "bidirectional"),
+        (ReviewsConfig(), {"vocabulary_size": 4}, "vocabulary_size"),
+        (ReviewsConfig(), {"length": 0}, "length"),
+    ],
+)
+def test_nonsense_of_a_system_is_refused_by_name(
+    config: Any, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        replace(config, **changes)
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [("hidden_size", 0), ("dropout", 1.0), ("layers", -2), ("cell", "elman")]
 )
 def test_a_nonsense_model_is_refused_by_name(name: str, value: Any) -> None:
@@ -88,6 +125,7 @@ def test_a_nonsense_model_is_refused_by_name(name: str, value: Any) -> None:
 
 def test_the_anna_preset_is_the_published_one() -> None:
     anna = preset_named("anna")
+    assert isinstance(anna, LanguageConfig)
     assert (anna.batch_size, anna.sequence_length, anna.epochs) == (100, 100, 5)
     assert (anna.model.layers, anna.model.hidden_size, anna.model.embedding_size) == (2, 512, None)
     assert (anna.model.dropout, anna.model.dropout_place) == (0.5, "outputs")
@@ -97,6 +135,20 @@ def test_the_anna_preset_is_the_published_one() -> None:
     assert (anna.checkpoint_every, anna.keep_checkpoints, anna.heldout_share) == (100, 100, 0)
 
 
+def test_what_is_published_differs_from_a_preset_in_its_flaws_alone() -> None:
+    def changed(name: str) -> set[str]:
+        ours, published = (to_dict(preset_named(name, as_published=p)) for p in (False, True))
+        return {key for key in ours if ours[key] != published[key]}
+
+    assert changed("anna") == set()
+    assert changed("shakespeare") == {"cleaning", "layout", "heldout_share", "sample", "model"}
+    assert changed("poems") == {"keep", "drop_unfit", "heldout_from", "widths"}
+    assert changed("reviews") == {"patience"}
+    assert changed("lyrics") == {"carry_backward"}
+    with pytest.raises(ValueError, match="no published system"):
+        preset_named("docs", as_published=True)
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="docs, anna"):
+    with pytest.raises(ValueError, match="docs, anna, shakespeare, poems, reviews, lyrics"):
         preset_named("annna")

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from tasks import TEXT, config
 
-from lstm_jax.training.corpus import make_corpus
+from lstm_jax.text import Lanes
+from lstm_jax.training.systems.corpus import make_corpus
 
 
 def test_the_end_of_the_text_is_held_out_and_every_token_of_it_predicted_once() -> None:
     corpus = make_corpus(config(heldout_share=0.2), TEXT)
     assert corpus.heldout is not None
+    assert isinstance(corpus.training, Lanes)
     held = round(0.2 * len(TEXT))
     assert corpus.heldout.mask.sum() == held
     targets = corpus.heldout.targets.T[corpus.heldout.mask.T]
@@ -25,6 +27,8 @@ def test_the_end_of_every_lane_is_held_out_as_a_published_notebook_has_it() -> N
     corpus = make_corpus(settings, TEXT)
     whole = make_corpus(config(heldout_share=0.0), TEXT).training
     assert corpus.heldout is not None
+    assert isinstance(corpus.training, Lanes)
+    assert isinstance(whole, Lanes)
     assert corpus.training.batches == int(whole.batches * 0.75)
     assert corpus.heldout.mask.all()
     rows = len(corpus.training.tokens) - 1

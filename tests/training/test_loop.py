@@ -14,8 +14,10 @@ from tasks import Silent, assert_same_bits, config, run, task, without_timings
 
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.config import OptimizerConfig, SampleConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
+from lstm_jax.training.task import first_state, heldout_metrics
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,7 @@ def test_rows_hold_what_they_promise(uninterrupted: tuple[Path, object]) -> None
         assert row["epoch"] == pytest.approx(row["step"] / batches, abs=1e-4)
         assert row["perplexity"] == pytest.approx(math.exp(row["loss"]))
         assert ("heldout_loss" in row) == (row["step"] in (10, 20, 30))
+        assert 0 < row["accuracy"] < 1
         assert min(row["grad_norm"], row["tokens_per_second"], row["seconds"]) > 0
         assert row["skipped_steps"] == 0
     assert rows[0]["learning_rate"] == pytest.approx(0.02)  # warmed up after three updates
@@ -89,16 +92,48 @@ def test_the_best_checkpoint_is_kept_besides_the_latest(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with CheckpointStore(folder.checkpoints, keep_latest=1) as store:
         the_task = task(config())
-        state = loop.train(the_task, loop.first_state(the_task), folder, store, Silent())
+        state = loop.train(the_task, first_state(the_task), folder, store, Silent())
         store.save(35, state, {}, heldout_loss=99.0)
         store.wait()
         assert store.steps() == [30, 35]
         assert store.best_step() == 30
 
 
+def test_intervals_may_count_epochs(tmp_path: Path) -> None:
+    settings = config(
+        intervals="epochs", steps=None, epochs=4, log_every=1, evaluate_every=2, checkpoint_every=3
+    )
+    state, report = run(tmp_path, task(settings))
+    batches = task(settings).program.batches
+    assert [row["epoch"] for row in report.rows] == [1, 2, 3, 4]
+    assert [row["epoch"] for row in report.rows if "heldout_loss" in row] == [2, 4]
+    assert int(state.step) == 4 * batches
+    saved = {int(p.name) for p in RunFolder(tmp_path).checkpoints.iterdir()}
+    assert saved == {3 * batches, 4 * batches}
+
+
+def test_training_ends_when_patience_does_and_stays_ended(tmp_path: Path) -> None:
+    """A learning rate that ruins the model: the held-out loss is best at first."""
+    hasty = OptimizerConfig(learning_rate=3.0, clip_norm=None)
+    settings = config(evaluate_every=2, checkpoint_every=0, patience=3, optimizer=hasty)
+    state, report = run(tmp_path / "run", task(settings))
+    losses = [row["heldout_loss"] for row in report.rows if "heldout_loss" in row]
+    best = losses.index(min(losses))
+    assert int(state.step) == 2 * (best + 1 + 3) < 30
+    assert report.notes[-1].endswith("3 evaluations without a better held-out loss; done")
+    again, report = run(tmp_path / "run", task(settings), resume=True)
+    assert int(again.step) == int(state.step)
+    assert report.rows == []
+    run(tmp_path / "cut", task(settings), stop_at=int(state.step) - 3)
+    resumed, _ = run(tmp_path / "cut", task(settings), resume=True)
+    assert int(resumed.step) == int(state.step)
+
+
 def test_samples_go_on_from_each_prompt_and_are_the_same_after_a_resume(tmp_path: Path) -> None:
     settings = config(
-        sample_every=10, sample_prompts=("7 times", "and"), sample_length=20, sample_top_n=5
+        sample_every=10,
+        sample_prompts=("7 times", "and"),
+        sample=SampleConfig(length=20, top_n=5),
     )
     _, whole = run(tmp_path / "a", task(settings))
     assert [(step, prompt) for step, prompt, _ in whole.samples] == [
@@ -123,7 +158,7 @@ def test_a_run_can_be_taken_further(tmp_path: Path) -> None:
 
 def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
     the_task = task(config(steps=8))
-    state = loop.first_state(the_task)
+    state = first_state(the_task)
     nan = state.params.output.b.at[0].set(np.nan)
     output = state.params.output._replace(b=nan)
     state = replace(state, params=state.params._replace(output=output))
@@ -139,4 +174,4 @@ def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
 def test_held_out_loss_of_a_run_that_holds_nothing_out_is_refused() -> None:
     the_task = task(config(heldout_share=0.0))
     with pytest.raises(ValueError, match="nothing is held out"):
-        loop.heldout_loss(the_task, loop.first_state(the_task))
+        heldout_metrics(the_task, first_state(the_task))

@@ -13,23 +13,42 @@ import pytest
 from jax import random
 from tasks import assert_same_bits, config, task
 
-from lstm_jax.text import heldout_split
-from lstm_jax.training import loop
+from lstm_jax.models import LanguageModel
+from lstm_jax.text import Lanes, heldout_split
 from lstm_jax.training.state import evaluate, train_step
+from lstm_jax.training.systems.corpus import Corpus
+from lstm_jax.training.systems.language import LanguageSystem
+from lstm_jax.training.task import Task, first_state
 
 
-def steps(the_task: loop.Task, state: Any, number: int) -> tuple[Any, Any]:
-    rows = jnp.asarray(the_task.corpus.training.tokens)
+def corpus_of(the_task: Task) -> Corpus:
+    assert isinstance(the_task.system, LanguageSystem)
+    return the_task.system.corpus
+
+
+def model_of(the_task: Task) -> LanguageModel:
+    return LanguageModel(config().model, len(the_task.system.vocabulary))
+
+
+def batch_of(the_task: Task, number: int) -> Any:
+    training = corpus_of(the_task).training
+    assert isinstance(training, Lanes)
+    return tuple(map(jnp.asarray, training.batch(number)))
+
+
+def steps(the_task: Task, state: Any, number: int) -> tuple[Any, Any]:
+    feed = the_task.system.feed()
+    rows = feed(0)
     found = []
     for _ in range(number):
-        state, metrics = train_step(the_task.program, state, rows, np.int32(0))
+        state, metrics = train_step(the_task.program, state, rows)
         found.append(metrics)
     return state, jax.tree.map(lambda *each: np.array(each), *found)
 
 
 def test_one_program_serves_all_steps() -> None:
     the_task = task(config())
-    state, _ = steps(the_task, loop.first_state(the_task), 1)
+    state, _ = steps(the_task, first_state(the_task), 1)
     programs = train_step._cache_size()
     steps(the_task, state, the_task.program.batches)
     assert train_step._cache_size() == programs
@@ -37,8 +56,8 @@ def test_one_program_serves_all_steps() -> None:
 
 def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
     the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
-    state = loop.first_state(the_task)
-    model, batch = the_task.model, the_task.corpus.training.batch(0)
+    state = first_state(the_task)
+    model, batch = model_of(the_task), batch_of(the_task, 0)
 
     def loss(params: Any) -> jax.Array:
         _, logits = model.apply(params, None, jnp.asarray(batch[0]))
@@ -58,23 +77,23 @@ def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
 def test_the_carry_is_kept_between_batches_and_zeroed_where_an_epoch_begins() -> None:
     the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
     batches = the_task.program.batches
-    state, metrics = steps(the_task, loop.first_state(the_task), batches + 1)
+    state, metrics = steps(the_task, first_state(the_task), batches + 1)
     assert int(state.batch) == 1
     assert int(state.step) == batches + 1
-    before, _ = steps(the_task, loop.first_state(the_task), batches)
-    tokens, targets = map(jnp.asarray, the_task.corpus.training.batch(0))
-    fresh, _ = the_task.model.token_sums(before.params, None, tokens, targets)
+    before, _ = steps(the_task, first_state(the_task), batches)
+    tokens, targets = batch_of(the_task, 0)
+    fresh, _ = model_of(the_task).token_sums(before.params, None, tokens, targets)
     np.testing.assert_allclose(metrics.loss[batches], fresh.loss / fresh.weight, rtol=1e-6)
-    kept, _ = steps(the_task, loop.first_state(the_task), 1)
-    second = the_task.corpus.training.batch(1)
-    carried, _ = the_task.model.token_sums(kept.params, kept.carry, *map(jnp.asarray, second))
+    kept, _ = steps(the_task, first_state(the_task), 1)
+    second = batch_of(the_task, 1)
+    carried, _ = model_of(the_task).token_sums(kept.params, kept.carry, *second)
     np.testing.assert_allclose(metrics.loss[1], carried.loss / carried.weight, rtol=1e-6)
 
 
 @pytest.mark.parametrize("poison", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_changes_no_parameter(poison: str) -> None:
     the_task = task(config())
-    state, _ = steps(the_task, loop.first_state(the_task), 2)
+    state, _ = steps(the_task, first_state(the_task), 2)
     if poison == "loss":
         bad = state.params.output.b.at[0].set(jnp.nan)
     else:  # finite logits whose gradient overflows
@@ -94,13 +113,14 @@ def test_a_step_that_is_not_finite_changes_no_parameter(poison: str) -> None:
 def test_evaluation_counts_every_held_out_token_once() -> None:
     settings = config()
     the_task = task(settings)
-    state, _ = steps(the_task, loop.first_state(the_task), 5)
-    heldout = the_task.corpus.heldout
+    state, _ = steps(the_task, first_state(the_task), 5)
+    corpus, system = corpus_of(the_task), the_task.system
+    heldout = corpus.heldout
     assert heldout is not None
-    model = the_task.model
-    arrays = (heldout.inputs, heldout.targets, heldout.mask)
-    sums = evaluate(model, settings.sequence_length, state.params, *arrays)
-    ids = the_task.corpus.vocabulary.encode(the_task.corpus.text)
+    model = model_of(the_task)
+    found = evaluate(system.objective, state.params, system.heldout(), system.heldout_batch_size)
+    sums = found[""]
+    ids = corpus.vocabulary.encode(corpus.text)
     _, held = heldout_split(ids, settings.heldout_share)
     assert float(sums.weight) == len(held)
     total = 0.0
@@ -119,11 +139,11 @@ def test_two_devices_equal_one_within_rounding() -> None:
     results = []
     for devices in (1, 2):
         the_task = task(config(devices=devices))
-        state = loop.first_state(the_task)
-        feed = loop._Feed(the_task)
+        state = first_state(the_task)
+        feed = the_task.system.feed()
         losses = []
         for step in range(6):
-            state, metrics = train_step(the_task.program, state, *feed.rows(step))
+            state, metrics = train_step(the_task.program, state, feed(step))
             losses.append(float(metrics.loss))
         assert len(jax.tree.leaves(state.carry)[0].devices()) == devices
         results.append((losses, state))
@@ -134,8 +154,8 @@ def test_two_devices_equal_one_within_rounding() -> None:
 
 def test_dropout_differs_from_step_to_step_and_not_from_run_to_run() -> None:
     the_task = task(config(sequence_length=8))
-    one, first = steps(the_task, loop.first_state(the_task), 3)
-    other, second = steps(the_task, loop.first_state(the_task), 3)
+    one, first = steps(the_task, first_state(the_task), 3)
+    other, second = steps(the_task, first_state(the_task), 3)
     assert_same_bits(one, other)
     keys = [random.key_data(random.fold_in(one.key, step)) for step in range(3)]
     assert len({tuple(key.tolist()) for key in keys}) == 3

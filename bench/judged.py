@@ -1,0 +1,175 @@
+"""The figures that a run is judged by, and what they are in words; which ones, its system says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from bench.runs import Run, number
+from lstm_jax.training.config import AnyConfig, LanguageConfig, PoemsConfig, ReviewsConfig
+
+LYRICS = "lyrics"
+"""The preset that is to know its text by heart: its training perplexity is what counts."""
+
+_LYRICS_EPOCHS = (40, 160)
+
+
+class Point(NamedTuple):
+    """A number of a run's log, and the epoch of its row."""
+
+    value: float
+    epoch: float
+
+
+class Spread(NamedTuple):
+    """A figure of several runs.
+
+    Attributes:
+        mean: of the values.
+        low: the lowest.
+        high: the highest.
+        values: one of each run that has the figure.
+        epochs: when each run had it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    values: tuple[float, ...]
+    epochs: tuple[float, ...]
+
+
+def spread(points: Sequence[Point]) -> Spread:
+    """Mean and range of one point or more; all three are NaN if one is."""
+    values = tuple(point.value for point in points)
+    epochs = tuple(point.epoch for point in points)
+    if any(map(math.isnan, values)):
+        return Spread(math.nan, math.nan, math.nan, values, epochs)
+    mean = math.fsum(values) / len(values)
+    # Rounding may put the mean of equal values beside them.
+    mean = min(max(mean, min(values)), max(values))
+    return Spread(mean, min(values), max(values), values, epochs)
+
+
+def figures(run: Run) -> dict[str, Point]:
+    """The figures that a run is judged by; none where it was not evaluated yet.
+
+    `heldout_loss` and `best_heldout_loss` are the last and the lowest; other names that begin with
+    `best_` are of that lowest one's row, since its checkpoint is the one that is kept.
+    """
+    if run.config.preset == LYRICS:
+        return _perplexities(run.rows)
+    if not run.config.heldout_share:
+        return {"training_loss": _point(run.rows[-1], "loss")}
+    evaluations = [row for row in run.rows if "heldout_loss" in row]
+    if not evaluations:
+        return {}
+    best = _lowest(evaluations, "heldout_loss")
+    if isinstance(run.config, ReviewsConfig):
+        return {
+            "best_heldout_accuracy": _point(best, "heldout_accuracy"),
+            "highest_heldout_accuracy": _highest(evaluations, "heldout_accuracy"),
+            "best_heldout_loss": _point(best, "heldout_loss"),
+        }
+    found = {
+        "heldout_loss": _point(evaluations[-1], "heldout_loss"),
+        "best_heldout_loss": _point(best, "heldout_loss"),
+    }
+    if isinstance(run.config, PoemsConfig):
+        for name in ("heldout_accuracy", "heldout_end_loss"):
+            found[f"best_{name}"] = _point(best, name)
+    return found
+
+
+def shown(found: Mapping[str, Spread]) -> str:
+    """The figures of a line in a table's cell."""
+    if not found:
+        return "not evaluated yet"
+    if "highest_heldout_accuracy" in found:
+        accuracy, highest = found["best_heldout_accuracy"], found["highest_heldout_accuracy"]
+        text = f"{_share(accuracy)} {_when(accuracy)}"
+        return text if highest == accuracy else f"{text} (highest {_share(highest)})"
+    if "heldout_loss" not in found:
+        return ", ".join(f"{decimals(each)} {_when(each)}" for each in found.values())
+    last, best = found["heldout_loss"], found["best_heldout_loss"]
+    text = f"{decimals(last)} {_when(last)}"
+    if best != last:
+        text += f", best {decimals(best)} {_when(best)}"
+    if "best_heldout_accuracy" in found:
+        text += f", accuracy {_share(found['best_heldout_accuracy'])}"
+    return text
+
+
+def explained(config: AnyConfig) -> str:
+    """What the figures are, and how the data was split."""
+    kept, share = config.heldout_share, f"{100 * config.heldout_share:.3g}%"
+    is_of_words = isinstance(config, LanguageConfig) and config.tokens == "word"
+    token = "word" if is_of_words else "character"
+    if config.preset == LYRICS:
+        return "training perplexity at epochs 40 and 160, or else the last; it learns by heart"
+    if isinstance(config, ReviewsConfig):
+        if not kept:
+            return "training loss in nats a review, nothing held out"
+        return (
+            "held-out accuracy where the held-out loss is lowest (the checkpoint that is kept; the "
+            f"highest accuracy is a remark); held out: {share} of the reviews, drawn by the seed"
+        )
+    if not kept:
+        return f"training loss in nats a {token}, mean over the last row's steps; nothing held out"
+    figure = f"held-out loss in nats a {token}, the last and the best; held out: "
+    if isinstance(config, PoemsConfig):
+        which = "drawn by the seed" if config.heldout_from == "random" else "the file's last"
+        figure = figure.replace(";", ", poems' ends apart, and accuracy at the best;")
+        return f"{figure}{share} of the poems, {which}"
+    if config.heldout_from == "lanes":
+        return f"{figure}the last {share} of each of a batch's lanes, so from all over the text"
+    return f"{figure}the text's last {share}"
+
+
+def decimals(found: Spread) -> str:
+    """A spread with the digits that a loss or a perplexity deserves."""
+    return _ranged(found, lambda value: f"{value:,.3f}" if value < 100 else f"{value:,.0f}")
+
+
+def _share(found: Spread) -> str:
+    return _ranged(found, lambda value: f"{100 * value:.1f}%")
+
+
+def _ranged(found: Spread, written: Callable[[float], str]) -> str:
+    if math.isnan(found.mean):
+        return "not finite"
+    if len(found.values) == 1:
+        return written(found.mean)
+    return f"{written(found.mean)} [{written(found.low)}, {written(found.high)}]"
+
+
+def _when(found: Spread) -> str:
+    low, high = min(found.epochs), max(found.epochs)
+    return f"at epoch {low:.4g}" if low == high else f"at epochs {low:.4g} to {high:.4g}"
+
+
+def _perplexities(rows: Sequence[Mapping[str, Any]]) -> dict[str, Point]:
+    at = {row.get("epoch"): row for row in rows}
+    found = {
+        f"perplexity_at_{epoch}": _point(at[epoch], "perplexity")
+        for epoch in _LYRICS_EPOCHS
+        if epoch in at
+    }
+    return found or {"perplexity": _point(rows[-1], "perplexity")}
+
+
+def _point(row: Mapping[str, Any], name: str) -> Point:
+    return Point(number(row, name), number(row, "epoch"))
+
+
+def _lowest(rows: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    return min(rows, key=lambda row: _or(number(row, name), math.inf))
+
+
+def _highest(rows: Sequence[Mapping[str, Any]], name: str) -> Point:
+    return _point(max(rows, key=lambda row: _or(number(row, name), -math.inf)), name)
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value

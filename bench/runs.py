@@ -1,0 +1,199 @@
+"""Run folders of `train.py`, read for a table: settings, metrics, and how far each one got."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.presets import PRESETS, preset_named
+from lstm_jax.training.config import AnyConfig, LanguageConfig, from_dict, to_dict
+from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.run import RunFolder, read_description
+
+_BOOKKEEPING = frozenset(
+    [
+        "system",
+        "preset",
+        "data",
+        "seed",
+        "devices",
+        "intervals",
+        "log_every",
+        "evaluate_every",
+        "checkpoint_every",
+        "sample_every",
+        "keep_checkpoints",
+        "sample_prompts",
+        "sample_templates",
+        "corpus_on_device_mb",
+        "model.frozen_embedding",  # `vectors` says it
+    ]
+)
+_BOOKKEEPING_GROUP = "sample."
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes:
+        path: of the folder.
+        config: the settings.
+        sha256: of the data.
+        device: what it ran on.
+        rows: of metrics, at least one.
+    """
+
+    path: Path
+    config: AnyConfig
+    sha256: str
+    device: str
+    rows: tuple[Mapping[str, Any], ...]
+
+    @property
+    def epoch(self) -> float:
+        """How many passes over the data it has made."""
+        return number(self.rows[-1], "epoch")
+
+    @property
+    def ran_out_of_patience(self) -> bool:
+        """Whether it ended because the held-out loss no longer fell."""
+        best, since = math.inf, 0
+        for row in self.rows:
+            if "heldout_loss" in row:
+                loss = number(row, "heldout_loss")
+                best, since = (loss, 0) if loss < best else (best, since + 1)
+        return 0 < self.config.patience <= since
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has come to its end."""
+        if self.ran_out_of_patience:
+            return True
+        if self.config.steps is not None:
+            return int(self.rows[-1]["step"]) >= self.config.steps
+        return self.epoch >= self.config.epochs
+
+    @property
+    def progress(self) -> str:
+        """How far it got; empty where that is as far as it was to go."""
+        if self.ran_out_of_patience:
+            return f"ended by patience at epoch {self.epoch:.4g}"
+        if self.is_finished:
+            return ""
+        if self.config.steps is not None:
+            return f"unfinished, at step {self.rows[-1]['step']} of {self.config.steps}"
+        return f"unfinished, at epoch {self.epoch:.4g} of {self.config.epochs}"
+
+
+def read_run(path: Path) -> Run:
+    """Reads a run folder, of the format before this version's too.
+
+    Raises:
+        ValueError: it is no run folder, its config is damaged, or it has no metrics.
+    """
+    folder = RunFolder(path)
+    described = _described(folder.config)
+    if described.get("format") == 1:
+        config, sha256 = _of_format_1(path, described)
+    else:
+        config, sha256 = read_description(folder)
+    rows = read_rows(folder.metrics)
+    if not rows:
+        raise ValueError(
+            f"{path} has no metrics ({folder.metrics.name} is missing, empty, or damaged in its "
+            "first line); let it train to its first row, or leave it out"
+        )
+    return Run(path, config, sha256, _device(described.get("written_by")), tuple(rows))
+
+
+def number(row: Mapping[str, Any], name: str) -> float:
+    """A number of a row of metrics; NaN where it is none, or was not finite."""
+    value = row.get(name)
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def settings(config: AnyConfig) -> dict[str, Any]:
+    """What makes a run's numbers what they are, but for its seed and its data; flat names."""
+    flat = _flat(to_dict(config))
+    if flat.get("vectors") is not None:
+        flat["vectors"] = Path(flat["vectors"]).name
+    return {
+        name: value
+        for name, value in flat.items()
+        if name not in _BOOKKEEPING and not name.startswith(_BOOKKEEPING_GROUP)
+    }
+
+
+def differences(config: AnyConfig) -> tuple[str, ...]:
+    """What of the settings differs from the run's preset, as flags of `train.py`."""
+    name = config.preset
+    if name not in {preset.preset for preset in PRESETS}:
+        return _flags(config, type(config)())
+    found = _flags(config, preset_named(name))
+    try:
+        published = preset_named(name, as_published=True)
+    except ValueError:  # it follows nothing that was published
+        return found
+    return min(found, ("--as-published", *_flags(config, published)), key=len)
+
+
+def _described(file: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where there is none, which `read_description` explains."""
+    try:
+        described = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return described if isinstance(described, dict) else {}
+
+
+def _of_format_1(path: Path, described: Mapping[str, Any]) -> tuple[AnyConfig, str]:
+    """Settings and data's hash of a config without `system`, whose samples were set elsewhere."""
+    try:
+        kept = _known(described["config"], to_dict(LanguageConfig()))
+        return from_dict(kept | {"system": "language"}), str(described["data"]["sha256"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}/config.json cannot be used: {reason}; restore it") from None
+
+
+def _known(values: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _known(value, like[name]) if isinstance(value, dict) else value
+        for name, value in values.items()
+        if name in like
+    }
+
+
+def _device(written_by: object) -> str:
+    if not isinstance(written_by, dict) or "device" not in written_by:
+        return "device not recorded"
+    cores = written_by.get("processor_cores")
+    return f"{written_by['device']}, {cores} cores" if cores else str(written_by["device"])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _flags(config: AnyConfig, base: AnyConfig) -> tuple[str, ...]:
+    kept = settings(base)
+    changed = ((name, value) for name, value in settings(config).items() if value != kept.get(name))
+    return tuple(_flag(name.replace("_", "-"), value) for name, value in changed)
+
+
+def _flag(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        group, dot, last = name.rpartition(".")
+        return f"--{group}{dot}{'' if value else 'no-'}{last}"
+    return f"--{name} {value}"

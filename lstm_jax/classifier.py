@@ -1,0 +1,291 @@
+"""A classifier of whole sequences: one logit for a yes-or-no label.
+
+Shapes: T time, B batch, E embedding size, H hidden size (2H where bidirectional), F features, V
+vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, random
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from lstm_jax.cells import Initialisation, look_up
+from lstm_jax.losses import OutputParams, TokenSums
+from lstm_jax.precision import products, time_product
+from lstm_jax.sharding import vary_as
+from lstm_jax.stack import Directions, StackConfig, init_stack, keep_scale, run_stack
+
+Pooling = Literal["last", "max", "mean"]
+
+
+class ClassifierParams(NamedTuple):
+    """Parameters of a classifier; frozen word vectors are none of them.
+
+    Attributes:
+        embedding: `[V, E]`, or None where vectors are frozen and given with each call.
+        layers: the stack's.
+        dense: from the pooled features to the layer before the logit, or None.
+        output: to the logit, `w [F, 1]` and `b [1]`.
+    """
+
+    embedding: Array | None
+    layers: tuple[Any, ...]
+    dense: OutputParams | None
+    output: OutputParams
+
+
+@dataclass(frozen=True)
+class ClassifierConfig(StackConfig):
+    """A stack between token ids and one logit a sequence.
+
+    Attributes:
+        embedding_size: E.
+        frozen_embedding: whether the word vectors are given with each call and never trained.
+        pooling: what the stack says of a sequence: each direction's "last" state, or the "max"
+            or "mean" of the top layer's outputs over the real steps.
+        dense_size: units of the ReLU layer before the logit; 0 leaves it out.
+        dense_dropout: share of that layer's outputs dropped in training.
+    """
+
+    embedding_size: int = 50
+    frozen_embedding: bool = False
+    pooling: Pooling = "last"
+    dense_size: int = 32
+    dense_dropout: float = 0.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_size < 1:
+            raise ValueError(f"embedding_size is {self.embedding_size}; it must be at least 1")
+        if self.dense_size < 0:
+            raise ValueError(f"dense_size is {self.dense_size}; it must be at least 0")
+        if self.pooling not in get_args(Pooling):
+            choices = ", ".join(get_args(Pooling))
+            raise ValueError(f"pooling is {self.pooling!r}; choose one of {choices}")
+        rate = self.dense_dropout
+        if not (math.isfinite(rate) and 0 <= rate < 1):
+            raise ValueError(f"dense_dropout is {rate}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Tokens -> word vectors -> recurrent stack -> pooling -> dense ReLU layer -> one logit.
+
+    A plain value: `init` makes parameters, and every other method is a pure function of them.
+
+    Attributes:
+        config: sizes and choices.
+        vocabulary_size: V.
+    """
+
+    config: ClassifierConfig
+    vocabulary_size: int
+
+    def init(self, key: Array, dtype: DTypeLike = jnp.float32) -> ClassifierParams:
+        """Draws parameters with a typed key."""
+        config = self.config
+        draw = config.initialisation
+        key_embedding, key_layers, key_dense, key_output = random.split(key, 4)
+        embedding = dense = None
+        if not config.frozen_embedding:
+            shape = (self.vocabulary_size, config.embedding_size)
+            embedding = _init_embedding(key_embedding, draw, shape, dtype)
+        features = config.output_size
+        if config.dense_size:
+            dense = _init_affine(key_dense, draw, features, config.dense_size, dtype)
+            features = config.dense_size
+        return ClassifierParams(
+            embedding,
+            init_stack(key_layers, config, config.embedding_size, dtype),
+            dense,
+            _init_affine(key_output, draw, features, 1, dtype),
+        )
+
+    def logits(
+        self,
+        params: ClassifierParams,
+        tokens: Array,
+        *,
+        mask: Array | None = None,
+        vectors: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> Array:
+        """The logit of each sequence; its sigmoid is the probability of label 1.
+
+        Args:
+            params: from `init`.
+            tokens: integers `[T, B]`.
+            mask: bool `[T, B]`, True = a real token, in any pattern. A sequence without any is
+                pooled to zeros.
+            vectors: `[V, E]`, the word vectors where `frozen_embedding`; they get no gradient.
+            dropout_key: None outside training.
+
+        Returns:
+            `[B]`.
+
+        Raises:
+            ValueError: shapes or dtypes that don't fit, or vectors missing or not asked for.
+        """
+        _check(tokens, mask)
+        config = self.config
+        key_stack = key_dense = None
+        if dropout_key is not None:
+            key_stack, key_dense = random.split(dropout_key)
+        xs_TBE = look_up(self._table(params, vectors), tokens)
+        carry, hs_TBH = run_stack(
+            config, params.layers, None, xs_TBE, mask=mask, dropout_key=key_stack
+        )
+        xs_BF = _last(carry[-1]) if config.pooling == "last" else _pool(config, hs_TBH, mask)
+        if params.dense is not None:
+            xs_BF = jax.nn.relu(self._affine(params.dense, xs_BF))
+            if key_dense is not None and config.dense_dropout:
+                xs_BF *= keep_scale(key_dense, config.dense_dropout, xs_BF.shape, xs_BF.dtype)
+        return self._affine(params.output, xs_BF)[:, 0]
+
+    def sums(
+        self,
+        params: ClassifierParams,
+        tokens: Array,
+        labels: Array,
+        *,
+        mask: Array | None = None,
+        weights: Array | None = None,
+        vectors: Array | None = None,
+        dropout_key: Array | None = None,
+    ) -> TokenSums:
+        """Summed binary cross-entropy (nats) and hits; here each sum is over sequences.
+
+            loss = sum_b weights[b] (log(1 + exp(z[b])) - labels[b] z[b])
+            correct = sum_b weights[b] [(z[b] > 0) = labels[b]]
+
+        Args:
+            params: from `init`.
+            tokens: as for `logits`, and so are the options.
+            labels: `[B]`, 0 or 1.
+            mask: see `logits`.
+            weights: `[B]`; a sequence of weight 0 fills up a batch, and counts for nothing in
+                sums and gradients, whatever it holds. None means 1 each.
+            vectors: see `logits`.
+            dropout_key: see `logits`.
+
+        Returns:
+            The sums, scalars in the accumulator's dtype.
+
+        Raises:
+            ValueError: as for `logits`, or labels or weights of another shape than `[B]`.
+        """
+        _check(tokens, mask)
+        for name, array in (("labels", labels), ("weights", weights)):
+            if array is not None and array.shape != tokens.shape[1:]:
+                raise ValueError(f"{name} have shape {array.shape}; expected {tokens.shape[1:]}")
+        if weights is not None:
+            # Without a real step a filler row cannot bring a NaN into any product of gradients.
+            counts_TB = jnp.broadcast_to(weights != 0, tokens.shape)
+            mask = counts_TB if mask is None else mask & counts_TB
+        logits_B = self.logits(params, tokens, mask=mask, vectors=vectors, dropout_key=dropout_key)
+        dtype = logits_B.dtype
+        weights_B = jnp.ones(labels.shape, dtype) if weights is None else weights.astype(dtype)
+        # A choice and not a product, before the loss and not after it: 0 times NaN is NaN.
+        logits_B = jnp.where(weights_B == 0, 0, logits_B)
+        is_one_B = labels.astype(bool)
+        # softplus(z) = max(z, 0) + log1p(exp(-|z|)), exact for logits of any size.
+        loss_B = jax.nn.softplus(jnp.where(is_one_B, -logits_B, logits_B))
+        return TokenSums(
+            loss=jnp.sum(loss_B * weights_B),
+            correct=jnp.sum(((logits_B > 0) == is_one_B) * weights_B),
+            weight=jnp.sum(weights_B),
+        )
+
+    def _affine(self, params: OutputParams, xs_BF: Array) -> Array:
+        policy = products(self.config.compute_dtype, params.w.dtype)
+        if self.config.backend == "reference":
+            product = policy.dot(xs_BF, params.w)
+        else:
+            params = vary_as(xs_BF, params)
+            product = time_product(policy, xs_BF[None], params.w)[0]
+        return product + params.b.astype(policy.accumulate)
+
+    def _table(self, params: ClassifierParams, vectors: Array | None) -> Array:
+        """The word vectors `[V, E]`, trained or frozen."""
+        shape = (self.vocabulary_size, self.config.embedding_size)
+        if not self.config.frozen_embedding:
+            if vectors is not None or params.embedding is None:
+                raise ValueError(
+                    "this embedding is trained and part of params; leave vectors out, or set "
+                    "frozen_embedding"
+                )
+            return params.embedding
+        if vectors is None:
+            raise ValueError(
+                f"frozen_embedding needs vectors; give them, floats {shape}, with each call"
+            )
+        if vectors.shape != shape or not jnp.issubdtype(vectors.dtype, jnp.floating):
+            raise ValueError(
+                f"vectors are {vectors.dtype} of shape {vectors.shape}; expected floats {shape}, "
+                "vocabulary_size by embedding_size"
+            )
+        return lax.stop_gradient(vectors)
+
+
+def _check(tokens: Array, mask: Array | None) -> None:
+    if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != 2:
+        raise ValueError(
+            f"tokens are {tokens.dtype} of shape {tokens.shape}; expected integers [T, B], time "
+            "first"
+        )
+    if mask is not None and (mask.dtype != jnp.bool_ or mask.shape != tokens.shape):
+        raise ValueError(
+            f"mask is {mask.dtype} of shape {mask.shape}; expected bool {tokens.shape}"
+        )
+
+
+def _last(carry: Any) -> Array:
+    """Each direction's state after its last real step, side by side."""
+    ends = carry if isinstance(carry, Directions) else (carry,)
+    return jnp.concatenate([end.h for end in ends], axis=-1)
+
+
+def _pool(config: ClassifierConfig, hs_TBH: Array, mask_TB: Array | None) -> Array:
+    """The maximum or mean over real steps; of none of them, zeros."""
+    if mask_TB is None:
+        return hs_TBH.max(0) if config.pooling == "max" else hs_TBH.mean(0)
+    if config.pooling == "mean":
+        # Masked steps are zeros already.
+        counts_B = jnp.maximum(1, mask_TB.sum(0)).astype(hs_TBH.dtype)
+        return hs_TBH.sum(0) / counts_B[:, None]
+    highest_BH = jnp.where(mask_TB[..., None], hs_TBH, -jnp.inf).max(0)
+    return jnp.where(mask_TB.any(0)[:, None], highest_BH, 0)
+
+
+def _init_embedding(
+    key: Array, initialisation: Initialisation, shape: tuple[int, int], dtype: DTypeLike
+) -> Array:
+    match initialisation:
+        case "pytorch":
+            return random.normal(key, shape, dtype)
+        case "keras":
+            return random.uniform(key, shape, dtype, -0.05, 0.05)
+    return initializers.glorot_uniform()(key, shape, dtype)
+
+
+def _init_affine(
+    key: Array, initialisation: Initialisation, inputs: int, outputs: int, dtype: DTypeLike
+) -> OutputParams:
+    """Keras's and TF1's Glorot uniform and zeros, or PyTorch's +-1/sqrt(inputs) for both."""
+    shape = (inputs, outputs)
+    if initialisation != "pytorch":
+        w = initializers.glorot_uniform()(key, shape, dtype)
+        return OutputParams(w, jnp.zeros(outputs, dtype))
+    key_w, key_b = random.split(key)
+    bound = 1 / math.sqrt(inputs)
+    return OutputParams(
+        random.uniform(key_w, shape, dtype, -bound, bound),
+        random.uniform(key_b, (outputs,), dtype, -bound, bound),
+    )

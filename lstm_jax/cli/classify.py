@@ -1,0 +1,92 @@
+"""The command `python -m lstm_jax.cli.classify`: labels texts with a trained classifier."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TextIO
+
+import tyro
+
+from lstm_jax.cli.arguments import parse, run_command
+
+PROG = "classify"
+
+
+@dataclass(frozen=True)
+class ClassifyCommand:
+    """Label texts, one a line, with a trained classifier.
+
+    For each line of the file, or of standard input, prints the label, the probability that the
+    text is positive, and the text, with tabs between them.
+
+    Attributes:
+        run_dir: a folder that train.py made of the reviews preset.
+        file: UTF-8 text, one review a line; standard input if there is none.
+        batch_size: texts that are read together.
+        step: which checkpoint: a step, the newest good one, or the best on held-out data.
+    """
+
+    run_dir: Annotated[Path, tyro.conf.Positional]
+    file: Annotated[Path | None, tyro.conf.Positional] = None
+    batch_size: int = 128
+    step: int | Literal["newest", "best"] = "best"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
+
+
+def main() -> int:
+    """The entry point."""
+    return run_command(PROG, classify_command)
+
+
+def classify_command(arguments: Sequence[str]) -> int:
+    """Runs the command; raises ValueError for whatever the user can mend."""
+    command = parse(ClassifyCommand, None, arguments, PROG)
+    from lstm_jax.training.run import load_classifier
+    from lstm_jax.training.systems.reviews import probabilities
+
+    model, params, vocabulary, config = load_classifier(command.run_dir, step=command.step)
+    for texts in _batches(_lines(command.file), command.batch_size):
+        found = probabilities(model, params, vocabulary, config, texts, command.batch_size)
+        for probability, text in zip(found, texts, strict=True):
+            label = "positive" if probability > 0.5 else "negative"
+            print(f"{label}\t{probability:.4f}\t{text}")
+        sys.stdout.flush()
+    return 0
+
+
+def _lines(file: Path | None) -> Iterator[str]:
+    """The lines that hold text; those of standard input as they come."""
+    from lstm_jax.text import read_text
+
+    lines = _decoded(sys.stdin) if file is None else iter(read_text(file).splitlines())
+    for line in lines:
+        if line.strip():
+            yield line.rstrip("\n")
+
+
+def _decoded(stream: TextIO) -> Iterator[str]:
+    try:
+        yield from stream
+    except UnicodeDecodeError as error:
+        raise ValueError(f"standard input is not UTF-8 ({error.reason}); convert it") from None
+
+
+def _batches(lines: Iterator[str], size: int) -> Iterator[list[str]]:
+    batch: list[str] = []
+    for line in lines:
+        batch.append(line)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,349 @@
+"""Labelled reviews for a sentiment classifier: a data set to texts, words and ids."""
+
+import csv
+import gzip
+import io
+import os
+import re
+import struct
+import tarfile
+import unicodedata
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import IO, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lstm_jax.text.ids import Ids
+from lstm_jax.text.vocabulary import Vocabulary
+
+PAD, START, UNKNOWN, UNUSED = range(4)
+"""The ids of the special tokens of a review vocabulary."""
+
+_SPECIAL = ("<pad>", "<start>", "<unknown>", "<unused>")
+_LAYOUT = "{train,test}/{pos,neg}/NAME.txt"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz")
+_TABLES = {".csv": ",", ".tsv": "\t"}
+_TEXT_COLUMNS = ("text", "review", "sentence")
+_LABEL_COLUMNS = ("label", "sentiment", "target")
+_LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
+_MOST_REVIEWS = 1_000_000
+_MOST_BYTES = 4 * 2**30
+_LONGEST_REVIEW = 2**20
+# Possessive quantifiers: a long run of blanks after "<" is passed over once.
+_LINE_BREAK = re.compile(r"<\s*+/?+\s*+br\s*+/?+\s*+>")
+_REVIEW = re.compile(r"(?:^|/)(train|test)/(pos|neg)/([^/.][^/]*\.txt)\Z")
+# What tarfile and zlib raise when the bytes are not what they should be.
+_DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError)
+
+_Pairs = list[tuple[str, int]]  # texts and labels
+_Key = tuple[str, str, str]  # "train" or "test", "pos" or "neg", the file name
+
+
+class Reviews(NamedTuple):
+    """N texts and their labels.
+
+    Attributes:
+        texts: the N reviews.
+        labels: int32 [N]; 1 is positive, 0 is negative.
+    """
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int32]
+
+
+class ReviewSet(NamedTuple):
+    """Reviews to learn from and, where there are others, to test on."""
+
+    training: Reviews
+    test: Reviews | None
+
+
+def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
+    """Read a folder, an archive or a table of labelled reviews; all text is UTF-8.
+
+    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011): the files
+    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; `test` may be missing.
+    Or a `.tar`, `.tar.gz` or `.tgz` of such a folder at any depth, which is read as a stream;
+    nothing is written to disk. All other files, links, and names that begin with a dot are ignored.
+    Either way positive reviews come first, then file names with their numbers in numeric order.
+
+    Or a `.csv` or `.tsv`: its header has a column `text`, `review` or `sentence`, and a column
+    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case.
+    Rows keep their order, all are for training, and fields hold 131,072 characters at most (the
+    limit of Python's `csv`).
+
+    Raises:
+        ValueError: one line that names the file, what is wrong and the cure: not readable, damaged,
+            not UTF-8, no such layout or columns, a wrong row (by its line), the same review file
+            twice in an archive, one label only in training, or too much: a review of over 1 MiB,
+            over 1,000,000 reviews, over 4 GiB in all (of an archive: unpacked).
+    """
+    place, shown = Path(path), repr(os.fspath(path))
+    try:
+        if place.is_dir():
+            return _sorted_set(_folder_files(place, shown), shown)
+        if place.is_file() and place.suffix.lower() in _TABLES:
+            return _read_table(place, shown)
+        if place.is_file() and place.name.lower().endswith(_ARCHIVES):
+            return _sorted_set(_archive_files(place, shown), shown)
+    except OSError as error:
+        name, reason = error.filename or os.fspath(path), error.strerror or "input/output error"
+        raise ValueError(f"{name!r} cannot be read ({reason}); give a readable one") from None
+    raise ValueError(
+        f"{shown} does not exist or is of no known kind; give a folder, .tar, .tar.gz, .csv or .tsv"
+    )
+
+
+def review_words(text: str) -> list[str]:
+    """Split `text` into lower-cased words.
+
+    A word is a run of letters, combining marks and numbers of any script (Unicode categories L, M
+    and N) and of apostrophes inside it: U+0027, and U+2019, which becomes U+0027. Apostrophes at
+    the ends of a word are quotes and dropped. Every other character acts as a space, and so does
+    the line break of HTML in any spelling, such as `<br />` or `</BR>`.
+
+    The result is a fixed point: `review_words(" ".join(review_words(text))) == review_words(text)`.
+    """
+    lowered = _LINE_BREAK.sub(" ", text.lower())
+    # Categories are looked up once per distinct character, not once per character.
+    table = {ord(char): " " for char in set(lowered) if unicodedata.category(char)[0] not in "LMN"}
+    table |= {ord("'"): "'", 0x2019: "'"}
+    stripped = (word.strip("'") for word in lowered.translate(table).split())
+    return [word for word in stripped if word]
+
+
+def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> Vocabulary:
+    """Return the vocabulary of the most frequent words of `texts`, of `size` tokens or fewer.
+
+    Ids 0 to 3 are `<pad>`, `<start>`, `<unknown>` (for every word outside) and `<unused>`, as in
+    the IMDB data of Keras; up to `size - 4` words follow by falling frequency, equal ones in code
+    point order. `texts` are the words of each review, as `review_words` splits it.
+
+    Raises:
+        ValueError: no words, a str in place of words, something that is no word, or a `size` that
+            is no integer of at least 5.
+    """
+    _check_size("size", size, least=len(_SPECIAL) + 1)
+    counts: Counter[str] = Counter()
+    for words in texts:
+        _check_words(words)
+        counts.update(words)
+    for token in _SPECIAL:
+        counts.pop(token, None)
+    if not counts:
+        raise ValueError("cannot build a vocabulary from no words; give texts that have some")
+    kept = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(_SPECIAL)]
+    return Vocabulary("word", (*_SPECIAL, *kept), UNKNOWN)
+
+
+def encode_review(
+    vocabulary: Vocabulary, words: list[str], length: int, keep: Literal["last", "first"] = "last"
+) -> Ids:
+    """Return the id of `<start>` and the ids of `words`, of these the last or first `length`.
+
+    So a review of `length` words or more has no start id when the last are kept. Words outside the
+    vocabulary, and words that spell a special token, are `UNKNOWN`. The ids are int32 [N],
+    N = min(len(words) + 1, length), never 0.
+
+    Raises:
+        ValueError: not a review vocabulary, a str in place of words, a `length` that is no positive
+            integer, or another `keep`.
+    """
+    if vocabulary.tokens[: len(_SPECIAL)] != _SPECIAL or vocabulary.unknown != UNKNOWN:
+        raise ValueError("this is no review vocabulary; make one with build_review_vocabulary")
+    _check_words(words)
+    _check_size("length", length, least=1)
+    if keep not in ("last", "first"):
+        raise ValueError(f"keep must be 'last' or 'first', got {keep!r:.40}; choose one of the two")
+    ids = vocabulary.encode_tokens(words[-length:] if keep == "last" else words[:length])
+    ids[ids < len(_SPECIAL)] = UNKNOWN
+    ids = np.concatenate([np.array([START], np.int32), ids])
+    return ids[-length:] if keep == "last" else ids[:length]
+
+
+def _check_size(name: str, value: object, *, least: int) -> None:
+    if type(value) is not int or value < least:
+        shown = value if type(value) is int else f"a {type(value).__name__}"
+        raise ValueError(f"{name} must be an integer, got {shown}; give one of at least {least}")
+
+
+def _check_words(words: object) -> None:
+    if isinstance(words, str):
+        raise ValueError("words must be a list of words, got one str; pass review_words(text)")
+
+
+def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
+    """Return the decoded files in their order, whatever order they come in."""
+    found: dict[_Key, str] = {}
+    total = 0
+    for key, raw in files:
+        name = f"{'/'.join(key)!r} of {shown}"
+        total += len(raw)
+        if key in found:
+            raise ValueError(f"{name} is there twice; pack every review once")
+        if len(raw) > _LONGEST_REVIEW:
+            raise ValueError(f"{name} is longer than {_LONGEST_REVIEW} bytes; shorten or remove it")
+        if len(found) >= _MOST_REVIEWS or total > _MOST_BYTES:
+            raise ValueError(f"{shown} has over {_MOST_REVIEWS} reviews or 4 GiB; give a part")
+        try:
+            found[key] = raw.decode("utf-8").removeprefix("\ufeff")
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{name} is not UTF-8 (at offset {error.start}); convert it first, e.g. with iconv"
+            ) from None
+    halves: dict[str, _Pairs] = {"train": [], "test": []}
+    for key in sorted(found, key=_file_order):
+        halves[key[0]].append((found[key], int(key[1] == "pos")))
+    return _review_set(halves["train"], halves["test"], shown)
+
+
+def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
+    """Return the texts and labels of each pair in its half; an empty `test` is none."""
+    positive = sum(label for _, label in training)
+    if not 0 < positive < len(training):
+        raise ValueError(
+            f"{shown} has {positive} positive and {len(training) - positive} negative reviews for "
+            f"training; give some of both, as files {_LAYOUT} or as rows of a table"
+        )
+    halves = [
+        Reviews(tuple(text for text, _ in pairs), np.array([label for _, label in pairs], np.int32))
+        for pairs in (training, test)
+    ]
+    return ReviewSet(halves[0], halves[1] if test else None)
+
+
+def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
+    _, label, name = key
+    # A number without its leading zeros is the larger the longer; int() limits the digits.
+    parts = re.findall(r"([^0-9]*)0*([0-9]*)", name)
+    return label == "neg", [(text, len(digits), digits) for text, digits in parts], name
+
+
+def _folder_files(folder: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
+    roots = [root for root in (folder, folder / "aclImdb") if (root / "train").is_dir()]
+    if not roots:
+        raise ValueError(f"{shown} has no folder train; give a folder of {_LAYOUT}")
+    for split, label in product(("train", "test"), ("pos", "neg")):
+        half = roots[0] / split / label
+        for file in half.iterdir() if half.is_dir() else ():
+            if _REVIEW.search(file.as_posix()) and file.is_file() and not file.is_symlink():
+                with open(file, "rb") as opened:
+                    yield (split, label, file.name), opened.read(_LONGEST_REVIEW + 1)
+
+
+class _RefusedError(Exception):
+    """Why an archive is not read on."""
+
+
+class _BoundedReader(io.RawIOBase):
+    """The unpacked bytes of an archive, up to a limit: a small file can unpack to terabytes."""
+
+    def __init__(self, file: io.BufferedIOBase) -> None:
+        self._file = file
+        self._left = _MOST_BYTES
+
+    def read(self, size: int = 2**16, /) -> bytes:
+        content = self._file.read(size)
+        self._left -= len(content)
+        if self._left < 0:
+            raise _RefusedError("unpacks to over 4 GiB; give a part of it")
+        return content
+
+
+class _StrictTarInfo(tarfile.TarInfo):
+    """A header that is refused where tarfile would take it for the end, or fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            info = super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
+                raise  # the block of zeros that ends an archive
+            raise _RefusedError(f"is damaged or cut short ({error}); get a new copy") from None
+        bulky = info.size > _LONGEST_REVIEW and info.type not in tarfile.REGULAR_TYPES
+        if bulky or info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
+            raise _RefusedError("has an oversized or sparse member; pack it anew with a plain tar")
+        return info
+
+
+def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"  # browsers unpack downloads and keep their names
+        file.seek(0)
+        try:
+            yield from _tar_files(gzip.GzipFile(fileobj=file) if packed else file)
+            return
+        except _RefusedError as error:
+            problem = str(error)
+        except (*_DAMAGE, RecursionError) as error:
+            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            problem = f"is damaged or cut short ({reason}); get a new copy"
+    raise ValueError(f"{shown} {problem}")
+
+
+def _tar_files(file: io.BufferedIOBase) -> Iterator[tuple[_Key, bytes]]:
+    reader = _BoundedReader(file)
+    with tarfile.open(None, "r|", reader, tarinfo=_StrictTarInfo, encoding="utf-8") as archive:
+        while (member := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+            match = _REVIEW.search(member.name)
+            if match and member.isreg():
+                content = archive.extractfile(member)
+                raw = content.read(_LONGEST_REVIEW + 1) if content else b""
+                yield (match[1], match[2], match[3]), raw
+    while reader.read():  # to the check sum at the end
+        pass
+
+
+def _read_table(path: Path, shown: str) -> ReviewSet:
+    pairs: _Pairs = []
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
+            raise ValueError(f"{shown} has over 4 GiB; give a part of it")
+        rows = _table_rows(file, _TABLES[path.suffix.lower()], shown)
+        _, header = next(rows, (0, []))
+        text_at = _column(header, _TEXT_COLUMNS, shown)
+        label_at = _column(header, _LABEL_COLUMNS, shown)
+        for line, row in rows:
+            where = f"line {line} of {shown}"
+            if len(row) != len(header):
+                raise ValueError(f"{where} has {len(row)} columns, not {len(header)}; quote texts")
+            label = row[label_at].strip().lower()
+            if label not in _LABELS:
+                raise ValueError(f"{where} has the label {label[:40]!r}; use {', '.join(_LABELS)}")
+            if len(pairs) >= _MOST_REVIEWS:
+                raise ValueError(f"{shown} has over {_MOST_REVIEWS} reviews; give a part of them")
+            pairs.append((row[text_at], _LABELS[label]))
+    return _review_set(pairs, [], shown)
+
+
+def _column(header: list[str], names: tuple[str, ...], shown: str) -> int:
+    found = [at for at, name in enumerate(header) if name.strip().lower() in names]
+    if len(found) == 1:
+        return found[0]
+    raise ValueError(f"{shown} has {len(found)} columns named {', '.join(names)}; have just one")
+
+
+def _table_rows(file: IO[str], delimiter: str, shown: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, each with the number of its first line."""
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except (csv.Error, UnicodeDecodeError) as error:
+            reason = error if isinstance(error, csv.Error) else "it is not UTF-8"
+            raise ValueError(
+                f"line {line} of {shown} begins a row that cannot be read ({reason}); save it as "
+                "UTF-8, close the quotes of each text and double those inside it"
+            ) from None
+        if row is None:
+            return
+        if row:
+            yield line, row

@@ -1,0 +1,168 @@
+"""Word vectors from a file, such as GloVe's, as the first values of an embedding table."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lstm_jax.text.vocabulary import Vocabulary
+
+_Vector = NDArray[np.float64]
+
+_WIDEST = 4096
+_LONGEST_LINE = 2**20
+# Past it, sums of squares and float32 are no longer safe; it refuses inf as well.
+_LARGEST = 1e30
+
+
+class WordVectors(NamedTuple):
+    """One vector for each of the V tokens of a vocabulary.
+
+    Attributes:
+        table: float32 [V, E]; row 0, the padding, is zeros.
+        found: how many words of the vocabulary have a vector of the file.
+        missing: the words that have not, in the order of their ids; no tokens in angle brackets.
+    """
+
+    table: NDArray[np.float32]
+    found: int
+    missing: tuple[str, ...]
+
+
+def read_vectors(
+    path: str | os.PathLike[str], vocabulary: Vocabulary, *, seed: int = 0
+) -> WordVectors:
+    """Read the vectors of the words of `vocabulary` from a text file of one vector a line.
+
+    A line is `word v1 ... vE`, single spaces between, UTF-8 (GloVe: Pennington et al. 2014); a
+    first line `count E`, as in the text format of word2vec, gives E and is skipped, and so are
+    blank lines. A word that comes again keeps its first vector. The file is read as a stream, and
+    only lines of words of the vocabulary, and the first one, are parsed into numbers.
+
+    Words without a vector (GloVe has a contraction such as `don't` only in parts, so it is one) and
+    tokens in angle brackets draw theirs from a normal distribution of mean 0 and the standard
+    deviation of all numbers found; token 0, the padding, is zeros.
+
+    Args:
+        path: the file.
+        vocabulary: its token 0 is padding (`Vocabulary.padding` is not None).
+        seed: of the vectors drawn; the same seed draws the same.
+
+    Raises:
+        ValueError: a vocabulary without padding, a bad `seed`, a file that cannot be read or is
+            empty, a line of another width (or E over 4,096), something that is no finite number of
+            usual size (below 1e30), or no word of the vocabulary in the file.
+    """
+    shown = repr(os.fspath(path))
+    if vocabulary.padding is None:
+        raise ValueError(
+            f"token 0 is {vocabulary.tokens[0][:40]!r}, but row 0 is for padding; "
+            "use a vocabulary that begins with <pad>"
+        )
+    if type(seed) is not int or seed < 0:
+        shown_seed = seed if type(seed) is int else f"a {type(seed).__name__}"
+        raise ValueError(f"seed must be an integer of at least 0, got {shown_seed}; use 0")
+    try:
+        if not Path(path).is_file():
+            raise ValueError(f"{shown} is no existing file; give a file of word vectors")
+        with open(path, "rb") as file:
+            vectors = _read_found(file, vocabulary, shown)
+    except OSError as error:
+        reason = error.strerror or "input/output error"
+        raise ValueError(f"{shown} cannot be read ({reason}); give a readable file") from None
+    if not vectors:
+        raise ValueError(
+            f"{shown} has a vector for none of the {len(vocabulary)} tokens; "
+            "give vectors of the language of the vocabulary, in lower case"
+        )
+    return _fill(vectors, vocabulary, seed)
+
+
+def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
+    """Yield ids and tokens, but for the padding and the special ones in angle brackets."""
+    for token_id, token in enumerate(vocabulary.tokens):
+        if token_id and not (token.startswith("<") and token.endswith(">")):
+            yield token_id, token
+
+
+def _read_found(file: IO[bytes], vocabulary: Vocabulary, shown: str) -> dict[int, _Vector]:
+    """Return the vectors [E] of the file by the id of their word."""
+    id_of = {word.encode("utf-8"): token_id for token_id, word in _words(vocabulary)}
+    vectors: dict[int, _Vector] = {}
+    width = 0
+    for number, line in _lines(file, shown):
+        where = f"line {number} of {shown}"
+        values = line.count(b" ")
+        if not width:
+            fields = line.split()
+            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
+                width = _checked_width(int(fields[1][:9]), where)
+                continue
+            width = _checked_width(values, where)
+            _parse(line, where)
+        if values != width:
+            raise ValueError(
+                f"{where} has {values} numbers, not {width}; give a word and {width} numbers a "
+                "line, with single spaces"
+            )
+        token_id = id_of.pop(line[: line.index(b" ")], None)
+        if token_id is not None:
+            vectors[token_id] = _parse(line, where)
+    if not width:
+        raise ValueError(f"{shown} is empty; give a file of lines such as 'word 0.1 -0.2'")
+    return vectors
+
+
+def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines that are not blank and their numbers, without white space at the end."""
+    number = 0
+    while line := file.readline(_LONGEST_LINE):
+        number += 1
+        if len(line) == _LONGEST_LINE:
+            raise ValueError(
+                f"line {number} of {shown} is longer than any vector; give a text file of a word "
+                "and its numbers a line"
+            )
+        stripped = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
+        if stripped:
+            yield number, stripped
+
+
+def _checked_width(width: int, where: str) -> int:
+    if not 1 <= width <= _WIDEST:
+        raise ValueError(
+            f"{where} gives vectors of {width} numbers, not 1 to {_WIDEST}; "
+            "give a text file of a word and its numbers a line"
+        )
+    return width
+
+
+def _parse(line: bytes, where: str) -> _Vector:
+    fields = line.split(b" ")[1:]
+    try:
+        # float() takes 1_000 for a number, as Python's source does.
+        vector = np.array([float(field.replace(b"_", b"?")) for field in fields])
+    except ValueError:
+        vector = np.array([np.nan])
+    # NaN compares False, so it is refused here as well.
+    if not (np.abs(vector) < _LARGEST).all():
+        raise ValueError(
+            f"{where} holds something that is no finite number below {_LARGEST:g}; "
+            "give a word and its numbers a line, with single spaces"
+        )
+    return vector
+
+
+def _fill(vectors: dict[int, _Vector], vocabulary: Vocabulary, seed: int) -> WordVectors:
+    """Return the table of `vectors` by id, with random rows where there is none."""
+    ids = sorted(vectors)
+    found = np.stack([vectors[token_id] for token_id in ids])
+    shape = (len(vocabulary), found.shape[1])
+    table = np.random.default_rng(seed).normal(0.0, found.std(), shape).astype(np.float32)
+    table[ids] = found
+    table[0] = 0.0
+    missing = (word for token_id, word in _words(vocabulary) if token_id not in vectors)
+    return WordVectors(table, len(vectors), tuple(missing))

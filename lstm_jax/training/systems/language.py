@@ -1,0 +1,247 @@
+"""A language model of one text, whose carry goes from batch to batch.
+
+Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import Array, lax, random
+
+from lstm_jax import sharding
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.stack import without_backward_carry
+from lstm_jax.text import Vocabulary
+from lstm_jax.training.config import LanguageConfig
+from lstm_jax.training.state import BatchSums
+from lstm_jax.training.systems.corpus import (
+    BUILT_IN,
+    Corpus,
+    PublishedBatches,
+    make_corpus,
+    read_corpus_text,
+)
+from lstm_jax.training.writing import joined, prompt_template, write
+
+AnyArray = Array | npt.NDArray[Any]
+
+
+class LaneRows(NamedTuple):
+    """Where a step finds its batch in the lanes of a corpus.
+
+    Attributes:
+        rows: int32 `[N, B]`, lanes, time first: all of them, or a stretch that holds the rows of
+            this step's batch.
+        first_row: which row of the corpus `rows` begins with.
+    """
+
+    rows: Array
+    first_row: Array | np.int32
+
+
+class Predictions(NamedTuple):
+    """A batch: `inputs` and `targets`, int32 `[T, B]`; `mask`, bool `[T, B]`, or None."""
+
+    inputs: AnyArray
+    targets: AnyArray
+    mask: AnyArray | None
+
+
+@dataclass(frozen=True)
+class LanguageObjective:
+    """The next token at every place; see `Objective`.
+
+    Attributes:
+        model: the network.
+        sequence_length: T.
+        carry_backward: whether a backward direction's carry goes on from batch to batch.
+    """
+
+    model: LanguageModel
+    sequence_length: int
+    carry_backward: bool = False
+
+    def init(self, key: Array) -> LanguageModelParams:
+        """See `Objective`."""
+        return self.model.init(key)
+
+    def zero_carry(self, params: LanguageModelParams, batch_size: int) -> Any:
+        """See `Objective`."""
+        return self.model.zero_carry(params, batch_size)
+
+    def sums(
+        self,
+        params: LanguageModelParams,
+        carry: Any,
+        data: LaneRows | Predictions,
+        index: Array,
+        dropout_key: Array | None,
+    ) -> tuple[BatchSums, Any]:
+        """See `Objective`."""
+        if isinstance(data, LaneRows):
+            start = index * self.sequence_length - data.first_row
+            tokens_TB = lax.dynamic_slice_in_dim(data.rows, start, self.sequence_length + 1)
+            data = Predictions(tokens_TB[:-1], tokens_TB[1:], None)
+        if not self.carry_backward:
+            carry = without_backward_carry(carry)
+        inputs, targets, mask = jax.tree.map(jnp.asarray, tuple(data))
+        found, carry = self.model.token_sums(
+            params, carry, inputs, targets, mask=mask, dropout_key=dropout_key
+        )
+        return BatchSums({"": found}, found.weight), carry
+
+
+@dataclass(frozen=True)
+class LanguageSystem:
+    """See `System`."""
+
+    config: LanguageConfig
+    corpus: Corpus
+
+    @property
+    def has_perplexity(self) -> bool:
+        """See `System`."""
+        return True
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """See `System`."""
+        return self.corpus.vocabulary
+
+    @property
+    def sha256(self) -> str:
+        """See `System`."""
+        return self.corpus.sha256
+
+    @property
+    def model(self) -> LanguageModel:
+        """The network."""
+        return LanguageModel(self.config.model, len(self.vocabulary))
+
+    @property
+    def objective(self) -> LanguageObjective:
+        """See `System`."""
+        return LanguageObjective(
+            self.model, self.config.sequence_length, self.config.carry_backward
+        )
+
+    @property
+    def batches(self) -> int:
+        """See `System`."""
+        return self.corpus.training.batches
+
+    @property
+    def heldout_batch_size(self) -> int:
+        """See `System`."""
+        return 0 if self.corpus.heldout is None else self.corpus.heldout.inputs.shape[1]
+
+    def summary(self) -> str:
+        """See `System`."""
+        summary = (
+            f"{len(self.corpus.text):,} characters, {len(self.vocabulary):,} tokens in the "
+            "vocabulary"
+        )
+        if self.config.model.bidirectional and self.config.sample_every:
+            summary += "; a bidirectional model cannot write, so there are no samples"
+        return summary
+
+    def files(self) -> dict[str, bytes]:
+        """See `System`: a built-in text differs from one version of Python to the next."""
+        if self.config.data in BUILT_IN:
+            return {"corpus.txt": self.corpus.text.encode()}
+        return {}
+
+    def feed(self) -> Callable[[int], Any]:
+        """See `System`."""
+        mesh = sharding.data_mesh(self.config.devices)
+        training = self.corpus.training
+        if not isinstance(training, PublishedBatches):
+            return _LaneFeed(training.tokens, self.config, training.batches, mesh)
+
+        def shuffled(step: int) -> Predictions:
+            epoch, index = divmod(step, training.batches)
+            batch = training.order(self.config.seed, epoch)[index]
+            found = Predictions(training.inputs[batch], training.targets[batch], None)
+            split: Predictions = sharding.split_batch(mesh, found, axis=1)
+            return split
+
+        return shuffled
+
+    def heldout(self) -> Iterator[Predictions]:
+        """See `System`."""
+        if self.corpus.heldout is None:
+            return
+        times = self.config.sequence_length
+        for first in range(0, len(self.corpus.heldout.inputs), times):
+            stretch = slice(first, first + times)
+            yield Predictions(
+                self.corpus.heldout.inputs[stretch],
+                self.corpus.heldout.targets[stretch],
+                self.corpus.heldout.mask[stretch],
+            )
+
+    def with_samples(self, *, replace: bool) -> LanguageSystem:
+        """See `System`."""
+        if not self.config.sample_every:
+            return self
+        try:
+            for prompt in self.config.sample_prompts:
+                self.vocabulary.encode_prompt(prompt)
+        except ValueError:
+            if not replace:
+                raise
+            prompts = (self.corpus.text.split()[0][:20],)
+            config = dataclasses.replace(self.config, sample_prompts=prompts)
+            return dataclasses.replace(self, config=config)
+        return self
+
+    def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
+        """See `System`; the same at a step however it was reached."""
+        if self.config.model.bidirectional:
+            return
+        key = random.fold_in(random.key(self.config.seed), step)
+        for prompt in self.config.sample_prompts:
+            template = prompt_template(self.vocabulary, prompt, self.config.sample.length)
+            (tokens,) = write(
+                self.model, params, self.vocabulary, template, self.config.sample, key=key
+            )
+            yield prompt, joined(self.vocabulary, tokens)
+
+
+class _LaneFeed:
+    """Gives the device the rows of the corpus: all of them once, or a stretch at a time."""
+
+    def __init__(
+        self, tokens: np.ndarray[Any, Any], config: LanguageConfig, batches: int, mesh: Any
+    ) -> None:
+        self._tokens, self._mesh = tokens, mesh
+        self._times, self._batches = config.sequence_length, batches
+        row_bytes = self._times * tokens.shape[1] * tokens.itemsize
+        affordable = (config.corpus_on_device_mb << 20) // row_bytes
+        self._stretch = max(1, min(batches, affordable))
+        self._first = 0
+        self._rows: jax.Array | None = None
+
+    def __call__(self, step: int) -> LaneRows:
+        batch = step % self._batches
+        if self._rows is None or not self._first <= batch < self._first + self._stretch:
+            self._first = min(batch, self._batches - self._stretch)
+            first = self._first * self._times
+            stretch = self._tokens[first : first + self._stretch * self._times + 1]
+            self._rows = sharding.split_batch(self._mesh, stretch, axis=1)
+        return LaneRows(self._rows, np.int32(self._first * self._times))
+
+
+def read_language(config: LanguageConfig, kept: Path | None = None) -> LanguageSystem:
+    """Reads a text and lays it out; see `read_system`."""
+    text = read_corpus_text(config, None if kept is None else kept / "corpus.txt")
+    return LanguageSystem(config, make_corpus(config, text))

@@ -1,0 +1,89 @@
+"""A run's settings and data, ready to train: its optimizer, its states, its evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lstm_jax import sharding
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.config import AnyConfig
+from lstm_jax.training.metrics import Row, part_metrics
+from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from lstm_jax.training.state import Program, TrainState, evaluate, init_state
+from lstm_jax.training.systems import System
+
+
+class Task(NamedTuple):
+    """A run's settings and data, ready to train.
+
+    Attributes:
+        system: settings, data, and what is learnt from it.
+        program: what the step is compiled for.
+        total_steps: where the run ends.
+        learning_rate: of the number of updates made.
+    """
+
+    system: System
+    program: Program
+    total_steps: int
+    learning_rate: Callable[[int], Any]
+
+    @property
+    def config(self) -> AnyConfig:
+        """The settings."""
+        return self.system.config
+
+
+def make_task(system: System) -> Task:
+    """Adds to a system the optimizer that its settings ask for."""
+    config, batches = system.config, system.batches
+    total_steps = config.steps or config.epochs * batches
+    schedule = learning_rate_schedule(config.optimizer, total_steps)
+    program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
+    return Task(system, program, total_steps, schedule)
+
+
+def first_state(task: Task) -> TrainState:
+    """The state before the first step, placed on the run's devices."""
+    seed = np.uint32(task.config.seed)
+    return _place(task, init_state(task.program, seed, task.config.batch_size))
+
+
+def restored_state(
+    task: Task, store: CheckpointStore, *, step: int | None = None
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state of a step, or the newest good one, on the run's devices, and its progress."""
+    seed = np.uint32(task.config.seed)
+    template = jax.eval_shape(lambda: init_state(task.program, seed, task.config.batch_size))
+    saved = store.restore(template, step=step)
+    return _place(task, saved.state), saved.progress
+
+
+def _place(task: Task, state: TrainState) -> TrainState:
+    if task.config.devices == 1:
+        return state
+    mesh = sharding.data_mesh(task.config.devices)
+    carry = sharding.split_batch(mesh, state.carry, axis=0)
+    placed: TrainState = sharding.put_whole(mesh, dataclasses.replace(state, carry=None))
+    return dataclasses.replace(placed, carry=carry)
+
+
+def heldout_metrics(task: Task, state: TrainState) -> Row:
+    """Loss in nats, accuracy and the like of what is held out, by the names of a metrics row.
+
+    Raises:
+        ValueError: nothing is held out.
+    """
+    system = task.system
+    if not system.heldout_batch_size:
+        raise ValueError("nothing is held out in this run (heldout_share is 0); there is no loss")
+    sums = evaluate(system.objective, state.params, system.heldout(), system.heldout_batch_size)
+    row: Row = {}
+    for name, part in sums.items():
+        row |= part_metrics(f"heldout_{name}", part, with_perplexity=system.has_perplexity)
+    return row

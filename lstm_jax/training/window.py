@@ -1,0 +1,111 @@
+"""The steps since the last row of metrics: their sums, their pace, and the row they become."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+
+from lstm_jax.training.metrics import MetricsLog, Row, part_metrics, total
+from lstm_jax.training.report import Report
+from lstm_jax.training.state import StepMetrics
+from lstm_jax.training.task import Task
+
+
+class Window:
+    """Takes in steps and writes rows; what is pending travels with each checkpoint.
+
+    Args:
+        task: settings.
+        log: where rows go.
+        report: who is told of them.
+        progress: what `progress()` gave when the checkpoint that the run goes on from was saved.
+    """
+
+    def __init__(
+        self, task: Task, log: MetricsLog, report: Report, progress: dict[str, Any]
+    ) -> None:
+        self._task, self._log, self._report = task, log, report
+        self._sums: dict[str, list[list[float]]] = progress.get("sums", {})
+        self._grad_norms: list[float] = list(progress.get("grad_norms", []))
+        self._skipped = int(progress.get("skipped", 0))
+        now = time.perf_counter()
+        self._began = now - float(progress.get("seconds", 0.0))
+        self._clock = now  # up to here, time is accounted for
+        self._pace = _Pace()
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to write the same rows, as JSON values."""
+        return {
+            "sums": self._sums,
+            "grad_norms": self._grad_norms,
+            "seconds": time.perf_counter() - self._began,
+            "skipped": self._skipped,
+        }
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time that is not training's: it does not count in the rate."""
+        began = time.perf_counter()
+        yield
+        self._clock += time.perf_counter() - began
+
+    def add(self, step: int, metrics: StepMetrics, heldout: Row | None, *, first: bool) -> None:
+        """Takes in one step, the process's `first` or not, and writes a row if one is due."""
+        found = jax.device_get(metrics)  # waits for the step
+        now = time.perf_counter()
+        self._pace.count(now - self._clock, float(found.sums.tokens), compiling=first)
+        self._clock = now
+        if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
+            for name, part in found.sums.parts.items():
+                self._sums.setdefault(name, []).append([float(value) for value in part])
+            self._grad_norms.append(float(found.grad_norm))
+        else:
+            self._skipped += 1
+            self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
+        config, batches = self._task.config, self._task.program.batches
+        due = step % config.steps_of(config.log_every, batches) == 0
+        if due or heldout or step == self._task.total_steps:
+            self._write(step, heldout or {})
+        self._report.advance(step)
+
+    def _write(self, step: int, heldout: Row) -> None:
+        row: Row = {"step": step, "epoch": round(step / self._task.program.batches, 4)}
+        with_perplexity = self._task.system.has_perplexity
+        for name, steps in (self._sums or {"": []}).items():
+            sums = total(steps) if steps else None
+            row |= part_metrics(name, sums, with_perplexity=with_perplexity)
+        row |= {
+            "grad_norm": _mean(self._grad_norms),
+            "learning_rate": float(self._task.learning_rate(step - 1 - self._skipped)),
+            "skipped_steps": self._skipped,
+            "tokens_per_second": self._pace.tokens_per_second(),
+            "seconds": self._clock - self._began,
+        }
+        row |= heldout
+        self._log.append(row)
+        self._report.row(row)
+        self._sums, self._grad_norms, self._pace = {}, [], _Pace()
+
+
+class _Pace:
+    """Tokens a second, compilation apart where there is anything else to go by."""
+
+    def __init__(self) -> None:
+        self._compiling: list[tuple[float, float]] = []
+        self._others: list[tuple[float, float]] = []
+
+    def count(self, seconds: float, tokens: float, *, compiling: bool) -> None:
+        (self._compiling if compiling else self._others).append((seconds, tokens))
+
+    def tokens_per_second(self) -> float:
+        steps = self._others or self._compiling
+        return sum(tokens for _, tokens in steps) / max(1e-9, sum(each for each, _ in steps))
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan

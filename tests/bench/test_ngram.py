@@ -1,0 +1,178 @@
+"""The n-gram baseline: against its formula, written out naively, and by hand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.ngram import (
+    DISCOUNTS,
+    NGram,
+    choose_discount,
+    choose_discount_of_sequences,
+    heldout_loss,
+    heldout_loss_of_sequences,
+)
+
+V = 4
+TOKENS = st.integers(0, V - 1)
+DISCOUNT = st.sampled_from(DISCOUNTS)
+SEQUENCES = st.lists(st.lists(TOKENS, max_size=12), min_size=1, max_size=6)
+
+
+class NaiveNGram:
+    """The definition, with a dictionary of counts and a recursion."""
+
+    def __init__(
+        self, sequences: Sequence[Sequence[int]], discounts: Sequence[float], skipped: int
+    ) -> None:
+        self.discounts = discounts
+        self.follows: dict[tuple[int, ...], Counter[int]] = {}
+        for sequence in sequences:
+            for place in range(skipped, len(sequence)):
+                for length in range(min(place, len(discounts) - 1) + 1):
+                    history = tuple(sequence[place - length : place])
+                    self.follows.setdefault(history, Counter())[sequence[place]] += 1
+
+    def p(self, token: int, history: tuple[int, ...]) -> float:
+        shorter = self.p(token, history[1:]) if history else 1 / V
+        after = self.follows.get(history)
+        if after is None:
+            return shorter
+        d, total = self.discounts[len(history)], sum(after.values())
+        return max(after[token] - d, 0) / total + d * len(after) / total * shorter
+
+    def loss(self, sequence: Sequence[int], place: int) -> float:
+        start = max(0, place - len(self.discounts) + 1)
+        return -math.log(self.p(sequence[place], tuple(sequence[start:place])))
+
+
+@given(SEQUENCES, st.lists(TOKENS, max_size=6), st.lists(DISCOUNT, min_size=1, max_size=4))
+def test_the_probabilities_after_any_context_sum_to_one(
+    training: list[list[int]], context: list[int], discounts: list[float]
+) -> None:
+    model = NGram(training, vocabulary_size=V, discounts=discounts)
+    p = [math.exp(-model.losses([token], context)[0]) for token in range(V)]
+    assert min(p) > 0
+    assert sum(p) == pytest.approx(1, abs=1e-12)
+
+
+@given(SEQUENCES, SEQUENCES, st.lists(DISCOUNT, min_size=1, max_size=4), st.integers(0, 2))
+def test_sequences_are_predicted_as_the_definition_says(
+    training: list[list[int]], heldout: list[list[int]], discounts: list[float], skipped: int
+) -> None:
+    model = NGram(training, vocabulary_size=V, discounts=discounts, given=skipped)
+    naive = NaiveNGram(training, discounts, skipped)
+    wanted = [naive.loss(one, place) for one in heldout for place in range(skipped, len(one))]
+    np.testing.assert_allclose(model.losses_of_sequences(heldout), wanted, rtol=1e-12)
+
+
+@given(st.lists(TOKENS, min_size=2, max_size=40), st.lists(TOKENS, min_size=1), st.integers(1, 5))
+def test_every_held_out_token_of_a_stream_is_predicted_once_from_what_is_before_it(
+    training: list[int], heldout: list[int], order: int
+) -> None:
+    found = heldout_loss(training, heldout, order=order, vocabulary_size=V)
+    naive = NaiveNGram([training], (found.discount,) * order, 0)
+    whole = training + heldout
+    losses = [naive.loss(whole, place) for place in range(len(training), len(whole))]
+    assert found.loss == pytest.approx(np.mean(losses), rel=1e-12)
+    assert found.order == order
+
+
+@pytest.mark.parametrize("order", [3, 6])
+def test_a_large_vocabulary_agrees_with_the_definition(order: int) -> None:
+    """Long grams of ids far apart: a key that overflowed would mix them up."""
+    draw = np.random.default_rng(0)
+    ids = draw.choice([0, 1, 4999, 9998, 9999], size=3000).tolist()
+    model = NGram([ids], vocabulary_size=10_000, discounts=(0.7,) * order)
+    dense = {token: place for place, token in enumerate(sorted(set(ids)))}
+    naive = NaiveNGram([[dense[token] for token in ids]], (0.7,) * order, 0)
+    tail = [dense[token] for token in ids[:200]]
+    # All five tokens are seen, so the uniform share is all that the vocabulary's size changes.
+    naive_p = np.exp([-naive.loss(tail, place) for place in range(200)])
+    found_p = np.exp(-model.losses(ids[:200]))
+    np.testing.assert_allclose(found_p, naive_p, atol=2e-3)
+    assert (found_p < naive_p).all()
+
+
+def test_a_bigram_by_hand() -> None:
+    # After 0: 1, 1, 0. After 1: 0. In all: 0 three times, 1 twice.
+    model = NGram([[0, 1, 0, 0, 1]], vocabulary_size=2, discounts=(0.5, 0.5))
+    unigram_1 = 1.5 / 5 + 0.5 * 2 / 5 / 2
+    unigram_0 = 2.5 / 5 + 0.5 * 2 / 5 / 2
+    after_0 = 1.5 / 3 + 0.5 * 2 / 3 * unigram_1
+    after_1 = 0.5 / 1 + 0.5 * 1 / 1 * unigram_0
+    np.testing.assert_allclose(
+        np.exp(-model.losses([1, 0, 1])), [unigram_1, after_1, after_0], rtol=1e-12
+    )
+    np.testing.assert_allclose(np.exp(-model.losses([1], context=[1, 0])), [after_0], rtol=1e-12)
+
+
+def test_a_history_never_reaches_into_the_sequence_before() -> None:
+    poems = [[0, 1, 2], [3, 1, 2]] * 20
+    model = NGram(poems, vocabulary_size=V, discounts=(0.5, 0.5), given=1)
+    alone = model.losses_of_sequences([[0, 1, 2]])
+    assert len(alone) == 2
+    np.testing.assert_array_equal(model.losses_of_sequences([[3, 1, 2], [0, 1, 2]])[2:], alone)
+    # 3 begins half of the poems and follows 2 wherever they are set end to end, but a first token
+    # is given: it is neither counted nor predicted.
+    stream = NGram([np.concatenate(poems)], vocabulary_size=V, discounts=(0.5, 0.5))
+    assert model.losses([3], context=[2]) > 2 * stream.losses([3], context=[2])
+
+
+def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
+    draw = np.random.default_rng(1)
+    training = draw.integers(0, V, 400)
+    results = [
+        heldout_loss(training, heldout, order=3, vocabulary_size=V)
+        for heldout in (training[-100:], np.zeros(100, int), draw.integers(0, V, 100))
+    ]
+    assert {found.discount for found in results} == {choose_discount(training, 3, V)}
+    assert len({found.loss for found in results}) == 3
+    poems = list(training.reshape(40, 10))
+    chosen = {
+        heldout_loss_of_sequences(poems, heldout, order=3, vocabulary_size=V).discount
+        for heldout in (poems[:5], [[0, 0, 0]])
+    }
+    assert chosen == {choose_discount_of_sequences(poems, 3, V)}
+
+
+def test_the_discount_is_the_one_that_predicts_the_last_tenth_of_training_best() -> None:
+    draw = np.random.default_rng(2)
+    ids = (draw.integers(0, 2, 300) + draw.integers(0, 3, 300)).tolist()
+
+    def development_loss(d: float) -> float:
+        model = NGram([ids[:270]], vocabulary_size=V, discounts=(d,) * 3)
+        return float(model.losses(ids[270:], context=ids[268:270]).mean())
+
+    losses = {d: development_loss(d) for d in DISCOUNTS}
+    assert choose_discount(ids, 3, V) == min(losses, key=losses.__getitem__)
+    assert len(set(losses.values())) == len(DISCOUNTS)
+
+
+def test_a_text_that_repeats_wants_a_small_discount_and_noise_a_large_one() -> None:
+    noise = np.random.default_rng(3).integers(0, V, 2000)
+    assert choose_discount([0, 1, 2, 3] * 100, 3, V) == DISCOUNTS[0]
+    assert choose_discount(noise, 6, V) == DISCOUNTS[-1]
+
+
+def test_what_cannot_be_counted_is_refused() -> None:
+    with pytest.raises(ValueError, match="id 4 is outside a vocabulary of 4"):
+        heldout_loss([0, 1, 2, 3], [4], order=2, vocabulary_size=V)
+    with pytest.raises(ValueError, match="order is 0; it must be at least 1"):
+        heldout_loss([0, 1, 2, 3], [1], order=0, vocabulary_size=V)
+    with pytest.raises(ValueError, match="on 1 ids; give at least 2"):
+        heldout_loss([0], [1], order=2, vocabulary_size=V)
+    with pytest.raises(ValueError, match="no token to predict; hold out more"):
+        heldout_loss([0, 1, 2, 3], [], order=2, vocabulary_size=V)
+    with pytest.raises(ValueError, match="no token to predict"):
+        heldout_loss_of_sequences([[0, 1]] * 9, [[2]], order=2, vocabulary_size=V)
+    for discounts in ((), (0.5, 1.0), (0.0,)):
+        with pytest.raises(ValueError, match="give one between 0 and 1 for each order"):
+            NGram([[0, 1]], vocabulary_size=V, discounts=discounts)

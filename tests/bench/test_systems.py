@@ -1,0 +1,348 @@
+"""The table of trained systems, from run folders made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import systems
+from bench.baselines import NOT_AT_HAND, NGrams, published
+from bench.judged import figures
+from bench.ngram import NGram, choose_discount, heldout_loss, heldout_loss_of_sequences
+from bench.runs import differences, read_run
+from lstm_jax.cli.arguments import run_command
+from lstm_jax.presets import ANNA, DOCS, LYRICS, POEMS, PRESETS, REVIEWS, SHAKESPEARE, preset_named
+from lstm_jax.text import build_char_vocabulary
+from lstm_jax.training.config import AnyConfig, LanguageConfig, to_dict
+from lstm_jax.training.systems import read_system
+
+SHA256 = "5" * 64
+TEXT = "".join(
+    f"A fox, {n % 7} dogs and {n % 5} cats met at the river {n % 3}.\n" for n in range(99)
+)
+
+Rows = list[dict[str, Any]]
+
+
+def evaluations(*losses: float | None, **others: list[float]) -> Rows:
+    """A row an epoch."""
+    return [
+        {"step": 10 * n, "epoch": float(n), "loss": 9.0, "heldout_loss": loss, "seconds": 30.0 * n}
+        | {name: values[n - 1] for name, values in others.items()}
+        for n, loss in enumerate(losses, 1)
+    ]
+
+
+def write(
+    path: Path, config: AnyConfig, rows: Rows, *, sha256: str = SHA256, device: str = "1 x cpu"
+) -> Path:
+    path.mkdir()
+    described = {
+        "format": 2,
+        "config": to_dict(config),
+        "data": {"sha256": sha256, "about": "a text"},
+        "written_by": {"device": device, "processor_cores": 2, "jax": "0", "python": "3"},
+    }
+    (path / "config.json").write_text(json.dumps(described))
+    (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def lines_of(*paths: Path) -> list[systems.Line]:
+    return systems.make_lines([read_run(path) for path in paths])
+
+
+def text_file(folder: Path, text: str = TEXT) -> tuple[str, str]:
+    file = folder / "text.txt"
+    file.write_text(text)
+    return str(file), hashlib.sha256(text.encode()).hexdigest()
+
+
+def with_seed(config: Any, seed: int, **changes: Any) -> Any:
+    return dataclasses.replace(config, seed=seed, **changes)
+
+
+def test_seeds_are_one_line_with_mean_and_range(tmp_path: Path) -> None:
+    config = dataclasses.replace(DOCS, epochs=2, data="gone.txt")
+    for seed, last in enumerate((1.0, 1.2, 1.7)):
+        other = with_seed(config, seed, evaluate_every=7 + seed, data=f"gone{seed}.txt")
+        device = "1 x cpu" if seed < 2 else "1 x H200"
+        write(tmp_path / str(seed), other, evaluations(2.0, last), device=device)
+    (line,) = lines_of(*(tmp_path / str(seed) for seed in range(3)))
+    found = line.figures["heldout_loss"]
+    assert found[:4] == (pytest.approx(1.3), 1.0, 1.7, (1.0, 1.2, 1.7))
+    assert line.seconds == {"1 x cpu, 2 cores": 60.0, "1 x H200, 2 cores": 60.0}
+    assert line.cells() == (
+        "docs",
+        "`--epochs 2`",
+        "3",
+        "1.300 [1.000, 1.700] at epoch 2",
+        "–",  # noqa: RUF001
+        NOT_AT_HAND,
+        "60 s (1 x cpu, 2 cores); 60 s (1 x H200, 2 cores)",
+    )
+
+
+def test_other_settings_other_data_and_unfinished_runs_are_lines_of_their_own(
+    tmp_path: Path,
+) -> None:
+    short = dataclasses.replace(DOCS, epochs=2, data="gone.txt")
+    wide = dataclasses.replace(short, model=dataclasses.replace(DOCS.model, hidden_size=512))
+    done = evaluations(2.0, 1.0)
+    paths = [
+        write(tmp_path / "a", short, done),
+        write(tmp_path / "b", wide, done),
+        write(tmp_path / "c", short, done, sha256="6" * 64),
+        write(tmp_path / "d", with_seed(short, 1), done[:1]),
+        write(tmp_path / "e", with_seed(short, 2), done),
+    ]
+    lines = lines_of(*paths)
+    assert [[run.config.seed for run in line.runs] for line in lines] == [[0, 2], [0], [0], [1]]
+    assert lines[3].cells()[2] == "1; unfinished, at epoch 1 of 2"
+
+
+def test_the_best_evaluation_is_told_where_it_is_not_the_last(tmp_path: Path) -> None:
+    config = dataclasses.replace(SHAKESPEARE, epochs=3, data="gone.txt")
+    path = write(tmp_path / "a", config, evaluations(6.0, 5.5, 5.75))
+    (line,) = lines_of(path)
+    assert line.cells()[3] == "5.750 at epoch 3, best 5.500 at epoch 2"
+    # Published is the training loss of a run that holds nothing out.
+    assert line.cells()[4] == "–"  # noqa: RUF001
+
+
+def test_the_training_loss_counts_where_nothing_is_held_out(tmp_path: Path) -> None:
+    rows = [{"step": 5, "epoch": 5.0, "loss": 1.25, "seconds": 3.0}]
+    path = write(tmp_path / "a", ANNA, rows)
+    (line,) = lines_of(path)
+    assert line.cells()[1:6] == ("as preset", "1", "1.250 at epoch 5", "–", "–")  # noqa: RUF001
+    assert "nothing held out" in systems.table([line])
+
+
+def test_lyrics_are_judged_by_their_perplexity_at_two_epochs(tmp_path: Path) -> None:
+    rows = [
+        {"step": 8 * n, "epoch": float(n), "loss": 0.0, "perplexity": 1 + 1 / n, "seconds": n}
+        for n in range(1, 161)
+    ]
+    (line,) = lines_of(write(tmp_path / "a", LYRICS, rows))
+    assert line.cells()[3] == "1.025 at epoch 40, 1.006 at epoch 160"
+    assert line.cells()[4].startswith("1.041 at epoch 40, 1.016 at 160")
+    (line,) = lines_of(write(tmp_path / "b", LYRICS, rows[:20]))
+    assert line.cells()[2:4] == ("1; unfinished, at epoch 20 of 160", "1.050 at epoch 20")
+
+
+def test_poems_are_judged_without_their_ends(tmp_path: Path) -> None:
+    config = dataclasses.replace(POEMS, epochs=3, data="gone.txt")
+    rows = evaluations(
+        6.5, 6.0, 6.25, heldout_accuracy=[0.1, 0.125, 0.2], heldout_end_loss=[0.3, 0.2, 0.1]
+    )
+    (line,) = lines_of(write(tmp_path / "a", config, rows))
+    assert line.cells()[3] == "6.250 at epoch 3, best 6.000 at epoch 2, accuracy 12.5%"
+    assert line.figures["best_heldout_end_loss"].mean == 0.2
+
+
+def test_reviews_are_judged_where_the_held_out_loss_is_lowest(tmp_path: Path) -> None:
+    config = dataclasses.replace(REVIEWS, vectors="/far/away/glove.txt")
+    losses = (0.6, None, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
+    accuracies = [0.7, 0.5, 0.75, 0.76, 0.7, 0.7, 0.7, 0.7]
+    rows = evaluations(*losses, heldout_accuracy=accuracies)
+    (line,) = lines_of(write(tmp_path / "a", config, rows))
+    assert line.cells()[1:4] == (
+        "`--vectors glove.txt`",
+        "1; ended by patience at epoch 8",
+        "75.0% at epoch 3 (highest 76.0%)",
+    )
+    assert line.figures["highest_heldout_accuracy"].epochs == (4.0,)
+    assert line.ngram is None
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
+def test_a_preset_differs_from_itself_in_nothing(preset: AnyConfig) -> None:
+    assert differences(preset) == ()
+    assert differences(dataclasses.replace(preset, seed=3, data="x", log_every=7)) == ()
+
+
+def test_differences_are_flags() -> None:
+    model = dataclasses.replace(LYRICS.model, cell="gru", bidirectional=True)
+    config = dataclasses.replace(LYRICS, model=model, sample_every=0)
+    assert differences(config) == ("--model.cell gru", "--model.bidirectional")
+    poems = dataclasses.replace(POEMS, drop_unfit=False, steps=9)
+    assert differences(poems) == ("--steps 9", "--no-drop-unfit")
+    as_published = preset_named("shakespeare", as_published=True)
+    assert differences(as_published) == ("--as-published",)
+    assert differences(LanguageConfig(epochs=3)) == ("--epochs 3",)
+
+
+def test_published_figures_stand_only_beside_the_settings_they_hold_for() -> None:
+    lanes = dataclasses.replace(ANNA, heldout_share=0.1, heldout_from="lanes", epochs=20)
+    assert "1.292" in str(published(lanes))
+    assert published(dataclasses.replace(lanes, heldout_from="end")) is None
+    gru = dataclasses.replace(LYRICS, model=dataclasses.replace(LYRICS.model, cell="gru"))
+    assert "1.021" in str(published(gru))
+    assert "5.99" in str(published(preset_named("shakespeare", as_published=True)))
+    assert published(SHAKESPEARE) is published(POEMS) is published(REVIEWS) is None
+
+
+def test_the_ngram_of_a_stream_is_that_of_the_bench(tmp_path: Path) -> None:
+    data, sha256 = text_file(tmp_path)
+    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8, epochs=1)
+    (line,) = lines_of(write(tmp_path / "a", config, evaluations(1.0), sha256=sha256))
+    vocabulary = build_char_vocabulary(TEXT)
+    ids = vocabulary.encode(TEXT)
+    cut = len(ids) - round(0.05 * len(ids))
+    wanted = heldout_loss(ids[:cut], ids[cut:], order=6, vocabulary_size=len(vocabulary))
+    assert isinstance(line.ngram, systems.Spread)
+    assert line.ngram.mean == wanted.loss
+    assert line.order == 6
+    assert line.cells()[5] == f"{wanted.loss:.3f} (n = 6)"
+
+
+def test_the_ngram_of_lanes_sees_each_lane_s_own_past(tmp_path: Path) -> None:
+    data, sha256 = text_file(tmp_path)
+    config = dataclasses.replace(
+        ANNA, data=data, heldout_share=0.25, heldout_from="lanes", batch_size=3, sequence_length=8
+    )
+    result = NGrams().figure(
+        read_run(write(tmp_path / "a", config, evaluations(1.0), sha256=sha256))
+    )
+    vocabulary = build_char_vocabulary(TEXT)
+    ids, size = vocabulary.encode(TEXT), len(vocabulary)
+    batches = (len(ids) - 1) // 24
+    steps, kept = 8 * batches, 8 * int(batches * 0.75) + 1
+    lanes = [ids[lane * steps : (lane + 1) * steps + 1] for lane in range(3)]
+    training = [lane[:kept] for lane in lanes]
+    discount = choose_discount(np.concatenate(training), 6, size)
+    model = NGram(training, vocabulary_size=size, discounts=(discount,) * 6)
+    wanted = [model.losses(lane[kept:], context=lane[:kept]) for lane in lanes]
+    assert not isinstance(result, str)
+    assert result is not None
+    assert result.loss == pytest.approx(np.concatenate(wanted).mean(), rel=1e-12)
+
+
+def test_the_ngram_of_poems_follows_each_seed_s_split(tmp_path: Path) -> None:
+    text = "".join(f"t{n}:{'abcde'[n % 5]}{'vwxyz'[n % 3]}{'klm'[n % 2]}ab{n}\n" for n in range(60))
+    data, sha256 = text_file(tmp_path, text)
+    config = dataclasses.replace(POEMS, data=data, epochs=1)
+    rows = evaluations(6.0, heldout_accuracy=[0.1], heldout_end_loss=[0.2])
+    paths = [
+        write(tmp_path / str(seed), with_seed(config, seed), rows, sha256=sha256)
+        for seed in range(2)
+    ]
+    (line,) = lines_of(*paths)
+    wanted = []
+    for seed in range(2):
+        system: Any = read_system(with_seed(config, seed))
+        wanted.append(
+            heldout_loss_of_sequences(
+                system.training, system.held_out, order=3, vocabulary_size=len(system.vocabulary)
+            ).loss
+        )
+    assert wanted[0] != wanted[1]
+    assert isinstance(line.ngram, systems.Spread)
+    assert line.ngram.values == tuple(wanted)
+    assert line.cells()[5].startswith(f"{np.mean(wanted):.3f} [{min(wanted):.3f}, ")
+
+
+def test_one_split_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[Path] = []
+
+    def counted(config: AnyConfig, kept: Path) -> Any:
+        reads.append(kept)
+        return read_system(config, kept)
+
+    monkeypatch.setattr("bench.baselines.read_system", counted)
+    data, sha256 = text_file(tmp_path)
+    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8)
+    ngrams, results = NGrams(), []
+    for seed in range(2):
+        path = write(tmp_path / str(seed), with_seed(config, seed), evaluations(1.0), sha256=sha256)
+        results.append(ngrams.figure(read_run(path)))
+    assert results[0] is results[1]
+    assert len(reads) == 1
+
+
+def test_other_data_in_the_old_one_s_place_is_not_taken_for_it(tmp_path: Path) -> None:
+    data, _ = text_file(tmp_path)
+    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8)
+    run = read_run(write(tmp_path / "a", config, evaluations(1.0)))
+    assert NGrams().figure(run) == NOT_AT_HAND
+
+
+def test_a_run_of_format_1_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", dataclasses.replace(ANNA, epochs=1), evaluations(1.5))
+    described = json.loads((path / "config.json").read_text())
+    kept = described["config"]
+    del kept["system"], kept["cleaning"], kept["sample"], described["written_by"]
+    kept |= {"sample_length": 200, "sample_top_n": 5, "heldout_share": 0.1, "data": "gone.txt"}
+    described |= {"format": 1, "data": {"sha256": SHA256, "characters": 9}}
+    (path / "config.json").write_text(json.dumps(described))
+    (line,) = lines_of(path)
+    assert line.cells()[1] == "`--heldout-share 0.1 --epochs 1`"
+    assert line.cells()[6] == "30 s (device not recorded)"
+    del described["config"]
+    (path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"config\.json cannot be used: 'config'; restore it"):
+        read_run(path)
+
+
+def test_damaged_metrics_end_at_the_damage(tmp_path: Path) -> None:
+    path = write(tmp_path / "a", dataclasses.replace(DOCS, epochs=3), evaluations(3.0, 2.0, 1.0))
+    log = path / "metrics.jsonl"
+    whole = log.read_text().splitlines(keepends=True)
+    log.write_text(whole[0] + whole[1][:20])
+    run = read_run(path)
+    assert run.progress == "unfinished, at epoch 1 of 3"
+    assert figures(run)["heldout_loss"] == (3.0, 1.0)
+    log.write_text("torn")
+    with pytest.raises(ValueError, match=r"has no metrics \(metrics.jsonl is missing, empty, or"):
+        read_run(path)
+
+
+def test_a_run_without_an_evaluation_or_finite_numbers_says_so(tmp_path: Path) -> None:
+    config = dataclasses.replace(DOCS, data="gone.txt", steps=50)
+    (line,) = lines_of(write(tmp_path / "a", config, [{"step": 10, "epoch": 0.1, "loss": 3.0}]))
+    assert line.cells()[2:4] == ("1; unfinished, at step 10 of 50", "not evaluated yet")
+    assert line.cells()[6] == "time not recorded (1 x cpu, 2 cores)"
+    (line,) = lines_of(write(tmp_path / "b", config, evaluations(None)))
+    assert line.cells()[3] == "not finite at epoch 1"
+
+
+def test_the_command_prints_and_writes_one_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poems = dataclasses.replace(POEMS, epochs=1, data="gone.txt")
+    rows = evaluations(None, heldout_accuracy=[0.1], heldout_end_loss=[0.2])
+    arguments = [
+        str(write(tmp_path / "poems", poems, rows)),
+        str(write(tmp_path / "anna", ANNA, evaluations(1.5))),
+        str(tmp_path / "anna" / ".." / "anna"),
+        *("--json", str(tmp_path / "lines.json")),
+        *("--markdown", str(tmp_path / "table.md")),
+    ]
+    assert systems.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == printed
+    cells = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(cells) == 4
+    assert len({len(line) for line in cells}) == 1
+    assert [line.split()[1] for line in cells[2:]] == ["anna", "poems"]
+    assert "\n- poems: held-out loss in nats a character" in printed
+    anna, found = json.loads((tmp_path / "lines.json").read_text())
+    assert anna["seeds"] == [0]
+    assert found["figures"]["heldout_loss"]["mean"] is None
+    assert found["ngram"] == NOT_AT_HAND
+
+    for wrong, message in (
+        ([], "there is no run to show"),
+        ([str(tmp_path / "nowhere")], "nowhere is not a run folder"),
+    ):
+        monkeypatch.setattr("sys.argv", ["bench.systems", *wrong])
+        assert run_command("bench.systems", systems.main) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1

@@ -1,0 +1,456 @@
+"""The classifier: Keras's values, pooling, padding, filler rows, frozen vectors, dropout."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_cases import assert_near, assert_same_bits, normals_like, run
+from jax import random
+from jax.sharding import AxisType, PartitionSpec
+
+from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
+from lstm_jax.losses import OutputParams, TokenSums
+from lstm_jax.stack import Directions
+
+T, B, E, H, F, V = 8, 4, 3, 5, 4, 11
+
+# The last row has no real step.
+LENGTHS = np.array([T, 3, 1, 0])
+FRONT = np.arange(T)[:, None] >= T - LENGTHS
+
+configs = pytest.mark.parametrize(
+    "options",
+    [
+        {"cell": "lstm", "layers": 2, "frozen_embedding": True},
+        {"cell": "gru", "pooling": "max", "bidirectional": True},
+        {"cell": "lstm", "pooling": "mean", "bidirectional": True, "frozen_embedding": True},
+        {"cell": "gru", "layers": 2, "bidirectional": True, "dense_size": 0},
+    ],
+    ids=["lstm-last-frozen", "gru-max-both", "lstm-mean-both-frozen", "gru-last-both-no-dense"],
+)
+
+
+def build(dtype: Any = jnp.float64, **options: Any) -> Any:
+    """A model, its parameters with no bias at zero, and the vectors it needs or None."""
+    sizes = {"embedding_size": E, "hidden_size": H, "dense_size": F}
+    model = Classifier(ClassifierConfig(**{**sizes, **options}), V)
+    params = normals_like(random.key(1), model.init(random.key(0), dtype))
+    vectors = random.normal(random.key(2), (V, E), dtype) if model.config.frozen_embedding else None
+    return model, params, vectors
+
+
+def batch(seed: int = 0, mask: Any = FRONT) -> tuple[Any, Any, Any]:
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, V, mask.shape, np.int32)
+    return tokens, np.arange(mask.shape[1]) % 2, mask
+
+
+@partial(jax.jit, static_argnums=0)
+def logits(model: Classifier, params: Any, tokens: Any, **options: Any) -> Any:
+    return model.logits(params, tokens, **options)
+
+
+@partial(jax.jit, static_argnums=0)
+def sums_and_gradients(
+    model: Classifier, params: Any, tokens: Any, labels: Any, **options: Any
+) -> Any:
+    def loss(params: Any) -> Any:
+        sums = model.sums(params, tokens, labels, **options)
+        return sums.loss, sums
+
+    (_, sums), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return sums, gradients
+
+
+@pytest.fixture
+def parity() -> Iterator[Any]:
+    """The helpers of Keras's parity, and XLA fully optimised as there."""
+    helpers = importlib.import_module("test_parity_keras")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield helpers
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.mark.parametrize(
+    ("form", "bidirectional"), [("lstm", False), ("lstm", True), ("gru_after", False)]
+)
+def test_logits_loss_and_gradients_are_kerass(parity: Any, form: str, bidirectional: bool) -> None:
+    """Token 0 pads in front, as Keras's `mask_zero` reads it."""
+    keras = parity.keras
+    kind = keras.layers.LSTM if form == "lstm" else keras.layers.GRU
+    wrap = keras.layers.Bidirectional if bidirectional else (lambda layer: layer)
+    theirs = keras.Sequential(
+        [
+            keras.layers.Embedding(V, E, mask_zero=True, trainable=False),
+            wrap(kind(H, return_sequences=True)),
+            wrap(kind(H)),
+            keras.layers.Dense(F, activation="relu"),
+            keras.layers.Dense(1),
+        ]
+    )
+    theirs.build((B, T))
+    model, _, vectors = build(
+        jnp.float32,
+        cell=form.partition("_")[0],
+        layers=2,
+        bidirectional=bidirectional,
+        frozen_embedding=True,
+    )
+    theirs.layers[0].set_weights([np.asarray(vectors)])
+    rng = np.random.default_rng(0)
+    weights = [
+        0.5 * rng.standard_normal(variable.shape).astype(np.float32)
+        for variable in theirs.trainable_variables
+    ]
+    states = [variable.value for variable in theirs.non_trainable_variables]
+    tokens, labels, mask = batch()
+    tokens = np.where(mask, np.maximum(tokens, 1), 0)
+    cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def their_loss(weights: Any) -> Any:
+        z, _ = theirs.stateless_call(weights, states, tokens.T)
+        return cross_entropy(labels[:, None], z), z[:, 0]
+
+    def ours(convert: Any, arrays: list[Any]) -> Any:
+        *stack, dense_w, dense_b, w, b = arrays
+        half = len(stack) // 2
+        layers = [
+            parity.by_direction(convert, form, part, bidirectional)
+            for part in (stack[:half], stack[half:])
+        ]
+        return ClassifierParams(
+            None, layers[0] + layers[1], OutputParams(dense_w, dense_b), OutputParams(w, b)
+        )
+
+    (loss, expected), gradients = their_loss(weights)
+    params = ours(parity.our_params, weights)
+    options = {"mask": mask, "vectors": vectors}
+    assert_near(logits(model, params, tokens, **options), expected, parity.TOLERANCE)
+    sums, found = sums_and_gradients(model, params, tokens, labels, **options)
+    assert_near(sums.loss / sums.weight, loss, parity.TOLERANCE)
+    means = jax.tree.map(lambda gradient: gradient / sums.weight, found)
+    assert_near(means, ours(parity.our_gradients, gradients), parity.TOLERANCE)
+
+
+def naive_logit(model: Any, params: Any, xs_TE: Any) -> float:
+    """One sequence of real steps only, layer by layer and direction by direction."""
+    config, finals, hs_TH = model.config, np.zeros(model.config.output_size), xs_TE
+    for layer in params.layers if len(xs_TE) else ():
+        ends, outputs = [], []
+        for index, cell in enumerate(layer if isinstance(layer, Directions) else (layer,)):
+            carry, ys = run(
+                cell, None, jnp.asarray(hs_TH)[:, None], reverse=index == 1, backend="reference"
+            )
+            ends.append(np.asarray(carry.h[0]))
+            outputs.append(np.asarray(ys[:, 0]))
+        finals, hs_TH = np.concatenate(ends), np.concatenate(outputs, axis=-1)
+    if config.pooling == "last" or not len(xs_TE):
+        features = finals
+    else:
+        features = hs_TH.max(0) if config.pooling == "max" else hs_TH.mean(0)
+    if params.dense is not None:
+        features = np.maximum(0, features @ params.dense.w + params.dense.b)
+    return float((features @ params.output.w + params.output.b)[0])
+
+
+@configs
+def test_logits_are_those_of_the_real_steps_alone(float64: None, options: dict[str, Any]) -> None:
+    model, params, vectors = build(**options)
+    table = np.asarray(params.embedding if vectors is None else vectors)
+    # Every row keeps its number of real steps, so the naive layers compile once a length.
+    scattered = np.random.default_rng(3).permuted(FRONT, axis=0)
+    for mask in (FRONT, scattered):
+        tokens, _, _ = batch(mask=mask)
+        expected = [naive_logit(model, params, table[tokens[mask[:, b], b]]) for b in range(B)]
+        found = logits(model, params, tokens, mask=mask, vectors=vectors)
+        assert_near(found, np.array(expected), 1e-12)
+
+
+@configs
+def test_padding_in_front_more_of_it_or_none_is_the_same(
+    float64: None, options: dict[str, Any]
+) -> None:
+    model, params, vectors = build(**options)
+    tokens, labels, mask = batch(mask=np.ones((T, B), bool))
+    expected = sums_and_gradients(model, params, tokens, labels, vectors=vectors)
+    # Whichever word the padding is.
+    for padding, filler in ((2, 0), (5, V - 1)):
+        padded, real = (
+            np.pad(array, ((padding, 0), (0, 0)), constant_values=value)
+            for array, value in ((tokens, filler), (mask, False))
+        )
+        found = sums_and_gradients(model, params, padded, labels, mask=real, vectors=vectors)
+        assert_near(found, expected, 1e-12)
+
+
+@configs
+@pytest.mark.parametrize(("backend", "masked"), [("scan", True), ("reference", False)])
+def test_filler_rows_change_neither_sums_nor_gradients(
+    float64: None, options: dict[str, Any], backend: str, masked: bool
+) -> None:
+    """Nor if the filler's word is NaN; the word is in no other row."""
+    model, params, vectors = build(backend=backend, **options)
+    tokens, labels, mask = batch()
+    tokens = np.minimum(tokens, V - 2)
+    if vectors is None:
+        params = params._replace(embedding=params.embedding.at[V - 1].set(jnp.nan))
+    else:
+        vectors = vectors.at[V - 1].set(jnp.nan)
+    flags = {"mask": mask} if masked else {}
+    expected = sums_and_gradients(model, params, tokens, labels, vectors=vectors, **flags)
+    assert math.isfinite(expected[0].loss)
+    filled = {
+        name: np.concatenate([array, np.full((T, 2), filler, array.dtype)], axis=1)
+        for name, array, filler in (("tokens", tokens, V - 1), ("mask", mask, True))
+    }
+    flags = {"mask": filled["mask"]} if masked else {}
+    found = sums_and_gradients(
+        model,
+        params,
+        filled["tokens"],
+        np.concatenate([labels, [1, 0]]),
+        weights=np.array([1] * B + [0] * 2, np.float64),
+        vectors=vectors,
+        **flags,
+    )
+    assert_near(found, expected, 1e-12)
+
+
+def test_weights_weigh_sums_and_divisor(float64: None) -> None:
+    model, params, _ = build()
+    tokens, labels, mask = batch()
+    weights = np.array([1.0, 2.0, 0.0, 0.5])
+    sums, _ = sums_and_gradients(model, params, tokens, labels, mask=mask, weights=weights)
+    z = np.asarray(logits(model, params, tokens, mask=mask))
+    loss = weights @ (np.log1p(np.exp(z)) - labels * z)
+    expected = (loss, weights @ ((z > 0) == labels), weights.sum())
+    assert_near(sums, TokenSums(*expected), 1e-12)
+
+
+@pytest.mark.parametrize("z", [0.0, 1.0, -30.0, 1000.0, -1000.0])
+@pytest.mark.parametrize("label", [0, 1])
+def test_cross_entropy_of_any_logit_is_exact(z: float, label: int) -> None:
+    model, params, _ = build(jnp.float32)
+    output = OutputParams(jnp.zeros_like(params.output.w), jnp.full(1, z, jnp.float32))
+    tokens, _, _ = batch()
+    sums, gradients = sums_and_gradients(
+        model, params._replace(output=output), tokens, np.full(B, label)
+    )
+    distance = -z if label else z
+    loss = math.log1p(math.exp(-abs(z))) + max(distance, 0)
+    sigmoid = 0.5 * (1 + math.tanh(z / 2))
+    assert sums.loss == pytest.approx(B * loss, rel=1e-6, abs=1e-12)
+    assert gradients.output.b[0] == pytest.approx(B * (sigmoid - label), rel=1e-6, abs=1e-12)
+    assert sums.correct == B * ((z > 0) == bool(label))
+
+
+def test_frozen_vectors_get_no_gradient_and_a_trained_embedding_does(float64: None) -> None:
+    tokens, labels, mask = batch()
+    model, params, vectors = build(frozen_embedding=True)
+    assert params.embedding is None
+    gradient = jax.grad(
+        lambda vectors: model.sums(params, tokens, labels, mask=mask, vectors=vectors).loss
+    )(vectors)
+    np.testing.assert_array_equal(gradient, 0)
+
+    trained, params, _ = build()
+    params = params._replace(embedding=vectors)
+    _, gradients = sums_and_gradients(trained, params, tokens, labels, mask=mask)
+    used = np.isin(np.arange(V), tokens[mask])
+    assert 0 < used.sum() < V
+    np.testing.assert_array_equal(np.any(gradients.embedding, axis=1), used)
+    # The same values, wherever the table is kept.
+    frozen = logits(model, params, tokens, mask=mask, vectors=vectors)
+    assert_near(logits(trained, params, tokens, mask=mask), frozen, 0)
+
+
+@pytest.mark.parametrize("place", ["between", "outputs", "inputs"])
+def test_dropout_needs_a_key_and_a_key_decides_it(place: str) -> None:
+    rates = {"dropout": 0.25, "dropout_place": place, "layers": 2}
+    model, params, _ = build(jnp.float32, **rates)
+    plain, _, _ = build(jnp.float32, layers=2, dense_dropout=0.0)
+    tokens, _, mask = batch()
+    found = [
+        logits(model, params, tokens, mask=mask, dropout_key=random.key(seed)) for seed in (0, 0, 1)
+    ]
+    without = logits(model, params, tokens, mask=mask)
+    assert_same_bits(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert not np.array_equal(found[0], without)
+    assert_same_bits(without, logits(plain, params, tokens, mask=mask))
+    # With nothing to drop a key changes nothing.
+    kept = logits(plain, params, tokens, mask=mask, dropout_key=random.key(0))
+    assert_same_bits(without, kept)
+
+
+def test_dense_dropout_keeps_the_mean_of_the_logits() -> None:
+    """The logit is linear in what is dropped, and there are 2^F ways to drop it."""
+    model, params, _ = build(jnp.float32, dense_dropout=0.5)
+    tokens, _, _ = batch()
+    keys = random.split(random.key(5), 4000)
+    draw = jax.jit(jax.vmap(lambda key: model.logits(params, tokens, dropout_key=key)))
+    drawn = np.asarray(draw(keys), np.float64)
+    error = drawn.std(0) / math.sqrt(len(keys))
+    assert (error > 1e-3).any()
+    off = np.abs(drawn.mean(0) - logits(model, params, tokens))
+    assert (off <= 5 * error + 1e-5).all()
+    assert all(len(np.unique(column.round(4))) <= 2**F for column in drawn.T)
+
+
+@configs
+def test_fast_backend_is_the_reference(float64: None, options: dict[str, Any]) -> None:
+    tokens, labels, mask = batch()
+    key = random.key(9)
+    results = []
+    for backend in ("scan", "reference"):
+        model, params, vectors = build(backend=backend, dropout=0.25, **options)
+        results.append(
+            sums_and_gradients(
+                model, params, tokens, labels, mask=mask, vectors=vectors, dropout_key=key
+            )
+        )
+    assert_near(*results, 1e-10)
+
+
+def dtypes(model: Any, *arguments: Any, **options: Any) -> set[Any]:
+    results = jax.eval_shape(partial(sums_and_gradients, model, **options), *arguments)
+    return {leaf.dtype for leaf in jax.tree.leaves(results)}
+
+
+@configs
+@pytest.mark.parametrize("place", ["between", "outputs", "inputs"])
+def test_float64_stays_float64(float64: None, options: dict[str, Any], place: str) -> None:
+    model, params, vectors = build(dropout=0.25, dropout_place=place, **options)
+    tokens, labels, mask = batch()
+    flags = {"mask": mask, "vectors": vectors, "dropout_key": random.key(0)}
+    assert dtypes(model, params, tokens, labels, **flags) == {jnp.dtype(jnp.float64)}
+
+
+def test_bfloat16_products_keep_float32_sums_and_gradients() -> None:
+    results = []
+    for compute_dtype in ("bfloat16", "float32"):
+        model, params, _ = build(jnp.float32, compute_dtype=compute_dtype, bidirectional=True)
+        tokens, labels, mask = batch()
+        results.append(sums_and_gradients(model, params, tokens, labels, mask=mask))
+        assert {leaf.dtype for leaf in jax.tree.leaves(results)} == {jnp.dtype(jnp.float32)}
+    assert_near(*results, 0.1)
+    assert results[0][0].loss != results[1][0].loss
+
+
+@configs
+def test_shard_map_over_two_devices_is_one(float64: None, options: dict[str, Any]) -> None:
+    model, params, vectors = build(**options)
+    tokens, labels, mask = batch()
+
+    def total(params: Any, tokens: Any, labels: Any, mask: Any, vectors: Any) -> Any:
+        sums = model.sums(params, tokens, labels, mask=mask, vectors=vectors)
+        return jax.lax.psum(sums.loss, "data")
+
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
+    times, rows, whole = PartitionSpec(None, "data"), PartitionSpec("data"), PartitionSpec()
+    sharded = jax.shard_map(
+        total, mesh=mesh, in_specs=(whole, times, rows, times, whole), out_specs=whole
+    )
+    sums, gradients = sums_and_gradients(model, params, tokens, labels, mask=mask, vectors=vectors)
+    found = jax.jit(jax.value_and_grad(sharded))(params, tokens, labels, mask, vectors)
+    assert_near(found, (sums.loss, gradients), 1e-12)
+
+
+def count(**options: Any) -> int:
+    model = Classifier(ClassifierConfig(**options), 10_000)
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, random.key(0))))
+
+
+def test_parameters_are_as_many_as_published_models_have() -> None:
+    published = {"layers": 2, "hidden_size": 64}
+    assert count(frozen_embedding=True, **published) == 29_440 + 33_024 + 2_080 + 33 == 64_577
+    assert count(**published) == 64_577 + 10_000 * 50
+    both = 2 * 29_440 + 2 * (4 * 64 * (128 + 64 + 1))
+    frozen = {"frozen_embedding": True, "bidirectional": True, **published}
+    assert count(**frozen) == both + (128 * 32 + 32) + 33
+    assert count(dense_size=0, **frozen) == both + 128 + 1
+
+
+@pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])
+def test_weights_follow_the_initialisation(initialisation: str) -> None:
+    config = ClassifierConfig(hidden_size=200, initialisation=initialisation)
+    params = Classifier(config, 300).init(random.key(0))
+    embedding, w, b = (np.asarray(a) for a in (params.embedding, *params.dense))
+    if initialisation == "pytorch":
+        assert abs(embedding.std() - 1) < 0.05
+        bound = 1 / math.sqrt(200)
+        assert 0.8 * bound < np.abs(b).max() <= bound
+    else:
+        limit = 0.05 if initialisation == "keras" else math.sqrt(6 / (300 + 50))
+        assert 0.98 * limit < np.abs(embedding).max() <= limit
+        bound = math.sqrt(6 / (200 + 32))
+        for biases in (b, params.output.b):
+            np.testing.assert_array_equal(biases, 0)
+    assert 0.98 * bound < np.abs(w).max() <= bound
+
+
+def assert_message(call: Any, *parts: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"embedding_size": 0}, ("embedding_size is 0", "at least 1")),
+        ({"dense_size": -1}, ("dense_size is -1", "at least 0")),
+        ({"dense_dropout": 1.0}, ("dense_dropout is 1.0", "below 1")),
+        ({"dense_dropout": float("nan")}, ("dense_dropout is nan",)),
+        ({"pooling": "first"}, ("'first'", "last", "max", "mean")),
+        ({"layers": 0}, ("layers is 0",)),
+    ],
+)
+def test_config_names_what_does_not_fit(options: dict[str, Any], parts: tuple[str, ...]) -> None:
+    assert_message(lambda: ClassifierConfig(**options), *parts)
+
+
+@pytest.mark.parametrize(
+    ("changed", "parts"),
+    [
+        ({"vectors": None}, ("frozen_embedding", "vectors", "(11, 3)")),
+        ({"vectors": jnp.zeros((V + 1, E))}, ("vectors", "(12, 3)", "(11, 3)")),
+        ({"vectors": jnp.zeros((V, E), jnp.int32)}, ("vectors", "int32", "floats")),
+        ({"tokens": jnp.zeros((T, B))}, ("tokens", "float32", "integers [T, B]")),
+        ({"tokens": jnp.zeros(T, jnp.int32)}, ("tokens", "(8,)", "[T, B]")),
+        ({"mask": FRONT.T}, ("mask", "(4, 8)", "(8, 4)")),
+        ({"mask": FRONT.astype(np.float32)}, ("mask", "float32", "bool")),
+        ({"labels": jnp.zeros((B, 1))}, ("labels", "(4, 1)", "(4,)")),
+        ({"weights": jnp.zeros(B + 1)}, ("weights", "(5,)", "(4,)")),
+    ],
+)
+def test_calls_name_what_does_not_fit(changed: dict[str, Any], parts: tuple[str, ...]) -> None:
+    model, params, vectors = build(jnp.float32, frozen_embedding=True)
+    tokens, labels, mask = batch()
+    given = {"tokens": tokens, "labels": labels, "mask": mask, "vectors": vectors, **changed}
+    assert_message(lambda: model.sums(params, **given), *parts)
+    if not {"labels", "weights"} & set(changed):
+        del given["labels"]
+        assert_message(lambda: model.logits(params, **given), *parts)
+
+
+def test_vectors_of_a_trained_embedding_are_an_error() -> None:
+    model, params, _ = build(jnp.float32)
+    tokens, _, _ = batch()
+    vectors = jnp.zeros((V, E))
+    assert_message(
+        lambda: model.logits(params, tokens, vectors=vectors), "vectors", "frozen_embedding"
+    )

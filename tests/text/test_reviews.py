@@ -1,0 +1,446 @@
+"""Laws of the labelled reviews: reading, words, vocabulary and ids."""
+
+import gzip
+import io
+import os
+import tarfile
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.text import (
+    ReviewSet,
+    build_review_vocabulary,
+    build_word_vocabulary,
+    encode_review,
+    read_reviews,
+    review_words,
+    reviews,
+)
+from lstm_jax.text.reviews import PAD, START, UNKNOWN, UNUSED
+
+Files = dict[str, bytes]
+
+FILES: Files = {
+    "train/pos/10_8.txt": b"tenth",
+    "train/pos/9_10.txt": "\ufeffninth, na\u00efve".encode(),
+    "train/neg/0_1.txt": b"bad<br />",
+    "train/neg/100_2.txt": b"",
+    "train/neg/\u00e9.txt": b"named",
+    "test/neg/3_1.txt": b"worse",
+    "train/unsup/1_0.txt": b"no label",
+    "train/pos/.hidden.txt": b"\xff",
+    "train/pos/deeper/1_7.txt": b"\xff",
+    "train/labeledBow.feat": b"\xff",
+    "README": b"\xff",
+}
+POSITIVE = ("ninth, na\u00efve", "tenth")
+NEGATIVE = ("bad<br />", "", "named")
+
+
+def error_line(call: Callable[[], object]) -> str:
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is ValueError
+    assert len(message.splitlines()) == 1, message
+    assert ";" in message, "no cure"
+    return message
+
+
+def read_error(path: Path) -> str:
+    message = error_line(lambda: read_reviews(path))
+    assert repr(str(path)) in message
+    return message
+
+
+def write_folder(root: Path, files: Files) -> Path:
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(content)
+    return root
+
+
+def tar_bytes(files: Files, *extra: tarfile.TarInfo, form: int = tarfile.PAX_FORMAT) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=form) as archive:
+        for info in extra:
+            archive.addfile(info, io.BytesIO(bytes(info.size)))
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return packed.getvalue()
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, target: str = "") -> Any:
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.linkname = kind, size, target
+    return info
+
+
+def same(left: ReviewSet, right: ReviewSet) -> bool:
+    return [half and (half.texts, half.labels.tolist()) for half in left] == [
+        half and (half.texts, half.labels.tolist()) for half in right
+    ]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+SMALL = {name: FILES[name] for name in ("train/pos/10_8.txt", "train/neg/0_1.txt")}
+
+# Folders and archives
+
+
+@pytest.mark.parametrize("above", ["", "aclImdb/"])
+@pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_a_folder_and_its_archives_are_the_same(tmp_path: Path, above: str, form: int) -> None:
+    files = {above + name: content for name, content in FILES.items()}
+    data = read_reviews(write_folder(tmp_path / "data", files))
+    assert data.training.texts == POSITIVE + NEGATIVE
+    assert data.training.labels.tolist() == [1, 1, 0, 0, 0]
+    assert data.training.labels.dtype == np.int32
+    assert data.test is not None
+    assert (data.test.texts, data.test.labels.tolist()) == (("worse",), [0])
+    backwards = tar_bytes(dict(reversed(files.items())), form=form)
+    for name, content in {
+        "a.tar": backwards,
+        "a.TAR.GZ": gzip.compress(backwards),
+        "a.tgz": gzip.compress(tar_bytes(files)),
+        "unpacked by the browser.tar.gz": backwards,
+    }.items():
+        assert same(read_reviews(write(tmp_path / name, content)), data)
+        assert same(read_reviews(str(tmp_path / name)), data)
+
+
+@given(numbers=st.lists(st.integers(0, 10**30), unique=True, min_size=1), random=st.randoms())
+def test_numbers_are_in_numeric_order(tmp_path: Path, numbers: list[int], random: Any) -> None:
+    shuffled = random.sample(numbers, len(numbers))
+    files = {f"train/pos/{number}_7.txt": str(number).encode() for number in shuffled}
+    files |= {"train/neg/1_1.txt": b"x"}
+    data = read_reviews(write(tmp_path / "a.tar", tar_bytes(files)))
+    assert data.training.texts == (*map(str, sorted(numbers)), "x")
+    assert data.test is None
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", SMALL)
+    expected = read_reviews(root)
+    secret = write(tmp_path / "secret", b"secret")
+    (root / "train/pos/1_1.txt").symlink_to(secret)
+    (root / "train/pos/2_2.txt").mkdir()
+    assert same(read_reviews(root), expected)
+    links = [
+        member("train/pos/1_1.txt", kind, target=target)
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE)
+        for target in (str(secret), "train/neg/0_1.txt")
+    ]
+    packed = write(tmp_path / "a.tar", tar_bytes(SMALL, *links))
+    assert same(read_reviews(packed), expected)
+
+
+def test_escaping_paths_write_nothing(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    files = {f"../../{tmp_path}/train/{label}/1.txt": b"text" for label in ("pos", "neg")}
+    packed = write(inner / "a.tar", tar_bytes(files))
+    assert read_reviews(packed).training.texts == ("text", "text")
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [packed]
+
+
+def test_every_cut_of_an_archive_is_noticed(tmp_path: Path) -> None:
+    packed = gzip.compress(tar_bytes(SMALL))
+    for length in range(len(packed)):
+        assert "damaged" in read_error(write(tmp_path / "a.tgz", packed[:length]))
+    plain = tar_bytes(SMALL)
+    end = plain.rindex(SMALL["train/neg/0_1.txt"]) // 512 * 512 + 512
+    for length in range(0, end + 1, 64):
+        assert "damaged" in read_error(write(tmp_path / "a.tar", plain[:length]))
+
+
+@given(st.data())
+def test_damaged_archives_give_their_reviews_or_one_clear_line(
+    tmp_path: Path, data: st.DataObject
+) -> None:
+    plain = bytearray(tar_bytes(SMALL, member("x" * 200), form=tarfile.PAX_FORMAT))
+    for _ in range(data.draw(st.integers(1, 4))):
+        plain[data.draw(st.integers(0, len(plain) - 1))] = data.draw(st.integers(0, 255))
+    for name, content in {"a.tar": bytes(plain), "a.tgz": gzip.compress(plain)}.items():
+        path = write(tmp_path / name, content)
+        try:
+            texts = read_reviews(path).training.texts
+        except ValueError:
+            read_error(path)
+        else:
+            assert len(texts) == 2
+
+
+def test_a_wrong_check_sum_at_the_end_is_noticed(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(tar_bytes(SMALL)))
+    packed[-8] ^= 1
+    assert "damaged" in read_error(write(tmp_path / "a.tgz", bytes(packed)))
+    assert "damaged" in read_error(write(tmp_path / "b.tgz", gzip.compress(b"no archive")))
+
+
+def with_size(size: int, kind: bytes) -> bytes:
+    """Return an archive whose first header tells of `size` bytes that do not follow."""
+    header: bytes = member("train/pos/0.txt", kind, size).tobuf(tarfile.GNU_FORMAT)
+    return header + tar_bytes(SMALL)
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK]
+)
+def test_gigantic_headers(tmp_path: Path, kind: bytes) -> None:
+    assert "oversized" in read_error(write(tmp_path / "a.tar", with_size(2**40, kind)))
+
+
+def test_sizes_that_cannot_be(tmp_path: Path) -> None:
+    negative = with_size(-512, tarfile.REGTYPE)
+    assert "oversized" in read_error(write(tmp_path / "a.tar", negative))
+    sparse = with_size(512, tarfile.GNUTYPE_SPARSE)
+    assert "sparse" in read_error(write(tmp_path / "a.tar", sparse))
+    missing = with_size(2**40, tarfile.REGTYPE)
+    assert "damaged" in read_error(write(tmp_path / "a.tar", missing))
+
+
+def test_a_gigantic_review(tmp_path: Path) -> None:
+    files = {**SMALL, "train/pos/5.txt": b"x" * 2**20}
+    root = write_folder(tmp_path / "data", files)
+    assert len(read_reviews(root).training.texts) == 3
+    assert len(read_reviews(write(tmp_path / "a.tar", tar_bytes(files))).training.texts) == 3
+    files["train/pos/5.txt"] += b"x"
+    for path in (write_folder(root, files), write(tmp_path / "a.tar", tar_bytes(files))):
+        message = read_error(path)
+        assert "train/pos/5.txt" in message and "1048576" in message
+
+
+def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [
+        write_folder(tmp_path / "data", FILES),
+        write(tmp_path / "a.tgz", gzip.compress(tar_bytes(FILES))),
+        write(tmp_path / "a.csv", b"text,label\n" + b"a,1\nb,0\n" * 3),
+    ]
+    for name, most in (("_MOST_REVIEWS", 5), ("_MOST_BYTES", 20)):
+        with monkeypatch.context() as patch:
+            patch.setattr(reviews, name, most)
+            assert all("over" in read_error(path) for path in paths)
+    # What is ignored counts too where it is unpacked: a bomb need not be a review.
+    bomb = gzip.compress(tar_bytes(SMALL, member("zeros", size=2**22)))
+    monkeypatch.setattr(reviews, "_MOST_BYTES", 2**21)
+    assert "unpacks" in read_error(write(tmp_path / "bomb.tgz", bomb))
+
+
+def test_twice_the_same_review(tmp_path: Path) -> None:
+    packed = tar_bytes({**SMALL, "again/train/neg/0_1.txt": b"other"})
+    message = read_error(write(tmp_path / "a.tar", packed))
+    assert "train/neg/0_1.txt" in message and "twice" in message
+
+
+def test_wrong_encodings_name_the_file(tmp_path: Path) -> None:
+    files = {**SMALL, "train/neg/7_3.txt": b"caf\xe9"}
+    for path in (
+        write_folder(tmp_path / "data", files),
+        write(tmp_path / "a.tar", tar_bytes(files)),
+    ):
+        message = read_error(path)
+        assert "train/neg/7_3.txt" in message and "offset 3" in message
+
+
+@pytest.mark.parametrize("kept", ["train/pos", "train/neg", "test", "README"])
+def test_both_labels_are_needed(tmp_path: Path, kept: str) -> None:
+    files = {name: content for name, content in FILES.items() if name.startswith(kept)}
+    read_error(write_folder(tmp_path / "data", files))
+    read_error(write(tmp_path / "a.tar", tar_bytes(files)))
+
+
+def test_unusable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("missing.csv", "a\nb.tgz", "n" * 300, "a\0.csv", "\udc80"):
+        read_error(tmp_path / name)
+    assert "no known kind" in read_error(write(tmp_path / "data.zip", b"PK"))
+    assert "train" in read_error(tmp_path)
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise PermissionError(13, "Permission denied", str(tmp_path / "a.csv"))
+
+    write(tmp_path / "a.csv", b"text,label\n")
+    monkeypatch.setattr("builtins.open", refuse)  # the superuser may read everything
+    assert "Permission denied" in read_error(tmp_path / "a.csv")
+
+
+# Tables
+
+
+@given(
+    rows=st.lists(
+        st.tuples(
+            st.text(st.characters(codec="utf-8", exclude_characters="\0\r")),
+            st.sampled_from(["0", "1", "neg", "pos", "Negative", "POSITIVE", " 1 "]),
+        )
+    ),
+    header=st.sampled_from(["text", "Review", "SENTENCE"]),
+    mark=st.sampled_from(["", "\ufeff"]),
+    tab=st.booleans(),
+)
+def test_tables_keep_their_rows(
+    tmp_path: Path, rows: list[tuple[str, str]], header: str, mark: str, tab: bool
+) -> None:
+    rows = [*rows, ("x", "0"), ("", "1")]
+    between = "\t" if tab else ","
+    lines = [f'{label}{between}7{between}"{text.replace(chr(34), chr(34) * 2)}"\n\n'
+             for text, label in rows]  # fmt: skip
+    table = mark + between.join(["Sentiment", "id", header]) + "\r\n" + "".join(lines)
+    data = read_reviews(write(tmp_path / ("a.tsv" if tab else "a.CSV"), table.encode()))
+    assert data.test is None
+    assert data.training.texts == tuple(text for text, _ in rows)
+    labels = [int(label.strip().lower() in ("1", "pos", "positive")) for _, label in rows]
+    assert data.training.labels.tolist() == labels
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (b"", "text, review, sentence"),
+        (b"a,1\nb,0\n", "0 columns"),
+        (b"text,review,label\n", "2 columns"),
+        (b"text,stars\n", "label, sentiment, target"),
+        (b"text,label\n", "0 positive and 0 negative"),
+        (b"text,label\na,1\n", "1 positive and 0 negative"),
+        (b"text,label\na,1\nb\n", "line 3"),
+        (b"text,label\na,1\nb,0,c\n", "line 3"),
+        (b'text,label\n"a\nb",1\n\nc,2\n', "line 5"),
+        (b"text,label\na,\n", "line 2"),
+        (b"text,label\na,0.5\n", "'0.5'"),
+        (b'text,label\na,1\n"b,0\nc,1\n', "line 3"),
+        (b'text,label\n"a"b,1\n', "line 2"),
+        (b"text,label\n" + b"a" * 200_000 + b",1\n", "line 2"),
+        (b"text,label\ncaf\xe9,1\n", "not UTF-8"),
+        ("text,label\na,1\n".encode("utf-16"), "not UTF-8"),
+    ],
+)
+def test_wrong_tables(tmp_path: Path, table: bytes, words: str) -> None:
+    assert words in read_error(write(tmp_path / "a.csv", table))
+
+
+# Words
+
+
+@given(st.text())
+def test_splitting_again_changes_nothing(text: str) -> None:
+    once = review_words(text)
+    assert review_words(" ".join(once)) == once
+    assert all(word.split() == [word] and word.strip("'") == word != "" for word in once)
+
+
+@pytest.mark.parametrize(
+    "between", ["<br />", "<br/><BR>", "</Br>", "< br\n/ >", "\n", "-", "_", "' '", "\u2014", ","]
+)
+@given(left=st.text(), right=st.text())
+def test_separators_separate(between: str, left: str, right: str) -> None:
+    assert review_words(f"{left} a{between}b {right}") == [
+        *review_words(left),
+        *("a", "b"),
+        *review_words(right),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("'' ' \u2019", []),
+        ("Don\u2019t say 'It\u2019s GREAT'!", ["don't", "say", "it's", "great"]),
+        ("the boys' 'tis rock'n'roll", ["the", "boys", "tis", "rock'n'roll"]),
+        ("well-known, 8/10...", ["well", "known", "8", "10"]),
+        (
+            "e\u0301te\u0301 \u0939\u093f\u0928\u094d",
+            ["e\u0301te\u0301", "\u0939\u093f\u0928\u094d"],
+        ),
+        ("brave <b>br</b>", ["brave", "b", "br", "b"]),
+    ],
+)
+def test_examples(text: str, expected: list[str]) -> None:
+    assert review_words(text) == expected
+
+
+def test_hostile_markup_takes_no_time() -> None:
+    # Quadratic time would be hours.
+    assert review_words("<" + " " * 2**20) == review_words("< /" * 2**18) == []
+
+
+# Vocabularies and ids
+
+word_lists = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d'e", "<pad>", "<unused>"])))
+
+
+@given(word_lists, st.integers(5, 9))
+def test_frequent_words_come_first(texts: list[list[str]], size: int) -> None:
+    counts = Counter(word for words in texts for word in words if "<" not in word)
+    if not counts:
+        error_line(lambda: build_review_vocabulary(texts, size))
+        return
+    vocabulary = build_review_vocabulary(iter(texts), size)
+    assert vocabulary.tokens[:4] == ("<pad>", "<start>", "<unknown>", "<unused>")
+    assert [vocabulary.tokens[i] for i in (PAD, START, UNKNOWN, UNUSED)] == [*vocabulary.tokens[:4]]
+    assert (vocabulary.kind, vocabulary.unknown, vocabulary.padding) == ("word", UNKNOWN, PAD)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    assert list(vocabulary.tokens[4:]) == [word for word, _ in ranked][: size - 4]
+
+
+@given(
+    st.lists(st.sampled_from(["a", "b", "zzz", "<pad>", "<start>", "<unused>"])), st.integers(1, 9)
+)
+def test_encoding_equals_the_naive_cut(words: list[str], length: int) -> None:
+    vocabulary = build_review_vocabulary([["a", "a", "b"]])
+    whole = [START, *({"a": 4, "b": 5}.get(word, UNKNOWN) for word in words)]
+    last, first = (encode_review(vocabulary, words, length, keep) for keep in ("last", "first"))
+    assert last.tolist() == whole[-length:]
+    assert first.tolist() == whole[:length]
+    assert last.dtype == first.dtype == np.int32
+    assert encode_review(vocabulary, words, length).tolist() == last.tolist()
+
+
+@pytest.mark.parametrize("bad", [0, -1, True, 2.0, "9", None, np.zeros((3, 3))])
+def test_bad_sizes(bad: Any) -> None:
+    vocabulary = build_review_vocabulary([["a"]])
+    assert "size" in error_line(lambda: build_review_vocabulary([["a"]], bad))
+    assert "length" in error_line(lambda: encode_review(vocabulary, ["a"], bad))
+
+
+def test_impossible_arguments() -> None:
+    vocabulary: Any = build_review_vocabulary([["a"]])
+    error_line(lambda: build_review_vocabulary([["a"]], 4))
+    impossible: list[Any] = ["text", ["text"], [["two words"]], [[""]], [], [[]]]
+    for texts in impossible:
+        error_line(lambda texts=texts: build_review_vocabulary(texts))  # type: ignore[misc]
+    error_line(lambda: encode_review(vocabulary, "text", 3))  # type: ignore[arg-type]
+    error_line(lambda: encode_review(vocabulary, ["a"], 3, "middle"))  # type: ignore[arg-type]
+    other = build_word_vocabulary(["a"])
+    assert "review vocabulary" in error_line(lambda: encode_review(other, ["a"], 3))
+
+
+# The real ones
+
+
+@pytest.mark.skipif("LSTM_JAX_DATA" not in os.environ, reason="LSTM_JAX_DATA is not set")
+def test_the_large_movie_review_dataset() -> None:
+    data = read_reviews(Path(os.environ["LSTM_JAX_DATA"]) / "aclImdb_train.tar.gz")
+    assert data.test is None
+    assert len(data.training.texts) == 25_000
+    assert data.training.labels.tolist() == [1] * 12_500 + [0] * 12_500
+    # pos/10_9.txt is not the second, 1_7.txt is: numbers are numbers.
+    assert data.training.texts[1].startswith("If you like adult comedy cartoons")
+    assert data.training.texts[12_500].startswith("Story of a man who has unnatural feelings")
+    words = [review_words(text) for text in data.training.texts[::25]]
+    assert sum(map(len, words)) / len(words) == pytest.approx(234, abs=10)
+    assert not any(word in ("br", "'") for review in words for word in review)
+    assert build_review_vocabulary(words).tokens[4] == "the"

@@ -1,0 +1,237 @@
+"""Laws of the word vectors."""
+
+import codecs
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lstm_jax.text import (
+    Vocabulary,
+    build_char_vocabulary,
+    build_poem_vocabulary,
+    build_review_vocabulary,
+    build_word_vocabulary,
+    read_reviews,
+    read_vectors,
+    review_words,
+)
+
+VOCABULARY = build_review_vocabulary([["the", "caf\u00e9", "don't", "unseen"]])
+WORDS = VOCABULARY.tokens[4:]
+FILE = (
+    "the 0.5 -1 2e-1\nelse 1 2 3\ncaf\u00e9 4 5 6\ndo 1 2 3\nthe 9 9 9\n"
+    "<pad> 7 7 7\n<start> 7 7 7\n"
+)
+numbers = st.floats(-1e6, 1e6, width=32)
+
+
+def error_line(call: Callable[[], object]) -> str:
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert type(caught.value) is ValueError
+    assert len(message.splitlines()) == 1, message
+    assert ";" in message, "no cure"
+    return message
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def read_error(path: Path) -> str:
+    message = error_line(lambda: read_vectors(path, VOCABULARY))
+    assert repr(str(path)) in message
+    return message
+
+
+@given(
+    found=st.dictionaries(st.sampled_from(WORDS), st.tuples(numbers, numbers), min_size=1),
+    others=st.dictionaries(
+        st.text(st.characters(categories=["L", "N", "P", "S"]), min_size=1), numbers
+    ),
+    random=st.randoms(),
+    header=st.booleans(),
+)
+def test_rows_are_the_vectors_of_their_words(
+    tmp_path: Path,
+    found: dict[str, tuple[float, float]],
+    others: dict[str, float],
+    random: Any,
+    header: bool,
+) -> None:
+    lines = [f"{word} {a!r} {b!r}" for word, (a, b) in found.items()]
+    lines += [f"{word} {a} 0" for word, a in others.items() if word not in WORDS]
+    random.shuffle(lines)
+    text = "\n".join([f"{len(lines)} 2"] * header + lines)
+    vectors = read_vectors(write(tmp_path / "v.txt", text), VOCABULARY)
+    assert vectors.table.shape == (len(VOCABULARY), 2) and vectors.table.dtype == np.float32
+    for word, vector in found.items():
+        row = vectors.table[VOCABULARY.tokens.index(word)]
+        np.testing.assert_array_equal(row, np.array(vector, np.float32))
+    assert vectors.found == len(found)
+    assert vectors.missing == tuple(word for word in WORDS if word not in found)
+    assert not vectors.table[0].any()
+
+
+def test_special_tokens_and_missing_words_are_drawn(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", FILE)
+    vectors = read_vectors(path, VOCABULARY)
+    assert (vectors.found, vectors.missing) == (2, ("don't", "unseen"))
+    rows = dict(zip(VOCABULARY.tokens, vectors.table.tolist(), strict=True))
+    assert rows["the"] == pytest.approx([0.5, -1, 0.2])  # the first of its two
+    assert rows["<pad>"] == [0, 0, 0]
+    drawn = [rows[token] for token in ("<start>", "<unknown>", "<unused>", "don't", "unseen")]
+    assert all(all(row) and row != [7, 7, 7] for row in drawn)
+    assert len({tuple(row) for row in drawn}) == 5
+
+
+def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", FILE)
+    tables = [read_vectors(path, VOCABULARY, seed=seed).table for seed in (0, 0, 1)]
+    np.testing.assert_array_equal(tables[0], tables[1])
+    same = (tables[0] == tables[2]).all(1)
+    assert [VOCABULARY.tokens[i] for i in np.flatnonzero(same)] == ["<pad>", "caf\u00e9", "the"]
+
+
+def test_what_is_drawn_has_the_spread_of_what_is_found(tmp_path: Path) -> None:
+    vocabulary = build_review_vocabulary([[f"w{n}" for n in range(2000)]])
+    values = np.random.default_rng(0).normal(3.0, 0.4, (500, 8))
+    lines = (f"w{n} {' '.join(map(str, row))}\n" for n, row in enumerate(values))
+    vectors = read_vectors(write(tmp_path / "v.txt", "".join(lines)), vocabulary)
+    missing = vectors.table[[vocabulary.tokens.index(word) for word in vectors.missing]]
+    assert missing.shape == (1500, 8)
+    # 12,000 draws: the standard errors of mean and deviation are below 0.004.
+    assert abs(missing.mean()) < 0.02
+    assert missing.std() == pytest.approx(values.std(), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        codecs.BOM_UTF8 + FILE.encode(),
+        FILE.replace("\n", "\r\n").encode(),
+        FILE.replace("\n", " \n").encode(),
+        ("9 3\n" + FILE + "\n\n").encode(),
+        FILE.encode().replace(b"else", b"\xff\xfe"),
+    ],
+)
+def test_variants_are_the_same(tmp_path: Path, content: bytes) -> None:
+    plain = read_vectors(write(tmp_path / "v.txt", FILE), VOCABULARY)
+    variant = read_vectors(str(write(tmp_path / "w.txt", content)), VOCABULARY)
+    np.testing.assert_array_equal(plain.table, variant.table)
+    assert plain[1:] == variant[1:]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\n \n", "empty"),
+        (b"3 2\n", "none of the"),
+        (b"other 1 2\n", "none of the"),
+        (b"the\n", "line 1"),
+        (b"the cat sat\n", "line 1"),
+        (b"other 1 x\nthe 1 2\n", "line 1"),
+        (b"a 1 2\nthe 1 2\nb 1\n", "line 3"),
+        (b"a 1 2\nb 1 2 3\n", "line 2"),
+        (b"a 1 2\nthe 1  2\n", "line 2"),
+        (b"9 3\nthe 1 2\n", "line 2"),
+        (b"9 99999999999999999999\nthe 1 2\n", "line 1"),
+        (b"9 0\nthe\n", "line 1"),
+        (b"a 1 2\nthe 1 two\n", "line 2"),
+        (b"a 1 2\nthe 1 1_0\n", "line 2"),
+        (b"a 1 2\nthe 1 nan\n", "line 2"),
+        (b"a 1 2\nthe 1 -inf\n", "line 2"),
+        (b"a 1 2\nthe 1 1e39\n", "line 2"),
+        (b"a 1 2\nthe 1 1e999\n", "line 2"),
+        (b"a 1 2\nthe 1 \xff\n", "line 2"),
+        (b"a" + b" 1" * 5000, "line 1"),
+        (b"a 1 2\nb " + b"1" * 2**21, "line 2"),
+        ("the 1 2\n".encode("utf-16"), "line 1"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, content: bytes, words: str) -> None:
+    assert words in read_error(write(tmp_path / "v.txt", content))
+
+
+@given(st.binary())
+def test_any_bytes_give_one_clear_line(tmp_path: Path, content: bytes) -> None:
+    read_error(write(tmp_path / "v.txt", content))
+
+
+def test_unusable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("missing", "a\nb", "a\0b", "n" * 300, "."):
+        read_error(tmp_path / name)
+
+    def refuse(*_: object, **__: object) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path / "v.txt", FILE)
+    monkeypatch.setattr("builtins.open", refuse)  # the superuser may read everything
+    assert "Permission denied" in read_error(path)
+
+
+def test_row_0_is_padding(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", "the 1 2\n")
+    for other in (build_word_vocabulary(["the"]), Vocabulary("word", ("the", "<pad>"))):
+        message = error_line(lambda other=other: read_vectors(path, other))  # type: ignore[misc]
+        assert "row 0" in message
+    error_line(lambda: read_vectors(path, build_char_vocabulary("ab")))
+    poems = build_poem_vocabulary(["\u6625\u7720"])
+    assert poems.padding == 0
+    vectors = read_vectors(write(path, "\u6625 1 2\n"), poems)
+    assert vectors.found == 1 and not vectors.table[0].any()
+    assert poems.tokens[0] not in vectors.missing
+
+
+@pytest.mark.parametrize("seed", [-1, True, 0.5, "0", None, np.zeros((3, 3))])
+def test_bad_seeds(tmp_path: Path, seed: Any) -> None:
+    path = write(tmp_path / "v.txt", FILE)
+    assert "seed" in error_line(lambda: read_vectors(path, VOCABULARY, seed=seed))
+
+
+def test_lines_of_other_words_cost_little(tmp_path: Path) -> None:
+    line = " 0.123456" * 50 + "\n"
+    text = "".join(f"w{n}{line}" for n in range(40_000)) + "the" + line
+    path = write(tmp_path / "v.txt", text)
+    start = time.perf_counter()
+    assert sum(len([float(field) for field in row.split()[1:]]) for row in text.splitlines()) > 2e6
+    parsing = time.perf_counter() - start
+    durations = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert read_vectors(path, VOCABULARY).found == 1
+        durations.append(time.perf_counter() - start)
+    # The best of three shrugs off a busy machine.
+    assert min(durations) < parsing / 2
+
+
+@pytest.mark.skipif("LSTM_JAX_DATA" not in os.environ, reason="LSTM_JAX_DATA is not set")
+def test_glove_covers_the_reviews() -> None:
+    folder = Path(os.environ["LSTM_JAX_DATA"])
+    texts = read_reviews(folder / "aclImdb_train.tar.gz").training.texts
+    words = [review_words(text) for text in texts]
+    vocabulary = build_review_vocabulary(words)
+    vectors = read_vectors(folder / "glove.6B.50d.10k.txt", vocabulary)
+    assert vectors.table.shape == (10_000, 50)
+    assert vectors.found + len(vectors.missing) == 9_996
+    assert vectors.found == pytest.approx(5031, abs=20)
+    assert vectors.missing[:3] == ("it's", "don't", "i'm")
+    counts = Counter(word for review in words for word in review)
+    total = counts.total()
+    # Copies differ in a few reviews.
+    assert total == pytest.approx(5_838_803, rel=1e-3)
+    known = sum(counts[word] for word in vocabulary.tokens)
+    covered = known - sum(counts[word] for word in vectors.missing)
+    assert known / total == pytest.approx(0.9435, abs=1e-3)
+    assert covered / total == pytest.approx(0.8446, abs=1e-3)
