@@ -8,8 +8,12 @@ from pathlib import Path
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
+def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
     r"""Read a UTF-8 text; a byte order mark is dropped, CRLF and CR line ends become LF.
+
+    Args:
+        path: the file.
+        as_is: leave the byte order mark and the line ends, for what counts a file's characters.
 
     Raises:
         ValueError: one line that names the path, what is wrong and the cure, for a file that is
@@ -23,9 +27,12 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise ValueError(
             f"{shown} is a binary file (NUL at byte {raw.index(0)}); give a plain UTF-8 text file"
         )
-    text = _decode(raw, shown).removeprefix("\ufeff")
+    decoded = _decode(raw, shown)
+    text = decoded.removeprefix("\ufeff")
     if not text.strip():
         raise ValueError(f"{shown} holds no text; give a file with something to learn from")
+    if as_is:
+        return decoded
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -19,7 +19,7 @@ _OWN_TEXT = "name a text of your own with --data PATH"
 
 
 class Source(NamedTuple):
-    """A public text.
+    """A public corpus.
 
     Attributes:
         name: what it is called here.
@@ -57,8 +57,16 @@ _TINY_SHAKESPEARE = Source(
     about="scenes of Shakespeare's plays, 1.1 MB",
 )
 
+_IMDB = Source(
+    name="imdb",
+    url="https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz",
+    sha256="c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe",
+    file_name="aclImdb_v1.tar.gz",
+    about="50,000 film reviews (Maas et al., 2011), 84 MB",
+)
+
 SOURCES: Mapping[str, Source] = MappingProxyType(
-    {source.name: source for source in (_ANNA, _TINY_SHAKESPEARE)}
+    {source.name: source for source in (_ANNA, _TINY_SHAKESPEARE, _IMDB)}
 )
 """The corpora that can be fetched, by name."""
 

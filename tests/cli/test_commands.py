@@ -19,7 +19,7 @@ from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
 from lstm_jax.training.downloads import SOURCES
 from lstm_jax.training.metrics import read_rows
-from lstm_jax.training.systems import corpus
+from lstm_jax.training.systems import corpus, reviews
 
 ROOT = Path(__file__).parents[2]
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
@@ -217,7 +217,7 @@ def test_what_cannot_be_resumed_is_refused_by_name(
     assert snapshot(trained) == before
 
 
-@pytest.mark.parametrize("preset", ["poems", "reviews", "lyrics"])
+@pytest.mark.parametrize("preset", ["poems", "lyrics"])
 def test_a_preset_without_data_asks_for_it(preset: str, call: Command, tmp_path: Path) -> None:
     code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")
     assert (code, err.count("\n")) == (2, 1)
@@ -230,17 +230,29 @@ def test_an_unknown_preset_is_one_line(call: Command, tmp_path: Path) -> None:
     assert "docs, anna" in err
 
 
-def test_a_preset_s_own_text_without_a_network_says_where_to_put_it(
-    call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("preset", "file"),
+    [
+        ("anna", "anna.txt"),
+        ("shakespeare", "tinyshakespeare.txt"),
+        ("reviews", "aclImdb_v1.tar.gz"),
+    ],
+)
+def test_a_preset_s_own_data_without_a_network_says_where_to_put_it(
+    preset: str, file: str, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = SOURCES["anna"]._replace(url="http://127.0.0.1:9/anna.txt")
-    monkeypatch.setattr(corpus, "SOURCES", {"anna": nowhere})
+    nowhere = {
+        name: source._replace(url=f"http://127.0.0.1:9/{source.file_name}")
+        for name, source in SOURCES.items()
+    }
+    monkeypatch.setattr(corpus, "SOURCES", nowhere)
+    monkeypatch.setattr(reviews, "SOURCES", nowhere)
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
-    code, _, err = call(train_command, "anna", "--run-dir", tmp_path / "run")
+    code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")
     assert code == 2
     told, error = err.splitlines()
     assert told.startswith("downloading")
-    assert str(tmp_path / "cache" / "anna.txt") in error
+    assert str(tmp_path / "cache" / file) in error
     assert "--data" in error
     assert not (tmp_path / "run").exists()
 

@@ -1,8 +1,10 @@
 """Laws of the published cleaning: the published steps, one after the other, are the reference."""
 
+import os
 import re
 import string
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from lstm_jax.text import (
     first_characters,
     published_batches,
     published_shakespeare_words,
+    read_text,
 )
 from lstm_jax.text.cleaning import UNUSED_WORD
 
@@ -169,3 +172,12 @@ def test_batches_are_the_published_ones(total: int, batch_size: int, length: int
 def test_impossible_sizes(size: Any) -> None:
     error_line(lambda: published_batches([1, 2], batch_size=size, sequence_length=1))
     error_line(lambda: published_batches([1, 2], batch_size=1, sequence_length=size))
+
+
+WORKS = Path(os.environ.get("LSTM_JAX_DATA", "no folder")) / "shakespeare.txt"
+
+
+@pytest.mark.skipif(not WORKS.is_file(), reason="the full works, shakespeare.txt, are not at hand")
+def test_the_full_works_have_the_published_number_of_entries() -> None:
+    words = published_shakespeare_words(read_text(WORKS, as_is=True))
+    assert len(build_published_word_vocabulary(words)) == 8009

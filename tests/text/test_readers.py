@@ -137,3 +137,10 @@ def test_anna() -> None:
     assert (len(text), len(vocabulary), len(ids)) == (1_985_223, 83, 1_985_223)
     assert vocabulary.decode(ids) == text
     assert lanes(ids, batch_size=100, sequence_length=100).batches == 198
+
+
+def test_a_text_can_be_read_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "text.txt"
+    path.write_bytes("\ufeffone\r\ntwo\rthree\n".encode())
+    assert read_text(path) == "one\ntwo\nthree\n"
+    assert read_text(path, as_is=True) == "\ufeffone\r\ntwo\rthree\n"

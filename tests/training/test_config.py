@@ -141,7 +141,14 @@ def test_what_is_published_differs_from_a_preset_in_its_flaws_alone() -> None:
         return {key for key in ours if ours[key] != published[key]}
 
     assert changed("anna") == set()
-    assert changed("shakespeare") == {"cleaning", "layout", "heldout_share", "sample", "model"}
+    assert changed("shakespeare") == {
+        "cleaning",
+        "layout",
+        "heldout_share",
+        "batch_size",
+        "sample",
+        "model",
+    }
     assert changed("poems") == {"keep", "drop_unfit", "heldout_from", "widths"}
     assert changed("reviews") == {"patience"}
     assert changed("lyrics") == {"carry_backward"}

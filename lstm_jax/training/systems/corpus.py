@@ -98,9 +98,10 @@ def read_corpus_text(config: LanguageConfig, copy: Path | None = None) -> str:
         )
     if config.data == PYTHON_DOCS:
         return python_documentation()
-    if config.data in SOURCES:
-        return read_text(fetch(SOURCES[config.data]))
-    return read_text(config.data)
+    source = SOURCES.get(config.data)
+    path = config.data if source is None else fetch(source)
+    # The published cleaning drops a number of the file's own characters, line ends included.
+    return read_text(path, as_is=config.cleaning == "published")
 
 
 def make_corpus(config: LanguageConfig, text: str) -> Corpus:

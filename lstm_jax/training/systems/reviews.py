@@ -32,6 +32,7 @@ from lstm_jax.text.reviews import (
 )
 from lstm_jax.text.vectors import WordVectors, read_vectors
 from lstm_jax.training.config import ReviewsConfig
+from lstm_jax.training.downloads import SOURCES, fetch
 from lstm_jax.training.state import BatchSums
 
 VECTORS_FILE = "vectors.npy"
@@ -229,7 +230,8 @@ def read_reviews_system(config: ReviewsConfig, kept: Path | None = None) -> Revi
             f"preset {config.preset!r} has no reviews of its own; name with --data PATH the "
             "aclImdb folder, its tar.gz, or a CSV or TSV file with columns text and label"
         )
-    found = read_reviews(config.data)
+    source = SOURCES.get(config.data)
+    found = read_reviews(config.data if source is None else fetch(source))
     digest = hashlib.sha256()
     for text, label in zip(found.training.texts, found.training.labels, strict=True):
         digest.update(f"{label} {len(text)} {text}".encode())
