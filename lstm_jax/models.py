@@ -69,6 +69,18 @@ class LanguageModelConfig(StackConfig):
                 raise ValueError(f"{name} is {stddev}; it must be above 0")
 
 
+def with_frequencies(params: LanguageModelParams, counts: Array) -> LanguageModelParams:
+    """Parameters whose output layer starts from how often each token is a target.
+
+        b_v = log((counts_v + 1) / sum_u (counts_u + 1))
+
+    A bias moves by the learning rate a step at most under Adam, so one that starts at zero takes
+    thousands of steps to learn no more than the frequencies of a large vocabulary.
+    """
+    smoothed = jnp.asarray(counts, params.output.b.dtype) + 1
+    return params._replace(output=params.output._replace(b=jnp.log(smoothed / smoothed.sum())))
+
+
 @dataclass(frozen=True)
 class LanguageModel:
     """Tokens -> one-hot or embedding -> recurrent stack -> logits over the vocabulary.

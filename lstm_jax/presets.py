@@ -65,6 +65,7 @@ SHAKESPEARE = LanguageConfig(
     data="tinyshakespeare",
     tokens="word",
     min_count=6,
+    output_bias="frequencies",
     heldout_share=0.1,
     batch_size=20,
     sequence_length=50,
@@ -93,6 +94,7 @@ The recipe's 100 sequences are for five times as much text: 20 keep the steps of
 
 POEMS = PoemsConfig(
     preset="poems",
+    output_bias="frequencies",
     batch_size=128,
     epochs=10,
     intervals="epochs",
@@ -162,13 +164,19 @@ _PUBLISHED: dict[str, AnyConfig] = {
         layout="published",
         heldout_share=0.0,
         batch_size=100,
+        output_bias="drawn",
         sample=SampleConfig(length=10, temperature=0.0, unknown="ends"),
         model=dataclasses.replace(
             SHAKESPEARE.model, dropout=0.0, output_stddev=1.0, output_truncated=False
         ),
     ),
     "poems": dataclasses.replace(
-        POEMS, keep="last", drop_unfit=False, heldout_from="last", widths=1
+        POEMS,
+        keep="last",
+        drop_unfit=False,
+        heldout_from="last",
+        widths=1,
+        output_bias="drawn",
     ),
     "reviews": dataclasses.replace(REVIEWS, patience=0),
     "lyrics": dataclasses.replace(LYRICS, carry_backward=True),

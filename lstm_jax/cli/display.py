@@ -16,6 +16,7 @@ from rich.progress import (
 from lstm_jax.training.metrics import Row
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_OF_SILENCE = 20.0
 
 
 class Display:
@@ -42,7 +43,7 @@ class Display:
         )
         self._first_step, self._total_steps = first_step, total_steps
         self._started = time.monotonic()
-        self._last_line = -_SECONDS_BETWEEN_LINES
+        self._last_line = self._started - _SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -52,8 +53,12 @@ class Display:
         self._progress.stop()
 
     def advance(self, step: int) -> None:
-        """Moves the live line."""
+        """Moves the live line; elsewhere, says now and then how far training has come."""
         self._progress.update(self._bar, completed=step)
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._last_line >= _SECONDS_OF_SILENCE:
+            self._last_line = now
+            self._console.print(f"step {step}/{self._total_steps}{self._left(step)}")
 
     def row(self, row: Row) -> None:
         """Shows a row of metrics: every evaluation, and others a few seconds apart."""

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig
 
+OutputBias = Literal["drawn", "frequencies"]
 ScheduleName = Literal["constant", "cosine", "step", "exponential"]
 
 
@@ -163,6 +164,8 @@ class LanguageConfig(TrainConfig):
         carry_backward: a bidirectional model's backward carry goes on from batch to batch too, as
             published; otherwise it starts each batch at zero.
         corpus_on_device_mb: a text that takes more than this is fed to the device piece by piece.
+        output_bias: whether the output layer's bias starts as the model's settings have it
+            ("drawn"), or at the logarithms of the tokens' "frequencies" in the training share.
         sample_prompts: the prompts that samples go on from.
         sample: how samples are drawn.
         model: the network.
@@ -178,6 +181,7 @@ class LanguageConfig(TrainConfig):
     sequence_length: int = 64
     carry_backward: bool = False
     corpus_on_device_mb: int = 1024
+    output_bias: OutputBias = "drawn"
     sample_prompts: tuple[str, ...] = ("The ",)
     sample: SampleConfig = field(default_factory=SampleConfig)
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
@@ -204,6 +208,7 @@ class PoemsConfig(TrainConfig):
         drop_unfit: leave empty and repeated poems out.
         heldout_from: which share is held out: a "random" one, drawn by the seed, or the "last".
         widths: how many lengths batches may be padded to; poems of like length share a batch.
+        output_bias: see `LanguageConfig`.
         sample_templates: what samples fill: a character stands where it is, each * is filled.
         sample: how samples are drawn; their length is the template's.
         model: the network.
@@ -215,6 +220,7 @@ class PoemsConfig(TrainConfig):
     drop_unfit: bool = True
     heldout_from: Literal["random", "last"] = "random"
     widths: int = 6
+    output_bias: OutputBias = "drawn"
     sample_templates: tuple[str, ...] = ("*" * 20,)
     sample: SampleConfig = field(default_factory=SampleConfig)
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)

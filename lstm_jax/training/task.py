@@ -51,7 +51,9 @@ def make_task(system: System) -> Task:
 def first_state(task: Task) -> TrainState:
     """The state before the first step, placed on the run's devices."""
     seed = np.uint32(task.config.seed)
-    return _place(task, init_state(task.program, seed, task.config.batch_size))
+    state: TrainState = init_state(task.program, seed, task.config.batch_size)
+    params = task.system.first_params(state.params)
+    return _place(task, dataclasses.replace(state, params=params))
 
 
 def restored_state(

@@ -146,10 +146,11 @@ def test_what_is_published_differs_from_a_preset_in_its_flaws_alone() -> None:
         "layout",
         "heldout_share",
         "batch_size",
+        "output_bias",
         "sample",
         "model",
     }
-    assert changed("poems") == {"keep", "drop_unfit", "heldout_from", "widths"}
+    assert changed("poems") == {"keep", "drop_unfit", "heldout_from", "widths", "output_bias"}
     assert changed("reviews") == {"patience"}
     assert changed("lyrics") == {"carry_backward"}
     with pytest.raises(ValueError, match="no published system"):

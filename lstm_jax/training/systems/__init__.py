@@ -45,6 +45,9 @@ class System(Protocol):
     def summary(self) -> str:
         """What the data is, in a line or a few."""
 
+    def first_params(self, params: Any) -> Any:
+        """The parameters that training starts from, given those that were drawn."""
+
     def files(self) -> dict[str, bytes]:
         """What the run folder keeps of the data, by file name."""
 

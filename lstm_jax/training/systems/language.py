@@ -18,7 +18,7 @@ import numpy.typing as npt
 from jax import Array, lax, random
 
 from lstm_jax import sharding
-from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.models import LanguageModel, LanguageModelParams, with_frequencies
 from lstm_jax.stack import without_backward_carry
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.config import LanguageConfig
@@ -153,6 +153,17 @@ class LanguageSystem:
         if self.config.model.bidirectional and self.config.sample_every:
             summary += "; a bidirectional model cannot write, so there are no samples"
         return summary
+
+    def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
+        """See `System`."""
+        if self.config.output_bias == "drawn":
+            return params
+        training = self.corpus.training
+        targets = (
+            training.targets if isinstance(training, PublishedBatches) else training.tokens[1:]
+        )
+        counts = np.bincount(targets.reshape(-1), minlength=len(self.vocabulary))
+        return with_frequencies(params, jnp.asarray(counts))
 
     def files(self) -> dict[str, bytes]:
         """See `System`: a built-in text differs from one version of Python to the next."""

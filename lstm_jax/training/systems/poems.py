@@ -12,11 +12,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, random
 
 from lstm_jax import sharding
 from lstm_jax.losses import TokenSums
-from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.models import LanguageModel, LanguageModelParams, with_frequencies
 from lstm_jax.text import (
     LengthBatches,
     Poems,
@@ -137,6 +138,14 @@ class PoemsSystem:
         if found.cut:
             summary += f"; {found.cut:,} were cut to {self.config.length} characters"
         return summary
+
+    def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
+        """See `System`; the end is among the targets."""
+        if self.config.output_bias == "drawn":
+            return params
+        counts = np.bincount(np.concatenate(self.training), minlength=len(self.vocabulary))
+        counts[0] = len(self.training)
+        return with_frequencies(params, jnp.asarray(counts))
 
     def files(self) -> dict[str, bytes]:
         """See `System`."""

@@ -158,6 +158,10 @@ class ReviewsSystem:
             )
         return summary
 
+    def first_params(self, params: ClassifierParams) -> ClassifierParams:
+        """See `System`."""
+        return params
+
     def files(self) -> dict[str, bytes]:
         """See `System`."""
         if self.vectors is None:
