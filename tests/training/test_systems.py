@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lstm_jax.training.systems import read_system
 from lstm_jax.training.systems.language import LanguageObjective, LanguageSystem, Predictions
 from lstm_jax.training.systems.poems import PoemsSystem
 from lstm_jax.training.systems.reviews import ReviewsSystem
-from lstm_jax.training.task import make_task
+from lstm_jax.training.task import first_state, make_task
 
 SIGNS = "abcdefghij"
 COMMON: dict[str, Any] = {
@@ -156,6 +157,26 @@ def test_each_poem_is_trained_on_once_an_epoch_and_each_held_out_one_judged_once
     poems = [last.vocabulary.encode(poem) for poem in last.found.poems]
     for poem, held in zip(poems[-len(last.held_out) :], last.held_out, strict=True):
         np.testing.assert_array_equal(poem, held)
+
+
+@pytest.mark.parametrize("make", [poems_config, published_config])
+def test_the_output_layer_may_start_from_how_often_each_token_is_a_target(
+    make: Any, folder: Path
+) -> None:
+    system = read_system(dataclasses.replace(make(folder), output_bias="frequencies"))
+    counts = np.ones(len(system.vocabulary))
+    feed = system.feed()
+    for step in range(system.batches):
+        batch = feed(step)
+        mask = np.ones(batch.targets.shape, bool) if batch.mask is None else batch.mask
+        np.add.at(counts, np.asarray(batch.targets)[np.asarray(mask)], 1)
+    state = first_state(make_task(system))
+    np.testing.assert_allclose(
+        jax.nn.softmax(state.params.output.b), counts / counts.sum(), rtol=1e-5
+    )
+    drawn = first_state(make_task(read_system(make(folder))))
+    assert_same_bits(state.params.layers, drawn.params.layers)
+    assert not np.array_equal(state.params.output.b, drawn.params.output.b)
 
 
 def test_widths_change_the_padding_and_not_the_loss(folder: Path) -> None:

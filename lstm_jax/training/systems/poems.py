@@ -143,8 +143,9 @@ class PoemsSystem:
         """See `System`; the end is among the targets."""
         if self.config.output_bias == "drawn":
             return params
-        counts = np.bincount(np.concatenate(self.training), minlength=len(self.vocabulary))
-        counts[0] = len(self.training)
+        targets = np.concatenate([poem[1:] for poem in self.training])
+        counts = np.bincount(targets, minlength=len(self.vocabulary))
+        counts[0] = sum(len(poem) < self.config.length for poem in self.training)
         return with_frequencies(params, jnp.asarray(counts))
 
     def files(self) -> dict[str, bytes]:
