@@ -111,6 +111,22 @@ def read_run(path: Path) -> Run:
     return Run(path, config, sha256, _device(described.get("written_by")), tuple(rows))
 
 
+def keep_run(run: Run, folder: Path) -> None:
+    """Writes the settings and the metrics of a run, a folder that `read_run` reads again.
+
+    Of the files that it trained on their names stay, since where they lay is nobody's concern.
+    """
+    described = _described(RunFolder(run.path).config)
+    for name in ("data", "vectors"):
+        if described["config"].get(name) is not None:
+            described["config"][name] = Path(described["config"][name]).name
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
+    RunFolder(folder).config.write_text(text, encoding="utf-8")
+    rows = "".join(json.dumps(_rounded(row)) + "\n" for row in run.rows)
+    RunFolder(folder).metrics.write_text(rows, encoding="utf-8")
+
+
 def number(row: Mapping[str, Any], name: str) -> float:
     """A number of a row of metrics; NaN where it is none, or was not finite."""
     value = row.get(name)
@@ -140,6 +156,14 @@ def differences(config: AnyConfig) -> tuple[str, ...]:
     except ValueError:  # it follows nothing that was published
         return found
     return min(found, ("--as-published", *_flags(config, published)), key=len)
+
+
+def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose numbers have the seven digits that float32 has."""
+    return {
+        name: float(f"{value:.7g}") if isinstance(value, float) else value
+        for name, value in row.items()
+    }
 
 
 def _described(file: Path) -> dict[str, Any]:

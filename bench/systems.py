@@ -1,6 +1,6 @@
 """A table of finished runs of `train.py`: what each system reached, beside published figures.
 
-    python -m bench.systems RUN [RUN ...] [--json FILE] [--markdown FILE]
+    python -m bench.systems RUN [RUN ...] [--json FILE] [--markdown FILE] [--keep DIR]
 
 A line is one setting, with the mean and range of its seeds. Beside it: what others published for
 that setting, and the held-out loss of an interpolated n-gram on the same data and split, which is
@@ -23,7 +23,7 @@ import tyro
 from bench.baselines import NGrams, published
 from bench.judged import Point, Spread, decimals, explained, figures, shown, spread
 from bench.ngram import NGramResult
-from bench.runs import Run, differences, number, read_run, settings
+from bench.runs import Run, differences, keep_run, number, read_run, settings
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.presets import PRESETS
 
@@ -43,11 +43,14 @@ class Options:
         runs: folders that train.py made.
         json: where to write the lines as a list of objects.
         markdown: where to write the table, besides standard output.
+        keep: where to keep each run's settings and metrics, a folder of its name; such a folder
+            can be named as a run again, and its curves be drawn.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     json: Path | None = None
     markdown: Path | None = None
+    keep: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -208,7 +211,11 @@ def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     options = parse(Options, None, arguments, "bench.systems")
     paths = {path.resolve(): path for path in options.runs}
-    lines = make_lines([read_run(path) for path in paths.values()])
+    runs = [read_run(path) for path in paths.values()]
+    if options.keep is not None:
+        for run in runs:
+            keep_run(run, options.keep / run.path.resolve().name)
+    lines = make_lines(runs)
     text = table(lines)
     print(text, end="")
     if options.markdown is not None:

@@ -179,9 +179,9 @@ def test_differences_are_flags() -> None:
 
 
 def test_published_figures_stand_only_beside_the_settings_they_hold_for() -> None:
-    lanes = dataclasses.replace(ANNA, heldout_share=0.1, heldout_from="lanes", epochs=20)
-    assert "1.292" in str(published(lanes))
-    assert published(dataclasses.replace(lanes, heldout_from="end")) is None
+    tenth = dataclasses.replace(ANNA, heldout_share=0.1, epochs=20)
+    assert "1.292" in str(published(tenth))
+    assert published(dataclasses.replace(tenth, heldout_share=0.2)) is None
     gru = dataclasses.replace(LYRICS, model=dataclasses.replace(LYRICS.model, cell="gru"))
     assert "1.021" in str(published(gru))
     assert "5.99" in str(published(preset_named("shakespeare", as_published=True)))
@@ -310,6 +310,25 @@ def test_a_run_without_an_evaluation_or_finite_numbers_says_so(tmp_path: Path) -
     assert line.cells()[6] == "time not recorded (1 x cpu, 2 cores)"
     (line,) = lines_of(write(tmp_path / "b", config, evaluations(None)))
     assert line.cells()[3] == "not finite at epoch 1"
+
+
+def test_a_kept_run_makes_the_same_line_and_finds_its_data_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, sha256 = text_file(tmp_path)
+    config = dataclasses.replace(DOCS, preset="custom", data=data)
+    path = write(tmp_path / "run", config, evaluations(2.0, 1.23456789, None), sha256=sha256)
+    assert systems.main([str(path), "--keep", str(tmp_path / "kept")]) == 0
+    kept = tmp_path / "kept" / "run"
+    assert sorted(file.name for file in kept.iterdir()) == ["config.json", "metrics.jsonl"]
+    assert str(tmp_path) not in (kept / "config.json").read_text()
+    (line,) = lines_of(path)
+    (without,) = lines_of(kept)
+    assert without.ngram == NOT_AT_HAND
+    monkeypatch.setenv("LSTM_JAX_DATA", str(tmp_path))
+    (found,) = lines_of(kept)
+    assert found.cells() == line.cells()
+    assert found.figures["best_heldout_loss"].mean == 1.234568
 
 
 def test_the_command_prints_and_writes_one_table(
