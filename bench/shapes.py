@@ -9,7 +9,7 @@ import numpy as np
 from jax import random
 
 from lstm_jax.cells import CellName
-from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
+from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
 
 BATCHES = 16
 """Batches of one epoch; the recurrent state is carried through it and zeroed where it begins."""
@@ -83,7 +83,8 @@ class System:
             embedding_size=self.embedding_size,
         )
         params = LanguageModel(config, self.vocabulary_size).init(random.key(seed))
-        output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
+        output = output_layer(params)
+        output = output._replace(w=output.w * _OUTPUT_SCALE)
         layers = params.layers
         if self.cell == "gru":
             layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in layers)

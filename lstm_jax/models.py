@@ -21,10 +21,17 @@ from lstm_jax.stack import (
     Directions,
     StackConfig,
     init_stack,
+    keep_scale,
     run_stack,
     stack_zero_carry,
     step_stack,
 )
+
+
+class TiedOutputParams(NamedTuple):
+    """An output layer whose weights are the embedding's, transposed: `b [V]`."""
+
+    b: Array
 
 
 class LanguageModelParams(NamedTuple):
@@ -38,7 +45,7 @@ class LanguageModelParams(NamedTuple):
 
     embedding: Array | None
     layers: tuple[Any, ...]
-    output: OutputParams
+    output: OutputParams | TiedOutputParams
 
 
 @dataclass(frozen=True)
@@ -52,12 +59,18 @@ class LanguageModelConfig(StackConfig):
         output_stddev: None draws the output layer as `initialisation` says; a number draws its
             weights from a normal distribution, biases zero.
         output_truncated: whether that distribution is cut off at two standard deviations.
+        output_dropout: share of the output layer's inputs dropped in training, drawn anew at each
+            time; besides `dropout`.
+        tied: the output layer's weights are the embedding's, transposed (Press and Wolf, 2017),
+            so that what is learnt of a token as an input holds for it as a target.
     """
 
     embedding_size: int | None = None
     embedding_stddev: float | None = None
     output_stddev: float | None = None
     output_truncated: bool = True
+    output_dropout: float = 0.0
+    tied: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,6 +80,20 @@ class LanguageModelConfig(StackConfig):
             stddev = getattr(self, name)
             if stddev is not None and not (math.isfinite(stddev) and stddev > 0):
                 raise ValueError(f"{name} is {stddev}; it must be above 0")
+        if not (math.isfinite(self.output_dropout) and 0 <= self.output_dropout < 1):
+            raise ValueError(
+                f"output_dropout is {self.output_dropout}; it must be at least 0 and below 1"
+            )
+        if self.tied and self.embedding_size != self.output_size:
+            raise ValueError(
+                f"embedding_size is {self.embedding_size}; a tied output layer needs it to be "
+                f"{self.output_size}, the size of what the last layer puts out"
+            )
+        if self.tied and self.output_stddev is not None:
+            raise ValueError(
+                "a tied output layer has no weights of its own; set embedding_stddev instead of "
+                "output_stddev"
+            )
 
 
 def with_frequencies(params: LanguageModelParams, counts: Array) -> LanguageModelParams:
@@ -79,6 +106,14 @@ def with_frequencies(params: LanguageModelParams, counts: Array) -> LanguageMode
     """
     smoothed = jnp.asarray(counts, params.output.b.dtype) + 1
     return params._replace(output=params.output._replace(b=jnp.log(smoothed / smoothed.sum())))
+
+
+def output_layer(params: LanguageModelParams) -> OutputParams:
+    """From the last layer's outputs to the logits, wherever the weights are kept."""
+    if isinstance(params.output, OutputParams):
+        return params.output
+    assert params.embedding is not None
+    return OutputParams(params.embedding.T, params.output.b)
 
 
 @dataclass(frozen=True)
@@ -137,9 +172,14 @@ class LanguageModel:
             The carry after the last token, and `[T, B, H]`.
         """
         layers, xs = self._inputs(params, tokens, dropout_key is not None)
-        return run_stack(
+        carry, hs = run_stack(
             self.config, layers, carry, xs, mask=mask, resets=resets, dropout_key=dropout_key
         )
+        rate = self.config.output_dropout
+        if rate and dropout_key is not None:
+            key = random.fold_in(dropout_key, self.config.layers)
+            hs *= keep_scale(key, rate, hs.shape, hs.dtype)
+        return carry, hs
 
     def apply(
         self,
@@ -178,8 +218,8 @@ class LanguageModel:
 
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
         """The output layer: `[..., H] -> [..., V]`."""
-        policy = self._policy(params)
-        return policy.dot(hs, params.output.w) + params.output.b.astype(policy.accumulate)
+        policy, output = self._policy(params), output_layer(params)
+        return policy.dot(hs, output.w) + output.b.astype(policy.accumulate)
 
     def token_sums(
         self,
@@ -218,7 +258,9 @@ class LanguageModel:
             params, carry, tokens, mask=mask, resets=resets, dropout_key=dropout_key
         )
         policy = self._policy(params)
-        sums, scores = fused_cross_entropy(policy, None, params.output, hs_TBH, targets, mask)
+        sums, scores = fused_cross_entropy(
+            policy, None, output_layer(params), hs_TBH, targets, mask
+        )
         return sums, scores, carry
 
     def _inputs(
@@ -246,7 +288,7 @@ class LanguageModel:
         return (fold(params.layers[0]), *params.layers[1:]), tokens
 
     def _policy(self, params: LanguageModelParams) -> Products:
-        return products(self.config.compute_dtype, params.output.w.dtype)
+        return products(self.config.compute_dtype, params.output.b.dtype)
 
 
 def _init_embedding(
@@ -264,9 +306,11 @@ def _init_embedding(
 
 def _init_output(
     key: Array, config: LanguageModelConfig, vocabulary_size: int, dtype: DTypeLike
-) -> OutputParams:
+) -> OutputParams | TiedOutputParams:
     shape = (config.output_size, vocabulary_size)
     zeros = jnp.zeros(vocabulary_size, dtype)
+    if config.tied:
+        return TiedOutputParams(zeros)
     if config.output_stddev is not None:
         normal = initializers.truncated_normal if config.output_truncated else initializers.normal
         draw = normal(config.output_stddev)

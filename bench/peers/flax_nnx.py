@@ -14,7 +14,7 @@ from jax import Array, random
 
 from bench.implementation import DType
 from bench.shapes import BATCHES, System
-from lstm_jax.models import LanguageModelParams
+from lstm_jax.models import LanguageModelParams, output_layer
 
 
 class FlaxNnx:
@@ -140,8 +140,9 @@ def _program(system: System, dtype: DType) -> _Program:
 def _loaded(program: _Program, params: LanguageModelParams) -> Any:
     """Our weights as the network's state."""
     state = nnx.state(program.module(), nnx.Param)
+    output = output_layer(params)
     weights: dict[str, Any] = {
-        "output": {"kernel": params.output.w, "bias": params.output.b},
+        "output": {"kernel": output.w, "bias": output.b},
         "layers": {
             index: {"cell": _cell_weights(program.system, layer)}
             for index, layer in enumerate(params.layers)

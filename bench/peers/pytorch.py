@@ -16,7 +16,7 @@ from bench.environment import cores
 from bench.implementation import DType
 from bench.shapes import BATCHES, System
 from lstm_jax.cells import GRUParams, LSTMParams
-from lstm_jax.models import LanguageModelParams
+from lstm_jax.models import LanguageModelParams, output_layer
 
 
 class PyTorch:
@@ -127,7 +127,8 @@ class PyTorchTraining:
         )
 
     def _load(self, params: LanguageModelParams) -> None:
-        named: dict[str, Any] = {"output.weight": params.output.w.T, "output.bias": params.output.b}
+        output = output_layer(params)
+        named: dict[str, Any] = {"output.weight": output.w.T, "output.bias": output.b}
         if params.embedding is not None:
             named["embedding.weight"] = params.embedding
         for index, layer in enumerate(params.layers):

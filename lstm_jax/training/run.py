@@ -54,6 +54,7 @@ _CHANGEABLE = frozenset(
         "model.dropout",
         "model.dropout_place",
         "model.dense_dropout",
+        "model.output_dropout",
         "model.compute_dtype",
         "model.backend",
         "model.unroll",

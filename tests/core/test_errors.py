@@ -113,6 +113,13 @@ def test_config_names_what_does_not_fit(
         ({"embedding_size": 0}, ("embedding_size is 0",)),
         ({"output_stddev": 0.0}, ("output_stddev is 0.0",)),
         ({"output_stddev": float("inf")}, ("output_stddev is inf",)),
+        ({"output_dropout": 1.0}, ("output_dropout is 1.0",)),
+        ({"tied": True}, ("embedding_size is None", "needs it to be 128")),
+        ({"tied": True, "embedding_size": 128, "bidirectional": True}, ("needs it to be 256",)),
+        (
+            {"tied": True, "embedding_size": 128, "output_stddev": 0.1},
+            ("no weights of its own", "embedding_stddev"),
+        ),
     ],
 )
 def test_language_model_config_names_what_does_not_fit(

@@ -14,7 +14,7 @@ from core_cases import assert_near
 from jax import random
 
 from lstm_jax.losses import OutputParams
-from lstm_jax.models import LanguageModel, LanguageModelConfig
+from lstm_jax.models import LanguageModel, LanguageModelConfig, TiedOutputParams, output_layer
 
 T, B, H, V = 8, 3, 5, 7
 
@@ -25,8 +25,9 @@ configs = pytest.mark.parametrize(
         {"cell": "lstm", "layers": 2, "embedding_size": 3},
         {"cell": "gru", "embedding_size": 3, "bidirectional": True},
         {"cell": "gru", "gru_reset": "before"},
+        {"cell": "lstm", "embedding_size": H, "tied": True},
     ],
-    ids=["lstm", "lstm-2-embedding", "gru-both-embedding", "gru-before"],
+    ids=["lstm", "lstm-2-embedding", "gru-both-embedding", "gru-before", "tied"],
 )
 
 
@@ -170,6 +171,37 @@ def test_uniform_model_has_the_vocabulary_as_perplexity(float64: None) -> None:
     tokens, targets, flags = batch()
     (sums, _), _ = sums_and_gradients(model, params, None, tokens, targets, **flags)
     assert abs(math.exp(sums.loss / sums.weight) - V) < 1e-12
+
+
+@pytest.mark.parametrize("vocabulary", [V, 4 * T * B], ids=["folded", "gathered"])
+def test_a_tied_embedding_s_gradient_is_the_sum_of_both_uses(
+    float64: None, vocabulary: int
+) -> None:
+    tied, params = build(vocabulary, embedding_size=H, tied=True)
+    plain, other = build(vocabulary, embedding_size=H)
+    assert isinstance(params.output, TiedOutputParams)
+    assert isinstance(other.output, OutputParams)
+    other = params._replace(output=output_layer(params))
+    tokens, targets, flags = batch(vocabulary=vocabulary)
+    results, gradients = sums_and_gradients(tied, params, None, tokens, targets, **flags)
+    expected, apart = sums_and_gradients(plain, other, None, tokens, targets, **flags)
+    assert_near(results, expected, 1e-12)
+    assert_near(gradients.embedding, apart.embedding + apart.output.w.T, 1e-12)
+    assert_near((gradients.layers, gradients.output.b), (apart.layers, apart.output.b), 1e-12)
+
+
+def test_output_dropout_scales_what_the_output_layer_sees(float64: None) -> None:
+    model, params = build(hidden_size=64, output_dropout=0.25)
+    tokens = np.arange(400, dtype=np.int32).reshape(100, 4) % V
+    key = random.key(1)
+    carry, expected = model.hidden(params, None, tokens)
+    dropped_carry, found = model.hidden(params, None, tokens, dropout_key=key)
+    assert_near(dropped_carry, carry, 1e-12)
+    kept = found != 0
+    assert_near(found, jnp.where(kept, expected / 0.75, 0), 1e-12)
+    # 25,600 draws: five standard errors are 0.0135; no two times or sequences share a mask.
+    assert abs(kept.mean() - 0.75) < 0.0135
+    assert len({row.tobytes() for row in np.asarray(kept).reshape(400, 64)}) == 400
 
 
 def test_output_stddev_truncates_at_two_of_them() -> None:
