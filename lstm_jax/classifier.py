@@ -29,7 +29,8 @@ class ClassifierParams(NamedTuple):
     """Parameters of a classifier; frozen word vectors are none of them.
 
     Attributes:
-        embedding: `[V, E]`, or None where vectors are frozen and given with each call.
+        embedding: `[V, E]`, or None where vectors are frozen and given with each call; with
+            `learn_missing` the vectors of the words that have no frozen one.
         layers: the stack's.
         dense: from the pooled features to the layer before the logit, or None.
         output: to the logit, `w [F, 1]` and `b [1]`.
@@ -48,17 +49,22 @@ class ClassifierConfig(StackConfig):
     Attributes:
         embedding_size: E.
         frozen_embedding: whether the word vectors are given with each call and never trained.
+        learn_missing: whether a word whose frozen vector is all zeros learns one, from zeros on.
         pooling: what the stack says of a sequence: each direction's "last" state, or the "max"
             or "mean" of the top layer's outputs over the real steps.
         dense_size: units of the ReLU layer before the logit; 0 leaves it out.
         dense_dropout: share of that layer's outputs dropped in training.
+        word_dropout: share of the words whose vector is zeros in training, drawn anew for each
+            word of a sequence (Iyyer et al. 2015); the others are not scaled up.
     """
 
     embedding_size: int = 50
     frozen_embedding: bool = False
+    learn_missing: bool = False
     pooling: Pooling = "last"
     dense_size: int = 32
     dense_dropout: float = 0.5
+    word_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,9 +75,10 @@ class ClassifierConfig(StackConfig):
         if self.pooling not in get_args(Pooling):
             choices = ", ".join(get_args(Pooling))
             raise ValueError(f"pooling is {self.pooling!r}; choose one of {choices}")
-        rate = self.dense_dropout
-        if not (math.isfinite(rate) and 0 <= rate < 1):
-            raise ValueError(f"dense_dropout is {rate}; it must be at least 0 and below 1")
+        for name in ("dense_dropout", "word_dropout"):
+            rate = getattr(self, name)
+            if not (math.isfinite(rate) and 0 <= rate < 1):
+                raise ValueError(f"{name} is {rate}; it must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
@@ -94,8 +101,10 @@ class Classifier:
         draw = config.initialisation
         key_embedding, key_layers, key_dense, key_output = random.split(key, 4)
         embedding = dense = None
-        if not config.frozen_embedding:
-            shape = (self.vocabulary_size, config.embedding_size)
+        shape = (self.vocabulary_size, config.embedding_size)
+        if config.frozen_embedding and config.learn_missing:
+            embedding = jnp.zeros(shape, dtype)
+        elif not config.frozen_embedding:
             embedding = _init_embedding(key_embedding, draw, shape, dtype)
         features = config.output_size
         if config.dense_size:
@@ -124,7 +133,8 @@ class Classifier:
             tokens: integers `[T, B]`.
             mask: bool `[T, B]`, True = a real token, in any pattern. A sequence without any is
                 pooled to zeros.
-            vectors: `[V, E]`, the word vectors where `frozen_embedding`; they get no gradient.
+            vectors: `[V, E]`, the word vectors where `frozen_embedding`; they get no gradient. With
+                `learn_missing` a row of zeros is a word without one.
             dropout_key: None outside training.
 
         Returns:
@@ -135,10 +145,13 @@ class Classifier:
         """
         _check(tokens, mask)
         config = self.config
-        key_stack = key_dense = None
+        key_stack = key_dense = key_words = None
         if dropout_key is not None:
-            key_stack, key_dense = random.split(dropout_key)
-        xs_TBE = look_up(self._table(params, vectors), tokens)
+            key_stack, key_dense, key_words = random.split(dropout_key, 3)
+        xs_TBE = look_up(self.word_vectors(params, vectors), tokens)
+        if key_words is not None and config.word_dropout:
+            keep_TB = random.bernoulli(key_words, 1 - config.word_dropout, tokens.shape)
+            xs_TBE = jnp.where(keep_TB[..., None], xs_TBE, 0)
         carry, hs_TBH = run_stack(
             config, params.layers, None, xs_TBE, mask=mask, dropout_key=key_stack
         )
@@ -203,17 +216,16 @@ class Classifier:
             weight=jnp.sum(weights_B),
         )
 
-    def _affine(self, params: OutputParams, xs_BF: Array) -> Array:
-        policy = products(self.config.compute_dtype, params.w.dtype)
-        if self.config.backend == "reference":
-            product = policy.dot(xs_BF, params.w)
-        else:
-            params = vary_as(xs_BF, params)
-            product = time_product(policy, xs_BF[None], params.w)[0]
-        return product + params.b.astype(policy.accumulate)
+    def word_vectors(self, params: ClassifierParams, vectors: Array | None) -> Array:
+        """The word vectors `[V, E]`: trained, frozen, or frozen where there is one.
 
-    def _table(self, params: ClassifierParams, vectors: Array | None) -> Array:
-        """The word vectors `[V, E]`, trained or frozen."""
+        Args:
+            params: from `init`.
+            vectors: see `logits`.
+
+        Raises:
+            ValueError: vectors missing, of another shape or dtype, or not asked for.
+        """
         shape = (self.vocabulary_size, self.config.embedding_size)
         if not self.config.frozen_embedding:
             if vectors is not None or params.embedding is None:
@@ -231,7 +243,19 @@ class Classifier:
                 f"vectors are {vectors.dtype} of shape {vectors.shape}; expected floats {shape}, "
                 "vocabulary_size by embedding_size"
             )
-        return lax.stop_gradient(vectors)
+        vectors = lax.stop_gradient(vectors)
+        if params.embedding is None:
+            return vectors
+        return jnp.where(jnp.any(vectors != 0, axis=1, keepdims=True), vectors, params.embedding)
+
+    def _affine(self, params: OutputParams, xs_BF: Array) -> Array:
+        policy = products(self.config.compute_dtype, params.w.dtype)
+        if self.config.backend == "reference":
+            product = policy.dot(xs_BF, params.w)
+        else:
+            params = vary_as(xs_BF, params)
+            product = time_product(policy, xs_BF[None], params.w)[0]
+        return product + params.b.astype(policy.accumulate)
 
 
 def _check(tokens: Array, mask: Array | None) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from lstm_jax.text.checks import check_share, check_size
 from lstm_jax.text.ids import Ids, as_ids
 
 
@@ -30,7 +31,7 @@ class Lanes:
 
     def __post_init__(self) -> None:
         """Refuse a number of rows that is no whole number of batches."""
-        _check_size("sequence_length", self.sequence_length)
+        check_size("sequence_length", self.sequence_length)
         shape = self.tokens.shape
         if len(shape) != 2 or shape[0] < 2 or (shape[0] - 1) % self.sequence_length or not shape[1]:
             raise ValueError(
@@ -86,8 +87,8 @@ def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes
         ValueError: S would be 0, a size is not a positive integer, or `ids` are not ids.
     """
     stream = as_ids(ids)
-    _check_size("batch_size", batch_size)
-    _check_size("sequence_length", sequence_length)
+    check_size("batch_size", batch_size)
+    check_size("sequence_length", sequence_length)
     steps = (len(stream) - 1) // (batch_size * sequence_length) * sequence_length
     if steps <= 0:
         raise ValueError(
@@ -108,7 +109,7 @@ def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
         ValueError: `share` is not in [0, 1), or it is above 0 and leaves either part empty.
     """
     stream = as_ids(ids)
-    _check_share(share)
+    check_share(share)
     heldout = round(share * len(stream))
     if share > 0 and not 0 < heldout < len(stream):
         raise ValueError(
@@ -138,8 +139,8 @@ def padded_lanes(
         ValueError: no targets, a size is not a positive integer, or `ids`, `context` are not ids.
     """
     stream = as_ids(ids)
-    _check_size("batch_size", batch_size)
-    _check_size("sequence_length", sequence_length)
+    check_size("batch_size", batch_size)
+    check_size("sequence_length", sequence_length)
     if context is not None:
         stream = np.concatenate([as_ids([context], name="context"), stream])
     total = len(stream) - 1
@@ -157,20 +158,3 @@ def padded_lanes(
         targets=np.where(mask, stream[positions + 1], zero),
         mask=mask,
     )
-
-
-def _check_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be an integer, got a {type(value).__name__}; use 1 or more")
-    if value < 1:
-        raise ValueError(f"{name} must be positive, got {value}; use 1 or more")
-
-
-def _check_share(share: object) -> None:
-    if isinstance(share, bool) or not isinstance(share, int | float | np.integer | np.floating):
-        raise ValueError(
-            f"share must be a number, got a {type(share).__name__}; use 0.1 for a tenth"
-        )
-    # A comparison with NaN is False, so NaN is refused here as well.
-    if not 0 <= share < 1:
-        raise ValueError(f"share must be from 0 to below 1, got {share}; use 0.1 for a tenth")

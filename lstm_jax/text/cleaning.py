@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.batches import _check_size
+from lstm_jax.text.checks import check_size
 from lstm_jax.text.ids import Ids, as_ids
 from lstm_jax.text.vocabulary import UNKNOWN_WORD, Vocabulary
 
@@ -35,7 +35,7 @@ def first_characters(
         ValueError: `count` is not a positive integer, or a wrong `line_ends`.
     """
     if count is not None:
-        _check_size("count", count)
+        check_size("count", count)
     if line_ends not in ("keep", "space", "drop"):
         raise ValueError(
             f"line_ends must be 'keep', 'space' or 'drop', got {line_ends!r}; choose one of them"
@@ -121,8 +121,8 @@ def published_batches(
         ValueError: a piece would be empty, a size is not a positive integer, or `ids` are not ids.
     """
     stream = as_ids(ids)
-    _check_size("batch_size", batch_size)
-    _check_size("sequence_length", sequence_length)
+    check_size("batch_size", batch_size)
+    check_size("sequence_length", sequence_length)
     pieces = len(stream) // (batch_size * sequence_length) + 1
     if len(stream) < pieces:
         raise ValueError(

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
-from lstm_jax.text.batches import _check_size
+from lstm_jax.text.checks import check_size
 from lstm_jax.text.vocabulary import Vocabulary
 
 PADDING_CHARACTER = "\0"
@@ -54,7 +54,7 @@ def read_poems(
     Raises:
         ValueError: no poem is left, `length` is not a positive integer, or a wrong `keep`.
     """
-    _check_size("length", length)
+    check_size("length", length)
     if keep not in ("first", "last"):
         raise ValueError(f"keep must be 'first' or 'last', got {keep!r}; choose one of the two")
     lines = [line for line in text.split("\n") if line.strip()]

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.batches import _check_share, _check_size
+from lstm_jax.text.checks import check_share, check_size
 from lstm_jax.text.ids import Ids, as_ids
 
 Rows = npt.NDArray[np.int64]
@@ -73,12 +73,12 @@ class LengthBatches:
     def __post_init__(self) -> None:
         """Refuse rows that no bucket holds."""
         longest = _as_lengths(self.lengths).max()
-        _check_size("batch_size", self.batch_size)
+        check_size("batch_size", self.batch_size)
         _check_not_negative("seed", self.seed)
         if not self.widths:
             raise ValueError("widths must not be empty; take them from bucket_widths()")
         for width in self.widths:
-            _check_size("each of widths", width)
+            check_size("each of widths", width)
         if any(low >= high for low, high in zip(self.widths[:-1], self.widths[1:], strict=True)):
             raise ValueError(f"widths must ascend, got {self.widths}; sort them, each once")
         if longest > self.widths[-1]:
@@ -146,7 +146,7 @@ def bucket_widths(lengths: npt.ArrayLike, most: int) -> tuple[int, ...]:
     Raises:
         ValueError: `lengths` are not positive integers, or `most` is not one.
     """
-    _check_size("most", most)
+    check_size("most", most)
     distinct, counts = np.unique(_as_lengths(lengths), return_counts=True)
     # Entry j is about the j shortest distinct lengths: the rows that have them, and the least sum
     # of their widths. The tokens are the same whatever the widths, so that is the least padding.
@@ -185,7 +185,7 @@ def split_rows(count: int, share: float, seed: int | None) -> tuple[Rows, Rows]:
             `count` or `seed` is negative or no integer.
     """
     _check_not_negative("count", count)
-    _check_share(share)
+    check_share(share)
     heldout = round(share * count)
     if share > 0 and not 0 < heldout < count:
         raise ValueError(
@@ -266,8 +266,8 @@ def prediction_steps(lengths: npt.ArrayLike, longest: int) -> Rows:
 def _columns(
     rows: Sequence[Ids], width: int, batch_size: int, side: Literal["front", "end"]
 ) -> PaddedRows:
-    _check_size("width", width)
-    _check_size("batch_size", batch_size)
+    check_size("width", width)
+    check_size("batch_size", batch_size)
     if len(rows) > batch_size:
         raise ValueError(f"{len(rows)} rows do not fit a batch of {batch_size}; pass fewer rows")
     if any(np.ndim(row) != 1 for row in rows):
@@ -301,7 +301,7 @@ def _as_lengths(lengths: npt.ArrayLike) -> Rows:
 
 
 def _check_longest(longest: object) -> None:
-    _check_size("longest", longest)
+    check_size("longest", longest)
     if longest == 1:
         raise ValueError("longest must be at least 2, got 1; one id has none to predict after it")
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from lstm_jax.text.vocabulary import Vocabulary
 
 _Vector = NDArray[np.float64]
+
+Missing = Literal["drawn", "zeros"]
 
 _WIDEST = 4096
 _LONGEST_LINE = 2**20
@@ -33,7 +35,11 @@ class WordVectors(NamedTuple):
 
 
 def read_vectors(
-    path: str | os.PathLike[str], vocabulary: Vocabulary, *, seed: int = 0
+    path: str | os.PathLike[str],
+    vocabulary: Vocabulary,
+    *,
+    seed: int = 0,
+    missing: Missing = "drawn",
 ) -> WordVectors:
     """Read the vectors of the words of `vocabulary` from a text file of one vector a line.
 
@@ -44,12 +50,13 @@ def read_vectors(
 
     Words without a vector (GloVe has a contraction such as `don't` only in parts, so it is one) and
     tokens in angle brackets draw theirs from a normal distribution of mean 0 and the standard
-    deviation of all numbers found; token 0, the padding, is zeros.
+    deviation of all numbers found, or are zeros, as token 0, the padding, is always.
 
     Args:
         path: the file.
         vocabulary: its token 0 is padding (`Vocabulary.padding` is not None).
         seed: of the vectors drawn; the same seed draws the same.
+        missing: what a word without a vector gets, "drawn" or "zeros".
 
     Raises:
         ValueError: a vocabulary without padding, a bad `seed`, a file that cannot be read or is
@@ -78,7 +85,7 @@ def read_vectors(
             f"{shown} has a vector for none of the {len(vocabulary)} tokens; "
             "give vectors of the language of the vocabulary, in lower case"
         )
-    return _fill(vectors, vocabulary, seed)
+    return _fill(vectors, vocabulary, np.random.default_rng(seed) if missing == "drawn" else None)
 
 
 def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
@@ -156,13 +163,15 @@ def _parse(line: bytes, where: str) -> _Vector:
     return vector
 
 
-def _fill(vectors: dict[int, _Vector], vocabulary: Vocabulary, seed: int) -> WordVectors:
-    """Return the table of `vectors` by id, with random rows where there is none."""
+def _fill(
+    vectors: dict[int, _Vector], vocabulary: Vocabulary, rng: np.random.Generator | None
+) -> WordVectors:
+    """Return the table of `vectors` by id; other rows are drawn, or zeros without `rng`."""
     ids = sorted(vectors)
     found = np.stack([vectors[token_id] for token_id in ids])
     shape = (len(vocabulary), found.shape[1])
-    table = np.random.default_rng(seed).normal(0.0, found.std(), shape).astype(np.float32)
+    table = np.zeros(shape) if rng is None else rng.normal(0.0, found.std(), shape)
     table[ids] = found
     table[0] = 0.0
     missing = (word for token_id, word in _words(vocabulary) if token_id not in vectors)
-    return WordVectors(table, len(vectors), tuple(missing))
+    return WordVectors(table.astype(np.float32), len(vectors), tuple(missing))

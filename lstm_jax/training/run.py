@@ -264,7 +264,8 @@ def load_classifier(
     model = Classifier(config.model, len(vocabulary))
     params = _load_params(folder, model, step)
     if config.model.frozen_embedding:
-        params = params._replace(embedding=jnp.asarray(load_vectors(folder.path / VECTORS_FILE)))
+        vectors = jnp.asarray(load_vectors(folder.path / VECTORS_FILE))
+        params = params._replace(embedding=model.word_vectors(params, vectors))
         thawed = dataclasses.replace(config.model, frozen_embedding=False)
         model = Classifier(thawed, len(vocabulary))
     return model, params, vocabulary, config

@@ -163,7 +163,8 @@ def poems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def poem_run(tmp_path_factory: pytest.TempPathFactory, poems: Path) -> Path:
     run = tmp_path_factory.mktemp("runs") / "poems"
-    small = ["--batch-size", "16", "--epochs", "6", "--model.embedding-size", "8", *MODEL]
+    small = ["--batch-size", "16", "--epochs", "6", "--model.embedding-size", "12", *MODEL]
+    small += ["--optimizer.learning-rate", "0.02", "--optimizer.warmup-steps", "5"]
     small += ["--sample-templates", "春***月***", "--checkpoint-every", "3"]
     assert train_command(["poems", "--data", str(poems), "--run-dir", str(run), *small]) == 0
     return run
@@ -276,7 +277,9 @@ def test_a_classifier_learns_and_the_best_step_is_kept(classifier: Path) -> None
 def test_lines_are_labelled_with_a_probability(
     call: Command, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = ["A wonderful film, moving!", "", "Dull: awful...", "word1 " * 40 + "great"]
+    # Of the last line's words the model reads the last 24, the good one among them.
+    cut = "dull awful boring " + " ".join(f"word{n}" for n in range(23)) + " great"
+    lines = ["A wonderful film, moving!", "", "Dull: awful...", cut]
     (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
     code, out, err = call(classify_command, classifier, tmp_path / "lines.txt")
     assert (code, err) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ T, B, E, H, F, V = 8, 4, 3, 5, 4, 11
 
 # The last row has no real step.
 LENGTHS = np.array([T, 3, 1, 0])
+MISSING = np.array([0, 2, 5, 6])
 FRONT = np.arange(T)[:, None] >= T - LENGTHS
 
 configs = pytest.mark.parametrize(
@@ -33,8 +35,15 @@ configs = pytest.mark.parametrize(
         {"cell": "gru", "pooling": "max", "bidirectional": True},
         {"cell": "lstm", "pooling": "mean", "bidirectional": True, "frozen_embedding": True},
         {"cell": "gru", "layers": 2, "bidirectional": True, "dense_size": 0},
+        {"cell": "gru", "frozen_embedding": True, "learn_missing": True},
     ],
-    ids=["lstm-last-frozen", "gru-max-both", "lstm-mean-both-frozen", "gru-last-both-no-dense"],
+    ids=[
+        "lstm-last-frozen",
+        "gru-max-both",
+        "lstm-mean-both-frozen",
+        "gru-last-both-no-dense",
+        "gru-last-missing",
+    ],
 )
 
 
@@ -43,7 +52,11 @@ def build(dtype: Any = jnp.float64, **options: Any) -> Any:
     sizes = {"embedding_size": E, "hidden_size": H, "dense_size": F}
     model = Classifier(ClassifierConfig(**{**sizes, **options}), V)
     params = normals_like(random.key(1), model.init(random.key(0), dtype))
-    vectors = random.normal(random.key(2), (V, E), dtype) if model.config.frozen_embedding else None
+    if not model.config.frozen_embedding:
+        return model, params, None
+    vectors = random.normal(random.key(2), (V, E), dtype)
+    if model.config.learn_missing:
+        vectors = vectors.at[MISSING].set(0)
     return model, params, vectors
 
 
@@ -167,6 +180,9 @@ def naive_logit(model: Any, params: Any, xs_TE: Any) -> float:
 def test_logits_are_those_of_the_real_steps_alone(float64: None, options: dict[str, Any]) -> None:
     model, params, vectors = build(**options)
     table = np.asarray(params.embedding if vectors is None else vectors)
+    if model.config.learn_missing:
+        table = table.copy()
+        table[MISSING] = params.embedding[MISSING]
     # Every row keeps its number of real steps, so the naive layers compile once a length.
     scattered = np.random.default_rng(3).permuted(FRONT, axis=0)
     for mask in (FRONT, scattered):
@@ -274,6 +290,22 @@ def test_frozen_vectors_get_no_gradient_and_a_trained_embedding_does(float64: No
     assert_near(logits(trained, params, tokens, mask=mask), frozen, 0)
 
 
+def test_only_words_without_a_vector_learn_one(float64: None) -> None:
+    tokens, labels, mask = batch()
+    options = {"frozen_embedding": True, "learn_missing": True}
+    model, params, vectors = build(**options)
+    _, gradients = sums_and_gradients(model, params, tokens, labels, mask=mask, vectors=vectors)
+    learnt = np.isin(np.arange(V), MISSING) & np.isin(np.arange(V), tokens[mask])
+    assert 0 < learnt.sum() < len(MISSING)
+    np.testing.assert_array_equal(np.any(gradients.embedding, axis=1), learnt)
+    # The same values as an embedding that holds both, and first of all as the vectors alone.
+    trained = Classifier(dataclasses.replace(model.config, frozen_embedding=False), V)
+    whole = params._replace(embedding=vectors.at[MISSING].set(params.embedding[MISSING]))
+    found = logits(model, params, tokens, mask=mask, vectors=vectors)
+    assert_near(logits(trained, whole, tokens, mask=mask), found, 0)
+    np.testing.assert_array_equal(model.init(random.key(0)).embedding, 0)
+
+
 @pytest.mark.parametrize("place", ["between", "outputs", "inputs"])
 def test_dropout_needs_a_key_and_a_key_decides_it(place: str) -> None:
     rates = {"dropout": 0.25, "dropout_place": place, "layers": 2}
@@ -291,6 +323,23 @@ def test_dropout_needs_a_key_and_a_key_decides_it(place: str) -> None:
     # With nothing to drop a key changes nothing.
     kept = logits(plain, params, tokens, mask=mask, dropout_key=random.key(0))
     assert_same_bits(without, kept)
+
+
+def test_word_dropout_reads_zeros_for_whole_words(float64: None) -> None:
+    """With one word a sequence there are two logits: the word's, and that of zeros."""
+    model, params, vectors = build(
+        frozen_embedding=True, word_dropout=0.25, dense_dropout=0.0, cell="gru"
+    )
+    tokens = np.full((1, 4000), 3, np.int32)
+    plain, zeros = (
+        float(logits(model, params, tokens[:, :1], vectors=each)[0])
+        for each in (vectors, jnp.zeros_like(vectors))
+    )
+    found = logits(model, params, tokens, vectors=vectors, dropout_key=random.key(3))
+    is_kept = np.isclose(found, plain, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.asarray(found)[~is_kept], zeros, rtol=0, atol=1e-12)
+    # Five standard errors of a share of 4,000 draws.
+    assert abs((~is_kept).mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 4000)
 
 
 def test_dense_dropout_keeps_the_mean_of_the_logits() -> None:
@@ -375,6 +424,7 @@ def test_parameters_are_as_many_as_published_models_have() -> None:
     published = {"layers": 2, "hidden_size": 64}
     assert count(frozen_embedding=True, **published) == 29_440 + 33_024 + 2_080 + 33 == 64_577
     assert count(**published) == 64_577 + 10_000 * 50
+    assert count(frozen_embedding=True, learn_missing=True, **published) == count(**published)
     both = 2 * 29_440 + 2 * (4 * 64 * (128 + 64 + 1))
     frozen = {"frozen_embedding": True, "bidirectional": True, **published}
     assert count(**frozen) == both + (128 * 32 + 32) + 33
@@ -415,6 +465,7 @@ def assert_message(call: Any, *parts: str) -> None:
         ({"dense_size": -1}, ("dense_size is -1", "at least 0")),
         ({"dense_dropout": 1.0}, ("dense_dropout is 1.0", "below 1")),
         ({"dense_dropout": float("nan")}, ("dense_dropout is nan",)),
+        ({"word_dropout": -0.1}, ("word_dropout is -0.1", "at least 0")),
         ({"pooling": "first"}, ("'first'", "last", "max", "mean")),
         ({"layers": 0}, ("layers is 0",)),
     ],

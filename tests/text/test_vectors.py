@@ -95,6 +95,15 @@ def test_special_tokens_and_missing_words_are_drawn(tmp_path: Path) -> None:
     assert len({tuple(row) for row in drawn}) == 5
 
 
+def test_missing_words_may_be_zeros(tmp_path: Path) -> None:
+    path = write(tmp_path / "v.txt", FILE)
+    drawn, zeros = (read_vectors(path, VOCABULARY, missing=way) for way in ("drawn", "zeros"))
+    assert zeros[1:] == drawn[1:]
+    known = [VOCABULARY.tokens.index(word) for word in ("the", "caf\u00e9")]
+    np.testing.assert_array_equal(zeros.table[known], drawn.table[known])
+    assert not np.delete(zeros.table, known, axis=0).any()
+
+
 def test_the_seed_decides_what_is_drawn(tmp_path: Path) -> None:
     path = write(tmp_path / "v.txt", FILE)
     tables = [read_vectors(path, VOCABULARY, seed=seed).table for seed in (0, 0, 1)]

@@ -150,8 +150,18 @@ def test_what_is_published_differs_from_a_preset_in_its_flaws_alone() -> None:
         "sample",
         "model",
     }
-    assert changed("poems") == {"keep", "drop_unfit", "heldout_from", "widths", "output_bias"}
-    assert changed("reviews") == {"patience"}
+    assert changed("poems") == {
+        "keep",
+        "drop_unfit",
+        "heldout_from",
+        "widths",
+        "output_bias",
+        "batch_size",
+        "epochs",
+        "optimizer",
+        "model",
+    }
+    assert changed("reviews") == {"patience", "model"}
     assert changed("lyrics") == {"carry_backward"}
     with pytest.raises(ValueError, match="no published system"):
         preset_named("docs", as_published=True)

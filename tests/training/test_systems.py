@@ -15,7 +15,8 @@ from jax import random
 from tasks import TEXT, assert_same_bits, run, without_timings
 
 from lstm_jax.classifier import ClassifierConfig
-from lstm_jax.models import LanguageModelConfig
+from lstm_jax.models import LanguageModel, LanguageModelConfig
+from lstm_jax.presets import preset_named
 from lstm_jax.training.config import LanguageConfig, PoemsConfig, ReviewsConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
@@ -193,10 +194,9 @@ def test_widths_change_the_padding_and_not_the_loss(folder: Path) -> None:
 
 
 def test_poems_of_the_published_size_have_the_published_number_of_parameters() -> None:
-    from lstm_jax.models import LanguageModel
-    from lstm_jax.presets import POEMS
-
-    shapes = jax.eval_shape(LanguageModel(POEMS.model, 5546).init, random.key(0))
+    config = preset_named("poems", as_published=True)
+    assert isinstance(config, PoemsConfig)
+    shapes = jax.eval_shape(LanguageModel(config.model, 5546).init, random.key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1_119_786
 
 

@@ -30,7 +30,7 @@ from lstm_jax.text.reviews import (
     read_reviews,
     review_words,
 )
-from lstm_jax.text.vectors import WordVectors, read_vectors
+from lstm_jax.text.vectors import Missing, WordVectors, read_vectors
 from lstm_jax.training.config import ReviewsConfig
 from lstm_jax.training.downloads import SOURCES, fetch
 from lstm_jax.training.state import BatchSums
@@ -153,9 +153,8 @@ class ReviewsSystem:
             f"held out, {len(self.vocabulary):,} words in the vocabulary"
         )
         if self.vectors is not None:
-            summary += (
-                f", of which {len(self.vectors.missing):,} have no vector and keep random ones"
-            )
+            fate = "learn one" if self.config.model.learn_missing else "keep random ones"
+            summary += f", of which {len(self.vectors.missing):,} have no vector and {fate}"
         return summary
 
     def first_params(self, params: ClassifierParams) -> ClassifierParams:
@@ -301,7 +300,8 @@ def _vectors(
     if config.vectors is None:
         return config, None
     if kept is None:
-        vectors = read_vectors(config.vectors, vocabulary, seed=config.seed)
+        missing: Missing = "zeros" if config.model.learn_missing else "drawn"
+        vectors = read_vectors(config.vectors, vocabulary, seed=config.seed, missing=missing)
     else:
         vectors = WordVectors(load_vectors(kept / VECTORS_FILE), 0, ())
     model = dataclasses.replace(
