@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 # Before jax is imported anywhere: sharding is tested on two devices that share the CPU.
 os.environ["XLA_FLAGS"] = (
@@ -26,6 +27,21 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The numeric core and sampling: without LLVM's optimisations, which take most of the time.
+
+    XLA's own passes, fusion among them, run as ever. Parity with PyTorch and Keras is tested
+    fully optimised.
+    """
+    is_quick = (
+        request.path.parent.name in ("core", "sampling") and "parity" not in request.path.name
+    )
+    jax.config.update("jax_disable_most_optimizations", is_quick)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

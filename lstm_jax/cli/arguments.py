@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 import signal
 import sys
@@ -56,6 +57,10 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
     try:
         return command(sys.argv[1:])
+    except BrokenPipeError:
+        # Whoever read the output has had enough; Python would complain once more at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
         message = " ".join(str(error).split())
         print(f"{prog}: error: {message}", file=sys.stderr)

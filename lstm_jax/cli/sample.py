@@ -1,45 +1,60 @@
-"""The command `sample.py`: writes text with a trained model."""
+"""The command `sample.py`: writes text with a trained model, or judges given texts."""
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import tyro
 
 from lstm_jax.cli.arguments import parse, run_command
 
-if TYPE_CHECKING:
-    from lstm_jax.text import Vocabulary
-    from lstm_jax.training.writing import Template
-
 PROG = "sample.py"
+
+_WAYS = ("stream", "best_of", "beams", "score")
 
 
 @dataclass(frozen=True)
 class SampleCommand:
-    """Write text with a trained model; standard output carries the text alone.
+    """Write text with a trained model; standard output carries the texts alone.
 
     Attributes:
         run_dir: a folder that train.py made.
         prompt: what the text begins with; by default the run's first sample prompt.
         template: in place of a prompt: a text whose characters stand where they are, and each *
             of which is filled (words, each * one of them, for a model of words).
-        length: tokens to add to the prompt.
+        prompts: a UTF-8 file of prompts, one a line.
+        templates: a UTF-8 file of templates, one a line.
+        score: a UTF-8 file of texts, one a line: write nothing, but print of each its
+            log-likelihood in nats, perplexity, number of tokens that were predicted, and the text.
+        length: tokens to add to a prompt, at most.
+        stop: texts that end what is written; they are left out.
         top_n: take only the most likely n tokens; 0 for all.
+        top_p: take only the most likely tokens that have this share of probability together.
+        min_p: take only tokens at least so likely, compared with the most likely one.
+        repetition_penalty: above 1 makes tokens less likely that the text has already.
+        forbid: characters (words, for a model of words) that are never written.
         temperature: divides the logits; 0 takes the most likely token.
         greedy: always take the most likely token, as temperature 0 does.
         unknown: whether the unknown token of a model of words is never taken, or ends the text.
         feed_unknown: a character of the template that the vocabulary lacks is shown as it is, and
             the model reads it as unknown; else it is an error.
         line_length: begin a new line after so many tokens.
+        stream: show the text as it is made.
+        best_of: of so many texts write the one that the model finds most likely, given characters
+            that come later included.
+        beams: in place of drawing, search for the most likely texts with so many hypotheses, and
+            write the best ones, as many as `batch` says.
+        length_penalty: exponent of the length that a search divides log-probabilities by.
         seed: of the random draws.
-        batch: texts to write, each with draws of its own.
+        batch: texts to write of each prompt or template, each with draws of its own.
+        side_by_side: how many texts are written at once.
+        weights: dtype of the weights; bfloat16 takes half the memory, and less time.
+        jsonl: write a JSON object a line, with tokens and log-probabilities.
         step: which checkpoint: a step, the newest good one, or the best on held-out data.
         force: let a bidirectional model write, which it cannot do well: it saw the future.
     """
@@ -47,20 +62,35 @@ class SampleCommand:
     run_dir: Annotated[Path, tyro.conf.Positional]
     prompt: str | None = None
     template: str | None = None
+    prompts: Path | None = None
+    templates: Path | None = None
+    score: Path | None = None
     length: int = 500
+    stop: tuple[str, ...] = ()
     top_n: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    forbid: str = ""
     temperature: float = 1.0
     greedy: bool = False
     unknown: Literal["never", "ends"] = "never"
     feed_unknown: bool = False
     line_length: int | None = None
+    stream: bool = False
+    best_of: int | None = None
+    beams: int | None = None
+    length_penalty: float = 1.0
     seed: int = 0
     batch: int = 1
+    side_by_side: int = 64
+    weights: Literal["float32", "bfloat16"] | None = None
+    jsonl: bool = False
     step: int | Literal["newest", "best"] = "newest"
     force: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("length", "batch", "line_length"):
+        for name in ("length", "batch", "line_length", "best_of", "beams", "side_by_side"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -74,8 +104,22 @@ class SampleCommand:
             raise ValueError(f"step is {self.step}; it must be 0 or above")
         if self.prompt is not None and not self.prompt:
             raise ValueError("the prompt is empty; give at least one character")
-        if self.prompt is not None and self.template is not None:
-            raise ValueError("both a prompt and a template are given; a template has its own start")
+        if any(not stop for stop in self.stop):
+            raise ValueError("a stop text is empty; give at least one character")
+        self._refuse_two("prompt", "template", "prompts", "templates", "score")
+        self._refuse_two(*_WAYS)
+        if self.stream and self.jsonl:
+            raise ValueError("both stream and jsonl are given; a JSON object is written whole")
+        if self.beams is not None and self.batch > self.beams:
+            raise ValueError(
+                f"batch is {self.batch}, but {self.beams} beams find no more texts than that; "
+                "raise beams"
+            )
+
+    def _refuse_two(self, *names: str) -> None:
+        given = [name for name in names if getattr(self, name) not in (None, False)]
+        if len(given) > 1:
+            raise ValueError(f"both {given[0]} and {given[1]} are given; choose one of them")
 
 
 def main() -> int:
@@ -86,59 +130,13 @@ def main() -> int:
 def sample_command(arguments: Sequence[str]) -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
     command = parse(SampleCommand, None, arguments, PROG)
-    import jax
+    from lstm_jax.cli import judging, writing
 
-    from lstm_jax.training import writing
-    from lstm_jax.training.config import SampleConfig
-    from lstm_jax.training.run import load
-
-    model, params, vocabulary = load(command.run_dir, step=command.step)
-    if model.config.bidirectional and not command.force:
-        raise ValueError(
-            f"{command.run_dir} holds a bidirectional model: it learnt with the future in view, so "
-            "it cannot write what comes next; train one without --model.bidirectional, or see "
-            "what comes of it with --force"
-        )
-    sample = SampleConfig(
-        length=command.length,
-        top_n=command.top_n,
-        temperature=0.0 if command.greedy else command.temperature,
-        unknown=command.unknown,
-    )
-    template = _template(command, vocabulary)
-    began = time.perf_counter()
-    texts = writing.write(
-        model,
-        params,
-        vocabulary,
-        template,
-        sample,
-        key=jax.random.key(command.seed),
-        texts=command.batch,
-        allow_bidirectional=command.force,
-    )
-    seconds = time.perf_counter() - began
-    for tokens in texts:
-        sys.stdout.write(writing.joined(vocabulary, tokens, command.line_length) + "\n")
-    rate = template.shown.count(None) * command.batch / seconds
-    print(f"{rate:,.0f} tokens/s, compilation included", file=sys.stderr)
+    if command.score is not None:
+        judging.print_scores(command, command.score)
+    else:
+        writing.print_texts(command)
     return 0
-
-
-def _template(command: SampleCommand, vocabulary: Vocabulary) -> Template:
-    from lstm_jax.training import writing
-    from lstm_jax.training.config import PoemsConfig, ReviewsConfig
-    from lstm_jax.training.run import RunFolder, read_description
-
-    text, prompt = command.template, command.prompt
-    config = read_description(RunFolder(command.run_dir)).config
-    if isinstance(config, PoemsConfig) and prompt is None:
-        text = text or config.sample_templates[0]
-    if text is not None:
-        return writing.blanks_template(vocabulary, text, feed_unknown=command.feed_unknown)
-    if prompt is None and not isinstance(config, PoemsConfig | ReviewsConfig):
-        prompt = config.sample_prompts[0]
-    return writing.prompt_template(vocabulary, prompt or "", command.length)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,26 @@
-"""From a prompt or a template of text to the texts that a model makes of it."""
+"""From prompts and templates of text to the texts that a model makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from jax import Array
 
 from lstm_jax.models import LanguageModel, LanguageModelParams
-from lstm_jax.sampling import FREE, generate
+from lstm_jax.sampling import (
+    FREE,
+    FilterOptions,
+    Texts,
+    beam_search,
+    best_of,
+    generate,
+    stack_rows,
+    stream,
+)
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
 from lstm_jax.training.config import SampleConfig
@@ -28,6 +39,176 @@ class Template(NamedTuple):
 
     ids: Ids
     shown: tuple[str | None, ...]
+
+
+class Written(NamedTuple):
+    """A text.
+
+    Attributes:
+        ids: int32 `[T]`.
+        tokens: the text of each.
+        log_probabilities: of each, in nats, None for those of the prompt; None where they were not
+            asked for.
+        stopped: whether a stop sequence ended it.
+        score: what a search ranks it by.
+    """
+
+    ids: Ids
+    tokens: tuple[str, ...]
+    log_probabilities: tuple[float | None, ...] | None = None
+    stopped: bool = False
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained language model, and how it is to choose tokens.
+
+    Attributes:
+        model: the network.
+        params: its parameters.
+        vocabulary: its tokens.
+        filters: see `FilterOptions`; padding is forbidden besides.
+        stops: sequences of token ids that end a text and are left out.
+        allow_bidirectional: see `generate`.
+    """
+
+    model: LanguageModel
+    params: LanguageModelParams
+    vocabulary: Vocabulary
+    filters: FilterOptions = field(default_factory=lambda: FilterOptions())
+    stops: tuple[tuple[int, ...], ...] = ()
+    allow_bidirectional: bool = False
+
+    def write(
+        self,
+        templates: Sequence[Template],
+        *,
+        key: Array,
+        first_row: int = 0,
+        log_probabilities: bool = False,
+    ) -> list[Written]:
+        """Fills templates side by side, each with draws of its own; see `generate`."""
+        stacked, lengths = stack_rows([template.ids for template in templates])
+        texts = generate(
+            self.model,
+            self.params,
+            stacked,
+            key=key,
+            lengths=lengths,
+            stops=self.stops,
+            first_row=first_row,
+            log_probabilities=log_probabilities,
+            allow_bidirectional=self.allow_bidirectional,
+            **self._filters(),
+        )
+        return self._written(templates, texts)
+
+    def best_of(
+        self, templates: Sequence[Template], number: int, *, key: Array, first_row: int = 0
+    ) -> list[Written]:
+        """The likeliest of `number` fillings of each template; see `lstm_jax.sampling.best_of`."""
+        stacked, lengths = stack_rows([template.ids for template in templates])
+        texts = best_of(
+            self.model,
+            self.params,
+            stacked,
+            number,
+            key=key,
+            lengths=lengths,
+            stops=self.stops,
+            first_row=first_row,
+            **self._filters(),
+        )
+        return self._written(templates, texts)
+
+    def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
+        """The tokens of one text, its prompt's first, as they are made."""
+        given = itertools.takewhile(lambda shown: shown is not None, template.shown)
+        prompt = [shown for shown in given if shown is not None]
+        yield from prompt
+        chunks = stream(
+            self.model,
+            self.params,
+            template.ids[:, None],
+            key=key,
+            stops=self.stops,
+            first_row=row,
+            allow_bidirectional=self.allow_bidirectional,
+            **self._filters(),
+        )
+        # A bidirectional model is fed its prompt token by token.
+        begun = 0 if self.model.config.bidirectional else len(prompt)
+        tokens = (int(token) for (ids,) in chunks for token in ids)
+        for place, token in enumerate(tokens, begun):
+            if place >= len(prompt):
+                yield self._shown(template, place, token)
+
+    def search(self, template: Template, beams: int, length_penalty: float) -> list[Written]:
+        """The likeliest fillings that beam search finds, the best first; see `beam_search`."""
+        found = beam_search(
+            self.model,
+            self.params,
+            template.ids,
+            beams=beams,
+            length_penalty=length_penalty,
+            forbidden=self._filters()["forbidden"],
+            stops=self.stops,
+        )
+        return [
+            Written(
+                each.tokens,
+                self._tokens(template, each.tokens),
+                stopped=each.stopped,
+                score=each.score,
+            )
+            for each in found
+        ]
+
+    def _filters(self) -> FilterOptions:
+        padding = self.vocabulary.padding
+        forbidden = [*self.filters.get("forbidden", ()), *([] if padding is None else [padding])]
+        return {**self.filters, "forbidden": forbidden}
+
+    def _written(self, templates: Sequence[Template], texts: Texts) -> list[Written]:
+        written = []
+        for index, template in enumerate(templates):
+            ids, scores = texts.row(index), None
+            if texts.log_probabilities is not None:
+                column = texts.log_probabilities[: len(ids), index].tolist()
+                scores = tuple(None if np.isnan(value) else value for value in column)
+            tokens = self._tokens(template, ids)
+            written.append(Written(ids, tokens, scores, bool(texts.stopped[index])))
+        return written
+
+    def _tokens(self, template: Template, ids: Ids) -> tuple[str, ...]:
+        return tuple(self._shown(template, place, int(id)) for place, id in enumerate(ids))
+
+    def _shown(self, template: Template, place: int, token: int) -> str:
+        return template.shown[place] or self.vocabulary.tokens[token]
+
+
+def sample_writer(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    vocabulary: Vocabulary,
+    sample: SampleConfig,
+) -> Writer:
+    """A writer of samples in training."""
+    forbidden, stops = unknown_options(vocabulary, sample.unknown)
+    filters = FilterOptions(temperature=sample.temperature, top_n=sample.top_n, forbidden=forbidden)
+    return Writer(model, params, vocabulary, filters, stops)
+
+
+def unknown_options(
+    vocabulary: Vocabulary, unknown: str
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """What is forbidden, and what stops, where the unknown token is "never" taken or "ends"."""
+    if vocabulary.unknown is None:
+        return (), ()
+    if unknown == "ends":
+        return (), ((vocabulary.unknown,),)
+    return (vocabulary.unknown,), ()
 
 
 def prompt_template(vocabulary: Vocabulary, prompt: str, length: int) -> Template:
@@ -70,56 +251,17 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
     return Template(ids, tuple(None if token == BLANK else token for token in places))
 
 
-def write(
-    model: LanguageModel,
-    params: LanguageModelParams,
-    vocabulary: Vocabulary,
-    template: Template,
-    sample: SampleConfig,
-    *,
-    key: Array,
-    texts: int = 1,
-    allow_bidirectional: bool = False,
-) -> list[list[str]]:
-    """Fills a template `texts` times, each with draws of its own; padding is never chosen.
-
-    Returns:
-        For each text its tokens; those from the first unknown one on are left out where
-        `sample.unknown` is "ends".
-    """
-    filled = generate(
-        model,
-        params,
-        np.repeat(template.ids[:, None], texts, axis=1),
-        key=key,
-        temperature=sample.temperature,
-        top_n=sample.top_n,
-        forbidden=_forbidden(vocabulary, sample),
-        allow_bidirectional=allow_bidirectional,
-    )
-    return [_tokens(vocabulary, template, row, sample) for row in filled.T]
-
-
-def joined(vocabulary: Vocabulary, tokens: Sequence[str], line_length: int | None = None) -> str:
-    """The text of tokens, with a line end after every `line_length` of them."""
+def pieces(
+    vocabulary: Vocabulary, tokens: Iterable[str], line_length: int | None = None
+) -> Iterator[str]:
+    """The text of tokens, piece by piece, with a line end after every `line_length` of them."""
     space = " " if vocabulary.kind == "word" else ""
-    if line_length is None:
-        return space.join(tokens)
-    starts = range(0, len(tokens), line_length)
-    return "\n".join(space.join(tokens[start : start + line_length]) for start in starts)
+    for place, token in enumerate(tokens):
+        is_new_line = line_length is not None and place % line_length == 0
+        before = "\n" if is_new_line else space
+        yield (before if place else "") + token
 
 
-def _forbidden(vocabulary: Vocabulary, sample: SampleConfig) -> tuple[int, ...]:
-    never = [vocabulary.padding, vocabulary.unknown if sample.unknown == "never" else None]
-    return tuple(token for token in never if token is not None)
-
-
-def _tokens(
-    vocabulary: Vocabulary, template: Template, ids: Ids, sample: SampleConfig
-) -> list[str]:
-    tokens = []
-    for token, shown in zip(ids, template.shown, strict=True):
-        if shown is None and sample.unknown == "ends" and token == vocabulary.unknown:
-            break
-        tokens.append(vocabulary.tokens[token] if shown is None else shown)
-    return tokens
+def joined(vocabulary: Vocabulary, tokens: Iterable[str], line_length: int | None = None) -> str:
+    """The whole text of tokens; see `pieces`."""
+    return "".join(pieces(vocabulary, tokens, line_length))

@@ -270,6 +270,21 @@ def test_a_preset_s_own_data_without_a_network_says_where_to_put_it(
         (["{run}", "--batch", "0"], "batch is 0"),
         (["{run}", "--seed", "-1"], "seed is -1"),
         (["{run}", "--step", "7"], "6, 12"),
+        (["{run}", "--top-p", "0"], "top_p is 0"),
+        (["{run}", "--min-p", "2"], "min_p is 2"),
+        (["{run}", "--repetition-penalty", "0"], "repetition_penalty is 0"),
+        (["{run}", "--stop", ""], "stop text is empty"),
+        (["{run}", "--stop", "Ω"], "U+03A9"),
+        (["{run}", "--forbid", "Ω"], "U+03A9"),
+        (["{run}", "--stream", "--jsonl"], "stream and jsonl"),
+        (["{run}", "--stream", "--beams", "2"], "stream and beams"),
+        (["{run}", "--prompt", "a", "--prompts", "{tmp}/lines"], "prompt and prompts"),
+        (["{run}", "--beams", "2", "--batch", "3"], "raise beams"),
+        (["{run}", "--best-of", "0"], "best_of is 0"),
+        (["{run}", "--prompts", "{tmp}/none"], "does not exist"),
+        (["{run}", "--prompts", "{tmp}/lines"], "line 3"),
+        (["{run}", "--score", "{tmp}/lines"], "line 3"),
+        (["{run}", "--score", "{tmp}/short"], "line 1 has a single token"),
         (["{tmp}/empty"], "no checkpoint"),
         (["{tmp}/torn"], "vocab.json"),
         (["{tmp}/torn-config"], "config.json"),
@@ -284,6 +299,8 @@ def test_bad_sampling_is_one_line(
         for file in ("config.json", "vocab.json"):
             (tmp_path / name / file).write_bytes((trained / file).read_bytes())
     (tmp_path / "torn" / "vocab.json").write_text('{"format": 1, "tok')
+    (tmp_path / "lines").write_text("7 bottles\n\nΩmega\n", encoding="utf-8")
+    (tmp_path / "short").write_text("b\n", encoding="utf-8")
     (tmp_path / "torn-config" / "config.json").write_text('{"format": 1, "conf')
     before = snapshot(tmp_path)
     arguments = [argument.format(tmp=tmp_path, run=trained) for argument in arguments]

@@ -30,7 +30,7 @@ from lstm_jax.training.systems.corpus import (
     make_corpus,
     read_corpus_text,
 )
-from lstm_jax.training.writing import joined, prompt_template, write
+from lstm_jax.training.writing import joined, prompt_template, sample_writer
 
 AnyArray = Array | npt.NDArray[Any]
 
@@ -220,12 +220,11 @@ class LanguageSystem:
         if self.config.model.bidirectional:
             return
         key = random.fold_in(random.key(self.config.seed), step)
+        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
         for prompt in self.config.sample_prompts:
             template = prompt_template(self.vocabulary, prompt, self.config.sample.length)
-            (tokens,) = write(
-                self.model, params, self.vocabulary, template, self.config.sample, key=key
-            )
-            yield prompt, joined(self.vocabulary, tokens)
+            (written,) = writer.write([template], key=key)
+            yield prompt, joined(self.vocabulary, written.tokens)
 
 
 class _LaneFeed:

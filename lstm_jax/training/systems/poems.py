@@ -34,7 +34,7 @@ from lstm_jax.text.ids import Ids
 from lstm_jax.training.config import PoemsConfig
 from lstm_jax.training.state import BatchSums
 from lstm_jax.training.systems.language import Predictions
-from lstm_jax.training.writing import BLANK, blanks_template, joined, write
+from lstm_jax.training.writing import BLANK, blanks_template, joined, sample_writer
 
 
 @dataclass(frozen=True)
@@ -180,12 +180,11 @@ class PoemsSystem:
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
         """See `System`."""
         key = random.fold_in(random.key(self.config.seed), step)
+        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
         for text in self.config.sample_templates:
             template = blanks_template(self.vocabulary, text)
-            (tokens,) = write(
-                self.model, params, self.vocabulary, template, self.config.sample, key=key
-            )
-            yield text, joined(self.vocabulary, tokens)
+            (written,) = writer.write([template], key=key)
+            yield text, joined(self.vocabulary, written.tokens)
 
     def _order(self, poems: tuple[Ids, ...]) -> LengthBatches:
         lengths = prediction_steps([len(poem) for poem in poems], self.config.length)

@@ -1,0 +1,60 @@
+"""What `sample.py --score` prints: how likely a model finds given texts."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+from lstm_jax.cli.sample import SampleCommand
+from lstm_jax.cli.writing import file_lines, load_writer
+from lstm_jax.sampling import TextScore, perplexity, score
+from lstm_jax.text import Vocabulary
+from lstm_jax.text.ids import Ids
+
+
+def print_scores(command: SampleCommand, path: Path) -> None:
+    """Prints a line a text to standard output, and the perplexity of all to standard error."""
+    writer = load_writer(command)
+    lines = file_lines(path)
+    texts = [_ids(writer.vocabulary, line, number) for number, line in lines]
+    found = score(writer.model, writer.params, texts, batch_size=command.side_by_side)
+    for (_, line), ids, each in zip(lines, texts, found, strict=True):
+        print(_shown(command, writer.vocabulary, line, ids, each))
+    total = math.fsum(each.log_likelihood for each in found)
+    tokens = sum(len(each.log_probabilities) for each in found)
+    print(
+        f"{-total / tokens:.4f} nats a token, perplexity {perplexity(total, tokens):.4f}, over "
+        f"{tokens:,} tokens of {len(found):,} texts",
+        file=sys.stderr,
+    )
+
+
+def _ids(vocabulary: Vocabulary, line: str, number: int) -> Ids:
+    try:
+        ids = vocabulary.encode_prompt(line)
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if len(ids) < 2:
+        raise ValueError(
+            f"line {number} has a single token, and nothing that it is told from; give at least two"
+        )
+    return ids
+
+
+def _shown(
+    command: SampleCommand, vocabulary: Vocabulary, line: str, ids: Ids, found: TextScore
+) -> str:
+    predicted = len(found.log_probabilities)
+    if not command.jsonl:
+        numbers = f"{found.log_likelihood:.4f}\t{found.perplexity:.4f}\t{predicted}"
+        return f"{numbers}\t{line}"
+    described = {
+        "text": line,
+        "log_likelihood": found.log_likelihood,
+        "perplexity": found.perplexity,
+        "tokens": [vocabulary.tokens[id] for id in ids],
+        "log_probabilities": [None, *found.log_probabilities.tolist()],
+    }
+    return json.dumps(described, ensure_ascii=False)

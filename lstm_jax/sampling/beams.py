@@ -1,0 +1,192 @@
+"""Beam search: the most likely ways to fill a template, as far as a few at a time show.
+
+Shapes: K hypotheses, N places, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import Array, lax
+
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.sampling.filters import forbid, make_filters
+from lstm_jax.sampling.loop import (
+    FREE,
+    absorb,
+    check_template,
+    power_of_two,
+    prompt_length,
+    refuse_bidirectional,
+)
+from lstm_jax.sampling.stops import Stops, make_stops
+
+
+class Hypothesis(NamedTuple):
+    """One way to fill a template.
+
+    Attributes:
+        tokens: int32 `[T]`, the prompt and what follows it, the stop sequence left out.
+        log_probability: of all tokens after the prompt, the stop sequence among them, in nats.
+        score: `log_probability / n^length_penalty` of its n tokens after the prompt, the stop
+            sequence among them: what hypotheses are ranked by.
+        stopped: whether a stop sequence ended it.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    log_probability: float
+    score: float
+    stopped: bool
+
+
+def beam_search(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    template: npt.ArrayLike,
+    *,
+    beams: int,
+    length_penalty: float = 1.0,
+    forbidden: Sequence[int] = (),
+    stops: Sequence[Sequence[int]] = (),
+) -> list[Hypothesis]:
+    """The most likely fillings of a template that a search with K hypotheses finds.
+
+    At each place every hypothesis is extended with every token, and the K of the highest score
+    stay; one that a stop sequence has ended stays as it is while its score is among them. With K
+    at least the number of all fillings the search is exhaustive.
+
+    Args:
+        model: a language model; not bidirectional.
+        params: its parameters.
+        template: integers `[T]`, `FREE` (-1) where a token is to be filled in; given tokens count
+            in the score, so a search prefers fillings that lead up to them.
+        beams: K.
+        length_penalty: exponent of the length that log-probabilities are divided by; 0 compares
+            them as they are, which favours short texts, 1 compares means.
+        forbidden: token ids that are never chosen.
+        stops: sequences of token ids that end a hypothesis.
+
+    Returns:
+        The hypotheses, the best first; fewer than K where there are not as many fillings.
+
+    Raises:
+        ValueError: an argument that makes no sense, or a bidirectional model.
+    """
+    row = np.asarray(template)
+    refuse_bidirectional(model)
+    check_template(model, row, "[T]")
+    _check(beams, length_penalty)
+    known = prompt_length(row)
+    filters = make_filters(model.vocabulary_size, forbidden=forbidden)
+    automaton = make_stops(model.vocabulary_size, stops)
+    prompt, rest = row[:known].astype(np.int32), row[known:].astype(np.int32)
+    given = np.full(max(1, power_of_two(len(rest))), FREE, np.int32)
+    given[: len(rest)] = rest
+    carry, hidden = absorb(model, params, [prompt])
+    found = _search(
+        model, beams, params, carry, hidden, given, jnp.int32(len(rest)),
+        jnp.float32(length_penalty), filters.forbidden, automaton,
+    )  # fmt: skip
+    return _hypotheses(prompt, automaton, jax.tree.map(np.asarray, found))
+
+
+class _Beams(NamedTuple):
+    """The hypotheses; see `Hypothesis` and `Writing`."""
+
+    carry: Any
+    hidden: Array
+    tokens: Array
+    log_probability: Array
+    length: Array
+    matched: Array
+    stopped: Array
+    score: Array
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _search(
+    model: LanguageModel,
+    beams: int,
+    params: LanguageModelParams,
+    carry: Any,
+    hidden_1H: Array,
+    given_N: Array,
+    places: Array,
+    length_penalty: Array,
+    forbidden_V: Array,
+    stops: Stops,
+) -> _Beams:
+    after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
+    size = model.vocabulary_size
+    zeros_K = jnp.zeros(beams, jnp.int32)
+    # All but the first are impossible, so that the first place is filled in K different ways.
+    impossible_K = jnp.where(jnp.arange(beams) > 0, -jnp.inf, 0.0)
+    first = _Beams(
+        jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), carry),
+        jnp.repeat(hidden_1H, beams, axis=0),
+        jnp.full((beams, len(given_N)), FREE, jnp.int32),
+        impossible_K, zeros_K, zeros_K, zeros_K.astype(bool), impossible_K,
+    )  # fmt: skip
+
+    def extend(place: Array, state: _Beams) -> _Beams:
+        given = given_N[place]
+        allowed_V = jnp.where(given == FREE, ~forbidden_V, jnp.arange(size) == given)
+        step_KV = jax.nn.log_softmax(model.logits(params, state.hidden)).astype(jnp.float32)
+        step_KV = forbid(step_KV, ~allowed_V)
+        # An ended hypothesis goes on in one way, token 0, that changes nothing.
+        idle_V = jnp.where(jnp.arange(size) == 0, 0.0, -jnp.inf)
+        step_KV = jnp.where(state.stopped[:, None], idle_V, step_KV)
+        total_KV = state.log_probability[:, None] + step_KV
+        length_K = jnp.where(state.stopped, state.length, state.length + 1)
+        score_KV = total_KV / (length_K.astype(jnp.float32) ** length_penalty)[:, None]
+        score_K, chosen_K = lax.top_k(score_KV.reshape(-1), beams)
+        parent_K, token_K = chosen_K // size, (chosen_K % size).astype(jnp.int32)
+        carry, hidden, tokens, _, _, matched_K, stopped_K, _ = jax.tree.map(
+            lambda leaf: leaf[parent_K], state
+        )
+        carry, hidden = model.step(params, carry, token_K)
+        next_K = jnp.where(given == FREE, after_SV[matched_K, token_K], 0)
+        matched_K = jnp.where(stopped_K, matched_K, next_K)
+        written_K = jnp.where(stopped_K, FREE, token_K)
+        return _Beams(
+            carry,
+            hidden,
+            tokens.at[:, place].set(written_K),
+            total_KV.reshape(-1)[chosen_K],
+            length_K[parent_K],
+            matched_K,
+            stopped_K | (length_S[matched_K] > 0),
+            score_K,
+        )
+
+    found: _Beams = lax.fori_loop(0, places, extend, first)
+    return found
+
+
+def _hypotheses(prompt: npt.NDArray[np.int32], stops: Stops, found: _Beams) -> list[Hypothesis]:
+    hypotheses = []
+    for index, score in enumerate(found.score.tolist()):
+        if not math.isfinite(score):
+            continue
+        written = np.asarray(found.tokens[index][: found.length[index]])
+        is_stopped = bool(found.stopped[index])
+        if is_stopped:
+            written = written[: len(written) - stops.length[found.matched[index]]]
+        tokens = np.concatenate([prompt, written])
+        log_probability = float(found.log_probability[index])
+        hypotheses.append(Hypothesis(tokens, log_probability, score, is_stopped))
+    return hypotheses
+
+
+def _check(beams: int, length_penalty: float) -> None:
+    if beams < 1:
+        raise ValueError(f"beams is {beams}; it must be at least 1")
+    if not (math.isfinite(length_penalty) and length_penalty >= 0):
+        raise ValueError(f"length_penalty is {length_penalty}; it must be 0 or above")

@@ -1,0 +1,384 @@
+"""Writes with a language model: whole texts, streams of them, and the best of several.
+
+Shapes: T time, B batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple, Unpack
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import Array, random
+
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.sampling.filters import FilterOptions, Filters, make_filters
+from lstm_jax.sampling.loop import (
+    FREE,
+    Rows,
+    Writing,
+    absorb,
+    advance,
+    check_template,
+    power_of_two,
+    prompt_length,
+    refuse_bidirectional,
+)
+from lstm_jax.sampling.stops import Stops, make_stops
+
+Ids = npt.NDArray[np.int32]
+
+WeightDtype = Literal["float32", "bfloat16"]
+
+_MOST_PLACES = 1 << 14
+
+
+class Texts(NamedTuple):
+    """What was written.
+
+    Attributes:
+        tokens: int32 `[T, B]`, each row from its prompt on; `FREE` behind its end.
+        lengths: int32 `[B]`, tokens of each row, the stop sequence left out.
+        stopped: bool `[B]`, whether a stop sequence ended the row.
+        log_probabilities: float32 `[T, B]`, in nats, of each token after the prompt, those that
+            the template gives included, under the model itself, whatever the filters say; NaN
+            elsewhere. None where they were not asked for.
+    """
+
+    tokens: Ids
+    lengths: Ids
+    stopped: npt.NDArray[np.bool_]
+    log_probabilities: npt.NDArray[np.float32] | None
+
+    def row(self, index: int) -> Ids:
+        """The tokens of one row, `[T_b]`."""
+        return self.tokens[: self.lengths[index], index]
+
+
+def generate(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    template: npt.ArrayLike,
+    *,
+    key: Array,
+    lengths: npt.ArrayLike | None = None,
+    stops: Sequence[Sequence[int]] = (),
+    first_row: int = 0,
+    log_probabilities: bool = False,
+    allow_bidirectional: bool = False,
+    **filters: Unpack[FilterOptions],
+) -> Texts:
+    """Fills the free places of a template with what the model says.
+
+    A prompt is a template whose beginning is known, and an acrostic one with known places
+    anywhere; the first may be free. What is known of a row before its first free place, its
+    prompt, goes through the layers as a scan, at training speed; the rest one token at a time in
+    one jitted loop. Sizes are padded to powers of two, so a new one seldom compiles anything.
+
+    Args:
+        model: a language model; not bidirectional.
+        params: its parameters.
+        template: integers `[T, B]`, `FREE` (-1) where a token is to be filled in.
+        key: a typed PRNG key. The draw at a place depends on the key, the row and the place's
+            number in the row alone.
+        lengths: `[B]`, how many places each row has; by default T. See `stack_rows`.
+        stops: sequences of token ids. One that the model has written, in places that the template
+            left free, ends its row and is left out.
+        first_row: the number of the first row, where these are some of many.
+        log_probabilities: whether they are wanted.
+        allow_bidirectional: let a bidirectional model go on token by token, its backward
+            direction as well, to show that what it writes is no use.
+        **filters: see `FilterOptions`.
+
+    Raises:
+        ValueError: an argument that makes no sense, or a bidirectional model.
+    """
+    job = _prepare(model, template, lengths, allow_bidirectional)
+    settings = make_filters(model.vocabulary_size, **filters)
+    automaton = make_stops(model.vocabulary_size, stops)
+    chunks = list(
+        _chunks(
+            model, params, job, _row_keys(key, job, first_row), settings, automaton,
+            places=None, with_scores=log_probabilities,
+        )
+    )  # fmt: skip
+    return _texts(job, automaton, chunks, with_scores=log_probabilities)
+
+
+def stream(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    template: npt.ArrayLike,
+    *,
+    key: Array,
+    lengths: npt.ArrayLike | None = None,
+    stops: Sequence[Sequence[int]] = (),
+    first_row: int = 0,
+    places: int = 16,
+    allow_bidirectional: bool = False,
+    **filters: Unpack[FilterOptions],
+) -> Iterator[list[Ids]]:
+    """As `generate`, but gives the tokens after each row's prompt as they are made.
+
+    Args:
+        model: see `generate`, as all arguments that are not here.
+        params: see there.
+        template: see there.
+        key: see there; the tokens are the same.
+        lengths: see there.
+        stops: see there. What may be the beginning of a stop sequence is held back until it is
+            known not to be one.
+        first_row: see there.
+        places: how many places are written from one time to the next.
+        allow_bidirectional: see there.
+        **filters: see `FilterOptions`.
+
+    Yields:
+        For each row its next tokens, int32 `[N]`, where N may be 0.
+
+    Raises:
+        ValueError: see `generate`; before anything is written.
+    """
+    if places < 1:
+        raise ValueError(f"places is {places}; it must be at least 1")
+    job = _prepare(model, template, lengths, allow_bidirectional)
+    settings = make_filters(model.vocabulary_size, **filters)
+    automaton = make_stops(model.vocabulary_size, stops)
+    chunks = _chunks(
+        model, params, job, _row_keys(key, job, first_row), settings, automaton,
+        places=places, with_scores=False,
+    )  # fmt: skip
+    return _settled(job, automaton, chunks)
+
+
+def best_of(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    template: npt.ArrayLike,
+    number: int,
+    *,
+    key: Array,
+    lengths: npt.ArrayLike | None = None,
+    stops: Sequence[Sequence[int]] = (),
+    first_row: int = 0,
+    **filters: Unpack[FilterOptions],
+) -> Texts:
+    """Of `number` fillings of each row the one whose tokens have the highest mean log-probability.
+
+    The tokens that the template gives count too, so a filling is preferred that leads up to the
+    given ones that come after it. Row i of the template is rows i N to (i + 1) N of the draws.
+
+    Raises:
+        ValueError: see `generate`, or `number` is below 1.
+    """
+    if number < 1:
+        raise ValueError(f"number is {number}; it must be at least 1")
+    repeated = np.repeat(np.asarray(template), number, axis=-1)
+    texts = generate(
+        model,
+        params,
+        repeated,
+        key=key,
+        lengths=None if lengths is None else np.repeat(np.asarray(lengths), number),
+        stops=stops,
+        first_row=first_row * number,
+        log_probabilities=True,
+        **filters,
+    )
+    scores = texts.log_probabilities
+    assert scores is not None
+    written = np.maximum(np.isfinite(scores).sum(0), 1)
+    means = np.nansum(scores, axis=0, dtype=np.float64) / written
+    best = means.reshape(-1, number).argmax(1) + number * np.arange(len(means) // number)
+    return Texts(texts.tokens[:, best], texts.lengths[best], texts.stopped[best], scores[:, best])
+
+
+def stack_rows(rows: Sequence[npt.ArrayLike]) -> tuple[Ids, Ids]:
+    """Templates `[T_b]` of different lengths as one, `[T, B]`, and their lengths `[B]`.
+
+    Raises:
+        ValueError: no rows, or one that is no list of integers.
+    """
+    arrays = [np.asarray(row) for row in rows]
+    if not arrays:
+        raise ValueError("there are no rows; give at least one")
+    for array in arrays:
+        if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(
+                f"a row is {array.dtype} of shape {array.shape}; expected integers [T]"
+            )
+    lengths = np.array([len(array) for array in arrays], np.int32)
+    stacked = np.full((lengths.max(), len(arrays)), FREE, np.int32)
+    for index, array in enumerate(arrays):
+        stacked[: len(array), index] = array
+    return stacked, lengths
+
+
+def with_weights(
+    model: LanguageModel, params: LanguageModelParams, dtype: WeightDtype
+) -> tuple[LanguageModel, LanguageModelParams]:
+    """The same model with its matrices stored, and multiplied, in another dtype.
+
+    Writing one text reads every weight at every step, so half the bytes are up to twice the
+    speed. Biases stay float32, as sums, carry and softmax do.
+    """
+    config = dataclasses.replace(model.config, compute_dtype=dtype)
+    stored = jnp.dtype(dtype)
+    cast = jax.tree.map(lambda leaf: leaf.astype(stored) if leaf.ndim > 1 else leaf, params)
+    return LanguageModel(config, model.vocabulary_size), cast
+
+
+class _Job(NamedTuple):
+    """Rows to be written; `[B]` is padded to a power of two with rows of no places.
+
+    Attributes:
+        size: rows that were asked for.
+        prompts: the known beginning of each, int32 `[T_b]`.
+        given: int32 `[R, B]`, what comes after it, `FREE` where nothing is given or asked for.
+        places: int32 `[B]`, how many of these places there are.
+    """
+
+    size: int
+    prompts: list[Ids]
+    given: Ids
+    places: Ids
+
+
+class _Chunk(NamedTuple):
+    """A stretch of places: tokens and scores `[N, B]`; and how the rows stand after it, `[B]`."""
+
+    tokens: Ids
+    scores: npt.NDArray[np.float32]
+    matched: Ids
+    stopped: npt.NDArray[np.bool_]
+
+
+def _prepare(
+    model: LanguageModel,
+    template: npt.ArrayLike,
+    lengths: npt.ArrayLike | None,
+    allow_bidirectional: bool,
+) -> _Job:
+    if not allow_bidirectional:
+        refuse_bidirectional(model)
+    rows = _rows(model, np.asarray(template), lengths)
+    prompts, rests = [], []
+    for row in rows:
+        # A backward direction that saw the whole prompt would be fed what training never fed it.
+        known = 0 if model.config.bidirectional else prompt_length(row)
+        prompts.append(row[:known])
+        rests.append(row[known:])
+    padded = power_of_two(len(rows))
+    prompts += [np.zeros(0, np.int32)] * (padded - len(rows))
+    places = np.zeros(padded, np.int32)
+    given = np.full((max(map(len, rests)), padded), FREE, np.int32)
+    for index, rest in enumerate(rests):
+        places[index] = len(rest)
+        given[: len(rest), index] = rest
+    return _Job(len(rows), prompts, given, places)
+
+
+def _rows(
+    model: LanguageModel, template: npt.NDArray[np.integer], lengths: npt.ArrayLike | None
+) -> list[Ids]:
+    check_template(model, template, "[T, B]")
+    times, batch_size = template.shape
+    ends = np.full(batch_size, times) if lengths is None else np.asarray(lengths)
+    fits = ends.shape == (batch_size,) and np.issubdtype(ends.dtype, np.integer)
+    if not fits or ends.min() < 1 or ends.max() > times:
+        raise ValueError(
+            f"lengths are {ends.dtype} of shape {ends.shape}; expected an integer from 1 to "
+            f"{times} for each of the {batch_size} rows"
+        )
+    return [template[:end, row].astype(np.int32) for row, end in enumerate(ends)]
+
+
+def _row_keys(key: Array, job: _Job, first_row: int) -> Array:
+    numbers = first_row + jnp.arange(len(job.places))
+    return jax.vmap(random.fold_in, (None, 0))(key, numbers)
+
+
+def _chunks(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    job: _Job,
+    keys: Array,
+    filters: Filters,
+    stops: Stops,
+    *,
+    places: int | None,
+    with_scores: bool,
+) -> Iterator[_Chunk]:
+    """Writes stretch by stretch, `places` at a time, or as many as there are."""
+    total = len(job.given)
+    if not total:
+        return
+    size = min(_MOST_PLACES, power_of_two(total)) if places is None else places
+    carry, hidden = absorb(model, params, job.prompts)
+    known = np.array([len(prompt) for prompt in job.prompts], np.int32)
+    seen = np.zeros((len(known), model.vocabulary_size), np.bool_)
+    for row, prompt in enumerate(job.prompts):
+        seen[row, prompt] = True
+    rows = Rows(keys, jnp.asarray(known), jnp.asarray(job.places))
+    state = jnp.zeros(len(known), jnp.int32)
+    writing = Writing(carry, hidden, jnp.asarray(seen), state, state.astype(bool), jnp.int32(0))
+    for first in range(0, total, size):
+        times = min(size, total - first)
+        given = np.full((size, len(known)), FREE, np.int32)
+        given[:times] = job.given[first : first + times]
+        writing, tokens, scores = advance(
+            model, with_scores, params, writing, rows, given, jnp.int32(times), filters, stops
+        )
+        matched, stopped = np.asarray(writing.matched), np.asarray(writing.stopped)
+        scored = np.asarray(scores)[:times] if with_scores else np.zeros((0, 0), np.float32)
+        yield _Chunk(np.asarray(tokens)[:times], scored, matched, stopped)
+        if (stopped | (job.places <= first + times)).all():
+            return
+
+
+def _texts(job: _Job, stops: Stops, chunks: list[_Chunk], *, with_scores: bool) -> Texts:
+    known = [len(prompt) for prompt in job.prompts[: job.size]]
+    times = max(k + p for k, p in zip(known, job.places, strict=False))
+    tokens = np.full((times, job.size), FREE, np.int32)
+    scores = np.full((times, job.size), np.nan, np.float32)
+    lengths, stopped = np.array(known, np.int32), np.zeros(job.size, np.bool_)
+    for row, prompt in enumerate(job.prompts[: job.size]):
+        tokens[: len(prompt), row] = prompt
+        parts = [chunk.tokens[:, row] for chunk in chunks]
+        written = np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        written = written[written != FREE]
+        if chunks and chunks[-1].stopped[row]:
+            stopped[row] = True
+            written = written[: len(written) - stops.length[chunks[-1].matched[row]]]
+        lengths[row] += len(written)
+        place = slice(known[row], lengths[row])
+        tokens[place, row] = written
+        if with_scores and parts:
+            scored = np.concatenate([chunk.scores[:, row] for chunk in chunks])
+            scores[place, row] = scored[: len(written)]
+    return Texts(tokens, lengths, stopped, scores if with_scores else None)
+
+
+def _settled(job: _Job, stops: Stops, chunks: Iterator[_Chunk]) -> Iterator[list[Ids]]:
+    """What is known to stay of each row, chunk by chunk."""
+    held = [np.zeros(0, np.int32) for _ in range(job.size)]
+    first = 0
+    for chunk in chunks:
+        first += len(chunk.tokens)
+        found = []
+        for row in range(job.size):
+            tokens = chunk.tokens[:, row]
+            tokens = np.concatenate([held[row], tokens[tokens != FREE]])
+            state = chunk.matched[row]
+            if chunk.stopped[row]:
+                kept, rest = max(0, len(tokens) - int(stops.length[state])), 0
+            else:
+                rest = 0 if first >= job.places[row] else int(stops.depth[state])
+                kept = len(tokens) - rest
+            found.append(tokens[:kept])
+            held[row] = tokens[kept : kept + rest]
+        yield found

@@ -1,0 +1,207 @@
+"""The jitted loop: prompts go through the layers as scans, what follows one token at a time.
+
+Shapes: T time, B batch, H hidden size, V vocabulary, S states of the stop automaton.
+
+A row's places are counted from its own first free one. Rows whose prompts differ in length end
+them at the same time: the shorter ones are padded in front, and the padding is masked.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from jax import Array, lax, random
+
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.sampling.filters import Filters, choose
+from lstm_jax.sampling.stops import Stops
+
+FREE = -1
+"""The entry of a template that stands for a place to be filled."""
+
+ABSORBED_AT_ONCE = 1024
+"""Times of one scan over prompts; longer ones take several, so few lengths are ever compiled."""
+
+
+def refuse_bidirectional(model: LanguageModel) -> None:
+    """Raises ValueError for a model that cannot say what comes next."""
+    if model.config.bidirectional:
+        raise ValueError(
+            "this model is bidirectional: it sees the future, so it cannot write, nor judge, what "
+            "comes next"
+        )
+
+
+def check_template(
+    model: LanguageModel, template: npt.NDArray[np.integer], shape: Literal["[T]", "[T, B]"]
+) -> None:
+    """Raises ValueError for what is not a template of this model."""
+    is_of_ids = np.issubdtype(template.dtype, np.integer) and template.size
+    if template.ndim != shape.count(",") + 1 or not is_of_ids:
+        raise ValueError(
+            f"template is {template.dtype} of shape {template.shape}; expected integers {shape}"
+        )
+    if template.min() < FREE or template.max() >= model.vocabulary_size:
+        raise ValueError(
+            f"template has entries from {template.min()} to {template.max()}; expected {FREE} "
+            f"(free) or token ids below {model.vocabulary_size}"
+        )
+
+
+def prompt_length(row: npt.NDArray[np.integer]) -> int:
+    """How many tokens of a template `[T]` are known before its first free place."""
+    free = np.flatnonzero(row == FREE)
+    return int(free[0]) if free.size else len(row)
+
+
+class Rows(NamedTuple):
+    """What stays the same while a batch is written.
+
+    Attributes:
+        key: typed keys `[B]`, one a row.
+        known: int32 `[B]`, tokens of the row's prompt.
+        places: int32 `[B]`, places after the prompt; 0 for a row that only fills the batch up.
+    """
+
+    key: Array
+    known: Array
+    places: Array
+
+
+class Writing(NamedTuple):
+    """How far a batch has come.
+
+    Attributes:
+        carry: the stack's.
+        hidden: `[B, H]`, the last layer's latest output, from which the next token is told.
+        seen: bool `[B, V]`, the tokens that a row has already.
+        matched: int32 `[B]`, states of the stop automaton.
+        stopped: bool `[B]`, whether a stop sequence is complete.
+        place: int32, the next place to be written.
+    """
+
+    carry: tuple[Any, ...]
+    hidden: Array
+    seen: Array
+    matched: Array
+    stopped: Array
+    place: Array
+
+
+def absorb(
+    model: LanguageModel, params: LanguageModelParams, prompts: list[npt.NDArray[np.int32]]
+) -> tuple[tuple[Any, ...], Array]:
+    """The carry after prompts `[T_b]` and the last layer's output `[B, H]`; zeros for none."""
+    carry = model.zero_carry(params, len(prompts))
+    dtype = jax.tree.leaves(carry)[0].dtype
+    hidden_BH = jnp.zeros((len(prompts), model.config.output_size), dtype)
+    longest = max(map(len, prompts))
+    rest = longest % ABSORBED_AT_ONCE
+    total = longest - rest + power_of_two(rest)
+    tokens_TB = np.zeros((total, len(prompts)), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens_TB[total - len(prompt) :, row] = prompt
+    mask_TB = np.arange(total)[:, None] >= total - np.array([len(prompt) for prompt in prompts])
+    first = 0
+    while first < total:
+        last = first + (power_of_two(rest) if first == 0 and rest else ABSORBED_AT_ONCE)
+        chunk = slice(first, last)
+        carry, hidden_BH = _absorb(model, params, carry, tokens_TB[chunk], mask_TB[chunk])
+        first = last
+    return carry, hidden_BH.astype(dtype)
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _absorb(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    carry: tuple[Any, ...],
+    tokens_TB: Array,
+    mask_TB: Array,
+) -> tuple[tuple[Any, ...], Array]:
+    carry, hs_TBH = model.hidden(params, carry, tokens_TB, mask=mask_TB)
+    return carry, hs_TBH[-1]
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def advance(
+    model: LanguageModel,
+    with_scores: bool,
+    params: LanguageModelParams,
+    writing: Writing,
+    rows: Rows,
+    given_TB: Array,
+    times: Array,
+    filters: Filters,
+    stops: Stops,
+) -> tuple[Writing, Array, Array]:
+    """Writes at most `times` places, fewer if every row has come to its end.
+
+    Args:
+        model: a language model.
+        with_scores: whether log-probabilities are wanted.
+        params: its parameters.
+        writing: how far the batch has come; donated.
+        rows: what stays the same.
+        given_TB: int32 `[T, B]`, the next T places, `FREE` where one is to be filled.
+        times: at most T.
+        filters: see `Filters`.
+        stops: see `Stops`.
+
+    Returns:
+        How far the batch has come; tokens int32 `[T, B]`, `FREE` where a row had ended; and their
+        log-probabilities in nats under the model itself, whatever the filters say, `[T, B]`, 0
+        where there is no token or they are not wanted.
+    """
+    each_B = jnp.arange(given_TB.shape[1])
+    begun = writing.place
+    after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
+
+    def is_on(writing: Writing) -> Array:
+        return ~writing.stopped & (writing.place < rows.places)
+
+    def has_more(state: tuple[Writing, Array, Array]) -> Array:
+        more: Array = (state[0].place - begun < times) & jnp.any(is_on(state[0]))
+        return more
+
+    def write_one(state: tuple[Writing, Array, Array]) -> tuple[Writing, Array, Array]:
+        writing, tokens_TB, scores_TB = state
+        index, on_B = writing.place - begun, is_on(writing)
+        logits_BV = model.logits(params, writing.hidden)
+        keys = jax.vmap(random.fold_in)(rows.key, rows.known + writing.place)
+        uniform_B = jax.vmap(random.uniform)(keys)
+        drawn_B = choose(logits_BV, uniform_B, writing.seen, filters)
+        is_free_B = given_TB[index] == FREE
+        token_B = jnp.where(is_free_B, drawn_B, given_TB[index])
+        if with_scores:
+            score_B = jax.nn.log_softmax(logits_BV)[each_B, token_B].astype(jnp.float32)
+            scores_TB = scores_TB.at[index].set(jnp.where(on_B, score_B, 0))
+        carry, hidden_BH = model.step(
+            params, writing.carry, token_B, allow_bidirectional=model.config.bidirectional
+        )
+        # What the template gives is no part of a stop sequence.
+        matched_B = jnp.where(is_free_B, after_SV[writing.matched, token_B], 0)
+        writing = Writing(
+            carry,
+            hidden_BH,
+            writing.seen.at[each_B, token_B].set(True),
+            jnp.where(on_B, matched_B, writing.matched),
+            writing.stopped | (on_B & (length_S[matched_B] > 0)),
+            writing.place + 1,
+        )
+        return writing, tokens_TB.at[index].set(jnp.where(on_B, token_B, FREE)), scores_TB
+
+    empty = jnp.full(given_TB.shape, FREE, jnp.int32)
+    state = (writing, empty, jnp.zeros(given_TB.shape if with_scores else (), jnp.float32))
+    found: tuple[Writing, Array, Array] = lax.while_loop(has_more, write_one, state)
+    return found
+
+
+def power_of_two(size: int) -> int:
+    """The least power of two that is not below `size`; 0 for 0."""
+    return 1 << (size - 1).bit_length() if size else 0

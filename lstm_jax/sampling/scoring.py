@@ -1,0 +1,138 @@
+"""How likely a language model finds given texts.
+
+Shapes: T time, B batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import numpy.typing as npt
+from jax import Array
+
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.sampling.loop import ABSORBED_AT_ONCE, power_of_two, refuse_bidirectional
+
+
+class TextScore(NamedTuple):
+    """How likely a text is.
+
+    Attributes:
+        log_probabilities: float32 `[T - 1]`, in nats, of each token but the first, which nothing
+            comes before.
+    """
+
+    log_probabilities: npt.NDArray[np.float32]
+
+    @property
+    def log_likelihood(self) -> float:
+        """The sum, in nats."""
+        return math.fsum(self.log_probabilities.tolist())
+
+    @property
+    def perplexity(self) -> float:
+        """See `perplexity`."""
+        return perplexity(self.log_likelihood, len(self.log_probabilities))
+
+
+def perplexity(log_likelihood: float, tokens: int) -> float:
+    """exp(-log_likelihood / tokens); infinite where that is too large for a float."""
+    try:
+        return math.exp(-log_likelihood / tokens)
+    except OverflowError:
+        return math.inf
+
+
+def score(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    texts: Sequence[npt.ArrayLike],
+    *,
+    batch_size: int = 16,
+) -> list[TextScore]:
+    """The log-probabilities of each text's tokens, from a zero carry.
+
+    Texts of like length go through the model side by side, a stretch of times after another, so
+    that long ones take no more memory than short ones.
+
+    Args:
+        model: a language model; not bidirectional.
+        params: its parameters.
+        texts: token ids `[T_b]`, at least two each.
+        batch_size: texts side by side.
+
+    Raises:
+        ValueError: a text of fewer than two tokens, or with something that is no token id; or a
+            bidirectional model.
+    """
+    refuse_bidirectional(model)
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    arrays = [_checked(model, index, np.asarray(text)) for index, text in enumerate(texts)]
+    order = sorted(range(len(arrays)), key=lambda index: len(arrays[index]))
+    found: dict[int, TextScore] = {}
+    for first in range(0, len(order), batch_size):
+        indices = order[first : first + batch_size]
+        rows = [arrays[index] for index in indices]
+        found |= dict(zip(indices, _score_batch(model, params, rows, batch_size), strict=True))
+    return [found[index] for index in range(len(arrays))]
+
+
+def _score_batch(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    rows: list[npt.NDArray[np.int32]],
+    batch_size: int,
+) -> list[TextScore]:
+    longest = max(map(len, rows)) - 1
+    times = min(ABSORBED_AT_ONCE, power_of_two(longest))
+    padded = -(-longest // times) * times
+    size = power_of_two(min(batch_size, len(rows)))
+    tokens = np.zeros((padded + 1, size), np.int32)
+    mask = np.zeros((padded, size), np.bool_)
+    for index, row in enumerate(rows):
+        tokens[: len(row), index] = row
+        mask[: len(row) - 1, index] = True
+    carry = model.zero_carry(params, size)
+    losses = []
+    for first in range(0, padded, times):
+        stretch = slice(first, first + times)
+        inputs, targets = tokens[:-1][stretch], tokens[1:][stretch]
+        carry, loss = _losses(model, params, carry, inputs, targets, mask[stretch])
+        losses.append(np.asarray(loss))
+    scores = -np.concatenate(losses)
+    return [TextScore(scores[: len(row) - 1, index]) for index, row in enumerate(rows)]
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _losses(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    carry: Any,
+    inputs_TB: Array,
+    targets_TB: Array,
+    mask_TB: Array,
+) -> tuple[Any, Array]:
+    _, scores, carry = model.token_scores(params, carry, inputs_TB, targets_TB, mask=mask_TB)
+    return carry, scores.loss
+
+
+def _checked(
+    model: LanguageModel, index: int, text: npt.NDArray[np.integer]
+) -> npt.NDArray[np.int32]:
+    if text.ndim != 1 or not np.issubdtype(text.dtype, np.integer) or len(text) < 2:
+        raise ValueError(
+            f"text {index} is {text.dtype} of shape {text.shape}; expected at least two integers, "
+            "since the first token is what the others are told from"
+        )
+    if text.min() < 0 or text.max() >= model.vocabulary_size:
+        raise ValueError(
+            f"text {index} has entries from {text.min()} to {text.max()}; expected token ids from "
+            f"0 to below {model.vocabulary_size}"
+        )
+    return text.astype(np.int32)
