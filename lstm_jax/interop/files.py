@@ -1,0 +1,136 @@
+"""Named arrays to and from files: safetensors both ways, PyTorch's own files on the way in.
+
+Safetensors needs the library of that name, an optional extra. PyTorch's `.pt` and `.pth` are
+pickles; they are read by PyTorch's restricted reader alone (`weights_only=True`), which builds
+tensors and plain containers and runs nothing that a file brings along.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lstm_jax.interop.arrays import AnyArray, listed
+
+PYTORCH_SUFFIXES = (".pt", ".pth")
+SAFETENSORS_SUFFIX = ".safetensors"
+
+
+def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a file by what its name ends with: `.safetensors`, `.pt` or `.pth`.
+
+    Raises:
+        ValueError: it ends with something else, or the file is no such file.
+        OSError: it cannot be read.
+    """
+    suffix = Path(path).suffix
+    if suffix == SAFETENSORS_SUFFIX:
+        return load_safetensors(path)
+    if suffix in PYTORCH_SUFFIXES:
+        return load_pytorch(path)
+    raise ValueError(
+        f"{path} ends with {suffix or 'nothing'!r}; expected one of "
+        f"{', '.join((SAFETENSORS_SUFFIX, *PYTORCH_SUFFIXES))}"
+    )
+
+
+def load_safetensors(path: str | os.PathLike[str]) -> dict[str, AnyArray]:
+    """The arrays in a safetensors file, by name.
+
+    Raises:
+        ValueError: it is no safetensors file, or the library is not installed.
+        OSError: it cannot be read.
+    """
+    library = _safetensors()
+    try:
+        return dict(library.numpy.load_file(path))
+    except library.SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file: {error}") from None
+
+
+def save_safetensors(
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, Any],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes arrays to a safetensors file, whole or not at all; one that is there is replaced.
+
+    Args:
+        path: the file.
+        arrays: by name; whatever numpy reads.
+        metadata: texts by name, for the file's header.
+
+    Raises:
+        ValueError: an array's dtype is none of the format's, or the library is not installed.
+        OSError: it cannot be written.
+    """
+    library = _safetensors()
+    # The library writes an array's memory as it lies, strides and byte order unseen.
+    dense = {name: _dense(name, array) for name, array in arrays.items()}
+    data = library.numpy.save(dense, metadata=None if metadata is None else dict(metadata))
+    target = Path(path)
+    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The tensors of a `state_dict` that `torch.save` wrote, on the CPU.
+
+    A dict with the name `state_dict` among others, as training frameworks save it, gives that one.
+
+    Raises:
+        ValueError: it holds something else, or PyTorch is not installed.
+        OSError: it cannot be read.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise ValueError(f"reading {path} needs PyTorch; pip install torch") from None
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception:  # whatever becomes of broken files
+        raise ValueError(
+            f"{path} is no file of tensors alone; in PyTorch, torch.save(model.state_dict(), path)"
+        ) from None
+    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
+        loaded = loaded["state_dict"]
+    if not isinstance(loaded, Mapping):
+        raise ValueError(
+            f"{path} holds a {type(loaded).__name__}; expected a state_dict of tensors"
+        )
+    if strange := [name for name, value in loaded.items() if not hasattr(value, "detach")]:
+        raise ValueError(f"{path} holds {listed(strange)}, no tensors; save the state_dict alone")
+    return dict(loaded)
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ImportError:
+        raise ValueError(
+            "safetensors files need the library of that name; pip install safetensors"
+        ) from None
+    return safetensors
+
+
+def _dense(name: str, value: Any) -> AnyArray:
+    array = np.array(value, order="C")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.bool_):
+        raise ValueError(f"{name} is {array.dtype}; expected numbers")
+    return array

@@ -1,0 +1,152 @@
+"""Weights to and from Keras's LSTM, GRU, SimpleRNN and Bidirectional, as `get_weights()` has them.
+
+A layer's list is kernel `[D, G]`, recurrent kernel `[H, G]` and bias; a `Bidirectional`'s is the
+forward layer's and then the backward layer's. Gates stand in the order i, f, c, o, which is ours,
+and z, r, h, of which ours exchanges the first two. The bias is `[G]`; a GRU with `reset_after=True`
+has `[2, G]`, the input's and the hidden state's, of which we keep the sum for r and z: on the way
+out the input's row gets it, and the other row keeps the candidate's part alone (see `biases`).
+
+Keras must compute what ours does: tanh and sigmoid, its defaults, and a `Bidirectional` that
+concatenates. Nothing here imports keras: `layer.set_weights(arrays)` takes what comes out.
+
+Shapes: D input size, H hidden size, G = 4H, 3H or H gates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, get_args
+
+import numpy as np
+
+from lstm_jax.cells import Cell, GRUParams, GRUReset, Params, cell_of
+from lstm_jax.interop.arrays import (
+    AnyArray,
+    cell_of_width,
+    directions_of,
+    read_array,
+    require_chain,
+    require_shape,
+    to_jax,
+    to_numpy,
+)
+from lstm_jax.interop.biases import params_of_two_biases, require_no_bias, two_biases
+from lstm_jax.stack import Directions
+
+
+def layers_from_keras(
+    weights: Iterable[Sequence[Any]], *, reset: GRUReset | None = None
+) -> tuple[Any, ...]:
+    """The stack's parameters: `[layer.get_weights() for layer in ...]`, the first layer first.
+
+    Raises:
+        ValueError: see `layer_from_keras`; or one layer's outputs don't fit the next.
+    """
+    layers = tuple(layer_from_keras(arrays, reset=reset) for arrays in weights)
+    require_chain(layers)
+    return layers
+
+
+def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[list[AnyArray]]:
+    """What each Keras layer's `set_weights` takes; see `layer_to_keras`."""
+    require_chain(layers)
+    return [layer_to_keras(layer, use_bias=use_bias) for layer in layers]
+
+
+def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -> Any:
+    """One layer's parameters, `Directions` of two for a `Bidirectional`.
+
+    Args:
+        weights: `get_weights()` of the layer; without its bias (`use_bias=False`) ours are zeros.
+        reset: whether a GRU's reset gate works `"after"` the recurrent product (Keras's default)
+            or `"before"` it. Only a GRU without bias needs it, for else the bias's shape says it.
+
+    Raises:
+        ValueError: arrays that are no such layer's.
+    """
+    if reset not in (None, *get_args(GRUReset)):
+        raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
+    match len(weights):
+        case 2 | 3:
+            return _direction(weights, reset)
+        case 4 | 6:
+            half = len(weights) // 2
+            return Directions(_direction(weights[:half], reset), _direction(weights[half:], reset))
+    raise ValueError(
+        f"the layer has {len(weights)} arrays; expected 2 or 3 (kernel, recurrent kernel, bias), "
+        "or twice as many for a Bidirectional"
+    )
+
+
+def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
+    """What `set_weights` takes of the Keras layer that computes what this one does.
+
+    A GRU goes into `reset_after=True` where it has a `b_hn`, else into `reset_after=False`.
+
+    Args:
+        layer: parameters, or `Directions` of two for a `Bidirectional`.
+        use_bias: False for a layer made with `use_bias=False`.
+
+    Raises:
+        ValueError: `use_bias` is False where a bias is not zero.
+    """
+    return [array for params in directions_of(layer) for array in _direction_out(params, use_bias)]
+
+
+def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
+    kernel, recurrent = (
+        read_array(name, array, 2)
+        for name, array in zip(("the kernel", "the recurrent kernel"), weights, strict=False)
+    )
+    hidden_size, width = recurrent.shape
+    cell = cell_of_width("the recurrent kernel", width, hidden_size)
+    require_shape("the kernel", kernel, (kernel.shape[0], width))
+    given = np.asarray(weights[2]).ndim if len(weights) == 3 else None
+    two_rows = cell.name == "gru" and _is_reset_after(given, reset)
+    shape = (2, width) if two_rows else (width,)
+    bias = np.zeros(shape, recurrent.dtype)
+    if given is not None:
+        bias = read_array("the bias", weights[2], len(shape))
+        require_shape("the bias", bias, shape)
+    return to_jax("the layer", _params(cell, kernel, recurrent, bias))
+
+
+def _is_reset_after(bias_dimensions: int | None, reset: GRUReset | None) -> bool:
+    if bias_dimensions is None:
+        if reset is None:
+            raise ValueError(
+                'a GRU without bias does not show where its reset gate works; say reset="after" '
+                '(Keras\'s default) or "before"'
+            )
+        return reset == "after"
+    shown = "after" if bias_dimensions == 2 else "before"
+    if reset not in (None, shown):
+        raise ValueError(f"reset is {reset!r}, but the bias is of a GRU that resets {shown}")
+    return shown == "after"
+
+
+def _params(cell: Cell, kernel: AnyArray, recurrent: AnyArray, bias: AnyArray) -> Any:
+    if cell.name != "gru":
+        return cell.params(kernel, recurrent, bias)
+    w_x, w_h, b = map(_exchange, (kernel, recurrent, bias))
+    if b.ndim == 1:
+        return cell.params(w_x, w_h, b, None)
+    return params_of_two_biases(cell, w_x, w_h, b[0], b[1])
+
+
+def _direction_out(params: Params, use_bias: bool) -> list[AnyArray]:
+    arrays = [to_numpy(params.w_x), to_numpy(params.w_h), to_numpy(params.b)]
+    if isinstance(params, GRUParams):
+        if params.b_hn is not None:
+            arrays[2] = np.stack(two_biases(params))
+        arrays = [_exchange(array) for array in arrays]
+    if use_bias:
+        return arrays
+    require_no_bias(f"the {cell_of(params).name} layer", params)
+    return arrays[:2]
+
+
+def _exchange(array: AnyArray) -> AnyArray:
+    """From z, r, h to r, z, n, and back: it is its own inverse."""
+    first, second, third = np.split(array, 3, axis=-1)
+    return np.concatenate([second, first, third], axis=-1)

@@ -1,0 +1,308 @@
+"""Weights to and from PyTorch's LSTM, GRU and RNN, by the names of a `state_dict`.
+
+PyTorch's names and shapes, for layer k (`_reverse` ends those of a backward direction):
+
+    weight_ih_lk [G, D]   weight_hh_lk [G, H]   bias_ih_lk [G]   bias_hh_lk [G]
+
+Gates stand in the order i, f, g, o and r, z, n, as ours do; weights are ours transposed. Nothing
+here imports torch: a mapping of names to tensors or numpy arrays comes in, one to numpy arrays goes
+out (`module.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})`).
+
+Of the two biases the sum is kept: on the way in they are added, on the way out `bias_ih` gets the
+sum and `bias_hh` zeros. A GRU's candidate keeps both apart, as it must (see `biases`).
+
+Shapes: D input size, H hidden size, G = 4H, 3H or H gates, V vocabulary, E embedding size.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lstm_jax.cells import CellName, GRUParams, Params, cell_of
+from lstm_jax.interop.arrays import (
+    AnyArray,
+    cell_of_width,
+    directions_of,
+    listed,
+    read_array,
+    require_chain,
+    require_names,
+    require_shape,
+    to_jax,
+    to_numpy,
+    without_prefix,
+)
+from lstm_jax.interop.biases import params_of_two_biases, require_no_bias, two_biases
+from lstm_jax.losses import OutputParams
+from lstm_jax.models import (
+    LanguageModel,
+    LanguageModelConfig,
+    LanguageModelParams,
+    TiedOutputParams,
+    output_layer,
+)
+from lstm_jax.stack import Directions
+
+_NAME = re.compile(r"(?:weight|bias)_(?:ih|hh)_l(\d+)(_reverse)?")
+
+
+class LanguageModelNames(NamedTuple):
+    """What a PyTorch language model calls its three modules.
+
+    Attributes:
+        encoder: the embedding.
+        rnn: the recurrent layers.
+        decoder: the linear layer to the logits.
+    """
+
+    encoder: str = "encoder"
+    rnn: str = "rnn"
+    decoder: str = "decoder"
+
+
+PYTORCH_NAMES = LanguageModelNames()
+
+
+def layers_from_pytorch(
+    state: Mapping[str, Any], prefix: str = "", *, cell: CellName | None = None
+) -> tuple[Any, ...]:
+    """The stack's parameters of an `nn.LSTM`, `nn.GRU` or `nn.RNN`.
+
+    Args:
+        state: the module's `state_dict()`, or that of a module around it. Without biases
+            (`bias=False`) ours are zeros.
+        prefix: what the module's names begin with, for example `"rnn."`.
+        cell: the cell it must be; by default what the shapes say: G = 4H an LSTM, 3H a GRU, H an
+            RNN, which is taken to have the tanh (`nonlinearity="relu"` leaves no trace).
+
+    Returns:
+        One entry a layer, `Directions` where the module is bidirectional; dtypes stay as they are.
+
+    Raises:
+        ValueError: names or shapes that are no such module's, or a projection (`proj_size`).
+    """
+    arrays = _of_module(state, prefix)
+    found = [match for match in map(_NAME.fullmatch, arrays) if match]
+    count = 1 + max((int(match[1]) for match in found), default=0)
+    ends = ("", "_reverse") if any(match[2] for match in found) else ("",)
+    layers: list[Any] = []
+    for index in range(count):
+        each = [_direction(arrays, f"l{index}{end}", prefix, cell) for end in ends]
+        layers.append(Directions(*each) if len(each) == 2 else each[0])
+    require_chain(tuple(layers))
+    return tuple(layers)
+
+
+def layers_to_pytorch(
+    layers: tuple[Any, ...], prefix: str = "", *, bias: bool = True
+) -> dict[str, AnyArray]:
+    """The `state_dict` of an `nn.LSTM`, `nn.GRU` or `nn.RNN` that computes what the stack does.
+
+    Args:
+        layers: the stack's parameters.
+        prefix: what each name begins with.
+        bias: False for a module made with `bias=False`.
+
+    Raises:
+        ValueError: a GRU with its reset before the product, which PyTorch has not; or `bias` is
+            False where a bias is not zero.
+    """
+    require_chain(layers)
+    arrays: dict[str, AnyArray] = {}
+    for index, layer in enumerate(layers):
+        for params, end in zip(directions_of(layer), ("", "_reverse"), strict=False):
+            arrays |= _direction_out(params, f"{prefix}{{}}_l{index}{end}", bias)
+    return arrays
+
+
+def language_model_from_pytorch(
+    state: Mapping[str, Any],
+    *,
+    cell: CellName | None = None,
+    tied: bool | None = None,
+    names: LanguageModelNames = PYTORCH_NAMES,
+) -> tuple[LanguageModel, LanguageModelParams]:
+    """A language model of the layout that PyTorch's examples share.
+
+        encoder.weight [V, E]   rnn.*   decoder.weight [V, H]   decoder.bias [V]
+
+    Args:
+        state: the whole model's `state_dict()`. Without `encoder.weight` tokens enter one-hot;
+            without `decoder.bias` ours is zeros.
+        cell: see `layers_from_pytorch`.
+        tied: whether decoder and encoder share one weight, which ours then keeps once; by default
+            they do where every entry is equal.
+        names: what the three modules are called.
+
+    Returns:
+        The model, whose config has what the weights tell and defaults for the rest (dropout is 0),
+        and its parameters.
+
+    Raises:
+        ValueError: names or shapes that are no such model's, or `tied` weights that differ.
+    """
+    known = tuple(f"{name}." for name in names)
+    if strange := [name for name in state if not name.startswith(known)]:
+        raise ValueError(f"the state has {listed(strange)}; expected names in {', '.join(known)}")
+    layers = layers_from_pytorch(state, f"{names.rnn}.", cell=cell)
+    embedding = _embedding(state, names)
+    weight, bias = _decoder(state, names, layers)
+    tied = _is_tied(embedding, weight, tied)
+    config = _config(layers, None if embedding is None else embedding.shape[1], tied)
+    if embedding is not None:
+        require_shape(f"{names.encoder}.weight", embedding, (len(bias), _input_size(layers)))
+    elif _input_size(layers) != len(bias):
+        raise ValueError(
+            f"{names.encoder}.weight is missing, and the layers' inputs of size "
+            f"{_input_size(layers)} are no one-hot rows of {len(bias)} tokens"
+        )
+    output = TiedOutputParams(_jax(bias)) if tied else OutputParams(_jax(weight.T), _jax(bias))
+    params = LanguageModelParams(None if embedding is None else _jax(embedding), layers, output)
+    return LanguageModel(config, len(bias)), params
+
+
+def language_model_to_pytorch(
+    params: LanguageModelParams,
+    *,
+    names: LanguageModelNames = PYTORCH_NAMES,
+    identity_encoder: bool = False,
+) -> dict[str, AnyArray]:
+    """The `state_dict` that `language_model_from_pytorch` reads; a tied weight stands in it twice.
+
+    Args:
+        params: the model's.
+        names: what the three modules are called.
+        identity_encoder: where tokens enter one-hot, write the embedding that does the same, the
+            identity `[V, V]`, for a module that insists on one; else there is no encoder.
+
+    Raises:
+        ValueError: see `layers_to_pytorch`.
+    """
+    output = output_layer(params)
+    embedding = params.embedding
+    arrays: dict[str, AnyArray] = {}
+    if embedding is not None:
+        arrays[f"{names.encoder}.weight"] = to_numpy(embedding)
+    elif identity_encoder:
+        arrays[f"{names.encoder}.weight"] = np.eye(len(output.b), dtype=output.w.dtype)
+    arrays |= layers_to_pytorch(params.layers, f"{names.rnn}.")
+    arrays[f"{names.decoder}.weight"] = to_numpy(np.asarray(output.w).T)
+    arrays[f"{names.decoder}.bias"] = to_numpy(output.b)
+    return arrays
+
+
+def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The module's own names and arrays; anything that is none of a recurrent module's raises."""
+    arrays = without_prefix(state, prefix)
+    if projections := [prefix + name for name in arrays if name.startswith("weight_hr_")]:
+        raise ValueError(
+            f"the module has {listed(projections)}: a projected LSTM (proj_size), which is not "
+            "supported; train one without proj_size"
+        )
+    if strange := [prefix + name for name in arrays if not _NAME.fullmatch(name)]:
+        raise ValueError(
+            f"{listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is inside "
+            'another, say where with a prefix such as "rnn."'
+        )
+    if "weight_ih_l0" not in arrays:
+        raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {listed(state)}")
+    return arrays
+
+
+def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellName | None) -> Any:
+    kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+    given = [kind for kind in kinds if f"{kind}_{suffix}" in arrays]
+    if "bias_ih" not in given and "bias_hh" not in given:
+        kinds = kinds[:2]
+    require_names(f"{prefix or 'the module'} {suffix}".strip(), given, kinds)
+    names = [f"{kind}_{suffix}" for kind in kinds]
+    w_ih, w_hh, *biases = (
+        read_array(prefix + name, arrays[name], 2 if name.startswith("weight") else 1)
+        for name in names
+    )
+    width, hidden_size = w_hh.shape
+    found = cell_of_width(f"{prefix}weight_hh_{suffix}", width, hidden_size)
+    if cell not in (None, found.name):
+        raise ValueError(f"{prefix}weight_hh_{suffix} belongs to the cell {found.name}, not {cell}")
+    require_shape(prefix + names[0], w_ih, (width, w_ih.shape[1]))
+    for name, bias in zip(names[2:], biases, strict=True):
+        require_shape(prefix + name, bias, (width,))
+    b_ih, b_hh = biases or [np.zeros(width, w_hh.dtype)] * 2
+    return to_jax(f"{prefix}{suffix}", params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh))
+
+
+def _direction_out(params: Params, name: str, bias: bool) -> dict[str, AnyArray]:
+    if isinstance(params, GRUParams) and params.b_hn is None:
+        raise ValueError(
+            "a GRU with its reset gate before the recurrent product has no counterpart in PyTorch; "
+            'train one with gru_reset="after"'
+        )
+    arrays = {
+        name.format("weight_ih"): to_numpy(np.asarray(params.w_x).T),
+        name.format("weight_hh"): to_numpy(np.asarray(params.w_h).T),
+    }
+    if not bias:
+        require_no_bias(name.format("bias"), params)
+        return arrays
+    b_ih, b_hh = two_biases(params)
+    return arrays | {name.format("bias_ih"): b_ih, name.format("bias_hh"): b_hh}
+
+
+def _embedding(state: Mapping[str, Any], names: LanguageModelNames) -> AnyArray | None:
+    prefix = f"{names.encoder}."
+    inside = without_prefix(state, prefix)
+    if not inside:
+        return None
+    require_names(names.encoder, inside, ["weight"])
+    return read_array(f"{prefix}weight", inside["weight"], 2)
+
+
+def _decoder(
+    state: Mapping[str, Any], names: LanguageModelNames, layers: tuple[Any, ...]
+) -> tuple[AnyArray, AnyArray]:
+    prefix = f"{names.decoder}."
+    inside = without_prefix(state, prefix)
+    require_names(names.decoder, {*inside, "bias"}, ["weight", "bias"])
+    weight = read_array(f"{prefix}weight", inside["weight"], 2)
+    hidden_size = sum(int(params.w_h.shape[0]) for params in directions_of(layers[-1]))
+    require_shape(f"{prefix}weight", weight, (len(weight), hidden_size))
+    bias = read_array(f"{prefix}bias", inside.get("bias", np.zeros(len(weight), weight.dtype)), 1)
+    require_shape(f"{prefix}bias", bias, (len(weight),))
+    return weight, bias
+
+
+def _is_tied(embedding: AnyArray | None, weight: AnyArray, tied: bool | None) -> bool:
+    equal = embedding is not None and np.array_equal(embedding, weight)
+    if tied and not equal:
+        raise ValueError("the weights of encoder and decoder differ; they are not tied")
+    return equal if tied is None else tied
+
+
+def _config(layers: tuple[Any, ...], embedding_size: int | None, tied: bool) -> LanguageModelConfig:
+    sizes = {int(params.w_h.shape[0]) for layer in layers for params in directions_of(layer)}
+    cells = {cell_of(params).name for layer in layers for params in directions_of(layer)}
+    if len(sizes) > 1 or len(cells) > 1:
+        raise ValueError(
+            f"the layers have hidden sizes {sorted(sizes)} and cells {sorted(cells)}; a language "
+            "model has one of each"
+        )
+    return LanguageModelConfig(
+        cell=cells.pop(),
+        layers=len(layers),
+        hidden_size=sizes.pop(),
+        bidirectional=isinstance(layers[0], Directions),
+        embedding_size=embedding_size,
+        tied=tied,
+    )
+
+
+def _input_size(layers: tuple[Any, ...]) -> int:
+    return int(directions_of(layers[0])[0].w_x.shape[0])
+
+
+def _jax(array: AnyArray) -> Any:
+    return to_jax("the model", array)
