@@ -47,10 +47,13 @@ def test_every_file_that_the_readme_names_exists() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-def test_the_readme_s_five_lines_of_code_run() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    snippets = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert snippets
+@pytest.mark.parametrize(
+    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+)
+def test_the_python_in_documents_runs(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert snippets or document != "README.md"
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     for snippet in snippets:
         done = subprocess.run(
