@@ -245,6 +245,7 @@ class ReviewsConfig(TrainConfig):
         length: the most words of a review.
         keep: which words of a longer one: its "last" or its "first".
         vectors: a text file of word vectors (GloVe's format) to use, frozen; None trains them.
+        train_vectors: the vectors of that file are what training begins with, not frozen.
         widths: how many lengths batches may be padded to; reviews of like length share a batch.
         model: the network.
     """
@@ -255,12 +256,15 @@ class ReviewsConfig(TrainConfig):
     length: int = 80
     keep: Literal["last", "first"] = "last"
     vectors: str | None = None
+    train_vectors: bool = False
     widths: int = 1
     model: ClassifierConfig = field(default_factory=ClassifierConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_positive(self, "length", "widths")
+        if self.train_vectors and self.vectors is None:
+            raise ValueError("train_vectors needs vectors to begin with; name their file")
         if self.vocabulary_size < 5:
             raise ValueError(
                 f"vocabulary_size is {self.vocabulary_size}; it must be at least 5, four special "

@@ -16,6 +16,7 @@ from lstm_jax.cli.classify import classify_command
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
 from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.run import load_classifier
 
 SONG = "我想带你 去看海 看海的天\n你说想要 风的声音 海的蓝\n" * 60
 PLAY = "To be, or not to be: that is the question! Thou art more lovely and more temperate.\n" * 60
@@ -312,6 +313,27 @@ def test_a_classifier_s_run_needs_its_own_vectors_no_more(
     (torn / "checkpoints").symlink_to(classifier / "checkpoints")
     (torn / "vectors.npy").write_bytes((classifier / "vectors.npy").read_bytes()[:-5])
     assert "vectors.npy" in refusal(call, classify_command, torn)
+
+
+def test_vectors_of_a_file_may_be_what_training_begins_with(
+    call: Command, table: Path, vectors: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    small = [*REVIEWS, *EASY, "--epochs", "2", "--model.word-dropout", "0.1"]
+    options = ("reviews", "--data", table, "--vectors", vectors, "--run-dir", run, *small)
+    assert "begin with random ones" in train(call, *options, "--train-vectors")
+    assert not (run / "vectors.npy").exists()
+    model, params, vocabulary, _ = load_classifier(run, step="newest")
+    assert not model.config.frozen_embedding
+    line = next(line for line in vectors.read_text().splitlines() if line.startswith("great "))
+    given = np.array(line.split()[1:], np.float32)
+    learnt = np.asarray(params.embedding)[vocabulary.encode_tokens(["great"])[0]]
+    assert 0 < np.abs(learnt - given).max() < 1
+    shown = train(call, "--run-dir", run, "--resume", "--epochs", "3")
+    assert "resumed" in shown
+    assert call(classify_command, run, table)[0] == 0
+    err = refusal(call, train_command, "reviews", "--data", table, "--train-vectors")
+    assert "name their file" in err
 
 
 def test_a_classifier_does_not_write_and_a_writer_does_not_classify(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from jax import Array
@@ -107,7 +108,7 @@ class ReviewsSystem:
         config: the settings.
         vocabulary: of the texts that are trained on.
         sha256: of all texts and labels.
-        vectors: of the vocabulary's words; None where they are trained.
+        vectors: of the vocabulary's words, from a file; None where none was read.
         training: what is trained on.
         held_out: what the best checkpoint is chosen by.
         test: the data's own test half, if it has one.
@@ -146,6 +147,13 @@ class ReviewsSystem:
         """See `System`."""
         return self.config.batch_size if self.held_out.rows else 0
 
+    @property
+    def _frozen(self) -> npt.NDArray[np.float32] | None:
+        """Vectors that travel with each batch, since they are no parameters."""
+        if self.vectors is None or self.config.train_vectors:
+            return None
+        return self.vectors.table
+
     def summary(self) -> str:
         """See `System`."""
         summary = (
@@ -153,20 +161,23 @@ class ReviewsSystem:
             f"held out, {len(self.vocabulary):,} words in the vocabulary"
         )
         if self.vectors is not None:
-            fate = "learn one" if self.config.model.learn_missing else "keep random ones"
+            frozen_fate = "learn one" if self.config.model.learn_missing else "keep random ones"
+            fate = "begin with random ones" if self.config.train_vectors else frozen_fate
             summary += f", of which {len(self.vectors.missing):,} have no vector and {fate}"
         return summary
 
     def first_params(self, params: ClassifierParams) -> ClassifierParams:
         """See `System`."""
-        return params
+        if self.vectors is None or not self.config.train_vectors:
+            return params
+        return params._replace(embedding=jnp.asarray(self.vectors.table))
 
     def files(self) -> dict[str, bytes]:
         """See `System`."""
-        if self.vectors is None:
+        if self._frozen is None:
             return {}
         buffer = io.BytesIO()
-        np.save(buffer, self.vectors.table, allow_pickle=False)
+        np.save(buffer, self._frozen, allow_pickle=False)
         return {VECTORS_FILE: buffer.getvalue()}
 
     def feed(self) -> Callable[[int], LabelledTexts]:
@@ -206,9 +217,9 @@ class ReviewsSystem:
             yield self._batch(texts, rows, width)._replace(vectors=vectors)
 
     def _vectors_on(self, mesh: Any) -> Array | None:
-        if self.vectors is None:
+        if self._frozen is None:
             return None
-        vectors: Array = sharding.put_whole(mesh, self.vectors.table)
+        vectors: Array = sharding.put_whole(mesh, self._frozen)
         return vectors
 
     def _order(self, texts: Encoded) -> LengthBatches:
@@ -297,15 +308,19 @@ def _vectors(
     config: ReviewsConfig, vocabulary: Vocabulary, kept: Path | None
 ) -> tuple[ReviewsConfig, WordVectors | None]:
     """The vectors of the file, or those that a run has kept; and a model config that fits."""
-    if config.vectors is None:
+    # A run that has trained its vectors finds them among its parameters.
+    if config.vectors is None or (config.train_vectors and kept is not None):
         return config, None
     if kept is None:
-        missing: Missing = "zeros" if config.model.learn_missing else "drawn"
+        keeps_zeros = config.model.learn_missing and not config.train_vectors
+        missing: Missing = "zeros" if keeps_zeros else "drawn"
         vectors = read_vectors(config.vectors, vocabulary, seed=config.seed, missing=missing)
     else:
         vectors = WordVectors(load_vectors(kept / VECTORS_FILE), 0, ())
     model = dataclasses.replace(
-        config.model, frozen_embedding=True, embedding_size=vectors.table.shape[1]
+        config.model,
+        frozen_embedding=not config.train_vectors,
+        embedding_size=vectors.table.shape[1],
     )
     return dataclasses.replace(config, model=model), vectors
 
