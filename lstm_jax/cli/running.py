@@ -18,12 +18,13 @@ from lstm_jax.training.report import Report
 from lstm_jax.training.run import (
     RunFolder,
     create_run,
+    held,
     refuse_changes,
     refuse_existing,
     refuse_other_data,
     write_config,
 )
-from lstm_jax.training.state import evaluate
+from lstm_jax.training.state import TrainState, evaluate
 from lstm_jax.training.systems import System, read_system
 from lstm_jax.training.systems.reviews import ReviewsSystem
 from lstm_jax.training.tensorboard import TensorBoardReport, require_tensorboard
@@ -59,16 +60,10 @@ def train_run(
         require_tensorboard()
     system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
     the_task = task.make_task(system)
-    progress: dict[str, Any] = {}
-    if resume:
-        with CheckpointStore(folder.checkpoints, read_only=True) as store:
-            state, progress = task.restored_state(the_task, store)
-        write_config(folder, system)
-    else:
-        state = task.first_state(the_task)
-        create_run(folder, system)
-    step = int(state.step)
     with ExitStack() as stack:
+        stack.enter_context(held(folder))
+        state, progress = _begun(folder, the_task, resume)
+        step = int(state.step)
         store = stack.enter_context(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         )
@@ -108,6 +103,20 @@ def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
         sums = evaluate(system.objective, state.params, system.test_batches(), config.batch_size)
         found |= part_metrics("test_", sums[""], with_perplexity=False)
     return found
+
+
+def _begun(
+    folder: RunFolder, the_task: task.Task, resume: bool
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to train from and its progress; a new run's folder is made."""
+    if not resume:
+        state = task.first_state(the_task)
+        create_run(folder, the_task.system)
+        return state, {}
+    with CheckpointStore(folder.checkpoints, read_only=True) as store:
+        state, progress = task.restored_state(the_task, store)
+    write_config(folder, the_task.system)
+    return state, progress
 
 
 def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> System:

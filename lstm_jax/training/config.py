@@ -86,6 +86,8 @@ class TrainConfig:
         keep_checkpoints: how many of the latest checkpoints are kept, besides the best.
         patience: training ends after so many evaluations in a row without a better held-out loss;
             0 for never.
+        skipped_at_most: training gives up after so many steps in a row whose loss or gradient is
+            not finite, from which nothing is learnt; 0 for never.
         optimizer: how it learns.
     """
 
@@ -104,6 +106,7 @@ class TrainConfig:
     sample_every: int = 500
     keep_checkpoints: int = 3
     patience: int = 0
+    skipped_at_most: int = 20
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
@@ -111,7 +114,12 @@ class TrainConfig:
             self, "batch_size", "epochs", "steps", "devices", "log_every", "keep_checkpoints"
         )
         _require_no_less_than_0(
-            self, "evaluate_every", "checkpoint_every", "sample_every", "patience"
+            self,
+            "evaluate_every",
+            "checkpoint_every",
+            "sample_every",
+            "patience",
+            "skipped_at_most",
         )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")

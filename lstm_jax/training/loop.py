@@ -7,6 +7,7 @@ and the same rows of metrics as one left alone.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,13 +18,17 @@ import jax
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
 from lstm_jax.training.metrics import MetricsLog, Row
 from lstm_jax.training.report import Report
-from lstm_jax.training.run import RunFolder
+from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.state import StepMetrics, TrainState, train_step
 from lstm_jax.training.task import Task, heldout_metrics
 from lstm_jax.training.window import Window
 
 _PROFILED_STEPS = range(1, 6)
 """Which steps of a process are traced: a few, after the one that compiles."""
+
+
+class NotFiniteError(ValueError):
+    """Training gave up on losses or gradients that are not finite; says how to repeat the last."""
 
 
 def train(
@@ -51,6 +56,9 @@ def train(
 
     Returns:
         The last state.
+
+    Raises:
+        NotFiniteError: from too many steps in a row nothing could be learnt.
     """
     return _Training(task, folder, store, report, progress or {}, should_stop).run(
         state, profile_dir
@@ -84,6 +92,10 @@ class _Training:
         try:
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
+                    if pending and self._window.skipped_in_a_row:
+                        self._window.add(step, pending, None, first=False)
+                        pending = None
+                    self._give_up_on_endless_skipping(state, step)
                     if profile_dir and step - first == _PROFILED_STEPS.start:
                         profiler.enter_context(jax.profiler.trace(profile_dir))
                     state, metrics = train_step(task.program, state, feed(step))
@@ -125,6 +137,33 @@ class _Training:
                 f"step {step}: {config.patience} evaluations without a better held-out loss; done"
             )
         return self._patience.is_over
+
+    def _give_up_on_endless_skipping(self, state: TrainState, step: int) -> None:
+        """Raises NotFiniteError once too many steps in a row were skipped.
+
+        None of them changed the parameters, so the state before the last of them is at hand.
+        """
+        skipped = self._window.skipped_in_a_row
+        if not 0 < self._task.config.skipped_at_most <= skipped:
+            return
+        self._save(state, step, None)
+        batches = self._task.program.batches
+        before = dataclasses.replace(
+            state,
+            step=state.step - 1,
+            batch=(state.batch - 1) % batches,
+            skipped=state.skipped - 1,
+        )
+        dump = self._folder.nonfinite
+        copy_description(self._folder, dump)
+        with CheckpointStore(dump.checkpoints) as store:
+            store.save(step - 1, before, {})
+        self._store.wait()
+        raise NotFiniteError(
+            f"the loss or its gradient was not finite {skipped} times in a row, the last time at "
+            f"step {step}, which --run-dir {dump.path} --resume --steps {step} repeats; try a "
+            "lower learning rate or clip_norm, or other data"
+        )
 
     def _save(self, state: TrainState, step: int, heldout: float | int | None) -> None:
         """Saves; that the save before failed is told, and no reason to stop training."""

@@ -8,6 +8,8 @@ metrics.jsonl    one row a log step
 checkpoints/     the training state, a folder a step
 curves.png       the curves, where matplotlib is present
 tensorboard/     events, where --tensorboard asked for them
+nonfinite/       a run of its own: where training gave up on losses that are not finite
+.lock            held by the process that trains here
 """
 
 from __future__ import annotations
@@ -16,11 +18,15 @@ import dataclasses
 import json
 import os
 import platform
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from filelock import FileLock, Timeout
 from jax import random
 
 from lstm_jax import __version__
@@ -47,6 +53,7 @@ _CHANGEABLE = frozenset(
         "checkpoint_every",
         "keep_checkpoints",
         "patience",
+        "skipped_at_most",
         "sample_every",
         "sample_prompts",
         "sample_templates",
@@ -94,6 +101,16 @@ class RunFolder(NamedTuple):
         return self.path / "tensorboard"
 
     @property
+    def nonfinite(self) -> RunFolder:
+        """Where a run is left that repeats losses that are not finite."""
+        return RunFolder(self.path / "nonfinite")
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / ".lock"
+
+    @property
     def plot(self) -> Path:
         """Curves."""
         return self.path / "curves.png"
@@ -120,9 +137,43 @@ def create_run(folder: RunFolder, system: System) -> None:
     write_config(folder, system)
 
 
+@contextmanager
+def held(folder: RunFolder) -> Iterator[None]:
+    """Keeps other processes from training in the folder meanwhile.
+
+    The operating system frees the lock of a process that ends, however it ends.
+
+    Raises:
+        ValueError: another process has it.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"another process is training in {folder.path}; wait for it or stop it, or name "
+            "another --run-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def copy_description(folder: RunFolder, target: RunFolder) -> None:
+    """Copies all that a run folder holds but its checkpoints, metrics and curves."""
+    shutil.rmtree(target.path, ignore_errors=True)
+    target.path.mkdir(parents=True)
+    for name in (folder.config.name, folder.vocabulary.name, "corpus.txt", VECTORS_FILE):
+        if (folder.path / name).is_file():
+            shutil.copyfile(folder.path / name, target.path / name)
+
+
 def refuse_existing(folder: RunFolder) -> None:
     """Raises ValueError where a new run would write over something."""
-    if folder.path.exists() and (not folder.path.is_dir() or any(folder.path.iterdir())):
+    path = folder.path
+    if path.exists() and (not path.is_dir() or set(path.iterdir()) - {folder.lock}):
         raise ValueError(
             f"{folder.path} exists already; go on with it (--resume), or name another --run-dir"
         )

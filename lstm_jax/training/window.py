@@ -24,6 +24,9 @@ class Window:
         log: where rows go.
         report: who is told of them.
         progress: what `progress()` gave when the checkpoint that the run goes on from was saved.
+
+    Attributes:
+        skipped_in_a_row: the latest steps of this process from which nothing could be learnt.
     """
 
     def __init__(
@@ -33,6 +36,7 @@ class Window:
         self._sums: dict[str, list[list[float]]] = progress.get("sums", {})
         self._grad_norms: list[float] = list(progress.get("grad_norms", []))
         self._skipped = int(progress.get("skipped", 0))
+        self.skipped_in_a_row = 0
         now = time.perf_counter()
         self._began = now - float(progress.get("seconds", 0.0))
         self._clock = now  # up to here, time is accounted for
@@ -64,8 +68,10 @@ class Window:
             for name, part in found.sums.parts.items():
                 self._sums.setdefault(name, []).append([float(value) for value in part])
             self._grad_norms.append(float(found.grad_norm))
+            self.skipped_in_a_row = 0
         else:
             self._skipped += 1
+            self.skipped_in_a_row += 1
             self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
         config, batches = self._task.config, self._task.program.batches
         due = step % config.steps_of(config.log_every, batches) == 0

@@ -217,6 +217,29 @@ def test_what_cannot_be_resumed_is_refused_by_name(
     assert snapshot(trained) == before
 
 
+def test_a_second_process_is_refused_and_a_dead_one_s_lock_is_not_in_the_way(
+    call: Command, text_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    script = (
+        "import sys, time; from pathlib import Path\n"
+        "from lstm_jax.training.run import RunFolder, held\n"
+        "with held(RunFolder(Path(sys.argv[1]))):\n"
+        "    print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", script, str(run)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        code, _, err = call(train_command, "--data", text_file, "--run-dir", run, *SMALL)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "another process is training in" in err
+        assert not (run / "config.json").exists()
+        other.kill()
+    assert (run / ".lock").exists()
+    assert call(train_command, "--data", text_file, "--run-dir", run, *SMALL)[0] == 0
+
+
 @pytest.mark.parametrize("preset", ["poems", "lyrics"])
 def test_a_preset_without_data_asks_for_it(preset: str, call: Command, tmp_path: Path) -> None:
     code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")

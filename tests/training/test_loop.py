@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tasks import Silent, assert_same_bits, config, run, task, without_timings
@@ -17,7 +20,8 @@ from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import OptimizerConfig, SampleConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
-from lstm_jax.training.task import first_state, heldout_metrics
+from lstm_jax.training.state import train_step
+from lstm_jax.training.task import first_state, heldout_metrics, restored_state
 
 
 @pytest.fixture(scope="module")
@@ -156,19 +160,96 @@ def test_a_run_can_be_taken_further(tmp_path: Path) -> None:
     assert_same_bits(state.params, straight.params)
 
 
-def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
-    the_task = task(config(steps=8))
-    state = first_state(the_task)
+def with_nan(state: Any) -> Any:
     nan = state.params.output.b.at[0].set(np.nan)
     output = state.params.output._replace(b=nan)
-    state = replace(state, params=state.params._replace(output=output))
+    return replace(state, params=state.params._replace(output=output))
+
+
+def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
+    the_task = task(config(steps=8))
     report = Silent()
     with CheckpointStore(tmp_path / "checkpoints") as store:
-        state = loop.train(the_task, state, RunFolder(tmp_path), store, report)
+        state = loop.train(
+            the_task, with_nan(first_state(the_task)), RunFolder(tmp_path), store, report
+        )
     assert int(state.skipped) == 8
     assert report.rows[-1]["skipped_steps"] == 8
+    assert report.steps == [1, 2, 3, 4, 5, 6, 7, 8]
     assert len(report.notes) == 8
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] is None
+
+
+@pytest.mark.parametrize(("most", "limit"), [(1, 2), (3, 3), (6, 6), (7, 7)])
+def test_endless_skipping_ends_with_a_run_that_repeats_it(
+    tmp_path: Path, most: int, limit: int
+) -> None:
+    """Whether or not the last step is one at which there is a checkpoint, as at 6.
+
+    A step's numbers are read while the next one runs, so two are needed to see the first.
+    """
+    the_task = task(config(steps=30, skipped_at_most=most))
+    folder, report = RunFolder(tmp_path), Silent()
+    begun = with_nan(first_state(the_task))
+    before = jax.tree.map(jnp.copy, begun)
+    with (
+        CheckpointStore(folder.checkpoints) as store,
+        pytest.raises(loop.NotFiniteError, match=f"at step {limit},") as raised,
+    ):
+        loop.train(the_task, begun, folder, store, report)
+    assert str(folder.nonfinite.path) in str(raised.value)
+    assert report.steps == list(range(1, limit + 1))
+    assert [row["step"] for row in read_rows(folder.metrics)] == [4] * (limit >= 4)
+    with CheckpointStore(folder.checkpoints, read_only=True) as store:
+        saved, _ = restored_state(the_task, store)
+    assert (int(saved.step), int(saved.skipped)) == (limit, limit)
+    with CheckpointStore(folder.nonfinite.checkpoints, read_only=True) as store:
+        dumped, _ = restored_state(the_task, store)
+    assert (int(dumped.step), int(dumped.batch), int(dumped.skipped)) == (limit - 1,) * 3
+    for kept in (saved, dumped):
+        assert_same_bits(kept.params, before.params)
+        assert_same_bits(kept.opt_state, before.opt_state)
+    after, metrics = train_step(the_task.program, dumped, the_task.system.feed()(limit - 1))
+    assert int(after.skipped) == limit
+    assert not np.isfinite(float(metrics.loss))
+
+
+def test_a_finite_step_between_begins_the_count_anew(tmp_path: Path) -> None:
+    """Only the second batch of each epoch holds what no logit can be finite for."""
+    the_task = task(config(steps=30, skipped_at_most=2, log_every=1))
+    program = the_task.program._replace(objective=_NotFiniteAtOdd(the_task.program.objective))
+    report = Silent()
+    with CheckpointStore(tmp_path / "checkpoints") as store:
+        loop.train(
+            the_task._replace(program=program),
+            first_state(the_task),
+            RunFolder(tmp_path),
+            store,
+            report,
+        )
+    odd = sum(step % program.batches % 2 for step in range(30))
+    assert len(report.notes) == odd > 10
+
+
+@dataclass(frozen=True)
+class _NotFiniteAtOdd:
+    """An objective whose loss is NaN at every other batch."""
+
+    objective: Any
+
+    def init(self, key: Any) -> Any:
+        return self.objective.init(key)
+
+    def zero_carry(self, params: Any, batch_size: int) -> Any:
+        return self.objective.zero_carry(params, batch_size)
+
+    def sums(self, params: Any, carry: Any, data: Any, index: Any, key: Any) -> Any:
+        sums, carry = self.objective.sums(params, carry, data, index, key)
+        if key is None:
+            return sums, carry
+        bad = jnp.where(index % 2 == 1, jnp.nan, 0.0)
+        parts = {name: part._replace(loss=part.loss + bad) for name, part in sums.parts.items()}
+        return sums._replace(parts=parts), carry
 
 
 def test_held_out_loss_of_a_run_that_holds_nothing_out_is_refused() -> None:
