@@ -96,7 +96,7 @@ POEMS = PoemsConfig(
     preset="poems",
     output_bias="frequencies",
     batch_size=32,
-    epochs=12,
+    epochs=10,
     intervals="epochs",
     log_every=1,
     evaluate_every=1,
@@ -126,7 +126,7 @@ REVIEWS = ReviewsConfig(
     preset="reviews",
     data="imdb",
     batch_size=128,
-    epochs=20,
+    epochs=12,
     intervals="epochs",
     log_every=1,
     evaluate_every=1,
@@ -136,15 +136,18 @@ REVIEWS = ReviewsConfig(
         cell="lstm",
         layers=2,
         hidden_size=64,
-        dropout=0.5,
+        dropout=0.2,
         dropout_place="inputs",
         initialisation="keras",
         embedding_size=50,
         learn_missing=True,
+        word_dropout=0.4,
         dense_size=32,
         dense_dropout=0.5,
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=None),
+    optimizer=OptimizerConfig(
+        learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=None
+    ),
 )
 """Is a film review favourable? After a published Keras system on frozen word vectors."""
 
@@ -199,7 +202,13 @@ _PUBLISHED: dict[str, AnyConfig] = {
         optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=None),
     ),
     "reviews": dataclasses.replace(
-        REVIEWS, patience=0, model=dataclasses.replace(REVIEWS.model, learn_missing=False)
+        REVIEWS,
+        patience=0,
+        epochs=20,
+        model=dataclasses.replace(
+            REVIEWS.model, dropout=0.5, word_dropout=0.0, learn_missing=False
+        ),
+        optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=None),
     ),
     "lyrics": dataclasses.replace(LYRICS, carry_backward=True),
 }

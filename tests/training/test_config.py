@@ -161,7 +161,7 @@ def test_what_is_published_differs_from_a_preset_in_its_flaws_alone() -> None:
         "optimizer",
         "model",
     }
-    assert changed("reviews") == {"patience", "model"}
+    assert changed("reviews") == {"patience", "epochs", "model", "optimizer"}
     assert changed("lyrics") == {"carry_backward"}
     with pytest.raises(ValueError, match="no published system"):
         preset_named("docs", as_published=True)
