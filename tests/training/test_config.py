@@ -157,7 +157,6 @@ def test_what_is_published_differs_from_a_preset_in_its_flaws_alone() -> None:
         "widths",
         "output_bias",
         "batch_size",
-        "epochs",
         "optimizer",
         "model",
     }
