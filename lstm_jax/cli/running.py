@@ -12,9 +12,9 @@ import jax
 from lstm_jax.cli.display import Display
 from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import AnyConfig
+from lstm_jax.training.config import AnyConfig, to_dict
 from lstm_jax.training.metrics import part_metrics
-from lstm_jax.training.report import Report
+from lstm_jax.training.report import Recorded, Recorder
 from lstm_jax.training.run import (
     RunFolder,
     create_run,
@@ -27,7 +27,8 @@ from lstm_jax.training.run import (
 from lstm_jax.training.state import TrainState, evaluate
 from lstm_jax.training.systems import System, read_system
 from lstm_jax.training.systems.reviews import ReviewsSystem
-from lstm_jax.training.tensorboard import TensorBoardReport, require_tensorboard
+from lstm_jax.training.tensorboard import TensorBoardRecorder, require_tensorboard
+from lstm_jax.training.wandb import WandbRecorder, require_wandb
 
 
 def train_run(
@@ -38,6 +39,7 @@ def train_run(
     own_samples: bool,
     profile_dir: str | None,
     tensorboard: bool,
+    wandb: bool,
     should_stop: Callable[[], bool],
 ) -> None:
     """Starts or resumes a run, and draws its curves.
@@ -50,6 +52,7 @@ def train_run(
             beginning of the text where the text has not their characters.
         profile_dir: where to write a JAX trace of a few steps.
         tensorboard: whether to write events.
+        wandb: whether to log to Weights & Biases.
         should_stop: asked after each step.
 
     Raises:
@@ -58,6 +61,8 @@ def train_run(
     folder = RunFolder(path)
     if tensorboard:
         require_tensorboard()
+    if wandb:
+        require_wandb()
     system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
     the_task = task.make_task(system)
     with ExitStack() as stack:
@@ -68,16 +73,19 @@ def train_run(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         )
         display = stack.enter_context(Display(step, the_task.total_steps))
-        report: Report = display
+        recorders: list[Recorder] = []
         if tensorboard:
-            report = stack.enter_context(TensorBoardReport(display, folder.tensorboard, step))
+            recorders.append(stack.enter_context(TensorBoardRecorder(folder.tensorboard, step)))
+        if wandb:
+            settings = to_dict(system.config)
+            recorders.append(stack.enter_context(WandbRecorder(folder.path, settings)))
         display.note(_summary(the_task, path, step))
         state = loop.train(
             the_task,
             state,
             folder,
             store,
-            report,
+            Recorded(display, recorders),
             progress=progress,
             should_stop=should_stop,
             profile_dir=profile_dir,

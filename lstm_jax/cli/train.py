@@ -39,6 +39,7 @@ class TrainCommand(Generic[C]):
         eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
         profile: write a JAX trace of a few steps into this folder.
         tensorboard: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
+        wandb: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
     """
 
     config: Annotated[C, tyro.conf.arg(name="")]
@@ -49,6 +50,7 @@ class TrainCommand(Generic[C]):
     eval_only: bool = False
     profile: Path | None = None
     tensorboard: bool = False
+    wandb: bool = False
 
 
 def main() -> int:
@@ -83,6 +85,7 @@ def train_command(arguments: Sequence[str]) -> int:
             own_samples=_samples(command.config) != _samples(preset),
             profile_dir=profile,
             tensorboard=command.tensorboard,
+            wandb=command.wandb,
             should_stop=stop.asked,
         )
     return 128 + stop.signal if stop.signal else 0

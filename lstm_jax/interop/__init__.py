@@ -1,9 +1,16 @@
-"""Weights to and from PyTorch, Keras and Flax, and modules for Flax over the pure core.
+"""Weights to and from PyTorch, Keras and Flax, modules for Flax over the pure core, and export.
 
 Importing this package imports neither torch nor keras, flax nor safetensors. The modules, which
 need flax, are in `lstm_jax.interop.nnx_modules` and `lstm_jax.interop.linen_modules`.
 """
 
+from lstm_jax.interop.export import (
+    export_classifier,
+    export_sampler,
+    export_step,
+    save_exported,
+    signature,
+)
 from lstm_jax.interop.files import load_arrays, load_pytorch, load_safetensors, save_safetensors
 from lstm_jax.interop.flax import (
     params_from_linen,
@@ -33,6 +40,9 @@ from lstm_jax.interop.pytorch import (
 
 __all__ = [
     "LanguageModelNames",
+    "export_classifier",
+    "export_sampler",
+    "export_step",
     "language_model_from_plain",
     "language_model_from_pytorch",
     "language_model_to_plain",
@@ -52,5 +62,7 @@ __all__ = [
     "params_from_nnx",
     "params_to_linen",
     "params_to_nnx",
+    "save_exported",
     "save_safetensors",
+    "signature",
 ]

@@ -10,7 +10,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from lstm_jax.cli.arguments import parse
-from lstm_jax.interop.files import SAFETENSORS_SUFFIX, load_arrays, save_safetensors
+from lstm_jax.interop.files import (
+    SAFETENSORS_SUFFIX,
+    load_arrays,
+    require_target,
+    save_safetensors,
+)
 from lstm_jax.interop.plain import (
     language_model_from_plain,
     language_model_to_plain,
@@ -25,9 +30,6 @@ from lstm_jax.interop.pytorch import (
     layers_to_pytorch,
 )
 from lstm_jax.models import LanguageModelParams
-
-PROG = "python -m lstm_jax.interop"
-COMMAND = "convert"
 
 Weights = LanguageModelParams | tuple[Any, ...]
 """A whole language model, or the layers of a stack alone."""
@@ -66,10 +68,7 @@ class ConvertCommand:
     def __post_init__(self) -> None:
         if self.target.suffix != SAFETENSORS_SUFFIX:
             raise ValueError(f"the target is {self.target}; its name must end with .safetensors")
-        if not self.target.parent.is_dir():
-            raise ValueError(f"there is no folder {self.target.parent}; make it first")
-        if self.target.exists() and not self.overwrite:
-            raise ValueError(f"{self.target} is there already; name another, or use --overwrite")
+        require_target(self.target, overwrite=self.overwrite)
         if isinstance(self.step, int) and self.step < 0:
             raise ValueError(f"step is {self.step}; it must be 0 or above")
 
@@ -79,20 +78,9 @@ class ConvertCommand:
         return LanguageModelNames(self.encoder, self.rnn, self.decoder)
 
 
-def interop_command(arguments: Sequence[str]) -> int:
-    """Runs the command that the first word names; raises ValueError for what the user can mend."""
-    if arguments[:1] in ([], ["-h"], ["--help"]):
-        print(f"usage: {PROG} {COMMAND} SOURCE TARGET; see {PROG} {COMMAND} --help")
-        return 0
-    word, *rest = arguments
-    if word != COMMAND:
-        raise ValueError(f"the command is {word!r}; the only one is {COMMAND}, see {PROG} --help")
-    return convert_command(rest)
-
-
-def convert_command(arguments: Sequence[str]) -> int:
+def convert_command(arguments: Sequence[str], prog: str) -> int:
     """Runs `convert`; raises ValueError for whatever the user can mend."""
-    command = parse(ConvertCommand, None, arguments, f"{PROG} {COMMAND}")
+    command = parse(ConvertCommand, None, arguments, prog)
     weights, layout = _read(command)
     to = command.to or ("plain" if layout == "pytorch" else "pytorch")
     arrays = _to_plain(weights) if to == "plain" else _to_pytorch(command, weights)

@@ -75,6 +75,15 @@ def save_safetensors(
     # The library writes an array's memory as it lies, strides and byte order unseen.
     dense = {name: _dense(name, array) for name, array in arrays.items()}
     data = library.numpy.save(dense, metadata=None if metadata is None else dict(metadata))
+    write_whole(path, data)
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
+    """Writes a file, whole or not at all; one that is there is replaced.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     target = Path(path)
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -82,6 +91,16 @@ def save_safetensors(
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def require_target(target: Path, *, overwrite: bool) -> None:
+    """Raises ValueError where a command's file cannot be written, or is there already."""
+    if not target.parent.is_dir():
+        raise ValueError(f"there is no folder {target.parent}; make it first")
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder; name a file")
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target} is there already; name another, or use --overwrite")
 
 
 def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:

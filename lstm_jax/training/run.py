@@ -8,6 +8,7 @@ metrics.jsonl    one row a log step
 checkpoints/     the training state, a folder a step
 curves.png       the curves, where matplotlib is present
 tensorboard/     events, where --tensorboard asked for them
+wandb/           Weights & Biases' files, where --wandb asked for them
 nonfinite/       a run of its own: where training gave up on losses that are not finite
 .lock            held by the process that trains here
 """

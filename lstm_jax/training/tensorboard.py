@@ -8,16 +8,14 @@ from types import TracebackType
 from typing import Self
 
 from lstm_jax.training.metrics import Row
-from lstm_jax.training.report import Report
 
 
-class TensorBoardReport:
-    """Passes on what it is told, and writes rows and samples as TensorBoard events.
+class TensorBoardRecorder:
+    """Writes rows and samples as TensorBoard events.
 
     A context manager.
 
     Args:
-        report: who is told besides.
         directory: where the event files go.
         first_step: events of later steps, of a run that was cut short, are hidden.
 
@@ -25,11 +23,10 @@ class TensorBoardReport:
         ValueError: tensorboardX is not installed.
     """
 
-    def __init__(self, report: Report, directory: Path, first_step: int) -> None:
+    def __init__(self, directory: Path, first_step: int) -> None:
         require_tensorboard()
         import tensorboardX
 
-        self._report = report
         self._writer = tensorboardX.SummaryWriter(str(directory), purge_step=first_step + 1)
 
     def __enter__(self) -> Self:
@@ -40,25 +37,15 @@ class TensorBoardReport:
     ) -> None:
         self._writer.close()
 
-    def advance(self, step: int) -> None:
-        """Passes it on."""
-        self._report.advance(step)
-
     def row(self, row: Row) -> None:
         """Writes each number of the row as a scalar."""
         for name, value in row.items():
             if name != "step" and value is not None:
                 self._writer.add_scalar(name, value, row["step"])
-        self._report.row(row)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Writes the sample as text."""
         self._writer.add_text(f"sample/{prompt}", text, step)
-        self._report.sample(step, prompt, text)
-
-    def note(self, text: str) -> None:
-        """Passes it on."""
-        self._report.note(text)
 
 
 def require_tensorboard() -> None:

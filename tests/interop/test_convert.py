@@ -16,7 +16,7 @@ import lstm_jax
 from lstm_jax import interop
 from lstm_jax.cli.arguments import run_command
 from lstm_jax.cli.train import train_command
-from lstm_jax.interop.convert import PROG, interop_command
+from lstm_jax.interop.commands import PROG, interop_command
 
 pytest.importorskip("safetensors", reason="safetensors, an optional extra, is not installed")
 
@@ -117,7 +117,7 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     interop.save_safetensors(there, interop.layers_to_plain(before))
     content = there.read_bytes()
     for arguments, message in (
-        (("convret", trained, target), "the command is 'convret'; the only one is convert"),
+        (("convret", trained, target), "the command is 'convret'; choose one of convert, export"),
         (("convert", trained), "see python -m lstm_jax.interop convert --help"),
         (("convert", trained, tmp_path / "a.pt"), "must end with .safetensors"),
         (("convert", trained, tmp_path / "no" / "a.safetensors"), "there is no folder"),
@@ -153,10 +153,11 @@ def test_the_package_is_a_command(
 
 
 def test_help_names_the_command(convert: Convert, capsys: pytest.CaptureFixture[str]) -> None:
-    assert convert("--help")[:2] == (
-        0,
-        f"usage: {PROG} convert SOURCE TARGET; see {PROG} convert --help\n",
-    )
+    code, out, _ = convert("--help")
+    assert code == 0
+    assert out.startswith(f"usage: {PROG} COMMAND ...; see {PROG} COMMAND --help\n")
+    assert "\n  convert SOURCE TARGET: " in out
+    assert "\n  export RUN_DIR TARGET: " in out
     with pytest.raises(SystemExit) as exit:
         convert("convert", "--help")
     assert exit.value.code == 0

@@ -1,0 +1,217 @@
+"""A trained model as a program of its own: StableHLO, weights and all, by way of `jax.export`.
+
+What is saved here runs wherever jax, numpy and flatbuffers are, without this library:
+
+    import jax, jax.export, numpy as np
+
+    sampler = jax.export.deserialize(open("sampler.bin", "rb").read())
+    prompt = np.array([[3], [1], [4]], np.int32)
+    tokens = sampler.call(prompt, np.array([0, 1], np.uint32), np.float32(0.7), np.int32(5))
+
+Batch and time are symbolic: one artefact takes any. Arguments and results are arrays alone, and
+`exported.in_avals` and `exported.out_avals` say their shapes and dtypes; `sampler.call` must get
+these dtypes exactly. JAX reads artefacts of its own versions of the last six months.
+
+Shapes: T time, B batch, H hidden size, V vocabulary; `t` and `b` are the symbolic time and batch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, export, random
+
+from lstm_jax.cells import look_up
+from lstm_jax.classifier import Classifier, ClassifierParams
+from lstm_jax.interop.files import write_whole
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.sampling.filters import make_filters
+from lstm_jax.sampling.loop import FREE, Rows, Writing, advance, refuse_bidirectional
+from lstm_jax.sampling.stops import make_stops
+from lstm_jax.stack import run_stack
+
+Platform = Literal["cpu", "cuda", "rocm", "tpu"]
+
+_KEY_DATA = jax.ShapeDtypeStruct((2,), jnp.uint32)
+
+
+def export_step(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    *,
+    platforms: Sequence[Platform] | None = None,
+) -> export.Exported:
+    """One token further: `(carry leaf, ..., token) -> (carry leaf, ..., logits)`.
+
+    The carry's leaves are `[b, H]`, from the lowest layer up; an LSTM's are its h, then its c.
+    Zeros start a sequence. `token` is int32 `[b]`, `logits` are `[b, V]`, before the softmax.
+
+    Args:
+        model: a language model; not bidirectional.
+        params: its parameters, which become constants of the artefact.
+        platforms: where it is to run; by default where this process does.
+
+    Raises:
+        ValueError: a bidirectional model, or an unknown platform.
+    """
+    refuse_bidirectional(model)
+    leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: model.zero_carry(params, 1)))
+
+    def step(*arguments: Array) -> tuple[Array, ...]:
+        *before, token = arguments
+        carry, hidden = model.step(params, jax.tree.unflatten(structure, before), token)
+        return (*jax.tree.leaves(carry), model.logits(params, hidden))
+
+    (b,) = export.symbolic_shape("b")
+    carry = [jax.ShapeDtypeStruct((b, *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+    return _exported(step, platforms, *carry, jax.ShapeDtypeStruct((b,), jnp.int32))
+
+
+def export_sampler(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    places: int,
+    *,
+    forbidden: Sequence[int] = (),
+    platforms: Sequence[Platform] | None = None,
+) -> export.Exported:
+    """Prompts in, what follows them out: `(prompt, key_data, temperature, top_n) -> tokens`.
+
+    prompt: int32 `[t, b]`; rows of different lengths are filled up in front with `FREE` (-1).
+    key_data: uint32 `[2]`: `jax.random.key_data(key)`, or for the key of a small seed
+        `[0, seed]`. The tokens are those that `generate` draws with that key.
+    temperature, top_n: float32 and int32 scalars, see `FilterOptions`. Nothing checks them: below
+        0 a temperature is read as 0, and a top_n as 0.
+    tokens: int32 `[places, b]`.
+
+    Args:
+        model: a language model; not bidirectional.
+        params: its parameters, which become constants of the artefact.
+        places: how many tokens it writes.
+        forbidden: token ids that it never writes.
+        platforms: where it is to run; by default where this process does.
+
+    Raises:
+        ValueError: a bidirectional model, an unknown platform, or another argument that makes no
+            sense.
+    """
+    refuse_bidirectional(model)
+    if places < 1:
+        raise ValueError(f"places is {places}; it must be at least 1")
+    filters = make_filters(model.vocabulary_size, forbidden=forbidden)
+    stops = make_stops(model.vocabulary_size)
+
+    def sample(prompt_TB: Array, key_data: Array, temperature: Array, top_n: Array) -> Array:
+        mask_TB = prompt_TB != FREE
+        writing, rows = _begin(model, params, prompt_TB, mask_TB, key_data, places)
+        chosen = filters._replace(temperature=temperature, top_n=jnp.maximum(top_n, 0))
+        given_NB = jnp.full((places, prompt_TB.shape[1]), FREE, jnp.int32)
+        times = jnp.int32(places)
+        written: tuple[Any, Array, Array] = advance(
+            model, False, params, writing, rows, given_NB, times, chosen, stops
+        )
+        return written[1]
+
+    scalars = [jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32)]
+    return _exported(sample, platforms, _time_and_batch(jnp.int32), _KEY_DATA, *scalars)
+
+
+def export_classifier(
+    model: Classifier,
+    params: ClassifierParams,
+    *,
+    vectors: Array | None = None,
+    platforms: Sequence[Platform] | None = None,
+) -> export.Exported:
+    """The probability of label 1: `(tokens, mask) -> probability`.
+
+    tokens: int32 `[t, b]`.
+    mask: bool `[t, b]`, True = a real token.
+    probability: `[b]`.
+
+    Args:
+        model: a classifier.
+        params: its parameters, which become constants of the artefact.
+        vectors: the word vectors, likewise, where `frozen_embedding`.
+        platforms: where it is to run; by default where this process does.
+
+    Raises:
+        ValueError: an unknown platform, or vectors missing or not asked for.
+    """
+
+    def probability(tokens_TB: Array, mask_TB: Array) -> Array:
+        return jax.nn.sigmoid(model.logits(params, tokens_TB, mask=mask_TB, vectors=vectors))
+
+    tokens = _time_and_batch(jnp.int32)
+    mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
+    return _exported(probability, platforms, tokens, mask)
+
+
+def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> int:
+    """Writes an artefact, whole or not at all, for `jax.export.deserialize`; one there is replaced.
+
+    Returns:
+        Its size in bytes.
+
+    Raises:
+        ValueError: flatbuffers is not installed, which JAX writes and reads artefacts with.
+        OSError: it cannot be written.
+    """
+    try:
+        data = exported.serialize()
+    except ImportError:
+        raise ValueError("exporting needs flatbuffers; pip install 'lstm-jax[interop]'") from None
+    write_whole(path, data)
+    return len(data)
+
+
+def signature(exported: export.Exported) -> str:
+    """Shapes and dtypes of arguments and results, for example `(int32[t,b]) -> (float32[b])`."""
+    arguments, results = (
+        ", ".join(aval.str_short() for aval in avals)
+        for avals in (exported.in_avals, exported.out_avals)
+    )
+    return f"({arguments}) -> ({results})"
+
+
+def _begin(
+    model: LanguageModel,
+    params: LanguageModelParams,
+    prompt_TB: Array,
+    mask_TB: Array,
+    key_data: Array,
+    places: int,
+) -> tuple[Writing, Rows]:
+    """The batch after its prompts; the same keys as `generate`'s."""
+    batch_size = prompt_TB.shape[1]
+    # Not `model.hidden`, which compares the prompts' size, symbolic here, with the vocabulary's.
+    xs = prompt_TB if params.embedding is None else look_up(params.embedding, prompt_TB)
+    carry = model.zero_carry(params, batch_size)
+    carry, hs_TBH = run_stack(model.config, params.layers, carry, xs, mask=mask_TB)
+    key = random.wrap_key_data(key_data, impl="threefry2x32")
+    keys_B = jax.vmap(random.fold_in, (None, 0))(key, jnp.arange(batch_size))
+    zeros_B = jnp.zeros(batch_size, jnp.int32)
+    # Only the repetition penalty, which is off, asks what was seen.
+    seen_BV = jnp.zeros((batch_size, model.vocabulary_size), jnp.bool_)
+    writing = Writing(carry, hs_TBH[-1], seen_BV, zeros_B, zeros_B.astype(bool), jnp.int32(0))
+    return writing, Rows(keys_B, mask_TB.sum(0, dtype=jnp.int32), zeros_B + places)
+
+
+def _time_and_batch(dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(export.symbolic_shape("t, b"), dtype)
+
+
+def _exported(
+    function: Callable[..., Any],
+    platforms: Sequence[Platform] | None,
+    *arguments: jax.ShapeDtypeStruct,
+) -> export.Exported:
+    for platform in platforms or ():
+        if platform not in get_args(Platform):
+            choices = ", ".join(get_args(Platform))
+            raise ValueError(f"platform is {platform!r}; choose from {choices}")
+    return export.export(jax.jit(function), platforms=platforms or None)(*arguments)

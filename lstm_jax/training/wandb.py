@@ -1,0 +1,102 @@
+"""Metrics and samples for Weights & Biases, beside `metrics.jsonl` (the extra `wandb`).
+
+Its own environment variables hold here: `WANDB_MODE=offline` keeps all on this machine until
+`wandb sync`, `WANDB_PROJECT` names the project, and so on.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+from lstm_jax.training.metrics import Row
+
+PROJECT = "lstm_jax"
+
+_ID_FILE = "run-id.txt"
+
+
+class WandbRecorder:
+    """Logs rows and samples to a Weights & Biases run, over the axis `step`.
+
+    A context manager. A folder whose run is resumed goes on with its Weights & Biases run too.
+
+    Args:
+        run_dir: the run's folder; its name is the run's, and what wandb writes goes into `wandb`
+            in it.
+        config: the run's settings.
+
+    Raises:
+        ValueError: wandb is not installed, knows no account, or cannot reach its server.
+    """
+
+    def __init__(self, run_dir: Path, config: dict[str, Any]) -> None:
+        require_wandb()
+        import wandb
+
+        self._as_html = wandb.Html
+        try:
+            self._run = wandb.init(
+                project=None if "WANDB_PROJECT" in os.environ else PROJECT,
+                name=run_dir.resolve().name,
+                id=_run_id(run_dir / "wandb"),
+                resume="allow",
+                dir=str(run_dir),
+                config=config,
+                # What is printed is already in the rows, or for whoever sits at the terminal.
+                settings=wandb.Settings(console="off"),
+            )
+        except wandb.Error as error:
+            raise ValueError(_cure(error)) from None
+        # wandb's own count of steps refuses to go back, as a run resumed from a checkpoint does.
+        self._run.define_metric("*", step_metric="step")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._run.finish(exit_code=0 if error is None else 1)
+
+    def row(self, row: Row) -> None:
+        """Logs each number of the row."""
+        self._run.log({name: value for name, value in row.items() if value is not None})
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Logs the sample as preformatted text."""
+        shown = self._as_html(f"<pre>{html.escape(text)}</pre>", inject=False)
+        # The name becomes a path, which no prompt may lead out of the run's folder.
+        self._run.log({"step": step, f"sample/{quote(prompt, safe=' ')}": shown})
+
+
+def require_wandb() -> None:
+    """Raises ValueError, with the cure, where wandb is not installed or knows no account."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError("--wandb needs wandb; pip install 'lstm-jax[wandb]'")
+    import wandb
+
+    try:
+        if wandb.setup().settings.mode in ("online", "shared"):
+            wandb.login()
+    except wandb.Error as error:
+        raise ValueError(_cure(error)) from None
+
+
+def _run_id(folder: Path) -> str:
+    """The identity of the folder's run, drawn where it has none yet."""
+    file = folder / _ID_FILE
+    if not file.is_file():
+        folder.mkdir(exist_ok=True)
+        file.write_text(secrets.token_hex(4), encoding="utf-8")
+    return file.read_text(encoding="utf-8").strip()
+
+
+def _cure(error: Exception) -> str:
+    return f"--wandb: {error} To do without its server for now, set WANDB_MODE=offline"

@@ -1,0 +1,96 @@
+"""`train.py --wandb`: offline runs of Weights & Biases, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import Command
+
+from lstm_jax.cli.train import train_command
+from lstm_jax.training.metrics import read_rows
+
+SMALL = shlex.split(
+    "--model.hidden-size 6 --batch-size 4 --sequence-length 8 --steps 4 --log-every 2 "
+    "--evaluate-every 0 --checkpoint-every 0 --sample-every 4 --sample.length 5"
+)
+PROMPT = "../the <x>"
+installed = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> list[object]:
+    text = tmp_path / "text.txt"
+    text.write_text(f"{PROMPT} quick brown fox jumps over the lazy dog\n" * 40, encoding="utf-8")
+    return ["--data", text, "--run-dir", tmp_path / "run", "--sample-prompts", PROMPT, *SMALL]
+
+
+@pytest.fixture
+def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """No account, and nothing written but under the test's folder."""
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    import wandb
+
+    wandb.teardown()
+    yield wandb
+    wandb.teardown()
+
+
+@installed
+def test_an_offline_run_holds_rows_and_samples_and_is_resumed_as_itself(
+    call: Command,
+    base: list[object],
+    at_home: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = tmp_path / "run"
+    assert call(train_command, *base, "--wandb")[0] == 0
+    # Its own process writes the file, and may go on after the run is over.
+    at_home.teardown()
+    (first,) = run.glob("wandb/offline-run-*")
+    (log,) = first.glob("*.wandb")
+    content = log.read_bytes()
+    rows = read_rows(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    for name in ("heldout_loss", "hidden_size", "lstm_jax", json.dumps(rows[-1]["loss"])):
+        assert name.encode() in content
+    (sample,) = first.rglob("*.html")
+    assert sample.is_relative_to(first / "files" / "media")
+    assert sample.read_text(encoding="utf-8").startswith("<pre>../the &lt;x&gt;")
+    assert call(train_command, "--run-dir", run, "--resume", "--steps", 6, "--wandb")[0] == 0
+    at_home.teardown()
+    both = sorted(log.name for log in run.glob("wandb/offline-run-*/*.wandb"))
+    assert both == [log.name] * 2
+
+
+@installed
+def test_no_account_is_one_line_and_writes_nothing(
+    call: Command, base: list[object], at_home: Any, tmp_path: Path
+) -> None:
+    code, out, err = call(train_command, *base, "--wandb")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "wandb login" in err
+    assert "WANDB_MODE=offline" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_wandb_the_error_names_the_cure(
+    call: Command, base: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    code, out, err = call(train_command, *base, "--wandb")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert "pip install 'lstm-jax[wandb]'" in err
+    assert not (tmp_path / "run").exists()
