@@ -65,9 +65,11 @@ def train_run(
         require_wandb()
     system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
     the_task = task.make_task(system)
+    # A first state is made before the folder is: settings that don't fit leave nothing behind.
+    first = None if resume else task.first_state(the_task)
     with ExitStack() as stack:
         stack.enter_context(held(folder))
-        state, progress = _begun(folder, the_task, resume)
+        state, progress = _begun(folder, the_task, first)
         step = int(state.step)
         store = stack.enter_context(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
@@ -114,13 +116,12 @@ def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
 
 
 def _begun(
-    folder: RunFolder, the_task: task.Task, resume: bool
+    folder: RunFolder, the_task: task.Task, first: TrainState | None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state to train from and its progress; a new run's folder is made."""
-    if not resume:
-        state = task.first_state(the_task)
+    """The state to train from, and its progress; a new run's folder is made."""
+    if first is not None:
         create_run(folder, the_task.system)
-        return state, {}
+        return first, {}
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         state, progress = task.restored_state(the_task, store)
     write_config(folder, the_task.system)

@@ -31,6 +31,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     logs = [read_rows(RunFolder(run).metrics) for run in runs]
     for run, rows in zip(runs, logs, strict=True):
@@ -50,6 +51,8 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
         perplexity = left.secondary_yaxis("right", functions=(np.exp, _log))
         perplexity.set_ylabel("perplexity")
         perplexity.set_yscale("log")
+        perplexity.yaxis.set_major_formatter(LogFormatter())
+        perplexity.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     figure.savefig(output)
 
 

@@ -220,7 +220,7 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.Mon
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr(jax._src.export, "serialization", raising=False)
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
-    with pytest.raises(ValueError, match=r"pip install 'lstm-jax\[export\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'lstm-jax\[interop\]'"):
         interop.save_exported(tmp_path / "step.bin", step)
     assert not list(tmp_path.iterdir())
 
