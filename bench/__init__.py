@@ -7,6 +7,12 @@ From the root of the repository:
     python -m bench.train_step --quick                          a first look, few rounds
     python -m bench.train_step --peers pytorch --rounds 10
 
+How fast the systems write, how fast prompts are absorbed, and what filters cost:
+
+    python -m bench.sample                                      anna and shakespeare, float32
+    python -m bench.sample --batch-sizes 1 128 --dtype bfloat16 --json rows.json --plot rates.png
+    python -m bench.sample --quick
+
 The peers come with `pip install '.[peers]'`; one that is not installed is named as missing, and one
 that does other work than ours is named and not timed (the exit code is then 1). Leave the machine
 alone meanwhile: every implementation uses all of its cores.

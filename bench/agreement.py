@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from bench.implementation import DType, Training
+import numpy as np
+
+from bench.implementation import DType, SamplingImplementation, Training
+from bench.shapes import Job, System
+from lstm_jax.models import LanguageModelParams
 
 STEPS = 2
 """Training steps that are compared, with dropout off."""
+
+GREEDY = Job(batch=3, prompt_length=20, places=50, temperature=0.0)
+"""The continuations that are compared, in float32."""
+
+_INPUT_SCALE, _RECURRENT_SCALE = 16.0, 2.0
 
 _LOSS_TOLERANCE: dict[DType, float] = {"float32": 1e-4, "bfloat16": 1e-2}
 # Wide, for PyTorch learns its bias as two halves, each at the full rate: that was up to 9 percent
@@ -60,3 +72,42 @@ def require_agreement(found: Evidence, ours: Evidence, dtype: DType) -> None:
 def _require_near(what: str, found: float, ours: float, tolerance: float) -> None:
     if not abs(found - ours) <= tolerance * abs(ours):  # true of no NaN
         raise Disagreement(f"{what} is {found:.6g}, ours {ours:.6g}, not within {tolerance:g}")
+
+
+def continuations(
+    implementation: SamplingImplementation, system: System, params: LanguageModelParams
+) -> list[np.ndarray[Any, Any]]:
+    """The most likely tokens `[places, B]`: as such, then drawn from the one likeliest token."""
+    params = _scaled(params)
+    drawn = dataclasses.replace(GREEDY, temperature=1.0, top_n=1)
+    return [implementation.build(system, "float32", params, job).write() for job in (GREEDY, drawn)]
+
+
+def _scaled(params: LanguageModelParams) -> LanguageModelParams:
+    """The weights made so large that what is written hangs on all of them.
+
+    From the usual ones a text soon repeats the token that the output layer's bias favours, whatever
+    the layers below compute.
+    """
+    layers = tuple(
+        layer._replace(w_x=layer.w_x * _INPUT_SCALE, w_h=layer.w_h * _RECURRENT_SCALE)
+        for layer in params.layers
+    )
+    return params._replace(layers=layers, output=params.output._replace(b=params.output.b * 0))
+
+
+def require_same_continuations(
+    found: Sequence[np.ndarray[Any, Any]], ours: Sequence[np.ndarray[Any, Any]]
+) -> None:
+    """Compares what `continuations` gives for an implementation with ours, token by token.
+
+    Raises:
+        Disagreement: with the first place where they differ.
+    """
+    for how, these, those in zip(("greedy", "top-n 1"), found, ours, strict=True):
+        if these.shape != those.shape:
+            raise Disagreement(f"{how} tokens are {these.shape}, ours {those.shape}")
+        if (these != those).any():
+            place, row = (int(index) for index in np.argwhere(these != those)[0])
+            tokens = f"is {these[place, row]}, ours {those[place, row]}"
+            raise Disagreement(f"{how} token {place} of text {row} {tokens}")

@@ -1,11 +1,13 @@
-"""What a bench asks of ours and of every peer."""
+"""What the benches ask of ours and of every peer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-from bench.shapes import System
+import numpy as np
+
+from bench.shapes import Job, System
 from lstm_jax.models import LanguageModelParams
 
 DType = Literal["float32", "bfloat16"]
@@ -43,6 +45,34 @@ class Implementation(Protocol):
 
     def build(self, system: System, dtype: DType, params: LanguageModelParams) -> Training:
         """Puts the system, with these weights, in the implementation's own form.
+
+        Raises:
+            ValueError: this machine can't run it where ours runs.
+        """
+
+
+class Sampling(Protocol):
+    """A network that writes what it was asked for, from the weights it was given."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What was chosen to make it fast."""
+
+    def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Absorbs the prompts from a zero carry and writes: tokens `[places, B]`, on the host."""
+
+
+class SamplingImplementation(Protocol):
+    """A way to sample from a system."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call it."""
+
+    def build(
+        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
+    ) -> Sampling:
+        """Puts the system in the implementation's own form, its weights stored in `dtype`.
 
         Raises:
             ValueError: this machine can't run it where ours runs.

@@ -37,7 +37,7 @@ class OurTraining:
         self.parameters_beyond_ours = 0
         self.settings: Mapping[str, str] = {"backend": "auto"}
         self._program = _program(system, dtype)
-        self._model = _model(system, dtype)
+        self._model = language_model(system, dtype)
         self._rows = jnp.asarray(system.rows())
         self._first = tuple(map(jnp.asarray, system.batch(0)))
         self._state = _first_state(self._program, params, system.batch_size)
@@ -52,7 +52,8 @@ class OurTraining:
         self._state, _ = jax.block_until_ready(done)
 
 
-def _model(system: System, dtype: DType) -> LanguageModel:
+def language_model(system: System, dtype: DType) -> LanguageModel:
+    """The system as the library's model."""
     config = LanguageModelConfig(
         cell=system.cell,
         layers=system.layers,
@@ -70,7 +71,7 @@ def _program(system: System, dtype: DType) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
     return Program(
-        LanguageObjective(_model(system, dtype), system.sequence_length),
+        LanguageObjective(language_model(system, dtype), system.sequence_length),
         make_optimizer(adam, learning_rate_schedule(adam, 1)),
         BATCHES,
     )

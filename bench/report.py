@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from bench.environment import Environment
+from bench.measure import Timing
 
 OURS = "lstm_jax"
 """What our implementations' names begin with."""
@@ -29,8 +30,8 @@ class Row:
         p10_ms: the tenth percentile.
         p90_ms: the ninetieth.
         tokens_per_second: at the median.
-        ratio_to_best_peer: the best peer's median divided by this one, so above 1 is faster than
-            every peer; None for peers, and where none was measured.
+        ratio_to_best_peer: the median of the best peer of this dtype divided by this one, so above
+            1 is faster than every peer; None for peers, and where none was measured.
         compile_s: seconds of the first call beyond the median.
         calls: how many calls were timed.
         processor: the host's.
@@ -40,6 +41,9 @@ class Row:
         settings: what the implementation chose.
         shape: the system's sizes.
         peers_left_out: peers that were asked for and not measured, and why.
+        steps_per_second: at the median, where the bench has steps; else None.
+        limit_fraction: the time that the memory allows for a step, divided by what it took, where
+            that was measured; else None.
     """
 
     bench: str
@@ -61,6 +65,8 @@ class Row:
     settings: Mapping[str, str]
     shape: Mapping[str, object]
     peers_left_out: Mapping[str, str]
+    steps_per_second: float | None = None
+    limit_fraction: float | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -68,15 +74,75 @@ class Row:
         return self.implementation.startswith(OURS)
 
 
+def make_row(
+    found: Environment,
+    timing: Timing,
+    *,
+    bench: str,
+    system: str,
+    implementation: str,
+    dtype: str,
+    tokens: int,
+    first_s: float,
+    settings: Mapping[str, str],
+    shape: Mapping[str, object],
+    peers_left_out: Mapping[str, str],
+) -> Row:
+    """A row from what was measured, without ratio.
+
+    Args:
+        found: what it ran on.
+        timing: of one call.
+        bench: see `Row`, as all arguments that are not here.
+        system: see there.
+        implementation: see there.
+        dtype: see there.
+        tokens: of one call.
+        first_s: seconds that the first call took.
+        settings: see there.
+        shape: see there.
+        peers_left_out: see there.
+    """
+    return Row(
+        bench=bench,
+        system=system,
+        implementation=implementation,
+        dtype=dtype,
+        device=found.device,
+        median_ms=timing.median_ms,
+        p10_ms=timing.p10_ms,
+        p90_ms=timing.p90_ms,
+        tokens_per_second=1e3 * tokens / timing.median_ms,
+        ratio_to_best_peer=None,
+        compile_s=max(0.0, first_s - timing.median_ms / 1e3),
+        calls=timing.calls,
+        processor=found.processor,
+        threads=found.threads,
+        versions=found.versions,
+        load=found.load,
+        settings=settings,
+        shape=shape,
+        peers_left_out=peers_left_out,
+    )
+
+
 def with_ratios(rows: Sequence[Row]) -> list[Row]:
     """The rows of one system, those of ours with their ratio to its fastest peer."""
-    best = min((row.median_ms for row in rows if not row.is_ours), default=None)
-    return [
-        dataclasses.replace(row, ratio_to_best_peer=best / row.median_ms)
-        if row.is_ours and best is not None
-        else row
-        for row in rows
-    ]
+    return [_with_ratio(row, rows) for row in rows]
+
+
+def _with_ratio(row: Row, rows: Sequence[Row]) -> Row:
+    peers = [each.median_ms for each in rows if not each.is_ours and each.dtype == row.dtype]
+    if not (row.is_ours and peers):
+        return row
+    return dataclasses.replace(row, ratio_to_best_peer=min(peers) / row.median_ms)
+
+
+_HEADS = ("system", "implementation", "dtype", "ms", "p10", "p90", "tokens/s", "ratio", "compile")
+_OPTIONAL: dict[str, Callable[[Row], str]] = {
+    "steps/s": lambda row: "" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
+    "of limit": lambda row: "" if row.limit_fraction is None else f"{row.limit_fraction:.0%}",
+}
 
 
 def print_environment(found: Environment, out: TextIO) -> None:
@@ -94,20 +160,11 @@ def print_environment(found: Environment, out: TextIO) -> None:
         )
 
 
-def print_table(rows: Iterable[Row], out: TextIO) -> None:
-    """Prints one line a row."""
-    heads = (
-        "system",
-        "implementation",
-        "dtype",
-        "ms",
-        "p10",
-        "p90",
-        "tokens/s",
-        "ratio",
-        "compile",
-    )
-    lines = [heads, *map(_cells, rows)]
+def print_table(rows: Sequence[Row], out: TextIO) -> None:
+    """Prints one line a row; the optional fields only where a row has them."""
+    optional = [head for head, cell in _OPTIONAL.items() if any(map(cell, rows))]
+    heads = (*_HEADS, *optional)
+    lines = [heads, *((*_cells(row), *(_OPTIONAL[head](row) for head in optional)) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     for line in lines:
         cells = (
@@ -133,5 +190,14 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def write_json(rows: Iterable[Row], file: Path) -> None:
-    """Writes the rows as a list of objects."""
-    file.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=2) + "\n")
+    """Writes the rows as a list of objects; optional fields that are None are left out."""
+    file.write_text(json.dumps([_as_json(row) for row in rows], indent=2) + "\n")
+
+
+def _as_json(row: Row) -> dict[str, Any]:
+    optional = {field.name for field in dataclasses.fields(row) if field.default is None}
+    return {
+        name: value
+        for name, value in dataclasses.asdict(row).items()
+        if value is not None or name not in optional
+    }

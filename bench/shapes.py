@@ -91,6 +91,31 @@ class System:
         return params._replace(layers=layers, output=output)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is asked for when sampling is measured: texts side by side that go on from prompts.
+
+    Attributes:
+        batch: B, how many texts.
+        prompt_length: tokens that each begins with, at least 1.
+        places: tokens that are written to each.
+        temperature: 0 takes the most likely token.
+        top_n: how many of the most likely tokens may be drawn; 0 for all.
+    """
+
+    batch: int
+    prompt_length: int
+    places: int
+    temperature: float = 1.0
+    top_n: int = 0
+
+    def prompts(self, system: System, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Random tokens, int32 `[prompt_length, B]`."""
+        draw = np.random.default_rng(seed)
+        shape = (self.prompt_length, self.batch)
+        return draw.integers(0, system.vocabulary_size, shape, dtype=np.int32)
+
+
 SYSTEMS = (
     System("lyrics", 1027, "lstm", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
     System("lyrics-gru", 1027, "gru", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),

@@ -24,7 +24,7 @@ from bench.environment import Environment, environment
 from bench.implementation import DType, Implementation, Training
 from bench.measure import Timing, interleave, seconds
 from bench.ours import Ours
-from bench.peers import PEERS, MissingPeer, peer_named
+from bench.peers import PEERS, find_installed, peer_named
 from bench.shapes import SYSTEMS, System, system_named
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.models import LanguageModelParams
@@ -114,25 +114,16 @@ class _Contest:
         return implementation.build(system, self._dtype, self._params)
 
     def _row(self, name: str, timing: Timing) -> report.Row:
-        training, found = self._trainings[name], self._environment
-        return report.Row(
+        return report.make_row(
+            self._environment,
+            timing,
             bench=BENCH,
             system=self._system.name,
             implementation=name,
             dtype=self._dtype,
-            device=found.device,
-            median_ms=timing.median_ms,
-            p10_ms=timing.p10_ms,
-            p90_ms=timing.p90_ms,
-            tokens_per_second=1e3 * self._system.tokens_per_step / timing.median_ms,
-            ratio_to_best_peer=None,
-            compile_s=max(0.0, self._first_s[name] - timing.median_ms / 1e3),
-            calls=timing.calls,
-            processor=found.processor,
-            threads=found.threads,
-            versions=found.versions,
-            load=found.load,
-            settings=training.settings,
+            tokens=self._system.tokens_per_step,
+            first_s=self._first_s[name],
+            settings=self._trainings[name].settings,
             shape=dataclasses.asdict(self._system),
             peers_left_out=self.left_out,
         )
@@ -152,7 +143,7 @@ def measure_system(
     Returns:
         The rows, and whether every peer that is installed did the same work as ours.
     """
-    installed, missing = _find(options.peers)
+    installed, missing = find_installed(options.peers, peer_named)
     contest = _Contest(system, options.dtype, found, missing)
     contest.admit_ours(Ours())
     for peer in installed:
@@ -163,16 +154,6 @@ def measure_system(
     rows = contest.measure(rounds)
     report.print_table(rows, out)
     return rows, not contest.disagrees
-
-
-def _find(names: Sequence[str]) -> tuple[list[Implementation], dict[str, str]]:
-    installed, missing = [], {}
-    for name in names:
-        try:
-            installed.append(peer_named(name))
-        except MissingPeer as reason:
-            missing[name] = str(reason)
-    return installed, missing
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -66,6 +66,15 @@ def test_the_python_in_documents_runs(document: str) -> None:
         assert done.returncode == 0, done.stderr
 
 
+def test_the_site_of_documents_builds_without_a_warning(tmp_path: Path) -> None:
+    if not (TOOLS / "mkdocs").exists():
+        pytest.skip("mkdocs is not installed beside this Python (the extra docs)")
+    done = run(TOOLS / "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "site" / "api" / "core" / "index.html").read_text(encoding="utf-8")
+    assert "An LSTM layer over time" in page
+
+
 def test_importing_the_package_imports_no_training_library() -> None:
     script = (
         "import sys, lstm_jax; "

@@ -59,17 +59,28 @@ class Network(nnx.Module):
         self, tokens: Array, carry: tuple[Any, ...], dropout_key: Array | None
     ) -> tuple[tuple[Any, ...], Array]:
         """Runs it; a key switches dropout on."""
+        carry, hs = self.hidden(tokens, carry, dropout_key)
+        return carry, self.output(hs).astype(jnp.float32)
+
+    def inputs(self, tokens: Array) -> Array:
+        """What enters the first layer."""
         if self.system.embedding_size is not None:
-            xs = self.embedding(tokens)
-        else:
-            xs = jax.nn.one_hot(tokens, self.system.vocabulary_size, dtype=self.dtype)
+            xs: Array = self.embedding(tokens)
+            return xs
+        return jax.nn.one_hot(tokens, self.system.vocabulary_size, dtype=self.dtype)
+
+    def hidden(
+        self, tokens: Array, carry: tuple[Any, ...], dropout_key: Array | None
+    ) -> tuple[tuple[Any, ...], Array]:
+        """All but the output layer."""
+        xs = self.inputs(tokens)
         rngs = None if dropout_key is None else nnx.Rngs(dropout_key)
         finals = []
         for layer, before in zip(self.layers, carry, strict=True):
             final, xs = layer(xs, initial_carry=before)
             xs = self.dropout(xs, deterministic=rngs is None, rngs=rngs)
             finals.append(final)
-        return tuple(finals), self.output(xs).astype(jnp.float32)
+        return tuple(finals), xs
 
 
 class _State(NamedTuple):
@@ -84,14 +95,14 @@ class FlaxTraining:
     """See `Training`."""
 
     def __init__(self, system: System, dtype: DType, params: LanguageModelParams) -> None:
-        self._program = _program(system, dtype)
-        loaded = _loaded(self._program, params)
+        self._program = make_program(system, dtype)
+        loaded = load(self._program, params)
         self._first = tuple(map(jnp.asarray, system.batch(0)))
         self._rows = jnp.asarray(system.rows())
         self._state = _State(
             loaded,
             self._program.optimizer.init(loaded),
-            _zero_carry(system),
+            zero_carry(system, system.batch_size),
             jnp.int32(0),
             random.key(0),
         )
@@ -118,7 +129,9 @@ class FlaxTraining:
         self._state, _ = jax.block_until_ready(done)
 
 
-class _Program(NamedTuple):
+class Program(NamedTuple):
+    """What is compiled: the network's form, and how it is trained."""
+
     system: System
     graph: Any
     optimizer: optax.GradientTransformation
@@ -129,15 +142,16 @@ class _Program(NamedTuple):
 
 
 @cache
-def _program(system: System, dtype: DType) -> _Program:
+def make_program(system: System, dtype: DType) -> Program:
+    """Cached, because compiled code is found again by the program's identity."""
     abstract = nnx.eval_shape(lambda: Network(system, dtype, nnx.Rngs(0)))
     optimizer = optax.chain(
         optax.clip_by_global_norm(system.clip_norm), optax.adam(system.learning_rate)
     )
-    return _Program(system, nnx.graphdef(abstract), optimizer)
+    return Program(system, nnx.graphdef(abstract), optimizer)
 
 
-def _loaded(program: _Program, params: LanguageModelParams) -> Any:
+def load(program: Program, params: LanguageModelParams) -> Any:
     """Our weights as the network's state."""
     state = nnx.state(program.module(), nnx.Param)
     output = output_layer(params)
@@ -161,16 +175,18 @@ def _cell_weights(system: System, layer: Any) -> dict[str, Any]:
     return kernels
 
 
-def _zero_carry(system: System) -> tuple[Any, ...]:
+def zero_carry(system: System, batch_size: int) -> tuple[Any, ...]:
+    """What every layer starts from."""
+
     def zeros() -> Array:
-        return jnp.zeros((system.batch_size, system.hidden_size))
+        return jnp.zeros((batch_size, system.hidden_size))
 
     one = (lambda: (zeros(), zeros())) if system.cell == "lstm" else zeros
     return tuple(one() for _ in range(system.layers))
 
 
 def _forward(
-    program: _Program, params: Any, carry: Any, inputs: Array, targets: Array, key: Array | None
+    program: Program, params: Any, carry: Any, inputs: Array, targets: Array, key: Array | None
 ) -> tuple[Array, Any]:
     network = nnx.merge(program.graph, params)
     # Full float32 on a GPU, as ours: its default there is TF32.
@@ -181,13 +197,13 @@ def _forward(
 
 
 @jax.jit(static_argnums=0)
-def _mean_loss(program: _Program, params: Any, inputs: Array, targets: Array) -> Array:
-    carry = _zero_carry(program.system)
+def _mean_loss(program: Program, params: Any, inputs: Array, targets: Array) -> Array:
+    carry = zero_carry(program.system, program.system.batch_size)
     return _forward(program, params, carry, inputs, targets, None)[0]
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _train_step(program: _Program, state: _State, rows: Array) -> tuple[_State, Array]:
+def _train_step(program: Program, state: _State, rows: Array) -> tuple[_State, Array]:
     system = program.system
     key = random.fold_in(state.key, state.batch)
     before = jax.tree.map(

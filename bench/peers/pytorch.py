@@ -26,16 +26,26 @@ class PyTorch:
 
     def build(self, system: System, dtype: DType, params: LanguageModelParams) -> PyTorchTraining:
         """See `Implementation`."""
-        on_gpu = jax.default_backend() == "gpu"
-        if on_gpu and not torch.cuda.is_available():
-            raise ValueError("jax runs on a GPU here, and this PyTorch has no CUDA")
+        device = same_device()
         torch.set_num_threads(cores())
-        # Full float32 on a GPU, as ours: cuDNN would take TF32 unasked.
-        torch.backends.cudnn.allow_tf32 = False
-        return PyTorchTraining(system, dtype, params, torch.device("cuda" if on_gpu else "cpu"))
+        return PyTorchTraining(system, dtype, params, device)
 
 
 PEER = PyTorch()
+
+
+def same_device() -> torch.device:
+    """PyTorch's name of the device that jax runs on.
+
+    Raises:
+        ValueError: PyTorch cannot run there.
+    """
+    on_gpu = jax.default_backend() == "gpu"
+    if on_gpu and not torch.cuda.is_available():
+        raise ValueError("jax runs on a GPU here, and this PyTorch has no CUDA")
+    # Full float32 on a GPU, as ours: cuDNN would take TF32 unasked.
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda" if on_gpu else "cpu")
 
 
 class PyTorchTraining:
@@ -45,8 +55,8 @@ class PyTorchTraining:
         self, system: System, dtype: DType, params: LanguageModelParams, device: torch.device
     ) -> None:
         self._system, self._dtype, self._device = system, dtype, device
-        self._modules = _modules(system).to(device)
-        self._load(params)
+        self._modules = make_modules(system).to(device)
+        load(self._modules, params)
         self._one_hot = None
         if system.embedding_size is None:
             # A look-up in the unit matrix: half the time of `one_hot(...)` and its cast.
@@ -126,20 +136,23 @@ class PyTorchTraining:
             torch.from_numpy(ids.astype(np.int64)).to(self._device) for ids in (inputs, targets)
         )
 
-    def _load(self, params: LanguageModelParams) -> None:
-        output = output_layer(params)
-        named: dict[str, Any] = {"output.weight": output.w.T, "output.bias": output.b}
-        if params.embedding is not None:
-            named["embedding.weight"] = params.embedding
-        for index, layer in enumerate(params.layers):
-            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            for name, array in zip(names, _in_pytorch_form(layer), strict=True):
-                named[f"recurrent.{name}_l{index}"] = array
-        state = {name: torch.from_numpy(np.array(array)) for name, array in named.items()}
-        self._modules.load_state_dict(state)
+
+def load(modules: Any, params: LanguageModelParams) -> None:
+    """Gives what `make_modules` made our weights."""
+    output = output_layer(params)
+    named: dict[str, Any] = {"output.weight": output.w.T, "output.bias": output.b}
+    if params.embedding is not None:
+        named["embedding.weight"] = params.embedding
+    for index, layer in enumerate(params.layers):
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        for name, array in zip(names, _in_pytorch_form(layer), strict=True):
+            named[f"recurrent.{name}_l{index}"] = array
+    state = {name: torch.from_numpy(np.array(array)) for name, array in named.items()}
+    modules.load_state_dict(state)
 
 
-def _modules(system: System) -> Any:
+def make_modules(system: System) -> Any:
+    """The system's layers by name: recurrent, dropout, output, and embedding if it has one."""
     recurrent = nn.LSTM if system.cell == "lstm" else nn.GRU
     between = system.dropout if system.layers > 1 else 0.0
     size = system.hidden_size

@@ -1,0 +1,54 @@
+"""What memory allows: a step at batch 1 reads every weight once, whatever else it does.
+
+Weights may fit in a cache, so the limit is no data sheet's: it is the time that passes over an
+array of exactly their size take here, in the fastest of a few ways.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, random
+
+from lstm_jax.models import LanguageModelParams
+
+_ROWS = 512
+
+
+def bytes_a_step(params: LanguageModelParams) -> int:
+    """Bytes that a step with one text must read: all weights, but one row of what is looked up."""
+    table = params.layers[0].w_x if params.embedding is None else params.embedding
+    total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    return int(total - table.nbytes + table.nbytes // len(table))
+
+
+def readers(size: int, passes: int) -> dict[str, Callable[[], object]]:
+    """Ways to read `size` bytes `passes` times, by name; each pass needs the one before it.
+
+    The bytes are float32 numbers; `size` is met within a row of the matrix that they make up.
+    """
+    numbers = size // 4
+    rows = min(_ROWS, numbers)
+    shape = (rows, max(1, round(numbers / rows)))
+    weights = random.normal(random.key(0), shape)
+    return {
+        "weights @ x": lambda: jax.block_until_ready(_by_rows(weights, passes)),
+        "x @ weights": lambda: jax.block_until_ready(_by_columns(weights, passes)),
+    }
+
+
+@partial(jax.jit, static_argnums=1)
+def _by_rows(weights_RC: Array, passes: int) -> Array:
+    x_C = jnp.full(weights_RC.shape[1], 0.1)
+    read: Array = lax.fori_loop(0, passes, lambda _, x: x_C * jnp.tanh((weights_RC @ x).max()), x_C)
+    return read
+
+
+@partial(jax.jit, static_argnums=1)
+def _by_columns(weights_RC: Array, passes: int) -> Array:
+    x_R = jnp.full(weights_RC.shape[0], 0.1)
+    read: Array = lax.fori_loop(0, passes, lambda _, x: x_R * jnp.tanh((x @ weights_RC).max()), x_R)
+    return read
