@@ -154,7 +154,7 @@ def _sums(
             return (sums, None), (scores_KB, None)
         db_V = dlogits_KBV.sum((0, 1))
         dlogits_KBV = policy.cast(dlogits_KBV)
-        dparams = OutputParams(policy.einsum("tbh,tbv->hv", hs_KBH, dlogits_KBV), db_V)
+        dparams = OutputParams(policy.weight_gradient(hs_KBH, dlogits_KBV), db_V)
         dhs_KBH = policy.einsum("tbv,hv->tbh", dlogits_KBV, w_HV)
         return (sums, dparams), (scores_KB, dhs_KBH.astype(hs_TBH.dtype))
 
@@ -190,10 +190,14 @@ def _chunk_sums(
     total_KB = exponentials_KBV.sum(-1)
     target_logit_KB = jnp.take_along_axis(logits_KBV, targets_KB[..., None], axis=-1)[..., 0]
     loss_KB = jnp.log(total_KB) + highest_KB - target_logit_KB
-    is_target_KBV = jnp.arange(logits_KBV.shape[-1]) == targets_KB[..., None]
+    ids_V = jnp.arange(logits_KBV.shape[-1])
+    is_target_KBV = ids_V == targets_KB[..., None]
     scaled_KBV = exponentials_KBV * (weight_KB / total_KB)[..., None]
     dlogits_KBV = scaled_KBV - jnp.where(is_target_KBV, weight_KB[..., None], 0)
-    correct_KB = jnp.argmax(logits_KBV, -1) == targets_KB
+    # Not `argmax`: XLA's loop over it takes six times as long on CPU as all the rest here.
+    is_highest_KBV = logits_KBV == highest_KB[..., None]
+    has_earlier_KB = jnp.any(is_highest_KBV & (ids_V < targets_KB[..., None]), axis=-1)
+    correct_KB = (target_logit_KB == highest_KB) & ~has_earlier_KB
     scores_KB = TokenScores(
         jnp.where(weight_KB == 0, 0, loss_KB * weight_KB), correct_KB * weight_KB
     )

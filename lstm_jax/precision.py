@@ -44,6 +44,30 @@ class Products(NamedTuple):
         """`left [..., K] @ right [K, N]`."""
         return self.einsum("...k,kn->...n", left, right)
 
+    def weight_gradient(self, xs: Array, dout: Array) -> Array:
+        """The gradient of w in `xs [..., D] @ w [D, G]`: `[D, G]`, summed over all leading axes.
+
+        Of the forms that this product has, the one that XLA multiplies fastest on CPU: the longer
+        side goes last (2.5 times as fast for 512 x 83); and bfloat16 operands in row-major order,
+        behind a row of zeros that keeps XLA from folding the transposition into the product,
+        since it multiplies a transposed left operand in float32 (twice the time).
+        """
+        if xs.shape[-1] > dout.shape[-1]:
+            return self.weight_gradient(dout, xs).T
+        xs_KD, dout_KG = (self.cast(a.reshape(-1, a.shape[-1])) for a in (xs, dout))
+
+        def transposed(xs_KD: Array, dout_KG: Array) -> Array:
+            return self.einsum("kd,kg->dg", xs_KD, dout_KG)
+
+        def row_major(xs_KD: Array, dout_KG: Array) -> Array:
+            padded_DK = jnp.pad(xs_KD.T, ((0, 1), (0, 0)))
+            return self.einsum("dk,kg->dg", padded_DK, dout_KG)[:-1]
+
+        if self.operand != jnp.bfloat16:
+            return transposed(xs_KD, dout_KG)
+        found: Array = lax.platform_dependent(xs_KD, dout_KG, cpu=row_major, default=transposed)
+        return found
+
 
 def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Products:
     """Decides operand dtype, accumulator dtype and hardware precision together.
@@ -106,7 +130,7 @@ def _time_product_backward(
     xs_TBD, w_DG = saved
     dout_TBG = policy.cast(dout_TBG)
     dxs_TBD = policy.einsum("tbg,dg->tbd", dout_TBG, w_DG)
-    dw_DG = policy.einsum("tbd,tbg->dg", xs_TBD, dout_TBG)
+    dw_DG = policy.weight_gradient(xs_TBD, dout_TBG)
     return dxs_TBD.astype(xs_TBD.dtype), dw_DG.astype(w_DG.dtype)
 
 

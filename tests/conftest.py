@@ -44,6 +44,17 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def little_compiled_code() -> Iterator[None]:
+    """Each module leaves its compiled functions behind.
+
+    Every one of them takes a few memory maps, of which Linux allows a process 65,530: a worker
+    that kept them all came to "LLVM compilation error: Cannot allocate memory" near the end.
+    """
+    yield
+    jax.clear_caches()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests marked slow")
 

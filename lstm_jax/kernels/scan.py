@@ -175,10 +175,6 @@ def _previous(carry: Any, carries: Any, reverse: bool) -> Any:
     return jax.tree.map(shift, carry, carries)
 
 
-def _weight_gradient(policy: Products, hs_TBH: Array, dgates_TBG: Array) -> Array:
-    return policy.einsum("tbh,tbg->hg", hs_TBH, dgates_TBG)
-
-
 def _back_through(policy: Products, dgates_BG: Array, w_HG: Array) -> Array:
     return policy.einsum("bg,hg->bh", dgates_BG, w_HG)
 
@@ -252,7 +248,7 @@ def _lstm_backward(
 def _lstm_gather(
     policy: Products, weights: Weights, saved: Array, previous: LSTMCarry, dgates_TBG: Array
 ) -> tuple[Array, Weights]:
-    return dgates_TBG, (_weight_gradient(policy, previous.h, dgates_TBG),)
+    return dgates_TBG, (policy.weight_gradient(previous.h, dgates_TBG),)
 
 
 # GRU ---------------------------------------------------------------------------------------------
@@ -318,7 +314,7 @@ def _gru_after_gather(
     dfrom_h_TBG, dn_TBH = emitted
     drz_TBG, dinside_TBH = _split_n(dfrom_h_TBG)
     dgates_TBG = jnp.concatenate([drz_TBG, dn_TBH], axis=-1)
-    dw_h = _weight_gradient(policy, previous.h, dfrom_h_TBG)
+    dw_h = policy.weight_gradient(previous.h, dfrom_h_TBG)
     return dgates_TBG, (dw_h, dinside_TBH.sum((0, 1)))
 
 
@@ -370,8 +366,8 @@ def _gru_before_gather(
 ) -> tuple[Array, Weights]:
     drz_TBG, dn_TBH = _split_n(dgates_TBG)
     r_TBH = _sigmoid(jnp.split(saved[0], 2, axis=-1)[0])
-    dw_rz = _weight_gradient(policy, previous.h, drz_TBG)
-    return dgates_TBG, (dw_rz, _weight_gradient(policy, r_TBH * previous.h, dn_TBH))
+    dw_rz = policy.weight_gradient(previous.h, drz_TBG)
+    return dgates_TBG, (dw_rz, policy.weight_gradient(r_TBH * previous.h, dn_TBH))
 
 
 # RNN ---------------------------------------------------------------------------------------------
@@ -398,7 +394,7 @@ def _rnn_backward(
 def _rnn_gather(
     policy: Products, weights: Weights, saved: Array, previous: RNNCarry, dgates_TBH: Array
 ) -> tuple[Array, Weights]:
-    return dgates_TBH, (_weight_gradient(policy, previous.h, dgates_TBH),)
+    return dgates_TBH, (policy.weight_gradient(previous.h, dgates_TBH),)
 
 
 _RNN = Kernel(

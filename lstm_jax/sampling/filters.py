@@ -3,7 +3,8 @@
 Shapes: V vocabulary; leading axes are rows, each on its own.
 
 The n-th largest logit and the edge of a nucleus are found without a sort, by bisection over the
-2^32 values of float32: a sort of 8,009 logits takes about twenty times as long on CPU.
+2^32 values of float32: a sort of 8,009 logits takes about twenty times as long on CPU. Where few
+tokens may be drawn they are listed by `lax.top_k`, and all that follows is done on the list.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from jax import Array, lax
 
 _BLOCK = 128
+_LISTS = (8, 64)
 _LARGEST_VOCABULARY = 1 << 24
 
 
@@ -181,13 +183,9 @@ def filtered(logits: Array, seen: Array, filters: Filters) -> Array:
         seen: bool `[..., V]`, which tokens a row has already.
         filters: from `make_filters`.
     """
-    logits = forbid(logits, filters.forbidden)
-    penalty = filters.repetition_penalty
-    logits = _if(penalty != 1, lambda z: penalise_repetition(z, seen, penalty), logits)
-    logits = sharpen(logits, filters.temperature)
+    logits = sharpen(_allowed(logits, seen, filters), filters.temperature)
     logits = _if(filters.top_n > 0, lambda z: keep_top_n(z, filters.top_n), logits)
-    logits = _if(filters.top_p < 1, lambda z: keep_top_p(z, filters.top_p), logits)
-    return keep_min_p(logits, filters.min_p)
+    return _narrowed(logits, filters)
 
 
 def draw(logits: Array, uniform: Array) -> Array:
@@ -216,24 +214,67 @@ def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Arra
 
     Args:
         logits: `[..., V]`.
-        uniform: `[...]`, in [0, 1).
+        uniform: `[...]`, in [0, 1). The token is where the cumulative probability exceeds it: by
+            falling likelihood where `top_n` is from 1 to 64, else by rising token id.
         seen: bool `[..., V]`.
         filters: from `make_filters`.
 
     Returns:
         int32 `[...]`.
     """
+    changes_logits = jnp.any(filters.forbidden) | (filters.repetition_penalty != 1)
 
-    def most_likely(logits: Array) -> Array:
-        allowed = forbid(logits, filters.forbidden)
-        penalised = penalise_repetition(allowed, seen, filters.repetition_penalty)
-        return jnp.argmax(penalised, axis=-1).astype(jnp.int32)
+    def from_allowed(found: Callable[[Array], Array]) -> Callable[[Array], Array]:
+        # One choice for all: a conditional that hands on its argument would copy it.
+        def chosen(logits: Array) -> Array:
+            token: Array = lax.cond(
+                changes_logits, lambda z: found(_allowed(z, seen, filters)), found, logits
+            )
+            return token
 
-    def drawn(logits: Array) -> Array:
-        return draw(filtered(logits, seen, filters), uniform)
+        return chosen
 
-    chosen: Array = lax.cond(filters.temperature > 0, drawn, most_likely, logits)
-    return chosen
+    def from_list(length: int) -> Callable[[Array], Array]:
+        return lambda allowed: _draw_from_list(allowed, uniform, length, filters)
+
+    lists = [length for length in _LISTS if length < logits.shape[-1]]
+    branches = [
+        from_allowed(_first_highest),
+        *(from_allowed(from_list(length)) for length in lists),
+        lambda logits: draw(filtered(logits, seen, filters), uniform),
+    ]
+    too_short = sum((filters.top_n > length).astype(jnp.int32) for length in lists)
+    kind = jnp.where(filters.top_n > 0, 1 + too_short, len(branches) - 1)
+    token: Array = lax.switch(jnp.where(filters.temperature > 0, kind, 0), branches, logits)
+    return token
+
+
+def _draw_from_list(allowed: Array, uniform: Array, length: int, filters: Filters) -> Array:
+    """Draws from the `top_n` most likely tokens, which are no more than `length`."""
+    highest, ids = lax.top_k(allowed, length)  # of equal logits, the lower ids first
+    listed = sharpen(highest, filters.temperature)
+    listed = jnp.where(jnp.arange(length) < filters.top_n, listed, -jnp.inf)
+    place = draw(_narrowed(listed, filters), uniform)
+    return jnp.take_along_axis(ids, place[..., None], axis=-1)[..., 0]
+
+
+def _allowed(logits: Array, seen: Array, filters: Filters) -> Array:
+    """The filters that come before the temperature."""
+    penalty = filters.repetition_penalty
+    return penalise_repetition(forbid(logits, filters.forbidden), seen, penalty)
+
+
+def _narrowed(logits: Array, filters: Filters) -> Array:
+    """The filters that come after top-n."""
+    logits = _if(filters.top_p < 1, lambda z: keep_top_p(z, filters.top_p), logits)
+    return keep_min_p(logits, filters.min_p)
+
+
+def _first_highest(logits: Array) -> Array:
+    """What `argmax` gives, whose loop in XLA takes tens of times as long on CPU."""
+    ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
+    is_highest = logits == logits.max(-1, keepdims=True)
+    return jnp.min(jnp.where(is_highest, ids, logits.shape[-1] - 1), axis=-1)
 
 
 def _if(condition: Array, change: Callable[[Array], Array], logits: Array) -> Array:

@@ -179,7 +179,8 @@ def advance(
         is_free_B = given_TB[index] == FREE
         token_B = jnp.where(is_free_B, drawn_B, given_TB[index])
         if with_scores:
-            score_B = jax.nn.log_softmax(logits_BV)[each_B, token_B].astype(jnp.float32)
+            score_B = logits_BV[each_B, token_B] - jax.nn.logsumexp(logits_BV, axis=-1)
+            score_B = score_B.astype(jnp.float32)
             scores_TB = scores_TB.at[index].set(jnp.where(on_B, score_B, 0))
         carry, hidden_BH = model.step(
             params, writing.carry, token_B, allow_bidirectional=model.config.bidirectional

@@ -21,6 +21,8 @@ from core_cases import (
     run_with_gradients,
     weighted,
 )
+from hypothesis import given
+from hypothesis import strategies as st
 from jax import lax, random
 
 from lstm_jax.models import LanguageModel, LanguageModelConfig
@@ -52,6 +54,30 @@ def gradient_jaxpr(form: str, tokens: bool = False, **options: Any) -> Any:
         return weighted(random.key(1), layer(*inputs, **options))
 
     return jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(params, carry, xs)
+
+
+# Weight gradients --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@given(
+    times=st.integers(1, 5),
+    batch=st.integers(1, 4),
+    size=st.integers(1, 40),
+    gates=st.integers(1, 40),
+)
+def test_a_weight_gradient_is_the_sum_of_outer_products_of_its_operands(
+    dtype: str, times: int, batch: int, size: int, gates: int
+) -> None:
+    """Whichever side is longer, and whatever form the product takes on this platform."""
+    policy = products(dtype, jnp.float32)  # type: ignore[arg-type]
+    rng = np.random.default_rng(size)
+    xs = jnp.asarray(rng.normal(size=(times, batch, size)), jnp.float32)
+    dout = jnp.asarray(rng.normal(size=(times, batch, gates)), jnp.float32)
+    wide = [np.asarray(policy.cast(a).astype(jnp.float32), np.float64) for a in (xs, dout)]
+    found = jax.jit(policy.weight_gradient)(xs, dout)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, np.einsum("tbd,tbg->dg", *wide), atol=1e-5, rtol=1e-5)
 
 
 # Dtypes ------------------------------------------------------------------------------------------

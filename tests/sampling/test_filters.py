@@ -178,6 +178,32 @@ def test_drawn_frequencies_are_the_renormalised_probabilities(size: int) -> None
     assert chi_square < 18.5  # 4 degrees of freedom: 0.1 per cent of fair draws lie above
 
 
+@pytest.mark.parametrize("top_n", [0, 1, 5, 8, 9, 64, 65])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.7, "top_p": 0.6},
+        {"temperature": 2.0, "min_p": 0.3},
+        {"repetition_penalty": 2.0, "forbidden": [2, 11, 90]},
+    ],
+)
+def test_numbers_spread_evenly_draw_each_token_in_proportion(
+    top_n: int, options: FilterOptions
+) -> None:
+    """Whether a short list or the whole vocabulary is drawn from; many logits are equal."""
+    size, numbers = 100, 4000
+    logits = jnp.asarray(quantised(10, 12, size)[:1])
+    seen = jnp.asarray(np.random.default_rng(11).random((1, size)) < 0.3)
+    filters = make_filters(size, top_n=top_n, **options)
+    expected = softmax(np.asarray(filtered(logits, seen, filters)))[0]
+    rows = jnp.broadcast_to(logits, (numbers, size))
+    found = choose(rows, (jnp.arange(numbers) + 0.5) / numbers, seen, filters)
+    counts = np.bincount(np.asarray(found), minlength=size)
+    assert counts[expected == 0].sum() == 0
+    np.testing.assert_allclose(counts / numbers, expected, atol=1.01 / numbers)
+
+
 @pytest.mark.parametrize("size", [200, 1000])
 def test_a_draw_is_where_the_cumulative_probability_exceeds_the_number(size: int) -> None:
     logits = np.random.default_rng(8).normal(size=(400, size)).astype(np.float32) * 2
