@@ -20,12 +20,14 @@ from lstm_jax.training.metrics import Row
 PROJECT = "lstm_jax"
 
 _ID_FILE = "run-id.txt"
+_LAST_STEP_FILE = "last-step.txt"
 
 
 class WandbRecorder:
     """Logs rows and samples to a Weights & Biases run, over the axis `step`.
 
-    A context manager. A folder whose run is resumed goes on with its Weights & Biases run too.
+    A context manager. A folder whose run is resumed goes on with its Weights & Biases run too;
+    steps that were logged before it was cut short, and are taken again, are not logged twice.
 
     Args:
         run_dir: the run's folder; its name is the run's, and what wandb writes goes into `wandb`
@@ -41,11 +43,15 @@ class WandbRecorder:
         import wandb
 
         self._as_html = wandb.Html
+        folder = run_dir / "wandb"
+        run_id = _run_id(folder)
+        self._last_step_file = folder / _LAST_STEP_FILE
+        self._logged_before = _last_step(self._last_step_file)
         try:
             self._run = wandb.init(
                 project=None if "WANDB_PROJECT" in os.environ else PROJECT,
                 name=run_dir.resolve().name,
-                id=_run_id(run_dir / "wandb"),
+                id=run_id,
                 resume="allow",
                 dir=str(run_dir),
                 config=config,
@@ -66,11 +72,18 @@ class WandbRecorder:
         self._run.finish(exit_code=0 if error is None else 1)
 
     def row(self, row: Row) -> None:
-        """Logs each number of the row."""
+        """Logs each number of the row, unless its step was logged before."""
+        step = row["step"]
+        assert step is not None
+        if step <= self._logged_before:
+            return
         self._run.log({name: value for name, value in row.items() if value is not None})
+        self._last_step_file.write_text(str(step), encoding="utf-8")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Logs the sample as preformatted text."""
+        """Logs the sample as preformatted text, unless its step was logged before."""
+        if step <= self._logged_before:
+            return
         shown = self._as_html(f"<pre>{html.escape(text)}</pre>", inject=False)
         # The name becomes a path, which no prompt may lead out of the run's folder.
         self._run.log({"step": step, f"sample/{quote(prompt, safe=' ')}": shown})
@@ -96,6 +109,12 @@ def _run_id(folder: Path) -> str:
         folder.mkdir(exist_ok=True)
         file.write_text(secrets.token_hex(4), encoding="utf-8")
     return file.read_text(encoding="utf-8").strip()
+
+
+def _last_step(file: Path) -> int:
+    """The step of the last row that was logged; 0 where there is none."""
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return int(text) if text.isdecimal() else 0
 
 
 def _cure(error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -47,7 +48,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @installed
-def test_an_offline_run_holds_rows_and_samples_and_is_resumed_as_itself(
+def test_an_offline_run_holds_rows_and_samples_and_a_resumed_one_goes_on_with_it(
     call: Command,
     base: list[object],
     at_home: Any,
@@ -56,7 +57,7 @@ def test_an_offline_run_holds_rows_and_samples_and_is_resumed_as_itself(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = tmp_path / "run"
-    assert call(train_command, *base, "--wandb")[0] == 0
+    assert call(train_command, *base, "--checkpoint-every", 2, "--wandb")[0] == 0
     # Its own process writes the file, and may go on after the run is over.
     at_home.teardown()
     (first,) = run.glob("wandb/offline-run-*")
@@ -69,10 +70,19 @@ def test_an_offline_run_holds_rows_and_samples_and_is_resumed_as_itself(
     (sample,) = first.rglob("*.html")
     assert sample.is_relative_to(first / "files" / "media")
     assert sample.read_text(encoding="utf-8").startswith("<pre>../the &lt;x&gt;")
+    # As if it had been killed before the checkpoint of step 4: that step is taken again.
+    shutil.rmtree(run / "checkpoints" / "4")
     assert call(train_command, "--run-dir", run, "--resume", "--steps", 6, "--wandb")[0] == 0
     at_home.teardown()
-    both = sorted(log.name for log in run.glob("wandb/offline-run-*/*.wandb"))
-    assert both == [log.name] * 2
+    rows = read_rows(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [2, 4, 6]
+    (second,) = set(run.glob("wandb/offline-run-*/*.wandb")) - {log}
+    assert second.name == log.name
+    losses = [json.dumps(row["loss"]).encode() for row in rows]
+    assert [loss in log.read_bytes() for loss in losses] == [True, True, False]
+    assert [loss in second.read_bytes() for loss in losses] == [False, False, True]
+    for folder in (first, second.parent):
+        assert len(list(folder.rglob("*.html"))) == 1
 
 
 @installed
