@@ -83,14 +83,6 @@ def test_importing_the_package_imports_no_training_library() -> None:
     assert run(sys.executable, "-c", script).stdout.strip() == "[]"
 
 
-def test_the_version_is_written_once_more_and_the_same() -> None:
-    import lstm_jax
-
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert lstm_jax.__version__ == project["version"]
-    assert project["version"] in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
 def test_the_lowest_versions_are_those_that_are_tested() -> None:
     """`constraints-lowest.txt` pins each base dependency to its stated lower bound."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -1,0 +1,146 @@
+"""The package as others get it: what is in it, that it runs installed, and what its files say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import tomllib
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import lstm_jax
+
+ROOT = Path(__file__).parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+SMALL = shlex.split(
+    "--model.hidden-size 6 --batch-size 4 --sequence-length 8 --steps 2 --sample.length 5"
+)
+
+
+def run(*command: object, cwd: Path = ROOT) -> str:
+    """What it prints, in a process that sees neither this checkout nor the suite's settings."""
+    hidden = ("PYTHONPATH", "XLA_FLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The wheel, made from the sdist, and the sdist."""
+    for tool in ("build", "hatchling"):
+        if find_spec(tool) is None:
+            pytest.skip(f"{tool} is not installed beside this Python (the extra test)")
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, ROOT)
+    ((wheel,), (sdist,)) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+def test_the_wheel_is_the_library_alone(built: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(built[0]) as wheel:
+        names = set(wheel.namelist())
+        licence = wheel.read(f"lstm_jax-{lstm_jax.__version__}.dist-info/licenses/LICENSE")
+    metadata = f"lstm_jax-{lstm_jax.__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"lstm_jax", metadata}
+    assert licence == (ROOT / "LICENSE").read_bytes()
+    assert "lstm_jax/py.typed" in names
+    modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("lstm_jax/**/*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+
+
+def test_the_sdist_is_all_that_is_needed_to_test_and_document_it(built: tuple[Path, Path]) -> None:
+    with tarfile.open(built[1]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    for name in ("LICENSE", "CITATION.cff", "constraints.txt", "mkdocs.yml", "lstm_jax/py.typed"):
+        assert name in names
+    for pattern in (
+        "lstm_jax/**/*.py",
+        "tests/**/*.py",
+        "bench/**/*.py",
+        "examples/*",
+        "docs/*.md",
+    ):
+        files = {str(p.relative_to(ROOT)) for p in ROOT.glob(pattern) if p.is_file()}
+        assert files
+        assert files - names == set()
+
+
+@pytest.mark.slow
+def test_the_installed_commands_train_and_sample_in_an_empty_folder(
+    built: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """The wheel in an environment of its own; its dependencies are those of this one."""
+    if find_spec("pip") is None:
+        pytest.skip("pip is not installed beside this Python")
+    environment, empty = tmp_path / "environment", tmp_path / "empty"
+    empty.mkdir()
+    run(sys.executable, "-m", "venv", "--without-pip", environment)
+    tools = environment / "bin"
+    pip = (sys.executable, "-m", "pip", "--python", tools / "python", "install", "--no-index")
+    run(*pip, "--no-deps", "--no-compile", built[0])
+    # A path in a .pth file brings packages, but not the .pth files there: no editable install.
+    (site,) = environment.glob("lib/python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
+    where = run(tools / "python", "-c", "import lstm_jax; print(lstm_jax.__file__)", cwd=empty)
+    assert Path(where.strip()).is_relative_to(site)
+    assert {path.name for path in tools.glob("lstm-jax-*")} == set(PROJECT["scripts"])
+
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 40, encoding="utf-8")
+    run(tools / "lstm-jax-train", "--data", text, "--run-dir", "run", *SMALL, cwd=empty)
+    assert [path.name for path in empty.iterdir()] == ["run"]
+    sample = (tools / "lstm-jax-sample", "run", "--prompt", "the", "--length", 20)
+    written = run(*sample, cwd=empty).removesuffix("\n")
+    assert written.startswith("the")
+    assert len(written) == len("the") + 20
+
+
+def test_importing_the_package_takes_at_most_1_2_times_as_long_as_importing_jax() -> None:
+    """Of CPU seconds, which other processes disturb least; the two take turns."""
+    seconds: dict[str, list[float]] = {"jax": [], "lstm_jax": []}
+    for _ in range(5):
+        for name, found in seconds.items():
+            script = (
+                "import time; begin = time.process_time(); "
+                f"import {name}; print(time.process_time() - begin)"
+            )
+            found.append(float(run(sys.executable, "-c", script)))
+    ratio = statistics.median(seconds["lstm_jax"]) / statistics.median(seconds["jax"])
+    assert 1 <= ratio < 1.2, seconds
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra docs, is not installed")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", PROJECT["version"])
+    found = {lstm_jax.__version__, citation["version"], newest.group(1), PROJECT["version"]}
+    assert found == {PROJECT["version"]}
+
+
+def test_the_citation_says_what_the_package_says() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra docs, is not installed")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    required = {"cff-version", "message", "title", "authors"}
+    assert required <= citation.keys()
+    assert citation["license"] == PROJECT["license"]
+    assert citation["keywords"] == PROJECT["keywords"]
+    licence = (ROOT / "LICENSE").read_text("utf-8")
+    assert licence.startswith(f"{PROJECT['license']} License\n")
+    (holder,) = re.findall(r"^Copyright \(c\) \d{4} (.+)$", licence, re.MULTILINE)
+    assert [author["name"] for author in citation["authors"]] == [holder]
