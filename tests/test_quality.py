@@ -48,7 +48,7 @@ def test_every_file_that_the_readme_names_exists() -> None:
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))]
+    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 )
 def test_the_python_in_documents_runs(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
