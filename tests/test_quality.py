@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -12,8 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from lstm_jax.cli.sample import sample_command
+from lstm_jax.cli.train import train_command
+from lstm_jax.interop.commands import interop_command
+
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(sys.executable).parent
+DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 
 
 def run(*command: object) -> subprocess.CompletedProcess[str]:
@@ -47,9 +53,7 @@ def test_every_file_that_the_readme_names_exists() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
-@pytest.mark.parametrize(
-    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
-)
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_python_in_documents_runs(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
@@ -64,6 +68,33 @@ def test_the_python_in_documents_runs(document: str) -> None:
             text=True,
         )
         assert done.returncode == 0, done.stderr
+
+
+def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    """What `--help` of a command line names, whose program is one of this package's."""
+    program, *words = shlex.split(command)
+    # The first word may be a preset, or a command of interop.
+    first = words[:1] if words and program != "sample.py" and words[0][0] != "-" else []
+    run = {"train.py": train_command, "sample.py": sample_command}.get(program, interop_command)
+    with pytest.raises(SystemExit):
+        run([*first, "--help"])
+    return set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_flags_in_documents_are_those_of_the_commands(
+    document: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE))
+    ours = r"python (?:-m )?((?:train\.py|sample\.py|lstm_jax\.interop)(?: [^|&#\n]*|$))"
+    for command in re.findall(ours, fenced, flags=re.MULTILINE):
+        flags = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", command))
+        assert flags <= flags_of(command, capsys), command
+    if Path(document).parent.name == "tutorials":
+        commands = (f"train.py {Path(document).stem}", "sample.py")
+        known = set.union({"--output"}, *(flags_of(command, capsys) for command in commands))
+        assert set(re.findall(r"(?<!\S)`?(--[a-z][\w.-]*\w)", text)) <= known
 
 
 def test_the_site_of_documents_builds_without_a_warning(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""The command that overlays the curves of runs: what it draws is what the runs' rows say."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lstm_jax.training import plots
+
+installed = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is missing")
+Points = dict[str, tuple[list[float], list[float]]]
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Two runs; in every other row of the first, held-out numbers are there too."""
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        rows = [
+            {
+                "step": step,
+                "epoch": step / 4,
+                "loss": 3 / (step + number),
+                "accuracy": step / (10 + number),
+                "heldout_loss": 4 / step if step % 2 == 0 and not number else None,
+            }
+            for step in range(1, 7)
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    return folders
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Points]:
+    """The lines of each panel that was saved, by their labels."""
+    from matplotlib.figure import Figure
+
+    panels: list[Points] = []
+    save = Figure.savefig
+
+    def note_and_save(figure: Any, *arguments: Any) -> None:
+        for axes in figure.axes:
+            panels.append(
+                {
+                    line.get_label(): (list(line.get_xdata()), list(line.get_ydata()))
+                    for line in axes.get_lines()
+                }
+            )
+        save(figure, *arguments)
+
+    monkeypatch.setattr(Figure, "savefig", note_and_save)
+    return panels
+
+
+def points(run: Path, name: str) -> tuple[list[float], list[float]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+    known = [row for row in rows if row.get(name) is not None]
+    return [row["epoch"] for row in known], [row[name] for row in known]
+
+
+@installed
+def test_curves_of_several_runs_lie_over_each_other(
+    runs: list[Path], drawn: list[Points], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "both.png"
+    assert plots.main([*map(str, runs), "--output", str(picture)]) == 0
+    assert capsys.readouterr().out == f"{picture}\n"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    first, second = runs
+    loss, accuracy = drawn[:2]
+    assert loss == {
+        "first: training": points(first, "loss"),
+        "first: held out": points(first, "heldout_loss"),
+        "second: training": points(second, "loss"),
+    }
+    assert accuracy == {
+        "first: training": points(first, "accuracy"),
+        "second: training": points(second, "accuracy"),
+    }
+
+
+@installed
+def test_one_run_needs_no_name(runs: list[Path], drawn: list[Points], tmp_path: Path) -> None:
+    assert plots.main([str(runs[0]), "--output", str(tmp_path / "one.png")]) == 0
+    assert set(drawn[0]) == {"training", "held out"}
+
+
+@installed
+def test_a_folder_that_is_no_run_is_one_line_and_draws_nothing(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "none.png"
+    arguments = [str(runs[0]), str(tmp_path / "none"), "--output", str(picture)]
+    assert plots.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == (
+        "",
+        f"plots: error: {tmp_path / 'none'} has no metrics to draw; train it first\n",
+    )
+    assert not picture.exists()
+
+
+def test_without_matplotlib_the_error_names_the_cure(
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(plots, "have_matplotlib", lambda: False)
+    assert plots.main([str(runs[0])]) == 2
+    assert "pip install 'lstm-jax[plots]'" in capsys.readouterr().err
