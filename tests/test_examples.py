@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,3 +64,9 @@ def test_export_layer(example: Any) -> None:
 
 def test_every_example_has_a_test() -> None:
     assert {f"test_{path.stem}" for path in FOLDER.glob("*.py")} <= set(globals())
+
+
+def test_the_documents_list_every_example() -> None:
+    page = (FOLDER.parent / "docs" / "examples.md").read_text(encoding="utf-8")
+    listed = set(re.findall(r"^\| `(\w+\.py)` \|", page, flags=re.MULTILINE))
+    assert listed == {path.name for path in FOLDER.glob("*.py")}
