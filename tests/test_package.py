@@ -65,14 +65,21 @@ def test_the_wheel_is_the_library_alone(built: tuple[Path, Path]) -> None:
 def test_the_sdist_is_all_that_is_needed_to_test_and_document_it(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    for name in ("LICENSE", "CITATION.cff", "constraints.txt", "mkdocs.yml", "lstm_jax/py.typed"):
+    for name in (
+        "LICENSE",
+        "CITATION.cff",
+        "constraints.txt",
+        "mkdocs.yml",
+        ".ci/run",
+        "lstm_jax/py.typed",
+    ):
         assert name in names
     for pattern in (
         "lstm_jax/**/*.py",
         "tests/**/*.py",
         "bench/**/*.py",
         "examples/*",
-        "docs/*.md",
+        "docs/**/*.md",
     ):
         files = {str(p.relative_to(ROOT)) for p in ROOT.glob(pattern) if p.is_file()}
         assert files
