@@ -82,7 +82,7 @@ def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_flags_in_documents_are_those_of_the_commands(
+def test_the_commands_in_documents_exist_and_have_these_flags(
     document: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
@@ -91,6 +91,9 @@ def test_the_flags_in_documents_are_those_of_the_commands(
     for command in re.findall(ours, fenced, flags=re.MULTILINE):
         flags = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", command))
         assert flags <= flags_of(command, capsys), command
+    for module in re.findall(r"python -m ((?:lstm_jax|bench)[\w.]*)", text):
+        place = ROOT / module.replace(".", "/")
+        assert place.with_suffix(".py").exists() or (place / "__main__.py").exists(), module
     if Path(document).parent.name == "tutorials":
         commands = (f"train.py {Path(document).stem}", "sample.py")
         known = set.union({"--output"}, *(flags_of(command, capsys) for command in commands))
