@@ -101,7 +101,7 @@ def read_run(path: Path) -> Run:
     if described.get("format") == 1:
         config, sha256 = _of_format_1(path, described)
     else:
-        config, sha256 = read_description(folder)
+        config, sha256, _ = read_description(folder)
     rows = read_rows(folder.metrics)
     if not rows:
         raise ValueError(
@@ -117,6 +117,8 @@ def keep_run(run: Run, folder: Path) -> None:
     Of the files that it trained on their names stay, since where they lay is nobody's concern.
     """
     described = _described(RunFolder(run.path).config)
+    for name in ("files", "crc32"):  # of what is not kept, and of what is changed here
+        described.pop(name, None)
     for name in ("data", "vectors"):
         if described["config"].get(name) is not None:
             described["config"][name] = Path(described["config"][name]).name

@@ -19,7 +19,9 @@ from lstm_jax.training.run import (
     RunFolder,
     create_run,
     held,
+    read_description,
     refuse_changes,
+    refuse_damaged_files,
     refuse_existing,
     refuse_other_data,
     write_config,
@@ -66,10 +68,10 @@ def train_run(
     system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
     the_task = task.make_task(system)
     # A first state is made before the folder is: settings that don't fit leave nothing behind.
-    first = None if resume else task.first_state(the_task)
+    first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
     with ExitStack() as stack:
         stack.enter_context(held(folder))
-        state, progress = _begun(folder, the_task, first)
+        state, progress = _begun(folder, the_task, first, resume)
         step = int(state.step)
         store = stack.enter_context(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
@@ -116,16 +118,26 @@ def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
 
 
 def _begun(
-    folder: RunFolder, the_task: task.Task, first: TrainState | None
+    folder: RunFolder, the_task: task.Task, first: TrainState | None, resume: bool
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from, and its progress; a new run's folder is made."""
-    if first is not None:
+    if first is not None and not resume:
         create_run(folder, the_task.system)
         return first, {}
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        state, progress = task.restored_state(the_task, store)
-    write_config(folder, the_task.system)
+    progress: dict[str, Any] = {}
+    with CheckpointStore(folder.checkpoints) as store:  # a damaged checkpoint is set aside
+        if first is not None and store.is_empty:
+            state = first
+        else:
+            state, progress = task.restored_state(the_task, store)
+    write_config(folder, the_task.system, read_description(folder).files)
     return state, progress
+
+
+def _is_barely_begun(folder: RunFolder) -> bool:
+    """Whether its run was killed before the first checkpoint: then it begins anew."""
+    with CheckpointStore(folder.checkpoints, read_only=True) as store:
+        return store.is_empty
 
 
 def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> System:
@@ -135,7 +147,9 @@ def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> Syst
 
 def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
     refuse_changes(folder, config)
-    system = read_system(config, folder.path)
+    refuse_damaged_files(folder)
+    # Vectors that a run goes on training are among its parameters, once it has a checkpoint.
+    system = read_system(config, None if _is_barely_begun(folder) else folder.path)
     refuse_other_data(folder, system)
     return system.with_samples(replace=False)
 
@@ -144,7 +158,7 @@ def _summary(the_task: task.Task, path: Path, step: int) -> str:
     shapes = jax.eval_shape(the_task.system.objective.init, jax.random.key(0))
     parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     device = jax.local_devices()[0]
-    begun = f"resumed at step {step}" if step else "new run"
+    begun = f"resumed at step {step}" if step else "begins at step 0"
     return (
         f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
         f"{parameters:,} parameters, {the_task.program.batches} batches an epoch, "

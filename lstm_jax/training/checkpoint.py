@@ -29,6 +29,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
 
+from lstm_jax.training.damage import set_aside
+
 _FORMAT = 1
 _LEFTOVER = re.compile(r"(\d+)(\.orbax-checkpoint-tmp.*|\.replaced)")
 _RECORD = "_CHECKPOINT_METADATA"
@@ -148,6 +150,11 @@ class CheckpointStore:
         """List the complete steps on disk, ascending; a save in progress is not among them."""
         return [step for step in self._numbered() if self._is_complete(step)]
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no checkpoint, not even a damaged one."""
+        return not self._numbered()
+
     def latest_step(self) -> int | None:
         """Give the highest complete step."""
         return max(self.steps(), default=None)
@@ -164,7 +171,8 @@ class CheckpointStore:
         Args:
             template: the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A value goes where
                 its leaf's sharding says; without one, where JAX puts new arrays.
-            step: by default the newest good one; passing over a damaged one logs a warning.
+            step: by default the newest good one; passing over a damaged one logs a warning, and a
+                writing store renames it to STEP.damaged.
 
         Raises:
             CheckpointError: the step is not there, is damaged, or does not match the template.
@@ -270,6 +278,7 @@ class CheckpointStore:
             asked = "" if step is None else f" of step {step}"
             there = f"there are {', '.join(map(str, steps))}" if steps else "save one there first"
             raise CheckpointError(f"no checkpoint{asked} in {self.directory}; {there}")
+        damaged: dict[Path, str] = {}
         for candidate in reversed(steps) if step is None else [step]:
             path = self.directory / str(candidate)
             try:
@@ -279,11 +288,22 @@ class CheckpointStore:
             except _DamagedError as damage:
                 if step is not None:
                     raise
-                _log.warning("%s", damage)
+                damaged[path] = str(damage)
                 continue
             placed = [_place(values[n], entries[n], n, wanted[n], prefix) for n in wanted]
+            self._pass_over(damaged, aside=not self._read_only)
             return Saved(candidate, treedef.unflatten(placed), record["progress"])
+        self._pass_over(damaged, aside=False)
         raise CheckpointError(f"every checkpoint in {self.directory} is damaged; start a new run")
+
+    def _pass_over(self, damaged: dict[Path, str], *, aside: bool) -> None:
+        """Names the steps that cannot be loaded, and has them out of the way of those that can."""
+        for path, message in damaged.items():
+            kept = ""
+            if aside:
+                with contextlib.suppress(OSError):
+                    kept = f"; kept as {set_aside(path)}"
+            _log.warning("%s%s", message, kept)
 
 
 @contextlib.contextmanager

@@ -84,7 +84,7 @@ class _Training:
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, step = self._task, int(state.step)
         first = step
-        log = MetricsLog(self._folder.metrics, step)
+        log = MetricsLog(self._folder.metrics, step, self._progress.get("log"))
         self._window = Window(task, log, self._report, self._progress)
         feed = task.system.feed()
         pending: StepMetrics | None = None
@@ -110,6 +110,7 @@ class _Training:
                         stopped |= self._event(state, step, metrics, first, stopped)
                         pending = None
             self._store.wait()
+            _finish(log)
         finally:
             log.close()
         return state
@@ -178,6 +179,16 @@ class _Training:
         params = jax.device_put(state.params, jax.local_devices()[0])
         for prompt, text in self._task.system.samples(params, step):
             self._report.sample(step, prompt, text)
+
+
+def _finish(log: MetricsLog) -> None:
+    try:
+        log.flush()
+    except OSError as error:
+        raise ValueError(
+            f"the last rows of metrics could not be written ({error}); free space there, then "
+            "resume: the checkpoint has them"
+        ) from None
 
 
 class _Patience:

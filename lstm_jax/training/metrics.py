@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import math
 import os
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lstm_jax.training.damage import set_aside
+
 Row = dict[str, float | int | None]
+
+_log = logging.getLogger(__name__)
 
 
 def perplexity(loss: float) -> float:
@@ -45,28 +52,104 @@ def part_metrics(prefix: str, sums: MetricSums | None, *, with_perplexity: bool)
 
 
 class MetricsLog:
-    """Appends rows, each whole or absent: a torn last line is cut off when the log is opened.
+    """Appends rows, each whole or absent; what the file ought to hold travels with checkpoints.
+
+    Opened again, it goes on from what the checkpoint knew of: later rows are dropped, as a run
+    resumed there will write them again. Where the file is not what it was then, it is set aside,
+    and those of its rows that can be read are kept.
 
     Args:
         path: `metrics.jsonl`.
-        last_step: rows of later steps are dropped, as a run resumed there will write them again.
+        last_step: the checkpoint's step.
+        saved: what `progress()` gave when the checkpoint was saved; None if there is none, and then
+            rows are known by their steps alone.
     """
 
-    def __init__(self, path: Path, last_step: int) -> None:
-        kept = [row for row in read_rows(path) if row["step"] <= last_step]
+    def __init__(self, path: Path, last_step: int, saved: dict[str, Any] | None = None) -> None:
+        found = path.read_bytes() if path.exists() else b""
+        kept = _rows_up_to(found, last_step)
+        if saved is not None:
+            first = found[: saved["bytes"]]
+            if len(first) == saved["bytes"] and zlib.crc32(first) == saved["crc32"]:
+                kept = first
+            else:
+                _tell_damage(path, last_step, kept, saved["rows"])
+            kept += saved["unwritten"].encode()
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(map(_line, kept)), encoding="utf-8")
+        temporary.write_bytes(kept)
         os.replace(temporary, path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, path.open("r+b", buffering=0)
+        self._size, self._crc32, self._rows = len(kept), zlib.crc32(kept), kept.count(b"\n")
+        self._unwritten: list[str] = []
 
     def append(self, row: Row) -> None:
-        """Writes one row, through to the operating system."""
-        self._file.write(_line(row))
-        self._file.flush()
+        """Writes a row, through to the operating system.
+
+        Raises:
+            OSError: it could not be written. It is kept, and written before the next one.
+        """
+        self._unwritten.append(_line(row))
+        self.flush()
+
+    def flush(self) -> None:
+        """Writes what could not be written before.
+
+        Raises:
+            OSError: it still can't be.
+        """
+        while self._unwritten:
+            line = self._unwritten[0].encode()
+            self._write(line)
+            self._size, self._rows = self._size + len(line), self._rows + 1
+            self._crc32 = zlib.crc32(line, self._crc32)
+            del self._unwritten[0]
+
+    def progress(self) -> dict[str, Any]:
+        """What a resumed run needs to know this log again, as JSON values."""
+        return {
+            "bytes": self._size,
+            "crc32": self._crc32,
+            "rows": self._rows,
+            "unwritten": "".join(self._unwritten),
+        }
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+    def _write(self, line: bytes) -> None:
+        """All of a line or, if that fails, none of it."""
+        try:
+            self._file.seek(self._size)
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) or 0 :]
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._file.truncate(self._size)
+            raise OSError(error.errno, error.strerror, str(self._path)) from None
+
+
+def _rows_up_to(content: bytes, last_step: int) -> bytes:
+    """The lines that are whole rows of steps up to this one."""
+    kept = b""
+    for line in content.splitlines():
+        row = _row(line.decode(errors="replace"))
+        if row is not None and row["step"] <= last_step:
+            kept += line + b"\n"
+    return kept
+
+
+def _tell_damage(path: Path, step: int, kept: bytes, rows: int) -> None:
+    _log.warning(
+        "%s is not what was written up to step %d: it is damaged, or was changed; of its %d rows "
+        "the %d that can be read are kept%s",
+        path,
+        step,
+        rows,
+        kept.count(b"\n"),
+        f", and the file as {set_aside(path)}" if path.exists() else "",
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -75,14 +158,20 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return rows
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        row = _row(line)
+        if row is None:
             break
         rows.append(row)
     return rows
+
+
+def _row(line: str) -> dict[str, Any] | None:
+    """The row that a line is; None if it is none."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
 
 
 def _line(row: Row) -> str:

@@ -16,11 +16,13 @@ nonfinite/       a run of its own: where training gave up on losses that are not
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -40,6 +42,9 @@ from lstm_jax.training.systems import System
 from lstm_jax.training.systems.reviews import VECTORS_FILE, load_vectors
 
 FORMAT = 2
+
+_OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
+"""Of a config that has no checksum."""
 
 _CHANGEABLE = frozenset(
     [
@@ -118,10 +123,17 @@ class RunFolder(NamedTuple):
 
 
 class Description(NamedTuple):
-    """What `config.json` says."""
+    """What `config.json` says.
+
+    Attributes:
+        config: the settings.
+        sha256: of the data.
+        files: SHA-256 of the folder's other files, by name; empty in a run of an older version.
+    """
 
     config: AnyConfig
     sha256: str
+    files: dict[str, str]
 
 
 def create_run(folder: RunFolder, system: System) -> None:
@@ -133,9 +145,11 @@ def create_run(folder: RunFolder, system: System) -> None:
     refuse_existing(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     system.vocabulary.save(folder.vocabulary)
+    names = [folder.vocabulary.name]
     for name, content in system.files().items():
         (folder.path / name).write_bytes(content)
-    write_config(folder, system)
+        names.append(name)
+    write_config(folder, system, {name: _sha256(folder.path / name) for name in names})
 
 
 @contextmanager
@@ -172,20 +186,38 @@ def copy_description(folder: RunFolder, target: RunFolder) -> None:
 
 
 def refuse_existing(folder: RunFolder) -> None:
-    """Raises ValueError where a new run would write over something."""
+    """Raises ValueError where a new run would write over something.
+
+    What a process left that was killed while it made the folder is nothing: `config.json` was to
+    come last, and `.lock` tells it from a folder of the user's.
+    """
     path = folder.path
-    if path.exists() and (not path.is_dir() or set(path.iterdir()) - {folder.lock}):
+    if path.exists() and not (path.is_dir() and _is_barely_begun(folder)):
         raise ValueError(
             f"{folder.path} exists already; go on with it (--resume), or name another --run-dir"
         )
 
 
-def write_config(folder: RunFolder, system: System) -> None:
-    """Writes `config.json`, whole or not at all."""
+def _is_barely_begun(folder: RunFolder) -> bool:
+    names = {found.name for found in folder.path.iterdir()}
+    early = {folder.lock.name, folder.vocabulary.name, "corpus.txt", VECTORS_FILE}
+    others = {name for name in names - early if not name.endswith(".tmp")}
+    return not names or (folder.lock.name in names and not others)
+
+
+def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) -> None:
+    """Writes `config.json`, whole or not at all.
+
+    Args:
+        folder: the run's.
+        system: settings and data.
+        files: SHA-256 of what else the folder holds of the run's beginning.
+    """
     described = {
         "format": FORMAT,
         "config": to_dict(system.config),
         "data": {"sha256": system.sha256, "about": system.summary()},
+        "files": dict(files),
         "written_by": {
             "lstm_jax": __version__,
             "python": platform.python_version(),
@@ -194,8 +226,12 @@ def write_config(folder: RunFolder, system: System) -> None:
             "processor_cores": os.cpu_count(),
         },
     }
+    described["crc32"] = _crc32(described)
     temporary = folder.config.with_suffix(".tmp")
-    temporary.write_text(json.dumps(described, indent=2, ensure_ascii=False), encoding="utf-8")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(described, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, folder.config)
 
 
@@ -214,10 +250,41 @@ def read_description(folder: RunFolder) -> Description:
         described = json.loads(folder.config.read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise ValueError(f"its format is {described['format']!r}, this version reads {FORMAT}")
-        return Description(from_dict(described["config"]), str(described["data"]["sha256"]))
+        if set(described) - _OLDER_KEYS and described.get("crc32") != _crc32(described):
+            raise ValueError("it does not match its checksum, so it was damaged or changed by hand")
+        return Description(
+            from_dict(described["config"]),
+            str(described["data"]["sha256"]),
+            dict(described.get("files", {})),
+        )
     except (ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder.config} cannot be used: {reason}; restore it") from None
+
+
+def refuse_damaged_files(folder: RunFolder) -> None:
+    """Raises ValueError if a file of the run's beginning is missing, or no longer what it was."""
+    for name, expected in read_description(folder).files.items():
+        path = folder.path / name
+        try:
+            found = _sha256(path)
+        except OSError as error:
+            raise ValueError(f"cannot read {path} ({error.strerror}); restore it") from None
+        if found != expected:
+            raise ValueError(
+                f"{path} is not what the run wrote (its SHA-256 differs): it was damaged or "
+                "changed; restore it"
+            )
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _crc32(described: Mapping[str, Any]) -> int:
+    """Of all the values but itself, however they are laid out in the file."""
+    rest = {name: value for name, value in described.items() if name != "crc32"}
+    return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def refuse_changes(folder: RunFolder, asked: AnyConfig) -> None:
@@ -287,6 +354,7 @@ def load(
             f"{run_dir} holds a classifier, which writes nothing; classify texts with it "
             "(python -m lstm_jax.cli.classify RUN), or load it with load_classifier"
         )
+    refuse_damaged_files(folder)
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = LanguageModel(config.model, len(vocabulary))
     return model, _load_params(folder, model, step), vocabulary
@@ -312,6 +380,7 @@ def load_classifier(
     config = read_description(folder).config
     if not isinstance(config, ReviewsConfig):
         raise ValueError(f"{run_dir} holds a language model, no classifier; load it with load")
+    refuse_damaged_files(folder)
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = Classifier(config.model, len(vocabulary))
     params = _load_params(folder, model, step)

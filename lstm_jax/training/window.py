@@ -49,6 +49,7 @@ class Window:
             "grad_norms": self._grad_norms,
             "seconds": time.perf_counter() - self._began,
             "skipped": self._skipped,
+            "log": self._log.progress(),
         }
 
     @contextmanager
@@ -93,7 +94,13 @@ class Window:
             "seconds": self._clock - self._began,
         }
         row |= heldout
-        self._log.append(row)
+        try:
+            self._log.append(row)
+        except OSError as error:
+            self._report.note(
+                f"step {step}: its row of metrics could not be written ({error}); it is kept, and "
+                "written once there is space"
+            )
         self._report.row(row)
         self._sums, self._grad_norms, self._pace = {}, [], _Pace()
 
