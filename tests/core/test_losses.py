@@ -155,5 +155,5 @@ def test_uniform_model_has_the_vocabulary_as_perplexity(float64: None) -> None:
 def test_chunks_never_hold_all_times_and_about_a_million_logits() -> None:
     assert chunk_times(50, 2, 3) == 25
     assert chunk_times(1, 2, 3) == 1
-    assert chunk_times(1000, 64, 8192) == 2
+    assert chunk_times(1000, 64, 8192) == 3
     assert chunk_times(1000, 64, 10**6) == 1
