@@ -132,12 +132,12 @@ class MetricsLog:
 
 def _rows_up_to(content: bytes, last_step: int) -> bytes:
     """The lines that are whole rows of steps up to this one."""
-    kept = b""
+    kept = []
     for line in content.splitlines():
         row = _row(line.decode(errors="replace"))
         if row is not None and row["step"] <= last_step:
-            kept += line + b"\n"
-    return kept
+            kept.append(line + b"\n")
+    return b"".join(kept)
 
 
 def _tell_damage(path: Path, step: int, kept: bytes, rows: int) -> None:
