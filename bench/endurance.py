@@ -1,0 +1,332 @@
+"""Does memory grow, or the rate fall, with time: training and sampling for as long as is asked.
+
+    python -m bench.endurance --minutes 20 [--json FILE] [--plot FILE]
+
+Half of the time a small model is trained as `train.py` does it, with evaluations, checkpoints,
+samples and rows of metrics; the other half it writes, prompts of all lengths in turn. Resident
+memory and rate are noted all along. The verdict is the slope of each through the points after the
+first tenth, by Theil and Sen, with its 95% interval: memory grows if the interval is above the
+limit, and the rate falls if the interval is below minus the limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy.stats import theilslopes  # type: ignore[import-untyped]
+
+from bench.environment import environment
+from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.models import LanguageModelConfig
+from lstm_jax.sampling import FREE, generate
+from lstm_jax.text import Vocabulary
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.config import LanguageConfig, SampleConfig
+from lstm_jax.training.metrics import Row
+from lstm_jax.training.plots import have_matplotlib
+from lstm_jax.training.run import RunFolder, create_run, load
+from lstm_jax.training.systems import read_system
+from lstm_jax.training.task import first_state, make_task
+
+PROG = "bench.endurance"
+_ENDLESS = 10**9
+_POINTS = 400
+_WORSE = 1
+_WARMING_UP = 0.1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Trains and samples for a while, and watches memory and rate.
+
+    Attributes:
+        minutes: in all, half of them training.
+        hidden_size: of the model.
+        most_mb_an_hour: memory may grow by so much.
+        most_percent_an_hour: the rate may fall by so much.
+        json: where to write the points and the verdicts.
+        plot: where to draw them.
+    """
+
+    minutes: float = 20.0
+    hidden_size: int = 64
+    most_mb_an_hour: float = 20.0
+    most_percent_an_hour: float = 10.0
+    json: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("minutes", "hidden_size", "most_mb_an_hour", "most_percent_an_hour"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if self.plot is not None and not have_matplotlib():
+            raise ValueError("a picture needs matplotlib; pip install 'lstm-jax[plots]'")
+
+
+class Point(NamedTuple):
+    """A moment: seconds since the beginning, resident MB, and things done a second since before."""
+
+    seconds: float
+    resident_mb: float
+    rate: float
+
+
+class Slope(NamedTuple):
+    """A change an hour, and its 95% interval."""
+
+    slope: float
+    low: float
+    high: float
+
+
+class Verdict(NamedTuple):
+    """What became of memory and rate.
+
+    Attributes:
+        memory: in MB an hour.
+        rate: in percent of the median rate, an hour.
+        grows: whether memory grows by more than the limit.
+        slows: whether the rate falls by more than the limit.
+    """
+
+    memory: Slope
+    rate: Slope
+    grows: bool
+    slows: bool
+
+    def __str__(self) -> str:
+        memory, rate = (
+            f"{each.slope:+.2f} [{each.low:+.2f}, {each.high:+.2f}]"
+            for each in (self.memory, self.rate)
+        )
+        told = [text for text, is_so in (("grows", self.grows), ("slows", self.slows)) if is_so]
+        return f"memory {memory} MB/hour, rate {rate} %/hour: {' and '.join(told) or 'steady'}"
+
+
+class Watch:
+    """Notes memory and rate while something is done again and again.
+
+    Args:
+        seconds: how long.
+        clock: seconds since any moment.
+        memory: resident MB.
+    """
+
+    def __init__(
+        self,
+        seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+        memory: Callable[[], float] | None = None,
+    ) -> None:
+        self._clock, self._memory = clock, memory or resident_mb
+        self._seconds, self._began = seconds, clock()
+        self._last, self._done = self._began, 0
+        self.points: list[Point] = []
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is up."""
+        return self._clock() - self._began >= self._seconds
+
+    def did(self, number: int) -> None:
+        """Counts so many things done."""
+        self._done += number
+        now = self._clock()
+        if now - self._last >= self._seconds / _POINTS:
+            rate = self._done / (now - self._last)
+            self.points.append(Point(now - self._began, self._memory(), rate))
+            self._last, self._done = now, 0
+
+
+def resident_mb() -> float:
+    """What this process has in memory.
+
+    Raises:
+        ValueError: this system doesn't say.
+    """
+    statistics = Path("/proc/self/statm")
+    if not statistics.exists():
+        raise ValueError("resident memory is read from /proc, which this system does not have")
+    pages = int(statistics.read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
+    """The slopes of memory and rate.
+
+    Args:
+        points: three at least after the first tenth of the time.
+        most_mb: an hour, that memory may grow by.
+        most_percent: an hour, that the rate may fall by.
+
+    Raises:
+        ValueError: there are too few points.
+    """
+    kept = [point for point in points if point.seconds >= _WARMING_UP * points[-1].seconds]
+    if len(kept) < 3:
+        raise ValueError(f"{len(kept)} points say nothing of a trend; give it more --minutes")
+    hours = np.array([point.seconds for point in kept]) / 3600
+    rates = np.array([point.rate for point in kept])
+    memory = _slope(hours, np.array([point.resident_mb for point in kept]))
+    rate = _slope(hours, 100 * rates / np.median(rates))
+    return Verdict(memory, rate, memory.low > most_mb, rate.high < -most_percent)
+
+
+def _slope(hours: Any, values: Any) -> Slope:
+    found = theilslopes(values, hours, 0.95)
+    return Slope(float(found[0]), float(found[2]), float(found[3]))
+
+
+class _Watched:
+    """A report that counts steps."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def advance(self, step: int) -> None:
+        """See `Report`."""
+        self._watch.did(1)
+
+    def row(self, row: Row) -> None:
+        """See `Report`."""
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """See `Report`."""
+
+    def note(self, text: str) -> None:
+        """See `Report`."""
+
+
+def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point]:
+    """Trains a model of Python's documentation into a run folder."""
+    config = LanguageConfig(
+        data="python-docs",
+        characters=200_000,
+        steps=_ENDLESS,
+        batch_size=16,
+        sequence_length=32,
+        log_every=20,
+        evaluate_every=400,
+        checkpoint_every=200,
+        sample_every=200,
+        sample=SampleConfig(length=50),
+        model=LanguageModelConfig(hidden_size=hidden_size),
+    )
+    task = make_task(read_system(config))
+    create_run(folder, task.system)
+    watch = Watch(seconds)
+    with CheckpointStore(folder.checkpoints) as store:
+        loop.train(
+            task,
+            first_state(task),
+            folder,
+            store,
+            _Watched(watch),
+            should_stop=lambda: watch.is_over,
+        )
+    return watch.points
+
+
+def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
+    """Writes with a trained model: 100 tokens to each of four prompts, a call."""
+    model, params, vocabulary = load(folder.path)
+    watch = Watch(seconds)
+    for number in itertools.count():
+        if watch.is_over:
+            return watch.points
+        template = _template(vocabulary, 1 + number % 60)
+        generate(model, params, template, key=jax.random.key(number), top_n=number % 7)
+        watch.did(4 * 100)
+    raise AssertionError  # the numbers never end
+
+
+def _template(vocabulary: Vocabulary, length: int) -> Any:
+    prompt = vocabulary.encode("the statement of a function " * 3)[:length]
+    template = np.full((length + 100, 4), FREE)
+    template[:length] = prompt[:, None]
+    return template
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command; the exit code is 1 if memory grows or the rate falls."""
+    options = parse(Options, Options(), arguments, PROG)
+    seconds = 60 * options.minutes / 2
+    with tempfile.TemporaryDirectory(prefix="endurance-") as temporary:
+        folder = RunFolder(Path(temporary) / "run")
+        found = {"training": train_for(seconds, folder, options.hidden_size)}
+        found["sampling"] = sample_for(seconds, folder)
+    limits = {"most_mb": options.most_mb_an_hour, "most_percent": options.most_percent_an_hour}
+    verdicts = {name: verdict(points, **limits) for name, points in found.items()}
+    for name, told in verdicts.items():
+        print(f"{name}, {len(found[name])} points: {told}")
+    if options.json is not None:
+        content = {
+            "environment": dataclasses.asdict(environment()),
+            "minutes": options.minutes,
+            "limits": limits,
+            "verdicts": {
+                name: told._asdict()
+                | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
+                for name, told in verdicts.items()
+            },
+            "points": {
+                name: [[round(value, 3) for value in point] for point in points]
+                for name, points in found.items()
+            },
+        }
+        options.json.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    if options.plot is not None:
+        draw(found, verdicts, options.plot)
+    return _WORSE if any(told.grows or told.slows for told in verdicts.values()) else 0
+
+
+def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path) -> None:
+    """Draws memory and rate against time, with their slopes in the titles."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, len(found), squeeze=False, sharex="col")
+    for column, (name, points) in enumerate(found.items()):
+        minutes = [point.seconds / 60 for point in points]
+        told = verdicts[name]
+        units = {"tokens" if name == "sampling" else "steps"}
+        for axes, values, slope, unit, label in (
+            (panels[0][column], [p.resident_mb for p in points], told.memory, "MB", "resident MB"),
+            (
+                panels[1][column],
+                [p.rate for p in points],
+                told.rate,
+                "%",
+                f"{units.pop()} a second",
+            ),
+        ):
+            axes.plot(minutes, values, ".", color="#0072b2", markersize=3)
+            axes.set_ylim(bottom=0)
+            axes.set_ylabel(label)
+            axes.set_title(
+                f"{name}: {slope.slope:+.1f} [{slope.low:+.1f}, {slope.high:+.1f}] {unit} an hour",
+                fontsize=9,
+            )
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+        panels[1][column].set_xlabel("minutes")
+    figure.savefig(file)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PROG, main))
