@@ -16,6 +16,7 @@ import tyro
 T = TypeVar("T")
 
 USAGE_ERROR = 2
+_LONGEST_LINE = 1_000
 _FRAME = re.compile(r"[╭╮╰╯│─]+")
 
 
@@ -53,6 +54,17 @@ def _first_part(box: str) -> str:
     return " ".join(" ".join(lines).split())
 
 
+def error_line(error: Exception) -> str:
+    """What an error says in one line: all of it, or its beginning and its end, where the cure is.
+
+    What a user gave may be of any length, and errors repeat it.
+    """
+    line = " ".join(str(error).split())
+    if len(line) <= _LONGEST_LINE:
+        return line
+    return f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 3 :]}"
+
+
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
     try:
@@ -62,8 +74,7 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        print(f"{prog}: error: {message}", file=sys.stderr)
+        print(f"{prog}: error: {error_line(error)}", file=sys.stderr)
         return USAGE_ERROR
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
