@@ -1,6 +1,18 @@
-"""What the sizes and shares that callers give must be."""
+"""What the sizes, shares and paths that callers give must be."""
+
+import os
+import stat
 
 import numpy as np
+
+
+def is_device(path: str | os.PathLike[str]) -> bool:
+    """Whether reading it may never end, as with /dev/zero and with a terminal."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
 
 
 def check_size(name: str, value: object) -> None:

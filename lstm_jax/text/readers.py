@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from lstm_jax.text.checks import is_device
+
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -60,6 +62,8 @@ def python_documentation() -> str:
 
 
 def _read_bytes(path: str | os.PathLike[str], shown: str) -> bytes:
+    if is_device(path):
+        raise ValueError(f"{shown} is a device; give a text file")
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, Self, cast
 import numpy as np
 import numpy.typing as npt
 
+from lstm_jax.text.checks import is_device
 from lstm_jax.text.ids import Ids, as_ids
 from lstm_jax.text.tokenizers import words as split_words
 
@@ -173,6 +174,8 @@ class Vocabulary:
             ValueError: one line that names the file, what is wrong with it and the cure.
         """
         shown = repr(os.fspath(path))
+        if is_device(path):
+            raise ValueError(f"{shown} is a device; give a file that Vocabulary.save wrote")
         try:
             raw = Path(path).read_bytes()
         except (OSError, ValueError) as error:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import types
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig
@@ -280,6 +281,9 @@ class ReviewsConfig(TrainConfig):
             )
 
 
+_LARGEST_EXACT = 2**53
+"""Integers up to it are floats as well."""
+
 AnyConfig = LanguageConfig | PoemsConfig | ReviewsConfig
 
 _SYSTEMS: dict[str, type[AnyConfig]] = {
@@ -303,7 +307,7 @@ def from_dict(values: dict[str, Any]) -> AnyConfig:
     """
     values = dict(values)
     system = values.pop("system", None)
-    if system not in _SYSTEMS:
+    if not isinstance(system, str) or system not in _SYSTEMS:
         raise ValueError(f"its system is {system!r}; expected one of {', '.join(_SYSTEMS)}")
     config: AnyConfig = _build(_SYSTEMS[system], values, "")
     return config
@@ -313,6 +317,7 @@ def _build(cls: Any, values: Any, prefix: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')} is {values!r}; expected a JSON object")
     known = {f.name: f for f in dataclasses.fields(cls)}
+    kinds = get_type_hints(cls)
     built: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
@@ -321,30 +326,49 @@ def _build(cls: Any, values: Any, prefix: str) -> Any:
             )
         nested: Any = known[name].default_factory
         if isinstance(nested, type):
-            value = _build(nested, value, f"{prefix}{name}.")
+            built[name] = _build(nested, value, f"{prefix}{name}.")
+            continue
         built[name] = tuple(value) if isinstance(value, list) else value
-    try:
-        return cls(**built)
-    except TypeError as error:
-        raise ValueError(f"a field of {cls.__name__} has the wrong type: {error}") from None
+        if not _is_of(built[name], kinds[name]):
+            raise ValueError(f"{prefix + name} is {value!r:.60}; expected {_shown(kinds[name])}")
+    return cls(**built)
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Whether a value of a JSON file is of the type that a field is annotated with."""
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
+    if get_origin(kind) is types.UnionType:
+        return any(_is_of(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(isinstance(each, str) for each in value)
+    if kind is float and type(value) is int:
+        return abs(value) <= _LARGEST_EXACT
+    return type(value) is kind  # True is an int, but no number
+
+
+def _shown(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    return str(kind.__name__ if isinstance(kind, type) else kind)
 
 
 def _require_positive(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
+        if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be above 0")
 
 
 def _require_no_less_than_0(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not (math.isfinite(value) and value >= 0):
+        if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; it must be 0 or above")
 
 
 def _require_share(config: Any, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        if not (math.isfinite(value) and 0 <= value < 1):
+        if not 0 <= value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 0 and below 1")

@@ -134,7 +134,7 @@ def _rows_up_to(content: bytes, last_step: int) -> bytes:
     """The lines that are whole rows of steps up to this one."""
     kept = []
     for line in content.splitlines():
-        row = _row(line.decode(errors="replace"))
+        row = _row(line)
         if row is not None and row["step"] <= last_step:
             kept.append(line + b"\n")
     return b"".join(kept)
@@ -155,9 +155,9 @@ def _tell_damage(path: Path, step: int, kept: bytes, rows: int) -> None:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a log; none if there is no file. A line that is not a whole row ends them."""
     rows: list[dict[str, Any]] = []
-    if not path.exists():
+    if not path.is_file():
         return rows
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_bytes().splitlines():
         row = _row(line)
         if row is None:
             break
@@ -165,13 +165,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(line: str) -> dict[str, Any] | None:
+def _row(line: bytes) -> dict[str, Any] | None:
     """The row that a line is; None if it is none."""
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = json.loads(line.decode(errors="replace"))
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return row if isinstance(row, dict) and type(row.get("step")) is int else None
 
 
 def _line(row: Row) -> str:

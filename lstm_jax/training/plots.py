@@ -77,8 +77,12 @@ def _log(values: Any) -> Any:
 
 
 def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    known = [(row["epoch"], row[name]) for row in rows if row.get(name) is not None]
-    return [epoch for epoch, _ in known], [value for _, value in known]
+    points = [
+        (epoch, value)
+        for epoch, value in ((row.get("epoch"), row.get(name)) for row in rows)
+        if isinstance(epoch, int | float) and isinstance(value, int | float)
+    ]
+    return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ nonfinite/       a run of its own: where training gave up on losses that are not
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -45,6 +46,9 @@ FORMAT = 2
 
 _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
 """Of a config that has no checksum."""
+
+_FILES = ("vocab.json", "corpus.txt", VECTORS_FILE)
+"""What `config.json` may have checksums of."""
 
 _CHANGEABLE = frozenset(
     [
@@ -180,7 +184,7 @@ def copy_description(folder: RunFolder, target: RunFolder) -> None:
     """Copies all that a run folder holds but its checkpoints, metrics and curves."""
     shutil.rmtree(target.path, ignore_errors=True)
     target.path.mkdir(parents=True)
-    for name in (folder.config.name, folder.vocabulary.name, "corpus.txt", VECTORS_FILE):
+    for name in (folder.config.name, *_FILES):
         if (folder.path / name).is_file():
             shutil.copyfile(folder.path / name, target.path / name)
 
@@ -200,7 +204,7 @@ def refuse_existing(folder: RunFolder) -> None:
 
 def _is_barely_begun(folder: RunFolder) -> bool:
     names = {found.name for found in folder.path.iterdir()}
-    early = {folder.lock.name, folder.vocabulary.name, "corpus.txt", VECTORS_FILE}
+    early = {folder.lock.name, *_FILES}
     others = {name for name in names - early if not name.endswith(".tmp")}
     return not names or (folder.lock.name in names and not others)
 
@@ -255,11 +259,20 @@ def read_description(folder: RunFolder) -> Description:
         return Description(
             from_dict(described["config"]),
             str(described["data"]["sha256"]),
-            dict(described.get("files", {})),
+            _files(described.get("files", {})),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{folder.config} cannot be used: {reason}; restore it") from None
+
+
+def _files(found: Any) -> dict[str, str]:
+    """Checksums by file name; no name leads out of the folder."""
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise ValueError("its files are no checksums by name")
+    if strange := sorted(set(found) - set(_FILES)):
+        raise ValueError(f"it names the file {strange[0]!r:.40}, which this version doesn't know")
+    return found
 
 
 def refuse_damaged_files(folder: RunFolder) -> None:
@@ -267,6 +280,8 @@ def refuse_damaged_files(folder: RunFolder) -> None:
     for name, expected in read_description(folder).files.items():
         path = folder.path / name
         try:
+            if not path.is_file():
+                raise FileNotFoundError(errno.ENOENT, "it is no file")
             found = _sha256(path)
         except OSError as error:
             raise ValueError(f"cannot read {path} ({error.strerror}); restore it") from None

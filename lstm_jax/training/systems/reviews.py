@@ -332,8 +332,10 @@ def load_vectors(path: Path) -> npt.NDArray[np.float32]:
         ValueError: the file is missing or damaged.
     """
     try:
-        vectors = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # np.load would also take an .npz, and gives no array then.
+        with path.open("rb") as file:
+            vectors = np.lib.format.read_array(file, allow_pickle=False)
+    except Exception as error:  # whatever becomes of broken files
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} cannot be used: {reason}; restore it") from None
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
