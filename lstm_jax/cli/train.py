@@ -67,7 +67,7 @@ def train_command(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: for whatever the user can mend.
     """
-    command = _read_arguments(arguments)
+    command = read_arguments(arguments)
     folder_path = command.run_dir or Path("runs") / command.config.preset
     # Flax, Optax and Orbax take seconds to import: arguments are checked, and help shown, before.
     from lstm_jax.cli import running
@@ -95,7 +95,7 @@ def _samples(config: TrainConfig) -> object:
     return getattr(config, "sample_prompts", None)
 
 
-def _read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
+def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--run-dir", "--run_dir", type=Path)
