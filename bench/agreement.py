@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.implementation import DType, SamplingImplementation, Training
-from bench.shapes import Job, System
+from bench.implementation import SamplingImplementation, Training
+from bench.shapes import DType, Job, System
 from lstm_jax.models import LanguageModelParams
 
 STEPS = 2

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from bench.shapes import Job, System
+from bench.shapes import AnyParams, AnySystem, DType, Job, System
 from lstm_jax.models import LanguageModelParams
-
-DType = Literal["float32", "bfloat16"]
-"""Of the products; parameters, sums and loss are float32 in both."""
 
 
 class Training(Protocol):
@@ -43,11 +40,11 @@ class Implementation(Protocol):
     def name(self) -> str:
         """What the rows call it."""
 
-    def build(self, system: System, dtype: DType, params: LanguageModelParams) -> Training:
+    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         """Puts the system, with these weights, in the implementation's own form.
 
         Raises:
-            ValueError: this machine can't run it where ours runs.
+            ValueError: this machine can't run it where ours runs, or it has no such system.
         """
 
 

@@ -10,10 +10,8 @@ import jax
 import numpy as np
 from jax import Array, random
 
-from bench.implementation import DType
-from bench.ours import language_model
 from bench.report import OURS
-from bench.shapes import Job, System
+from bench.shapes import DType, Job, System
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling import FREE, generate, stream, with_weights
 from lstm_jax.sampling.loop import power_of_two
@@ -77,7 +75,7 @@ def stored(
     system: System, dtype: DType, params: LanguageModelParams
 ) -> tuple[LanguageModel, LanguageModelParams]:
     """The model and its weights, stored and multiplied in that dtype."""
-    return with_weights(language_model(system, dtype), params, dtype)
+    return with_weights(system.model(dtype), params, dtype)
 
 
 class OurScan:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bench.implementation import DType
-from bench.shapes import BATCHES, System
-from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
+from bench.report import OURS
+from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, System
+from lstm_jax.losses import TokenSums
 from lstm_jax.training.config import OptimizerConfig
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Program, TrainState, train_step
-from lstm_jax.training.systems.language import LaneRows, LanguageObjective
+from lstm_jax.training.state import Objective, Program, TrainState, train_step
+from lstm_jax.training.systems.language import LaneRows, LanguageObjective, Predictions
+from lstm_jax.training.systems.poems import PoemObjective
+from lstm_jax.training.systems.reviews import LabelledTexts, ReviewObjective
 
 
 class Ours:
     """`lstm_jax`."""
 
-    name = "lstm_jax"
+    name = OURS
 
-    def build(self, system: System, dtype: DType, params: LanguageModelParams) -> OurTraining:
+    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
         """See `Implementation`."""
         return OurTraining(system, dtype, params)
 
@@ -32,53 +35,58 @@ class Ours:
 class OurTraining:
     """See `Training`."""
 
-    def __init__(self, system: System, dtype: DType, params: LanguageModelParams) -> None:
+    def __init__(self, system: AnySystem, dtype: DType, params: AnyParams) -> None:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
         self.parameters_beyond_ours = 0
         self.settings: Mapping[str, str] = {"backend": "auto"}
-        self._program = _program(system, dtype)
-        self._model = language_model(system, dtype)
-        self._rows = jnp.asarray(system.rows())
-        self._first = tuple(map(jnp.asarray, system.batch(0)))
-        self._state = _first_state(self._program, params, system.batch_size)
+        self._program = make_program(system, dtype)
+        self._data = epoch(system)
+        self._index = 0
+        params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
+        self._state = first_state(self._program, params, system.batch_size)
 
     def loss(self) -> float:
         """See `Training`."""
-        return float(_mean_loss(self._model, self._state.params, *self._first))
+        return float(_mean_loss(self._program.objective, self._state.params, self._data[0]))
 
     def step(self) -> None:
         """See `Training`."""
-        done = train_step(self._program, self._state, LaneRows(self._rows, np.int32(0)))
+        done = train_step(self._program, self._state, self._data[self._index])
         self._state, _ = jax.block_until_ready(done)
-
-
-def language_model(system: System, dtype: DType) -> LanguageModel:
-    """The system as the library's model."""
-    config = LanguageModelConfig(
-        cell=system.cell,
-        layers=system.layers,
-        hidden_size=system.hidden_size,
-        embedding_size=system.embedding_size,
-        dropout=system.dropout,
-        dropout_place="outputs",
-        compute_dtype=dtype,
-    )
-    return LanguageModel(config, system.vocabulary_size)
+        self._index = (self._index + 1) % BATCHES
 
 
 @cache
-def _program(system: System, dtype: DType) -> Program:
+def make_program(system: AnySystem, dtype: DType) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
-    adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
-    return Program(
-        LanguageObjective(language_model(system, dtype), system.sequence_length),
-        make_optimizer(adam, learning_rate_schedule(adam, 1)),
-        BATCHES,
-    )
+    clip_norm = None if isinstance(system, Classification) else system.clip_norm
+    adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
+    optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1))
+    return Program(_objective(system, dtype), optimizer, BATCHES)
 
 
-def _first_state(program: Program, params: LanguageModelParams, batch_size: int) -> TrainState:
-    params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
+def _objective(system: AnySystem, dtype: DType) -> Objective:
+    if isinstance(system, Classification):
+        return ReviewObjective(system.model(dtype))
+    if system.carried:
+        return LanguageObjective(system.model(dtype), system.sequence_length)
+    return PoemObjective(system.model(dtype))
+
+
+def epoch(system: AnySystem) -> list[Any]:
+    """What each step finds its batch in, on the device, as `train.py` feeds it."""
+    if isinstance(system, System) and system.carried:
+        return [LaneRows(jnp.asarray(system.rows()), np.int32(0))] * BATCHES
+    real = jnp.ones((system.sequence_length, system.batch_size), bool)
+    batches = [jax.device_put(system.batch(index)) for index in range(BATCHES)]
+    if isinstance(system, System):
+        return [Predictions(inputs, targets, real) for inputs, targets in batches]
+    weights, vectors = jnp.ones(system.batch_size), jnp.asarray(system.vectors())
+    return [LabelledTexts(words, real, labels, weights, vectors) for words, labels in batches]
+
+
+def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
+    """The state before the first step, which takes these parameters over."""
     return TrainState(
         step=jnp.int32(0),
         params=params,
@@ -90,9 +98,11 @@ def _first_state(program: Program, params: LanguageModelParams, batch_size: int)
     )
 
 
-@jax.jit(static_argnums=0)
-def _mean_loss(
-    model: LanguageModel, params: LanguageModelParams, inputs: Array, targets: Array
-) -> Array:
-    sums, _ = model.token_sums(params, None, inputs, targets)
-    return sums.loss / sums.weight
+@partial(jax.jit, static_argnums=0)
+def _mean_loss(objective: Objective, params: Any, data: Any) -> Array:
+    # Wide enough for every row; only a language model has a carry at all.
+    batch_size = jax.tree.leaves(data)[0].shape[1]
+    carry = objective.zero_carry(params, batch_size)
+    sums, _ = objective.sums(params, carry, data, jnp.int32(0), None)
+    whole: TokenSums = jax.tree.map(lambda *each: sum(each), *sums.parts.values())
+    return whole.loss / whole.weight

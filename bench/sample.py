@@ -27,13 +27,13 @@ from bench import report
 from bench.agreement import Disagreement, continuations, require_same_continuations
 from bench.environment import Environment, environment
 from bench.filters import measure_filters
-from bench.implementation import DType, Sampling, SamplingImplementation
+from bench.implementation import Sampling, SamplingImplementation
 from bench.limits import bytes_a_step, readers
 from bench.measure import Timing, interleave, seconds
 from bench.our_sampling import OurSampler, OurSampling, OurScan, stored
 from bench.peers import SAMPLING_PEERS, find_installed, sampling_peer_named
 from bench.plot import draw_throughput
-from bench.shapes import Job, System, system_named
+from bench.shapes import DType, Job, System, language_system_named
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.training.plots import have_matplotlib
 
@@ -396,7 +396,7 @@ def _print_part(title: str, rows: Sequence[report.Row], out: TextIO) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench; 1 if a peer wrote other tokens than ours."""
     options = parse(Options, None, arguments, "bench.sample")
-    systems = [system_named(name) for name in options.systems]
+    systems = [language_system_named(name) for name in options.systems]
     found = environment()
     report.print_environment(found, sys.stdout)
     sampling: list[report.Row] = []

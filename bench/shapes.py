@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jax import random
 
 from lstm_jax.cells import CellName
+from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
+from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
+
+DType = Literal["float32", "bfloat16"]
+"""Of the products; parameters, sums and loss are float32 in both."""
 
 BATCHES = 16
 """Batches of one epoch; the recurrent state is carried through it and zeroed where it begins."""
 
 _OUTPUT_SCALE = 32.0
+_MISSING_VECTORS = 50
+"""One word in so many has no vector."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +38,15 @@ class System:
         batch_size: B, sequences side by side.
         sequence_length: T, steps of truncated backpropagation.
         embedding_size: None feeds tokens one-hot.
-        dropout: share dropped of every layer's outputs, the last's included.
+        dropout: share dropped of every layer's outputs, the last's included, or of its inputs.
         clip_norm: the global norm that gradients are scaled down to.
         learning_rate: Adam's.
+        dropout_place: "outputs", drawn anew at each time; or "inputs", one mask a sequence, which
+            the peers have for one layer only.
+        output_dropout: share dropped of the output layer's inputs, besides.
+        tied: the output layer's weights are the embedding's.
+        carried: whether the recurrent state goes on from batch to batch; else each batch holds
+            sequences of its own.
     """
 
     name: str
@@ -46,6 +60,10 @@ class System:
     dropout: float = 0.0
     clip_norm: float = 5.0
     learning_rate: float = 1e-3
+    dropout_place: Literal["outputs", "inputs"] = "outputs"
+    output_dropout: float = 0.0
+    tied: bool = False
+    carried: bool = True
 
     @property
     def input_size(self) -> int:
@@ -69,6 +87,21 @@ class System:
         rows = self.rows()[start : start + self.sequence_length + 1]
         return rows[:-1], rows[1:]
 
+    def model(self, dtype: DType) -> LanguageModel:
+        """As the library has it."""
+        config = LanguageModelConfig(
+            cell=self.cell,
+            layers=self.layers,
+            hidden_size=self.hidden_size,
+            embedding_size=self.embedding_size,
+            dropout=self.dropout,
+            dropout_place=self.dropout_place,
+            output_dropout=self.output_dropout,
+            tied=self.tied,
+            compute_dtype=dtype,
+        )
+        return LanguageModel(config, self.vocabulary_size)
+
     def initial_params(self, seed: int = 0) -> LanguageModelParams:
         """The weights that every implementation starts from.
 
@@ -76,19 +109,106 @@ class System:
         layers below compute, and comparing it would prove nothing. A GRU's bias inside the reset
         product is zero, since Flax's cell has none.
         """
-        config = LanguageModelConfig(
-            cell=self.cell,
+        params = self.model("float32").init(random.key(seed))
+        if not self.tied:
+            params = params._replace(output=_enlarged(output_layer(params)))
+        if self.cell == "gru":
+            layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in params.layers)
+            params = params._replace(layers=layers)
+        return params
+
+    def without_dropout(self) -> System:
+        """The same, all of it deterministic."""
+        return dataclasses.replace(self, dropout=0.0, output_dropout=0.0)
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The shape of a classifier of texts on frozen word vectors, and how it is trained.
+
+    A word that has no vector learns one. Each batch holds texts of its own.
+
+    Attributes:
+        name: what the command line calls it.
+        vocabulary_size: V, distinct words.
+        layers: how many LSTMs, one on the other; the logit comes from the last one's last state.
+        hidden_size: H.
+        batch_size: B, texts side by side.
+        sequence_length: T, words of each.
+        embedding_size: E, of the word vectors.
+        dense_size: of the ReLU layer before the logit.
+        dropout: share dropped of every layer's inputs, one mask a text.
+        word_dropout: share of words whose vector is zeros.
+        dense_dropout: share dropped of the ReLU layer's outputs.
+        learning_rate: Adam's.
+    """
+
+    name: str
+    vocabulary_size: int
+    layers: int
+    hidden_size: int
+    batch_size: int
+    sequence_length: int
+    embedding_size: int
+    dense_size: int
+    dropout: float = 0.0
+    word_dropout: float = 0.0
+    dense_dropout: float = 0.0
+    learning_rate: float = 1e-3
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Words that one training step reads."""
+        return self.batch_size * self.sequence_length
+
+    def batch(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Random words `[T, B]` and labels `[B]` of one batch; the epochs repeat."""
+        draw = np.random.default_rng(index % BATCHES)
+        shape = (self.sequence_length, self.batch_size)
+        words = draw.integers(0, self.vocabulary_size, shape, dtype=np.int32)
+        return words, draw.integers(0, 2, self.batch_size, dtype=np.int32)
+
+    def vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The frozen vectors `[V, E]`; a row of zeros is a word without one."""
+        draw = np.random.default_rng(0)
+        found = draw.standard_normal((self.vocabulary_size, self.embedding_size), np.float32)
+        found[::_MISSING_VECTORS] = 0
+        return found
+
+    def model(self, dtype: DType) -> Classifier:
+        """As the library has it."""
+        config = ClassifierConfig(
+            cell="lstm",
             layers=self.layers,
             hidden_size=self.hidden_size,
+            dropout=self.dropout,
+            dropout_place="inputs",
+            compute_dtype=dtype,
             embedding_size=self.embedding_size,
+            frozen_embedding=True,
+            learn_missing=True,
+            dense_size=self.dense_size,
+            dense_dropout=self.dense_dropout,
+            word_dropout=self.word_dropout,
         )
-        params = LanguageModel(config, self.vocabulary_size).init(random.key(seed))
-        output = output_layer(params)
-        output = output._replace(w=output.w * _OUTPUT_SCALE)
-        layers = params.layers
-        if self.cell == "gru":
-            layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in layers)
-        return params._replace(layers=layers, output=output)
+        return Classifier(config, self.vocabulary_size)
+
+    def initial_params(self, seed: int = 0) -> ClassifierParams:
+        """The weights that every implementation starts from; see `System.initial_params`."""
+        params = self.model("float32").init(random.key(seed))
+        return params._replace(output=_enlarged(params.output))
+
+    def without_dropout(self) -> Classification:
+        """The same, all of it deterministic."""
+        return dataclasses.replace(self, dropout=0.0, word_dropout=0.0, dense_dropout=0.0)
+
+
+AnySystem = System | Classification
+AnyParams = LanguageModelParams | ClassifierParams
+
+
+def _enlarged(output: OutputParams) -> OutputParams:
+    return output._replace(w=output.w * _OUTPUT_SCALE)
 
 
 @dataclass(frozen=True)
@@ -116,15 +236,46 @@ class Job:
         return draw.integers(0, system.vocabulary_size, shape, dtype=np.int32)
 
 
-SYSTEMS = (
+SYSTEMS: tuple[AnySystem, ...] = (
     System("lyrics", 1027, "lstm", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
     System("lyrics-gru", 1027, "gru", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
     System("shakespeare", 8009, "lstm", 1, 128, 100, 50, embedding_size=128),
     System("anna", 83, "lstm", 2, 512, batch_size=100, sequence_length=100, dropout=0.5),
+    System(
+        "poems",
+        5546,
+        "lstm",
+        1,
+        256,
+        batch_size=32,
+        sequence_length=49,
+        embedding_size=256,
+        dropout=0.4,
+        clip_norm=1.0,
+        learning_rate=3e-3,
+        dropout_place="inputs",
+        output_dropout=0.5,
+        tied=True,
+        carried=False,
+    ),
+    Classification(
+        "reviews",
+        10_000,
+        2,
+        64,
+        batch_size=128,
+        sequence_length=80,
+        embedding_size=50,
+        dense_size=32,
+        dropout=0.2,
+        word_dropout=0.4,
+        dense_dropout=0.5,
+        learning_rate=2e-3,
+    ),
 )
 
 
-def system_named(name: str) -> System:
+def system_named(name: str) -> AnySystem:
     """The system of that name.
 
     Raises:
@@ -135,3 +286,16 @@ def system_named(name: str) -> System:
             return system
     names = ", ".join(system.name for system in SYSTEMS)
     raise ValueError(f"there is no system {name!r}; choose from {names}")
+
+
+def language_system_named(name: str) -> System:
+    """The language model of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    system = system_named(name)
+    if not isinstance(system, System):
+        names = ", ".join(each.name for each in SYSTEMS if isinstance(each, System))
+        raise ValueError(f"{name} is a classifier and writes nothing; choose from {names}")
+    return system

@@ -21,13 +21,12 @@ from typing import TextIO
 from bench import report
 from bench.agreement import Disagreement, Evidence, evidence, require_agreement
 from bench.environment import Environment, environment
-from bench.implementation import DType, Implementation, Training
+from bench.implementation import Implementation, Training
 from bench.measure import Timing, interleave, seconds
 from bench.ours import Ours
 from bench.peers import PEERS, find_installed, peer_named
-from bench.shapes import SYSTEMS, System, system_named
+from bench.shapes import SYSTEMS, AnyParams, AnySystem, DType, system_named
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.models import LanguageModelParams
 
 BENCH = "train_step"
 _QUICK_ROUNDS = 2
@@ -63,12 +62,12 @@ class _Contest:
     """One system, and who takes part in measuring it."""
 
     def __init__(
-        self, system: System, dtype: DType, found: Environment, left_out: Mapping[str, str]
+        self, system: AnySystem, dtype: DType, found: Environment, left_out: Mapping[str, str]
     ) -> None:
         self.left_out = dict(left_out)
         self.disagrees = False
         self._system, self._dtype, self._environment = system, dtype, found
-        self._params: LanguageModelParams = system.initial_params()
+        self._params: AnyParams = system.initial_params()
         self._trainings: dict[str, Training] = {}
         self._first_s: dict[str, float] = {}
 
@@ -108,9 +107,9 @@ class _Contest:
         return self._evidence(Ours())
 
     def _evidence(self, implementation: Implementation) -> Evidence:
-        return evidence(self._build(implementation, dataclasses.replace(self._system, dropout=0.0)))
+        return evidence(self._build(implementation, self._system.without_dropout()))
 
-    def _build(self, implementation: Implementation, system: System) -> Training:
+    def _build(self, implementation: Implementation, system: AnySystem) -> Training:
         return implementation.build(system, self._dtype, self._params)
 
     def _row(self, name: str, timing: Timing) -> report.Row:
@@ -130,7 +129,7 @@ class _Contest:
 
 
 def measure_system(
-    system: System, options: Options, found: Environment, out: TextIO
+    system: AnySystem, options: Options, found: Environment, out: TextIO
 ) -> tuple[list[report.Row], bool]:
     """Measures one system, and prints it.
 

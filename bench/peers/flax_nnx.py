@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
-from jax import Array, random
+from jax import Array
 
-from bench.implementation import DType
-from bench.shapes import BATCHES, System
+from bench.implementation import Training
+from bench.peers import flax_nnx_parts as parts
+from bench.peers.flax_nnx_reviews import train_reviews
+from bench.peers.optax_training import OptaxTraining, Program, make_optimizer, token_loss
+from bench.shapes import AnyParams, AnySystem, Classification, DType, System
+from lstm_jax.classifier import ClassifierParams
 from lstm_jax.models import LanguageModelParams, output_layer
 
 
@@ -22,9 +24,27 @@ class FlaxNnx:
 
     name = "flax-nnx"
 
-    def build(self, system: System, dtype: DType, params: LanguageModelParams) -> FlaxTraining:
+    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         """See `Implementation`."""
-        return FlaxTraining(system, dtype, params)
+        if isinstance(system, Classification):
+            assert isinstance(params, ClassifierParams)
+            return train_reviews(system, dtype, params)
+        assert isinstance(params, LanguageModelParams)
+        network = make_network(system, dtype)
+        # Its GRU lacks the bias inside the reset product.
+        lacking = system.layers * system.hidden_size if system.cell == "gru" else 0
+        return OptaxTraining(
+            system,
+            network.program,
+            load(network, params),
+            lambda: zero_carry(system, system.batch_size),
+            {
+                "cell": type(network.module().layers[0].cell).__name__,
+                "input": "one_hot" if system.embedding_size is None else "nnx.Embed",
+                "jit": "jax.jit over split state, donated",
+            },
+            -lacking,
+        )
 
 
 PEER = FlaxNnx()
@@ -39,28 +59,26 @@ class Network(nnx.Module):
         if system.embedding_size is not None:
             sizes = (system.vocabulary_size, system.embedding_size)
             self.embedding = nnx.Embed(*sizes, dtype=compute, rngs=rngs)
-        cell: Any = nnx.OptimizedLSTMCell if system.cell == "lstm" else nnx.GRUCell
-        inputs = [system.input_size] + [system.hidden_size] * (system.layers - 1)
+        size = system.hidden_size
         self.layers = nnx.List(
-            nnx.RNN(
-                cell(size, system.hidden_size, dtype=compute, rngs=rngs),
-                time_major=True,
-                return_carry=True,
-                rngs=False,
-            )
-            for size in inputs
+            parts.make_rnn(system.cell, inputs, size, compute, rngs)
+            for inputs in [system.input_size] + [size] * (system.layers - 1)
         )
-        self.dropout = nnx.Dropout(system.dropout)
-        self.output = nnx.Linear(
-            system.hidden_size, system.vocabulary_size, dtype=compute, rngs=rngs
-        )
+        at_inputs = system.dropout_place == "inputs"
+        self.input_dropout = nnx.Dropout(system.dropout if at_inputs else 0.0, broadcast_dims=(0,))
+        self.dropout = nnx.Dropout(0.0 if at_inputs else system.dropout)
+        self.output_dropout = nnx.Dropout(system.output_dropout)
+        if system.tied:
+            self.output_bias = nnx.Param(jnp.zeros(system.vocabulary_size))
+        else:
+            self.output = nnx.Linear(size, system.vocabulary_size, dtype=compute, rngs=rngs)
 
-    def __call__(
-        self, tokens: Array, carry: tuple[Any, ...], dropout_key: Array | None
-    ) -> tuple[tuple[Any, ...], Array]:
-        """Runs it; a key switches dropout on."""
-        carry, hs = self.hidden(tokens, carry, dropout_key)
-        return carry, self.output(hs).astype(jnp.float32)
+    def logits(self, hs: Array) -> Array:
+        """The output layer."""
+        if self.system.tied:
+            return self.embedding.attend(hs).astype(jnp.float32) + self.output_bias[...]
+        logits: Array = self.output(hs).astype(jnp.float32)
+        return logits
 
     def inputs(self, tokens: Array) -> Array:
         """What enters the first layer."""
@@ -72,69 +90,24 @@ class Network(nnx.Module):
     def hidden(
         self, tokens: Array, carry: tuple[Any, ...], dropout_key: Array | None
     ) -> tuple[tuple[Any, ...], Array]:
-        """All but the output layer."""
+        """All but the output layer; a key switches dropout on."""
         xs = self.inputs(tokens)
         rngs = None if dropout_key is None else nnx.Rngs(dropout_key)
         finals = []
         for layer, before in zip(self.layers, carry, strict=True):
+            xs = self.input_dropout(xs, deterministic=rngs is None, rngs=rngs)
             final, xs = layer(xs, initial_carry=before)
             xs = self.dropout(xs, deterministic=rngs is None, rngs=rngs)
             finals.append(final)
-        return tuple(finals), xs
+        return tuple(finals), self.output_dropout(xs, deterministic=rngs is None, rngs=rngs)
 
 
-class _State(NamedTuple):
-    params: Any
-    opt_state: Any
-    carry: Any
-    batch: Array
-    key: Array
-
-
-class FlaxTraining:
-    """See `Training`."""
-
-    def __init__(self, system: System, dtype: DType, params: LanguageModelParams) -> None:
-        self._program = make_program(system, dtype)
-        loaded = load(self._program, params)
-        self._first = tuple(map(jnp.asarray, system.batch(0)))
-        self._rows = jnp.asarray(system.rows())
-        self._state = _State(
-            loaded,
-            self._program.optimizer.init(loaded),
-            zero_carry(system, system.batch_size),
-            jnp.int32(0),
-            random.key(0),
-        )
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(loaded))
-        self.settings: Mapping[str, str] = {
-            "cell": type(self._program.module().layers[0].cell).__name__,
-            "input": "one_hot" if system.embedding_size is None else "nnx.Embed",
-            "jit": "jax.jit over split state, donated",
-        }
-
-    @property
-    def parameters_beyond_ours(self) -> int:
-        """Its GRU lacks the bias inside the reset product."""
-        system = self._program.system
-        return -system.layers * system.hidden_size if system.cell == "gru" else 0
-
-    def loss(self) -> float:
-        """See `Training`."""
-        return float(_mean_loss(self._program, self._state.params, *self._first))
-
-    def step(self) -> None:
-        """See `Training`."""
-        done = _train_step(self._program, self._state, self._rows)
-        self._state, _ = jax.block_until_ready(done)
-
-
-class Program(NamedTuple):
+class CompiledNetwork(NamedTuple):
     """What is compiled: the network's form, and how it is trained."""
 
     system: System
     graph: Any
-    optimizer: optax.GradientTransformation
+    program: Program
 
     def module(self) -> Any:
         """The network without numbers."""
@@ -142,81 +115,38 @@ class Program(NamedTuple):
 
 
 @cache
-def make_program(system: System, dtype: DType) -> Program:
+def make_network(system: System, dtype: DType) -> CompiledNetwork:
     """Cached, because compiled code is found again by the program's identity."""
-    abstract = nnx.eval_shape(lambda: Network(system, dtype, nnx.Rngs(0)))
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(system.clip_norm), optax.adam(system.learning_rate)
-    )
-    return Program(system, nnx.graphdef(abstract), optimizer)
+    graph = nnx.graphdef(nnx.eval_shape(lambda: Network(system, dtype, nnx.Rngs(0))))
+    drops = bool(system.dropout or system.output_dropout)
+
+    def forward(
+        weights: Any, carry: Any, tokens: Array, key: Array | None
+    ) -> tuple[tuple[Any, ...], Array]:
+        network = nnx.merge(graph, weights)
+        carry, hs = network.hidden(tokens, carry, key if drops else None)
+        return carry, network.logits(hs)
+
+    return CompiledNetwork(system, graph, Program(token_loss(forward), make_optimizer(system)))
 
 
-def load(program: Program, params: LanguageModelParams) -> Any:
+def load(network: CompiledNetwork, params: LanguageModelParams) -> Any:
     """Our weights as the network's state."""
-    state = nnx.state(program.module(), nnx.Param)
     output = output_layer(params)
-    weights: dict[str, Any] = {
-        "output": {"kernel": output.w, "bias": output.b},
-        "layers": {
-            index: {"cell": _cell_weights(program.system, layer)}
-            for index, layer in enumerate(params.layers)
-        },
+    layers = {
+        index: {"cell": parts.cell_weights(layer)} for index, layer in enumerate(params.layers)
     }
+    weights: dict[str, Any] = {"layers": layers}
+    if network.system.tied:
+        weights["output_bias"] = output.b
+    else:
+        weights["output"] = {"kernel": output.w, "bias": output.b}
     if params.embedding is not None:
         weights["embedding"] = {"embedding": params.embedding}
-    nnx.replace_by_pure_dict(state, jax.tree.map(jnp.copy, weights))
-    return state
-
-
-def _cell_weights(system: System, layer: Any) -> dict[str, Any]:
-    bias_at = "dense_h" if system.cell == "lstm" else "dense_i"
-    kernels = {"dense_i": {"kernel": layer.w_x}, "dense_h": {"kernel": layer.w_h}}
-    kernels[bias_at]["bias"] = layer.b
-    return kernels
+    return parts.with_weights(network.module(), weights)
 
 
 def zero_carry(system: System, batch_size: int) -> tuple[Any, ...]:
     """What every layer starts from."""
-
-    def zeros() -> Array:
-        return jnp.zeros((batch_size, system.hidden_size))
-
-    one = (lambda: (zeros(), zeros())) if system.cell == "lstm" else zeros
-    return tuple(one() for _ in range(system.layers))
-
-
-def _forward(
-    program: Program, params: Any, carry: Any, inputs: Array, targets: Array, key: Array | None
-) -> tuple[Array, Any]:
-    network = nnx.merge(program.graph, params)
-    # Full float32 on a GPU, as ours: its default there is TF32.
-    with jax.default_matmul_precision("highest"):
-        carry, logits = network(inputs, carry, key)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    return losses.mean(), carry
-
-
-@jax.jit(static_argnums=0)
-def _mean_loss(program: Program, params: Any, inputs: Array, targets: Array) -> Array:
-    carry = zero_carry(program.system, program.system.batch_size)
-    return _forward(program, params, carry, inputs, targets, None)[0]
-
-
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _train_step(program: Program, state: _State, rows: Array) -> tuple[_State, Array]:
-    system = program.system
-    key = random.fold_in(state.key, state.batch)
-    before = jax.tree.map(
-        lambda c: jnp.where(state.batch % BATCHES == 0, jnp.zeros_like(c), c), state.carry
-    )
-    start = state.batch % BATCHES * system.sequence_length
-    tokens = jax.lax.dynamic_slice_in_dim(rows, start, system.sequence_length + 1)
-
-    def loss_of(params: Any) -> tuple[Array, Any]:
-        dropout_key = key if system.dropout else None
-        return _forward(program, params, before, tokens[:-1], tokens[1:], dropout_key)
-
-    (loss, carry), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return _State(params, opt_state, carry, state.batch + 1, state.key), loss
+    size = system.hidden_size
+    return tuple(parts.zero_carry(system.cell, batch_size, size) for _ in range(system.layers))

@@ -12,9 +12,8 @@ import numpy as np
 from flax import nnx
 from jax import Array, lax, random
 
-from bench.implementation import DType
-from bench.peers.flax_nnx import Network, load, make_program, zero_carry
-from bench.shapes import Job, System
+from bench.peers.flax_nnx import Network, load, make_network, zero_carry
+from bench.shapes import DType, Job, System
 from lstm_jax.models import LanguageModelParams
 
 
@@ -39,13 +38,13 @@ class FlaxSampling:
     settings: Mapping[str, str] = {"loop": "one jitted step a token, state donated"}
 
     def __init__(self, system: System, dtype: DType, params: LanguageModelParams, job: Job) -> None:
-        program = make_program(system, dtype)
-        stored = jax.tree.map(lambda leaf: leaf.astype(dtype), load(program, params))
+        made = make_network(system, dtype)
+        stored = jax.tree.map(lambda leaf: leaf.astype(dtype), load(made, params))
         # Leaves, since flattening an `nnx.State` at every call costs as much as a small step.
         leaves, form = jax.tree.flatten(stored)
         top_n = min(job.top_n, system.vocabulary_size)
         self._weights = tuple(leaves)
-        self._how = _How(program.graph, form, job.temperature, top_n)
+        self._how = _How(made.graph, form, job.temperature, top_n)
         self._system, self._job = system, job
         self._prompts = jnp.asarray(job.prompts(system))
 
@@ -85,7 +84,7 @@ def _absorb(
     network = how.network(weights)
     with jax.default_matmul_precision("highest"):
         carry, hs = network.hidden(tokens, state.carry, None)
-        logits = network.output(hs[-1])
+        logits = network.logits(hs[-1])
     return _chosen(how, state._replace(carry=carry), logits)
 
 
@@ -100,7 +99,7 @@ def _step(
         for layer, carry in zip(network.layers, state.carry, strict=True):
             carry, x = layer.cell(carry, x)
             carries.append(carry)
-        logits = network.output(x)
+        logits = network.logits(x)
     return _chosen(how, state._replace(carry=tuple(carries)), logits)
 
 

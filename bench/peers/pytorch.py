@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
-import jax
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
-from bench.environment import cores
-from bench.implementation import DType
-from bench.shapes import BATCHES, System
-from lstm_jax.cells import GRUParams, LSTMParams
+from bench.implementation import Training
+from bench.peers.pytorch_parts import (
+    adam,
+    autocast,
+    input_mask,
+    load_arrays,
+    on_device,
+    ready_device,
+    recurrent_state,
+    synchronize,
+)
+from bench.peers.pytorch_reviews import PyTorchReviews
+from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, System
+from lstm_jax.classifier import ClassifierParams
 from lstm_jax.models import LanguageModelParams, output_layer
 
 
@@ -24,28 +31,17 @@ class PyTorch:
 
     name = "pytorch"
 
-    def build(self, system: System, dtype: DType, params: LanguageModelParams) -> PyTorchTraining:
+    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         """See `Implementation`."""
-        device = same_device()
-        torch.set_num_threads(cores())
+        device = ready_device()
+        if isinstance(system, Classification):
+            assert isinstance(params, ClassifierParams)
+            return PyTorchReviews(system, dtype, params, device)
+        assert isinstance(params, LanguageModelParams)
         return PyTorchTraining(system, dtype, params, device)
 
 
 PEER = PyTorch()
-
-
-def same_device() -> torch.device:
-    """PyTorch's name of the device that jax runs on.
-
-    Raises:
-        ValueError: PyTorch cannot run there.
-    """
-    on_gpu = jax.default_backend() == "gpu"
-    if on_gpu and not torch.cuda.is_available():
-        raise ValueError("jax runs on a GPU here, and this PyTorch has no CUDA")
-    # Full float32 on a GPU, as ours: cuDNN would take TF32 unasked.
-    torch.backends.cudnn.allow_tf32 = False
-    return torch.device("cuda" if on_gpu else "cpu")
 
 
 class PyTorchTraining:
@@ -61,8 +57,10 @@ class PyTorchTraining:
         if system.embedding_size is None:
             # A look-up in the unit matrix: half the time of `one_hot(...)` and its cast.
             self._one_hot = torch.eye(system.vocabulary_size, device=device)
-        self._optimizer, optimizer_name = self._adam()
-        self._batches = [self._placed(system, index) for index in range(BATCHES)]
+        self._optimizer, optimizer_name = adam(self._modules.parameters(), system.learning_rate)
+        self._batches = [
+            tuple(on_device(ids, device) for ids in system.batch(index)) for index in range(BATCHES)
+        ]
         self._index = 0
         self._carry: Any = None
         self.settings: Mapping[str, str] = {
@@ -87,54 +85,35 @@ class PyTorchTraining:
         """See `Training`."""
         self._modules.eval()
         with torch.no_grad():
-            loss, _ = self._forward(*self._batches[0], None)
+            loss, _ = self._forward(self._batches[0], None)
         self._modules.train()
         return float(loss)
 
     def step(self) -> None:
         """See `Training`."""
-        carry = None if self._index == 0 else self._carry
-        inputs, targets = self._batches[self._index]
+        carry = None if self._index == 0 or not self._system.carried else self._carry
         self._optimizer.zero_grad(set_to_none=True)
-        loss, carry = self._forward(inputs, targets, carry)
+        loss, carry = self._forward(self._batches[self._index], carry)
         loss.backward()
         nn.utils.clip_grad_norm_(self._modules.parameters(), self._system.clip_norm, foreach=True)
         self._optimizer.step()
         self._carry = _detached(carry)
         self._index = (self._index + 1) % BATCHES
-        if self._device.type == "cuda":
-            torch.cuda.synchronize()
+        synchronize(self._device)
 
-    def _forward(self, inputs: Any, targets: Any, carry: Any) -> tuple[Any, Any]:
-        modules = self._modules
-        with self._autocast():
+    def _forward(self, batch: Any, carry: Any) -> tuple[Any, Any]:
+        (inputs, targets), modules = batch, self._modules
+        with autocast(self._device, self._dtype):
             if self._one_hot is None:
                 xs = modules["embedding"](inputs)
             else:
                 xs = functional.embedding(inputs, self._one_hot)
+            if self._system.dropout_place == "inputs":
+                xs = input_mask(xs, self._system.dropout, modules.training)
             hs, carry = modules["recurrent"](xs, carry)
             logits = modules["output"](modules["dropout"](hs))
         flat = logits.flatten(0, 1).float()
         return functional.cross_entropy(flat, targets.flatten()), carry
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = torch.autocast(
-            self._device.type, dtype=torch.bfloat16, enabled=self._dtype == "bfloat16"
-        )
-        return context
-
-    def _adam(self) -> tuple[Any, str]:
-        parameters, rate = list(self._modules.parameters()), self._system.learning_rate
-        try:
-            return torch.optim.Adam(parameters, lr=rate, fused=True), "Adam(fused=True)"
-        except RuntimeError:
-            return torch.optim.Adam(parameters, lr=rate, foreach=True), "Adam(foreach=True)"
-
-    def _placed(self, system: System, index: int) -> tuple[Any, Any]:
-        inputs, targets = system.batch(index)
-        return tuple(  # type: ignore[return-value]
-            torch.from_numpy(ids.astype(np.int64)).to(self._device) for ids in (inputs, targets)
-        )
 
 
 def load(modules: Any, params: LanguageModelParams) -> None:
@@ -144,36 +123,34 @@ def load(modules: Any, params: LanguageModelParams) -> None:
     if params.embedding is not None:
         named["embedding.weight"] = params.embedding
     for index, layer in enumerate(params.layers):
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        for name, array in zip(names, _in_pytorch_form(layer), strict=True):
-            named[f"recurrent.{name}_l{index}"] = array
-    state = {name: torch.from_numpy(np.array(array)) for name, array in named.items()}
-    modules.load_state_dict(state)
+        for name, array in recurrent_state(layer, index).items():
+            named[f"recurrent.{name}"] = array
+    load_arrays(modules, named)
 
 
 def make_modules(system: System) -> Any:
-    """The system's layers by name: recurrent, dropout, output, and embedding if it has one."""
+    """The system's layers by name: recurrent, dropout, output, and embedding if it has one.
+
+    Raises:
+        ValueError: dropout on the inputs of more than one layer, which `nn.LSTM` has not.
+    """
+    if system.dropout_place == "inputs" and system.layers > 1:
+        raise ValueError("dropout on the inputs of several layers")
     recurrent = nn.LSTM if system.cell == "lstm" else nn.GRU
+    size, above = system.hidden_size, system.output_dropout
+    if system.dropout_place == "outputs":
+        above = system.dropout
     between = system.dropout if system.layers > 1 else 0.0
-    size = system.hidden_size
     modules: dict[str, nn.Module] = {
         "recurrent": recurrent(system.input_size, size, system.layers, dropout=between),
-        "dropout": nn.Dropout(system.dropout),
+        "dropout": nn.Dropout(above),
         "output": nn.Linear(size, system.vocabulary_size),
     }
     if system.embedding_size is not None:
         modules["embedding"] = nn.Embedding(system.vocabulary_size, system.embedding_size)
+    if system.tied:
+        modules["output"].weight = modules["embedding"].weight
     return nn.ModuleDict(modules)
-
-
-def _in_pytorch_form(layer: LSTMParams | GRUParams) -> tuple[np.ndarray[Any, Any], ...]:
-    """`weight_ih`, `weight_hh`, `bias_ih`, `bias_hh`; the order of the gates is the same."""
-    b = np.asarray(layer.b)
-    b_hh = np.zeros_like(b)
-    if isinstance(layer, GRUParams):
-        assert layer.b_hn is not None
-        b_hh[-layer.b_hn.size :] = layer.b_hn
-    return np.asarray(layer.w_x).T, np.asarray(layer.w_h).T, b, b_hh
 
 
 def _detached(carry: Any) -> Any:

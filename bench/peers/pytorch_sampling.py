@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional
 
 from bench.environment import cores
-from bench.implementation import DType
 from bench.measure import seconds
-from bench.peers.pytorch import load, make_modules, same_device
-from bench.shapes import Job, System
+from bench.peers.pytorch import load, make_modules
+from bench.peers.pytorch_parts import same_device
+from bench.shapes import DType, Job, System
 from lstm_jax.models import LanguageModelParams
 
 _TRIED_PLACES = 16

@@ -22,11 +22,10 @@ from bench.agreement import (
     require_same_continuations,
 )
 from bench.environment import environment
-from bench.implementation import DType
 from bench.limits import bytes_a_step, readers
 from bench.our_sampling import OurSampler, stored
 from bench.peers import sampling_peer_named
-from bench.shapes import Job, System
+from bench.shapes import DType, Job, System
 
 TINY = System("tiny", 11, "lstm", 2, 8, batch_size=3, sequence_length=5, dropout=0.5)
 GRU = System("tiny-gru", 11, "gru", 1, 8, 3, 5, embedding_size=4)
