@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import importlib.util
 import json
 import os
 import sys
@@ -45,6 +43,7 @@ class Options:
         flips: how many bits of each file are flipped, one at a time.
         seed: of the moments and the bits.
         work_dir: where the runs go, and stay; by default a folder that is deleted.
+        hostile: what `bench.fuzz --json` wrote, for a line of its counts.
         json: where to write the lines.
         write: a document whose part between two markers becomes the table.
         plot: where to draw the curves of a run left alone, a killed and a preempted one.
@@ -55,6 +54,7 @@ class Options:
     flips: int = 16
     seed: int = 0
     work_dir: Path | None = None
+    hostile: Path | None = None
     json: Path | None = None
     write: Path | None = None
     plot: Path | None = None
@@ -67,6 +67,8 @@ class Options:
             raise ValueError("a picture needs matplotlib; pip install 'lstm-jax[plots]'")
         if self.write is not None:
             replaced(self.write.read_text(encoding="utf-8"), "")
+        if self.hostile is not None:
+            hostile_line(self.hostile)
         if self.work_dir is not None and self.work_dir.exists() and any(self.work_dir.iterdir()):
             raise ValueError(f"{self.work_dir} is not empty; name another --work-dir")
 
@@ -98,25 +100,40 @@ def _run(options: Options, folder: Path) -> int:
         "not finite": lambda: [poison(whole, task, folder)],
         "two processes": lambda: share(place, whole, task),
         "other settings": lambda: change_settings(place, whole),
-        "hostile input": hostile_lines,
     }
     lines: list[Line] = []
     for name, part in parts.items():
         _say(name)
         lines += part()
+    if options.hostile is not None:
+        lines.append(hostile_line(options.hostile))
     _write(options, place, lines)
     for failure in failures(lines):
         print(f"broken: {failure}", file=sys.stderr)
     return _BROKEN if failures(lines) else 0
 
 
-def hostile_lines() -> list[Line]:
-    """What `bench.fuzz` counts: its `lines()`, where there is such a bench."""
-    if importlib.util.find_spec("bench.fuzz") is None:
-        return []
-    fuzz = importlib.import_module("bench.fuzz")
-    found: Sequence[Line] = getattr(fuzz, "lines", list)()
-    return list(found)
+def hostile_line(file: Path) -> Line:
+    """What `python -m bench.fuzz --json FILE` counted, in one line.
+
+    Raises:
+        ValueError: the file is not of that bench.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        tallies = content if isinstance(content, list) else content["surfaces"]
+        tried, refused, accepted = (
+            sum(int(tally[name]) for tally in tallies) for name in ("cases", "refused", "accepted")
+        )
+        found = [
+            f"{tally['surface']}, case {each['case']}"
+            for tally in tallies
+            for each in tally["findings"]
+        ]
+    except (ValueError, LookupError, TypeError) as error:
+        raise ValueError(f"{file} is not what bench.fuzz --json writes: {error!r}") from None
+    seen = f"{refused:,} refused by one line, {accepted:,} accepted; {len(tallies)} surfaces"
+    return Line("hostile input (`python -m bench.fuzz`)", tried, tuple(found), seen)
 
 
 def _write(options: Options, place: Place, lines: Sequence[Line]) -> None:

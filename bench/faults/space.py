@@ -64,20 +64,20 @@ def fill_disks(whole: Path, task: Task, scratch: Path) -> list[Line]:
         scratch: a folder for the runs.
     """
     faults: dict[str, Fault] = {
-        "files of at most 0 bytes (RLIMIT_FSIZE)": _no_bytes,
-        "a file in the place of the checkpoints' folder": _file_in_the_way,
+        "files of at most 0 bytes (RLIMIT_FSIZE)": no_bytes,
+        "a file in the place of the checkpoints' folder": file_in_the_way,
     }
     for number in _ERRORS:
-        faults[f"{errno.errorcode[number]} from each write"] = _raising(number)
+        faults[f"{errno.errorcode[number]} from each write"] = raising(number)
     lines = []
     for place, (name, fault) in enumerate(faults.items()):
         runs = {scratch / f"{place}-for-a-while": True, scratch / f"{place}-to-the-end": False}
-        found = [_tried(whole, task, run, fault, ends) for run, ends in runs.items()]
+        found = [tried(whole, task, run, fault, ends) for run, ends in runs.items()]
         lines.append(_line(name, found))
     return [_full_tmpfs(whole, task, scratch / "tmpfs"), *lines]
 
 
-def _tried(whole: Path, task: Task, run: Path, fault: Fault, ends: bool) -> list[str]:
+def tried(whole: Path, task: Task, run: Path, fault: Fault, ends: bool) -> list[str]:
     """What is wrong with a run that had a fault, for good or for a while."""
     folder = RunFolder(run)
     copy_description(RunFolder(whole), folder)
@@ -114,7 +114,7 @@ def _train(task: Task, folder: RunFolder, report: _Report) -> None:
 
 
 @contextmanager
-def _no_bytes(folder: RunFolder) -> Iterator[None]:
+def no_bytes(folder: RunFolder) -> Iterator[None]:
     """What a full disk does to a write: an error from the system in the middle of it."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
@@ -125,7 +125,7 @@ def _no_bytes(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _file_in_the_way(folder: RunFolder) -> Iterator[None]:
+def file_in_the_way(folder: RunFolder) -> Iterator[None]:
     aside = folder.checkpoints.with_name("elsewhere")
     folder.checkpoints.rename(aside)
     folder.checkpoints.write_text("")
@@ -136,7 +136,7 @@ def _file_in_the_way(folder: RunFolder) -> Iterator[None]:
         aside.rename(folder.checkpoints)
 
 
-def _raising(number: int) -> Fault:
+def raising(number: int) -> Fault:
     """Every write raises one of the system's errors."""
 
     def fail(*_: Any, **__: Any) -> Any:
@@ -163,7 +163,7 @@ def _full_tmpfs(whole: Path, task: Task, mount: Path) -> Line:
     except (OSError, subprocess.CalledProcessError):
         return Line(name, 0, (), "not tried: mounting one needs root")
     try:
-        found = [_tried(whole, task, mount / str(ends), _filling, ends) for ends in (True, False)]
+        found = [tried(whole, task, mount / str(ends), _filling, ends) for ends in (True, False)]
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)
     return _line(name, found)

@@ -1,0 +1,147 @@
+"""What training promises under faults, in the short form of `python -m bench.faults`."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bench.faults import space
+from bench.faults.corruption import corrupt
+from bench.faults.kills import kill_runs
+from bench.faults.lines import Line
+from bench.faults.nonfinite import poison
+from bench.faults.phases import Phase
+from bench.faults.settings import change_settings
+from bench.faults.sharing import share
+from bench.faults.signals import PHASES, signal_runs
+from bench.faults.tiny import Place, differences, rows_of
+from lstm_jax.training.run import RunFolder
+from lstm_jax.training.task import Task
+
+
+def assert_held(line: Line) -> None:
+    assert line.failures == (), line
+    assert line.tried > 0, line
+    assert line.held == line.tried
+
+
+def test_runs_killed_at_random_moments_end_as_one_left_alone(place: Place, whole: Path) -> None:
+    assert_held(kill_runs(place, whole, kills=3, a_run=3, seed=1))
+
+
+@pytest.mark.slow
+def test_runs_killed_many_times_end_as_one_left_alone(place: Place, whole: Path) -> None:
+    slow = Place(place.path / "many", place.steps)
+    slow.make()
+    assert_held(kill_runs(slow, whole, kills=30, a_run=10, seed=2))
+
+
+@pytest.mark.slow
+def test_a_signal_in_any_phase_saves_the_state(place: Place, whole: Path) -> None:
+    for line in signal_runs(place, whole, PHASES):
+        assert_held(line)
+
+
+def test_a_signal_while_the_first_step_compiles_saves_the_state(
+    place: Place, whole: Path, tmp_path: Path
+) -> None:
+    here = Place(tmp_path, place.steps)
+    here.make()
+    term, interrupt, second = signal_runs(here, whole, (Phase.COMPILE,))
+    for line in (term, interrupt, second):
+        assert_held(line)
+
+
+def test_no_damaged_file_of_a_run_is_taken_for_a_good_one(
+    whole: Path, task: Task, tmp_path: Path
+) -> None:
+    lines = corrupt(whole, task, tmp_path / "copy", flips=2, seed=0)
+    assert [line.fault.split(" damaged")[0] for line in lines] == [
+        "a file of the newest checkpoint",
+        "metrics.jsonl",
+        "config.json, or a file it knows",
+    ]
+    for line in lines:
+        assert_held(line)
+    assert "the step before used" in lines[0].seen
+    assert "without effect" not in lines[1].seen
+    assert "without effect" not in lines[2].seen
+
+
+@pytest.mark.parametrize("ends", [True, False], ids=["for a while", "to the end"])
+@pytest.mark.parametrize("how", ["no bytes", "file in the way", "EROFS", "EDQUOT", "ENOSPC"])
+def test_without_space_training_goes_on_and_the_next_save_with_space_is_good(
+    how: str, ends: bool, whole: Path, task: Task, tmp_path: Path
+) -> None:
+    fault = {"no bytes": space.no_bytes, "file in the way": space.file_in_the_way}.get(how)
+    fault = fault or space.raising(getattr(errno, how))
+    assert space.tried(whole, task, tmp_path / "run", fault, ends) == []
+
+
+def test_parameters_that_are_not_finite_teach_nothing(
+    whole: Path, task: Task, tmp_path: Path
+) -> None:
+    assert_held(poison(whole, task, tmp_path))
+
+
+@pytest.mark.slow
+def test_a_folder_belongs_to_one_process(place: Place, whole: Path, task: Task) -> None:
+    for line in share(place, whole, task):
+        assert_held(line)
+
+
+def test_settings_that_do_not_fit_are_refused_and_others_recorded(
+    place: Place, whole: Path
+) -> None:
+    for line in change_settings(place, whole):
+        assert_held(line)
+
+
+def test_a_run_killed_while_its_folder_was_made_begins_anew(
+    place: Place, whole: Path, task: Task
+) -> None:
+    """Each moment of the making: what is there of the files, and whether anything was trained."""
+    for number, kept in enumerate([(), ("vocab.json",), ("vocab.json", "config.json")]):
+        name = f"early-{number}"
+        run = place.path / name
+        run.mkdir()
+        (run / ".lock").touch()
+        (run / ".vocabulary-0123456789abcdef.tmp").write_text('{"form')
+        for file in kept:
+            shutil.copyfile(whole / file, run / file)
+        if "config.json" in kept:
+            (run / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"st')
+        assert differences(whole, place.finished(name), task) == []
+
+
+def test_a_folder_of_other_things_is_not_taken_for_one_that_was_barely_begun(place: Place) -> None:
+    run = place.path / "mine"
+    run.mkdir()
+    (run / "corpus.txt").write_text("mine")
+    process = place.begun("mine")
+    assert process.wait() == 2
+    assert "exists already" in process.output
+    assert (run / "corpus.txt").read_text() == "mine"
+
+
+def test_differences_are_found(whole: Path, task: Task, tmp_path: Path) -> None:
+    """The comparison that all the others rest on."""
+    other = tmp_path / "other"
+    shutil.copytree(whole, other)
+    assert differences(whole, other, task) == []
+    log = RunFolder(other).metrics
+    rows = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*rows[:3], *rows[2:]]))
+    assert differences(whole, other, task) == ["rows of metrics differ"]
+    row = json.loads(rows[3])
+    row["loss"] = float(np.nextafter(row["loss"], 9))
+    log.write_text("".join([*rows[:3], json.dumps(row) + "\n", *rows[4:]]))
+    assert rows_of(other) != rows_of(whole)
+    newest = max(RunFolder(other).checkpoints.iterdir(), key=lambda path: int(path.name))
+    shutil.rmtree(newest)
+    assert any("params" in found for found in differences(whole, other, task))

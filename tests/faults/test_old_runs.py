@@ -1,0 +1,49 @@
+"""Run folders of earlier versions load, and give what they gave."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from old_runs import CLASSIFIER, FIXTURES, RUNS, expectations_of
+
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.run import RunFolder, read_description
+from lstm_jax.training.systems import read_system
+from lstm_jax.training.task import heldout_metrics, make_task, restored_state
+
+EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+
+
+def test_each_folder_has_expectations() -> None:
+    assert {run.name for run in RUNS.iterdir()} == set(EXPECTED)
+    assert CLASSIFIER in EXPECTED
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_old_run_gives_what_it_gave(name: str) -> None:
+    found, expected = expectations_of(name), EXPECTED[name]
+    assert found.pop("tokens", None) == expected.pop("tokens", None)
+    assert found.keys() == expected.keys()
+    for measure, value in expected.items():
+        assert found[measure] == pytest.approx(value, rel=1e-5), measure
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_an_old_run_can_be_resumed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its state fits, and its held-out loss is that of its last row of metrics."""
+    monkeypatch.chdir(FIXTURES)
+    folder = RunFolder(tmp_path / name)
+    shutil.copytree(RUNS / name, folder.path)
+    task = make_task(read_system(read_description(folder).config, folder.path))
+    with CheckpointStore(folder.checkpoints) as store:
+        state, progress = restored_state(task, store)
+    assert int(state.step) == 6
+    assert progress["log"]["rows"] == len(read_rows(folder.metrics))
+    last = read_rows(folder.metrics)[-1]["heldout_loss"]
+    assert heldout_metrics(task, state)["heldout_loss"] == pytest.approx(last, rel=1e-5)
