@@ -22,7 +22,7 @@ from bench.faults.lines import Line, failures, replaced, table
 from bench.faults.nonfinite import poison
 from bench.faults.settings import change_settings
 from bench.faults.sharing import share
-from bench.faults.signals import signal_runs
+from bench.faults.signals import second_signal, signal_runs
 from bench.faults.space import fill_disks
 from bench.faults.tiny import Place, task_of
 from lstm_jax.cli.arguments import parse, run_command
@@ -92,7 +92,10 @@ def _run(options: Options, folder: Path) -> int:
                 place, whole, kills=options.kills, a_run=options.kills_a_run, seed=options.seed
             )
         ],
-        "SIGTERM and SIGINT": lambda: signal_runs(place, whole),
+        "SIGTERM and SIGINT": lambda: [
+            *signal_runs(place, whole),
+            second_signal(place, whole, task),
+        ],
         "damaged files": lambda: corrupt(
             whole, task, folder / "damaged", flips=options.flips, seed=options.seed
         ),

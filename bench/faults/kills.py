@@ -87,7 +87,7 @@ def _killed(process: Process, random: np.random.Generator) -> bool:
     phase = Phase(int(random.choice([int(each) for each in _LONGEST])))
     steps = int(random.integers(0, 3 * SAVE_EVERY))
     if phase not in (Phase.START, Phase.COMPILE):
-        if not process.wait_until(lambda board: board.main is not Phase.START):
+        if not process.wait_until(lambda board: board.main > Phase.START):
             return False
         first = process.board.step
         process.wait_until(lambda board: board.step >= first + steps or board.main is Phase.END)

@@ -19,7 +19,10 @@ from lstm_jax.training.checkpoint import CheckpointStore
 
 
 class Phase(IntEnum):
-    """What a process is doing; `NOTHING`: of the thread that saves."""
+    """What a process is doing.
+
+    `NOTHING`: of the thread that saves; of the other, until the command begins.
+    """
 
     NOTHING = 0
     START = 1
@@ -47,7 +50,7 @@ class Board:
         mode: Any = "w+" if new else "r+"
         self._numbers = np.memmap(path, np.int32, mode, shape=3)
         if new:
-            self._numbers[:] = Phase.START, Phase.NOTHING, 0
+            self._numbers[:] = Phase.NOTHING, Phase.NOTHING, 0
 
     @property
     def main(self) -> Phase:
@@ -90,6 +93,7 @@ class Board:
 
 def watch(board: Board) -> None:
     """Has this process write its phases, from now on."""
+    board.enter(Phase.START)
 
     def within(owner: Any, name: str, phase: Phase) -> None:
         function: Callable[..., Any] = getattr(owner, name)

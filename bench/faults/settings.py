@@ -25,7 +25,6 @@ HARMFUL = {
     "model.hidden_size": 13,
     "model.layers": 2,
     "model.cell": "gru",
-    "model.tied": True,
     "model.embedding_size": 4,
     "tokens": "word",
     "characters": 999,
@@ -80,7 +79,7 @@ def _refusal(run: Path, *flags: str) -> str:
 
 def _flag(name: str, value: object) -> list[str]:
     flag = f"--{name.replace('_', '-')}"
-    return [flag] if value is True else [flag, str(value)]
+    return [flag, str(value)]
 
 
 def _flat(values: dict[str, object], prefix: str = "") -> dict[str, object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from bench.faults.nonfinite import poison
 from bench.faults.phases import Phase
 from bench.faults.settings import change_settings
 from bench.faults.sharing import share
-from bench.faults.signals import PHASES, signal_runs
-from bench.faults.tiny import Place, differences, rows_of
-from lstm_jax.training.run import RunFolder
+from bench.faults.signals import PHASES, second_signal, signal_runs
+from bench.faults.tiny import Place, differences, rows_of, task_of
+from lstm_jax.training.run import RunFolder, refuse_existing
 from lstm_jax.training.task import Task
 
 
@@ -31,7 +32,7 @@ def assert_held(line: Line) -> None:
 
 
 def test_runs_killed_at_random_moments_end_as_one_left_alone(place: Place, whole: Path) -> None:
-    assert_held(kill_runs(place, whole, kills=3, a_run=3, seed=1))
+    assert_held(kill_runs(place, whole, kills=2, a_run=2, seed=1))
 
 
 @pytest.mark.slow
@@ -45,6 +46,7 @@ def test_runs_killed_many_times_end_as_one_left_alone(place: Place, whole: Path)
 def test_a_signal_in_any_phase_saves_the_state(place: Place, whole: Path) -> None:
     for line in signal_runs(place, whole, PHASES):
         assert_held(line)
+    assert_held(second_signal(place, whole, task_of(whole)))
 
 
 def test_a_signal_while_the_first_step_compiles_saves_the_state(
@@ -52,8 +54,7 @@ def test_a_signal_while_the_first_step_compiles_saves_the_state(
 ) -> None:
     here = Place(tmp_path, place.steps)
     here.make()
-    term, interrupt, second = signal_runs(here, whole, (Phase.COMPILE,))
-    for line in (term, interrupt, second):
+    for line in signal_runs(here, whole, (Phase.COMPILE,), (signal.SIGTERM,)):
         assert_held(line)
 
 
@@ -102,31 +103,31 @@ def test_settings_that_do_not_fit_are_refused_and_others_recorded(
         assert_held(line)
 
 
-def test_a_run_killed_while_its_folder_was_made_begins_anew(
+@pytest.mark.parametrize("kept", [(), ("vocab.json",), ("vocab.json", "vectors.npy")])
+def test_a_run_killed_while_its_folder_was_made_is_not_in_the_way(
+    kept: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    for name in (".vocabulary-0123456789abcdef.tmp", "config.tmp", *kept):
+        (tmp_path / name).write_text("half of it")
+    with pytest.raises(ValueError, match="exists already"):
+        refuse_existing(folder)  # it might be the user's
+    folder.lock.touch()
+    refuse_existing(folder)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="exists already"):
+        refuse_existing(folder)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     place: Place, whole: Path, task: Task
 ) -> None:
-    """Each moment of the making: what is there of the files, and whether anything was trained."""
-    for number, kept in enumerate([(), ("vocab.json",), ("vocab.json", "config.json")]):
-        name = f"early-{number}"
-        run = place.path / name
-        run.mkdir()
-        (run / ".lock").touch()
-        (run / ".vocabulary-0123456789abcdef.tmp").write_text('{"form')
-        for file in kept:
-            shutil.copyfile(whole / file, run / file)
-        if "config.json" in kept:
-            (run / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"st')
-        assert differences(whole, place.finished(name), task) == []
-
-
-def test_a_folder_of_other_things_is_not_taken_for_one_that_was_barely_begun(place: Place) -> None:
-    run = place.path / "mine"
+    run = place.path / "early"
     run.mkdir()
-    (run / "corpus.txt").write_text("mine")
-    process = place.begun("mine")
-    assert process.wait() == 2
-    assert "exists already" in process.output
-    assert (run / "corpus.txt").read_text() == "mine"
+    for file in ("vocab.json", "config.json"):
+        shutil.copyfile(whole / file, run / file)
+    (run / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"st')
+    assert differences(whole, place.finished("early"), task) == []
 
 
 def test_differences_are_found(whole: Path, task: Task, tmp_path: Path) -> None:

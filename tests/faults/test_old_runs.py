@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import pytest
 from old_runs import CLASSIFIER, FIXTURES, RUNS, expectations_of
 
@@ -16,6 +18,14 @@ from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import heldout_metrics, make_task, restored_state
 
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation_here() -> Iterator[None]:
+    """Without LLVM's optimisations, which take most of the time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_each_folder_has_expectations() -> None:
