@@ -23,4 +23,9 @@ A new bench takes `measure.interleave` for the timing, `environment.environment`
 What finished runs of `train.py` reached, beside published figures and n-grams on the same split:
 
     python -m bench.systems RUN [RUN ...] --markdown table.md --json lines.json
+
+What training survives, and whether memory or rate drift with time:
+
+    python -m bench.faults
+    python -m bench.endurance --minutes 20
 """

@@ -304,7 +304,7 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
     for column, (name, points) in enumerate(found.items()):
         minutes = [point.seconds / 60 for point in points]
         told = verdicts[name]
-        units = {"tokens" if name == "sampling" else "steps"}
+        unit_of_work = "tokens" if name == "sampling" else "steps"
         for axes, values, slope, unit, label in (
             (panels[0][column], [p.resident_mb for p in points], told.memory, "MB", "resident MB"),
             (
@@ -312,7 +312,7 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
                 [p.rate for p in points],
                 told.rate,
                 "%",
-                f"{units.pop()} a second",
+                f"{unit_of_work} a second",
             ),
         ):
             axes.plot(minutes, values, ".", color="#0072b2", markersize=3)

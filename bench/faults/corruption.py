@@ -181,5 +181,5 @@ def _line(kind: str, files: int, outcomes: Counter[str], failures: list[str]) ->
         f"{kind} damaged (a bit flipped, halved, a byte short, emptied, deleted)",
         outcomes.total(),
         tuple(failures),
-        f"{files} files; wrong values loaded: {outcomes[_WRONG]}; {'; '.join(seen)}",
+        f"files: {files}; wrong values loaded: {outcomes[_WRONG]}; {'; '.join(seen)}",
     )

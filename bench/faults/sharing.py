@@ -18,7 +18,7 @@ def share(place: Place, whole: Path, task: Task) -> list[Line]:
     first = place.begun("shared")
     first.wait_until(lambda board: board.main in (Phase.STEP, Phase.EVALUATION, Phase.SAMPLE))
     first.signal(signal.SIGSTOP)  # it holds the folder for as long as it takes
-    second = place.begun("shared", "--seed", "0")
+    second = place.begun("shared", notes="second")
     code = second.wait()
     found = [] if code == USAGE_ERROR else [f"exit code {code}"]
     if "another process is training in" not in second.output or second.output.count("\n") > 1:

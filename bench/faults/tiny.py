@@ -52,15 +52,21 @@ class Place:
         self.path.mkdir(parents=True, exist_ok=True)
         self.data.write_text(TEXT, encoding="utf-8")
 
-    def begun(self, name: str, *more: str) -> Process:
-        """A process that begins a run, or goes on with it where there is one."""
+    def begun(self, name: str, *more: str, notes: str = "process") -> Process:
+        """A process that begins a run, or goes on with it where there is one.
+
+        Args:
+            name: the run's.
+            *more: arguments.
+            notes: tells processes of one run apart that are there at the same time.
+        """
         run = self.path / name
         arguments = ["--run-dir", str(run)]
         if RunFolder(run).config.exists():
             arguments.append("--resume")
         else:
             arguments += ["--data", str(self.data), *_FLAGS.split(), "--steps", str(self.steps)]
-        return Process([*arguments, *more], self.path / f"{name}-process")
+        return Process([*arguments, *more], self.path / f"{name}-{notes}")
 
     def finished(self, name: str) -> Path:
         """A run, trained to its end.
@@ -82,8 +88,8 @@ def task_of(run: Path) -> Task:
 def differences(one: Path, other: Path, task: Task | None = None) -> list[str]:
     """In what two runs' last states, rows of metrics and samples are not byte for byte the same."""
     task = task or task_of(one)
-    found = [name for name in bytes_of(one, task).items() ^ bytes_of(other, task).items()]
-    told = sorted({f"{name} differs" for name, _ in found})
+    unequal = bytes_of(one, task).items() ^ bytes_of(other, task).items()
+    told = sorted({f"{name} differs" for name, _ in unequal})
     if rows_of(one) != rows_of(other):
         told.append("rows of metrics differ")
     if sample_of(one) != sample_of(other):
