@@ -20,7 +20,14 @@ from lstm_jax.cells import Initialisation, look_up
 from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.precision import products, time_product
 from lstm_jax.sharding import vary_as
-from lstm_jax.stack import Directions, StackConfig, init_stack, keep_scale, run_stack
+from lstm_jax.stack import (
+    Directions,
+    StackConfig,
+    init_stack,
+    keep_scale,
+    require_size,
+    run_stack,
+)
 
 Pooling = Literal["last", "max", "mean"]
 
@@ -68,10 +75,8 @@ class ClassifierConfig(StackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_size < 1:
-            raise ValueError(f"embedding_size is {self.embedding_size}; it must be at least 1")
-        if self.dense_size < 0:
-            raise ValueError(f"dense_size is {self.dense_size}; it must be at least 0")
+        require_size("embedding_size", self.embedding_size)
+        require_size("dense_size", self.dense_size, least=0)
         if self.pooling not in get_args(Pooling):
             choices = ", ".join(get_args(Pooling))
             raise ValueError(f"pooling is {self.pooling!r}; choose one of {choices}")

@@ -22,6 +22,7 @@ from lstm_jax.stack import (
     StackConfig,
     init_stack,
     keep_scale,
+    require_size,
     run_stack,
     stack_zero_carry,
     step_stack,
@@ -74,8 +75,8 @@ class LanguageModelConfig(StackConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_size is not None and self.embedding_size < 1:
-            raise ValueError(f"embedding_size is {self.embedding_size}; it must be at least 1")
+        if self.embedding_size is not None:
+            require_size("embedding_size", self.embedding_size)
         for name in ("embedding_stddev", "output_stddev"):
             stddev = getattr(self, name)
             if stddev is not None and not (math.isfinite(stddev) and stddev > 0):

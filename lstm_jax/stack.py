@@ -21,6 +21,19 @@ from lstm_jax.recurrence import Backend, layer
 
 DropoutPlace = Literal["between", "outputs", "inputs"]
 
+LARGEST_SIZE = 2**16
+"""Of a layer; beyond it, one matrix alone is larger than any device's memory."""
+
+MOST_LAYERS = 128
+
+
+def require_size(name: str, value: int, *, least: int = 1, most: int = LARGEST_SIZE) -> None:
+    """Raises ValueError where a size is none, or larger than can be."""
+    if value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")
+    if value > most:
+        raise ValueError(f"{name} is {value}; it must be at most {most}")
+
 
 class Directions(NamedTuple):
     """What belongs to a bidirectional layer's two directions: parameters, or carries."""
@@ -65,9 +78,9 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         cell_named(self.cell)
-        for name in ("layers", "hidden_size", "unroll"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_size("layers", self.layers, most=MOST_LAYERS)
+        require_size("hidden_size", self.hidden_size)
+        require_size("unroll", self.unroll)
         if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         for name, choices in (

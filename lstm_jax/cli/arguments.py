@@ -76,6 +76,17 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     except (ValueError, OSError) as error:
         print(f"{prog}: error: {error_line(error)}", file=sys.stderr)
         return USAGE_ERROR
+    except (MemoryError, RuntimeError) as error:
+        # JAX's errors are RuntimeErrors; only this one is the user's to mend.
+        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        wanted = error_line(error) or "nothing was left"
+        print(
+            f"{prog}: error: there is not enough memory ({wanted}); use a smaller model, batch or "
+            "length",
+            file=sys.stderr,
+        )
+        return USAGE_ERROR
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -16,6 +16,17 @@ from lstm_jax.cli.arguments import parse, run_command
 PROG = "sample.py"
 
 _WAYS = ("stream", "best_of", "beams", "score")
+_MOST = {
+    "length": 10_000_000,
+    "batch": 1_000_000,
+    "best_of": 2**16,
+    "beams": 2**16,
+    "side_by_side": 2**16,
+    "temperature": 1e30,
+    "repetition_penalty": 1e30,
+    "length_penalty": 1e6,
+}
+_MOST_AT_ONCE = 2**28
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,17 @@ class SampleCommand:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if value is not None and value > most:
+                raise ValueError(f"{name} is {value}; it must be at most {most}")
+        at_once = min(self.batch, self.side_by_side) * self.length
+        at_once *= max(self.best_of or 1, self.beams or 1)
+        if at_once > _MOST_AT_ONCE:
+            raise ValueError(
+                f"length is {self.length}, which makes {at_once:,} tokens of texts side by side; "
+                f"lower length, side_by_side, best_of or beams: at most {_MOST_AT_ONCE:,} fit"
+            )
         if self.top_n < 0:
             raise ValueError(f"top_n is {self.top_n}; it must be 0 (all tokens) or above")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):

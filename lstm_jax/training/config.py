@@ -62,8 +62,7 @@ class OptimizerConfig:
             raise ValueError(f"decay_rate is {self.decay_rate}; it must be at most 1")
         if not 0 <= self.final_share <= 1:
             raise ValueError(f"final_share is {self.final_share}; it must be from 0 to 1")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps is {self.warmup_steps}; it must be 0 or above")
+        _require_no_less_than_0(self, "warmup_steps")
 
 
 @dataclass(frozen=True)
@@ -152,6 +151,8 @@ class SampleConfig:
     def __post_init__(self) -> None:
         _require_positive(self, "length")
         _require_no_less_than_0(self, "top_n", "temperature")
+        if self.length > _LONGEST_SAMPLE:
+            raise ValueError(f"length is {self.length}; it must be at most {_LONGEST_SAMPLE}")
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,7 @@ class PoemsConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_positive(self, "widths")
+        _require_positive(self, "widths", "length")
         if self.length < 2:
             raise ValueError(f"length is {self.length}; a poem needs at least 2 characters")
         if not self.sample_templates or not all(self.sample_templates):
@@ -272,6 +273,7 @@ class ReviewsConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_positive(self, "length", "widths")
+        _require_positive(self, "vocabulary_size")
         if self.train_vectors and self.vectors is None:
             raise ValueError("train_vectors needs vectors to begin with; name their file")
         if self.vocabulary_size < 5:
@@ -281,6 +283,9 @@ class ReviewsConfig(TrainConfig):
             )
 
 
+_LARGEST_INTEGER = 2**31 - 1
+_LARGEST_FLOAT = 1e30
+_LONGEST_SAMPLE = 10_000_000
 _LARGEST_EXACT = 2**53
 """Integers up to it are floats as well."""
 
@@ -358,6 +363,7 @@ def _require_positive(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; it must be above 0")
+        _refuse_too_large(name, value)
 
 
 def _require_no_less_than_0(config: Any, *names: str) -> None:
@@ -365,6 +371,14 @@ def _require_no_less_than_0(config: Any, *names: str) -> None:
         value = getattr(config, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; it must be 0 or above")
+        _refuse_too_large(name, value)
+
+
+def _refuse_too_large(name: str, value: float | None) -> None:
+    """Numbers travel to the device as int32 and float32."""
+    largest = _LARGEST_INTEGER if isinstance(value, int) else _LARGEST_FLOAT
+    if value is not None and value > largest:
+        raise ValueError(f"{name} is {value}; it must be at most {largest}")
 
 
 def _require_share(config: Any, *names: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -16,6 +18,8 @@ from lstm_jax.training.metrics import Row, part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.state import Program, TrainState, evaluate, init_state
 from lstm_jax.training.systems import System
+
+_MOST_STEPS = 2**31 - 1
 
 
 class Task(NamedTuple):
@@ -43,9 +47,38 @@ def make_task(system: System) -> Task:
     """Adds to a system the optimizer that its settings ask for."""
     config, batches = system.config, system.batches
     total_steps = config.steps or config.epochs * batches
+    if total_steps > _MOST_STEPS:
+        raise ValueError(
+            f"{config.epochs} epochs of {batches} batches are {total_steps} steps; at most "
+            f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
+        )
+    _refuse_too_large(system)
     schedule = learning_rate_schedule(config.optimizer, total_steps)
     program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
     return Task(system, program, total_steps, schedule)
+
+
+def _refuse_too_large(system: System) -> None:
+    """Raises ValueError where the parameters, and Adam's two means of each, exceed the memory."""
+    shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    needed, memory = 3 * 4 * parameters, _memory()
+    if memory is not None and needed > memory:
+        raise ValueError(
+            f"the model has {parameters:,} parameters, which take {needed / 1e9:,.0f} GB in "
+            f"training, and there are {memory / 1e9:,.0f} GB of memory; use smaller sizes"
+        )
+
+
+def _memory() -> int | None:
+    """Bytes that the device has, or the host where the device is its processor."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return int(statistics["bytes_limit"])
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not everywhere
+        return None
 
 
 def first_state(task: Task) -> TrainState:
