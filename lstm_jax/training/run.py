@@ -44,10 +44,13 @@ from lstm_jax.training.systems.reviews import VECTORS_FILE, load_vectors
 
 FORMAT = 2
 
+CORPUS_FILE = "corpus.txt"
+"""Where a run folder keeps a text that is not a file of the user's."""
+
 _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
 """Of a config that has no checksum."""
 
-_FILES = ("vocab.json", "corpus.txt", VECTORS_FILE)
+_FILES = ("vocab.json", CORPUS_FILE, VECTORS_FILE)
 """What `config.json` may have checksums of."""
 
 _CHANGEABLE = frozenset(
@@ -196,6 +199,10 @@ def refuse_existing(folder: RunFolder) -> None:
     come last, and `.lock` tells it from a folder of the user's.
     """
     path = folder.path
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:  # TensorStore, which writes checkpoints, takes UTF-8 alone
+        raise ValueError(f"the run folder {str(path)!r} has no name in UTF-8; rename it") from None
     if path.exists() and not (path.is_dir() and _is_barely_begun(folder)):
         raise ValueError(
             f"{folder.path} exists already; go on with it (--resume), or name another --run-dir"
@@ -275,9 +282,16 @@ def _files(found: Any) -> dict[str, str]:
     return found
 
 
-def refuse_damaged_files(folder: RunFolder) -> None:
-    """Raises ValueError if a file of the run's beginning is missing, or no longer what it was."""
+def refuse_damaged_files(folder: RunFolder, *, without_data: bool = False) -> None:
+    """Raises ValueError if a file of the run's beginning is missing, or no longer what it was.
+
+    Args:
+        folder: the run's.
+        without_data: a copy of the training text is not needed, and may be missing.
+    """
     for name, expected in read_description(folder).files.items():
+        if without_data and name == CORPUS_FILE:
+            continue
         path = folder.path / name
         try:
             if not path.is_file():
@@ -369,7 +383,7 @@ def load(
             f"{run_dir} holds a classifier, which writes nothing; classify texts with it "
             "(python -m lstm_jax.cli.classify RUN), or load it with load_classifier"
         )
-    refuse_damaged_files(folder)
+    refuse_damaged_files(folder, without_data=True)
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = LanguageModel(config.model, len(vocabulary))
     return model, _load_params(folder, model, step), vocabulary
@@ -395,7 +409,7 @@ def load_classifier(
     config = read_description(folder).config
     if not isinstance(config, ReviewsConfig):
         raise ValueError(f"{run_dir} holds a language model, no classifier; load it with load")
-    refuse_damaged_files(folder)
+    refuse_damaged_files(folder, without_data=True)
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = Classifier(config.model, len(vocabulary))
     params = _load_params(folder, model, step)

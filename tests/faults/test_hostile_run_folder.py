@@ -20,7 +20,12 @@ from lstm_jax.text import Vocabulary, read_text
 from lstm_jax.training.config import AnyConfig, from_dict, to_dict
 from lstm_jax.training.metrics import MetricsLog, read_rows
 from lstm_jax.training.plots import draw_curves
-from lstm_jax.training.run import RunFolder, read_description, refuse_damaged_files
+from lstm_jax.training.run import (
+    RunFolder,
+    read_description,
+    refuse_damaged_files,
+    refuse_existing,
+)
 from lstm_jax.training.systems.reviews import load_vectors
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -167,6 +172,11 @@ def test_curves_leave_out_what_is_no_number(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     draw_curves([tmp_path], tmp_path / "curves.png")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_new_run_has_a_name_that_its_checkpoints_can_be_written_under(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="UTF-8"):
+        refuse_existing(RunFolder(tmp_path / "\udc80"))
 
 
 def saved(array: Any, **options: Any) -> bytes:
