@@ -58,16 +58,8 @@ class Archives:
 
     def run(self, rng: Random, place: Path) -> None:
         """See `Surface`."""
-        content = _tar(rng)
-        if rng.random() < 0.3:
-            content = broken_bytes(rng, content)
-        is_packed = rng.random() < 0.6
-        if is_packed:
-            content = _packed(rng, content)
-        if rng.random() < 0.3:
-            content = broken_bytes(rng, content)
-        path = place / ("reviews.tar.gz" if is_packed or rng.random() < 0.2 else "reviews.tar")
-        path.write_bytes(content)
+        path = place / rng.choice(("reviews.tar.gz", "reviews.tgz", "reviews.tar"))
+        path.write_bytes(hostile_archive(rng))
         try:
             found = read_reviews(path)
         finally:
@@ -120,6 +112,16 @@ class Folders:
                 (root / "train" / "neg").write_bytes(b"")
             case _:
                 (root / "test").symlink_to(root)
+
+
+def hostile_archive(rng: Random) -> bytes:
+    """A tar file, packed or not, with something odd in it, or broken."""
+    content = _tar(rng)
+    if rng.random() < 0.3:
+        content = broken_bytes(rng, content)
+    if rng.random() < 0.6:
+        content = _packed(rng, content)
+    return broken_bytes(rng, content) if rng.random() < 0.3 else content
 
 
 def _require_reviews(found: ReviewSet) -> None:

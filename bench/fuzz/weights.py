@@ -6,7 +6,7 @@ import io
 import json
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -67,6 +67,7 @@ _OPTIONS = (
 )
 
 
+@lru_cache
 def layouts() -> list[dict[str, np.ndarray[Any, Any]]]:
     """Layers and models, by PyTorch's names and by our own."""
     rng = np.random.default_rng(0)
@@ -88,6 +89,17 @@ def layouts() -> list[dict[str, np.ndarray[Any, Any]]]:
     return found
 
 
+def hostile_safetensors(rng: Random) -> bytes:
+    """A file with another name, dtype, shape or offset in its header, or broken."""
+    header, data = _entries(rng.choice(layouts()))
+    if rng.random() < 0.8:
+        header = _other_entries(rng, header)
+    packed = json_bytes(rng, header)
+    length = len(packed) if rng.random() < 0.95 else rng.choice((0, 2**40, 2**64 - 1))
+    content = struct.pack("<Q", length) + packed + data
+    return broken_bytes(rng, content) if rng.random() < 0.2 else content
+
+
 @dataclass(frozen=True)
 class Safetensors:
     """`.safetensors` files, and others under that name."""
@@ -95,22 +107,10 @@ class Safetensors:
     name: str = "safetensors"
     share: int = 4
 
-    @cached_property
-    def _layouts(self) -> list[dict[str, np.ndarray[Any, Any]]]:
-        return layouts()
-
     def run(self, rng: Random, place: Path) -> None:
         """See `Surface`."""
-        header, data = _entries(rng.choice(self._layouts))
-        if rng.random() < 0.8:
-            header = _other_entries(rng, header)
-        packed = json_bytes(rng, header)
-        length = len(packed) if rng.random() < 0.95 else rng.choice((0, 2**40, 2**64 - 1))
-        content = struct.pack("<Q", length) + packed + data
-        if rng.random() < 0.2:
-            content = broken_bytes(rng, content)
         suffix = ".safetensors" if rng.random() < 0.95 else rng.choice((".npz", ".npy", ""))
-        _convert(rng, place, f"weights{suffix}", content)
+        _convert(rng, place, f"weights{suffix}", hostile_safetensors(rng))
 
 
 @dataclass(frozen=True)
