@@ -20,7 +20,7 @@ from bench.faults.figure import draw_runs
 from bench.faults.kills import kill_runs
 from bench.faults.lines import Line, failures, replaced, table
 from bench.faults.nonfinite import poison
-from bench.faults.settings import change_settings
+from bench.faults.settings import harmful_settings, harmless_settings
 from bench.faults.sharing import share
 from bench.faults.signals import second_signal, signal_runs
 from bench.faults.space import fill_disks
@@ -102,7 +102,7 @@ def _run(options: Options, folder: Path) -> int:
         "no space": lambda: fill_disks(whole, task, folder / "space"),
         "not finite": lambda: [poison(whole, task, folder)],
         "two processes": lambda: share(place, whole, task),
-        "other settings": lambda: change_settings(place, whole),
+        "other settings": lambda: [harmless_settings(place, whole), harmful_settings(place, whole)],
     }
     lines: list[Line] = []
     for name, part in parts.items():

@@ -35,8 +35,8 @@ HARMFUL = {
 }
 
 
-def change_settings(place: Place, whole: Path) -> list[Line]:
-    """Resumes copies of a finished run with one setting changed, and once with other data."""
+def harmless_settings(place: Place, whole: Path) -> Line:
+    """Resumes a copy of a finished run with other settings, all at once."""
     harmless = place.path / "harmless"
     shutil.copytree(whole, harmless)
     flags = [part for name, value in HARMLESS.items() for part in _flag(name, value)]
@@ -46,26 +46,28 @@ def change_settings(place: Place, whole: Path) -> list[Line]:
     failures += [
         f"{name} was not recorded" for name, value in HARMLESS.items() if recorded[name] != value
     ]
-    accepted = Line(
+    return Line(
         "resumed with settings that harm nothing",
         len(HARMLESS) + 1,
         tuple(failures),
         f"trained on and recorded in config.json: {', '.join(HARMLESS)}, steps",
     )
 
+
+def harmful_settings(place: Place, whole: Path) -> Line:
+    """Resumes a finished run with one setting changed, and then another, and with other data."""
     other = place.path / "other.txt"
     other.write_text(TEXT.replace("milk", "mild"), encoding="utf-8")
     refusals = {name: _refusal(whole, *_flag(name, value)) for name, value in HARMFUL.items()}
     failures = [f"{name}: {said}" for name, said in refusals.items() if f"{name} is" not in said]
     said = _refusal(whole, "--data", str(other))
     failures += [] if "SHA-256 differs" in said else [f"other data: {said}"]
-    refused = Line(
+    return Line(
         "resumed with settings, or data, that do not fit",
         len(HARMFUL) + 1,
         tuple(failures),
         f"refused by name: {', '.join(HARMFUL)}; other data by its SHA-256",
     )
-    return [accepted, refused]
 
 
 def _refusal(run: Path, *flags: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-import signal
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,18 @@ from bench.faults.corruption import corrupt
 from bench.faults.kills import kill_runs
 from bench.faults.lines import Line
 from bench.faults.nonfinite import poison
-from bench.faults.phases import Phase
-from bench.faults.settings import change_settings
+from bench.faults.settings import harmful_settings, harmless_settings
 from bench.faults.sharing import share
 from bench.faults.signals import PHASES, second_signal, signal_runs
 from bench.faults.tiny import Place, differences, rows_of, task_of
-from lstm_jax.training.run import RunFolder, refuse_existing
+from lstm_jax.training.run import (
+    RunFolder,
+    load,
+    read_description,
+    refuse_damaged_files,
+    refuse_existing,
+    write_config,
+)
 from lstm_jax.training.task import Task
 
 
@@ -47,15 +52,6 @@ def test_a_signal_in_any_phase_saves_the_state(place: Place, whole: Path) -> Non
     for line in signal_runs(place, whole, PHASES):
         assert_held(line)
     assert_held(second_signal(place, whole, task_of(whole)))
-
-
-def test_a_signal_while_the_first_step_compiles_saves_the_state(
-    place: Place, whole: Path, tmp_path: Path
-) -> None:
-    here = Place(tmp_path, place.steps)
-    here.make()
-    for line in signal_runs(here, whole, (Phase.COMPILE,), (signal.SIGTERM,)):
-        assert_held(line)
 
 
 def test_no_damaged_file_of_a_run_is_taken_for_a_good_one(
@@ -96,11 +92,13 @@ def test_a_folder_belongs_to_one_process(place: Place, whole: Path, task: Task) 
         assert_held(line)
 
 
-def test_settings_that_do_not_fit_are_refused_and_others_recorded(
-    place: Place, whole: Path
-) -> None:
-    for line in change_settings(place, whole):
-        assert_held(line)
+def test_settings_that_do_not_fit_are_refused(place: Place, whole: Path) -> None:
+    assert_held(harmful_settings(place, whole))
+
+
+@pytest.mark.slow
+def test_settings_that_harm_nothing_are_recorded(place: Place, whole: Path) -> None:
+    assert_held(harmless_settings(place, whole))
 
 
 @pytest.mark.parametrize("kept", [(), ("vocab.json",), ("vocab.json", "vectors.npy")])
@@ -128,6 +126,21 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
         shutil.copyfile(whole / file, run / file)
     (run / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"st')
     assert differences(whole, place.finished("early"), task) == []
+
+
+def test_a_model_loads_without_the_text_it_was_trained_on(
+    whole: Path, task: Task, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole, folder.path)
+    files = read_description(folder).files
+    write_config(folder, task.system, files | {"corpus.txt": "0" * 64})
+    assert len(load(folder.path)) == 3
+    with pytest.raises(ValueError, match=r"corpus\.txt"):
+        refuse_damaged_files(folder)
+    write_config(folder, task.system, files | {"vocab.json": "0" * 64})
+    with pytest.raises(ValueError, match=r"vocab\.json is not what the run wrote"):
+        load(folder.path)
 
 
 def test_differences_are_found(whole: Path, task: Task, tmp_path: Path) -> None:
