@@ -1,0 +1,139 @@
+"""Nothing that is read can bring code along: no pickle on any way in."""
+
+from __future__ import annotations
+
+import ast
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lstm_jax
+from lstm_jax.interop.convert import convert_command
+from lstm_jax.interop.files import load_arrays
+from lstm_jax.training.systems.reviews import load_vectors
+
+PACKAGE = Path(lstm_jax.__file__).parent
+RUNS_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+RESTRICTED = {"weights_only": True, "allow_pickle": False}
+"""What a call must say, by the keyword."""
+
+
+def unsafe_places(source: str) -> Iterator[str]:
+    """Imports and calls of a module that could run what a file holds."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {(node.module or "").split(".")[0]}
+        else:
+            names = set()
+        yield from (f"line {node.lineno}: import {name}" for name in names & RUNS_CODE)  # type: ignore[attr-defined]
+        if isinstance(node, ast.Call) and not _is_safe(node):
+            yield f"line {node.lineno}: {ast.unparse(node.func)}"
+
+
+def _is_safe(call: ast.Call) -> bool:
+    name = ast.unparse(call.func)
+    said = {word.arg: getattr(word.value, "value", None) for word in call.keywords}
+    if any(said.get(word, value) is not value for word, value in RESTRICTED.items()):
+        return False
+    if name == "torch.load":
+        return said.get("weights_only") is True
+    if name.endswith(("format.read_array", "np.load", "numpy.load", "np.fromfile")):
+        return said.get("allow_pickle") is False
+    return name not in ("eval", "exec", "compile", "__import__", "yaml.load", "yaml.unsafe_load")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
+def test_no_module_reads_a_pickle(path: Path) -> None:
+    assert list(unsafe_places(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "import pickle as p",
+        "from pickle import loads",
+        "import joblib.memory",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=flag)",
+        "np.lib.format.read_array(file)",
+        "eval(text)",
+    ],
+)
+def test_the_scan_sees_each_way_in(source: str) -> None:
+    assert len(list(unsafe_places(source))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["torch.load(path, weights_only=True)", "np.load(path, allow_pickle=False)", "json.load(file)"],
+)
+def test_the_scan_lets_restricted_readers_pass(source: str) -> None:
+    assert list(unsafe_places(source)) == []
+
+
+class Touches:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def touched(tmp_path: Path) -> Path:
+    """A file that exists once code from a pickle has run."""
+    path = tmp_path / "touched"
+    pickle.loads(pickle.dumps(Touches(path)))
+    assert path.exists()  # it works where a pickle is read
+    path.unlink()
+    return path
+
+
+def test_a_pickle_in_an_npy_is_refused(touched: Path, tmp_path: Path) -> None:
+    path = tmp_path / "vectors.npy"
+    np.save(path, np.array([Touches(touched)], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="restore it"):
+        load_vectors(path)
+    path.write_bytes(pickle.dumps(Touches(touched)))
+    with pytest.raises(ValueError, match="restore it"):
+        load_vectors(path)
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("suffix", [".pt", ".pth"])
+def test_a_pickle_in_pytorch_s_file_is_refused(
+    is_zip: bool, suffix: str, touched: Path, tmp_path: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    buffer = io.BytesIO()
+    state = {"weight_ih_l0": torch.zeros(4, 1), "weight_hh_l0": Touches(touched)}
+    torch.save(state, buffer, _use_new_zipfile_serialization=is_zip)
+    source = tmp_path / f"weights{suffix}"
+    source.write_bytes(buffer.getvalue())
+    with pytest.raises(ValueError, match="no file of tensors alone"):
+        load_arrays(source)
+    with pytest.raises(ValueError, match="no file of tensors alone"):
+        convert_command([str(source), str(tmp_path / "out.safetensors")], "convert")
+    assert not touched.exists()
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz", "weights.pkl", "weights"])
+def test_a_bare_pickle_is_refused_under_any_name(name: str, touched: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(pickle.dumps(Touches(touched)))
+    with pytest.raises(ValueError):
+        load_arrays(tmp_path / name)
+    assert not touched.exists()
