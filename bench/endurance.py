@@ -5,7 +5,7 @@
 Half of the time a small model is trained as `train.py` does it, with evaluations, checkpoints,
 samples and rows of metrics; the other half it writes, prompts of all lengths in turn. Resident
 memory and rate are noted all along. The verdict is the slope of each through the points after the
-first tenth, by Theil and Sen, with its 95% interval: memory grows if the interval is above the
+first tenth, and half a minute at least, by Theil and Sen, with its 95% interval: memory grows if the interval is above the
 limit, and the rate falls if the interval is below minus the limit.
 """
 
@@ -46,6 +46,7 @@ _ENDLESS = 10**9
 _POINTS = 400
 _WORSE = 1
 _WARMING_UP = 0.1
+_WARMING_UP_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -168,14 +169,15 @@ def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> 
     """The slopes of memory and rate.
 
     Args:
-        points: three at least after the first tenth of the time.
+        points: three at least after what does not count: the first tenth, and half a minute.
         most_mb: an hour, that memory may grow by.
         most_percent: an hour, that the rate may fall by.
 
     Raises:
         ValueError: there are too few points.
     """
-    kept = [point for point in points if point.seconds >= _WARMING_UP * points[-1].seconds]
+    first = max(_WARMING_UP_SECONDS, _WARMING_UP * points[-1].seconds) if points else 0.0
+    kept = [point for point in points if point.seconds >= first]
     if len(kept) < 3:
         raise ValueError(f"{len(kept)} points say nothing of a trend; give it more --minutes")
     hours = np.array([point.seconds for point in kept]) / 3600
@@ -316,7 +318,7 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
             ),
         ):
             axes.plot(minutes, values, ".", color="#0072b2", markersize=3)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.15 * max(values))
             axes.set_ylabel(label)
             axes.set_title(
                 f"{name}: {slope.slope:+.1f} [{slope.low:+.1f}, {slope.high:+.1f}] {unit} an hour",
