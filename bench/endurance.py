@@ -4,9 +4,9 @@
 
 Half of the time a small model is trained as `train.py` does it, with evaluations, checkpoints,
 samples and rows of metrics; the other half it writes, prompts of all lengths in turn. Resident
-memory and rate are noted all along. The verdict is the slope of each through the points after the
-first tenth, and half a minute at least, by Theil and Sen, with its 95% interval: memory grows if the interval is above the
-limit, and the rate falls if the interval is below minus the limit.
+memory and rate are noted all along. The verdict is the slope of each by Theil and Sen, with its 95%
+interval, through the points after the first tenth and half a minute: memory grows if the interval
+is above the limit, and the rate falls if the interval is below minus the limit.
 """
 
 from __future__ import annotations
