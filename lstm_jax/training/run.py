@@ -166,8 +166,10 @@ def held(folder: RunFolder) -> Iterator[None]:
     The operating system frees the lock of a process that ends, however it ends.
 
     Raises:
-        ValueError: another process has it.
+        ValueError: another process has it, or it is a link: locking empties the file.
     """
+    if folder.lock.is_symlink():
+        raise ValueError(f"{folder.lock} is a link to another file; delete it")
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.lock, timeout=0)
     try:

@@ -22,6 +22,7 @@ from lstm_jax.training.metrics import MetricsLog, read_rows
 from lstm_jax.training.plots import draw_curves
 from lstm_jax.training.run import (
     RunFolder,
+    held,
     read_description,
     refuse_damaged_files,
     refuse_existing,
@@ -177,6 +178,16 @@ def test_curves_leave_out_what_is_no_number(tmp_path: Path) -> None:
 def test_a_new_run_has_a_name_that_its_checkpoints_can_be_written_under(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="UTF-8"):
         refuse_existing(RunFolder(tmp_path / "\udc80"))
+
+
+def test_a_lock_that_is_a_link_empties_no_other_file(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("kept")
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.lock.symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="is a link"), held(folder):
+        raise AssertionError
+    assert (tmp_path / "secret").read_text() == "kept"
 
 
 def saved(array: Any, **options: Any) -> bytes:
