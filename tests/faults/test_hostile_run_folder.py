@@ -110,7 +110,6 @@ def test_a_field_of_a_wrong_type_inside_another_is_named() -> None:
 
 
 def test_a_size_beyond_all_floats_is_refused_by_name() -> None:
-    assert dataclasses.replace(ANNA, steps=10**400).steps == 10**400
     with pytest.raises(ValueError, match="heldout_share is 1000"):
         dataclasses.replace(ANNA, heldout_share=10**400)
 
