@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypedDict, Unpack
 
 import jax.numpy as jnp
@@ -183,9 +184,7 @@ def filtered(logits: Array, seen: Array, filters: Filters) -> Array:
         seen: bool `[..., V]`, which tokens a row has already.
         filters: from `make_filters`.
     """
-    logits = sharpen(_allowed(logits, seen, filters), filters.temperature)
-    logits = _if(filters.top_n > 0, lambda z: keep_top_n(z, filters.top_n), logits)
-    return _narrowed(logits, filters)
+    return _left(_allowed(logits, seen, filters), filters)
 
 
 def draw(logits: Array, uniform: Array) -> Array:
@@ -222,34 +221,20 @@ def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Arra
     Returns:
         int32 `[...]`.
     """
-    changes_logits = jnp.any(filters.forbidden) | (filters.repetition_penalty != 1)
-
-    def from_allowed(found: Callable[[Array], Array]) -> Callable[[Array], Array]:
-        # One choice for all: a conditional that hands on its argument would copy it.
-        def chosen(logits: Array) -> Array:
-            token: Array = lax.cond(
-                changes_logits, lambda z: found(_allowed(z, seen, filters)), found, logits
-            )
-            return token
-
-        return chosen
-
-    def from_list(length: int) -> Callable[[Array], Array]:
-        return lambda allowed: _draw_from_list(allowed, uniform, length, filters)
-
     lists = [length for length in _LISTS if length < logits.shape[-1]]
-    branches = [
-        from_allowed(_first_highest),
-        *(from_allowed(from_list(length)) for length in lists),
-        lambda logits: draw(filtered(logits, seen, filters), uniform),
+    branches: list[Callable[[Array], Array]] = [
+        _first_highest,
+        *(partial(_draw_from_list, length, filters, uniform) for length in lists),
+        lambda allowed: draw(_left(allowed, filters), uniform),
     ]
     too_short = sum((filters.top_n > length).astype(jnp.int32) for length in lists)
     kind = jnp.where(filters.top_n > 0, 1 + too_short, len(branches) - 1)
-    token: Array = lax.switch(jnp.where(filters.temperature > 0, kind, 0), branches, logits)
+    kind = jnp.where(filters.temperature > 0, kind, 0)
+    token: Array = lax.switch(kind, branches, _allowed(logits, seen, filters))
     return token
 
 
-def _draw_from_list(allowed: Array, uniform: Array, length: int, filters: Filters) -> Array:
+def _draw_from_list(length: int, filters: Filters, uniform: Array, allowed: Array) -> Array:
     """Draws from the `top_n` most likely tokens, which are no more than `length`."""
     highest, ids = lax.top_k(allowed, length)  # of equal logits, the lower ids first
     listed = sharpen(highest, filters.temperature)
@@ -262,6 +247,13 @@ def _allowed(logits: Array, seen: Array, filters: Filters) -> Array:
     """The filters that come before the temperature."""
     penalty = filters.repetition_penalty
     return penalise_repetition(forbid(logits, filters.forbidden), seen, penalty)
+
+
+def _left(allowed: Array, filters: Filters) -> Array:
+    """The temperature, and the filters that come after it."""
+    logits = sharpen(allowed, filters.temperature)
+    logits = _if(filters.top_n > 0, lambda z: keep_top_n(z, filters.top_n), logits)
+    return _narrowed(logits, filters)
 
 
 def _narrowed(logits: Array, filters: Filters) -> Array:
