@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,8 @@ _LOSS_TOLERANCE: dict[DType, float] = {"float32": 1e-4, "bfloat16": 1e-2}
 # Wide, for PyTorch learns its bias as two halves, each at the full rate: that was up to 9 percent
 # in the systems, 34 in a tiny one. Half or twice a learning rate still shows.
 _DROP_TOLERANCE = 0.45
+_GRADIENT_TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
+"""Of a gradient's length. Peers keep the carry in bfloat16 too; other work is about 1 away."""
 
 
 class Disagreement(Exception):
@@ -111,3 +113,21 @@ def require_same_continuations(
             place, row = (int(index) for index in np.argwhere(these != those)[0])
             tokens = f"is {these[place, row]}, ours {those[place, row]}"
             raise Disagreement(f"{how} token {place} of text {row} {tokens}")
+
+
+def require_same_gradients(
+    found: Mapping[str, np.ndarray[Any, Any]],
+    ours: Mapping[str, np.ndarray[Any, Any]],
+    dtype: DType,
+) -> None:
+    """Compares a layer's gradients with ours, those that it has.
+
+    Raises:
+        Disagreement: with the first that differs.
+    """
+    for name, gradient in found.items():
+        if gradient.shape != ours[name].shape:
+            raise Disagreement(f"gradient of {name} is {gradient.shape}, ours {ours[name].shape}")
+        away = np.linalg.norm(gradient - ours[name]) / np.linalg.norm(ours[name])
+        if not away <= _GRADIENT_TOLERANCE[dtype]:  # true of no NaN
+            raise Disagreement(f"gradient of {name} is {away:.2g} of its length away from ours")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-_PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras")
+_PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
 _THREAD_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _BUSY_SHARE = 0.25
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.shapes import AnyParams, AnySystem, DType, Job, System
+from bench.shapes import AnyParams, AnySystem, DType, Job, LayerShape, LayerWork, System
 from lstm_jax.models import LanguageModelParams
 
 
@@ -70,6 +70,38 @@ class SamplingImplementation(Protocol):
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> Sampling:
         """Puts the system in the implementation's own form, its weights stored in `dtype`.
+
+        Raises:
+            ValueError: this machine can't run it where ours runs.
+        """
+
+
+class LayerPass(Protocol):
+    """A layer over time, forward and backward, on the work it was given."""
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What was chosen to make it fast."""
+
+    def run(self) -> None:
+        """Outputs, and all gradients; returns when all is done."""
+
+    def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
+        """By our names and in our shapes: of xs, the carry's parts and each of our weights.
+
+        What the implementation has no such weight for is left out.
+        """
+
+
+class LayerImplementation(Protocol):
+    """A way to run a layer."""
+
+    @property
+    def name(self) -> str:
+        """What the rows call it."""
+
+    def build(self, shape: LayerShape, dtype: DType, work: LayerWork) -> LayerPass:
+        """Puts the layer in the implementation's own form.
 
         Raises:
             ValueError: this machine can't run it where ours runs.

@@ -55,7 +55,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
         start = turn % len(names) if names else 0
         for name in names[start:] + names[:start]:
             samples[name] += _visit(calls[name], warm[name])
-    return {name: _timing(samples[name]) for name in names}
+    return {name: timing_of(samples[name]) for name in names}
 
 
 def _visit(call: Callable[[], object], expected: float) -> list[float]:
@@ -72,6 +72,7 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def _timing(samples: list[float]) -> Timing:
+def timing_of(samples: list[float]) -> Timing:
+    """What a list of seconds says."""
     p10, median, p90 = (float(p) for p in np.percentile(samples, (10, 50, 90)))
     return Timing(1e3 * median, 1e3 * p10, 1e3 * p90, len(samples))

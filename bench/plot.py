@@ -1,8 +1,8 @@
-"""Tokens a second against the batch size, in a form that can be read in print."""
+"""Plots of rows, in a form that can be read in print."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,104 @@ def draw_throughput(rows: Sequence[Row], file: Path) -> None:
         axes.minorticks_off()
     panels[0].set_ylabel("tokens a second")
     panels[0].legend(frameon=False, fontsize=9)
+    figure.savefig(file)
+
+
+def draw_times(rows: Sequence[Row], file: Path) -> None:
+    """Draws one column a system, in it one mark an implementation, from p10 to p90.
+
+    Args:
+        rows: of any bench.
+        file: where to write the picture; its suffix decides the format.
+    """
+
+    def spread(row: Row) -> tuple[float, float]:
+        return row.median_ms - row.p10_ms, row.p90_ms - row.median_ms
+
+    _draw_marks(rows, file, "milliseconds", lambda row: row.median_ms, spread)
+
+
+def draw_memory(rows: Sequence[Row], file: Path) -> None:
+    """Draws one column a system, in it one mark an implementation: its peak memory.
+
+    Args:
+        rows: of memory.
+        file: where to write the picture; its suffix decides the format.
+    """
+    _draw_marks(rows, file, "peak memory, MB", lambda row: row.memory_mb or 0.0, lambda row: (0, 0))
+
+
+def draw_growth(rows: Sequence[Row], file: Path) -> None:
+    """Draws time a token, memory and compile time, each against the size that varies.
+
+    Args:
+        rows: of growth; `shape["varied"]` names the size, which is in `shape` too.
+        file: where to write the picture; its suffix decides the format.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    sizes = list(dict.fromkeys(str(row.shape["varied"]) for row in rows))
+    measures: dict[str, Callable[[Row], float]] = {
+        "microseconds a token": lambda row: 1e6 / row.tokens_per_second,
+        "temporary memory, MB": lambda row: row.memory_mb or 0.0,
+        "compile time, s": lambda row: row.compile_s,
+    }
+    figure = Figure(figsize=(3.0 * len(sizes) + 0.4, 7.2), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(measures), len(sizes), squeeze=False, sharex="col", sharey="row")
+    for line, (label, measure) in zip(panels, measures.items(), strict=True):
+        line[0].set_ylabel(label)
+        for axes, size in zip(line, sizes, strict=True):
+            these = [row for row in rows if row.shape["varied"] == size]
+            axes.plot(
+                [int(str(row.shape[size])) for row in these],
+                [measure(row) for row in these],
+                color=_COLORS[0],
+                marker=_MARKERS[0],
+            )
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            axes.grid(alpha=0.3)
+            axes.spines[["top", "right"]].set_visible(False)
+    for axes, size in zip(panels[-1], sizes, strict=True):
+        axes.set_xlabel(size.replace("_", " "))
+    figure.savefig(file)
+
+
+def _draw_marks(
+    rows: Sequence[Row],
+    file: Path,
+    label: str,
+    value: Callable[[Row], float],
+    spread: Callable[[Row], tuple[float, float]],
+) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    systems = list(dict.fromkeys(row.system for row in rows))
+    names = list(dict.fromkeys(row.implementation for row in rows))
+    figure = Figure(figsize=(1.6 + 1.1 * len(systems), 3.8), dpi=200, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for number, name in enumerate(names):
+        these = [row for row in rows if row.implementation == name]
+        axes.errorbar(
+            [systems.index(row.system) + 0.12 * (number - (len(names) - 1) / 2) for row in these],
+            [value(row) for row in these],
+            yerr=list(zip(*map(spread, these), strict=True)),
+            color=_COLORS[number % len(_COLORS)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            linestyle="none",
+            markersize=5,
+            label=name,
+        )
+    axes.set_yscale("log")
+    axes.set_ylabel(label)
+    axes.set_xticks(range(len(systems)), systems, rotation=30, ha="right", fontsize=8)
+    axes.grid(axis="y", alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
     figure.savefig(file)
 
 

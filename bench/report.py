@@ -42,8 +42,10 @@ class Row:
         shape: the system's sizes.
         peers_left_out: peers that were asked for and not measured, and why.
         steps_per_second: at the median, where the bench has steps; else None.
-        limit_fraction: the time that the memory allows for a step, divided by what it took, where
-            that was measured; else None.
+        limit_fraction: the time that the memory allows for a step of sampling, or that a step of
+            training needs for its matrix products alone, divided by what it took, where that was
+            measured; else None.
+        memory_mb: megabytes (of 10^6 bytes) that the bench says it measures; else None.
     """
 
     bench: str
@@ -67,6 +69,7 @@ class Row:
     peers_left_out: Mapping[str, str]
     steps_per_second: float | None = None
     limit_fraction: float | None = None
+    memory_mb: float | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -141,6 +144,7 @@ def _with_ratio(row: Row, rows: Sequence[Row]) -> Row:
 _HEADS = ("system", "implementation", "dtype", "ms", "p10", "p90", "tokens/s", "ratio", "compile")
 _OPTIONAL: dict[str, Callable[[Row], str]] = {
     "steps/s": lambda row: "" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
+    "MB": lambda row: "" if row.memory_mb is None else f"{row.memory_mb:,.1f}",
     "of limit": lambda row: "" if row.limit_fraction is None else f"{row.limit_fraction:.0%}",
 }
 
@@ -190,12 +194,12 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def write_json(rows: Iterable[Row], file: Path) -> None:
-    """Writes the rows as a list of objects; optional fields that are None are left out."""
+    """Writes the rows as a list of objects, without optional fields that a bench has not."""
     file.write_text(json.dumps([_as_json(row) for row in rows], indent=2) + "\n")
 
 
 def _as_json(row: Row) -> dict[str, Any]:
-    optional = {field.name for field in dataclasses.fields(row) if field.default is None}
+    optional = {"steps_per_second", "memory_mb"}
     return {
         name: value
         for name, value in dataclasses.asdict(row).items()

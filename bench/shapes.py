@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jax import random
 
-from lstm_jax.cells import CellName
+from lstm_jax.cells import CellName, cell_named
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
 
 DType = Literal["float32", "bfloat16"]
 """Of the products; parameters, sums and loss are float32 in both."""
+
+RecurrentCell = Literal["lstm", "gru"]
+"""The cells that every peer has."""
 
 BATCHES = 16
 """Batches of one epoch; the recurrent state is carried through it and zeroed where it begins."""
@@ -203,6 +207,62 @@ class Classification:
         return dataclasses.replace(self, dropout=0.0, word_dropout=0.0, dense_dropout=0.0)
 
 
+@dataclass(frozen=True)
+class LayerShape:
+    """One recurrent layer over time.
+
+    Attributes:
+        cell: "lstm", or "gru" (reset after the product).
+        times: T.
+        batch: B.
+        input_size: D.
+        hidden_size: H.
+    """
+
+    cell: CellName
+    times: int
+    batch: int
+    input_size: int
+    hidden_size: int
+
+    @property
+    def name(self) -> str:
+        """What the rows call it: the cell, and T, B, D, H."""
+        sizes = (self.times, self.batch, self.input_size, self.hidden_size)
+        return " ".join([self.cell, ",".join(map(str, sizes))])
+
+    @property
+    def products_size(self) -> int:
+        """Multiplications of one gate's products."""
+        sizes = self.input_size + self.hidden_size
+        return self.times * self.batch * sizes * self.hidden_size
+
+    def work(self, seed: int = 0) -> LayerWork:
+        """What every implementation is given; a GRU's bias inside the reset product is zero."""
+        draw = np.random.default_rng(seed)
+
+        def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+            return draw.standard_normal(shape, np.float32)
+
+        cell = cell_named(self.cell)
+        params = cell.init(random.key(seed), self.input_size, self.hidden_size)
+        if self.cell == "gru":
+            params = params._replace(b_hn=params.b_hn * 0)
+        names: tuple[str, ...] = cell.carry._fields  # type: ignore[attr-defined]
+        carry = cell.carry(*(0.5 * normal(self.batch, self.hidden_size) for _ in names))
+        xs = normal(self.times, self.batch, self.input_size)
+        return LayerWork(params, carry, xs, normal(self.times, self.batch, self.hidden_size))
+
+
+class LayerWork(NamedTuple):
+    """A layer's weights, its initial carry, its inputs, and the gradient of its outputs."""
+
+    params: Any
+    carry: Any
+    xs: np.ndarray[Any, np.dtype[np.float32]]
+    dys: np.ndarray[Any, np.dtype[np.float32]]
+
+
 AnySystem = System | Classification
 AnyParams = LanguageModelParams | ClassifierParams
 
@@ -286,6 +346,13 @@ def system_named(name: str) -> AnySystem:
             return system
     names = ", ".join(system.name for system in SYSTEMS)
     raise ValueError(f"there is no system {name!r}; choose from {names}")
+
+
+def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
+    """The systems of these names; without names all of them, or, if quick, the first."""
+    if not names:
+        return list(SYSTEMS[:1] if quick else SYSTEMS)
+    return [system_named(name) for name in names]
 
 
 def language_system_named(name: str) -> System:

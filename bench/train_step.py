@@ -1,11 +1,13 @@
 """One whole training step of a system (forward, backward, clip, Adam): ours beside its peers.
 
     python -m bench.train_step [--systems anna lyrics] [--dtype bfloat16] [--rounds 20] [--quick]
-                               [--peers pytorch flax-nnx] [--json FILE]
+                               [--peers pytorch flax-nnx keras equinox]
+                               [--json FILE] [--plot FILE]
 
 All of them start from the same weights, train on the same random tokens in the same dtype, and are
 timed in turns in one run. Before that, with dropout off, each has to show that it does the same
-work: as many parameters, the same first loss, the same drop of the loss. See `bench` for more.
+work: as many parameters, the same first loss, the same drop of the loss. `limit_fraction` is the
+time of a step's matrix products alone (see `bench.products`) over ours. See `bench` for more.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ from bench.implementation import Implementation, Training
 from bench.measure import Timing, interleave, seconds
 from bench.ours import Ours
 from bench.peers import PEERS, find_installed, peer_named
-from bench.shapes import SYSTEMS, AnyParams, AnySystem, DType, system_named
+from bench.plot import draw_times
+from bench.products import Floor, products_of_system, with_limit
+from bench.shapes import AnyParams, AnySystem, DType, systems_named
 from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "train_step"
 _QUICK_ROUNDS = 2
@@ -38,24 +43,28 @@ class Options:
     """Measures one training step of each system, ours beside its peers.
 
     Attributes:
-        systems: which systems.
+        systems: which systems; none named means all, or, if quick, the first.
         dtype: of the matrix products.
         rounds: turns of about a quarter of a second, or one call, that each implementation has.
         quick: a first look: few rounds.
         json: where to write the rows.
+        plot: where to draw the times.
         peers: which peers; one that is not installed is named and left out.
     """
 
-    systems: tuple[str, ...] = tuple(system.name for system in SYSTEMS)
+    systems: tuple[str, ...] = ()
     dtype: DType = "float32"
     rounds: int = 20
     quick: bool = False
     json: Path | None = None
+    plot: Path | None = None
     peers: tuple[str, ...] = tuple(PEERS)
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        if self.plot is not None and not have_matplotlib():
+            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
 
 
 class _Contest:
@@ -89,8 +98,10 @@ class _Contest:
     def measure(self, rounds: int) -> list[report.Row]:
         """Times all that were taken in."""
         steps = {name: training.step for name, training in self._trainings.items()}
-        timings = interleave(steps, rounds)
-        return report.with_ratios([self._row(name, timing) for name, timing in timings.items()])
+        floor = Floor(products_of_system(self._system), self._dtype)
+        timings = interleave(steps | floor.calls, rounds)
+        rows = [self._row(name, timings[name]) for name in steps]
+        return report.with_ratios([with_limit(row, floor, timings) for row in rows])
 
     def _take(self, implementation: Implementation) -> None:
         # Its first step, before anything else of this shape has run: compilation is part of it.
@@ -135,7 +146,7 @@ def measure_system(
 
     Args:
         system: its shape.
-        options: all but `systems` and `json`.
+        options: all but `systems`, `json` and `plot`.
         found: what the process runs on.
         out: where to print.
 
@@ -152,13 +163,14 @@ def measure_system(
     rounds = min(options.rounds, _QUICK_ROUNDS) if options.quick else options.rounds
     rows = contest.measure(rounds)
     report.print_table(rows, out)
+    print(f"the products of a step take {rows[0].settings['limit']}", file=out, flush=True)
     return rows, not contest.disagrees
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench; 1 if a peer did other work than ours."""
     options = parse(Options, None, arguments, "bench.train_step")
-    systems = [system_named(name) for name in options.systems]
+    systems = systems_named(options.systems, quick=options.quick)
     found = environment()
     report.print_environment(found, sys.stdout)
     rows: list[report.Row] = []
@@ -169,6 +181,8 @@ def main(arguments: Sequence[str]) -> int:
         all_agree &= agrees
         if options.json is not None:
             report.write_json(rows, options.json)
+    if options.plot is not None:
+        draw_times(rows, options.plot)
     return 0 if all_agree else _DISAGREES
 
 

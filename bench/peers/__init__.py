@@ -6,11 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeVar
 
-from bench.implementation import Implementation, SamplingImplementation
+from bench.implementation import Implementation, LayerImplementation, SamplingImplementation
 
 P = TypeVar("P")
 
-PEERS = {"pytorch": "bench.peers.pytorch", "flax-nnx": "bench.peers.flax_nnx"}
+PEERS = {
+    "pytorch": "bench.peers.pytorch",
+    "flax-nnx": "bench.peers.flax_nnx",
+    "keras": "bench.peers.keras_jax",
+    "equinox": "bench.peers.equinox_cells",
+}
 """Name and module; a module holds `PEER`, and imports its library when it is imported."""
 
 SAMPLING_PEERS = {
@@ -18,6 +23,14 @@ SAMPLING_PEERS = {
     "flax-nnx": "bench.peers.flax_nnx_sampling",
 }
 """The same for sampling."""
+
+LAYER_PEERS = {
+    "pytorch": "bench.peers.pytorch_layer",
+    "flax-nnx": "bench.peers.flax_nnx_layer",
+    "keras": "bench.peers.keras_layer",
+    "equinox": "bench.peers.equinox_layer",
+}
+"""The same for bare layers."""
 
 
 class MissingPeer(Exception):
@@ -46,6 +59,23 @@ def sampling_peer_named(name: str) -> SamplingImplementation:
     return peer
 
 
+def layer_peer_named(name: str) -> LayerImplementation:
+    """The peer of that name that runs a bare layer.
+
+    Raises:
+        ValueError: there is none.
+        MissingPeer: its library is not installed.
+    """
+    peer: LayerImplementation = _imported(LAYER_PEERS, name)
+    return peer
+
+
+def require_peers(names: Sequence[str]) -> None:
+    """Raises ValueError where a name is no peer's that trains."""
+    for name in names:
+        _require_known(PEERS, name)
+
+
 def find_installed(
     names: Sequence[str], named: Callable[[str], P]
 ) -> tuple[list[P], dict[str, str]]:
@@ -60,11 +90,15 @@ def find_installed(
 
 
 def _imported(peers: Mapping[str, str], name: str) -> Any:
-    if name not in peers:
-        raise ValueError(f"there is no peer {name!r}; choose from {', '.join(peers)}")
+    _require_known(peers, name)
     try:
         return import_module(peers[name]).PEER
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("bench", "lstm_jax"):
             raise
         raise MissingPeer(f"{error.name} is not installed") from error
+
+
+def _require_known(peers: Mapping[str, str], name: str) -> None:
+    if name not in peers:
+        raise ValueError(f"there is no peer {name!r}; choose from {', '.join(peers)}")

@@ -65,7 +65,8 @@ def train_reviews(system: Classification, dtype: DType, params: ClassifierParams
     }
     settings = {"cell": "OptimizedLSTMCell", "jit": "jax.jit over split state, donated"}
     loaded = parts.with_weights(network.module, weights)
-    return OptaxTraining(system, network.program, loaded, lambda: (), settings)
+    vectors = jnp.asarray(system.vectors())
+    return OptaxTraining(system, network.program, loaded, lambda: (), settings, shared=(vectors,))
 
 
 class _Compiled(NamedTuple):
@@ -76,11 +77,11 @@ class _Compiled(NamedTuple):
 @cache
 def _make_network(system: Classification, dtype: DType) -> _Compiled:
     module = nnx.eval_shape(lambda: Network(system, dtype, nnx.Rngs(0)))
-    graph, vectors = nnx.graphdef(module), jnp.asarray(system.vectors())
+    graph = nnx.graphdef(module)
     drops = bool(system.dropout or system.word_dropout or system.dense_dropout)
 
     def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
-        words, labels = batch
+        words, labels, vectors = batch
         with jax.default_matmul_precision("highest"):
             logits = nnx.merge(graph, weights)(words, vectors, key if drops else None)
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(), carry

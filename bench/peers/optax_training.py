@@ -44,6 +44,7 @@ class OptaxTraining:
         zero_carry: gives what an epoch starts from.
         settings: see `Training`.
         parameters_beyond_ours: see `Training`.
+        shared: arrays that go with every batch.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class OptaxTraining:
         zero_carry: Callable[[], Any],
         settings: Mapping[str, str],
         parameters_beyond_ours: int = 0,
+        shared: tuple[Array, ...] = (),
     ) -> None:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(weights))
         self.parameters_beyond_ours = parameters_beyond_ours
@@ -61,7 +63,7 @@ class OptaxTraining:
         self._program, self._zero_carry = program, zero_carry
         self._carried = isinstance(system, System) and system.carried
         self._batches: Sequence[Any] = [
-            tuple(map(jnp.asarray, system.batch(index))) for index in range(BATCHES)
+            (*map(jnp.asarray, system.batch(index)), *shared) for index in range(BATCHES)
         ]
         self._index = 0
         self._state = _State(
@@ -92,15 +94,18 @@ def make_optimizer(system: AnySystem) -> optax.GradientTransformation:
 
 def token_loss(
     forward: Callable[[Any, Any, Array, Array | None], tuple[Any, Array]],
+    *,
+    batch_major: bool = False,
 ) -> Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]:
     """A language model's loss.
 
     Args:
         forward: (weights, carry, tokens [T, B], dropout key or None) -> (carry, logits [T, B, V]).
+        batch_major: its tokens are [B, T], and its logits [B, T, V].
     """
 
     def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
-        inputs, targets = batch
+        inputs, targets = (ids.T for ids in batch) if batch_major else batch
         # Full float32 on a GPU, as ours: its default there is TF32.
         with jax.default_matmul_precision("highest"):
             carry, logits = forward(weights, carry, inputs, key)

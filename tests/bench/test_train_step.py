@@ -34,11 +34,10 @@ POEMS = System(
 REVIEWS = Classification(
     *("tiny-reviews", 60, 2, 8, 6, 5, 7, 4), dropout=0.2, word_dropout=0.4, dense_dropout=0.5
 )
-LIBRARIES = {"pytorch": "torch", "flax-nnx": "flax"}
+LIBRARIES = {"pytorch": "torch", "flax-nnx": "flax", "keras": "keras", "equinox": "equinox"}
 INSTALLED = tuple(name for name, library in LIBRARIES.items() if find_spec(library))
-REQUIRED = {
-    field.name for field in dataclasses.fields(report.Row) if field.default is dataclasses.MISSING
-}
+REQUIRED = {field.name for field in dataclasses.fields(report.Row)}
+REQUIRED -= {"steps_per_second", "memory_mb"}
 
 
 class WrongGates:
@@ -75,6 +74,17 @@ def test_every_installed_peer_does_the_same_work_and_is_timed() -> None:
             assert row.ratio_to_best_peer == pytest.approx(best / row.median_ms)
         else:
             assert row.ratio_to_best_peer is None
+        assert (row.limit_fraction is not None) == row.is_ours
+    assert "5 x [3, 8] @ [8, 32]" in rows[0].settings["limit"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("system", [TINY, GRU, POEMS], ids=lambda system: system.name)
+def test_every_installed_peer_does_the_same_work(system: AnySystem, dtype: DType) -> None:
+    rows, agrees, printed = measure(system, quick=True, dtype=dtype)
+    assert agrees, printed
+    assert [row.implementation for row in rows] == ["lstm_jax", *INSTALLED]
 
 
 def test_gru_and_embedding_agree_in_bfloat16() -> None:

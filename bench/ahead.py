@@ -1,0 +1,48 @@
+"""Our training step compiled ahead of time: how long that takes, and what memory it will need."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+
+from bench.ours import epoch, first_state, make_program
+from bench.shapes import AnySystem, DType
+from lstm_jax.training.state import train_step
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled step.
+
+    Attributes:
+        seconds: of tracing, lowering and compiling it.
+        temporary_mb: megabytes that it takes beside its arguments and results.
+        run: (state, data) -> (state, metrics); the state is donated.
+    """
+
+    seconds: float
+    temporary_mb: float
+    run: Any
+
+
+def lower(system: AnySystem, dtype: DType) -> Any:
+    """The step before it is compiled, from shapes alone."""
+    program = make_program(system, dtype)
+    params = jax.eval_shape(system.initial_params)
+    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
+    data = jax.eval_shape(lambda: epoch(system)[0])
+    return train_step.lower(program, state, data)
+
+
+def compile_ahead(system: AnySystem, dtype: DType) -> Compiled:
+    """Compiles the step as if it were the first of the process."""
+    jax.clear_caches()
+    began = time.perf_counter()
+    compiled = lower(system, dtype).compile()
+    took = time.perf_counter() - began
+    analysis = compiled.memory_analysis()
+    return Compiled(took, analysis.temp_size_in_bytes / 1e6, compiled)
