@@ -1,11 +1,26 @@
 """How fast the library is, and how good what it trains, beside its peers and published figures.
 
-From the root of the repository:
+From the root of the repository, a whole training step:
 
     python -m bench.train_step                                  every system, float32
     python -m bench.train_step --systems anna lyrics --dtype bfloat16 --json rows.json
-    python -m bench.train_step --quick                          a first look, few rounds
+    python -m bench.train_step --quick                          a first look: lyrics, few rounds
     python -m bench.train_step --peers pytorch --rounds 10
+
+A bare LSTM or GRU layer, forward and backward; shapes are T,B,D,H:
+
+    python -m bench.layer --plot times.png
+    python -m bench.layer --cells gru --shapes 20,512,64,64 --dtype bfloat16
+    python -m bench.layer --quick
+
+Peak memory and the first step, each implementation in a process of its own:
+
+    python -m bench.memory --json rows.json --plot peaks.png
+    python -m bench.compile --systems anna --times 10 100 1000 20000
+
+How our step grows with sequence length, batch size, hidden size and vocabulary:
+
+    python -m bench.growth --json rows.json --plot docs/images/growth.png
 
 How fast the systems write, how fast prompts are absorbed, and what filters cost:
 
@@ -18,7 +33,7 @@ that does other work than ours is named and not timed (the exit code is then 1).
 alone meanwhile: every implementation uses all of its cores.
 
 A new bench takes `measure.interleave` for the timing, `environment.environment` for what it ran on,
-`report` for the rows, and the systems' shapes from `shapes`.
+`report` for the rows, the systems' shapes from `shapes`, and the limit from `products`.
 
 What finished runs of `train.py` reached, beside published figures and n-grams on the same split:
 
