@@ -92,6 +92,8 @@ def _train(arguments: list[str], phases: Path, output: Path) -> None:
     descriptor = os.open(output, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(descriptor, stream.fileno())
+    # A shell that starts a bench in the background has its processes ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     watch(Board(phases))
     sys.argv = [PROG, *arguments]
     code = run_command(PROG, train_command)
