@@ -24,7 +24,7 @@ class EquinoxCells:
     def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
         """See `Implementation`."""
         if not isinstance(system, System):
-            raise ValueError(f"{system.name} is not built for Equinox here")
+            raise ValueError(f"no {system.name} are built for Equinox")
         assert isinstance(params, LanguageModelParams)
         return OptaxTraining(
             system,

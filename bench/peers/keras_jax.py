@@ -24,7 +24,7 @@ class KerasJax:
         """See `Implementation`."""
         parts.require_jax()
         if not isinstance(system, System):
-            raise ValueError(f"{system.name} is not built for Keras here")
+            raise ValueError(f"no {system.name} are built for Keras")
         assert isinstance(params, LanguageModelParams)
         # Its GRU has both of the biases of r and z.
         beyond = system.layers * 2 * system.hidden_size if system.cell == "gru" else 0

@@ -100,7 +100,6 @@ def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
 
 
 def test_growth_rows_name_what_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(growth, "BASE", TINY)
     row = growth.measure_point("batch_size", 6, growth.Options(rounds=1), environment(), base=TINY)
     assert row.system == "batch size 6"
     assert row.tokens_per_second == pytest.approx(30e3 / row.median_ms)

@@ -18,7 +18,14 @@ from bench.environment import environment
 from bench.jax_layer import OurLayer
 from bench.measure import Timing
 from bench.peers import layer_peer_named
-from bench.products import Floor, Product, products_of_layer, products_of_system
+from bench.products import (
+    _SPECS,
+    Floor,
+    Product,
+    _repeat,
+    products_of_layer,
+    products_of_system,
+)
 from bench.shapes import Classification, DType, LayerShape, LayerWork, System
 
 LSTM, GRU = (LayerShape(cell, 7, 3, 5, 8) for cell in ("lstm", "gru"))
@@ -40,7 +47,7 @@ class WrongGates:
 
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("shape", [LSTM, GRU], ids=lambda shape: shape.cell)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DType) -> None:
     work = shape.work()
     ours = OurLayer().build(shape, dtype, work).gradients()
@@ -146,6 +153,25 @@ def test_the_floor_is_the_sum_over_all_products() -> None:
         timings = dict(zip(floor.calls, each, strict=True))
         assert floor.milliseconds(timings) == 10.25
         assert floor.shown(timings).startswith("10.25 ms: 2 of 7 x [3, 8] @ [8, 32] 10;")
+
+
+def test_every_form_is_the_same_product() -> None:
+    for spec in _SPECS.values():
+        operands, result = spec.split("->")
+        sizes, draw = {"m": 3, "k": 5, "n": 4}, np.random.default_rng(0)
+        left, right = (
+            draw.standard_normal([sizes[axis] for axis in axes]) for axes in operands.split(",")
+        )
+        found = np.asarray(_repeat(spec, "float32", 1, left, right))
+        wanted = np.einsum(spec, left, right)
+        assert found.shape == tuple(sizes[axis] for axis in result)
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        # Of two in a loop, the second one's operand holds a number of the first one's result.
+        left[0, 0] = 0
+        first = np.einsum(spec, left, right)
+        twice = np.asarray(_repeat(spec, "float32", 2, left, right))
+        left[0, 0] = first[0, 0]
+        np.testing.assert_allclose(twice, np.einsum(spec, left, right), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
