@@ -15,7 +15,7 @@ from bench.fuzz.mutations import ODD_TEXTS, broken_bytes
 from bench.fuzz.trial import require, require_only
 from lstm_jax.text import ReviewSet, read_reviews
 
-_BOMB = gzip.compress(bytes(16 << 20), 9)
+_BOMB = gzip.compress(bytes(1 << 20), 9)
 _TYPES = (
     tarfile.REGTYPE,
     tarfile.AREGTYPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import shutil
 import tempfile
@@ -35,6 +36,9 @@ def surfaces() -> tuple[Surface, ...]:
     )
     if importlib.util.find_spec("torch") is not None:
         found += (weights.PytorchFiles(),)
+        importlib.import_module("torch")
+    # Not within a case: an import that its alarm cut short would spoil all that follow.
+    importlib.import_module("safetensors.numpy")
     return found
 
 

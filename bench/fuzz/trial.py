@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 
 from lstm_jax.cli.arguments import error_line
 
-SECONDS = 4.0
+SECONDS = 10.0
 """A case that takes longer is a finding."""
 
 MEBIBYTES = 300
