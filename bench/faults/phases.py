@@ -92,8 +92,7 @@ class Board:
 
 
 def watch(board: Board) -> None:
-    """Has this process write its phases, from now on."""
-    board.enter(Phase.START)
+    """Has this process write its phases, from when training begins."""
 
     def within(owner: Any, name: str, phase: Phase) -> None:
         function: Callable[..., Any] = getattr(owner, name)

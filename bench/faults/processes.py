@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.faults.phases import Board, watch
+from bench.faults.phases import Board, Phase, watch
 from lstm_jax.cli import running  # noqa: F401  (what the command imports late)
 from lstm_jax.cli.arguments import run_command
 from lstm_jax.cli.train import PROG, train_command
@@ -94,8 +94,14 @@ def _train(arguments: list[str], phases: Path, output: Path) -> None:
         os.dup2(descriptor, stream.fileno())
     # A shell that starts a bench in the background has its processes ignore SIGINT.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    watch(Board(phases))
+    board = Board(phases)
+    watch(board)
+
+    def command(given: Sequence[str]) -> int:
+        board.enter(Phase.START)
+        return train_command(given)
+
     sys.argv = [PROG, *arguments]
-    code = run_command(PROG, train_command)
+    code = run_command(PROG, command)
     sys.stdout.flush()
     sys.exit(code)
