@@ -34,6 +34,7 @@ _LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 _MOST_REVIEWS = 1_000_000
 _MOST_BYTES = 4 * 2**30
 _LONGEST_REVIEW = 2**20
+_READS_AFTER_END = 100
 # Possessive quantifiers: a long run of blanks after "<" is passed over once.
 _LINE_BREAK = re.compile(r"<\s*+/?+\s*+br\s*+/?+\s*+>")
 _REVIEW = re.compile(r"(?:^|/)(train|test)/(pos|neg)/([^/.][^/]*\.txt)\Z")
@@ -246,9 +247,14 @@ class _BoundedReader(io.RawIOBase):
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
         self._left = _MOST_BYTES
+        self._after_end = 0
 
     def read(self, size: int = 2**16, /) -> bytes:
         content = self._file.read(size)
+        self._after_end = 0 if content else self._after_end + 1
+        # tarfile reads on, block by block, to where a member is said to end.
+        if self._after_end > _READS_AFTER_END:
+            raise _RefusedError("is damaged or cut short (a member ends after it); get a new copy")
         self._left -= len(content)
         if self._left < 0:
             raise _RefusedError("unpacks to over 4 GiB; give a part of it")
