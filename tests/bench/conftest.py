@@ -15,3 +15,4 @@ sys.path.append(str(Path(__file__).parents[2]))
 def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested is not how long it takes."""
     monkeypatch.setattr("bench.measure._SECONDS_PER_VISIT", 0.02)
+    monkeypatch.setattr("bench.products._SPECS", {"x @ w": "mk,kn->mn"})
