@@ -14,6 +14,9 @@ _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
 """Okabe and Ito's, told apart by colour-blind readers; markers and dashes tell them apart too."""
 
 
+_COMPILE = "compile time, s"
+
+
 def draw_throughput(rows: Sequence[Row], file: Path) -> None:
     """Draws one panel a system and one line an implementation, both axes logarithmic.
 
@@ -74,12 +77,13 @@ def draw_growth(rows: Sequence[Row], file: Path) -> None:
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     sizes = list(dict.fromkeys(str(row.shape["varied"]) for row in rows))
     measures: dict[str, Callable[[Row], float]] = {
         "microseconds a token": lambda row: 1e6 / row.tokens_per_second,
         "temporary memory, MB": lambda row: row.memory_mb or 0.0,
-        "compile time, s": lambda row: row.compile_s,
+        _COMPILE: lambda row: row.compile_s,
     }
     figure = Figure(figsize=(3.0 * len(sizes) + 0.4, 7.2), dpi=200, layout="constrained")
     FigureCanvasAgg(figure)
@@ -94,8 +98,16 @@ def draw_growth(rows: Sequence[Row], file: Path) -> None:
                 color=_COLORS[0],
                 marker=_MARKERS[0],
             )
+            values = sorted({int(str(row.shape[size])) for row in these})
             axes.set_xscale("log")
-            axes.set_yscale("log")
+            axes.set_xticks(values, [f"{value:,}" for value in values], fontsize=8)
+            if label == _COMPILE:
+                axes.set_ylim(0, 1.1 * max(map(measure, rows)))
+            else:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
+            axes.minorticks_off()
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
     for axes, size in zip(panels[-1], sizes, strict=True):
