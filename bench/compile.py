@@ -25,11 +25,10 @@ from bench.apart import Apart, NotRun, require_memory_status, run_apart
 from bench.environment import Environment, environment
 from bench.measure import timing_of
 from bench.peers import PEERS, require_peers
-from bench.plot import draw_times
+from bench.plot import draw_times, require_matplotlib
 from bench.report import OURS
 from bench.shapes import AnySystem, DType, systems_named
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "compile"
 _QUICK_TIMES = (10, 1000)
@@ -64,8 +63,7 @@ class Options:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
         if self.times and min(self.times) < 1:
             raise ValueError(f"times are {self.times}; each must be at least 1")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
         require_memory_status()
 
     def shortened(self) -> Options:

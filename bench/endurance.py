@@ -28,6 +28,7 @@ import numpy as np
 from scipy.stats import theilslopes  # type: ignore[import-untyped]
 
 from bench.environment import environment
+from bench.plot import require_matplotlib
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
@@ -36,7 +37,6 @@ from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import LanguageConfig, SampleConfig
 from lstm_jax.training.metrics import Row
-from lstm_jax.training.plots import have_matplotlib
 from lstm_jax.training.run import RunFolder, create_run, load
 from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import first_state, make_task
@@ -73,8 +73,7 @@ class Options:
         for name in ("minutes", "hidden_size", "most_mb_an_hour", "most_percent_an_hour"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a picture needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
 
 
 class Point(NamedTuple):

@@ -24,11 +24,10 @@ from bench.ahead import Compiled, compile_ahead
 from bench.environment import Environment, environment
 from bench.measure import interleave
 from bench.ours import epoch, first_state, make_program
-from bench.plot import draw_growth
+from bench.plot import draw_growth, require_matplotlib
 from bench.report import OURS
 from bench.shapes import BATCHES, DType, System
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "growth"
 BASE = System("growth", 100, "lstm", 1, 128, batch_size=16, sequence_length=50)
@@ -64,8 +63,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
 
     def shortened(self) -> Options:
         """What is measured: if quick, less."""

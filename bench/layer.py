@@ -26,11 +26,10 @@ from bench.implementation import LayerImplementation, LayerPass
 from bench.jax_layer import OurLayer
 from bench.measure import interleave, seconds
 from bench.peers import LAYER_PEERS, find_installed, layer_peer_named
-from bench.plot import draw_times
+from bench.plot import draw_times, require_matplotlib
 from bench.products import Floor, products_of_layer, with_limit
 from bench.shapes import DType, LayerShape, RecurrentCell
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "layer"
 SHAPES = (
@@ -76,8 +75,7 @@ class Options:
             raise ValueError("there is nothing to measure; name a cell and a shape")
         for shape in self.shapes:
             _sizes(shape)
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
 
     def layers(self) -> list[LayerShape]:
         """What is measured."""

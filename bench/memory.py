@@ -22,11 +22,10 @@ from bench import report
 from bench.apart import NotRun, require_memory_status, run_apart
 from bench.environment import Environment, environment
 from bench.peers import PEERS, require_peers
-from bench.plot import draw_memory
+from bench.plot import draw_memory, require_matplotlib
 from bench.report import OURS
 from bench.shapes import AnySystem, DType, systems_named
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "memory"
 _QUICK_STEPS = 2
@@ -57,8 +56,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.steps < 2:
             raise ValueError(f"steps is {self.steps}; it must be at least 2, the first compiles")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
         require_memory_status()
 
     def shortened(self) -> Options:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import Row
+from lstm_jax.training.plots import have_matplotlib
 
 _MARKERS = "osD^vP"
 _LINES = ("-", "--", ":", "-.")
@@ -15,6 +16,12 @@ _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
 
 
 _COMPILE = "compile time, s"
+
+
+def require_matplotlib(plot: Path | None) -> None:
+    """Raises ValueError where a plot is asked for and cannot be drawn, before anything is run."""
+    if plot is not None and not have_matplotlib():
+        raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
 
 
 def draw_throughput(rows: Sequence[Row], file: Path) -> None:

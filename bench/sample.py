@@ -32,10 +32,9 @@ from bench.limits import bytes_a_step, readers
 from bench.measure import Timing, interleave, seconds
 from bench.our_sampling import OurSampler, OurSampling, OurScan, stored
 from bench.peers import SAMPLING_PEERS, find_installed, sampling_peer_named
-from bench.plot import draw_throughput
+from bench.plot import draw_throughput, require_matplotlib
 from bench.shapes import DType, Job, System, language_system_named
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "sample"
 FILTER_BATCHES = (1, 16, 128)
@@ -90,8 +89,7 @@ class Options:
             raise ValueError(f"top_n is {self.top_n}; it must be 0 (all tokens) or above")
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
 
     def shortened(self) -> Options:
         """What is measured: if quick, less."""

@@ -27,11 +27,10 @@ from bench.implementation import Implementation, Training
 from bench.measure import Timing, interleave, seconds
 from bench.ours import Ours
 from bench.peers import PEERS, find_installed, peer_named
-from bench.plot import draw_times
+from bench.plot import draw_times, require_matplotlib
 from bench.products import Floor, products_of_system, with_limit
 from bench.shapes import AnyParams, AnySystem, DType, systems_named
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 BENCH = "train_step"
 _QUICK_ROUNDS = 2
@@ -63,8 +62,7 @@ class Options:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
 
 
 class _Contest:

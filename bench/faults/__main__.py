@@ -25,8 +25,8 @@ from bench.faults.sharing import share
 from bench.faults.signals import second_signal, signal_runs
 from bench.faults.space import fill_disks
 from bench.faults.tiny import Place, task_of
+from bench.plot import require_matplotlib
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.training.plots import have_matplotlib
 
 PROG = "bench.faults"
 _BROKEN = 1
@@ -63,8 +63,7 @@ class Options:
         for name in ("kills", "kills_a_run", "flips"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.plot is not None and not have_matplotlib():
-            raise ValueError("a picture needs matplotlib; pip install 'lstm-jax[plots]'")
+        require_matplotlib(self.plot)
         if self.write is not None:
             replaced(self.write.read_text(encoding="utf-8"), "")
         if self.hostile is not None:
