@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -157,6 +158,15 @@ def test_templates_of_a_file(call: Command, song_run: Path, tmp_path: Path) -> N
     assert (second[1], len(second)) == ("a", 3)
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Processes started meanwhile hear SIGINT, though a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_ends_a_stream_cleanly_and_a_closed_pipe_is_no_error(song_run: Path) -> None:
     command = [sys.executable, ROOT / "sample.py", song_run, "--prompt", "7 grüne", "--stream"]
     with subprocess.Popen(
