@@ -46,8 +46,7 @@ def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     Raises:
         ValueError: no rounds are asked for.
     """
-    if rounds < 1:
-        raise ValueError(f"rounds is {rounds}; it must be at least 1")
+    require_at_least_one(rounds=rounds)
     warm = {name: seconds(call) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
@@ -56,6 +55,13 @@ def interleave(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
         for name in names[start:] + names[:start]:
             samples[name] += _visit(calls[name], warm[name])
     return {name: timing_of(samples[name]) for name in names}
+
+
+def require_at_least_one(**counts: int) -> None:
+    """Raises ValueError, with the name and the value, where one of the numbers is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
 
 
 def _visit(call: Callable[[], object], expected: float) -> list[float]:

@@ -193,6 +193,16 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
+def collect(measured: Iterable[Sequence[Row]], file: Path | None) -> list[Row]:
+    """All rows, written into the file, where there is one, as soon as each part is measured."""
+    rows: list[Row] = []
+    for part in measured:
+        rows += part
+        if file is not None:
+            write_json(rows, file)
+    return rows
+
+
 def write_json(rows: Iterable[Row], file: Path) -> None:
     """Writes the rows as a list of objects, without optional fields that a bench has not."""
     file.write_text(json.dumps([_as_json(row) for row in rows], indent=2) + "\n")

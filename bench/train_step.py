@@ -12,29 +12,25 @@ time of a step's matrix products alone (see `bench.products`) over ours. See `be
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TextIO
 
-from bench import report
-from bench.agreement import Disagreement, Evidence, evidence, require_agreement
-from bench.environment import Environment, environment
+from bench.agreement import evidence, require_agreement
+from bench.contest import Built, Contest, Measured, run
+from bench.environment import Environment
 from bench.implementation import Implementation, Training
-from bench.measure import Timing, interleave, seconds
+from bench.measure import require_at_least_one
 from bench.ours import Ours
-from bench.peers import PEERS, find_installed, peer_named
-from bench.plot import draw_times, require_matplotlib
-from bench.products import Floor, products_of_system, with_limit
+from bench.peers import PEERS, peer_named
+from bench.plot import require_matplotlib
+from bench.products import products_of_system
 from bench.shapes import AnyParams, AnySystem, DType, systems_named
 from lstm_jax.cli.arguments import parse, run_command
 
 BENCH = "train_step"
-_QUICK_ROUNDS = 2
-_DISAGREES = 1
 
 
 @dataclass(frozen=True)
@@ -60,86 +56,13 @@ class Options:
     peers: tuple[str, ...] = tuple(PEERS)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        require_at_least_one(rounds=self.rounds)
         require_matplotlib(self.plot)
-
-
-class _Contest:
-    """One system, and who takes part in measuring it."""
-
-    def __init__(
-        self, system: AnySystem, dtype: DType, found: Environment, left_out: Mapping[str, str]
-    ) -> None:
-        self.left_out = dict(left_out)
-        self.disagrees = False
-        self._system, self._dtype, self._environment = system, dtype, found
-        self._params: AnyParams = system.initial_params()
-        self._trainings: dict[str, Training] = {}
-        self._first_s: dict[str, float] = {}
-
-    def admit_ours(self, implementation: Implementation) -> None:
-        """Takes ours in."""
-        self._take(implementation)
-
-    def admit_peer(self, peer: Implementation) -> None:
-        """Takes a peer in, or leaves it out if it does other work than ours."""
-        try:
-            self._take(peer)
-            require_agreement(self._evidence(peer), self._ours, self._dtype)
-        except Disagreement as reason:
-            self.disagrees = True
-            self._leave_out(peer.name, f"does other work: {reason}")
-        except ValueError as reason:
-            self._leave_out(peer.name, f"cannot run here: {reason}")
-
-    def measure(self, rounds: int) -> list[report.Row]:
-        """Times all that were taken in."""
-        steps = {name: training.step for name, training in self._trainings.items()}
-        floor = Floor(products_of_system(self._system), self._dtype)
-        timings = interleave(steps | floor.calls, rounds)
-        rows = [self._row(name, timings[name]) for name in steps]
-        return report.with_ratios([with_limit(row, floor, timings) for row in rows])
-
-    def _take(self, implementation: Implementation) -> None:
-        # Its first step, before anything else of this shape has run: compilation is part of it.
-        training = self._build(implementation, self._system)
-        self._first_s[implementation.name] = seconds(training.step)
-        self._trainings[implementation.name] = training
-
-    def _leave_out(self, name: str, reason: str) -> None:
-        self._trainings.pop(name, None)
-        self.left_out[name] = reason
-
-    @cached_property
-    def _ours(self) -> Evidence:
-        return self._evidence(Ours())
-
-    def _evidence(self, implementation: Implementation) -> Evidence:
-        return evidence(self._build(implementation, self._system.without_dropout()))
-
-    def _build(self, implementation: Implementation, system: AnySystem) -> Training:
-        return implementation.build(system, self._dtype, self._params)
-
-    def _row(self, name: str, timing: Timing) -> report.Row:
-        return report.make_row(
-            self._environment,
-            timing,
-            bench=BENCH,
-            system=self._system.name,
-            implementation=name,
-            dtype=self._dtype,
-            tokens=self._system.tokens_per_step,
-            first_s=self._first_s[name],
-            settings=self._trainings[name].settings,
-            shape=dataclasses.asdict(self._system),
-            peers_left_out=self.left_out,
-        )
 
 
 def measure_system(
     system: AnySystem, options: Options, found: Environment, out: TextIO
-) -> tuple[list[report.Row], bool]:
+) -> Measured:
     """Measures one system, and prints it.
 
     Args:
@@ -147,41 +70,29 @@ def measure_system(
         options: all but `systems`, `json` and `plot`.
         found: what the process runs on.
         out: where to print.
-
-    Returns:
-        The rows, and whether every peer that is installed did the same work as ours.
     """
-    installed, missing = find_installed(options.peers, peer_named)
-    contest = _Contest(system, options.dtype, found, missing)
-    contest.admit_ours(Ours())
-    for peer in installed:
-        contest.admit_peer(peer)
-    for name, reason in contest.left_out.items():
-        print(f"{system.name}: {name} is left out: {reason}", file=out, flush=True)
-    rounds = min(options.rounds, _QUICK_ROUNDS) if options.quick else options.rounds
-    rows = contest.measure(rounds)
-    report.print_table(rows, out)
+    params: AnyParams = system.initial_params()
+
+    def build(implementation: Implementation) -> Built:
+        def built(system: AnySystem) -> Training:
+            return implementation.build(system, options.dtype, params)
+
+        training = built(system)
+        return Built(
+            training.step, training.settings, lambda: evidence(built(system.without_dropout()))
+        )
+
+    tokens, products = system.tokens_per_step, products_of_system(system)
+    contest = Contest(BENCH, system, tokens, products, build, require_agreement)
+    rows, all_agree = contest.measure(Ours(), peer_named, options, found, out)
     print(f"the products of a step take {rows[0].settings['limit']}", file=out, flush=True)
-    return rows, not contest.disagrees
+    return rows, all_agree
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench; 1 if a peer did other work than ours."""
     options = parse(Options, None, arguments, "bench.train_step")
-    systems = systems_named(options.systems, quick=options.quick)
-    found = environment()
-    report.print_environment(found, sys.stdout)
-    rows: list[report.Row] = []
-    all_agree = True
-    for system in systems:
-        measured, agrees = measure_system(system, options, found, sys.stdout)
-        rows += measured
-        all_agree &= agrees
-        if options.json is not None:
-            report.write_json(rows, options.json)
-    if options.plot is not None:
-        draw_times(rows, options.plot)
-    return 0 if all_agree else _DISAGREES
+    return run(systems_named(options.systems, quick=options.quick), measure_system, options)
 
 
 if __name__ == "__main__":
