@@ -133,6 +133,8 @@ class _Training:
                 self._save(state, step, heldout.get("heldout_loss"))
             if config.sample_every and _due(task, config.sample_every, step):
                 self._show_samples(state, step)
+            if not (stopped or self._patience.is_over or step == task.total_steps):
+                self._await_save()
         if self._patience.is_over:
             self._report.note(
                 f"step {step}: {config.patience} evaluations without a better held-out loss; done"
@@ -167,13 +169,18 @@ class _Training:
         )
 
     def _save(self, state: TrainState, step: int, heldout: float | int | None) -> None:
-        """Saves; that the save before failed is told, and no reason to stop training."""
+        progress = self._window.progress() | self._patience.progress()
+        self._store.save(step, state, progress, heldout_loss=heldout)
+
+    def _await_save(self) -> None:
+        """Training goes on once the save is on disk: what a kill takes is one interval at most.
+
+        That the save failed is told, and no reason to stop training.
+        """
         try:
             self._store.wait()
         except CheckpointError as failure:
             self._report.note(str(failure))
-        progress = self._window.progress() | self._patience.progress()
-        self._store.save(step, state, progress, heldout_loss=heldout)
 
     def _show_samples(self, state: TrainState, step: int) -> None:
         params = jax.device_put(state.params, jax.local_devices()[0])

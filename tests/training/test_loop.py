@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,34 @@ def test_work_since_the_last_checkpoint_is_done_again_the_same(
     assert_same_bits(state, final)
     rows = read_rows(folder.metrics)
     assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+
+
+def test_a_step_begins_only_once_the_save_before_it_is_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a kill takes one interval of steps at most; nor does the rate pay for the wait."""
+    the_task = task(config(log_every=30, evaluate_every=0))
+    folder, report = RunFolder(tmp_path), Silent()
+    write, seconds = CheckpointStore._write, 0.5
+
+    def slow_write(*arguments: Any) -> None:
+        time.sleep(seconds)
+        write(*arguments)
+
+    begun: list[int] = []
+    with CheckpointStore(folder.checkpoints, keep_latest=50) as store:
+
+        def noted_step(program: Any, state: Any, data: Any) -> Any:
+            begun.append(int(state.step))
+            assert (store.latest_step() or 0) == begun[-1] // 6 * 6
+            return train_step(program, state, data)
+
+        monkeypatch.setattr(CheckpointStore, "_write", slow_write)
+        monkeypatch.setattr(loop, "train_step", noted_step)
+        loop.train(the_task, first_state(the_task), folder, store, report)
+    assert begun == list(range(30))
+    tokens = 29 * 4 * 16  # the first step, which compiles, is not counted
+    assert tokens / report.rows[-1]["tokens_per_second"] < 4 * seconds
 
 
 def test_a_corpus_fed_piece_by_piece_gives_the_same_run(
