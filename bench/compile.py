@@ -23,7 +23,7 @@ from bench import report
 from bench.ahead import compile_ahead
 from bench.apart import Apart, NotRun, require_memory_status, run_apart
 from bench.environment import Environment, environment
-from bench.measure import timing_of
+from bench.measure import require_at_least_one, timing_of
 from bench.peers import PEERS, require_peers
 from bench.plot import draw_times, require_matplotlib
 from bench.report import OURS
@@ -59,8 +59,7 @@ class Options:
     peers: tuple[str, ...] = tuple(PEERS)
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        require_at_least_one(rounds=self.rounds)
         if self.times and min(self.times) < 1:
             raise ValueError(f"times are {self.times}; each must be at least 1")
         require_matplotlib(self.plot)

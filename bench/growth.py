@@ -22,7 +22,7 @@ import jax
 from bench import report
 from bench.ahead import Compiled, compile_ahead
 from bench.environment import Environment, environment
-from bench.measure import interleave
+from bench.measure import interleave, require_at_least_one
 from bench.ours import epoch, first_state, make_program
 from bench.plot import draw_growth, require_matplotlib
 from bench.report import OURS
@@ -61,8 +61,7 @@ class Options:
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise ValueError(f"rounds is {self.rounds}; it must be at least 1")
+        require_at_least_one(rounds=self.rounds)
         require_matplotlib(self.plot)
 
     def shortened(self) -> Options:
@@ -132,11 +131,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, None, arguments, "bench.growth").shortened()
     found = environment()
     report.print_environment(found, sys.stdout)
-    rows: list[report.Row] = []
-    for size in SIZES:
-        rows += measure_size(size, options, found, sys.stdout)
-        if options.json is not None:
-            report.write_json(rows, options.json)
+    measured = (measure_size(size, options, found, sys.stdout) for size in SIZES)
+    rows = report.collect(measured, options.json)
     if options.plot is not None:
         draw_growth(rows, options.plot)
     return 0

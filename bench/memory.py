@@ -112,11 +112,8 @@ def main(arguments: Sequence[str]) -> int:
     systems = systems_named(options.systems, quick=options.quick)
     found = environment()
     report.print_environment(found, sys.stdout)
-    rows: list[report.Row] = []
-    for system in systems:
-        rows += measure_system(system, options, found, sys.stdout)
-        if options.json is not None:
-            report.write_json(rows, options.json)
+    measured = (measure_system(system, options, found, sys.stdout) for system in systems)
+    rows = report.collect(measured, options.json)
     if options.plot is not None:
         draw_memory(rows, options.plot)
     return 0

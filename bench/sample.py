@@ -25,11 +25,12 @@ from typing import Any, NamedTuple, TextIO
 
 from bench import report
 from bench.agreement import Disagreement, continuations, require_same_continuations
+from bench.contest import admit
 from bench.environment import Environment, environment
 from bench.filters import measure_filters
 from bench.implementation import Sampling, SamplingImplementation
 from bench.limits import bytes_a_step, readers
-from bench.measure import Timing, interleave, seconds
+from bench.measure import Timing, interleave, require_at_least_one, seconds
 from bench.our_sampling import OurSampler, OurSampling, OurScan, stored
 from bench.peers import SAMPLING_PEERS, find_installed, sampling_peer_named
 from bench.plot import draw_throughput, require_matplotlib
@@ -80,9 +81,9 @@ class Options:
     peers: tuple[str, ...] = tuple(SAMPLING_PEERS)
 
     def __post_init__(self) -> None:
-        for name in ("places", "prompt_length", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        require_at_least_one(
+            places=self.places, prompt_length=self.prompt_length, rounds=self.rounds
+        )
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"batch_sizes are {self.batch_sizes}; expected numbers of at least 1")
         if self.top_n < 0:
@@ -142,32 +143,26 @@ class _Timed(NamedTuple):
 class _Contest:
     """One system, and who takes part in measuring it."""
 
-    def __init__(
-        self,
-        system: System,
-        options: Options,
-        found: Environment,
-        left_out: Mapping[str, str],
-    ) -> None:
-        self.left_out = dict(left_out)
-        self.disagrees = False
+    def __init__(self, system: System, options: Options, found: Environment) -> None:
         self._system, self._options, self._environment = system, options, found
         self._params = system.initial_params()
         self._ours = _ours(options)
         self._peers: list[_Entrant] = []
-        self._continuations = continuations(OurSampler(), system, self._params)
+        self._left_out: Mapping[str, str] = {}
 
-    def admit(self, peer: SamplingImplementation) -> None:
-        """Takes a peer in, or leaves it out if it writes other tokens than ours."""
-        try:
+    def admit(self, out: TextIO) -> bool:
+        """Takes in the peers that write the same tokens as ours; whether none writes others."""
+        installed, missing = find_installed(self._options.peers, sampling_peer_named)
+        ours = continuations(OurSampler(), self._system, self._params)
+
+        def take(peer: SamplingImplementation) -> _Entrant:
             found = continuations(peer, self._system, self._params)
-            require_same_continuations(found, self._continuations)
-            self._peers.append(_Entrant(peer, self._options.dtype))
-        except Disagreement as reason:
-            self.disagrees = True
-            self.left_out[peer.name] = f"does other work: {reason}"
-        except ValueError as reason:
-            self.left_out[peer.name] = f"cannot run here: {reason}"
+            require_same_continuations(found, ours)
+            return _Entrant(peer, self._options.dtype)
+
+        admitted = admit(installed, missing, take, self._system.name, out)
+        self._peers, self._left_out = admitted.peers, admitted.left_out
+        return admitted.all_agree
 
     def measure(self, batch: int) -> list[report.Row]:
         """Times all at a batch size."""
@@ -296,7 +291,7 @@ class _Contest:
             first_s=timed.first_s,
             settings=call.settings,
             shape=_shape(self._system) | dataclasses.asdict(job),
-            peers_left_out=self.left_out,
+            peers_left_out=self._left_out,
         )
         return dataclasses.replace(row, steps_per_second=1e3 * call.steps / timing.median_ms)
 
@@ -349,12 +344,8 @@ def measure_system(system: System, options: Options, found: Environment, out: Te
         out: where to print.
     """
     options = options.shortened()
-    installed, missing = find_installed(options.peers, sampling_peer_named)
-    contest = _Contest(system, options, found, missing)
-    for peer in installed:
-        contest.admit(peer)
-    for name, reason in contest.left_out.items():
-        print(f"{system.name}: {name} is left out: {reason}", file=out, flush=True)
+    contest = _Contest(system, options, found)
+    agrees = contest.admit(out)
     sampling: list[report.Row] = []
     others: list[report.Row] = []
     for batch in options.batch_sizes:
@@ -363,7 +354,7 @@ def measure_system(system: System, options: Options, found: Environment, out: Te
         sampling, others = sampling + rows, others + besides
     rows = contest.measure_prompt(_QUICK_PROMPT if options.quick else LONG_PROMPT)
     _print_part(rows[0].system, rows, out)
-    return Measured(sampling, others + rows, not contest.disagrees)
+    return Measured(sampling, others + rows, agrees)
 
 
 def measure_all_filters(
