@@ -22,6 +22,10 @@ How our step grows with sequence length, batch size, hidden size and vocabulary:
 
     python -m bench.growth --json rows.json --plot docs/images/growth.png
 
+What the loop of `train.py` costs, beside its bare training step on the same batches:
+
+    python -m bench.rate --system lyrics --steps 200 --json row.json
+
 How fast the systems write, how fast prompts are absorbed, and what filters cost:
 
     python -m bench.sample                                      anna and shakespeare, float32
@@ -33,7 +37,8 @@ that does other work than ours is named and not timed (the exit code is then 1).
 alone meanwhile: every implementation uses all of its cores.
 
 A new bench takes `measure.interleave` for the timing, `environment.environment` for what it ran on,
-`report` for the rows, the systems' shapes from `shapes`, and the limit from `products`.
+`report` for the rows, the systems' shapes from `shapes`, and the limit from `products`; one with
+peers that do the same work is a `contest.Contest`.
 
 What finished runs of `train.py` reached, beside published figures and n-grams on the same split:
 

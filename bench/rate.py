@@ -1,0 +1,252 @@
+"""What the training loop costs: the rate that it reports over that of its bare training step.
+
+    python -m bench.rate [--system lyrics] [--steps 200] [--rounds 3] [--json FILE]
+
+The loop is that of `train.py` on the system's preset, with its rows of metrics, and without
+evaluations, samples and checkpoints, which its rate leaves out. The bare step is the same compiled
+one on the same batches, which lie ready on the device; each step's loss is waited for once the next
+step is dispatched. The first step of a run is in neither rate. The data is random, of the system's
+vocabulary. Loop and bare step have their turns in one process. See `bench` for more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TextIO
+
+import jax
+import numpy as np
+
+from bench import report
+from bench.environment import Environment, environment
+from bench.measure import require_at_least_one, seconds, timing_of
+from bench.shapes import BATCHES, system_named
+from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.presets import preset_named
+from lstm_jax.text import Vocabulary, lanes
+from lstm_jax.text.poems import Poems
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.config import LanguageConfig, PoemsConfig, to_dict
+from lstm_jax.training.metrics import Row
+from lstm_jax.training.run import RunFolder
+from lstm_jax.training.state import StepMetrics, train_step
+from lstm_jax.training.systems import System
+from lstm_jax.training.systems.corpus import Corpus
+from lstm_jax.training.systems.language import LanguageSystem
+from lstm_jax.training.systems.poems import PoemsSystem
+from lstm_jax.training.systems.reviews import Encoded, ReviewsSystem
+from lstm_jax.training.task import Task, first_state, make_task
+
+BENCH = "rate"
+PROG = "bench.rate"
+_FIRST_CHARACTER = 0x4E00
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """Measures what the training loop costs beside its bare training step.
+
+    Attributes:
+        system: which preset.
+        steps: of each run, at least 2.
+        rounds: runs of the loop, and of the bare step.
+        json: where to write the row.
+    """
+
+    system: Literal["lyrics", "shakespeare", "anna", "poems", "reviews"] = "lyrics"
+    steps: int = 200
+    rounds: int = 3
+    json: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 2:
+            raise ValueError(f"steps is {self.steps}; it must be at least 2, the first is left out")
+        require_at_least_one(rounds=self.rounds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RateRow(report.Row):
+    """A row of the loop; its `tokens_per_second` is what the loop reports, the median of all runs.
+
+    Attributes:
+        bare_tokens_per_second: of the bare step, the median of all runs.
+        ratio: the loop's rate over the bare step's, the median of all rounds.
+        ratios: of each round.
+    """
+
+    bare_tokens_per_second: float
+    ratio: float
+    ratios: tuple[float, ...]
+
+
+class Pace(NamedTuple):
+    """Of one run, its first step left out: tokens a second, and the seconds of each step."""
+
+    tokens_per_second: float
+    step_s: list[float]
+
+
+def random_system(name: str, steps: int) -> System:
+    """A preset's system on random data, all texts as long as they may be; nothing is held out."""
+    config = dataclasses.replace(
+        preset_named(name),
+        heldout_share=0.0,
+        steps=steps,
+        patience=0,
+        evaluate_every=0,
+        checkpoint_every=0,
+        sample_every=0,
+    )
+    size = system_named(name).vocabulary_size
+    characters = range(_FIRST_CHARACTER, _FIRST_CHARACTER + size)
+    vocabulary = Vocabulary("char", tuple(map(chr, characters)))
+    draw = np.random.default_rng(_SEED)
+    if isinstance(config, LanguageConfig):
+        sizes = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
+        batch = config.batch_size * config.sequence_length
+        ids = draw.integers(0, size, config.characters or BATCHES * batch + 1, dtype=np.int32)
+        return LanguageSystem(config, Corpus("", "", vocabulary, ids, lanes(ids, **sizes), None))
+    number = BATCHES * config.batch_size
+    texts = tuple(draw.integers(1, size, (number, config.length), dtype=np.int32))
+    if isinstance(config, PoemsConfig):
+        return PoemsSystem(config, vocabulary, "", Poems((), 0, 0, 0, 0, 0), texts, ())
+    labels = draw.integers(0, 2, number, dtype=np.int32)
+    nothing = Encoded((), labels[:0])
+    return ReviewsSystem(config, vocabulary, "", None, Encoded(texts, labels), nothing, None)
+
+
+class _Noted:
+    """A report that keeps the rows, and when each step was done."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.times: list[float] = []
+
+    def advance(self, step: int) -> None:
+        """See `Report`."""
+        self.times.append(time.perf_counter())
+
+    def row(self, row: Row) -> None:
+        """See `Report`."""
+        self.rows.append(row)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """See `Report`."""
+
+    def note(self, text: str) -> None:
+        """See `Report`."""
+
+
+def loop_pace(task: Task) -> Pace:
+    """Trains as `train.py` does, in a folder of its own."""
+    noted = _Noted()
+    with tempfile.TemporaryDirectory(prefix="rate-") as temporary:
+        folder = RunFolder(Path(temporary))
+        with CheckpointStore(folder.checkpoints) as store:
+            loop.train(task, first_state(task), folder, store, noted)
+    return Pace(reported_rate(noted.rows), np.diff(noted.times).tolist())
+
+
+def reported_rate(rows: Sequence[Row]) -> float:
+    """Tokens a second over all rows of a run whose steps have equally many tokens."""
+    steps, spent, last = 0, 0.0, 1
+    for row in rows:
+        step, rate = row["step"], row["tokens_per_second"]
+        assert isinstance(step, int) and isinstance(rate, float)
+        steps, spent, last = steps + step - last, spent + (step - last) / rate, step
+    return steps / spent
+
+
+def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
+    """Trains on the batches, one after the other, and does nothing else."""
+    state, times = first_state(task), []
+    found: list[StepMetrics] = []
+    for batch in batches:
+        state, metrics = train_step(task.program, state, batch)
+        if found:
+            found[-1].loss.block_until_ready()
+            times.append(time.perf_counter())
+        found.append(metrics)
+    found[-1].loss.block_until_ready()
+    times.append(time.perf_counter())
+    tokens = sum(float(each.sums.tokens) for each in found[1:])
+    return Pace(tokens / (times[-1] - times[0]), np.diff(times).tolist())
+
+
+def measure_rate(system: System, options: Options, found: Environment, out: TextIO) -> RateRow:
+    """Measures one system, and prints it.
+
+    Args:
+        system: with as many steps as the options say.
+        options: all but `system` and `json`.
+        found: what the process runs on.
+        out: where to print.
+    """
+    task, feed = make_task(system), system.feed()
+    batches = jax.block_until_ready([feed(step) for step in range(options.steps)])
+    first_s = seconds(
+        lambda: jax.block_until_ready(train_step(task.program, first_state(task), batches[0]))
+    )
+    in_loop: list[Pace] = []
+    bare: list[Pace] = []
+    for turn in range(options.rounds):
+        if turn % 2:
+            in_loop.append(loop_pace(task))
+        bare.append(bare_pace(task, batches))
+        if not turn % 2:
+            in_loop.append(loop_pace(task))
+    rates, bare_rates = ([each.tokens_per_second for each in paces] for paces in (in_loop, bare))
+    ratios = tuple(rate / other for rate, other in zip(rates, bare_rates, strict=True))
+    row = report.make_row(
+        found,
+        timing_of([each for pace in in_loop for each in pace.step_s]),
+        bench=BENCH,
+        system=options.system,
+        implementation=report.OURS,
+        dtype=system.config.model.compute_dtype,
+        tokens=0,
+        first_s=first_s,
+        settings={"backend": system.config.model.backend},
+        shape=to_dict(system.config) | {"vocabulary_size": len(system.vocabulary)},
+        peers_left_out={},
+    )
+    values = vars(row) | {"tokens_per_second": statistics.median(rates)}
+    rate_row = RateRow(
+        **values,
+        bare_tokens_per_second=statistics.median(bare_rates),
+        ratio=statistics.median(ratios),
+        ratios=ratios,
+    )
+    report.print_table([rate_row], out)
+    print(
+        f"the bare step: {rate_row.bare_tokens_per_second:,.0f} tokens/s; the loop reaches "
+        f"{rate_row.ratio:.3f} of it ({', '.join(f'{ratio:.3f}' for ratio in ratios)})",
+        file=out,
+        flush=True,
+    )
+    return rate_row
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the bench."""
+    options = parse(Options, None, arguments, PROG)
+    found = environment()
+    report.print_environment(found, sys.stdout)
+    system = random_system(options.system, options.steps)
+    row = measure_rate(system, options, found, sys.stdout)
+    if options.json is not None:
+        report.write_json([row], options.json)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(PROG, main))

@@ -1,0 +1,93 @@
+"""The loop's rate beside that of its bare step, on a tiny system."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+
+from bench import rate, report
+from bench.rate import Options, random_system, reported_rate
+from lstm_jax.presets import LYRICS, preset_named
+from lstm_jax.training.systems.language import LanguageSystem
+
+TINY = dataclasses.replace(
+    LYRICS,
+    characters=40,
+    batch_size=3,
+    sequence_length=5,
+    model=dataclasses.replace(LYRICS.model, hidden_size=4),
+)
+
+
+def test_rows_make_one_rate_of_all_steps_but_the_first() -> None:
+    """3 steps of 10 tokens in 1 s each, then 4 in half a second each: 70 tokens in 5 s."""
+    rows: list[Any] = [
+        {"step": 4, "tokens_per_second": 10.0},
+        {"step": 8, "tokens_per_second": 20.0},
+    ]
+    assert reported_rate(rows) == pytest.approx(14.0)
+    # The rate of a row of the first step alone is that of compilation.
+    alone: dict[str, Any] = {"step": 1, "tokens_per_second": 0.01}
+    assert reported_rate([alone, {"step": 5, "tokens_per_second": 20.0}]) == pytest.approx(20.0)
+
+
+def test_what_the_loop_does_between_steps_lowers_the_ratio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each batch takes 50 ms to make, which the bare step finds made."""
+    make = LanguageSystem.feed
+
+    def slow(system: LanguageSystem) -> Callable[[int], Any]:
+        feed = make(system)
+
+        def data(step: int) -> Any:
+            time.sleep(0.05)
+            return feed(step)
+
+        return data
+
+    monkeypatch.setattr(LanguageSystem, "feed", slow)
+    monkeypatch.setattr(rate, "preset_named", lambda name: TINY)
+    file = tmp_path / "row.json"
+    assert rate.main(["--steps", "5", "--rounds", "2", "--json", str(file)]) == 0
+    (row,) = json.loads(file.read_text())
+    required = {field.name for field in dataclasses.fields(rate.RateRow)}
+    assert set(row) == required - {"steps_per_second", "memory_mb"}
+    assert (row["bench"], row["system"], row["implementation"]) == ("rate", "lyrics", report.OURS)
+    assert row["calls"] == 2 * (5 - 1)
+    assert row["p10_ms"] <= row["median_ms"] <= row["p90_ms"]
+    assert row["median_ms"] > 50
+    # A step is noted once the next one is dispatched: 4 steps, 3 batches.
+    assert row["tokens_per_second"] < 4 * 15 / (3 * 0.05)
+    assert row["ratio"] == pytest.approx(sum(row["ratios"]) / 2)
+    assert row["ratio"] < 0.7
+    assert f"the loop reaches {row['ratio']:.3f} of it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", get_args(get_type_hints(Options)["system"]))
+def test_data_fills_every_batch_of_the_preset(name: str) -> None:
+    config: Any = preset_named(name)
+    feed = random_system(name, 20).feed()
+    for step in (0, 19):
+        data = feed(step)
+        times = config.sequence_length if hasattr(config, "sequence_length") else config.length
+        if name == "poems":
+            times -= 1  # the last character is a target only
+        rows, batch_size = data[0].shape
+        assert (rows >= times + 1) if hasattr(data, "rows") else (rows == times)
+        assert batch_size == config.batch_size
+        assert np.all(getattr(data, "mask", True))
+
+
+def test_options_that_make_no_sense_are_named() -> None:
+    with pytest.raises(ValueError, match="steps is 1; it must be at least 2"):
+        Options(steps=1)
+    with pytest.raises(ValueError, match="rounds is 0; it must be at least 1"):
+        Options(rounds=0)
