@@ -1,6 +1,6 @@
 """The training loop: step after step, and what happens between them.
 
-At set steps the loop evaluates, saves and samples; it reads one step's numbers while the next one
+At set steps the loop evaluates, samples and saves; it reads one step's numbers while the next one
 runs. Nothing here changes a run's numbers: cut short and resumed, a run gives the same parameters
 and the same rows of metrics as one left alone.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -25,6 +25,9 @@ from lstm_jax.training.window import Window
 
 _PROFILED_STEPS = range(1, 6)
 """Which steps of a process are traced: a few, after the one that compiles."""
+
+_CHECKPOINT, _EVALUATION, _SAMPLES = "checkpoint", "evaluation", "samples"
+"""What is done at set steps."""
 
 
 class NotFiniteError(ValueError):
@@ -51,7 +54,8 @@ def train(
         store: where the checkpoints go.
         report: who is told.
         progress: what the checkpoint that `state` came from says of it.
-        should_stop: asked after each step.
+        should_stop: asked after each step, and between the batches of an evaluation and the texts
+            of a sample: what is given up then is done when the run goes on.
         profile_dir: where to write a JAX trace of a few steps.
 
     Returns:
@@ -88,26 +92,35 @@ class _Training:
         self._window = Window(task, log, self._report, self._progress)
         feed = task.system.feed()
         pending: StepMetrics | None = None
-        stopped = self._patience.is_over
         try:
+            self._finish_event(state, step)
+            stopped = self._patience.is_over or self._should_stop()
+            if stopped and self._store.is_empty:
+                self._save(state, step)
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
                     if pending and self._window.skipped_in_a_row:
-                        self._window.add(step, pending, None, first=False)
+                        self._window.add(step, pending, first=False)
                         pending = None
                     self._give_up_on_endless_skipping(state, step)
                     if profile_dir and step - first == _PROFILED_STEPS.start:
                         profiler.enter_context(jax.profiler.trace(profile_dir))
                     state, metrics = train_step(task.program, state, feed(step))
                     if pending:
-                        self._window.add(step, pending, None, first=step == first + 1)
+                        self._window.add(step, pending, first=step == first + 1)
                     step, pending = step + 1, metrics
                     if step - first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
                         profiler.close()
-                    stopped = self._should_stop()
-                    if stopped or _is_event(task, step):
-                        stopped |= self._event(state, step, metrics, first, stopped)
+                    stopped, due = self._should_stop(), _due(task, step)
+                    if stopped or due:
+                        self._window.add(
+                            step,
+                            metrics,
+                            first=step == first + 1,
+                            to_be_evaluated=_EVALUATION in due,
+                        )
+                        stopped = self._event(state, step, due)
                         pending = None
             self._store.wait()
             _finish(log)
@@ -115,31 +128,42 @@ class _Training:
             log.close()
         return state
 
-    def _event(
-        self, state: TrainState, step: int, metrics: StepMetrics, first: int, stopped: bool
-    ) -> bool:
-        """Evaluates, saves and samples, as is due; whether training has gone on long enough."""
-        task, config = self._task, self._task.config
-        metrics.loss.block_until_ready()
-        heldout: Row = {}
+    def _event(self, state: TrainState, step: int, due: set[str]) -> bool:
+        """Evaluates, samples and saves, as is due; whether training ends here.
+
+        What a signal cuts short is left to the run that goes on from here: see `_finish_event`.
+        """
+        left, heldout = due - {_CHECKPOINT}, Row()
+        if _EVALUATION in due:
+            with self._window.aside():
+                heldout = heldout_metrics(self._task, state, self._should_stop)
+            if heldout:
+                left.remove(_EVALUATION)
+                self._window.write(step, heldout)
+                self._patience.count(heldout["heldout_loss"])
         with self._window.aside():
-            if task.system.heldout_batch_size and _due(task, config.evaluate_every, step):
-                heldout = heldout_metrics(task, state)
-        self._window.add(step, metrics, heldout, first=step == first + 1)
-        if heldout:
-            self._patience.count(heldout["heldout_loss"])
-        with self._window.aside():
-            if stopped or self._patience.is_over or _due(task, config.checkpoint_every, step):
-                self._save(state, step, heldout.get("heldout_loss"))
-            if config.sample_every and _due(task, config.sample_every, step):
-                self._show_samples(state, step)
-            if not (stopped or self._patience.is_over or step == task.total_steps):
+            if _SAMPLES in due and self._show_samples(state, step):
+                left.remove(_SAMPLES)
+            stopped = bool(left) or self._should_stop() or self._patience.is_over
+            if stopped or _CHECKPOINT in due:
+                self._save(state, step, heldout.get("heldout_loss"), left)
+            if not stopped and step < self._task.total_steps:
                 self._await_save()
         if self._patience.is_over:
             self._report.note(
-                f"step {step}: {config.patience} evaluations without a better held-out loss; done"
+                f"step {step}: {self._task.config.patience} evaluations without a better held-out "
+                "loss; done"
             )
-        return self._patience.is_over
+        return stopped
+
+    def _finish_event(self, state: TrainState, step: int) -> None:
+        """Does what a signal left undone at the step that the run goes on from."""
+        left = set(self._progress.get("left", ()))
+        if _EVALUATION in left:
+            self._event(state, step, left | _due(self._task, step))
+        elif _SAMPLES in left:
+            with self._window.aside():
+                self._show_samples(state, step)
 
     def _give_up_on_endless_skipping(self, state: TrainState, step: int) -> None:
         """Raises NotFiniteError once too many steps in a row were skipped.
@@ -149,7 +173,7 @@ class _Training:
         skipped = self._window.skipped_in_a_row
         if not 0 < self._task.config.skipped_at_most <= skipped:
             return
-        self._save(state, step, None)
+        self._save(state, step)
         batches = self._task.program.batches
         before = dataclasses.replace(
             state,
@@ -168,8 +192,14 @@ class _Training:
             "lower learning rate or clip_norm, or other data"
         )
 
-    def _save(self, state: TrainState, step: int, heldout: float | int | None) -> None:
-        progress = self._window.progress() | self._patience.progress()
+    def _save(
+        self,
+        state: TrainState,
+        step: int,
+        heldout: float | int | None = None,
+        left: Iterable[str] = (),
+    ) -> None:
+        progress = self._window.progress() | self._patience.progress() | {"left": sorted(left)}
         self._store.save(step, state, progress, heldout_loss=heldout)
 
     def _await_save(self) -> None:
@@ -182,10 +212,19 @@ class _Training:
         except CheckpointError as failure:
             self._report.note(str(failure))
 
-    def _show_samples(self, state: TrainState, step: int) -> None:
+    def _show_samples(self, state: TrainState, step: int) -> bool:
+        """All samples, or none; whether it was all."""
         params = jax.device_put(state.params, jax.local_devices()[0])
-        for prompt, text in self._task.system.samples(params, step):
-            self._report.sample(step, prompt, text)
+        samples = self._task.system.samples(params, step)
+        texts: list[tuple[str, str]] = []
+        while not self._should_stop():
+            text = next(samples, None)
+            if text is None:
+                for prompt, written in texts:
+                    self._report.sample(step, prompt, written)
+                return True
+            texts.append(text)
+        return False
 
 
 def _finish(log: MetricsLog) -> None:
@@ -221,13 +260,17 @@ class _Patience:
         return known | {"evaluations_since_best": self._since}
 
 
-def _is_event(task: Task, step: int) -> bool:
+def _due(task: Task, step: int) -> set[str]:
+    """What is to be done after a step: at its intervals, and at the end."""
     config = task.config
-    intervals = (config.evaluate_every, config.checkpoint_every, config.sample_every)
-    return any(_due(task, interval, step) for interval in intervals)
-
-
-def _due(task: Task, interval: int, step: int) -> bool:
-    """Whether something that recurs at this interval, and at the end, falls on this step."""
-    steps = task.config.steps_of(interval, task.program.batches)
-    return step == task.total_steps or (steps > 0 and step % steps == 0)
+    intervals = {_CHECKPOINT: config.checkpoint_every}
+    if task.system.heldout_batch_size:
+        intervals[_EVALUATION] = config.evaluate_every
+    if config.sample_every:
+        intervals[_SAMPLES] = config.sample_every
+    found = set()
+    for name, interval in intervals.items():
+        steps = config.steps_of(interval, task.program.batches)
+        if step == task.total_steps or (steps > 0 and step % steps == 0):
+            found.add(name)
+    return found

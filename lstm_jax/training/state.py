@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -159,14 +159,25 @@ def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainSta
 
 
 def evaluate(
-    objective: Objective, params: Any, batches: Iterable[Any], batch_size: int
+    objective: Objective,
+    params: Any,
+    batches: Iterable[Any],
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, MetricSums]:
-    """Sums of each part over batches of held-out data, from a zero carry, without dropout."""
+    """Sums of each part over batches of held-out data, from a zero carry, without dropout.
+
+    `should_stop` is asked before each batch; once it says so, the sums are given up, and there are
+    none.
+    """
     carry = objective.zero_carry(params, batch_size)
     found: list[dict[str, TokenSums]] = []
     for data in batches:
+        if should_stop():
+            return {}
         sums, carry = _evaluate_batch(objective, params, carry, data)
         found.append(sums.parts)
+        jax.block_until_ready(found[-2:-1])  # a long queue of batches could not be stopped
     found = jax.device_get(found)
     return {name: total(map(float, sums[name]) for sums in found) for name in found[0]}
 

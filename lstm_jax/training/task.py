@@ -108,8 +108,15 @@ def _place(task: Task, state: TrainState) -> TrainState:
     return dataclasses.replace(placed, carry=carry)
 
 
-def heldout_metrics(task: Task, state: TrainState) -> Row:
+def heldout_metrics(
+    task: Task, state: TrainState, should_stop: Callable[[], bool] = lambda: False
+) -> Row:
     """Loss in nats, accuracy and the like of what is held out, by the names of a metrics row.
+
+    Args:
+        task: settings and data.
+        state: of which step.
+        should_stop: asked before each batch; once it says so, the row is empty.
 
     Raises:
         ValueError: nothing is held out.
@@ -117,7 +124,9 @@ def heldout_metrics(task: Task, state: TrainState) -> Row:
     system = task.system
     if not system.heldout_batch_size:
         raise ValueError("nothing is held out in this run (heldout_share is 0); there is no loss")
-    sums = evaluate(system.objective, state.params, system.heldout(), system.heldout_batch_size)
+    sums = evaluate(
+        system.objective, state.params, system.heldout(), system.heldout_batch_size, should_stop
+    )
     row: Row = {}
     for name, part in sums.items():
         row |= part_metrics(f"heldout_{name}", part, with_perplexity=system.has_perplexity)

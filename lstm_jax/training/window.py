@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,7 +40,7 @@ class Window:
         now = time.perf_counter()
         self._began = now - float(progress.get("seconds", 0.0))
         self._clock = now  # up to here, time is accounted for
-        self._pace = _Pace()
+        self._pace = _Pace(*progress.get("pace", ()))
 
     def progress(self) -> dict[str, Any]:
         """What a resumed run needs to write the same rows, as JSON values."""
@@ -49,6 +49,7 @@ class Window:
             "grad_norms": self._grad_norms,
             "seconds": time.perf_counter() - self._began,
             "skipped": self._skipped,
+            "pace": self._pace.progress(),
             "log": self._log.progress(),
         }
 
@@ -59,8 +60,17 @@ class Window:
         yield
         self._clock += time.perf_counter() - began
 
-    def add(self, step: int, metrics: StepMetrics, heldout: Row | None, *, first: bool) -> None:
-        """Takes in one step, the process's `first` or not, and writes a row if one is due."""
+    def add(
+        self, step: int, metrics: StepMetrics, *, first: bool, to_be_evaluated: bool = False
+    ) -> None:
+        """Takes in one step and writes a row if one is due.
+
+        Args:
+            step: its number.
+            metrics: what it reports.
+            first: whether it is the first of this process.
+            to_be_evaluated: its row waits for `write`.
+        """
         found = jax.device_get(metrics)  # waits for the step
         now = time.perf_counter()
         self._pace.count(now - self._clock, float(found.sums.tokens), compiling=first)
@@ -76,11 +86,12 @@ class Window:
             self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
         config, batches = self._task.config, self._task.program.batches
         due = step % config.steps_of(config.log_every, batches) == 0
-        if due or heldout or step == self._task.total_steps:
-            self._write(step, heldout or {})
+        if (due or step == self._task.total_steps) and not to_be_evaluated:
+            self.write(step, {})
         self._report.advance(step)
 
-    def _write(self, step: int, heldout: Row) -> None:
+    def write(self, step: int, heldout: Row) -> None:
+        """Writes the row of the steps since the last one, with what evaluation found."""
         row: Row = {"step": step, "epoch": round(step / self._task.program.batches, 4)}
         with_perplexity = self._task.system.has_perplexity
         for name, steps in (self._sums or {"": []}).items():
@@ -108,9 +119,15 @@ class Window:
 class _Pace:
     """Tokens a second, compilation apart where there is anything else to go by."""
 
-    def __init__(self) -> None:
-        self._compiling: list[tuple[float, float]] = []
-        self._others: list[tuple[float, float]] = []
+    def __init__(
+        self,
+        compiling: Iterable[tuple[float, float]] = (),
+        others: Iterable[tuple[float, float]] = (),
+    ) -> None:
+        self._compiling, self._others = list(compiling), list(others)
+
+    def progress(self) -> list[list[tuple[float, float]]]:
+        return [self._compiling, self._others]
 
     def count(self, seconds: float, tokens: float, *, compiling: bool) -> None:
         (self._compiling if compiling else self._others).append((seconds, tokens))

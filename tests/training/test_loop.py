@@ -22,7 +22,11 @@ from lstm_jax.training.config import OptimizerConfig, SampleConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import train_step
-from lstm_jax.training.task import first_state, heldout_metrics, restored_state
+from lstm_jax.training.task import Task, first_state, heldout_metrics, restored_state
+
+SAMPLING = config(
+    sample_every=10, sample_prompts=("7 times", "and"), sample=SampleConfig(length=20, top_n=5)
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +48,101 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert_same_bits(state, final)
     rows = read_rows(RunFolder(path).metrics)
     assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+
+
+class StopsAfter:
+    """A signal that comes once a step was taken in and training has asked so many times more."""
+
+    def __init__(self, report: Silent, step: int, times: int) -> None:
+        self._report, self._step, self._times = report, step, times
+
+    def __call__(self) -> bool:
+        if self._report.steps[-1:] >= [self._step]:
+            self._times -= 1
+        return self._times < 0
+
+
+def cut_short(path: Path, the_task: Task, step: int, times: int) -> Silent:
+    """A run, gone on with where there is one, that a signal ends in what is due at a step."""
+    folder, report = RunFolder(path), Silent()
+    stops = StopsAfter(report, step, times)
+    with CheckpointStore(folder.checkpoints, keep_latest=50) as store:
+        state, progress = first_state(the_task), {}
+        if store.latest_step():
+            state, progress = restored_state(the_task, store)
+            report.steps.append(int(state.step))
+        state = loop.train(
+            the_task, state, folder, store, report, progress=progress, should_stop=stops
+        )
+        assert stops()
+        assert int(state.step) == store.latest_step() == step
+    return report
+
+
+@pytest.mark.parametrize("step", [10, 30])  # without and with a checkpoint due besides
+@pytest.mark.parametrize("times", [[0], [3], [2, 0, 1]], ids=str)
+def test_an_evaluation_that_a_signal_ends_is_done_on_resuming(
+    tmp_path: Path, uninterrupted: tuple[Path, object], step: int, times: list[int]
+) -> None:
+    """However often: the same rows, the same state, the same best checkpoint."""
+    whole, final = uninterrupted
+    path, the_task = tmp_path / "run", task(config())
+    for each in times:
+        assert not any(row["step"] == step for row in cut_short(path, the_task, step, each).rows)
+    state, report = run(path, the_task, resume=True)
+    assert_same_bits(state, final)
+    assert report.rows[0]["step"] == step
+    assert report.rows[0]["tokens_per_second"] > 0
+    rows = read_rows(RunFolder(path).metrics)
+    assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+    with CheckpointStore(RunFolder(path).checkpoints, read_only=True) as store:
+        assert store.best_step() == 30
+        assert restored_state(the_task, store)[1]["left"] == []
+
+
+def test_patience_counts_an_evaluation_that_was_done_on_resuming(tmp_path: Path) -> None:
+    hasty = OptimizerConfig(learning_rate=3.0, clip_norm=None)
+    the_task = task(config(evaluate_every=2, checkpoint_every=0, patience=3, optimizer=hasty))
+    last = int(run(tmp_path / "whole", the_task)[0].step)
+    cut_short(tmp_path / "cut", the_task, last, 1)
+    state, report = run(tmp_path / "cut", the_task, resume=True)
+    assert int(state.step) == last
+    assert [row["step"] for row in report.rows] == [last]
+    assert report.notes[-1].endswith("done")
+
+
+@pytest.mark.parametrize("times", [[0], [1], [2, 1, 0]], ids=str)
+def test_samples_that_a_signal_ends_are_made_on_resuming(tmp_path: Path, times: list[int]) -> None:
+    """All samples of a step or none: in pieces, a run shows what it shows when left alone."""
+    the_task = task(SAMPLING)
+    heldout = len([*the_task.system.heldout()])
+    times = [heldout + times[0], *times[1:]]  # the evaluation is over by the second time
+    final, whole = run(tmp_path / "whole", the_task)
+    for each in times:
+        assert cut_short(tmp_path / "cut", the_task, 10, each).samples == []
+    state, rest = run(tmp_path / "cut", the_task, resume=True)
+    assert rest.samples == whole.samples
+    assert_same_bits(state, final)
+    rows = [read_rows(RunFolder(tmp_path / name).metrics) for name in ("whole", "cut")]
+    assert without_timings(rows[0]) == without_timings(rows[1])
+
+
+def test_a_signal_before_the_first_step_is_heard_before_it(
+    tmp_path: Path, uninterrupted: tuple[Path, object]
+) -> None:
+    """So no compilation is waited for; what is saved is the beginning."""
+    folder, the_task, report = RunFolder(tmp_path), task(config()), Silent()
+    for _ in range(2):
+        with CheckpointStore(folder.checkpoints) as store:
+            state = loop.train(
+                the_task, first_state(the_task), folder, store, report, should_stop=lambda: True
+            )
+            assert int(state.step) == 0
+        with CheckpointStore(folder.checkpoints) as store:
+            assert store.steps() == [0]
+    assert report.steps == []
+    state, _ = run(tmp_path, the_task, resume=True)
+    assert_same_bits(state, uninterrupted[1])
 
 
 def test_work_since_the_last_checkpoint_is_done_again_the_same(
@@ -163,11 +262,7 @@ def test_training_ends_when_patience_does_and_stays_ended(tmp_path: Path) -> Non
 
 
 def test_samples_go_on_from_each_prompt_and_are_the_same_after_a_resume(tmp_path: Path) -> None:
-    settings = config(
-        sample_every=10,
-        sample_prompts=("7 times", "and"),
-        sample=SampleConfig(length=20, top_n=5),
-    )
+    settings = SAMPLING
     _, whole = run(tmp_path / "a", task(settings))
     assert [(step, prompt) for step, prompt, _ in whole.samples] == [
         (step, prompt) for step in (10, 20, 30) for prompt in settings.sample_prompts

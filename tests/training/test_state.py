@@ -134,6 +134,15 @@ def test_evaluation_counts_every_held_out_token_once() -> None:
     np.testing.assert_allclose(float(sums.loss), total, rtol=1e-5)
 
 
+def test_an_evaluation_is_given_up_before_the_next_batch() -> None:
+    the_task = task(config())
+    params, system = first_state(the_task).params, the_task.system
+    batches, size = system.heldout(), system.heldout_batch_size
+    answers = iter([False, False, True])
+    assert evaluate(system.objective, params, batches, size, lambda: next(answers)) == {}
+    assert len([*batches]) == len([*system.heldout()]) - 3 > 0
+
+
 def test_two_devices_equal_one_within_rounding() -> None:
     assert len(jax.local_devices()) >= 2
     results = []
