@@ -419,6 +419,28 @@ def test_a_failed_save_surfaces_once_and_harms_nothing(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("size", [1 << 16, 1 << 18])  # of 20 arrays some fail, or all
+def test_many_arrays_that_find_no_space_are_one_line(
+    run: Path, capfd: pytest.CaptureFixture[str], size: int
+) -> None:
+    """However many fail: none is still being written when it is said, and none prints."""
+    noise = np.random.default_rng(0).random((20, 1 << 16), np.float32)
+    lengths = np.linspace(1 << 10, 1 << 16, 20).astype(int)
+    state = {f"x{place}": noise[place, :length] for place, length in enumerate(lengths)}
+    with CheckpointStore(run) as store:
+        for step in (3, 4, 5):
+            with files_of_at_most(size):
+                store.save(step, state, {})
+                with pytest.raises(CheckpointError, match=f"step {step} was not saved") as error:
+                    store.wait()
+            assert "\n" not in str(error.value)
+        assert names(run) == ["1", "2"]
+        store.save(6, state, {})
+        assert bits(store.restore(state).state) == bits(state)
+    time.sleep(0.1)  # what fails late prints late
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_file_in_place_of_the_folder_surfaces(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"cannot write to .*file"):
