@@ -1,8 +1,13 @@
 """Writes text with a trained model: `python sample.py RUN_DIR [--prompt TEXT] ...`; see --help."""
 
+import os
+import signal
 import sys
 
-from lstm_jax.cli.sample import main
-
 if __name__ == "__main__":
+    # Ctrl-C during imports; as an exception it may get lost there, or crash an extension module.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from lstm_jax.cli.sample import main
+
+    signal.signal(signal.SIGINT, before)
     sys.exit(main())

@@ -1,8 +1,13 @@
 """Trains a model: `python train.py [PRESET] [--data PATH] [--run-dir DIR] ...`; see --help."""
 
+import os
+import signal
 import sys
 
-from lstm_jax.cli.train import main
-
 if __name__ == "__main__":
+    # Ctrl-C during imports; as an exception it may get lost there, or crash an extension module.
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    from lstm_jax.cli.train import main
+
+    signal.signal(signal.SIGINT, before)
     sys.exit(main())

@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import tyro
@@ -63,6 +63,19 @@ def error_line(error: Exception) -> str:
     if len(line) <= _LONGEST_LINE:
         return line
     return f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 3 :]}"
+
+
+@contextlib.contextmanager
+def importing() -> Iterator[None]:
+    """Ctrl-C ends the process at once, meanwhile.
+
+    As an exception it may get lost in the midst of an import, or crash an extension module.
+    """
+    before = signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:

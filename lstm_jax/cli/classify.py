@@ -10,7 +10,7 @@ from typing import Annotated, Literal, TextIO
 
 import tyro
 
-from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.cli.arguments import importing, parse, run_command
 
 PROG = "classify"
 
@@ -47,8 +47,9 @@ def main() -> int:
 def classify_command(arguments: Sequence[str]) -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
     command = parse(ClassifyCommand, None, arguments, PROG)
-    from lstm_jax.training.run import load_classifier
-    from lstm_jax.training.systems.reviews import probabilities
+    with importing():
+        from lstm_jax.training.run import load_classifier
+        from lstm_jax.training.systems.reviews import probabilities
 
     model, params, vocabulary, config = load_classifier(command.run_dir, step=command.step)
     for texts in _batches(_lines(command.file), command.batch_size):

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.cli.arguments import importing, parse, run_command
 
 PROG = "sample.py"
 
@@ -152,7 +152,8 @@ def main() -> int:
 def sample_command(arguments: Sequence[str]) -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
     command = parse(SampleCommand, None, arguments, PROG)
-    from lstm_jax.cli import judging, writing
+    with importing():
+        from lstm_jax.cli import judging, writing
 
     if command.score is not None:
         judging.print_scores(command, command.score)

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.cli.arguments import importing, parse, run_command
 from lstm_jax.presets import PRESETS, preset_named
 from lstm_jax.training.config import AnyConfig, TrainConfig
 
@@ -70,7 +70,8 @@ def train_command(arguments: Sequence[str]) -> int:
     command = read_arguments(arguments)
     folder_path = command.run_dir or Path("runs") / command.config.preset
     # Flax, Optax and Orbax take seconds to import: arguments are checked, and help shown, before.
-    from lstm_jax.cli import running
+    with importing():
+        from lstm_jax.cli import running
 
     if command.eval_only:
         print(json.dumps(running.evaluate_run(folder_path, command.config)))
@@ -109,7 +110,8 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     default = preset_named(named or PRESETS[0].preset, as_published=seen.as_published)
     if (seen.resume or seen.eval_only) and not {"-h", "--help"} & set(arguments):
-        from lstm_jax.training.run import RunFolder, read_description
+        with importing():
+            from lstm_jax.training.run import RunFolder, read_description
 
         folder = seen.run_dir or Path("runs") / default.preset
         stored = read_description(RunFolder(folder)).config

@@ -401,6 +401,29 @@ def wait_for_rows(run: Path, number: int, process: subprocess.Popen[str]) -> Non
 LONG = ["--steps", "400", "--checkpoint-every", "40", "--keep-checkpoints", "99"]
 
 
+INTERRUPTED = """
+import os, runpy, signal, sys
+_, module, *sys.argv = sys.argv
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+@pytest.mark.parametrize("module", ["lstm_jax", "jax", "tyro", "orbax.checkpoint"])
+def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, ROOT / script, "no-such-run"]
+    if script == "train.py":
+        command[-1:] = ["--run-dir", "no-such-run", "--resume"]
+    done = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_the_state_and_sets_the_exit_code(
     number: signal.Signals, text_file: Path, tmp_path: Path, call: Command
