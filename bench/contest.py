@@ -3,91 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TextIO, TypeVar
+from typing import Any, Generic, NamedTuple, TextIO, TypeVar
 
 from bench import report
 from bench.agreement import Disagreement
-from bench.environment import Environment, environment
+from bench.environment import Environment
+from bench.implementation import Implementation, LayerImplementation, SamplingImplementation
 from bench.measure import interleave, seconds
-from bench.peers import find_installed
 from bench.plot import draw_times
 from bench.products import Floor, Product, with_limit
 from bench.shapes import AnySystem, DType, LayerShape
 
-_QUICK_ROUNDS = 2
+QUICK_ROUNDS = 2
 _DISAGREES = 1
 
 
-class Named(Protocol):
-    """An implementation of any kind of work."""
-
-    @property
-    def name(self) -> str:
-        """What the rows call it."""
-
-
-class Options(Protocol):
-    """The options that a contest needs."""
-
-    @property
-    def dtype(self) -> DType:
-        """Of the matrix products."""
-
-    @property
-    def rounds(self) -> int:
-        """Turns that each implementation has."""
-
-    @property
-    def quick(self) -> bool:
-        """Whether few rounds are enough."""
-
-    @property
-    def json(self) -> Path | None:
-        """Where to write the rows."""
-
-    @property
-    def plot(self) -> Path | None:
-        """Where to draw the times."""
-
-    @property
-    def peers(self) -> tuple[str, ...]:
-        """Which peers."""
-
-
-AnyPart = TypeVar("AnyPart")
-AnyOptions = TypeVar("AnyOptions", bound=Options)
-Implementation = TypeVar("Implementation", bound=Named)
+Implementer = TypeVar(
+    "Implementer", bound=Implementation | LayerImplementation | SamplingImplementation
+)
 Taken = TypeVar("Taken")
 Measured = tuple[list[report.Row], bool]
 """Rows, and whether every peer that is installed did the same work as ours."""
 
 
-class Admitted(NamedTuple, Generic[Taken]):
-    """Who takes part.
-
-    Attributes:
-        peers: what each was taken in as.
-        left_out: the others, and why.
-        all_agree: whether none of them does other work than ours.
-    """
-
-    peers: list[Taken]
-    left_out: dict[str, str]
-    all_agree: bool
-
-
 def admit(
-    installed: Sequence[Implementation],
+    installed: Sequence[Implementer],
     missing: Mapping[str, str],
-    take: Callable[[Implementation], Taken],
+    take: Callable[[Implementer], Taken],
     system: str,
     out: TextIO,
-) -> Admitted[Taken]:
+) -> tuple[list[Taken], dict[str, str], bool]:
     """Takes in the peers that run here and do the same work as ours, and prints who is left out.
 
     Args:
@@ -96,6 +45,9 @@ def admit(
         take: raises Disagreement where a peer does other work, ValueError where it cannot run.
         system: what is measured.
         out: where to print.
+
+    Returns:
+        What the peers were taken in as; who is left out, and why; whether none does other work.
     """
     peers, left_out, all_agree = [], dict(missing), True
     for peer in installed:
@@ -108,7 +60,7 @@ def admit(
             left_out[peer.name] = f"cannot run here: {reason}"
     for name, why in left_out.items():
         print(f"{system}: {name} is left out: {why}", file=out, flush=True)
-    return Admitted(peers, left_out, all_agree)
+    return peers, left_out, all_agree
 
 
 class Built(NamedTuple):
@@ -132,12 +84,13 @@ class _Entrant(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contest(Generic[Implementation]):
+class Contest(Generic[Implementer]):
     """Work that is timed.
 
     Attributes:
         bench: the bench's name.
         shape: of the work; its name is the system's in the rows.
+        dtype: of the matrix products.
         tokens: of one call.
         products: its matrix products, which set the limit.
         build: puts the work in an implementation's own form.
@@ -146,16 +99,17 @@ class Contest(Generic[Implementation]):
 
     bench: str
     shape: LayerShape | AnySystem
+    dtype: DType
     tokens: int
     products: Mapping[Product, int]
-    build: Callable[[Implementation], Built]
+    build: Callable[[Implementer], Built]
     require_same: Callable[[Any, Any, DType], None]
 
     def measure(
         self,
-        ours: Implementation,
-        peer_named: Callable[[str], Implementation],
-        options: Options,
+        ours: Implementer,
+        peers: tuple[Sequence[Implementer], Mapping[str, str]],
+        rounds: int,
         found: Environment,
         out: TextIO,
     ) -> Measured:
@@ -163,41 +117,24 @@ class Contest(Generic[Implementation]):
 
         Args:
             ours: our implementation.
-            peer_named: a peer by its name; see `find_installed`.
-            options: all but `json` and `plot`.
+            peers: those installed, and those missing; see `find_installed`.
+            rounds: see `interleave`.
             found: what the process runs on.
             out: where to print.
         """
-        installed, missing = find_installed(options.peers, peer_named)
         us = self._enter(ours)
         our_evidence = cache(us.built.evidence)
 
-        def take(peer: Implementation) -> _Entrant:
+        def take(peer: Implementer) -> _Entrant:
             entrant = self._enter(peer)
-            self.require_same(entrant.built.evidence(), our_evidence(), options.dtype)
+            self.require_same(entrant.built.evidence(), our_evidence(), self.dtype)
             return entrant
 
-        admitted = admit(installed, missing, take, self.shape.name, out)
-        rows = self._rows([us, *admitted.peers], admitted.left_out, options, found)
-        report.print_table(rows, out)
-        return rows, admitted.all_agree
-
-    def _enter(self, implementation: Implementation) -> _Entrant:
-        built = self.build(implementation)
-        # Its first call, before anything else of this shape has run: compilation is part of it.
-        return _Entrant(implementation.name, built, seconds(built.run))
-
-    def _rows(
-        self,
-        entrants: Sequence[_Entrant],
-        left_out: Mapping[str, str],
-        options: Options,
-        found: Environment,
-    ) -> list[report.Row]:
-        floor = Floor(self.products, options.dtype)
-        calls = {each.name: each.built.run for each in entrants}
-        rounds = min(options.rounds, _QUICK_ROUNDS) if options.quick else options.rounds
-        timings = interleave(calls | floor.calls, rounds)
+        installed, missing = peers
+        others, left_out, all_agree = admit(installed, missing, take, self.shape.name, out)
+        entrants = [us, *others]
+        floor = Floor(self.products, self.dtype)
+        timings = interleave({each.name: each.built.run for each in entrants} | floor.calls, rounds)
         rows = [
             report.make_row(
                 found,
@@ -205,7 +142,7 @@ class Contest(Generic[Implementation]):
                 bench=self.bench,
                 system=self.shape.name,
                 implementation=each.name,
-                dtype=options.dtype,
+                dtype=self.dtype,
                 tokens=self.tokens,
                 first_s=each.first_s,
                 settings=each.built.settings,
@@ -214,26 +151,26 @@ class Contest(Generic[Implementation]):
             )
             for each in entrants
         ]
-        return report.with_ratios([with_limit(row, floor, timings) for row in rows])
+        rows = report.with_ratios([with_limit(row, floor, timings) for row in rows])
+        report.print_table(rows, out)
+        return rows, all_agree
+
+    def _enter(self, implementation: Implementer) -> _Entrant:
+        built = self.build(implementation)
+        # Its first call, before anything else of this shape has run: compilation is part of it.
+        return _Entrant(implementation.name, built, seconds(built.run))
 
 
-def run(
-    parts: Iterable[AnyPart],
-    measure: Callable[[AnyPart, AnyOptions, Environment, TextIO], Measured],
-    options: AnyOptions,
-) -> int:
-    """Measures one part after the other, writes and draws the rows; 1 if a peer did other work."""
+def keep(measured: Iterable[Measured], json: Path | None, plot: Path | None) -> int:
+    """Writes the rows as they come, and draws them; 1 if a peer did other work than ours."""
     agree: list[bool] = []
 
-    def measured(found: Environment) -> Iterator[list[report.Row]]:
-        for part in parts:
-            rows, agrees = measure(part, options, found, sys.stdout)
+    def parts() -> Iterator[list[report.Row]]:
+        for rows, agrees in measured:
             agree.append(agrees)
             yield rows
 
-    found = environment()
-    report.print_environment(found, sys.stdout)
-    rows = report.collect(measured(found), options.json)
-    if options.plot is not None:
-        draw_times(rows, options.plot)
+    rows = report.collect(parts(), json)
+    if plot is not None:
+        draw_times(rows, plot)
     return 0 if all(agree) else _DISAGREES

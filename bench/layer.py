@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from bench import report
 from bench.agreement import require_same_gradients
-from bench.contest import Built, Contest, Measured, run
-from bench.environment import Environment
+from bench.contest import QUICK_ROUNDS, Built, Contest, Measured, keep
+from bench.environment import Environment, environment
 from bench.implementation import LayerImplementation
 from bench.jax_layer import OurLayer
 from bench.measure import require_at_least_one
-from bench.peers import LAYER_PEERS, layer_peer_named
+from bench.peers import LAYER_PEERS, find_installed, layer_peer_named
 from bench.plot import require_matplotlib
 from bench.products import products_of_layer
 from bench.shapes import DType, LayerShape, RecurrentCell
@@ -105,15 +106,20 @@ def measure_layer(shape: LayerShape, options: Options, found: Environment, out: 
         layer = implementation.build(shape, options.dtype, work)
         return Built(layer.run, layer.settings, layer.gradients)
 
+    rounds = min(options.rounds, QUICK_ROUNDS) if options.quick else options.rounds
+    peers = find_installed(options.peers, layer_peer_named)
     tokens, products = shape.times * shape.batch, products_of_layer(shape)
-    contest = Contest(BENCH, shape, tokens, products, build, require_same_gradients)
-    return contest.measure(OurLayer(), layer_peer_named, options, found, out)
+    contest = Contest(BENCH, shape, options.dtype, tokens, products, build, require_same_gradients)
+    return contest.measure(OurLayer(), peers, rounds, found, out)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench; 1 if a peer did other work than ours."""
     options = parse(Options, None, arguments, "bench.layer")
-    return run(options.layers(), measure_layer, options)
+    found = environment()
+    report.print_environment(found, sys.stdout)
+    measured = (measure_layer(shape, options, found, sys.stdout) for shape in options.layers())
+    return keep(measured, options.json, options.plot)
 
 
 if __name__ == "__main__":

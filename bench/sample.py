@@ -160,9 +160,9 @@ class _Contest:
             require_same_continuations(found, ours)
             return _Entrant(peer, self._options.dtype)
 
-        admitted = admit(installed, missing, take, self._system.name, out)
-        self._peers, self._left_out = admitted.peers, admitted.left_out
-        return admitted.all_agree
+        name = self._system.name
+        self._peers, self._left_out, agrees = admit(installed, missing, take, name, out)
+        return agrees
 
     def measure(self, batch: int) -> list[report.Row]:
         """Times all at a batch size."""

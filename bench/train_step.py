@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from bench import report
 from bench.agreement import evidence, require_agreement
-from bench.contest import Built, Contest, Measured, run
-from bench.environment import Environment
+from bench.contest import QUICK_ROUNDS, Built, Contest, Measured, keep
+from bench.environment import Environment, environment
 from bench.implementation import Implementation, Training
 from bench.measure import require_at_least_one
 from bench.ours import Ours
-from bench.peers import PEERS, peer_named
+from bench.peers import PEERS, find_installed, peer_named
 from bench.plot import require_matplotlib
 from bench.products import products_of_system
 from bench.shapes import AnyParams, AnySystem, DType, systems_named
@@ -82,9 +83,11 @@ def measure_system(
             training.step, training.settings, lambda: evidence(built(system.without_dropout()))
         )
 
+    rounds = min(options.rounds, QUICK_ROUNDS) if options.quick else options.rounds
+    peers = find_installed(options.peers, peer_named)
     tokens, products = system.tokens_per_step, products_of_system(system)
-    contest = Contest(BENCH, system, tokens, products, build, require_agreement)
-    rows, all_agree = contest.measure(Ours(), peer_named, options, found, out)
+    contest = Contest(BENCH, system, options.dtype, tokens, products, build, require_agreement)
+    rows, all_agree = contest.measure(Ours(), peers, rounds, found, out)
     print(f"the products of a step take {rows[0].settings['limit']}", file=out, flush=True)
     return rows, all_agree
 
@@ -92,7 +95,11 @@ def measure_system(
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench; 1 if a peer did other work than ours."""
     options = parse(Options, None, arguments, "bench.train_step")
-    return run(systems_named(options.systems, quick=options.quick), measure_system, options)
+    systems = systems_named(options.systems, quick=options.quick)
+    found = environment()
+    report.print_environment(found, sys.stdout)
+    measured = (measure_system(system, options, found, sys.stdout) for system in systems)
+    return keep(measured, options.json, options.plot)
 
 
 if __name__ == "__main__":
