@@ -155,12 +155,10 @@ def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
 
 
 def _summary(the_task: task.Task, path: Path, step: int) -> str:
-    shapes = jax.eval_shape(the_task.system.objective.init, jax.random.key(0))
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     device = jax.local_devices()[0]
     begun = f"resumed at step {step}" if step else "begins at step 0"
     return (
         f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
-        f"{parameters:,} parameters, {the_task.program.batches} batches an epoch, "
+        f"{the_task.parameters:,} parameters, {the_task.program.batches} batches an epoch, "
         f"{the_task.total_steps} steps, {the_task.config.devices} x {device.device_kind}"
     )

@@ -30,12 +30,14 @@ class Task(NamedTuple):
         program: what the step is compiled for.
         total_steps: where the run ends.
         learning_rate: of the number of updates made.
+        parameters: how many numbers are learnt.
     """
 
     system: System
     program: Program
     total_steps: int
     learning_rate: Callable[[int], Any]
+    parameters: int
 
     @property
     def config(self) -> AnyConfig:
@@ -52,16 +54,16 @@ def make_task(system: System) -> Task:
             f"{config.epochs} epochs of {batches} batches are {total_steps} steps; at most "
             f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
         )
-    _refuse_too_large(system)
-    schedule = learning_rate_schedule(config.optimizer, total_steps)
-    program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
-    return Task(system, program, total_steps, schedule)
-
-
-def _refuse_too_large(system: System) -> None:
-    """Raises ValueError where the parameters, and Adam's two means of each, exceed the memory."""
     shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    _refuse_too_large(parameters)
+    schedule = learning_rate_schedule(config.optimizer, total_steps)
+    program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
+    return Task(system, program, total_steps, schedule, parameters)
+
+
+def _refuse_too_large(parameters: int) -> None:
+    """Raises ValueError where the parameters, and Adam's two means of each, exceed the memory."""
     needed, memory = 3 * 4 * parameters, _memory()
     if memory is not None and needed > memory:
         raise ValueError(
