@@ -12,7 +12,15 @@ from pathlib import Path
 import jax
 
 _PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
-_THREAD_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_VARIABLES = (
+    "XLA_FLAGS",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "GLIBC_TUNABLES",
+    "MALLOC_ARENA_MAX",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)
 _BUSY_SHARE = 0.25
 
 
@@ -44,7 +52,7 @@ def environment() -> Environment:
     """Where this process runs."""
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu"
-    variables = {name: os.environ[name] for name in _THREAD_VARIABLES if name in os.environ}
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     return Environment(
         device=f"cpu ({_processor()})" if on_cpu else f"{device.platform} ({device.device_kind})",
         processor=_processor(),

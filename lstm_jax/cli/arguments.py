@@ -13,6 +13,8 @@ from typing import TypeVar
 
 import tyro
 
+from lstm_jax.cli.allocator import keep_freed_memory
+
 T = TypeVar("T")
 
 USAGE_ERROR = 2
@@ -80,6 +82,7 @@ def importing() -> Iterator[None]:
 
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
+    keep_freed_memory()
     try:
         return command(sys.argv[1:])
     except BrokenPipeError:
