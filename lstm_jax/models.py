@@ -5,18 +5,22 @@ Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
+from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
 from lstm_jax.precision import Products, products, time_product
+from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
@@ -27,6 +31,11 @@ from lstm_jax.stack import (
     stack_zero_carry,
     step_stack,
 )
+
+
+class _DropoutKeys(NamedTuple):
+    stack: Array
+    output: Array
 
 
 class TiedOutputParams(NamedTuple):
@@ -172,14 +181,30 @@ class LanguageModel:
         Returns:
             The carry after the last token, and `[T, B, H]`.
         """
-        layers, xs = self._inputs(params, tokens, dropout_key is not None)
+        params, is_folded = self._folded(params, tokens, dropout_key is not None)
+        keys = self._dropout_keys(dropout_key, None)
+        return self._hidden(self.config, params, is_folded, carry, tokens, mask, resets, keys)
+
+    def _hidden(
+        self,
+        config: LanguageModelConfig,
+        params: LanguageModelParams,
+        is_folded: bool,
+        carry: tuple[Any, ...] | None,
+        tokens: Array,
+        mask: Array | None,
+        resets: Array | None,
+        keys: _DropoutKeys | None,
+    ) -> tuple[tuple[Any, ...], Array]:
+        xs = tokens
+        if params.embedding is not None and not is_folded:
+            xs = look_up(params.embedding, tokens)
+        stack_key = None if keys is None else keys.stack
         carry, hs = run_stack(
-            self.config, layers, carry, xs, mask=mask, resets=resets, dropout_key=dropout_key
+            config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=stack_key
         )
-        rate = self.config.output_dropout
-        if rate and dropout_key is not None:
-            key = random.fold_in(dropout_key, self.config.layers)
-            hs *= keep_scale(key, rate, hs.shape, hs.dtype)
+        if config.output_dropout and keys is not None:
+            hs *= keep_scale(keys.output, config.output_dropout, hs.shape, hs.dtype)
         return carry, hs
 
     def apply(
@@ -255,28 +280,62 @@ class LanguageModel:
         dropout_key: Array | None = None,
     ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
         """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
-        carry, hs_TBH = self.hidden(
-            params, carry, tokens, mask=mask, resets=resets, dropout_key=dropout_key
-        )
-        policy = self._policy(params)
-        sums, scores = fused_cross_entropy(
-            policy, None, output_layer(params), hs_TBH, targets, mask
-        )
+        folded, is_folded = self._folded(params, tokens, dropout_key is not None)
+        output, policy, remat = output_layer(params), self._policy(params), self.config.remat
+
+        def score(
+            config: LanguageModelConfig, carry: Any, inputs: Any, keys: _DropoutKeys | None
+        ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
+            tokens, targets, mask, resets = inputs
+            carry, hs_TBH = self._hidden(
+                config, folded, is_folded, carry, tokens, mask, resets, keys
+            )
+            return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask), carry
+
+        inputs = (tokens, targets, mask, resets)
+        if remat is None or remat >= tokens.shape[0] or self.config.bidirectional:
+            return score(self.config, carry, inputs, self._dropout_keys(dropout_key, None))
+        # In chunks all the way to the loss, so that not even the layers' outputs all exist.
+        whole = dataclasses.replace(self.config, remat=None)
+
+        def body(state: Any, inputs: Any, index: Array) -> tuple[Any, TokenScores]:
+            before, carry = state
+            keys = self._dropout_keys(dropout_key, index)
+            sums, scores, carry = score(whole, carry, inputs, keys)
+            return (jax.tree.map(jnp.add, before, sums), carry), scores
+
+        if carry is None:
+            carry = self.zero_carry(params, tokens.shape[1])
+        carry = jax.tree.map(lambda a: a.astype(policy.accumulate), carry)
+        zero = jnp.zeros((), policy.accumulate)
+        state = vary_as(tokens, (TokenSums(zero, zero, zero), carry))
+        (sums, carry), scores = scan_rematerialised(body, state, inputs, remat)
         return sums, scores, carry
 
-    def _inputs(
+    def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys | None:
+        """Keys of the stack and of the output; each chunk of times draws anew what each time does.
+
+        Inputs are dropped with one mask a sequence, the same in all of its chunks.
+        """
+        if key is None:
+            return None
+        drawn = key if chunk is None else random.fold_in(key, chunk)
+        stack_key = key if self.config.dropout_place == "inputs" else drawn
+        return _DropoutKeys(stack_key, random.fold_in(drawn, self.config.layers))
+
+    def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool
-    ) -> tuple[tuple[Any, ...], Array]:
-        """The stack's layers and its input: ids where a table of gates can be looked up.
+    ) -> tuple[LanguageModelParams, bool]:
+        """Parameters whose first layer takes token ids, if that pays; whether it does.
 
         With fewer distinct tokens than places in the batch it costs less to send the whole
         embedding through the first layer's input product than every place.
         """
         if params.embedding is None:
-            return params.layers, tokens
+            return params, False
         drops_inputs = training and self.config.dropout_place == "inputs" and self.config.dropout
         if drops_inputs or self.vocabulary_size >= tokens.size:
-            return params.layers, look_up(params.embedding, tokens)
+            return params, False
         policy, embedding = self._policy(params), params.embedding
 
         def fold(layer: Any) -> Any:
@@ -286,7 +345,7 @@ class LanguageModel:
                 return layer._replace(w_x=policy.dot(embedding, layer.w_x))
             return layer._replace(w_x=time_product(policy, embedding[None], layer.w_x)[0])
 
-        return (fold(params.layers[0]), *params.layers[1:]), tokens
+        return params._replace(layers=(fold(params.layers[0]), *params.layers[1:])), True
 
     def _policy(self, params: LanguageModelParams) -> Products:
         return products(self.config.compute_dtype, params.output.b.dtype)

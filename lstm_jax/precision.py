@@ -30,6 +30,15 @@ class Products(NamedTuple):
         """Casts an operand; cast weights once, outside a loop."""
         return array.astype(self.operand)
 
+    def transposed(self, w_DG: Array) -> Array:
+        """`w.T` as the operand of a product that a loop repeats.
+
+        Copied out once: in float32 XLA transposes it at each product on CPU (a third of the time
+        of 32 x 1,024 by 1,024 x 256). In bfloat16 it multiplies fastest by what it need not copy.
+        """
+        w_GD = self.cast(w_DG).T
+        return w_GD if self.operand == jnp.bfloat16 else lax.optimization_barrier(w_GD)
+
     def einsum(self, spec: str, left: Array, right: Array) -> Array:
         """`einsum(spec, left, right)` in these dtypes; differentiable in every mode."""
         return jnp.einsum(

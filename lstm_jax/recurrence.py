@@ -25,6 +25,7 @@ from lstm_jax.cells import (
 )
 from lstm_jax.kernels import reference, scan
 from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
@@ -42,6 +43,7 @@ def lstm(
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
     unroll: int = 1,
+    remat: int | None = None,
 ) -> tuple[LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
 
@@ -66,6 +68,9 @@ def lstm(
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
             outputs are in `promote_types(param dtype, float32)`.
         unroll: steps per iteration of the loop.
+        remat: times per chunk whose activations are computed again in the backward pass; of them
+            only the last chunk's are in memory at a time, and each chunk's carry. About the
+            square root of T takes the least memory. None keeps all.
 
     Returns:
         The final carry, and the hidden states `[T, B, H]`. A row with no real step and no reset
@@ -84,6 +89,7 @@ def lstm(
         backend=backend,
         compute_dtype=compute_dtype,
         unroll=unroll,
+        remat=remat,
     )
 
 
@@ -98,6 +104,7 @@ def gru(
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
     unroll: int = 1,
+    remat: int | None = None,
 ) -> tuple[GRUCarry, Array]:
     """A GRU layer over time, `gru_step` at each; all else as for `lstm`."""
     return layer(
@@ -110,6 +117,7 @@ def gru(
         backend=backend,
         compute_dtype=compute_dtype,
         unroll=unroll,
+        remat=remat,
     )
 
 
@@ -124,6 +132,7 @@ def rnn(
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
     unroll: int = 1,
+    remat: int | None = None,
 ) -> tuple[RNNCarry, Array]:
     """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`."""
     return layer(
@@ -136,6 +145,7 @@ def rnn(
         backend=backend,
         compute_dtype=compute_dtype,
         unroll=unroll,
+        remat=remat,
     )
 
 
@@ -150,6 +160,7 @@ def layer(
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
     unroll: int = 1,
+    remat: int | None = None,
     input_scale: Array | None = None,
 ) -> tuple[Any, Array]:
     """The layer whose cell the parameters belong to; see `lstm` for what it does.
@@ -164,16 +175,28 @@ def layer(
         backend: see `lstm`.
         compute_dtype: see `lstm`.
         unroll: see `lstm`.
+        remat: see `lstm`.
         input_scale: `[T, B]`; multiplies the one-hot rows that integer `xs` stand for, as
             dropout on a one-hot input does.
     """
     policy = products(compute_dtype, params.w_h.dtype)
-    _check(params, xs, mask, resets, backend, unroll)
+    _check(params, xs, mask, resets, backend, unroll, remat)
     params, mask, resets = vary_as(xs, (params, mask, resets))
     if carry is None:
         carry = zero_carry(params, xs.shape[1])
     _check_carry(params, carry, xs.shape[1])
     carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    if remat is not None and remat < xs.shape[0]:
+
+        def run(carry: Any, inputs: Any, index: Array) -> tuple[Any, Array]:
+            xs, mask, resets, input_scale = inputs
+            return layer(
+                params, carry, xs, mask=mask, resets=resets, reverse=reverse, backend=backend,
+                compute_dtype=compute_dtype, unroll=unroll, input_scale=input_scale,
+            )  # fmt: skip
+
+        inputs = (xs, mask, resets, input_scale)
+        return scan_rematerialised(run, carry, inputs, remat, reverse=reverse)
     if xs.ndim == 3:
         # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
@@ -187,9 +210,9 @@ def layer(
     else:
         kernel = scan.kernel_of(params)
         folded = kernel.fold(params)
-        gates_TBG = _project(policy, folded, xs, input_scale)
+        gates_TBG, b_G = _project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
-            kernel, policy, kernel.weights(folded), carry, gates_TBG, mask, order,
+            kernel, policy, kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
             reverse=reverse, unroll=unroll,
         )  # fmt: skip
     if ends_zeroed is not None:
@@ -197,15 +220,17 @@ def layer(
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH))
 
 
-def _project(policy: Products, params: Params, xs: Array, input_scale: Array | None) -> Array:
-    """The input's share of the gates at all times, `[T, B, G]`: one product, or one look-up."""
+def _project(
+    policy: Products, params: Params, xs: Array, input_scale: Array | None
+) -> tuple[Array, Array | None]:
+    """The input's share of the gates at all times `[T, B, G]`, and the bias if it lacks it."""
+    b_G = params.b.astype(policy.accumulate)
     if xs.ndim == 3:
-        return time_product(policy, xs, params.w_x) + params.b
+        return time_product(policy, xs, params.w_x), b_G
+    table_DG = params.w_x.astype(policy.accumulate)
     if input_scale is None:
-        table_DG = (params.w_x + params.b).astype(policy.accumulate)
-        return look_up(table_DG, xs)
-    rows_TBG = look_up(params.w_x.astype(policy.accumulate), xs)
-    return rows_TBG * input_scale[..., None] + params.b
+        return look_up(table_DG + b_G, xs), None
+    return look_up(table_DG, xs) * input_scale[..., None], b_G
 
 
 def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
@@ -234,11 +259,14 @@ def _check(
     resets: Array | None,
     backend: str,
     unroll: int,
+    remat: int | None,
 ) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
     if unroll < 1:
         raise ValueError(f"unroll is {unroll}; it must be at least 1")
+    if remat is not None and remat < 1:
+        raise ValueError(f"remat is {remat}; it must be at least 1")
     input_size = params.w_x.shape[0]
     if jnp.issubdtype(xs.dtype, jnp.integer):
         if xs.ndim != 2:

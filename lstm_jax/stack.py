@@ -25,6 +25,7 @@ LARGEST_SIZE = 2**16
 """Of a layer; beyond it, one matrix alone is larger than any device's memory."""
 
 MOST_LAYERS = 128
+MOST_TIMES = 2**31 - 1
 
 
 def require_size(name: str, value: int, *, least: int = 1, most: int = LARGEST_SIZE) -> None:
@@ -62,6 +63,8 @@ class StackConfig:
         compute_dtype: dtype of the matrix products.
         backend: how the recurrence is run, see `lstm`.
         unroll: steps per iteration of the loop over time.
+        remat: times per chunk whose activations are computed again in the backward pass, see
+            `lstm`; None keeps all.
     """
 
     cell: CellName = "lstm"
@@ -75,12 +78,15 @@ class StackConfig:
     compute_dtype: ComputeDtype = "float32"
     backend: Backend = "auto"
     unroll: int = 1
+    remat: int | None = None
 
     def __post_init__(self) -> None:
         cell_named(self.cell)
         require_size("layers", self.layers, most=MOST_LAYERS)
         require_size("hidden_size", self.hidden_size)
         require_size("unroll", self.unroll)
+        if self.remat is not None:
+            require_size("remat", self.remat, most=MOST_TIMES)
         if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
             raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
         for name, choices in (
@@ -256,6 +262,7 @@ def _one_layer(
             backend=config.backend,
             compute_dtype=config.compute_dtype,
             unroll=config.unroll,
+            remat=config.remat,
             input_scale=input_scale,
         )
 

@@ -1,10 +1,11 @@
 """The fast recurrence: a scan over hoisted input products, with a backward pass of its own.
 
-The forward scan sees only `gates_x = xs w_x + b`, formed before it for all times at once, and
-saves what each step's activations were. From these the backward pass first computes, for all
-times at once, every factor that does not depend on the gradient that flows back; its reverse scan
-then only multiplies, and emits the gates' gradients; and one product after it forms each weight
-gradient, contracted over time and batch together.
+The forward scan sees only `gates_x = xs w_x`, formed before it for all times at once, and writes
+each step's activations over them. From these the backward pass first computes, for all times at
+once, every factor that does not depend on the gradient that flows back; its reverse scan then only
+multiplies, and writes the gates' gradients over the activations; and one product after it forms
+each weight gradient, contracted over time and batch together. Both scans carry the one buffer
+`[T, B, G]`: outputs of a scan would be filled with zeros first, and take a place of their own.
 
 sigmoid(x) = tanh(x / 2) / 2 + 1 / 2, so one tanh serves all gates of a step. The halves are folded
 into the weights once (`fold`), before the input product, and differentiated by JAX.
@@ -27,28 +28,34 @@ from lstm_jax.kernels.carries import reset_rows, select_rows
 from lstm_jax.precision import Products
 
 Weights = tuple[Array, ...]
+Blocks = tuple[Array, ...]
 
 
 class Kernel(NamedTuple):
     """One cell's arithmetic, split into what runs inside the loops and what runs outside them.
 
+    Blocks are arrays `[B, ...]` that lie side by side, `[B, G]` in all.
+
     Attributes:
         fold: parameters -> the same with the sigmoids' halves folded into the weights.
         weights: folded parameters -> what the recurrence itself needs of them.
-        forward: (policy, weights, carry, gates_x [B, G]) -> (carry, saved activations).
-        factors: (saved [T, ...], previous carries [T, ...], carries [T, ...]) -> the factors of
-            the backward step, for all times.
-        backward: (policy, weights, factors, gradient of the new carry) -> (emitted gradients,
+        forward: (policy, weights, carry, gates_x [B, G]) -> (carry, blocks of activations, what
+            else the backward pass needs). A second block that is written before all of gates_x
+            is read would make XLA copy the whole buffer at each step.
+        factors: (activations [T, B, G], what else [T, ...], previous hidden states [T, B, H]) ->
+            the factors of the backward step, for all times.
+        backward: (policy, transposed weights, factors, gradient of the new carry) -> (blocks of
+            gradients, what else to emit, and a function from the blocks side by side to the
             gradient of the previous carry).
-        gather: (policy, weights, saved, previous carries, emitted) -> (gradient of gates_x
-            [T, B, G], gradients of the weights), for all times.
+        gather: (policy, factors, previous hidden states, gradients [T, B, G], what else was
+            emitted) -> (gradient of gates_x [T, B, G], gradients of the weights).
     """
 
     fold: Callable[[Any], Any]
     weights: Callable[[Any], Weights]
-    forward: Callable[..., tuple[Any, Any]]
+    forward: Callable[..., tuple[Any, Blocks, Any]]
     factors: Callable[..., Any]
-    backward: Callable[..., tuple[Any, Any]]
+    backward: Callable[..., tuple[Blocks, Any, Callable[[Array], Any]]]
     gather: Callable[..., tuple[Array, Weights]]
 
 
@@ -56,6 +63,7 @@ def run(
     kernel: Kernel,
     policy: Products,
     weights: Weights,
+    b_G: Array | None,
     carry: Any,
     gates_TBG: Array,
     mask_TB: Array | None,
@@ -70,8 +78,9 @@ def run(
         kernel: the cell's arithmetic, from `kernel_of`.
         policy: dtypes of the recurrent product.
         weights: `kernel.weights(kernel.fold(params))`.
+        b_G: bias of the folded parameters, or None where `gates_TBG` has it.
         carry: initial carry, in the accumulator's dtype.
-        gates_TBG: the input's share of the gates, of the folded parameters.
+        gates_TBG: the input's share of the gates, of the folded parameters, in that dtype.
         mask_TB: True = a real step; None = all are.
         resets_TB: True = the carry is zeroed before this step is taken, in processing order.
         reverse: run from the last time to the first.
@@ -80,7 +89,7 @@ def run(
     Returns:
         The final carry, and the hidden state carried out of each step `[T, B, H]`.
     """
-    return _run(kernel, policy, reverse, unroll, weights, carry, gates_TBG, mask_TB, resets_TB)
+    return _run(kernel, policy, reverse, unroll, weights, b_G, carry, gates_TBG, mask_TB, resets_TB)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -90,12 +99,13 @@ def _run(
     reverse: bool,
     unroll: int,
     weights: Weights,
+    b_G: Array | None,
     carry: Any,
     gates_TBG: Array,
     mask_TB: Array | None,
     resets_TB: Array | None,
 ) -> tuple[Any, Array]:
-    inputs = (weights, carry, gates_TBG, mask_TB, resets_TB)
+    inputs = (weights, b_G, carry, gates_TBG, mask_TB, resets_TB)
     return _run_forward(kernel, policy, reverse, unroll, *inputs)[0]
 
 
@@ -105,23 +115,33 @@ def _run_forward(
     reverse: bool,
     unroll: int,
     weights: Weights,
+    b_G: Array | None,
     carry: Any,
     gates_TBG: Array,
     mask_TB: Array | None,
     resets_TB: Array | None,
 ) -> tuple[tuple[Any, Array], tuple[Any, ...]]:
-    operands = _operands(policy, weights)
+    operands = tuple(policy.cast(w) if w.ndim == 2 else w for w in weights)
 
-    def step(carry: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Any]:
-        gates_BG, mask_B, reset_B = inputs
+    def step(
+        state: tuple[Any, Array], inputs: tuple[Array, Array | None, Array | None]
+    ) -> tuple[tuple[Any, Array], Any]:
+        carry, buffer_TBG = state
+        time, mask_B, reset_B = inputs
         previous = reset_rows(reset_B, carry)
-        new, saved = kernel.forward(policy, operands, previous, gates_BG)
+        gates_BG = _read(buffer_TBG, time)
+        if b_G is not None:
+            gates_BG += b_G
+        new, blocks, extra = kernel.forward(policy, operands, previous, gates_BG)
         carry = select_rows(mask_B, new, previous)
-        return carry, (carry, saved)
+        return (carry, _write(buffer_TBG, time, blocks)), (carry.h, extra)
 
-    inputs = (gates_TBG, mask_TB, resets_TB)
-    final, (carries, saved) = lax.scan(step, carry, inputs, reverse=reverse, unroll=unroll)
-    return (final, carries.h), (weights, carry, carries, saved, mask_TB, resets_TB)
+    inputs = (jnp.arange(gates_TBG.shape[0]), mask_TB, resets_TB)
+    (final, saved_TBG), (hs_TBH, extra) = lax.scan(
+        step, (carry, gates_TBG), inputs, reverse=reverse, unroll=unroll
+    )
+    residuals = (weights, b_G, carry.h, hs_TBH, saved_TBG, extra, mask_TB, resets_TB)
+    return (final, hs_TBH), residuals
 
 
 def _run_backward(
@@ -131,52 +151,65 @@ def _run_backward(
     unroll: int,
     residuals: tuple[Any, ...],
     cotangents: tuple[Any, Array],
-) -> tuple[Weights, Any, Array, None, None]:
-    weights, carry, carries, saved, mask_TB, resets_TB = residuals
+) -> tuple[Weights, Array | None, Any, Array, None, None]:
+    weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB = residuals
     dcarry, dhs_TBH = cotangents
-    operands = _operands(policy, weights)
-    previous = reset_rows(resets_TB, _previous(carry, carries, reverse))
-    factors = kernel.factors(saved, previous, carries)
+    operands = tuple(policy.transposed(w) if w.ndim == 2 else w for w in weights)
+    previous_TBH = reset_rows(resets_TB, _previous(h_BH, hs_TBH, reverse))
+    factors = kernel.factors(saved_TBG, extra, previous_TBH)
 
-    def step(dcarry: Any, inputs: tuple[Array, Any, Array | None, Array | None]) -> tuple[Any, Any]:
-        dh_BH, factors, mask_B, reset_B = inputs
+    def step(
+        state: tuple[Any, Array], inputs: tuple[Array, Array, Any, Array | None, Array | None]
+    ) -> tuple[tuple[Any, Array], Any]:
+        dcarry, buffer_TBG = state
+        time, dh_BH, factors, mask_B, reset_B = inputs
         dcarry = dcarry._replace(h=dcarry.h + dh_BH)
         zeros = jax.tree.map(jnp.zeros_like, dcarry)
-        emitted, dprevious = kernel.backward(
+        blocks, emitted, through = kernel.backward(
             policy, operands, factors, select_rows(mask_B, dcarry, zeros)
         )
+        buffer_TBG = _write(buffer_TBG, time, blocks)
+        dprevious = through(_read(buffer_TBG, time))
         if mask_B is not None:
             held = select_rows(mask_B, zeros, dcarry)
             dprevious = jax.tree.map(jnp.add, dprevious, held)
-        return reset_rows(reset_B, dprevious), emitted
+        return (reset_rows(reset_B, dprevious), buffer_TBG), emitted
 
-    inputs = (dhs_TBH, factors, mask_TB, resets_TB)
-    dcarry, emitted = lax.scan(step, dcarry, inputs, reverse=not reverse, unroll=unroll)
-    dgates_TBG, dweights = kernel.gather(policy, weights, saved, previous, emitted)
+    inputs = (jnp.arange(saved_TBG.shape[0]), dhs_TBH, factors, mask_TB, resets_TB)
+    (dcarry, dblocks_TBG), emitted = lax.scan(
+        step, (dcarry, saved_TBG), inputs, reverse=not reverse, unroll=unroll
+    )
+    dgates_TBG, dweights = kernel.gather(policy, factors, previous_TBH, dblocks_TBG, emitted)
     dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
-    return dweights, dcarry, dgates_TBG, None, None
+    db_G = None if b_G is None else dgates_TBG.sum((0, 1)).astype(b_G.dtype)
+    return dweights, db_G, dcarry, dgates_TBG, None, None
 
 
 _run.defvjp(_run_forward, _run_backward)
 
 
-def _operands(policy: Products, weights: Weights) -> Weights:
-    """The matrices as operands, cast once outside the loop; biases are added, so they stay."""
-    return tuple(policy.cast(w) if w.ndim == 2 else w for w in weights)
+def _read(buffer_TBG: Array, time: Array) -> Array:
+    array: Array = lax.dynamic_index_in_dim(buffer_TBG, time, keepdims=False)
+    return array
 
 
-def _previous(carry: Any, carries: Any, reverse: bool) -> Any:
-    """The carry that went into each step, from the initial one and those that came out."""
+def _write(buffer_TBG: Array, time: Array, blocks: Blocks) -> Array:
+    """Writes the blocks side by side, to the end of a row of G.
 
-    def shift(first: Array, rest: Array) -> Array:
-        parts = [rest[1:], first[None]] if reverse else [first[None], rest[:-1]]
-        return jnp.concatenate(parts)
+    Concatenated first, they would cost XLA a branch for each number.
+    """
+    at = buffer_TBG.shape[-1] - sum(block.shape[-1] for block in blocks)
+    for block in blocks:
+        starts = (time, *(jnp.array(start, time.dtype) for start in (0, at)))
+        buffer_TBG = lax.dynamic_update_slice(buffer_TBG, block[None], starts)
+        at += block.shape[-1]
+    return buffer_TBG
 
-    return jax.tree.map(shift, carry, carries)
 
-
-def _back_through(policy: Products, dgates_BG: Array, w_HG: Array) -> Array:
-    return policy.einsum("bg,hg->bh", dgates_BG, w_HG)
+def _previous(h_BH: Array, hs_TBH: Array, reverse: bool) -> Array:
+    """The hidden state before each step, from the initial one and those that came out."""
+    parts = [hs_TBH[1:], h_BH[None]] if reverse else [h_BH[None], hs_TBH[:-1]]
+    return jnp.concatenate(parts)
 
 
 def _halve(params: Any, *blocks: bool) -> Any:
@@ -206,49 +239,51 @@ def _lstm_fold(params: LSTMParams) -> LSTMParams:
 
 def _lstm_forward(
     policy: Products, weights: Weights, carry: LSTMCarry, gates_BG: Array
-) -> tuple[LSTMCarry, Array]:
+) -> tuple[LSTMCarry, Blocks, Array]:
     t_BG = jnp.tanh(gates_BG + policy.dot(carry.h, weights[0]))
     # Without the barriers XLA computes gates and cell again inside the fusion for h.
     t_BG = lax.optimization_barrier(t_BG)
     i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
     c_BH = _sigmoid(f_BH) * carry.c + _sigmoid(i_BH) * g_BH
     c_BH = lax.optimization_barrier(c_BH)
-    return LSTMCarry(_sigmoid(o_BH) * jnp.tanh(c_BH), c_BH), t_BG
+    return LSTMCarry(_sigmoid(o_BH) * jnp.tanh(c_BH), c_BH), (t_BG,), carry.c
 
 
 def _lstm_factors(
-    t_TBG: Array, previous: LSTMCarry, carries: LSTMCarry
-) -> tuple[Array, Array, Array]:
+    t_TBG: Array, previous_c_TBH: Array, previous_TBH: Array
+) -> tuple[Blocks, Array, Array]:
     i_TBH, f_TBH, g_TBH, o_TBH = jnp.split(t_TBG, 4, axis=-1)
     i, f, o = _sigmoid(i_TBH), _sigmoid(f_TBH), _sigmoid(o_TBH)
-    # Of the cell as this step formed it: under a mask `carries.c` is the one that was held.
-    tanh_c = jnp.tanh(f * previous.c + i * g_TBH)
+    tanh_c = jnp.tanh(f * previous_c_TBH + i * g_TBH)
     gates = (
         g_TBH * _sigmoid_slope(i_TBH),
-        previous.c * _sigmoid_slope(f_TBH),
+        previous_c_TBH * _sigmoid_slope(f_TBH),
         i * (1 - g_TBH * g_TBH),
         tanh_c * _sigmoid_slope(o_TBH),
     )
-    return jnp.concatenate(gates, axis=-1), o * (1 - tanh_c * tanh_c), f
+    return gates, o * (1 - tanh_c * tanh_c), f
 
 
 def _lstm_backward(
     policy: Products,
     weights: Weights,
-    factors: tuple[Array, Array, Array],
+    factors: tuple[Blocks, Array, Array],
     dcarry: LSTMCarry,
-) -> tuple[Array, LSTMCarry]:
-    gates_BG, cell_BH, f_BH = factors
-    dc_BH = dcarry.c + dcarry.h * cell_BH
-    dgates_BG = gates_BG * jnp.concatenate([dc_BH, dc_BH, dc_BH, dcarry.h], axis=-1)
-    dh_BH = _back_through(policy, dgates_BG, weights[0])
-    return dgates_BG, LSTMCarry(dh_BH, dc_BH * f_BH)
+) -> tuple[Blocks, None, Callable[[Array], LSTMCarry]]:
+    (i_BH, f_BH, g_BH, o_BH), cell_BH, forget_BH = factors
+    dc_BH = lax.optimization_barrier(dcarry.c + dcarry.h * cell_BH)
+
+    def through(dgates_BG: Array) -> LSTMCarry:
+        return LSTMCarry(policy.dot(dgates_BG, weights[0]), dc_BH * forget_BH)
+
+    return (i_BH * dc_BH, f_BH * dc_BH, g_BH * dc_BH, o_BH * dcarry.h), None, through
 
 
-def _lstm_gather(
-    policy: Products, weights: Weights, saved: Array, previous: LSTMCarry, dgates_TBG: Array
+def _one_gather(
+    policy: Products, factors: Any, previous_TBH: Array, dgates_TBG: Array, emitted: None
 ) -> tuple[Array, Weights]:
-    return dgates_TBG, (policy.weight_gradient(previous.h, dgates_TBG),)
+    """Of a cell with one recurrent product, all of whose gates it adds to."""
+    return dgates_TBG, (policy.weight_gradient(previous_TBH, dgates_TBG),)
 
 
 # GRU ---------------------------------------------------------------------------------------------
@@ -266,7 +301,7 @@ def _split_n(array: Array) -> tuple[Array, Array]:
 
 def _gru_after_forward(
     policy: Products, weights: Weights, carry: GRUCarry, gates_BG: Array
-) -> tuple[GRUCarry, tuple[Array, Array, Array]]:
+) -> tuple[GRUCarry, Blocks, tuple[Array, Array]]:
     w_h, b_hn = weights
     rz_from_h_BG, n_from_h_BH = _split_n(policy.dot(carry.h, w_h))
     rz_from_x_BG, n_from_x_BH = _split_n(gates_BG)
@@ -274,100 +309,90 @@ def _gru_after_forward(
     r_BH, z_BH = jnp.split(_sigmoid(t_BG), 2, axis=-1)
     inside_BH = n_from_h_BH + b_hn
     n_BH = lax.optimization_barrier(jnp.tanh(n_from_x_BH + r_BH * inside_BH))
-    return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), (t_BG, inside_BH, n_BH)
+    return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), (n_BH,), (t_BG, inside_BH)
 
 
-def _gru_after_factors(
-    saved: tuple[Array, Array, Array], previous: GRUCarry, carries: GRUCarry
-) -> tuple[Array, Array, Array]:
-    t_TBG, inside_TBH, n_TBH = saved
+def _gru_after_factors(saved_TBG: Array, extra: tuple[Array, Array], previous_TBH: Array) -> Blocks:
+    t_TBG, inside_TBH = extra
     r_TBH, z_TBH = jnp.split(t_TBG, 2, axis=-1)
+    n_TBH = _split_n(saved_TBG)[1]
     n = (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH)
-    from_h = (
+    return (
         n * inside_TBH * _sigmoid_slope(r_TBH),
-        (previous.h - n_TBH) * _sigmoid_slope(z_TBH),
+        (previous_TBH - n_TBH) * _sigmoid_slope(z_TBH),
+        n,
         n * _sigmoid(r_TBH),
+        _sigmoid(z_TBH),
     )
-    return jnp.concatenate(from_h, axis=-1), n, _sigmoid(z_TBH)
 
 
 def _gru_after_backward(
-    policy: Products,
-    weights: Weights,
-    factors: tuple[Array, Array, Array],
-    dcarry: GRUCarry,
-) -> tuple[tuple[Array, Array], GRUCarry]:
-    from_h_BG, n_BH, z_BH = factors
+    policy: Products, weights: Weights, factors: Blocks, dcarry: GRUCarry
+) -> tuple[Blocks, Array, Callable[[Array], GRUCarry]]:
+    r_BH, z_BH, n_BH, inside_BH, keep_BH = factors
     dh_BH = dcarry.h
-    dfrom_h_BG = from_h_BG * jnp.concatenate([dh_BH, dh_BH, dh_BH], axis=-1)
-    dprevious_BH = dh_BH * z_BH + _back_through(policy, dfrom_h_BG, weights[0])
-    return (dfrom_h_BG, dh_BH * n_BH), GRUCarry(dprevious_BH)
+
+    def through(dfrom_h_BG: Array) -> GRUCarry:
+        return GRUCarry(dh_BH * keep_BH + policy.dot(dfrom_h_BG, weights[0]))
+
+    return (dh_BH * r_BH, dh_BH * z_BH, dh_BH * inside_BH), dh_BH * n_BH, through
 
 
 def _gru_after_gather(
-    policy: Products,
-    weights: Weights,
-    saved: tuple[Array, Array, Array],
-    previous: GRUCarry,
-    emitted: tuple[Array, Array],
+    policy: Products, factors: Blocks, previous_TBH: Array, dfrom_h_TBG: Array, dn_TBH: Array
 ) -> tuple[Array, Weights]:
-    dfrom_h_TBG, dn_TBH = emitted
     drz_TBG, dinside_TBH = _split_n(dfrom_h_TBG)
-    dgates_TBG = jnp.concatenate([drz_TBG, dn_TBH], axis=-1)
-    dw_h = policy.weight_gradient(previous.h, dfrom_h_TBG)
-    return dgates_TBG, (dw_h, dinside_TBH.sum((0, 1)))
+    dw_h = policy.weight_gradient(previous_TBH, dfrom_h_TBG)
+    return jnp.concatenate([drz_TBG, dn_TBH], axis=-1), (dw_h, dinside_TBH.sum((0, 1)))
 
 
 def _gru_before_forward(
     policy: Products, weights: Weights, carry: GRUCarry, gates_BG: Array
-) -> tuple[GRUCarry, tuple[Array, Array]]:
+) -> tuple[GRUCarry, Blocks, Array]:
     w_rz, w_n = weights
     rz_from_x_BG, n_from_x_BH = _split_n(gates_BG)
     t_BG = lax.optimization_barrier(jnp.tanh(rz_from_x_BG + policy.dot(carry.h, w_rz)))
     r_BH, z_BH = jnp.split(_sigmoid(t_BG), 2, axis=-1)
     n_BH = jnp.tanh(n_from_x_BH + policy.dot(r_BH * carry.h, w_n))
     n_BH = lax.optimization_barrier(n_BH)
-    return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), (t_BG, n_BH)
+    return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), (n_BH,), t_BG
 
 
-def _gru_before_factors(
-    saved: tuple[Array, Array], previous: GRUCarry, carries: GRUCarry
-) -> tuple[Array, Array, Array, Array, Array]:
-    t_TBG, n_TBH = saved
+def _gru_before_factors(saved_TBG: Array, t_TBG: Array, previous_TBH: Array) -> Blocks:
     r_TBH, z_TBH = jnp.split(t_TBG, 2, axis=-1)
-    n = (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH)
-    r = previous.h * _sigmoid_slope(r_TBH)
-    z = (previous.h - n_TBH) * _sigmoid_slope(z_TBH)
-    return r, z, n, _sigmoid(r_TBH), _sigmoid(z_TBH)
+    n_TBH = _split_n(saved_TBG)[1]
+    return (
+        previous_TBH * _sigmoid_slope(r_TBH),
+        (previous_TBH - n_TBH) * _sigmoid_slope(z_TBH),
+        (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH),
+        _sigmoid(r_TBH),
+        _sigmoid(z_TBH),
+    )
 
 
 def _gru_before_backward(
-    policy: Products,
-    weights: Weights,
-    factors: tuple[Array, Array, Array, Array, Array],
-    dcarry: GRUCarry,
-) -> tuple[Array, GRUCarry]:
+    policy: Products, weights: Weights, factors: Blocks, dcarry: GRUCarry
+) -> tuple[Blocks, None, Callable[[Array], GRUCarry]]:
     w_rz, w_n = weights
-    r_factor, z_factor, n_factor, r_BH, z_BH = factors
+    r_BH, z_BH, n_BH, reset_BH, keep_BH = factors
     dh_BH = dcarry.h
-    dn_BH = dh_BH * n_factor
-    dreset_h_BH = _back_through(policy, dn_BH, w_n)
-    drz_BG = jnp.concatenate([dreset_h_BH * r_factor, dh_BH * z_factor], axis=-1)
-    dprevious_BH = dh_BH * z_BH + dreset_h_BH * r_BH + _back_through(policy, drz_BG, w_rz)
-    return jnp.concatenate([drz_BG, dn_BH], axis=-1), GRUCarry(dprevious_BH)
+    dn_BH = dh_BH * n_BH
+    dreset_h_BH = policy.dot(dn_BH, w_n)
+
+    def through(dgates_BG: Array) -> GRUCarry:
+        from_rz_BH = policy.dot(_split_n(dgates_BG)[0], w_rz)
+        return GRUCarry(dh_BH * keep_BH + dreset_h_BH * reset_BH + from_rz_BH)
+
+    return (dreset_h_BH * r_BH, dh_BH * z_BH, dn_BH), None, through
 
 
 def _gru_before_gather(
-    policy: Products,
-    weights: Weights,
-    saved: tuple[Array, Array],
-    previous: GRUCarry,
-    dgates_TBG: Array,
+    policy: Products, factors: Blocks, previous_TBH: Array, dgates_TBG: Array, emitted: None
 ) -> tuple[Array, Weights]:
     drz_TBG, dn_TBH = _split_n(dgates_TBG)
-    r_TBH = _sigmoid(jnp.split(saved[0], 2, axis=-1)[0])
-    dw_rz = policy.weight_gradient(previous.h, drz_TBG)
-    return dgates_TBG, (dw_rz, policy.weight_gradient(r_TBH * previous.h, dn_TBH))
+    reset_TBH = factors[3]
+    dw_rz = policy.weight_gradient(previous_TBH, drz_TBG)
+    return dgates_TBG, (dw_rz, policy.weight_gradient(reset_TBH * previous_TBH, dn_TBH))
 
 
 # RNN ---------------------------------------------------------------------------------------------
@@ -375,26 +400,22 @@ def _gru_before_gather(
 
 def _rnn_forward(
     policy: Products, weights: Weights, carry: RNNCarry, gates_BG: Array
-) -> tuple[RNNCarry, Array]:
+) -> tuple[RNNCarry, Blocks, None]:
     h_BH = lax.optimization_barrier(jnp.tanh(gates_BG + policy.dot(carry.h, weights[0])))
-    return RNNCarry(h_BH), h_BH
+    return RNNCarry(h_BH), (h_BH,), None
 
 
-def _rnn_factors(h_TBH: Array, previous: RNNCarry, carries: RNNCarry) -> Array:
+def _rnn_factors(h_TBH: Array, extra: None, previous_TBH: Array) -> Array:
     return 1 - h_TBH * h_TBH
 
 
 def _rnn_backward(
     policy: Products, weights: Weights, slope_BH: Array, dcarry: RNNCarry
-) -> tuple[Array, RNNCarry]:
-    dgates_BH = dcarry.h * slope_BH
-    return dgates_BH, RNNCarry(_back_through(policy, dgates_BH, weights[0]))
+) -> tuple[Blocks, None, Callable[[Array], RNNCarry]]:
+    def through(dgates_BH: Array) -> RNNCarry:
+        return RNNCarry(policy.dot(dgates_BH, weights[0]))
 
-
-def _rnn_gather(
-    policy: Products, weights: Weights, saved: Array, previous: RNNCarry, dgates_TBH: Array
-) -> tuple[Array, Weights]:
-    return dgates_TBH, (policy.weight_gradient(previous.h, dgates_TBH),)
+    return (dcarry.h * slope_BH,), None, through
 
 
 _RNN = Kernel(
@@ -403,7 +424,7 @@ _RNN = Kernel(
     _rnn_forward,
     _rnn_factors,
     _rnn_backward,
-    _rnn_gather,
+    _one_gather,
 )
 _LSTM = Kernel(
     _lstm_fold,
@@ -411,7 +432,7 @@ _LSTM = Kernel(
     _lstm_forward,
     _lstm_factors,
     _lstm_backward,
-    _lstm_gather,
+    _one_gather,
 )
 _GRU_AFTER = Kernel(
     _gru_fold,

@@ -78,6 +78,7 @@ _CHANGEABLE = frozenset(
         "model.compute_dtype",
         "model.backend",
         "model.unroll",
+        "model.remat",
     ]
 )
 _CHANGEABLE_GROUPS = ("optimizer.", "sample.")

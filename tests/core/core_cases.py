@@ -16,6 +16,8 @@ from lstm_jax.recurrence import layer
 
 FORMS = ("rnn", "lstm", "gru_after", "gru_before")
 REVERSE = (False, True)
+OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")
+"""Of `layer`, those that are no arrays."""
 
 
 def init(form: str, key: Array, input_size: int, hidden_size: int, dtype: Any = jnp.float32) -> Any:
@@ -42,12 +44,12 @@ def weighted(key: Array, tree: Any) -> Array:
     return sum(jnp.sum(w * a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
 
 
-@partial(jax.jit, static_argnames=("reverse", "backend", "unroll", "compute_dtype"))
+@partial(jax.jit, static_argnames=OPTIONS)
 def run(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Array]:
     return layer(params, carry, xs, **options)
 
 
-@partial(jax.jit, static_argnames=("reverse", "backend", "unroll", "compute_dtype"))
+@partial(jax.jit, static_argnames=OPTIONS)
 def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Any]:
     """`layer`'s results, and the gradients of a weighted sum of all of them.
 

@@ -1,0 +1,53 @@
+"""A scan over chunks of time, whose activations are computed again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+Body = Callable[[Any, Any, Array], tuple[Any, Any]]
+
+
+def scan_rematerialised(
+    body: Body, carry: Any, inputs: Any, chunk: int, *, reverse: bool = False
+) -> tuple[Any, Any]:
+    """Runs `body` over chunks of time and keeps of each what went into it, nothing within.
+
+    Memory is that of one chunk and of a carry for each, so it is least where `chunk` is about the
+    square root of all times; time is that of a forward pass more.
+
+    Args:
+        body: (carry, inputs of K times, index of the chunk) -> (carry, outputs of K times).
+        carry: into the first chunk that is processed.
+        inputs: a pytree of arrays `[T, ...]`.
+        chunk: K; where it does not divide T, the chunk processed last is shorter.
+        reverse: process the last times first.
+
+    Returns:
+        The last carry, and the outputs of all times.
+    """
+    times = jax.tree.leaves(inputs)[0].shape[0]
+    chunks, rest = divmod(times, chunk)
+    whole = slice(rest, None) if reverse else slice(times - rest)
+    stacked = jax.tree.map(lambda a: a[whole].reshape(chunks, chunk, *a.shape[1:]), inputs)
+
+    again = jax.checkpoint(body, prevent_cse=False)
+
+    def step(carry: Any, taken: tuple[Any, Array]) -> tuple[Any, Any]:
+        inputs, index = taken
+        carry, outputs = again(carry, inputs, index)
+        return carry, outputs
+
+    carry, outputs = lax.scan(step, carry, (stacked, jnp.arange(chunks)), reverse=reverse)
+    outputs = jax.tree.map(lambda a: a.reshape(chunks * chunk, *a.shape[2:]), outputs)
+    if not rest:
+        return carry, outputs
+    left = slice(rest) if reverse else slice(times - rest, None)
+    taken = jax.tree.map(lambda a: a[left], inputs)
+    carry, last = jax.checkpoint(body)(carry, taken, jnp.array(chunks))
+    parts = (last, outputs) if reverse else (outputs, last)
+    return carry, jax.tree.map(lambda *each: jnp.concatenate(each), *parts)
