@@ -181,15 +181,14 @@ class LanguageModel:
         Returns:
             The carry after the last token, and `[T, B, H]`.
         """
-        params, is_folded = self._folded(params, tokens, dropout_key is not None)
+        params = self._folded(params, tokens, dropout_key is not None)
         keys = self._dropout_keys(dropout_key, None)
-        return self._hidden(self.config, params, is_folded, carry, tokens, mask, resets, keys)
+        return self._hidden(self.config, params, carry, tokens, mask, resets, keys)
 
     def _hidden(
         self,
         config: LanguageModelConfig,
         params: LanguageModelParams,
-        is_folded: bool,
         carry: tuple[Any, ...] | None,
         tokens: Array,
         mask: Array | None,
@@ -197,7 +196,7 @@ class LanguageModel:
         keys: _DropoutKeys | None,
     ) -> tuple[tuple[Any, ...], Array]:
         xs = tokens
-        if params.embedding is not None and not is_folded:
+        if params.embedding is not None:
             xs = look_up(params.embedding, tokens)
         stack_key = None if keys is None else keys.stack
         carry, hs = run_stack(
@@ -280,16 +279,14 @@ class LanguageModel:
         dropout_key: Array | None = None,
     ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
         """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
-        folded, is_folded = self._folded(params, tokens, dropout_key is not None)
+        folded = self._folded(params, tokens, dropout_key is not None)
         output, policy, remat = output_layer(params), self._policy(params), self.config.remat
 
         def score(
             config: LanguageModelConfig, carry: Any, inputs: Any, keys: _DropoutKeys | None
         ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
             tokens, targets, mask, resets = inputs
-            carry, hs_TBH = self._hidden(
-                config, folded, is_folded, carry, tokens, mask, resets, keys
-            )
+            carry, hs_TBH = self._hidden(config, folded, carry, tokens, mask, resets, keys)
             return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask), carry
 
         inputs = (tokens, targets, mask, resets)
@@ -325,17 +322,17 @@ class LanguageModel:
 
     def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool
-    ) -> tuple[LanguageModelParams, bool]:
-        """Parameters whose first layer takes token ids, if that pays; whether it does.
+    ) -> LanguageModelParams:
+        """Parameters whose first layer takes token ids and that have no embedding, if that pays.
 
         With fewer distinct tokens than places in the batch it costs less to send the whole
         embedding through the first layer's input product than every place.
         """
         if params.embedding is None:
-            return params, False
+            return params
         drops_inputs = training and self.config.dropout_place == "inputs" and self.config.dropout
         if drops_inputs or self.vocabulary_size >= tokens.size:
-            return params, False
+            return params
         policy, embedding = self._policy(params), params.embedding
 
         def fold(layer: Any) -> Any:
@@ -345,7 +342,8 @@ class LanguageModel:
                 return layer._replace(w_x=policy.dot(embedding, layer.w_x))
             return layer._replace(w_x=time_product(policy, embedding[None], layer.w_x)[0])
 
-        return params._replace(layers=(fold(params.layers[0]), *params.layers[1:])), True
+        layers = (fold(params.layers[0]), *params.layers[1:])
+        return params._replace(embedding=None, layers=layers)
 
     def _policy(self, params: LanguageModelParams) -> Products:
         return products(self.config.compute_dtype, params.output.b.dtype)

@@ -86,8 +86,8 @@ def test_folded_embedding_is_the_gathered_one(float64: None, bidirectional: bool
     folded, params = build(V, **options)
     gathered, larger = build(T * B, **options)
     tokens, targets, flags = batch()
-    assert folded._inputs(params, tokens, False)[1].ndim == 2
-    assert gathered._inputs(larger, tokens, False)[1].ndim == 3
+    assert folded._folded(params, tokens, False).embedding is None
+    assert gathered._folded(larger, tokens, False).embedding is not None
     # The larger one's other tokens: never read, and impossible to predict.
     out = larger.output
     larger = larger._replace(
