@@ -1,4 +1,4 @@
-"""How our training step grows: time a token, memory and compile time against T, B, H and V.
+"""How our training step grows: time a token, memory and compile time against T, B, H, V and remat.
 
     python -m bench.growth [--rounds 5] [--dtype bfloat16] [--quick] [--json FILE]
                            [--plot docs/images/growth.png]
@@ -36,8 +36,11 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "batch_size": (1, 4, 16, 64, 256, 1_024),
     "hidden_size": (32, 128, 512, 2_048),
     "vocabulary_size": (100, 1_000, 10_000, 100_000),
+    "remat": (100, 1_000, 20_000),
 }
 """The sizes that vary, and their values."""
+BASES = {"remat": dataclasses.replace(BASE, sequence_length=20_000)}
+"""The other sizes where they are not `BASE`; a chunk as long as the sequence keeps everything."""
 _QUICK_VALUES = 2
 _QUICK_ROUNDS = 1
 
@@ -88,7 +91,7 @@ class _Steps:
 
 
 def measure_point(
-    size: str, value: int, options: Options, found: Environment, base: System = BASE
+    size: str, value: int, options: Options, found: Environment, base: System | None = None
 ) -> report.Row:
     """Measures one value of one size.
 
@@ -99,6 +102,7 @@ def measure_point(
         found: what the process runs on.
         base: the other sizes.
     """
+    base = base or BASES.get(size, BASE)
     system = dataclasses.replace(base, **{size: value})  # type: ignore[arg-type]
     compiled = compile_ahead(system, options.dtype)
     steps = _Steps(system, compiled, options.dtype)
@@ -123,7 +127,22 @@ def measure_size(size: str, options: Options, found: Environment, out: TextIO) -
     """Measures all values of one size, and prints them."""
     rows = [measure_point(size, value, options, found) for value in options.values(size)]
     report.print_table(rows, out)
+    if size == "remat":
+        _print_shares(rows, out)
     return rows
+
+
+def _print_shares(rows: Sequence[report.Row], out: TextIO) -> None:
+    """What each chunk takes of what the longest does."""
+    *chunks, whole = rows
+    for row in chunks:
+        assert row.memory_mb is not None
+        assert whole.memory_mb
+        print(
+            f"{row.system}: {row.memory_mb / whole.memory_mb:.3f} of the memory and "
+            f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}",
+            file=out,
+        )
 
 
 def main(arguments: Sequence[str]) -> int:

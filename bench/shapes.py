@@ -51,6 +51,7 @@ class System:
         tied: the output layer's weights are the embedding's.
         carried: whether the recurrent state goes on from batch to batch; else each batch holds
             sequences of its own.
+        remat: times per chunk whose activations ours computes again; None keeps all.
     """
 
     name: str
@@ -68,6 +69,7 @@ class System:
     output_dropout: float = 0.0
     tied: bool = False
     carried: bool = True
+    remat: int | None = None
 
     @property
     def input_size(self) -> int:
@@ -103,6 +105,7 @@ class System:
             output_dropout=self.output_dropout,
             tied=self.tied,
             compute_dtype=dtype,
+            remat=self.remat,
         )
         return LanguageModel(config, self.vocabulary_size)
 

@@ -128,6 +128,7 @@ def test_every_size_grows_as_far_as_is_promised() -> None:
         "batch_size": 1_024,
         "hidden_size": 2_048,
         "vocabulary_size": 100_000,
+        "remat": 20_000,
     }
     assert growth.Options(quick=True).values("hidden_size") == growth.SIZES["hidden_size"][:2]
 
