@@ -1,0 +1,31 @@
+"""What the compiled fast path does not do: copy the buffer that its loops write over."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from core_cases import FORMS, init
+from jax import Array, random
+
+from lstm_jax.precision import ComputeDtype
+from lstm_jax.recurrence import layer
+
+T, B, D, H = 20, 8, 5, 16
+MASK = jnp.ones((T, B), bool)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+def test_no_loop_copies_the_buffer_it_writes_over(form: str, compute_dtype: ComputeDtype) -> None:
+    params = init(form, random.key(0), D, H)
+    gates = params.w_x.shape[1]
+
+    def loss(params: object, xs: Array) -> Array:
+        carry, ys = layer(params, None, xs, mask=MASK, compute_dtype=compute_dtype)
+        return jnp.sum(ys**2) + jnp.sum(carry.h)
+
+    gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    program = gradient.lower(params, jnp.ones((T, B, D))).compile().as_text()
+    assert f"f32[{T},{B},{gates}]" in program
+    assert not re.search(rf"= f32\[{T},{B},{gates}\]\S* copy\(", program)
