@@ -5,7 +5,6 @@ Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -183,11 +182,10 @@ class LanguageModel:
         """
         params = self._folded(params, tokens, dropout_key is not None)
         keys = self._dropout_keys(dropout_key, None)
-        return self._hidden(self.config, params, carry, tokens, mask, resets, keys)
+        return self._hidden(params, carry, tokens, mask, resets, keys)
 
     def _hidden(
         self,
-        config: LanguageModelConfig,
         params: LanguageModelParams,
         carry: tuple[Any, ...] | None,
         tokens: Array,
@@ -195,7 +193,7 @@ class LanguageModel:
         resets: Array | None,
         keys: _DropoutKeys | None,
     ) -> tuple[tuple[Any, ...], Array]:
-        xs = tokens
+        config, xs = self.config, tokens
         if params.embedding is not None:
             xs = look_up(params.embedding, tokens)
         stack_key = None if keys is None else keys.stack
@@ -283,22 +281,21 @@ class LanguageModel:
         output, policy, remat = output_layer(params), self._policy(params), self.config.remat
 
         def score(
-            config: LanguageModelConfig, carry: Any, inputs: Any, keys: _DropoutKeys | None
+            carry: Any, inputs: Any, keys: _DropoutKeys | None
         ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
             tokens, targets, mask, resets = inputs
-            carry, hs_TBH = self._hidden(config, folded, carry, tokens, mask, resets, keys)
+            carry, hs_TBH = self._hidden(folded, carry, tokens, mask, resets, keys)
             return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask), carry
 
         inputs = (tokens, targets, mask, resets)
         if remat is None or remat >= tokens.shape[0] or self.config.bidirectional:
-            return score(self.config, carry, inputs, self._dropout_keys(dropout_key, None))
+            return score(carry, inputs, self._dropout_keys(dropout_key, None))
         # In chunks all the way to the loss, so that not even the layers' outputs all exist.
-        whole = dataclasses.replace(self.config, remat=None)
 
         def body(state: Any, inputs: Any, index: Array) -> tuple[Any, TokenScores]:
             before, carry = state
             keys = self._dropout_keys(dropout_key, index)
-            sums, scores, carry = score(whole, carry, inputs, keys)
+            sums, scores, carry = score(carry, inputs, keys)
             return (jax.tree.map(jnp.add, before, sums), carry), scores
 
         if carry is None:

@@ -1,8 +1,8 @@
 """The C library's allocator, told to keep the memory that a step frees for the next step.
 
 A step on CPU takes and frees the same large arrays each time. By default glibc hands each back to
-the kernel, which zeroes it and maps it in anew, page by page, at the next step: that is half the
-time of a small layer's forward and backward pass.
+the kernel, which zeroes it and maps it in anew, page by page, at the next step: that is up to
+half the time of a small layer's forward and backward pass.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def scan_rematerialised(
     """Runs `body` over chunks of time and keeps of each what went into it, nothing within.
 
     Memory is that of one chunk and of a carry for each, so it is least where `chunk` is about the
-    square root of all times; time is that of a forward pass more.
+    square root of all times; the work is that of one more forward pass.
 
     Args:
         body: (carry, inputs of K times, index of the chunk) -> (carry, outputs of K times).
