@@ -7,7 +7,6 @@ the dtype, shape and CRC-32 of each leaf, under a CRC-32 of its own, so that no 
 unnoticed. Values travel as whole arrays through host memory: the number of devices may change.
 """
 
-import asyncio
 import contextlib
 import json
 import logging
@@ -17,7 +16,7 @@ import os
 import re
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from pathlib import Path
@@ -307,18 +306,35 @@ class CheckpointStore:
             _log.warning("%s%s", message, kept)
 
 
-class _WaitsForAll(ocp.type_handlers.NumpyHandler):  # type: ignore[misc]
-    """Writes arrays as Orbax does, but when one fails, waits for the others before it says so.
+class _Arrays(ocp.type_handlers.NumpyHandler):  # type: ignore[misc]
+    """Writes all arrays in one transaction of TensorStore's, into the index that is read later.
 
-    Orbax's own leaves them running into a closed event loop: each of them prints a traceback then.
+    Orbax's own handler describes each array by TensorStore's `Spec.to_json()`, which never frees
+    its strings (about 10 KB a save), and when one array fails, it leaves the others running into a
+    closed event loop, where each of them prints a traceback.
     """
 
-    async def _background_serialize(self, *sequences: Any) -> None:
-        write = super()._background_serialize
-        writes = [write(*([each] for each in array)) for array in zip(*sequences, strict=True)]
-        for error in await asyncio.gather(*writes, return_exceptions=True):
-            if error is not None:
-                raise error
+    async def serialize(
+        self, values: Sequence[np.ndarray], infos: Sequence[Any], args: Any = None
+    ) -> list[ocp.future.Future]:
+        """See Orbax's `TypeHandler`; nobody changes `values` meanwhile."""
+        writing = self._write(values, infos)
+        return [ocp.future.CommitFutureAwaitingContractedSignals(writing, name="arrays")]
+
+    async def _write(self, values: Sequence[np.ndarray], infos: Sequence[Any]) -> None:
+        context, transaction = ts.Context(), ts.Transaction(atomic=True)
+        for value, info in zip(values, infos, strict=True):
+            await info.await_path_creation()
+            store = await ts.open(
+                _spec(info.parent_dir, info.name),
+                create=True,
+                dtype=value.dtype,
+                shape=value.shape,
+                context=context,
+                transaction=transaction,
+            )
+            await store.write(value)
+        await transaction.commit_async()
 
 
 @contextlib.contextmanager
@@ -339,7 +355,7 @@ def _manager(directory: Path) -> Iterator[ocp.CheckpointManager]:
         save_root_metadata=False,
         lightweight_initialize=True,
     )
-    arrays = ocp.type_handlers.create_type_handler_registry((np.ndarray, _WaitsForAll()))
+    arrays = ocp.type_handlers.create_type_handler_registry((np.ndarray, _Arrays()))
     handlers = {"state": ocp.PyTreeCheckpointHandler(type_handler_registry=arrays)}
     try:
         with contextlib.closing(
@@ -371,10 +387,9 @@ def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
     reads running into a closed event loop, and each of them prints a traceback.
     """
     context = ts.Context()  # the index is read once per call and not remembered beyond it
-    base = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{path / 'state'}/"}}
     full = [name for name, entry in entries.items() if math.prod(entry["shape"])]
     try:
-        specs = [{"driver": "zarr", "kvstore": base | {"path": f"{name}/"}} for name in full]
+        specs = [_spec(path / "state", name) for name in full]
         opening = [ts.open(spec, open=True, read=True, context=context) for spec in specs]
         reading = [store.result().read() for store in opening]
         values = dict(zip(full, (np.asarray(future.result()) for future in reading), strict=True))
@@ -386,6 +401,16 @@ def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
         if _crc32(values[name]) != entry["crc32"]:
             raise _damaged(path, f"leaf {name!r} does not match its checksum")
     return values
+
+
+def _spec(folder: Path, name: str) -> dict[str, Any]:
+    """Where TensorStore finds an array."""
+    index = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+    return {
+        "driver": "zarr",
+        "kvstore": index | {"path": f"{name}/"},
+        "store_data_equal_to_fill_value": True,
+    }
 
 
 def _named_leaves(tree: Any, prefix: str) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:

@@ -16,7 +16,12 @@ from lstm_jax.training.systems.reviews import probabilities
 FIXTURES = Path(__file__).parent / "fixtures"
 RUNS = FIXTURES / "runs"
 CLASSIFIER = "reviews"
-_TEXTS = {"lstm": "7 bottles of milk", "gru": "bottles of milk in row", "poems": "avkab"}
+_TEXTS = {
+    "lstm": "7 bottles of milk",
+    "gru": "bottles of milk in row",
+    "poems": "avkab",
+    "poems_in_one_file": "avkab",
+}
 _REVIEWS = ("a dull film with no music", "a fine film with much music")
 
 

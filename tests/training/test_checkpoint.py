@@ -1,5 +1,6 @@
 """Laws of the checkpoint store: what is read back is what was saved, or a clear error."""
 
+import gc
 import json
 import logging
 import math
@@ -524,6 +525,19 @@ def test_a_killed_writer_leaves_whole_checkpoints(tmp_path: Path) -> None:
         store.save(50, template, {})
         store.wait()
         assert store.latest_step() == 50
+
+
+def test_a_save_leaves_nothing_of_its_arrays_in_memory(tmp_path: Path) -> None:
+    """Of what is allocated, not one piece an array stays, once all caches are full."""
+    state = {f"x{place}": np.ones(3) for place in range(20)}
+    pieces = []
+    with CheckpointStore(tmp_path) as store:
+        for step in range(60):
+            store.save(step, state, {"step": step})
+            store.wait()
+            gc.collect()
+            pieces.append(sys.getallocatedblocks())
+    assert pieces[59] - pieces[39] < 20 * len(state)
 
 
 def test_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
