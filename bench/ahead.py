@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +31,17 @@ class Compiled:
     run: Any
 
 
+@contextmanager
+def without_compilation_cache() -> Iterator[None]:
+    """What the user's JAX_COMPILATION_CACHE_DIR holds is not taken from there."""
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    jax.config.update("jax_enable_compilation_cache", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+
+
 def lower(system: AnySystem, dtype: DType) -> Any:
     """The step before it is compiled, from shapes alone."""
     program = make_program(system, dtype)
@@ -39,10 +52,11 @@ def lower(system: AnySystem, dtype: DType) -> Any:
 
 
 def compile_ahead(system: AnySystem, dtype: DType) -> Compiled:
-    """Compiles the step as if it were the first of the process."""
+    """Compiles the step as if it were the first of the process, and never done before."""
     jax.clear_caches()
-    began = time.perf_counter()
-    compiled = lower(system, dtype).compile()
-    took = time.perf_counter() - began
+    with without_compilation_cache():
+        began = time.perf_counter()
+        compiled = lower(system, dtype).compile()
+        took = time.perf_counter() - began
     analysis = compiled.memory_analysis()
     return Compiled(took, analysis.temp_size_in_bytes / 1e6, compiled)

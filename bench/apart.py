@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.ahead import without_compilation_cache
 from bench.implementation import Implementation
 from bench.measure import Timing, seconds, timing_of
 from bench.ours import Ours
@@ -133,7 +134,8 @@ def main(arguments: Sequence[str]) -> int:
     """Runs what `run_apart` asks for."""
     (asked,) = arguments
     try:
-        answer = dataclasses.asdict(_run(json.loads(asked)))
+        with without_compilation_cache():
+            answer = dataclasses.asdict(_run(json.loads(asked)))
     except (MissingPeer, ValueError) as reason:
         answer = {"not_run": str(reason)}
     print(json.dumps(answer))
