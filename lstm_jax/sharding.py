@@ -1,7 +1,7 @@
 """Data parallelism: the mesh, where each array lives on it, and types inside `shard_map`.
 
-Only the batch axis is split. Parameters are whole on every device; XLA adds the one all-reduce
-per gradient that follows from it.
+Only the batch axis is split. Parameters are whole on every device; XLA adds the all-reduces of
+gradients and sums that follow from it: one for each chunk of the loss, one for all else.
 """
 
 from __future__ import annotations

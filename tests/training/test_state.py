@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import jax
@@ -159,6 +160,20 @@ def test_two_devices_equal_one_within_rounding() -> None:
     np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
     for a, b in zip(*(jax.tree.leaves(r[1].params) for r in results), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # Adam magnifies rounding
+
+
+@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+def test_devices_exchange_sums_alone(cell: Any, compute_dtype: Any) -> None:
+    """Each multiplies its own rows of the batch; gradients are added up, and no row travels."""
+    model = dataclasses.replace(config().model, cell=cell, compute_dtype=compute_dtype)
+    the_task = task(config(devices=2, model=model))
+    lowered = train_step.lower(the_task.program, first_state(the_task), the_task.system.feed()(0))
+    exchanges = re.findall(
+        r"= (.*) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", lowered.compile().as_text()
+    )
+    assert exchanges
+    assert {kind for _, kind in exchanges} == {"all-reduce"}
 
 
 def test_dropout_differs_from_step_to_step_and_not_from_run_to_run() -> None:
