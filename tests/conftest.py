@@ -19,9 +19,10 @@ from hypothesis import HealthCheck, settings
 # two fake devices. The commands' own processes, which tests start too, keep the default.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# Of the compilation cache below. A limit makes JAX lock the folder, which the workers share, and
+# look through it at each entry added; so what is quickly compiled is left out.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-# A limit makes JAX lock the folder, which the workers share.
 jax.config.update("jax_compilation_cache_max_size", 2 << 30)
 
 settings.register_profile(
@@ -35,7 +36,7 @@ settings.load_profile("project")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What was compiled once is not compiled again: by another module or worker, or the next run.
+    """What took long to compile is not compiled again by another module or worker, or the next run.
 
     `pytest --cache-clear` empties the folder. Processes that tests start compile for themselves.
     """
