@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from bench.ours import epoch, first_state, make_program
 from bench.shapes import AnySystem, DType
@@ -36,10 +37,12 @@ def without_compilation_cache() -> Iterator[None]:
     """What the user's JAX_COMPILATION_CACHE_DIR holds is not taken from there."""
     before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # JAX asks once a process whether there is a cache
     try:
         yield
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def lower(system: AnySystem, dtype: DType) -> Any:

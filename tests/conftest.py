@@ -19,12 +19,6 @@ from hypothesis import HealthCheck, settings
 # two fake devices. The commands' own processes, which tests start too, keep the default.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
-# Of the compilation cache below. A limit makes JAX lock the folder, which the workers share, and
-# look through it at each entry added; so what is quickly compiled is left out.
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_compilation_cache_max_size", 2 << 30)
-
 settings.register_profile(
     "project",
     max_examples=12,
@@ -33,16 +27,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("project")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """What took long to compile is not compiled again by another module or worker, or the next run.
-
-    `pytest --cache-clear` empties the folder. Processes that tests start compile for themselves.
-    """
-    cache = getattr(config, "cache", None)  # not there under `-p no:cacheprovider`
-    if cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("compiled")))
 
 
 @pytest.fixture(autouse=True, scope="module")
