@@ -404,7 +404,7 @@ def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
 
 
 def _spec(folder: Path, name: str) -> dict[str, Any]:
-    """Where TensorStore finds an array."""
+    """Where TensorStore finds an array; zeros are written too, as Orbax writes them."""
     index = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
     return {
         "driver": "zarr",

@@ -170,10 +170,9 @@ def test_devices_exchange_sums_alone(cell: Any, compute_dtype: Any) -> None:
     the_task = task(config(devices=2, model=model))
     lowered = train_step.lower(the_task.program, first_state(the_task), the_task.system.feed()(0))
     exchanges = re.findall(
-        r"= (.*) (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", lowered.compile().as_text()
+        r"= .* (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", lowered.compile().as_text()
     )
-    assert exchanges
-    assert {kind for _, kind in exchanges} == {"all-reduce"}
+    assert set(exchanges) == {"all-reduce"}
 
 
 def test_dropout_differs_from_step_to_step_and_not_from_run_to_run() -> None:
