@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
+from jax import Array, random
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import CellName, GRUReset, Initialisation, Params, cell_named, zero_carry
@@ -294,13 +294,15 @@ def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[A
 def keep_scale(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Inverted dropout: 0 with probability `rate`, else the inverse of the share that is kept.
 
-    One random word serves four entries where `rate` is a multiple of 1/256, else two, and `rate`
-    is then rounded to a multiple of 1/65536: on CPU drawing a word an entry took a tenth of a step.
+    One random 32-bit word serves as many entries as it can: 32 at a rate of 1/2, 16 at multiples of
+    1/4, 8 at those of 1/16, 4 at those of 1/256, else 2, and the rate is then rounded to a multiple
+    of 1/65536. On CPU drawing a word an entry took a tenth of a step.
     """
-    bits, draws_dtype = (8, jnp.uint8) if (rate * 256).is_integer() else (16, jnp.uint16)
+    bits = next((n for n in (1, 2, 4, 8) if (rate * 2**n).is_integer()), 16)
     levels, per_word = 1 << bits, 32 // bits
     dropped = min(round(rate * levels), levels - 1)
     words = random.bits(key, (*shape[:-1], -(-shape[-1] // per_word)), jnp.uint32)
-    draws = lax.bitcast_convert_type(words, draws_dtype)
+    shifts = jnp.arange(per_word, dtype=jnp.uint32) * bits
+    draws = (words[..., None] >> shifts) & (levels - 1)
     draws = draws.reshape(*shape[:-1], -1)[..., : shape[-1]]
     return jnp.where(draws >= dropped, levels / (levels - dropped), 0).astype(dtype)
