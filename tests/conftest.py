@@ -31,13 +31,14 @@ settings.load_profile("project")
 
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The numeric core and sampling: without LLVM's optimisations, which take most of the time.
+    """The core, sampling and training: without LLVM's optimisations, which take most of the time.
 
     XLA's own passes, fusion among them, run as ever. Parity with PyTorch and Keras is tested
     fully optimised.
     """
     is_quick = (
-        request.path.parent.name in ("core", "sampling") and "parity" not in request.path.name
+        request.path.parent.name in ("core", "sampling", "training")
+        and "parity" not in request.path.name
     )
     jax.config.update("jax_disable_most_optimizations", is_quick)
     yield

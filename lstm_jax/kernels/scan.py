@@ -7,9 +7,9 @@ time and batch together. So one buffer `[T, B, G]` goes through both scans. As o
 these arrays would be filled with zeros first, and take a place of their own.
 
 Of the backward pass, what does not depend on the gradient that flows back can be formed for all
-times at once, before the scan, or in it, while a row is in the cache. On CPU the first is faster
-for a GRU (by a tenth at T,B,D,H = 35,32,256,256), the second for an LSTM (by 3% at
-100,100,512,512), which keeps its gates as they are before the tanh, and takes it again.
+times at once, before the scan, or in it, while a row is in the cache. On CPU (`bench.layer`) the
+first was faster for a GRU, the second for an LSTM, which keeps its gates as they are before the
+tanh, and takes it again.
 
 sigmoid(x) = tanh(x / 2) / 2 + 1 / 2, so one tanh serves all gates of a step. The halves are folded
 into the weights once (`fold`), before the input product, and differentiated by JAX.
@@ -223,10 +223,11 @@ def _previous(h_BH: Array, hs_TBH: Array, reverse: bool) -> Array:
     """The hidden state before each step, from the initial one and those that came out.
 
     Without the barrier XLA joins them inside the transposition for the weight gradient's product,
-    with a branch for each number (twice the time of both one after the other).
+    with a branch for each number, slower than both one after the other.
     """
     parts = [hs_TBH[1:], h_BH[None]] if reverse else [h_BH[None], hs_TBH[:-1]]
-    return lax.optimization_barrier(jnp.concatenate(parts))
+    previous_TBH: Array = lax.optimization_barrier(jnp.concatenate(parts))
+    return previous_TBH
 
 
 def _halve(params: Any, *blocks: bool) -> Any:

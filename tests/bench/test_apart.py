@@ -25,6 +25,7 @@ def found(first_s: float, peak_mb: float) -> Apart:
     return Apart(first_s, (0.01, 0.03, 0.02), peak_mb, {"a": "b"})
 
 
+@pytest.mark.slow
 def test_a_large_table_shows_in_the_memory_of_its_process() -> None:
     """Its weights, a copy to train, and Adam's two means."""
     large = dataclasses.replace(TINY, vocabulary_size=4_000, hidden_size=500)

@@ -59,6 +59,7 @@ def measure(system: System, **options: Any) -> tuple[sample.Measured, str]:
     return sample.measure_system(system, settings, environment(), out), out.getvalue()
 
 
+@pytest.mark.slow
 def test_every_installed_peer_writes_the_same_and_is_timed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -79,6 +79,7 @@ def test_peers_that_do_the_same_work_are_timed() -> None:
     assert "5 x [3, 8] @ [8, 32]" in rows[0].settings["limit"]
 
 
+@pytest.mark.slow
 def test_gru_and_embedding_agree_in_bfloat16() -> None:
     rows, agrees, printed = measure(GRU, dtype="bfloat16", quick=True, peers=("equinox",))
     assert agrees, printed
@@ -92,6 +93,7 @@ def test_poems_agree() -> None:
     assert len(rows) == 1 + ("pytorch" in INSTALLED)
 
 
+@pytest.mark.slow
 def test_reviews_agree_where_they_are_built() -> None:
     rows, agrees, printed = measure(REVIEWS, quick=True, peers=("pytorch", "equinox"))
     assert agrees, printed

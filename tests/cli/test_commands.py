@@ -441,9 +441,8 @@ def test_a_signal_saves_the_state_and_sets_the_exit_code(
     assert read_rows(run / "metrics.jsonl")[-1]["step"] >= saved[0] - 4
 
 
-@pytest.mark.parametrize(
-    "kills", [2, pytest.param(12, marks=pytest.mark.slow)], ids=lambda kills: f"{kills} kills"
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 12], ids=lambda kills: f"{kills} kills")
 def test_a_run_killed_at_random_moments_resumes_exactly(
     kills: int, text_file: Path, tmp_path: Path
 ) -> None:

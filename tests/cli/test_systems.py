@@ -45,12 +45,12 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "shape",
     [
-        ["--model.cell", "rnn"],
+        pytest.param(["--model.cell", "rnn"], marks=pytest.mark.slow),
         ["--model.cell", "lstm"],
         ["--model.cell", "gru"],
-        ["--model.layers", "2"],
+        pytest.param(["--model.layers", "2"], marks=pytest.mark.slow),
         ["--model.bidirectional"],
-        ["--model.bidirectional", "--as-published"],
+        pytest.param(["--model.bidirectional", "--as-published"], marks=pytest.mark.slow),
     ],
     ids=" ".join,
 )
@@ -111,7 +111,7 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("as_published", [False, True])
+@pytest.mark.parametrize("as_published", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_shakespeare_trains_and_writes_words(
     as_published: bool, call: Command, play: Path, tmp_path: Path
 ) -> None:

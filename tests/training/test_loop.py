@@ -304,7 +304,15 @@ def test_skipped_steps_are_counted_and_told(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["loss"] is None
 
 
-@pytest.mark.parametrize(("most", "limit"), [(1, 2), (3, 3), (6, 6), (7, 7)])
+@pytest.mark.parametrize(
+    ("most", "limit"),
+    [
+        (1, 2),
+        pytest.param(3, 3, marks=pytest.mark.slow),
+        (6, 6),
+        pytest.param(7, 7, marks=pytest.mark.slow),
+    ],
+)
 def test_endless_skipping_ends_with_a_run_that_repeats_it(
     tmp_path: Path, most: int, limit: int
 ) -> None:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import random
+from jax import Array, random
 from tasks import TEXT, assert_same_bits, run, without_timings
 
 from lstm_jax.classifier import ClassifierConfig
@@ -93,6 +93,12 @@ def test_a_poem_s_loss_is_that_of_its_characters_and_of_its_end_apart(folder: Pa
     params = objective.init(random.key(0))
     data = system.feed()(3)
 
+    @jax.jit
+    def each(params: Any, tokens: Array, targets: Array) -> tuple[Array, Array]:
+        _, logits = model.apply(params, None, tokens[:, None])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], targets)
+        return losses, logits[:, 0].argmax(-1) == targets
+
     def naive(params: Any) -> Any:
         """Every poem by itself, padded with zeros to the full length as the published one is."""
         sums = {"": np.zeros(3), "end_": np.zeros(3)}
@@ -102,10 +108,8 @@ def test_a_poem_s_loss_is_that_of_its_characters_and_of_its_end_apart(folder: Pa
             if not length:
                 continue
             tokens, targets = data.inputs[:length, row], data.targets[:length, row]
-            _, logits = model.apply(params, None, tokens[:, None])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, 0], targets)
+            losses, hits = each(params, tokens, targets)
             total += losses.sum()
-            hits = logits[:, 0].argmax(-1) == targets
             for loss, hit, target in zip(losses, hits, targets, strict=True):
                 name = "" if int(target) else "end_"
                 value = jax.lax.stop_gradient(loss)
