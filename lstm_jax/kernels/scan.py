@@ -51,10 +51,10 @@ class Row(NamedTuple):
     buffer: Array
     time: Array
 
-    def read(self, start: int = 0, stop: int | None = None) -> Array:
-        """Columns of the row, `[B, stop - start]`."""
+    def read(self) -> Array:
+        """The row as it is now, `[B, G]`."""
         row_BG: Array = lax.dynamic_index_in_dim(self.buffer, self.time, keepdims=False)
-        return row_BG[:, start:stop]
+        return row_BG
 
     def write(self, *blocks: Array, start: int = 0) -> Row:
         """The row with the blocks `[B, ...]` side by side from column `start` on.
