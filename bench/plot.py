@@ -1,12 +1,18 @@
-"""Plots of rows, in a form that can be read in print."""
+"""Plots of rows, in a form that can be read in print.
+
+python -m bench.plot ROWS.json [ROWS.json ...] --output FILE
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.report import Row
+from bench.report import OURS, Row
 from lstm_jax.training.plots import have_matplotlib
 
 _MARKERS = "osD^vP"
@@ -122,6 +128,51 @@ def draw_growth(rows: Sequence[Row], file: Path) -> None:
     figure.savefig(file)
 
 
+def draw_speed(rows: Sequence[Row], file: Path) -> None:
+    """Draws how long each peer takes for what takes us 1, one panel a dtype and one group a system.
+
+    Args:
+        rows: of training steps, ours and peers', on one device.
+        file: where to write the picture; its suffix decides the format.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    dtypes = list(dict.fromkeys(row.dtype for row in rows))
+    systems = list(dict.fromkeys(row.system for row in rows))
+    names = list(dict.fromkeys(row.implementation for row in rows))
+    figure = Figure(figsize=(9, 2.7 * len(dtypes) + 0.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(len(dtypes), 1, squeeze=False, sharex=True)[:, 0]
+    width = 0.8 / len(names)
+    for axes, dtype in zip(panels, dtypes, strict=True):
+        times = {
+            (row.system, row.implementation): row.median_ms for row in rows if row.dtype == dtype
+        }
+        for number, name in enumerate(names):
+            bars = [
+                (place + width * (number - (len(names) - 1) / 2), times[system, name])
+                for place, system in enumerate(systems)
+                if (system, name) in times
+            ]
+            ours = [times[system, OURS] for system in systems if (system, name) in times]
+            heights = [time / each for (_, time), each in zip(bars, ours, strict=True)]
+            drawn = axes.bar(
+                [place for place, _ in bars], heights, width, color=_COLORS[number], label=name
+            )
+            if name != OURS:
+                axes.bar_label(drawn, [f"{height:.2f}" for height in heights], fontsize=6.5)
+        axes.axhline(1, color=_COLORS[0], linewidth=0.8)
+        axes.set_title(f"{dtype} products", loc="left", fontsize=10)
+        axes.set_ylabel("time, lstm_jax = 1")
+        axes.set_xticks(range(len(systems)), systems)
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(
+        frameon=False, fontsize=9, ncols=len(names), loc="lower left", bbox_to_anchor=(0.2, 1)
+    )
+    figure.savefig(file)
+
+
 def _draw_marks(
     rows: Sequence[Row],
     file: Path,
@@ -182,3 +233,21 @@ def _panel(axes: Any, names: Sequence[str], rows: Sequence[Row]) -> None:
     axes.set_xlabel("batch size")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws stored rows of `bench.train_step` as `draw_speed` does."""
+    parser = argparse.ArgumentParser(prog="python -m bench.plot")
+    parser.add_argument("rows", nargs="+", type=Path, metavar="ROWS", help="what --json wrote")
+    parser.add_argument("--output", type=Path, default=Path("speed.png"), help="the picture")
+    options = parser.parse_args(arguments)
+    require_matplotlib(options.output)
+    draw_speed(
+        [Row(**row) for file in options.rows for row in json.loads(file.read_text())],
+        options.output,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

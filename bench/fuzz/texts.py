@@ -58,7 +58,7 @@ class TextFiles:
         ids = vocabulary.encode(text)
         require(vocabulary.decode(ids) == text, "decoding does not give the text back")
         batch_size, length = rng.choice((1, 2, 7)), rng.choice((1, 3, 50))
-        heldout = padded_lanes(ids, context=None, batch_size=batch_size, sequence_length=length)
+        heldout = padded_lanes(ids, batch_size=batch_size, sequence_length=length)
         require(int(heldout.mask.sum()) == len(ids) - 1, "a held-out token was lost")
         lanes(ids, batch_size=batch_size, sequence_length=length)
 

@@ -1,6 +1,13 @@
 """Text in, int32 ids out: readers, vocabularies, batches. Standard library and numpy only."""
 
-from lstm_jax.text.batches import Lanes, PaddedLanes, heldout_split, lanes, padded_lanes
+from lstm_jax.text.batches import (
+    NOT_COUNTED,
+    Lanes,
+    PaddedLanes,
+    heldout_split,
+    lanes,
+    padded_lanes,
+)
 from lstm_jax.text.cleaning import (
     build_published_word_vocabulary,
     first_characters,
@@ -32,6 +39,7 @@ from lstm_jax.text.vectors import WordVectors, read_vectors
 from lstm_jax.text.vocabulary import Vocabulary, build_char_vocabulary, build_word_vocabulary
 
 __all__ = [
+    "NOT_COUNTED",
     "Lanes",
     "LengthBatches",
     "PaddedLanes",

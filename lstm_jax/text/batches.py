@@ -62,13 +62,17 @@ class Lanes:
         return self.tokens[first:last], self.tokens[first + 1 : last + 1]
 
 
+NOT_COUNTED = -1
+"""The target of a token that is read as context: it is in no vocabulary, so no loss counts it."""
+
+
 @dataclass(frozen=True, eq=False)
 class PaddedLanes:
     """Lanes of a whole stream, for evaluation; only where `mask` is True is there a token.
 
     Attributes:
         inputs: int32 [S * T, B], 0 where padded.
-        targets: int32 [S * T, B], 0 where padded.
+        targets: int32 [S * T, B], `NOT_COUNTED` in a lane's context, 0 where padded.
         mask: bool [S * T, B], False at the end of lanes only; row 0 is all True.
     """
 
@@ -121,40 +125,43 @@ def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
 
 
 def padded_lanes(
-    ids: npt.ArrayLike, *, context: int | None, batch_size: int, sequence_length: int
+    ids: npt.ArrayLike, *, context: npt.ArrayLike = (), batch_size: int, sequence_length: int
 ) -> PaddedLanes:
     """Lay `ids` [N] out so that each is a target exactly once, padding the ends of lanes.
 
-    The M targets (N, or N - 1 without a `context`) are dealt out in order to B = min(batch_size, M)
-    lanes whose lengths differ by one at most, so none is empty; rows are padded to a multiple of T.
+    The M targets (N, or N - 1 without a context) are dealt out in order to B = min(batch_size, M)
+    lanes whose lengths differ by one at most, so none is empty. Before its targets a lane has the
+    C - 1 tokens that precede them in the stream, as inputs that predict nothing; rows are padded to
+    a multiple of T.
 
     Args:
         ids: the stream to predict.
-        context: the id just before `ids[0]`; None if there is none, and then `ids[0]` is an input
-            only.
+        context: the C ids just before `ids[0]`; with none, `ids[0]` is an input only.
         batch_size: the most lanes to use.
         sequence_length: T, the steps of one batch.
 
     Raises:
         ValueError: no targets, a size is not a positive integer, or `ids`, `context` are not ids.
     """
-    stream = as_ids(ids)
     check_size("batch_size", batch_size)
     check_size("sequence_length", sequence_length)
-    if context is not None:
-        stream = np.concatenate([as_ids([context], name="context"), stream])
-    total = len(stream) - 1
+    before = as_ids(context, name="context")
+    stream = np.concatenate([before, as_ids(ids)])
+    unpredicted = max(1, len(before))
+    total = len(stream) - unpredicted
     if total < 1:
         raise ValueError("there is no token to predict; give more text, or hold out a larger share")
     lane_count = min(batch_size, total)
     bounds = np.arange(lane_count + 1, dtype=np.int64) * total // lane_count
-    rows = math.ceil(np.diff(bounds).max() / sequence_length) * sequence_length
-    positions = bounds[:-1] + np.arange(rows)[:, None]
-    mask = positions < bounds[1:]
+    steps = unpredicted - 1 + np.diff(bounds).max()
+    rows = np.arange(math.ceil(steps / sequence_length) * sequence_length)[:, None]
+    positions = bounds[:-1] + rows
+    mask = positions < bounds[1:] + unpredicted - 1
     positions[~mask] = 0  # any valid position will do: the padding is overwritten below
+    targets = np.where(rows < unpredicted - 1, NOT_COUNTED, stream[positions + 1])
     zero = np.int32(0)
     return PaddedLanes(
         inputs=np.where(mask, stream[positions], zero),
-        targets=np.where(mask, stream[positions + 1], zero),
+        targets=np.where(mask, targets, zero).astype(np.int32),
         mask=mask,
     )

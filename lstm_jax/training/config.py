@@ -173,6 +173,8 @@ class LanguageConfig(TrainConfig):
         sequence_length: steps of truncated backpropagation through time.
         carry_backward: a bidirectional model's backward carry goes on from batch to batch too, as
             published; otherwise it starts each batch at zero.
+        zero_carry_rate: how likely a sequence's carry is zeroed before a training batch, so that
+            the model also learns to begin from nothing; 0 for never.
         corpus_on_device_mb: a text that takes more than this is fed to the device piece by piece.
         output_bias: whether the output layer's bias starts as the model's settings have it
             ("drawn"), or at the logarithms of the tokens' "frequencies" in the training share.
@@ -190,6 +192,7 @@ class LanguageConfig(TrainConfig):
     heldout_from: Literal["end", "lanes"] = "end"
     sequence_length: int = 64
     carry_backward: bool = False
+    zero_carry_rate: float = 0.0
     corpus_on_device_mb: int = 1024
     output_bias: OutputBias = "drawn"
     sample_prompts: tuple[str, ...] = ("The ",)
@@ -199,6 +202,7 @@ class LanguageConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         _require_positive(self, "min_count", "sequence_length", "characters")
+        _require_share(self, "zero_carry_rate")
         _require_no_less_than_0(self, "corpus_on_device_mb")
         if not self.sample_prompts or not all(self.sample_prompts):
             raise ValueError("sample_prompts holds an empty prompt; give at least one character")

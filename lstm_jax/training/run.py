@@ -71,6 +71,7 @@ _CHANGEABLE = frozenset(
         "sample_prompts",
         "sample_templates",
         "corpus_on_device_mb",
+        "zero_carry_rate",
         "model.dropout",
         "model.dropout_place",
         "model.dense_dropout",

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.text import Lanes, heldout_split, lanes, padded_lanes
+from lstm_jax.text import NOT_COUNTED, Lanes, heldout_split, lanes, padded_lanes
 
 sizes = st.integers(1, 7)
 # Distinct ids, so that a position is recognised by its value.
@@ -97,7 +97,7 @@ BAD_IDS = [
 
 
 def lay_padded(ids: Any, **sizes: Any) -> object:
-    return padded_lanes(ids, context=None, **sizes)
+    return padded_lanes(ids, **sizes)
 
 
 @pytest.mark.parametrize("layout", [lanes, lay_padded])
@@ -145,27 +145,33 @@ def test_bad_shares(share: Any) -> None:
 # Evaluation
 
 
-@given(streams, st.booleans(), sizes, sizes)
+@given(streams, st.integers(0, 9), sizes, sizes)
 def test_every_token_is_a_target_once(
-    stream: Any, with_context: bool, batch_size: int, length: int
+    stream: Any, context_size: int, batch_size: int, length: int
 ) -> None:
-    context = 99 if with_context else None
-    expected = stream if with_context else stream[1:]
+    context = np.arange(100 - context_size, 100)  # the streams of these tests begin with 100
+    whole = np.concatenate([context, stream])
+    expected = stream if context_size else stream[1:]
+    arguments = {"context": context, "batch_size": batch_size, "sequence_length": length}
     if not len(expected):
-        error_line(
-            lambda: padded_lanes(
-                stream, context=context, batch_size=batch_size, sequence_length=length
-            )
-        )
+        error_line(lambda: padded_lanes(stream, **arguments))
         return
-    laid = padded_lanes(stream, context=context, batch_size=batch_size, sequence_length=length)
+    laid = padded_lanes(stream, **arguments)
     rows, lane_count = laid.mask.shape
     assert laid.inputs.shape == laid.targets.shape == laid.mask.shape
     assert laid.inputs.dtype == laid.targets.dtype == np.int32 and laid.mask.dtype == np.bool_
     assert rows % length == 0 and lane_count == min(batch_size, len(expected))
-    # Lane after lane, the unmasked targets are the stream itself.
-    np.testing.assert_array_equal(laid.targets.T[laid.mask.T], expected)
-    np.testing.assert_array_equal(laid.inputs[laid.mask] + 1, laid.targets[laid.mask])
+    # Each lane begins with the text before it, as far as there is any, which is not counted.
+    before = max(0, context_size - 1)
+    counted = laid.mask & (laid.targets != NOT_COUNTED)
+    assert laid.mask[:before].all() and (laid.targets[:before] == NOT_COUNTED).all()
+    assert counted[before].all() and not (counted[:before]).any()
+    for inputs, real in zip(laid.inputs.T, laid.mask.T, strict=True):
+        np.testing.assert_array_equal(np.diff(inputs[real]), 1)
+    assert laid.inputs[0, 0] == whole[0]
+    # Lane after lane, the counted targets are the stream itself.
+    np.testing.assert_array_equal(laid.targets.T[counted.T], expected)
+    np.testing.assert_array_equal(laid.inputs[counted] + 1, laid.targets[counted])
     assert not laid.inputs[~laid.mask].any() and not laid.targets[~laid.mask].any()
     # Padding stands at the end of lanes, no lane is empty, and no batch is padding only.
     assert laid.mask[0].all() and not (laid.mask[1:] & ~laid.mask[:-1]).any()
@@ -173,7 +179,7 @@ def test_every_token_is_a_target_once(
     assert np.ptp(laid.mask.sum(0)) <= 1
 
 
-@pytest.mark.parametrize("context", [-1, 2**31, 0.5, True, "a", [1]])
+@pytest.mark.parametrize("context", [[-1], [2**31], [0.5], [True], "a", [[1]], 5])
 def test_bad_context(context: Any) -> None:
     assert "context" in error_line(
         lambda: padded_lanes(range(9), context=context, batch_size=2, sequence_length=2)

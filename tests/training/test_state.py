@@ -18,7 +18,7 @@ from lstm_jax.models import LanguageModel
 from lstm_jax.text import Lanes, heldout_split
 from lstm_jax.training.state import evaluate, train_step
 from lstm_jax.training.systems.corpus import Corpus
-from lstm_jax.training.systems.language import LanguageSystem
+from lstm_jax.training.systems.language import LanguageObjective, LanguageSystem, Predictions
 from lstm_jax.training.task import Task, first_state
 
 
@@ -129,10 +129,36 @@ def test_evaluation_counts_every_held_out_token_once() -> None:
         real = heldout.mask[:, lane]
         tokens = jnp.asarray(heldout.inputs[real, lane][:, None])
         targets = jnp.asarray(heldout.targets[real, lane][:, None])
+        # The lane's context goes through the model and is not counted.
+        counted = slice(settings.sequence_length, None)
         _, logits = model.apply(state.params, None, tokens)
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits[counted], targets[counted])
         total += float(nll.sum())
     np.testing.assert_allclose(float(sums.loss), total, rtol=1e-5)
+
+
+def test_a_carry_is_zeroed_lane_by_lane_whole_or_not_at_all() -> None:
+    """And in training alone: an evaluation hands on every carry."""
+    rate, size = 0.25, 400
+    objective = task(
+        config(zero_carry_rate=rate, batch_size=size, sequence_length=4)
+    ).system.objective
+    assert isinstance(objective, LanguageObjective)
+    params = objective.init(random.key(0))
+    before = jax.tree.map(jnp.ones_like, objective.zero_carry(params, size))
+    data = Predictions(*jnp.zeros((2, 1, size), int), mask=jnp.zeros((1, size), bool))
+
+    def after(key: jax.Array | None) -> Any:
+        """A batch of padding leaves the carry as it was given to the model."""
+        return objective.sums(params, before, data, jnp.int32(0), key)[1]
+
+    leaves_LBH = np.array(jax.tree.leaves(after(random.key(1))))
+    is_zeroed_B = leaves_LBH[0, :, 0] == 0
+    np.testing.assert_array_equal(
+        leaves_LBH, np.broadcast_to(~is_zeroed_B[:, None], leaves_LBH.shape)
+    )
+    assert abs(is_zeroed_B.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / size)
+    assert_same_bits(after(None), before)
 
 
 def test_an_evaluation_is_given_up_before_the_next_batch() -> None:

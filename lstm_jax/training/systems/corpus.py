@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_jax.text import (
+    NOT_COUNTED,
     Lanes,
     PaddedLanes,
     Vocabulary,
@@ -68,8 +69,9 @@ class Corpus(NamedTuple):
         vocabulary: of the whole text, so that its held-out end has no unknown characters.
         ids: int32 `[N]`, all of it.
         training: the training share, laid out.
-        heldout: padded lanes of the held-out share, every token of which is predicted once; None
-            if nothing is held out.
+        heldout: padded lanes of the held-out share, every token of which is predicted once; each
+            lane begins with the T tokens of text before it, which are not counted. None if nothing
+            is held out.
     """
 
     text: str
@@ -124,7 +126,8 @@ def make_corpus(config: LanguageConfig, text: str) -> Corpus:
         laid_out = lanes(training, **sizes)
     padded = None
     if heldout.size:
-        padded = padded_lanes(heldout, context=int(training[-1]), **sizes)
+        context = training[-(config.sequence_length + 1) :]
+        padded = padded_lanes(heldout, context=context, **sizes)
     return Corpus(text, sha256, vocabulary, ids, laid_out, padded)
 
 
@@ -151,6 +154,8 @@ def _split_lanes(config: LanguageConfig, ids: npt.NDArray[np.int32]) -> tuple[La
             f"holding out {config.heldout_share} of {whole.batches} batches leaves one part empty; "
             "use another share, a smaller batch size or sequence length, or more text"
         )
-    tokens, heldout = whole.tokens[: kept * times + 1], whole.tokens[kept * times :]
-    mask = np.ones(heldout[1:].shape, np.bool_)
-    return Lanes(tokens, times), PaddedLanes(heldout[:-1], heldout[1:], mask)
+    training, heldout = whole.tokens[: kept * times + 1], whole.tokens[(kept - 1) * times :]
+    targets = heldout[1:].copy()
+    targets[:times] = NOT_COUNTED
+    mask = np.ones(targets.shape, np.bool_)
+    return Lanes(training, times), PaddedLanes(heldout[:-1], targets, mask)

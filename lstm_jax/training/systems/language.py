@@ -64,11 +64,13 @@ class LanguageObjective:
         model: the network.
         sequence_length: T.
         carry_backward: whether a backward direction's carry goes on from batch to batch.
+        zero_carry_rate: see `LanguageConfig`.
     """
 
     model: LanguageModel
     sequence_length: int
     carry_backward: bool = False
+    zero_carry_rate: float = 0.0
 
     def init(self, key: Array) -> LanguageModelParams:
         """See `Objective`."""
@@ -93,11 +95,21 @@ class LanguageObjective:
             data = Predictions(tokens_TB[:-1], tokens_TB[1:], None)
         if not self.carry_backward:
             carry = without_backward_carry(carry)
+        if self.zero_carry_rate and dropout_key is not None:
+            key_carry, dropout_key = random.split(dropout_key)
+            carry = _zero_at_random(key_carry, self.zero_carry_rate, carry)
         inputs, targets, mask = jax.tree.map(jnp.asarray, tuple(data))
         found, carry = self.model.token_sums(
             params, carry, inputs, targets, mask=mask, dropout_key=dropout_key
         )
         return BatchSums({"": found}, found.weight), carry
+
+
+def _zero_at_random(key: Array, rate: float, carry: Any) -> Any:
+    """Zeroes the whole carry, leaves of `[B, H]`, of each lane with probability `rate`."""
+    batch_size = jax.tree.leaves(carry)[0].shape[0]
+    is_zeroed_B1 = random.bernoulli(key, rate, (batch_size, 1))
+    return jax.tree.map(lambda leaf_BH: jnp.where(is_zeroed_B1, 0, leaf_BH), carry)
 
 
 @dataclass(frozen=True)
@@ -131,7 +143,10 @@ class LanguageSystem:
     def objective(self) -> LanguageObjective:
         """See `System`."""
         return LanguageObjective(
-            self.model, self.config.sequence_length, self.config.carry_backward
+            self.model,
+            self.config.sequence_length,
+            self.config.carry_backward,
+            self.config.zero_carry_rate,
         )
 
     @property
