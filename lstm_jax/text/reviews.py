@@ -30,7 +30,7 @@ _LAYOUT = "{train,test}/{pos,neg}/NAME.txt or {pos,neg}/NAME.txt"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _TABLES = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
 # How a field in quotes holds a quote: doubled, or after a backslash.
-_QUOTINGS: tuple[dict[str, Any], ...] = ({}, {"doublequote": False, "escapechar": "\\"})
+_QUOTINGS: tuple[dict[str, Any], ...] = ({}, {"escapechar": "\\"})
 _TEXT_COLUMNS = ("text", "review", "sentence")
 _LABEL_COLUMNS = ("label", "sentiment", "target")
 _LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
