@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 import tyro
 
@@ -20,7 +20,8 @@ class ClassifyCommand:
     """Label texts, one a line, with a trained classifier.
 
     For each line of the file, or of standard input, prints the label, the probability that the
-    text is positive, and the text, with tabs between them.
+    text is positive, and the text, with tabs between them: a row a line, an empty line's too. LF
+    and CRLF end a line, and no other character does.
 
     Attributes:
         run_dir: a folder that train.py made of the reviews preset.
@@ -62,20 +63,19 @@ def classify_command(arguments: Sequence[str]) -> int:
 
 
 def _lines(file: Path | None) -> Iterator[str]:
-    """The lines that hold text; those of standard input as they come."""
-    from lstm_jax.text import read_text
+    """The lines, empty ones too; those of standard input as they come."""
+    from lstm_jax.text import read_lines
+    from lstm_jax.text.decoding import decode
 
-    lines = _decoded(sys.stdin) if file is None else iter(read_text(file).splitlines())
-    for line in lines:
-        if line.strip():
-            yield line.rstrip("\n")
-
-
-def _decoded(stream: TextIO) -> Iterator[str]:
-    try:
-        yield from stream
-    except UnicodeDecodeError as error:
-        raise ValueError(f"standard input is not UTF-8 ({error.reason}); convert it") from None
+    if file is not None:
+        lines = read_lines(file)
+        yield from lines if lines[-1] else lines[:-1]
+        return
+    for number, raw in enumerate(sys.stdin.buffer, 1):
+        line = decode(raw, f"line {number} of standard input")
+        if number == 1:
+            line = line.removeprefix("\ufeff")
+        yield line.replace("\r\n", "\n").removesuffix("\n")
 
 
 def _batches(lines: Iterator[str], size: int) -> Iterator[list[str]]:

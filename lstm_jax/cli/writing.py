@@ -12,7 +12,7 @@ import jax
 
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.sampling import FilterOptions, with_weights
-from lstm_jax.text import Vocabulary, read_text
+from lstm_jax.text import Vocabulary, read_lines
 from lstm_jax.training.config import AnyConfig, PoemsConfig, ReviewsConfig
 from lstm_jax.training.run import RunFolder, load, read_description
 from lstm_jax.training.writing import (
@@ -183,5 +183,7 @@ def _line_template(
 
 def file_lines(path: Path) -> list[tuple[int, str]]:
     """The lines of a file that hold text, with their numbers from 1 on."""
-    lines = read_text(path).split("\n")
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    if not lines:
+        raise ValueError(f"{str(path)!r} holds no line with text; give at least one")
+    return lines

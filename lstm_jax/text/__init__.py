@@ -15,7 +15,7 @@ from lstm_jax.text.cleaning import (
     published_shakespeare_words,
 )
 from lstm_jax.text.poems import Poems, build_poem_vocabulary, read_poems
-from lstm_jax.text.readers import python_documentation, read_text
+from lstm_jax.text.readers import python_documentation, read_lines, read_text
 from lstm_jax.text.reviews import (
     Reviews,
     ReviewSet,
@@ -67,6 +67,7 @@ __all__ = [
     "published_batches",
     "published_shakespeare_words",
     "python_documentation",
+    "read_lines",
     "read_poems",
     "read_reviews",
     "read_text",

@@ -1,13 +1,11 @@
 """Corpora readers: a file, or the running Python's own documentation, to one `str`."""
 
-import codecs
 import os
 import re
 from pathlib import Path
 
 from lstm_jax.text.checks import is_device
-
-_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+from lstm_jax.text.decoding import decode
 
 
 def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
@@ -19,23 +17,30 @@ def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
 
     Raises:
         ValueError: one line that names the path, what is wrong and the cure, for a file that is
-            missing, a folder, not readable, empty or white space only, not UTF-8 (with the offset
-            of the first wrong byte), or binary (it holds a NUL byte).
+            missing, a folder, not readable, empty or white space only, packed, not UTF-8 (with the
+            offset of the first wrong byte), or binary (it holds a NUL byte).
     """
-    shown = repr(os.fspath(path))  # repr keeps a path with a line end in it on one line
-    raw = _read_bytes(path, shown)
-    # UTF-16 is full of NUL bytes too, but it is text: it gets the message about encodings.
-    if 0 in raw and not raw.startswith(_UTF16_MARKS):
-        raise ValueError(
-            f"{shown} is a binary file (NUL at byte {raw.index(0)}); give a plain UTF-8 text file"
-        )
-    decoded = _decode(raw, shown)
+    decoded = _read_decoded(path)
     text = decoded.removeprefix("\ufeff")
     if not text.strip():
-        raise ValueError(f"{shown} holds no text; give a file with something to learn from")
+        raise ValueError(
+            f"{os.fspath(path)!r} holds no text; give a file with something to learn from"
+        )
     if as_is:
         return decoded
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_lines(path: str | os.PathLike[str]) -> list[str]:
+    r"""Read the lines of a UTF-8 text; LF and CRLF end a line, and no other character does.
+
+    A byte order mark is dropped. As with `text.split("\n")`, a line end at the end of the file
+    leaves an empty last line, so `"\n".join(lines)` is the text.
+
+    Raises:
+        ValueError: as `read_text` does, but for an empty file.
+    """
+    return _read_decoded(path).removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
 
 
 def python_documentation() -> str:
@@ -61,6 +66,11 @@ def python_documentation() -> str:
     return re.sub(r"\n{3,}", "\n\n", "\n\n".join(distinct)) + "\n"
 
 
+def _read_decoded(path: str | os.PathLike[str]) -> str:
+    shown = repr(os.fspath(path))  # repr keeps a path with a line end in it on one line
+    return decode(_read_bytes(path, shown), shown)
+
+
 def _read_bytes(path: str | os.PathLike[str], shown: str) -> bytes:
     if is_device(path):
         raise ValueError(f"{shown} is a device; give a text file")
@@ -79,14 +89,3 @@ def _read_bytes(path: str | os.PathLike[str], shown: str) -> bytes:
     except ValueError:
         problem = "is not a possible path; give the path of a readable text file"
     raise ValueError(f"{shown} {problem}")
-
-
-def _decode(raw: bytes, shown: str) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        likely = "UTF-16" if raw.startswith(_UTF16_MARKS) else "WINDOWS-1252"
-        raise ValueError(
-            f"{shown} is not UTF-8 (byte 0x{raw[error.start]:02x} at offset {error.start}); "
-            f"convert it first, e.g. iconv -f {likely} -t UTF-8 OLD > NEW"
-        ) from None

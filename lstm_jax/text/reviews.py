@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import Vocabulary
 
@@ -25,9 +26,11 @@ PAD, START, UNKNOWN, UNUSED = range(4)
 """The ids of the special tokens of a review vocabulary."""
 
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<unused>")
-_LAYOUT = "{train,test}/{pos,neg}/NAME.txt"
+_LAYOUT = "{train,test}/{pos,neg}/NAME.txt or {pos,neg}/NAME.txt"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
-_TABLES = {".csv": ",", ".tsv": "\t"}
+_TABLES = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
+# How a field in quotes holds a quote: doubled, or after a backslash.
+_QUOTINGS: tuple[dict[str, Any], ...] = ({}, {"escapechar": "\\"})
 _TEXT_COLUMNS = ("text", "review", "sentence")
 _LABEL_COLUMNS = ("label", "sentiment", "target")
 _LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
@@ -37,12 +40,14 @@ _LONGEST_REVIEW = 2**20
 _READS_AFTER_END = 100
 # Possessive quantifiers: a long run of blanks after "<" is passed over once.
 _LINE_BREAK = re.compile(r"<\s*+/?+\s*+br\s*+/?+\s*+>")
-_REVIEW = re.compile(r"(?:^|/)(train|test)/(pos|neg)/([^/.][^/]*\.txt)\Z")
+_SEPARATOR_LINE = re.compile(r"\"?sep=([,;|\t])\"?(?=\r?\n)", re.IGNORECASE)
+_REVIEW = re.compile(r"(?:^|/)(?:(train|test)/)?(pos|neg)/([^/.][^/]*\.txt)\Z")
 # What tarfile and zlib raise when the bytes are not what they should be.
 _DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError)
 
 _Pairs = list[tuple[str, int]]  # texts and labels
-_Key = tuple[str, str, str]  # "train" or "test", "pos" or "neg", the file name
+_Rows = Iterable[tuple[int, list[str]]]  # each with the number of its first line
+_Key = tuple[str, str, str]  # "train", "test" or "", "pos" or "neg", the file name
 
 
 class Reviews(NamedTuple):
@@ -68,15 +73,23 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     """Read a folder, an archive or a table of labelled reviews; all text is UTF-8.
 
     A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011): the files
-    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; `test` may be missing.
-    Or a `.tar`, `.tar.gz` or `.tgz` of such a folder at any depth, which is read as a stream;
-    nothing is written to disk. All other files, links, and names that begin with a dot are ignored.
-    Either way positive reviews come first, then file names with their numbers in numeric order.
+    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; `test` may be missing,
+    and so may the name `train`: where there is none, `{pos,neg}/NAME.txt` are for training. Or a
+    `.tar`, `.tar.gz` or `.tgz` of such a folder at any depth, which is read as a stream; nothing is
+    written to disk. All other files, links, and names that begin with a dot are ignored. Either way
+    positive reviews come first, then file names with their numbers in numeric order.
 
     Or a `.csv` or `.tsv`: its header has a column `text`, `review` or `sentence`, and a column
     `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case.
     Rows keep their order, all are for training, and fields hold 131,072 characters at most (the
-    limit of Python's `csv`).
+    limit of Python's `csv`). The separator is what a first line `sep=;` says, else the first of
+    comma, semicolon and tab (of a `.tsv`: tab, comma and semicolon) that finds both columns.
+
+    Texts may be in quotes or not, and a quote within quotes may be doubled or follow a backslash:
+    - Where every line has as many fields as the header, and a label, each line is a row. A line
+      whose quotes don't close, or close and open amid a text, has its quotes as plain characters.
+    - Else texts hold line ends, and the whole table is read with quotes doubled or, where that does
+      not fit all of its rows, after backslashes.
 
     Raises:
         ValueError: one line that names the file, what is wrong and the cure: not readable, damaged,
@@ -92,6 +105,9 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
             return _read_table(place, shown)
         if place.is_file() and place.name.lower().endswith(_ARCHIVES):
             return _sorted_set(_archive_files(place, shown), shown)
+        if place.is_file():
+            with open(place, "rb") as file:
+                refuse_packed(file.read(tarfile.BLOCKSIZE), shown)
     except OSError as error:
         name, reason = error.filename or os.fspath(path), error.strerror or "input/output error"
         raise ValueError(f"{name!r} cannot be read ({reason}); give a readable one") from None
@@ -183,7 +199,7 @@ def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
     found: dict[_Key, str] = {}
     total = 0
     for key, raw in files:
-        name = f"{'/'.join(key)!r} of {shown}"
+        name = f"{'/'.join(filter(None, key))!r} of {shown}"
         total += len(raw)
         if key in found:
             raise ValueError(f"{name} is there twice; pack every review once")
@@ -191,16 +207,11 @@ def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
             raise ValueError(f"{name} is longer than {_LONGEST_REVIEW} bytes; shorten or remove it")
         if len(found) >= _MOST_REVIEWS or total > _MOST_BYTES:
             raise ValueError(f"{shown} has over {_MOST_REVIEWS} reviews or 4 GiB; give a part")
-        try:
-            found[key] = raw.decode("utf-8").removeprefix("\ufeff")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{name} is not UTF-8 (at offset {error.start}); convert it first, e.g. with iconv"
-            ) from None
-    halves: dict[str, _Pairs] = {"train": [], "test": []}
+        found[key] = decode(raw, name).removeprefix("\ufeff")
+    halves: dict[str, _Pairs] = {"train": [], "test": [], "": []}
     for key in sorted(found, key=_file_order):
         halves[key[0]].append((found[key], int(key[1] == "pos")))
-    return _review_set(halves["train"], halves["test"], shown)
+    return _review_set(halves["train"] or halves[""], halves["test"], shown)
 
 
 def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
@@ -226,11 +237,14 @@ def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
 
 
 def _folder_files(folder: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
-    roots = [root for root in (folder, folder / "aclImdb") if (root / "train").is_dir()]
-    if not roots:
-        raise ValueError(f"{shown} has no folder train; give a folder of {_LAYOUT}")
-    for split, label in product(("train", "test"), ("pos", "neg")):
-        half = roots[0] / split / label
+    roots = (folder, folder / "aclImdb")
+    whole = [root for root in roots if (root / "train").is_dir()]
+    bare = [root for root in roots if (root / "pos").is_dir() or (root / "neg").is_dir()]
+    if not whole and not bare:
+        raise ValueError(f"{shown} has no folder train, pos or neg; give a folder of {_LAYOUT}")
+    root, splits = (whole[0], ("train", "test")) if whole else (bare[0], ("", "test"))
+    for split, label in product(splits, ("pos", "neg")):
+        half = root / split / label
         for file in half.iterdir() if half.is_dir() else ():
             if _REVIEW.search(file.as_posix()) and file.is_file() and not file.is_symlink():
                 with open(file, "rb") as opened:
@@ -280,7 +294,10 @@ class _StrictTarInfo(tarfile.TarInfo):
 
 def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
     with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"  # browsers unpack downloads and keep their names
+        head = file.read(tarfile.BLOCKSIZE)
+        packed = head.startswith(b"\x1f\x8b")  # browsers unpack downloads and keep their names
+        if not packed and head[257:262] != b"ustar":
+            refuse_packed(head, shown)
         file.seek(0)
         try:
             yield from _tar_files(gzip.GzipFile(fileobj=file) if packed else file)
@@ -302,52 +319,109 @@ def _tar_files(file: io.BufferedIOBase) -> Iterator[tuple[_Key, bytes]]:
             if match and member.isreg():
                 content = archive.extractfile(member)
                 raw = content.read(_LONGEST_REVIEW + 1) if content else b""
-                yield (match[1], match[2], match[3]), raw
+                yield (match[1] or "", match[2], match[3]), raw
     while reader.read():  # to the check sum at the end
         pass
 
 
+class _UnfitError(Exception):
+    """Where a table, read in one of several ways, has something wrong: its line, and what it is."""
+
+
 def _read_table(path: Path, shown: str) -> ReviewSet:
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{shown} has over 4 GiB; give a part of it")
+    with open(path, "rb") as file:
+        text = decode(file.read(), shown).removeprefix("\ufeff")
+    separators: Iterable[str] = _TABLES[path.suffix.lower()]
+    if match := _SEPARATOR_LINE.match(text):
+        separators, text = match[1], text[match.end() :]
+    header, separator = _header(text, separators, shown)
+    failures: list[tuple[int, str]] = []
+    for rows in (
+        _line_rows(text, separator, len(header)),
+        *(_quoted_rows(text, separator, quoting) for quoting in _QUOTINGS),
+    ):
+        try:
+            return _review_set(_pairs(rows, header), [], shown)
+        except _UnfitError as error:
+            failures.append(error.args)
+    line, problem = max(failures, key=lambda failure: failure[0])
+    raise ValueError(f"line {line} of {shown} {problem}")
+
+
+def _header(text: str, separators: Iterable[str], shown: str) -> tuple[list[str], str]:
+    """Return the names of the columns, and the separator that finds those that are needed."""
+    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
+    headers = {separator: _fields(first, separator, None) for separator in separators}
+    for separator, header in headers.items():
+        if all(len(_columns(header, names)) == 1 for names in (_TEXT_COLUMNS, _LABEL_COLUMNS)):
+            return header, separator
+    header = max(headers.values(), key=len)
+    names = next(n for n in (_TEXT_COLUMNS, _LABEL_COLUMNS) if len(_columns(header, n)) != 1)
+    raise ValueError(
+        f"{shown} has {len(_columns(header, names))} columns named {', '.join(names)}: its first "
+        f"line names {', '.join(map(repr, header))[:200]}; name just one so, in a header such as "
+        "text,label, with commas, semicolons or tabs between"
+    )
+
+
+def _columns(header: list[str], names: tuple[str, ...]) -> list[int]:
+    return [at for at, name in enumerate(header) if name.strip().lower() in names]
+
+
+def _pairs(rows: _Rows, header: list[str]) -> _Pairs:
+    """Return the texts and labels of the rows that follow the header."""
+    (text_at,), (label_at,) = (_columns(header, n) for n in (_TEXT_COLUMNS, _LABEL_COLUMNS))
     pairs: _Pairs = []
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        if os.fstat(file.fileno()).st_size > _MOST_BYTES:
-            raise ValueError(f"{shown} has over 4 GiB; give a part of it")
-        rows = _table_rows(file, _TABLES[path.suffix.lower()], shown)
-        _, header = next(rows, (0, []))
-        text_at = _column(header, _TEXT_COLUMNS, shown)
-        label_at = _column(header, _LABEL_COLUMNS, shown)
-        for line, row in rows:
-            where = f"line {line} of {shown}"
-            if len(row) != len(header):
-                raise ValueError(f"{where} has {len(row)} columns, not {len(header)}; quote texts")
-            label = row[label_at].strip().lower()
-            if label not in _LABELS:
-                raise ValueError(f"{where} has the label {label[:40]!r}; use {', '.join(_LABELS)}")
-            if len(pairs) >= _MOST_REVIEWS:
-                raise ValueError(f"{shown} has over {_MOST_REVIEWS} reviews; give a part of them")
-            pairs.append((row[text_at], _LABELS[label]))
-    return _review_set(pairs, [], shown)
+    for at, (line, row) in enumerate(rows):
+        if len(row) != len(header):
+            raise _UnfitError(line, f"has {len(row)} columns, not {len(header)}; quote texts")
+        if not at:
+            continue
+        label, text = row[label_at].strip().lower(), row[text_at]
+        if label not in _LABELS:
+            raise _UnfitError(line, f"has the label {label[:40]!r}; use {', '.join(_LABELS)}")
+        if len(text) > csv.field_size_limit():
+            raise _UnfitError(line, f"has over {csv.field_size_limit()} characters; shorten it")
+        if len(pairs) >= _MOST_REVIEWS:
+            raise _UnfitError(line, f"makes over {_MOST_REVIEWS} reviews; give a part")
+        pairs.append((text, _LABELS[label]))
+    return pairs
 
 
-def _column(header: list[str], names: tuple[str, ...], shown: str) -> int:
-    found = [at for at, name in enumerate(header) if name.strip().lower() in names]
-    if len(found) == 1:
-        return found[0]
-    raise ValueError(f"{shown} has {len(found)} columns named {', '.join(names)}; have just one")
+def _line_rows(text: str, separator: str, columns: int) -> _Rows:
+    """Yield the rows of a table whose texts hold no line ends."""
+    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
+        if stripped := line.removesuffix("\n").removesuffix("\r"):
+            yield number, _fields(stripped, separator, columns)
 
 
-def _table_rows(file: IO[str], delimiter: str, shown: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not empty, each with the number of its first line."""
-    reader = csv.reader(file, delimiter=delimiter, strict=True)
+def _fields(line: str, separator: str, columns: int | None) -> list[str]:
+    """Return the fields of a line, without their quotes where those fit the number of columns."""
+    for quoting in _QUOTINGS:
+        try:
+            row = next(csv.reader([line], delimiter=separator, strict=True, **quoting))
+        except csv.Error:
+            continue
+        if columns in (None, len(row)):
+            return row
+    return line.split(separator)
+
+
+def _quoted_rows(text: str, separator: str, quoting: dict[str, Any]) -> _Rows:
+    """Yield the rows that are not empty of a table whose texts may hold line ends, in quotes."""
+    lines = io.StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=separator, strict=True, **quoting)
     while True:
         line = reader.line_num + 1
         try:
             row = next(reader, None)
-        except (csv.Error, UnicodeDecodeError) as error:
-            reason = error if isinstance(error, csv.Error) else "it is not UTF-8"
-            raise ValueError(
-                f"line {line} of {shown} begins a row that cannot be read ({reason}); save it as "
-                "UTF-8, close the quotes of each text and double those inside it"
+        except csv.Error as error:
+            raise _UnfitError(
+                line,
+                f"begins a row that cannot be read ({error}); close the quotes of each text and "
+                "double those inside it",
             ) from None
         if row is None:
             return

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.vocabulary import Vocabulary
 
 _Vector = NDArray[np.float64]
@@ -43,10 +45,13 @@ def read_vectors(
 ) -> WordVectors:
     """Read the vectors of the words of `vocabulary` from a text file of one vector a line.
 
-    A line is `word v1 ... vE`, single spaces between, UTF-8 (GloVe: Pennington et al. 2014); a
-    first line `count E`, as in the text format of word2vec, gives E and is skipped, and so are
-    blank lines. A word that comes again keeps its first vector. The file is read as a stream, and
-    only lines of words of the vocabulary, and the first one, are parsed into numbers.
+    A line is `word v1 ... vE`, single spaces between, UTF-8 (GloVe: Pennington et al. 2014). Its
+    last E fields are the numbers, for a few of GloVe's words hold spaces (`. . .`), but no such
+    word may end in a number. A first line `count E`, as in the text format of word2vec, gives E and
+    is skipped; without it the numbers that end the first vector's line are counted. Blank lines are
+    skipped. LF and CRLF end a line, and no other character does. A word that comes again keeps its
+    first vector. The file is read as a stream, and only lines of words of the vocabulary, and the
+    first one, are parsed into numbers.
 
     Words without a vector (GloVe has a contraction such as `don't` only in parts, so it is one) and
     tokens in angle brackets draw theirs from a normal distribution of mean 0 and the standard
@@ -76,6 +81,11 @@ def read_vectors(
         if not Path(path).is_file():
             raise ValueError(f"{shown} is no existing file; give a file of word vectors")
         with open(path, "rb") as file:
+            head = file.read(2**16)
+            refuse_packed(head, shown)
+            if 0 in head:
+                decode(head, shown)  # which refuses it
+            file.seek(0)
             vectors = _read_found(file, vocabulary, shown)
     except OSError as error:
         reason = error.strerror or "input/output error"
@@ -102,22 +112,24 @@ def _read_found(file: IO[bytes], vocabulary: Vocabulary, shown: str) -> dict[int
     width = 0
     for number, line in _lines(file, shown):
         where = f"line {number} of {shown}"
-        values = line.count(b" ")
         if not width:
             fields = line.split()
             if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
                 width = _checked_width(int(fields[1][:9]), where)
                 continue
-            width = _checked_width(values, where)
-            _parse(line, where)
-        if values != width:
-            raise ValueError(
-                f"{where} has {values} numbers, not {width}; give a word and {width} numbers a "
-                "line, with single spaces"
-            )
-        token_id = id_of.pop(line[: line.index(b" ")], None)
+            width = _checked_width(_numbers(line), where)
+            _parse(line, width, where)
+        word = line[: line.find(b" ")]
+        if line.count(b" ") != width:
+            word = line.rsplit(b" ", width)[0]
+            if (found := _numbers(line)) != width:
+                raise ValueError(
+                    f"{where} has {found} numbers, not {width}; give a word and {width} numbers a "
+                    "line, with single spaces, or get a whole copy if that's the last line"
+                )
+        token_id = id_of.pop(word, None)
         if token_id is not None:
-            vectors[token_id] = _parse(line, where)
+            vectors[token_id] = _parse(line, width, where)
     if not width:
         raise ValueError(f"{shown} is empty; give a file of lines such as 'word 0.1 -0.2'")
     return vectors
@@ -142,18 +154,28 @@ def _checked_width(width: int, where: str) -> int:
     if not 1 <= width <= _WIDEST:
         raise ValueError(
             f"{where} gives vectors of {width} numbers, not 1 to {_WIDEST}; "
-            "give a text file of a word and its numbers a line"
+            "give a text file of a word and its numbers a line, with single spaces"
         )
     return width
 
 
-def _parse(line: bytes, where: str) -> _Vector:
-    fields = line.split(b" ")[1:]
+def _numbers(line: bytes) -> int:
+    """Return how many fields at the end of a line are numbers; the first field is none."""
+    numbers = map(_number, line.split(b" ")[:0:-1])
+    return sum(1 for _ in takewhile(lambda number: number is not None, numbers))
+
+
+def _number(field: bytes) -> float | None:
     try:
         # float() takes 1_000 for a number, as Python's source does.
-        vector = np.array([float(field.replace(b"_", b"?")) for field in fields])
+        return float(field.replace(b"_", b"?"))
     except ValueError:
-        vector = np.array([np.nan])
+        return None
+
+
+def _parse(line: bytes, width: int, where: str) -> _Vector:
+    numbers = [_number(field) for field in line.rsplit(b" ", width)[1:]]
+    vector = np.array([np.nan if number is None else number for number in numbers])
     # NaN compares False, so it is refused here as well.
     if not (np.abs(vector) < _LARGEST).all():
         raise ValueError(

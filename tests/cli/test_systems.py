@@ -280,17 +280,44 @@ def test_lines_are_labelled_with_a_probability(
 ) -> None:
     # Of the last line's words the model reads the last 24, the good one among them.
     cut = "dull awful boring " + " ".join(f"word{n}" for n in range(23)) + " great"
-    lines = ["A wonderful film, moving!", "", "Dull: awful...", cut]
-    (tmp_path / "lines.txt").write_text("\n".join(lines), encoding="utf-8")
-    code, out, err = call(classify_command, classifier, tmp_path / "lines.txt")
-    assert (code, err) == (0, "")
-    found = [line.split("\t") for line in out.splitlines()]
-    assert [label for label, _, _ in found] == ["positive", "negative", "positive"]
-    assert [text for _, _, text in found] == [line for line in lines if line]
-    for label, probability, _ in found:
-        assert (float(probability) > 0.5) == (label == "positive")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(lines)))
-    assert call(classify_command, classifier, "--batch-size", 2)[1] == out
+    dull = "Dull: awful\u2028boring\x85\x0c..."
+    lines = ["\ufeffA wonderful film, moving!", dull, cut, "", " "]
+    file = tmp_path / "lines.txt"
+    for content in ("\n".join([*lines, ""]), "\n".join(lines), "\r\n".join(lines)):
+        file.write_bytes(content.encode())
+        code, out, err = call(classify_command, classifier, file)
+        assert (code, err) == (0, "")
+        found = [line.split("\t") for line in out.removesuffix("\n").split("\n")]
+        assert [label for label, _, _ in found[:3]] == ["positive", "negative", "positive"]
+        assert [text for _, _, text in found] == ["A wonderful film, moving!", *lines[1:]]
+        assert found[3][:2] == found[4][:2]  # of no word either
+        for label, probability, _ in found:
+            assert (float(probability) > 0.5) == (label == "positive")
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes()), "ascii"))
+        assert call(classify_command, classifier, "--batch-size", 2)[1] == out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"good\ncaf\xe9 noir\n", "WINDOWS-1252 ('caf\u00e9 noir')"),
+        (b"good\nna\xc3\xafve \xe2\x80", "cut off"),
+        (b"\x1f\x8b\x08\n", "gunzip"),
+    ],
+)
+def test_what_is_no_text_is_not_classified(
+    content: bytes,
+    said: str,
+    call: Command,
+    classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "lines.txt").write_bytes(content)
+    assert said in refusal(call, classify_command, classifier, tmp_path / "lines.txt")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    err = refusal(call, classify_command, classifier)
+    assert said in err and f"line {1 + content.startswith(b'good')} of standard input" in err
 
 
 def test_a_classifier_s_run_needs_its_own_vectors_no_more(

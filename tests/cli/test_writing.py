@@ -17,6 +17,7 @@ from commands import Command
 
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
+from lstm_jax.cli.writing import file_lines
 
 ROOT = Path(__file__).parents[2]
 SONG = "".join(
@@ -156,6 +157,15 @@ def test_templates_of_a_file(call: Command, song_run: Path, tmp_path: Path) -> N
     first, second = lines.splitlines()
     assert (first[:2], len(first)) == ("7 ", 5)
     assert (second[1], len(second)) == ("a", 3)
+
+
+def test_lines_of_files_end_where_lf_and_crlf_are(tmp_path: Path) -> None:
+    (tmp_path / "lines").write_bytes("\ufeffa\rb\r\n\n \nc\x85d\u2028e\x0c\n".encode())
+    assert file_lines(tmp_path / "lines") == [(1, "a\rb"), (4, "c\x85d\u2028e\x0c")]
+    for content in (b"", b"\n \n"):
+        (tmp_path / "lines").write_bytes(content)
+        with pytest.raises(ValueError, match="no line with text; give"):
+            file_lines(tmp_path / "lines")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from lstm_jax.text import (
     build_char_vocabulary,
     lanes,
     python_documentation,
+    read_lines,
     read_text,
 )
 
@@ -48,6 +49,27 @@ def test_line_ends_and_byte_order_mark_leave_no_trace(
 
 
 @same_folder
+@given(
+    lines=st.lists(
+        st.text(
+            st.sampled_from("ab \t\r\v\f\x1c\x1d\x1e\u0085\u2028\u2029")
+            | st.characters(codec="utf-8")
+        )
+        .map(lambda line: re.sub("[\0\n]", "", line).rstrip("\r"))
+        .filter(lambda line: not line.startswith("\ufeff"))
+    ),
+    end=st.sampled_from(["\n", "\r\n"]),
+    mark=st.sampled_from([b"", codecs.BOM_UTF8]),
+)
+def test_no_other_character_ends_a_line(
+    tmp_path: Path, lines: list[str], end: str, mark: bytes
+) -> None:
+    file = tmp_path / "lines"
+    file.write_bytes(mark + "".join(line + end for line in lines).encode())
+    assert read_lines(file) == [*lines, ""]
+
+
+@same_folder
 @given(st.binary())
 def test_any_bytes_give_their_text_or_one_clear_line(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "bytes"
@@ -69,7 +91,7 @@ def test_any_bytes_give_their_text_or_one_clear_line(tmp_path: Path, content: by
         (codecs.BOM_UTF8, "no text"),
         (codecs.BOM_UTF8 + "caf\u00e9".encode("latin-1"), "offset 6"),
         (b"ok\xffok", "offset 2"),
-        (b"cut \xe2\x82", "offset 4"),
+        (b"cut \xe2\x82", "cut off within its last character (byte 0xe2 at offset 4)"),
         (b"\xed\xa0\x80", "offset 0"),
         ("text".encode("utf-16"), "-f UTF-16"),
         (b"caf\xe9", "iconv"),

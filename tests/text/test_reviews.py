@@ -3,6 +3,7 @@
 import gzip
 import io
 import os
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable
@@ -120,6 +121,24 @@ def test_a_folder_and_its_archives_are_the_same(tmp_path: Path, above: str, form
     }.items():
         assert same(read_reviews(write(tmp_path / name, content)), data)
         assert same(read_reviews(str(tmp_path / name)), data)
+
+
+@pytest.mark.parametrize("above", ["", "aclImdb/"])
+def test_a_folder_may_hold_both_labels_itself(tmp_path: Path, above: str) -> None:
+    files = {above + name.removeprefix("train/"): text for name, text in FILES.items()}
+    root = write_folder(tmp_path / "data", files)
+    packed = write(tmp_path / "a.tgz", gzip.compress(tar_bytes(files)))
+    for path in (root, packed):
+        data = read_reviews(path)
+        assert data.training.texts == POSITIVE + NEGATIVE
+        assert data.test is not None and data.test.texts == ("worse",)
+    # Where there is a folder train as well, what lies beside it is no review.
+    for name, text in SMALL.items():
+        files[above + name] = b"of train: " + text
+    write_folder(root, files)
+    packed.write_bytes(tar_bytes(files))
+    for path in (root, packed):
+        assert read_reviews(path).training.texts == ("of train: tenth", "of train: bad<br />")
 
 
 @given(numbers=st.lists(st.integers(0, 10**30), unique=True, min_size=1), random=st.randoms())
@@ -306,6 +325,67 @@ def test_tables_keep_their_rows(
     assert data.training.labels.tolist() == labels
 
 
+def doubled(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"'
+
+
+def escaped(text: str) -> str:
+    return '"' + text.replace('"', '\\"') + '"'
+
+
+@pytest.mark.parametrize("quoted", [doubled, escaped, str])
+@pytest.mark.parametrize("last", [True, False])
+@given(
+    texts=st.lists(
+        st.text(st.sampled_from('"" ,;a\u2028\f') | st.characters(codec="utf-8")).map(
+            lambda text: re.sub(r"[\0\t\n\r\\\\]", "", text)
+        )
+    )
+)
+def test_quotes_are_read_in_each_of_their_ways(
+    tmp_path: Path, texts: list[str], quoted: Callable[[str], str], last: bool
+) -> None:
+    if quoted is str:  # what is all in quotes is read as quoted
+        texts = [text.rstrip('"') for text in texts]
+    texts = ['"Great" film, "he" said', '"Oh no', 'bad "film', "", *texts]
+    fields = [quoted(text) for text in texts]
+    rows = [f"{n % 2}\t{text}" if last else f"{text}\t{n % 2}" for n, text in enumerate(fields)]
+    header = "sentiment\treview" if last else "review\tsentiment"
+    path = write(tmp_path / "a.tsv", "\r\n".join([header, *rows]).encode())
+    assert read_reviews(path).training.texts == tuple(texts)
+
+
+@pytest.mark.parametrize("quoted", [doubled, escaped])
+def test_texts_in_quotes_may_hold_line_ends(tmp_path: Path, quoted: Callable[[str], str]) -> None:
+    texts = ('"Oh"\tno\n', 'a\n\n"b', '\n"', 'c "d" e')
+    rows = [f"{n}\t{n % 2}\t{quoted(text)}\n" for n, text in enumerate(texts)]
+    path = write(tmp_path / "a.tsv", "".join(["id\tsentiment\treview\n", *rows]).encode())
+    assert read_reviews(path).training.texts == texts
+
+
+def test_a_quote_that_opens_in_one_row_and_closes_in_another_joins_no_rows(tmp_path: Path) -> None:
+    table = b'text\tlabel\n"Oh no\t0\nwell\t1\nbad film"\t0\n'
+    data = read_reviews(write(tmp_path / "a.tsv", table))
+    assert data.training.texts == ('"Oh no', "well", 'bad film"')
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("first", ["", "sep={}\r\n", '"SEP={}"\n'])
+def test_the_separator_is_found(tmp_path: Path, name: str, separator: str, first: str) -> None:
+    table = 'id;review;label\r\n1;good, very;1\r\n2;"bad;\nworse";0\r\n'
+    if separator != ";":
+        table = table.replace(",", " ").replace(";", separator)
+    path = write(tmp_path / name, (first.format(separator) + table).encode())
+    expected = ("good, very", "bad;\nworse")
+    if separator != ";":
+        expected = ("good  very", f"bad{separator}\nworse")
+    assert read_reviews(path).training.texts == expected
+    # The lines of errors are the file's own.
+    write(path, path.read_bytes() + f"3{separator}c{separator}x\r\n".encode())
+    assert f"line {5 + bool(first)} of" in read_error(path)
+
+
 @pytest.mark.parametrize(
     ("table", "words"),
     [
@@ -320,8 +400,10 @@ def test_tables_keep_their_rows(
         (b'text,label\n"a\nb",1\n\nc,2\n', "line 5"),
         (b"text,label\na,\n", "line 2"),
         (b"text,label\na,0.5\n", "'0.5'"),
-        (b'text,label\na,1\n"b,0\nc,1\n', "line 3"),
-        (b'text,label\n"a"b,1\n', "line 2"),
+        (b'text,label\na,1\n"b,0\nc,d,1\n', "line 4"),
+        (b'text,label\n"a"b,1\nc,d,0\n', "line 3"),
+        (b"great film,1\nbad,0\n", "its first line names 'great film', '1'"),
+        (b"text|label\na|1\nb|0\n", "commas, semicolons or tabs"),
         (b"text,label\n" + b"a" * 200_000 + b",1\n", "line 2"),
         (b"text,label\ncaf\xe9,1\n", "not UTF-8"),
         ("text,label\na,1\n".encode("utf-16"), "not UTF-8"),

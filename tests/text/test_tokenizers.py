@@ -17,6 +17,15 @@ def test_splitting_again_changes_nothing(text: str) -> None:
     assert all(word.split() == [word] for word in once)
 
 
+@given(st.lists(st.text("ab'-\u0301\u0939\u094d", min_size=1)), st.randoms())
+def test_format_characters_end_no_word(texts: list[str], random: Any) -> None:
+    found = words(" ".join(texts))
+    hyphenated = " ".join("\u00ad".join(["", *word, ""]) for word in found)
+    assert words(hyphenated) == found
+    joined = " ".join("\u200c".join(word) for word in found)
+    assert words(joined) == joined.split()
+
+
 @given(st.text(), st.text())
 def test_a_line_end_separates(left: str, right: str) -> None:
     assert words(left + "\n" + right) == words(left) + words(right)
@@ -44,6 +53,15 @@ def test_punctuation_and_white_space_are_all_alike(expected: list[str], random: 
         ("\u0939\u093f\u0928\u094d\u0926\u0940", ["\u0939\u093f\u0928\u094d\u0926\u0940"]),
         ("\u201cquoted\u201d\u2014dash", ["quoted", "dash"]),
         ("$5 + 10%", ["5", "10"]),
+        # Persian and Hindi, spelled with joiners of zero width.
+        ("\u0645\u06cc\u200c\u0631\u0648\u0645.", ["\u0645\u06cc\u200c\u0631\u0648\u0645"]),
+        ("\u0915\u094d\u200d\u0937 \u0915", ["\u0915\u094d\u200d\u0937", "\u0915"]),
+        ("\u200ca\u200d \u200d b\u200c\u0301", ["a", "b\u200c\u0301"]),
+        ("co\u00adop\u00ader\u00adate", ["cooperate"]),
+        ("\u202aright\u202c \u200eleft\u200f join\u2060ed", ["right", "left", "joined"]),
+        ("one\u200bword\u00ad\u200bmore", ["one", "word", "more"]),
+        # A heart and a variation selector; an astronaut, who is joined of two signs.
+        ("love \u2764\ufe0f \U0001f469\u200d\U0001f680 x \u0301 y", ["love", "x", "y"]),
     ],
 )
 def test_examples(text: str, expected: list[str]) -> None:

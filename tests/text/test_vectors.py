@@ -141,6 +141,21 @@ def test_variants_are_the_same(tmp_path: Path, content: bytes) -> None:
     assert plain[1:] == variant[1:]
 
 
+@pytest.mark.parametrize("header", ["", "9 3\n"])
+@given(
+    others=st.lists(
+        st.text(" .@ab7\x0b\x0c\u0085\u00a0\u2028", min_size=1).filter(
+            lambda word: not word.split(" ")[-1].strip().isdigit() and word not in WORDS
+        )
+    )
+)
+def test_the_last_fields_are_the_numbers(tmp_path: Path, others: list[str], header: str) -> None:
+    plain = read_vectors(write(tmp_path / "v.txt", FILE), VOCABULARY)
+    lines = "".join(f"{word} 7 7.5 -7\n" for word in [". . .", "to a@b.c", *others])
+    found = read_vectors(write(tmp_path / "w.txt", header + lines + FILE), VOCABULARY)
+    np.testing.assert_array_equal(plain.table, found.table)
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -166,7 +181,10 @@ def test_variants_are_the_same(tmp_path: Path, content: bytes) -> None:
         (b"a 1 2\nthe 1 \xff\n", "line 2"),
         (b"a" + b" 1" * 5000, "line 1"),
         (b"a 1 2\nb " + b"1" * 2**21, "line 2"),
-        ("the 1 2\n".encode("utf-16"), "line 1"),
+        (b"a 1 2\nthe 1 2\nb 1", "whole copy"),
+        (b"the\t1\t2\n", "single spaces"),
+        ("the 1 2\n".encode("utf-16"), "-f UTF-16"),
+        (b"3 2\nthe \0\0\x80\x3f\0\0\x80\x3f\n", "binary"),
     ],
 )
 def test_wrong_files(tmp_path: Path, content: bytes, words: str) -> None:

@@ -134,6 +134,16 @@ def test_a_poem_s_loss_is_that_of_its_characters_and_of_its_end_apart(folder: Pa
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+def test_lf_and_crlf_alone_end_a_poem_s_line(folder: Path, tmp_path: Path) -> None:
+    poems = (folder / "poems.txt").read_bytes()
+    (tmp_path / "poems.txt").write_bytes(
+        poems.replace(b":", b":\r\xc2\x85\x0c").replace(b"\n", b"\r\n")
+    )
+    plain, other = (read_system(poems_config(place)) for place in (folder, tmp_path))
+    assert isinstance(plain, PoemsSystem) and isinstance(other, PoemsSystem)
+    assert other.found == plain.found
+
+
 def test_each_poem_is_trained_on_once_an_epoch_and_each_held_out_one_judged_once(
     folder: Path,
 ) -> None:

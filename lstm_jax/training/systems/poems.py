@@ -26,8 +26,8 @@ from lstm_jax.text import (
     build_poem_vocabulary,
     prediction_rows,
     prediction_steps,
+    read_lines,
     read_poems,
-    read_text,
     split_rows,
 )
 from lstm_jax.text.ids import Ids
@@ -205,7 +205,7 @@ def read_poems_system(config: PoemsConfig) -> PoemsSystem:
             f"preset {config.preset!r} has no poems of its own; name a UTF-8 text of lines "
             "title:poem with --data PATH"
         )
-    text = read_text(config.data)
+    text = "\n".join(read_lines(config.data))
     found = read_poems(
         text,
         length=config.length,

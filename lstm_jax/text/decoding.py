@@ -1,0 +1,125 @@
+"""Bytes to text: UTF-8, or one line that says what the bytes may be instead."""
+
+import codecs
+import re
+import unicodedata
+
+_OFFICE = "save it as plain text (UTF-8), a table as CSV"
+_PACKED = {
+    rb"\x1f\x8b": ("packed with gzip", "gunzip -k FILE"),
+    rb"BZh[1-9]1AY&SY": ("packed with bzip2", "bunzip2 -k FILE"),
+    rb"\xfd7zXZ\0": ("packed with xz", "unxz -k FILE"),
+    rb"\x28\xb5\x2f\xfd": ("packed with zstd", "unzstd FILE"),
+    rb"7z\xbc\xaf\x27\x1c": ("a 7z archive", "7z x FILE"),
+    rb"(?s:.{257})ustar[ \0]": ("a tar archive", "tar -xf FILE"),
+    rb"(?s:PK\x03\x04.{26}(?:\[Content_Types|_rels/|docProps/|mimetype))": ("a document", _OFFICE),
+    rb"\xd0\xcf\x11\xe0": ("a document", _OFFICE),
+    rb"PK[\x03\x05]": ("a zip archive", "unzip FILE"),
+    rb"%PDF-": ("a PDF", "pdftotext FILE"),
+}
+"""How files begin that hold text out of reach: what they are, and how to get at it."""
+_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # first, for UTF-16's mark is its beginning
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+_WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
+_NARROW = (
+    *("WINDOWS-1252", "WINDOWS-1251", "KOI8-R"),
+    *("SHIFT_JIS", "EUC-JP", "EUC-KR", "GB18030", "BIG5"),
+)
+# How the names of characters begin that make words with each other.
+_EAST_ASIAN = {"CJK", "HIR", "KAT", "IDE"}
+_SAMPLE = 2**16
+
+
+def decode(raw: bytes, shown: str) -> str:
+    """Return the text of UTF-8 `raw`; a byte order mark is kept.
+
+    Raises:
+        ValueError: one line that calls it `shown` and tells what it is: packed, binary (it holds a
+            NUL byte), cut off within a character, or in another encoding. Encodings are named with
+            what the bytes say in them, so that a wrong guess does no harm.
+    """
+    refuse_packed(raw, shown)
+    try:
+        text = raw.decode("utf-8")
+        if "\0" not in text:
+            return text
+        offset, is_cut = raw.index(0), False
+    except UnicodeDecodeError as error:
+        offset, is_cut = error.start, error.reason == "unexpected end of data"
+    readings = _readings(raw)
+    place = f"(byte 0x{raw[offset]:02x} at offset {offset})"
+    # One odd byte at the end of ASCII may as well be a letter of another encoding.
+    if is_cut and not (readings and offset == len(raw) - 1 and raw[:-1].isascii()):
+        problem = f"UTF-8 cut off within its last character {place}"
+        cure = "get a whole copy, or remove what is left of that character"
+    elif readings:
+        problem = f"not UTF-8 {place}, but maybe {' or '.join(readings.values())}"
+        name = next(iter(readings)) if len(readings) == 1 else "ENCODING"
+        cure = f"where it reads right, convert it: iconv -f {name} -t UTF-8 OLD > NEW"
+    elif 0 in raw:
+        problem = f"a binary file (NUL at byte {raw.index(0)})"
+        cure = "give a plain UTF-8 text file"
+    else:
+        problem = f"not UTF-8 {place}"
+        cure = "find out its encoding and convert it: iconv -f ENCODING -t UTF-8 OLD > NEW"
+    raise ValueError(f"{shown} is {problem}; {cure}")
+
+
+def refuse_packed(beginning: bytes, shown: str) -> None:
+    """Raise a ValueError that says how to get at the text, if what begins so holds it packed."""
+    for pattern, (kind, cure) in _PACKED.items():
+        if re.match(pattern, beginning):
+            raise ValueError(f"{shown} is {kind}, not plain text; unpack it first: {cure}")
+
+
+def _readings(raw: bytes) -> dict[str, str]:
+    """Return the encodings in which `raw` looks like text, each with some of what it says."""
+    marked = [name for mark, name in _MARKS.items() if raw.startswith(mark)]
+    # ASCII reads alike in all narrow ones, so what tells them apart begins in the line it ends in.
+    odd = re.search(rb"[\x80-\xff]", raw)
+    first = raw.rfind(b"\n", 0, odd.start()) + 1 if odd and 0 not in raw else 0
+    texts: dict[str, str] = {}
+    # A stray NUL does not make wide characters of a text.
+    is_wide = raw.count(0) > len(raw) / 100
+    for name in marked[:1] or (_WIDE if is_wide else _NARROW if 0 not in raw else ()):
+        try:
+            # The incremental decoder allows for a last character that is cut off.
+            text = codecs.getincrementaldecoder(name)().decode(raw[first : first + _SAMPLE])
+        except UnicodeDecodeError:
+            continue
+        # In the wrong byte order no character of ASCII is left.
+        is_ordered = name not in _WIDE or min(text, default="\x80") < "\x80"
+        if is_ordered and _is_likely(text) and text not in texts.values():
+            texts[name] = text
+    return {name: f"{name} ({_excerpt(text)!r})" for name, text in texts.items()}
+
+
+def _is_likely(text: str) -> bool:
+    """Whether most of what is not ASCII is punctuation, or letters of words that can be."""
+    odd = [char for char in text if not char.isascii() and not char.isspace()]
+    kinds = {char: unicodedata.category(char) for char in set(text)}
+    if any(kind[0] == "C" and kind != "Cf" and not char.isspace() for char, kind in kinds.items()):
+        return False
+    words = (word for word in re.findall(r"[^\W\d_]+", text) if _is_word(word))
+    letters = sum(not char.isascii() for word in words for char in word)
+    others = sum(kinds[char][0] in "PM" or kinds[char] in ("Sc", "Nd") for char in odd)
+    return letters + others >= 0.8 * len(odd)
+
+
+def _is_word(word: str) -> bool:
+    """Whether its letters are of one script, and only the first is a capital."""
+    scripts = {unicodedata.name(char, "?")[:3] for char in word}
+    is_latin = scripts == {"LAT"} and re.search("[A-Za-z]", word) is not None
+    return word[1:] == word[1:].lower() and (
+        is_latin or scripts <= _EAST_ASIAN or (len(scripts) == 1 and scripts != {"LAT"})
+    )
+
+
+def _excerpt(text: str) -> str:
+    """Return a few characters about the first that is not ASCII."""
+    at = next((at for at, char in enumerate(text) if not char.isascii()), 0)
+    return " ".join(text[max(0, at - 8) : at + 16].split())
