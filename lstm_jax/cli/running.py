@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from lstm_jax.cli.arguments import error_line
 from lstm_jax.cli.display import Display
 from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
@@ -96,7 +97,10 @@ def train_run(
         )
         display.note(f"saved step {int(state.step)} in {path}")
         if plots.have_matplotlib() and folder.metrics.stat().st_size:
-            plots.draw_curves([path], folder.plot)
+            try:
+                plots.draw_curves([path], folder.plot)
+            except Exception as error:  # whatever comes of the user's matplotlib and its settings
+                display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
 
 
 def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
