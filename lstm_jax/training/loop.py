@@ -88,9 +88,9 @@ class _Training:
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, step = self._task, int(state.step)
         first = step
+        feed = task.system.feed()
         log = MetricsLog(self._folder.metrics, step, self._progress.get("log"))
         self._window = Window(task, log, self._report, self._progress)
-        feed = task.system.feed()
         pending: StepMetrics | None = None
         try:
             self._finish_event(state, step)
