@@ -14,6 +14,7 @@ from typing import TypeVar
 import tyro
 
 from lstm_jax.cli.allocator import keep_freed_memory
+from lstm_jax.cli.output import discard, replace_what_cannot_be_shown, tell
 
 T = TypeVar("T")
 
@@ -83,26 +84,44 @@ def importing() -> Iterator[None]:
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
     keep_freed_memory()
+    replace_what_cannot_be_shown()
     try:
         return command(sys.argv[1:])
     except BrokenPipeError:
         # Whoever read the output has had enough; Python would complain once more at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         return 128 + signal.SIGPIPE
     except (ValueError, OSError) as error:
-        print(f"{prog}: error: {error_line(error)}", file=sys.stderr)
+        tell(f"{prog}: error: {error_line(error)}")
         return USAGE_ERROR
-    except (MemoryError, RuntimeError) as error:
-        # JAX's errors are RuntimeErrors; only this one is the user's to mend.
-        if isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+    except Exception as error:
+        line = _out_of_memory(error) or _absent_backend()
+        if line is None:
             raise
-        wanted = error_line(error) or "nothing was left"
-        print(
-            f"{prog}: error: there is not enough memory ({wanted}); use a smaller model, batch or "
-            "length",
-            file=sys.stderr,
-        )
+        tell(f"{prog}: error: {line}")
         return USAGE_ERROR
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
+        tell(f"{prog}: interrupted")
         return 128 + signal.SIGINT
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        return None
+    wanted = error_line(error) or "nothing was left"
+    return f"there is not enough memory ({wanted}); use a smaller model, batch or length"
+
+
+def _absent_backend() -> str | None:
+    """What to do where JAX has no device to compute on; None where it has one."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return None
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:
+        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+        asked = [f"{name} is {os.environ[name]!r}" for name in names if name in os.environ]
+        reasons = ", ".join(filter(None, [*asked, error_line(error)]))
+        return f"JAX finds no device to compute on: {reasons}; unset it, or set it to cpu"
+    return None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from typing import TextIO, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -12,8 +14,10 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment, Segments
 
-from lstm_jax.training.metrics import Row
+from lstm_jax.cli.output import Shown
+from lstm_jax.training.metrics import Row, figure
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_OF_SILENCE = 20.0
@@ -28,7 +32,9 @@ class Display:
     """
 
     def __init__(self, first_step: int, total_steps: int) -> None:
-        self._console = Console(highlight=False, soft_wrap=True, markup=False)
+        # Without a standard output, rich has a file of its own that shows nothing.
+        shown = None if sys.stdout is None else cast(TextIO, Shown(sys.stdout))
+        self._console = Console(file=shown, soft_wrap=True)
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -58,7 +64,7 @@ class Display:
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= _SECONDS_OF_SILENCE:
             self._last_line = now
-            self._console.print(f"step {step}/{self._total_steps}{self._left(step)}")
+            self.note(f"step {step}/{self._total_steps}{self._left(step)}")
 
     def row(self, row: Row) -> None:
         """Shows a row of metrics: every evaluation, and others a few seconds apart."""
@@ -71,15 +77,15 @@ class Display:
             return
         if evaluated or last or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
-            self._console.print(f"step {step}/{self._total_steps}  {numbers}{self._left(step)}")
+            self.note(f"step {step}/{self._total_steps}  {numbers}{self._left(step)}")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Shows what the model writes."""
-        self._console.print(f"--- sample at step {step} ---\n{text}\n---")
+        self.note(f"--- sample at step {step} ---\n{text}\n---")
 
     def note(self, text: str) -> None:
-        """Shows a line."""
-        self._console.print(text)
+        """Shows a line as it is; rich would read markup, emoji and tabs into a text."""
+        self._console.print(Segments([Segment(f"{text}\n")]))
 
     def _left(self, step: int) -> str:
         done = step - self._first_step
@@ -92,13 +98,9 @@ class Display:
 
 def _numbers(row: Row) -> str:
     judged_by = "perplexity" if "perplexity" in row else "accuracy"
-    parts = [f"loss {_value(row['loss'])}", f"{judged_by} {_value(row[judged_by])}"]
+    parts = [f"loss {figure(row['loss'])}", f"{judged_by} {figure(row[judged_by])}"]
     if "heldout_loss" in row:
-        parts.append(f"held out {_value(row['heldout_loss'])}")
-        parts.append(f"{judged_by} {_value(row[f'heldout_{judged_by}'])}")
-    parts.append(f"{_value(row['tokens_per_second'], ',.0f')} tokens/s")
+        parts.append(f"held out {figure(row['heldout_loss'])}")
+        parts.append(f"{judged_by} {figure(row[f'heldout_{judged_by}'])}")
+    parts.append(f"{row['tokens_per_second']:,.0f} tokens/s")
     return "  ".join(parts)
-
-
-def _value(number: float | int | None, form: str = ".4f") -> str:
-    return "-" if number is None else format(number, form)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 from pathlib import Path
 
+from lstm_jax.cli.output import json_line, tell
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.cli.writing import file_lines, load_writer
 from lstm_jax.sampling import TextScore, perplexity, score
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
+from lstm_jax.training.metrics import figure
 
 
 def print_scores(command: SampleCommand, path: Path) -> None:
@@ -24,10 +24,9 @@ def print_scores(command: SampleCommand, path: Path) -> None:
         print(_shown(command, writer.vocabulary, line, ids, each))
     total = math.fsum(each.log_likelihood for each in found)
     tokens = sum(len(each.log_probabilities) for each in found)
-    print(
-        f"{-total / tokens:.4f} nats a token, perplexity {perplexity(total, tokens):.4f}, over "
-        f"{tokens:,} tokens of {len(found):,} texts",
-        file=sys.stderr,
+    tell(
+        f"{figure(-total / tokens)} nats a token, perplexity {figure(perplexity(total, tokens))}, "
+        f"over {tokens:,} tokens of {len(found):,} texts"
     )
 
 
@@ -48,7 +47,7 @@ def _shown(
 ) -> str:
     predicted = len(found.log_probabilities)
     if not command.jsonl:
-        numbers = f"{found.log_likelihood:.4f}\t{found.perplexity:.4f}\t{predicted}"
+        numbers = f"{found.log_likelihood:.4f}\t{figure(found.perplexity)}\t{predicted}"
         return f"{numbers}\t{line}"
     described = {
         "text": line,
@@ -57,4 +56,4 @@ def _shown(
         "tokens": [vocabulary.tokens[id] for id in ids],
         "log_probabilities": [None, *found.log_probabilities.tolist()],
     }
-    return json.dumps(described, ensure_ascii=False)
+    return json_line(described)

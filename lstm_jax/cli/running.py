@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,11 +12,14 @@ from typing import Any
 
 import jax
 
+from lstm_jax.cli.arguments import error_line
 from lstm_jax.cli.display import Display
 from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import AnyConfig, to_dict
+from lstm_jax.training.downloads import SOURCES
 from lstm_jax.training.metrics import part_metrics
+from lstm_jax.training.optimizer import learning_rate_schedule
 from lstm_jax.training.report import Recorded, Recorder
 from lstm_jax.training.run import (
     RunFolder,
@@ -28,6 +34,7 @@ from lstm_jax.training.run import (
 )
 from lstm_jax.training.state import TrainState, evaluate
 from lstm_jax.training.systems import System, read_system
+from lstm_jax.training.systems.corpus import BUILT_IN
 from lstm_jax.training.systems.reviews import ReviewsSystem
 from lstm_jax.training.tensorboard import TensorBoardRecorder, require_tensorboard
 from lstm_jax.training.wandb import WandbRecorder, require_wandb
@@ -65,12 +72,13 @@ def train_run(
         require_tensorboard()
     if wandb:
         require_wandb()
+    before = read_description(folder).config if resume else None
     system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
     the_task = task.make_task(system)
     # A first state is made before the folder is: settings that don't fit leave nothing behind.
     first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
     with ExitStack() as stack:
-        stack.enter_context(held(folder))
+        stack.enter_context(held(folder, new=not resume))
         state, progress = _begun(folder, the_task, first, resume)
         step = int(state.step)
         store = stack.enter_context(
@@ -83,7 +91,11 @@ def train_run(
         if wandb:
             settings = to_dict(system.config)
             recorders.append(stack.enter_context(WandbRecorder(folder.path, settings)))
+        # Whatever is drawn from here on is drawn as when the run began.
+        stack.enter_context(jax.default_prng_impl(str(jax.random.key_impl(state.key))))
         display.note(_summary(the_task, path, step))
+        if before is not None and (note := _change_of_rate(the_task, before, state)):
+            display.note(note)
         state = loop.train(
             the_task,
             state,
@@ -96,7 +108,10 @@ def train_run(
         )
         display.note(f"saved step {int(state.step)} in {path}")
         if plots.have_matplotlib() and folder.metrics.stat().st_size:
-            plots.draw_curves([path], folder.plot)
+            try:
+                plots.draw_curves([path], folder.plot)
+            except Exception as error:  # whatever comes of the user's matplotlib and its settings
+                display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
 
 
 def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
@@ -142,16 +157,48 @@ def _is_barely_begun(folder: RunFolder) -> bool:
 
 def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> System:
     refuse_existing(folder)
-    return read_system(config).with_samples(replace=not own_samples)
+    return read_system(_located(config)).with_samples(replace=not own_samples)
 
 
 def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
     refuse_changes(folder, config)
     refuse_damaged_files(folder)
+    config = _located(config, moved=True)
     # Vectors that a run goes on training are among its parameters, once it has a checkpoint.
     system = read_system(config, None if _is_barely_begun(folder) else folder.path)
     refuse_other_data(folder, system)
     return system.with_samples(replace=False)
+
+
+def _located(config: AnyConfig, *, moved: bool = False) -> AnyConfig:
+    """The settings with absolute paths of files, so that the run finds them from any folder.
+
+    With `moved`, a file that is not where it was is looked for, from the current folder, under the
+    end of its old path; whether it is the same is for `refuse_other_data` to say.
+    """
+    found: dict[str, Any] = {}
+    for name in ("data", "vectors"):
+        given = getattr(config, name, None)
+        if not given or given in SOURCES or given in BUILT_IN:
+            continue
+        parts = Path(given).parts if moved else ()
+        places = [given, *(os.path.join(*parts[first:]) for first in range(1, len(parts)))]
+        found[name] = os.path.abspath(next(filter(os.path.exists, places), given))
+    return dataclasses.replace(config, **found)
+
+
+def _change_of_rate(the_task: task.Task, before: AnyConfig, state: TrainState) -> str:
+    """What becomes of the learning rate where a run goes on with another schedule; else nothing."""
+    updates = int(state.step) - int(state.skipped)
+    steps = task.total_steps(before, the_task.program.batches)
+    old = learning_rate_schedule(before.optimizer, steps)
+    was, becomes = (float(rate(updates)) for rate in (old, the_task.learning_rate))
+    if not updates or math.isclose(was, becomes, rel_tol=1e-6):
+        return ""
+    note = f"the learning rate goes from {float(old(updates - 1)):.3g} to {becomes:.3g} here"
+    if steps != the_task.total_steps:
+        note += f": its schedule is one of {the_task.total_steps} steps now, and was one of {steps}"
+    return note
 
 
 def _summary(the_task: task.Task, path: Path, step: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from lstm_jax.cli.arguments import importing, parse, run_command
+from lstm_jax.cli.output import json_line, tell
 from lstm_jax.presets import PRESETS, preset_named
 from lstm_jax.training.config import AnyConfig, TrainConfig
 
@@ -74,7 +74,7 @@ def train_command(arguments: Sequence[str]) -> int:
         from lstm_jax.cli import running
 
     if command.eval_only:
-        print(json.dumps(running.evaluate_run(folder_path, command.config)))
+        print(json_line(running.evaluate_run(folder_path, command.config)))
         return 0
     preset = preset_named(command.preset)
     with _Stop() as stop:
@@ -128,7 +128,11 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
 
 
 class _Stop:
-    """Notes SIGINT or SIGTERM, so that training ends after a step; a second ends it at once."""
+    """Notes SIGINT, SIGTERM or SIGHUP, so that training ends after a step.
+
+    Another SIGINT or SIGTERM ends it at once; SIGHUP comes twice where a terminal is closed, from
+    the terminal and from its shell. Under nohup it is ignored.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
@@ -138,7 +142,9 @@ class _Stop:
         return self.signal != 0
 
     def __enter__(self) -> _Stop:
-        numbers = (signal.SIGINT, signal.SIGTERM)
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         self._previous = {number: signal.signal(number, self._note) for number in numbers}
         return self
 
@@ -147,10 +153,11 @@ class _Stop:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal:
+        if not self.signal:
+            self.signal = number
+            tell("stopping: the state is being saved")
+        elif number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
-        self.signal = number
-        print("stopping: the state is being saved", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from lstm_jax.cli.output import json_line, tell
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.sampling import FilterOptions, with_weights
 from lstm_jax.text import Vocabulary, read_lines
@@ -67,7 +67,7 @@ def print_texts(command: SampleCommand) -> None:
         for template, written in _texts(command, writer, templates):
             tokens += _print(command, writer.vocabulary, template, written)
     rate = tokens / (time.perf_counter() - began)
-    print(f"{rate:,.0f} tokens/s, compilation included", file=sys.stderr)
+    tell(f"{rate:,.0f} tokens/s, compilation included")
 
 
 def _numbered(command: SampleCommand, templates: list[Template]) -> Iterator[tuple[int, Template]]:
@@ -133,7 +133,7 @@ def _print(
         }
         if written.score is not None:
             described["score"] = written.score
-        text = json.dumps(described, ensure_ascii=False)
+        text = json_line(described)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
     return len(written.tokens) - known

@@ -170,7 +170,8 @@ class CheckpointStore:
 
         Args:
             template: the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A value goes where
-                its leaf's sharding says; without one, where JAX puts new arrays.
+                its leaf's sharding says; without one, where JAX puts new arrays. A key keeps the
+                implementation that it was saved with, whatever that of its leaf.
             step: by default the newest good one; passing over a damaged one logs a warning, and a
                 writing store renames it to STEP.damaged.
 
@@ -459,8 +460,11 @@ def _match(
     problems = [f"{name!r} is not in the checkpoint" for name in wanted if name not in saved]
     problems += [f"{name!r} is not in the template" for name in saved if name not in wanted]
     for name in (name for name in wanted if name in saved):
+        dtype: Any = wanted[name].dtype
+        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and "key_impl" in saved[name]:
+            dtype = saved[name]["dtype"]  # a key comes back as it was drawn
         has = f"{saved[name]['dtype']}{saved[name]['shape']}"
-        wants = f"{wanted[name].dtype}{list(wanted[name].shape)}"
+        wants = f"{dtype}{list(wanted[name].shape)}"
         if has != wants:
             problems.append(f"{name!r} is {has} in the checkpoint, {wants} in the template")
     if problems:

@@ -88,9 +88,9 @@ class _Training:
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, step = self._task, int(state.step)
         first = step
+        feed = task.system.feed()
         log = MetricsLog(self._folder.metrics, step, self._progress.get("log"))
         self._window = Window(task, log, self._report, self._progress)
-        feed = task.system.feed()
         pending: StepMetrics | None = None
         try:
             self._finish_event(state, step)
@@ -213,17 +213,22 @@ class _Training:
             self._report.note(str(failure))
 
     def _show_samples(self, state: TrainState, step: int) -> bool:
-        """All samples, or none; whether it was all."""
-        params = jax.device_put(state.params, jax.local_devices()[0])
-        samples = self._task.system.samples(params, step)
+        """All samples, or none; False if a signal cut them short."""
         texts: list[tuple[str, str]] = []
-        while not self._should_stop():
-            text = next(samples, None)
-            if text is None:
-                for prompt, written in texts:
-                    self._report.sample(step, prompt, written)
-                return True
-            texts.append(text)
+        try:
+            params = jax.device_put(state.params, jax.local_devices()[0])
+            samples = self._task.system.samples(params, step)
+            while not self._should_stop():
+                text = next(samples, None)
+                if text is None:
+                    for prompt, written in texts:
+                        self._report.sample(step, prompt, written)
+                    return True
+                texts.append(text)
+        except Exception as error:  # no memory for them, say; training can do without
+            reason = " ".join(str(error).split())[:200]
+            self._report.note(f"step {step}: no samples ({type(error).__name__}: {reason})")
+            return True
         return False
 
 

@@ -27,6 +27,22 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
+def finite(value: Any) -> Any:
+    """A value as JSON can hold it: None in place of each number that is not finite."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    return [finite(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def figure(number: float | int | None) -> str:
+    """A number for people: four decimals or, from 100 on, five digits; - where there is none."""
+    if number is None:
+        return "-"
+    return format(number, ".4f" if abs(number) < 100 else ".5g")
+
+
 class MetricSums(NamedTuple):
     """Sums on the host, of any number of batches; see `TokenSums`."""
 
@@ -175,9 +191,5 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _line(row: Row) -> str:
-    """One line of strict JSON: a number that is not finite is written as null."""
-    finite = {
-        name: value if value is None or math.isfinite(value) else None
-        for name, value in row.items()
-    }
-    return json.dumps(finite, allow_nan=False) + "\n"
+    """One line of strict JSON."""
+    return json.dumps(finite(row), allow_nan=False) + "\n"

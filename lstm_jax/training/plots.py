@@ -6,7 +6,9 @@ python -m lstm_jax.training.plots RUN [RUN ...] [--output FILE]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +18,9 @@ import numpy as np
 
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
+
+_MOST_NATS = 300.0
+"""Losses that a run diverged to have no perplexity that an axis could show."""
 
 
 def have_matplotlib() -> bool:
@@ -29,6 +34,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     Raises:
         ValueError: a folder has no metrics.
     """
+    _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogFormatter
@@ -48,12 +54,27 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     if any("perplexity" in rows[-1] for rows in logs):
         left.set_ylabel("loss (nats a token)")
         right.set_ylabel("accuracy of the most likely token")
+    if any("perplexity" in rows[-1] for rows in logs) and left.get_ylim()[1] < _MOST_NATS:
         perplexity = left.secondary_yaxis("right", functions=(np.exp, _log))
         perplexity.set_ylabel("perplexity")
         perplexity.set_yscale("log")
         perplexity.yaxis.set_major_formatter(LogFormatter())
         perplexity.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     figure.savefig(output)
+
+
+def _import_matplotlib() -> None:
+    """Imports it even where MPLBACKEND names what is not there: a file needs no display."""
+    if "matplotlib" in sys.modules or "MPLBACKEND" not in os.environ:
+        return
+    backend = os.environ.pop("MPLBACKEND")
+    try:
+        import matplotlib
+
+        with contextlib.suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend
+    finally:
+        os.environ["MPLBACKEND"] = backend
 
 
 def _panel(axes: Any, names: Sequence[str], logs: Sequence[list[Any]], metric: str) -> None:

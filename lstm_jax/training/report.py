@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from lstm_jax.training.metrics import Row
@@ -35,10 +35,13 @@ class Recorder(Protocol):
 
 
 class Recorded:
-    """Passes on to a report what it is told, rows and samples to recorders besides."""
+    """Passes on to a report what it is told, rows and samples to recorders besides.
+
+    A recorder that fails, with a full disk or a server that is gone, is told nothing more.
+    """
 
     def __init__(self, report: Report, recorders: Sequence[Recorder]) -> None:
-        self._report, self._recorders = report, recorders
+        self._report, self._recorders = report, list(recorders)
 
     def advance(self, step: int) -> None:
         """See `Report`."""
@@ -46,14 +49,23 @@ class Recorded:
 
     def row(self, row: Row) -> None:
         """See `Report`."""
-        for each in (*self._recorders, self._report):
-            each.row(row)
+        self._record(lambda recorder: recorder.row(row))
+        self._report.row(row)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """See `Report`."""
-        for each in (*self._recorders, self._report):
-            each.sample(step, prompt, text)
+        self._record(lambda recorder: recorder.sample(step, prompt, text))
+        self._report.sample(step, prompt, text)
 
     def note(self, text: str) -> None:
         """See `Report`."""
         self._report.note(text)
+
+    def _record(self, write: Callable[[Recorder], None]) -> None:
+        for each in list(self._recorders):
+            try:
+                write(each)
+            except Exception as error:  # whatever comes of another program
+                self._recorders.remove(each)
+                reason = " ".join(str(error).split())[:200]
+                self.note(f"{type(each).__name__} failed ({reason}); training goes on without it")

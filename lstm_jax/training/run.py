@@ -24,7 +24,7 @@ import platform
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -39,6 +39,7 @@ from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import AnyConfig, ReviewsConfig, from_dict, to_dict
+from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.systems import System
 from lstm_jax.training.systems.reviews import VECTORS_FILE, load_vectors
 
@@ -52,6 +53,11 @@ _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
 
 _FILES = ("vocab.json", CORPUS_FILE, VECTORS_FILE)
 """What `config.json` may have checksums of."""
+
+_OF_THE_SYSTEM = frozenset(
+    [".ds_store", ".directory", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"]
+)
+"""What file managers and file systems leave in a folder, in lower case."""
 
 _CHANGEABLE = frozenset(
     [
@@ -162,16 +168,18 @@ def create_run(folder: RunFolder, system: System) -> None:
 
 
 @contextmanager
-def held(folder: RunFolder) -> Iterator[None]:
+def held(folder: RunFolder, *, new: bool = False) -> Iterator[None]:
     """Keeps other processes from training in the folder meanwhile.
 
-    The operating system frees the lock of a process that ends, however it ends.
+    The operating system frees the lock of a process that ends, however it ends. Of a new run that
+    an error ends before its first row or checkpoint nothing stays.
 
     Raises:
         ValueError: another process has it, or it is a link: locking empties the file.
     """
     if folder.lock.is_symlink():
         raise ValueError(f"{folder.lock} is a link to another file; delete it")
+    made = [path for path in (folder.path, *folder.path.parents) if not path.exists()]
     folder.path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.lock, timeout=0)
     try:
@@ -183,8 +191,27 @@ def held(folder: RunFolder) -> Iterator[None]:
         ) from None
     try:
         yield
+    except Exception:
+        if new:
+            _remove_if_not_begun(folder, made)
+        raise
     finally:
         lock.release()
+
+
+def _remove_if_not_begun(folder: RunFolder, made: list[Path]) -> None:
+    """Removes a run that has neither checkpoint nor row, and the folders made for it."""
+    with CheckpointStore(folder.checkpoints, read_only=True) as store:
+        if not store.is_empty or read_rows(folder.metrics):
+            return
+    for path in (folder.checkpoints, folder.tensorboard, folder.path / "wandb"):
+        shutil.rmtree(path, ignore_errors=True)
+    names = (folder.config.name, folder.metrics.name, *_FILES, folder.lock.name)
+    with suppress(OSError):
+        for name in names:
+            (folder.path / name).unlink(missing_ok=True)
+        for path in made:
+            path.rmdir()
 
 
 def copy_description(folder: RunFolder, target: RunFolder) -> None:
@@ -215,6 +242,7 @@ def refuse_existing(folder: RunFolder) -> None:
 
 def _is_barely_begun(folder: RunFolder) -> bool:
     names = {found.name for found in folder.path.iterdir()}
+    names -= {name for name in names if name.lower() in _OF_THE_SYSTEM}
     early = {folder.lock.name, *_FILES}
     others = {name for name in names - early if not name.endswith(".tmp")}
     return not names or (folder.lock.name in names and not others)

@@ -48,18 +48,23 @@ class Task(NamedTuple):
 def make_task(system: System) -> Task:
     """Adds to a system the optimizer that its settings ask for."""
     config, batches = system.config, system.batches
-    total_steps = config.steps or config.epochs * batches
-    if total_steps > _MOST_STEPS:
+    steps = total_steps(config, batches)
+    if steps > _MOST_STEPS:
         raise ValueError(
-            f"{config.epochs} epochs of {batches} batches are {total_steps} steps; at most "
+            f"{config.epochs} epochs of {batches} batches are {steps} steps; at most "
             f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
         )
     shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     _refuse_too_large(parameters)
-    schedule = learning_rate_schedule(config.optimizer, total_steps)
+    schedule = learning_rate_schedule(config.optimizer, steps)
     program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
-    return Task(system, program, total_steps, schedule, parameters)
+    return Task(system, program, steps, schedule, parameters)
+
+
+def total_steps(config: AnyConfig, batches: int) -> int:
+    """Where a run ends whose epochs have so many batches."""
+    return config.steps or config.epochs * batches
 
 
 def _refuse_too_large(parameters: int) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,34 @@ def runs(tmp_path: Path) -> list[Path]:
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / "metrics.jsonl").write_text(lines, encoding="utf-8")
     return folders
+
+
+@installed
+@pytest.mark.parametrize("losses", [(2, 1e25), (1e25, 1e30), (2, 800, 3)])
+def test_a_run_that_diverged_has_curves(losses: tuple[float, ...], tmp_path: Path) -> None:
+    rows = [
+        {"step": step, "epoch": step, "loss": loss, "accuracy": 0.1, "perplexity": None}
+        for step, loss in enumerate(losses)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+    plots.draw_curves([tmp_path], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_backend_that_is_not_there_is_in_the_way_of_no_import(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "matplotlib.py").write_text(
+        "import os\nrcParams = {}\n"
+        "if 'MPLBACKEND' in os.environ: raise ValueError('no valid value for backend')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "matplotlib", raising=False)
+    monkeypatch.setenv("MPLBACKEND", "module://nowhere")
+    plots._import_matplotlib()
+    assert sys.modules.pop("matplotlib").rcParams == {"backend": "module://nowhere"}
+    assert os.environ["MPLBACKEND"] == "module://nowhere"
 
 
 @pytest.fixture

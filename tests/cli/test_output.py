@@ -1,0 +1,266 @@
+"""What is only shown: in any encoding, verbatim, and never what ends or changes a run."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+import pytest
+from commands import Command
+
+from lstm_jax.cli import judging, running
+from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.display import Display
+from lstm_jax.cli.output import json_line
+from lstm_jax.cli.sample import SampleCommand, sample_command
+from lstm_jax.cli.train import _Stop, train_command
+from lstm_jax.sampling import TextScore
+from lstm_jax.text import Vocabulary
+from lstm_jax.training import plots
+from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.systems.language import LanguageSystem
+from lstm_jax.training.tensorboard import TensorBoardRecorder
+
+ROOT = Path(__file__).parents[2]
+TEXT = "月亮下面的人在唱歌,風吹過山川.\n我想带你走到海的尽头 é😀.\n" * 40
+SMALL = shlex.split(
+    "--model.hidden-size 4 --batch-size 2 --sequence-length 8 --steps 6 --log-every 2 "
+    "--checkpoint-every 3 --sample-every 3 --sample.length 4 --sample-prompts 月亮"
+)
+
+
+class Output(io.TextIOWrapper):
+    """A standard stream of some encoding."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(io.BytesIO(), encoding=encoding, errors="strict")
+
+    def text(self) -> str:
+        self.flush()
+        found: str = self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
+        return found
+
+
+def shown_in(
+    encoding: str, command: Callable[[Sequence[str]], int], *arguments: object
+) -> tuple[int, str]:
+    """Calls a command whose standard output has this encoding."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", Output(encoding))
+        patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        code = run_command("command", command)
+        return code, sys.stdout.text()  # type: ignore[attr-defined]
+
+
+def fail(*_: object) -> NoReturn:
+    raise MemoryError("nothing is left")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_optimisation(quick_compilation: None) -> None:
+    """Numbers don't matter here; `quick_compilation` undoes it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    path = data.parent / "run"
+    assert train_command(["--data", str(data), "--run-dir", str(path), *SMALL]) == 0
+    return path
+
+
+def test_a_run_that_nothing_can_be_shown_of_is_the_run_alone(run: Path, data: Path) -> None:
+    samples = LanguageSystem.samples
+
+    def some_fail(system: Any, params: Any, step: int) -> Iterator[tuple[str, str]]:
+        return fail() if step == 3 else samples(system, params, step)
+
+    path = data.parent / "unshown"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageSystem, "samples", some_fail)
+        patch.setattr(TensorBoardRecorder, "row", fail)
+        patch.setattr(plots, "draw_curves", fail)
+        options = ("--data", data, "--run-dir", path, *SMALL, "--tensorboard")
+        code, out = shown_in("cp1252", train_command, *options)
+    assert code == 0
+    for said in (
+        "step 3: no samples (MemoryError: nothing is left)",
+        "TensorBoardRecorder failed (nothing is left); training goes on without it",
+        "no curves were drawn (nothing is left)",
+        "--- sample at step 6 ---\n??",
+    ):
+        assert out.count(said) == 1
+    timed = {"seconds", "tokens_per_second"}
+    rows, alone = (
+        [{name: row[name] for name in row.keys() - timed} for row in read_rows(each)]
+        for each in (path / "metrics.jsonl", run / "metrics.jsonl")
+    )
+    assert rows == alone
+    assert {each.name for each in (path / "checkpoints").iterdir()} == {"3", "6"}
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_a_character_that_the_encoding_lacks_is_replaced_or_escaped(
+    encoding: str, run: Path
+) -> None:
+    options = (run, "--prompt", "月é😀", "--length", 3)
+    whole = shown_in("utf-8", sample_command, *options)[1]
+    code, out = shown_in(encoding, sample_command, *options)
+    assert (code, out) == (0, whole.encode(encoding, "replace").decode(encoding))
+    lines = {
+        each: shown_in(each, sample_command, *options, "--jsonl")[1] for each in ("utf-8", encoding)
+    }
+    assert "月é😀" in lines["utf-8"]
+    assert json.loads(lines[encoding]) == json.loads(lines["utf-8"])
+
+
+VERBATIM = ":smile: :heart: [b]bold[/b]\t[link=x] 1.5 \x0c\r" + "long " * 60
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_a_sample_is_shown_verbatim(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", io.StringIO(newline=""))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    with Display(0, 6) as display:
+        display.sample(3, ":x:", VERBATIM)
+        display.note(VERBATIM)
+        out = display._console.file._stream.getvalue()  # type: ignore[attr-defined]
+    assert f"--- sample at step 3 ---\n{VERBATIM}\n---\n" in out
+    assert out.count(VERBATIM) == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_standard_output_that_fails_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        with Display(0, 6) as display:
+            for _ in range(3):
+                display.note("lost")
+    assert capsys.readouterr().err == (
+        "standard output fails (No space left on device); nothing more is shown there\n"
+    )
+
+
+def test_a_missing_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with Display(0, 6) as display:
+        display.note("lost")
+
+
+def test_numbers_of_a_run_that_diverged_are_short(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"step": 6, "loss": 4.0312, "perplexity": 56.331, "tokens_per_second": 12.0}
+    with Display(0, 6) as display:
+        display.row(row)
+        display.row(row | {"loss": 139.77, "perplexity": math.exp(139.77)})
+        display.row(row | {"loss": None, "perplexity": math.inf})
+    assert [line.split("  ")[1:3] for line in capsys.readouterr().out.splitlines()] == [
+        ["loss 4.0312", "perplexity 56.3310"],
+        ["loss 139.77", "perplexity 5.0274e+60"],
+        ["loss -", "perplexity inf"],
+    ]
+
+
+def strict(line: str) -> Any:
+    return json.loads(line, parse_constant=fail)
+
+
+def test_json_is_strict_whatever_the_numbers(
+    call: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": math.inf, "x": math.nan}
+    monkeypatch.setattr(running, "evaluate_run", lambda *_: found)
+    code, out, _ = call(train_command, "--run-dir", run, "--eval-only")
+    expected = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": None, "x": None}
+    assert (code, strict(out)) == (0, expected)
+    score = TextScore(np.array([-1e25, -np.inf], np.float32))
+    vocabulary = Vocabulary("char", ("a", "b"))
+    line = judging._shown(SampleCommand(run, jsonl=True), vocabulary, "abb", [0, 1, 1], score)  # type: ignore[arg-type]
+    assert strict(line)["perplexity"] is None
+    assert strict(line)["log_probabilities"][2] is None
+    assert strict(json_line({"a": ({"b": math.nan},)})) == {"a": [{"b": None}]}
+
+
+def test_a_hang_up_stops_training_as_a_termination_does(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with _Stop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert (stop.asked(), stop.signal) == (True, signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # a closed terminal's second one
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert capsys.readouterr().err == "stopping: the state is being saved\n"
+
+
+def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with _Stop() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.asked()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_is_heard_though_standard_error_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    with _Stop() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked()
+
+
+@pytest.mark.parametrize("platform", ["cuda", pytest.param("gpu", marks=pytest.mark.slow)])
+def test_a_platform_that_is_absent_is_one_line_that_names_its_variable(
+    platform: str, run: Path, data: Path
+) -> None:
+    """In a process of its own: JAX chooses its devices once."""
+    script = f"""
+import sys
+from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.sample import sample_command
+from lstm_jax.cli.train import train_command
+for command, *sys.argv in (
+    (sample_command, "sample.py", {str(run)!r}),
+    (train_command, "train.py", "--run-dir", {str(run)!r}, "--eval-only"),
+    (train_command, "train.py", "--data", {str(data)!r}, "--run-dir", {str(run / "new")!r}),
+):
+    assert run_command(sys.argv[0], command) == 2
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        assert f"error: JAX finds no device to compute on: JAX_PLATFORMS is '{platform}'" in line
+    assert not (run / "new").exists()

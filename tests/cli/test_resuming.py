@@ -1,0 +1,167 @@
+"""`train.py --resume` from another folder, over another schedule, under JAX's other switches."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from commands import Command, snapshot
+
+from lstm_jax.cli import running
+from lstm_jax.cli.train import train_command
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.systems.language import LanguageSystem
+
+TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(60))
+SMALL = shlex.split(
+    "--model.hidden-size 4 --batch-size 2 --sequence-length 8 --steps 4 --log-every 1 "
+    "--checkpoint-every 2 --sample-every 0 --heldout-share 0"
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_optimisation(quick_compilation: None) -> None:
+    """Numbers don't matter here; `quick_compilation` undoes it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """In the folder `here`, which is the current one."""
+    path = tmp_path / "here" / "texts" / "my.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text(TEXT)
+    monkeypatch.chdir(tmp_path / "here")
+    return path
+
+
+def test_a_run_finds_its_text_from_any_folder_and_in_one_that_was_moved(
+    data: Path, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "here" / "run"
+    assert call(train_command, "--data", "texts/my.txt", "--run-dir", "run", *SMALL)[0] == 0
+    assert json.loads((run / "config.json").read_text())["config"]["data"] == str(data)
+    (tmp_path / "my.txt").write_text("of another text\n" * 60)
+    monkeypatch.chdir(tmp_path)
+    resume = ("--resume", "--run-dir")
+    assert call(train_command, *resume, run)[0] == 0
+    (tmp_path / "here").rename(tmp_path / "there")
+    code, _, err = call(train_command, *resume, "there/run")  # ./my.txt is not the run's
+    assert (code, "SHA-256" in err) == (2, True)
+    monkeypatch.chdir(tmp_path / "there")
+    assert call(train_command, *resume, "run")[0] == 0
+    moved = tmp_path / "there" / "texts" / "my.txt"
+    assert json.loads(Path("run/config.json").read_text())["config"]["data"] == str(moved)
+
+
+def test_a_new_run_takes_no_text_but_the_one_named(data: Path, call: Command) -> None:
+    code, _, err = call(train_command, "--data", "/nowhere/texts/my.txt", *SMALL)
+    assert (code, "'/nowhere/texts/my.txt' does not exist" in err) == (2, True)
+
+
+def test_a_jump_of_the_learning_rate_is_told(
+    data: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = ("--data", data, "--run-dir", "run", *SMALL, "--optimizer.warmup-steps", 0)
+    resume = ("--run-dir", "run", "--resume")
+    assert "learning rate goes" not in call(train_command, *base)[1]
+    before = read_rows(Path("run/metrics.jsonl"))[-1]["learning_rate"]
+    after = 4e-3 / 2  # in the middle of a cosine
+    monkeypatch.setattr(loop, "train", lambda _, state, *__, **___: state)
+    assert "learning rate goes" not in call(train_command, *resume)[1]
+    _, out, _ = call(train_command, *resume, "--steps", 8)
+    assert (
+        f"the learning rate goes from {before:.3g} to {after:.3g} here: its schedule is one of 8 "
+        "steps now, and was one of 4"
+    ) in out
+    _, out, _ = call(train_command, *resume, "--steps", 8, "--optimizer.learning-rate", 1e-4)
+    assert "learning rate goes" in out
+    assert "steps now" not in out
+
+
+def test_a_run_goes_on_with_the_random_numbers_that_it_began_with(
+    data: Path, call: Command
+) -> None:
+    dropout = ["--model.dropout", "0.5", "--model.dropout-place", "outputs"]
+    dropout += [
+        "--optimizer.schedule",
+        "constant",
+        "--sample-every",
+        "4",
+        "--sample.length",
+        "9",
+        "--sample-prompts",
+        "milk",
+    ]
+    base = ("--data", data, *SMALL, *dropout)
+    outs = {}
+    with jax.default_prng_impl("rbg"):
+        outs["whole"] = call(train_command, *base, "--run-dir", "whole", "--steps", 8)[1]
+        assert call(train_command, *base, "--run-dir", "cut")[0] == 0
+    code, outs["cut"], _ = call(train_command, "--run-dir", "cut", "--resume", "--steps", 8)
+    assert code == 0
+    rows = [
+        [row["loss"] for row in read_rows(Path(name, "metrics.jsonl"))] for name in ("whole", "cut")
+    ]
+    assert rows[0] == rows[1]
+    samples = [
+        out.partition("sample at step 8")[2].partition("\nsaved")[0] for out in outs.values()
+    ]
+    assert samples[0] == samples[1]
+    assert samples[0].count("\n") > 1
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
+def test_what_the_system_leaves_in_a_folder_is_nothing(
+    name: str, data: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Path("run")
+    run.mkdir()
+    (run / name).write_bytes(b"\0")
+    monkeypatch.setattr(loop, "train", lambda _, state, *__, **___: state)
+    assert call(train_command, "--data", data, "--run-dir", run, *SMALL)[0] == 2  # no rows
+    assert "metrics.jsonl" not in {path.name for path in run.iterdir()}
+    (run / "mine.txt").write_text("kept")
+    code, _, err = call(train_command, "--data", data, "--run-dir", run, *SMALL)
+    assert (code, "exists already" in err) == (2, True)
+    assert {path.name for path in run.iterdir()} == {name, "mine.txt"}
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_run_that_fails_at_its_first_step_leaves_nothing(
+    existed: bool, data: Path, call: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def feed(_: LanguageSystem) -> object:
+        assert Path("runs/new/run/config.json").exists()
+        raise ValueError("the device is out of order")
+
+    monkeypatch.setattr(LanguageSystem, "feed", feed)
+    if existed:
+        Path("runs/new/run").mkdir(parents=True)
+    options = ("--data", data, "--run-dir", "runs/new/run", *SMALL, "--tensorboard")
+    code, _, err = call(train_command, *options)
+    assert (code, err) == (2, "command: error: the device is out of order\n")
+    assert os.path.exists("runs/new/run") == existed
+    assert os.path.exists("runs") == existed
+    assert snapshot(tmp_path / "here") == {"texts/my.txt": TEXT.encode()}
+
+
+def test_a_run_that_fails_later_is_kept(
+    data: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*arguments: Any, **_: object) -> None:
+        store: CheckpointStore = arguments[3]
+        store.save(1, {"x": jax.numpy.ones(1)}, {})
+        raise ValueError("the device is out of order")
+
+    monkeypatch.setattr(running.loop, "train", train)
+    assert call(train_command, "--data", data, "--run-dir", "run", *SMALL)[0] == 2
+    assert Path("run/config.json").exists()
+    assert Path("run/checkpoints/1").exists()
