@@ -15,7 +15,7 @@ from jax import Array, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from lstm_jax.precision import ComputeDtype, Products, products
+from lstm_jax.precision import ComputeDtype, Products, cast_tree, draw_dtype, products
 
 CellName = Literal["rnn", "lstm", "gru"]
 Initialisation = Literal["pytorch", "keras", "tf1"]
@@ -165,7 +165,7 @@ def gru_step(
     if params.b_hn is None:
         from_h_BH = policy.dot(r_BH * carry.h, w_n)
     else:
-        from_h_BH = r_BH * (policy.dot(carry.h, w_n) + params.b_hn)
+        from_h_BH = r_BH * (policy.dot(carry.h, w_n) + params.b_hn[None])
     n_BH = jnp.tanh(gates_BG[..., 2 * hidden_size :] + from_h_BH)
     h_BH = (1 - z_BH) * n_BH + z_BH * carry.h
     return GRUCarry(h_BH), h_BH
@@ -184,8 +184,8 @@ def _policy(params: Params, compute_dtype: ComputeDtype | None) -> Products:
 def _gates(policy: Products, params: Params, x: Array) -> Array:
     if jnp.issubdtype(x.dtype, jnp.integer):
         rows_BG = look_up(params.w_x, x)
-        return (rows_BG + params.b).astype(policy.accumulate)
-    return policy.dot(x, params.w_x) + params.b
+        return (rows_BG + params.b[None]).astype(policy.accumulate)
+    return policy.dot(x, params.w_x) + params.b[None]
 
 
 def init_rnn(
@@ -198,7 +198,7 @@ def init_rnn(
 ) -> RNNParams:
     """Draws the weights of a tanh cell; see `init_lstm` for the arguments."""
     w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 1, initialisation, dtype)
-    return RNNParams(w_x, w_h, b)
+    return cast_tree(RNNParams(w_x, w_h, b), dtype)
 
 
 def init_lstm(
@@ -219,7 +219,8 @@ def init_lstm(
             uniform in +-1/sqrt(H); `"keras"`: Glorot uniform `w_x`, orthogonal `w_h`, zero
             biases but 1 for the forget gate; `"tf1"`: one Glorot uniform kernel over input and
             hidden state together, zero biases but 1 for the forget gate.
-        dtype: dtype of the parameters.
+        dtype: dtype of the parameters; in one narrower than float32 they are drawn in float32 and
+            cast.
 
     Raises:
         ValueError: a size below 1, or an unknown name.
@@ -227,7 +228,7 @@ def init_lstm(
     w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 4, initialisation, dtype)
     if initialisation != "pytorch":
         b = b.at[hidden_size : 2 * hidden_size].set(1)
-    return LSTMParams(w_x, w_h, b)
+    return cast_tree(LSTMParams(w_x, w_h, b), dtype)
 
 
 def init_gru(
@@ -264,9 +265,10 @@ def init_gru(
         w_h = jnp.concatenate([gates_h, candidate_h], axis=1)
         b = b.at[: 2 * hidden_size].set(1)
     if reset == "before":
-        return GRUParams(w_x, w_h, b + b_h, None)
+        return cast_tree(GRUParams(w_x, w_h, b + b_h, None), dtype)
     inside = slice(2 * hidden_size, None)
-    return GRUParams(w_x, w_h, b + b_h.at[inside].set(0), b_h[inside])
+    params = GRUParams(w_x, w_h, b + b_h.at[inside].set(0), b_h[inside])
+    return cast_tree(params, dtype)
 
 
 def _init_gates(
@@ -282,6 +284,7 @@ def _init_gates(
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
     width = gates * hidden_size
+    dtype = draw_dtype(dtype)
     zero = jnp.zeros(width, dtype)
     key_x, key_h, key_bx, key_bh = random.split(key, 4)
     match initialisation:
@@ -308,7 +311,7 @@ def _tf1_kernel(
     key: Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
 ) -> tuple[Array, Array]:
     shape = (input_size + hidden_size, gates * hidden_size)
-    kernel = initializers.glorot_uniform()(key, shape, dtype)
+    kernel = initializers.glorot_uniform()(key, shape, draw_dtype(dtype))
     return kernel[:input_size], kernel[input_size:]
 
 

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 
 from lstm_jax.cells import Initialisation, look_up
 from lstm_jax.losses import OutputParams, TokenSums
-from lstm_jax.precision import products, time_product
+from lstm_jax.precision import cast_tree, draw_dtype, products, time_product
 from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
@@ -101,26 +101,27 @@ class Classifier:
     vocabulary_size: int
 
     def init(self, key: Array, dtype: DTypeLike = jnp.float32) -> ClassifierParams:
-        """Draws parameters with a typed key."""
-        config = self.config
+        """Draws parameters with a typed key; for `dtype` see `init_lstm`."""
+        config, drawn = self.config, draw_dtype(dtype)
         draw = config.initialisation
         key_embedding, key_layers, key_dense, key_output = random.split(key, 4)
         embedding = dense = None
         shape = (self.vocabulary_size, config.embedding_size)
         if config.frozen_embedding and config.learn_missing:
-            embedding = jnp.zeros(shape, dtype)
+            embedding = jnp.zeros(shape, drawn)
         elif not config.frozen_embedding:
-            embedding = _init_embedding(key_embedding, draw, shape, dtype)
+            embedding = _init_embedding(key_embedding, draw, shape, drawn)
         features = config.output_size
         if config.dense_size:
-            dense = _init_affine(key_dense, draw, features, config.dense_size, dtype)
+            dense = _init_affine(key_dense, draw, features, config.dense_size, drawn)
             features = config.dense_size
-        return ClassifierParams(
+        params = ClassifierParams(
             embedding,
-            init_stack(key_layers, config, config.embedding_size, dtype),
+            init_stack(key_layers, config, config.embedding_size, drawn),
             dense,
-            _init_affine(key_output, draw, features, 1, dtype),
+            _init_affine(key_output, draw, features, 1, drawn),
         )
+        return cast_tree(params, dtype)
 
     def logits(
         self,
@@ -186,7 +187,8 @@ class Classifier:
         Args:
             params: from `init`.
             tokens: as for `logits`, and so are the options.
-            labels: `[B]`, 0 or 1.
+            labels: `[B]`, 0 or 1; a sequence with any other label, such as -100, counts for
+                nothing, as one of weight 0 does.
             mask: see `logits`.
             weights: `[B]`; a sequence of weight 0 fills up a batch, and counts for nothing in
                 sums and gradients, whatever it holds. None means 1 each.
@@ -208,8 +210,8 @@ class Classifier:
             counts_TB = jnp.broadcast_to(weights != 0, tokens.shape)
             mask = counts_TB if mask is None else mask & counts_TB
         logits_B = self.logits(params, tokens, mask=mask, vectors=vectors, dropout_key=dropout_key)
-        dtype = logits_B.dtype
-        weights_B = jnp.ones(labels.shape, dtype) if weights is None else weights.astype(dtype)
+        dtype, is_label_B = logits_B.dtype, (labels == 0) | (labels == 1)
+        weights_B = jnp.where(is_label_B, 1 if weights is None else weights, 0).astype(dtype)
         # A choice and not a product, before the loss and not after it: 0 times NaN is NaN.
         logits_B = jnp.where(weights_B == 0, 0, logits_B)
         is_one_B = labels.astype(bool)
@@ -217,7 +219,7 @@ class Classifier:
         loss_B = jax.nn.softplus(jnp.where(is_one_B, -logits_B, logits_B))
         return TokenSums(
             loss=jnp.sum(loss_B * weights_B),
-            correct=jnp.sum(((logits_B > 0) == is_one_B) * weights_B),
+            correct=jnp.sum(jnp.where((logits_B > 0) == is_one_B, weights_B, 0)),
             weight=jnp.sum(weights_B),
         )
 
@@ -260,7 +262,7 @@ class Classifier:
         else:
             params = vary_as(xs_BF, params)
             product = time_product(policy, xs_BF[None], params.w)[0]
-        return product + params.b.astype(policy.accumulate)
+        return product + params.b.astype(policy.accumulate)[None]
 
 
 def _check(tokens: Array, mask: Array | None) -> None:
@@ -283,6 +285,8 @@ def _last(carry: Any) -> Array:
 
 def _pool(config: ClassifierConfig, hs_TBH: Array, mask_TB: Array | None) -> Array:
     """The maximum or mean over real steps; of none of them, zeros."""
+    if not hs_TBH.shape[0]:
+        return hs_TBH.sum(0)
     if mask_TB is None:
         return hs_TBH.max(0) if config.pooling == "max" else hs_TBH.mean(0)
     if config.pooling == "mean":

@@ -40,7 +40,7 @@ class TokenSums(NamedTuple):
 
 
 class TokenScores(NamedTuple):
-    """Token by token, without gradients; 0 where masked.
+    """Token by token, without gradients; 0 where there is no token.
 
     Attributes:
         loss: `[T, B]`, negative log-likelihood in nats.
@@ -80,7 +80,8 @@ def fused_cross_entropy(
         chunk: times per chunk; None chooses.
         params: the output layer.
         hs: `[T, B, H]`.
-        targets: integers `[T, B]` in [0, V).
+        targets: integers `[T, B]`; one outside [0, V), such as -100, is no token: it weighs
+            nothing, as if it were masked.
         mask: `[T, B]` bool, True = a real token; it weighs the sums and their divisor. Or None.
 
     Returns:
@@ -140,7 +141,7 @@ def _sums(
 ) -> tuple[tuple[TokenSums, TokenScores], Any]:
     times, batch_size, _ = hs_TBH.shape
     w_HV = policy.cast(params.w)
-    chunk = min(times, chunk or chunk_times(times, batch_size, w_HV.shape[1]))
+    chunk = max(1, min(times, chunk or chunk_times(times, batch_size, w_HV.shape[1])))
 
     def one_chunk(
         inputs: tuple[Array, Array, Array | None],
@@ -151,7 +152,7 @@ def _sums(
             # A choice and not a product: 0 times a masked NaN would be NaN.
             hs_KBH = jnp.where(mask_KB[..., None], hs_KBH, 0)
         logits_KBV = policy.einsum("tbh,hv->tbv", hs_KBH, w_HV)
-        logits_KBV += params.b.astype(policy.accumulate)
+        logits_KBV += params.b.astype(policy.accumulate)[None, None]
         sums, scores_KB, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB)
         if not with_gradient:
             return (sums, None), (scores_KB, None)
@@ -170,10 +171,11 @@ def _sums(
     odd = times % chunk or chunk
     totals, each = one_chunk(jax.tree.map(lambda a: a[:odd], inputs))
     if odd < times:
-        rest = jax.tree.map(lambda a: a[odd:].reshape(-1, chunk, *a.shape[1:]), inputs)
+        chunks = (times - odd) // chunk
+        rest = jax.tree.map(lambda a: a[odd:].reshape(chunks, chunk, *a.shape[1:]), inputs)
         totals, each_rest = lax.scan(add_chunk, totals, rest)
         each = jax.tree.map(
-            lambda a, b: jnp.concatenate([a, b.reshape(-1, *a.shape[1:])]), each, each_rest
+            lambda a, b: jnp.concatenate([a, b.reshape(times - odd, *a.shape[1:])]), each, each_rest
         )
     (sums, dparams), (scores_TB, dhs_TBH) = totals, each
     if not with_gradient:
@@ -187,22 +189,25 @@ def _chunk_sums(
 ) -> tuple[TokenSums, TokenScores, Array]:
     """The chunk's sums, their terms, and the gradient of its loss with respect to its logits."""
     dtype = logits_KBV.dtype
-    weight_KB = jnp.ones(targets_KB.shape, dtype) if mask_KB is None else mask_KB.astype(dtype)
+    ids_11V = jnp.arange(logits_KBV.shape[-1])[None, None]
+    targets_KB = targets_KB.astype(ids_11V.dtype)
+    is_token_KB = (targets_KB >= 0) & (targets_KB < logits_KBV.shape[-1])
+    weight_KB = (is_token_KB if mask_KB is None else is_token_KB & mask_KB).astype(dtype)
     highest_KB = lax.stop_gradient(logits_KBV.max(-1))
     exponentials_KBV = jnp.exp(logits_KBV - highest_KB[..., None])
     total_KB = exponentials_KBV.sum(-1)
-    target_logit_KB = jnp.take_along_axis(logits_KBV, targets_KB[..., None], axis=-1)[..., 0]
+    targets_KB1 = targets_KB[..., None]
+    target_logit_KB = jnp.take_along_axis(logits_KBV, targets_KB1, axis=-1, mode="clip")[..., 0]
     loss_KB = jnp.log(total_KB) + highest_KB - target_logit_KB
-    ids_V = jnp.arange(logits_KBV.shape[-1])
-    is_target_KBV = ids_V == targets_KB[..., None]
+    is_target_KBV = ids_11V == targets_KB1
     scaled_KBV = exponentials_KBV * (weight_KB / total_KB)[..., None]
     dlogits_KBV = scaled_KBV - jnp.where(is_target_KBV, weight_KB[..., None], 0)
     # Not `argmax`: XLA's loop over it takes six times as long on CPU as all the rest here.
     is_highest_KBV = logits_KBV == highest_KB[..., None]
-    has_earlier_KB = jnp.any(is_highest_KBV & (ids_V < targets_KB[..., None]), axis=-1)
+    has_earlier_KB = jnp.any(is_highest_KBV & (ids_11V < targets_KB1), axis=-1)
     correct_KB = (target_logit_KB == highest_KB) & ~has_earlier_KB
     scores_KB = TokenScores(
-        jnp.where(weight_KB == 0, 0, loss_KB * weight_KB), correct_KB * weight_KB
+        jnp.where(weight_KB == 0, 0, loss_KB * weight_KB), jnp.where(correct_KB, weight_KB, 0)
     )
     sums = TokenSums(jnp.sum(scores_KB.loss), jnp.sum(scores_KB.correct), jnp.sum(weight_KB))
     return sums, scores_KB, dlogits_KBV

@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, random
+from jax import Array, lax, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
-from lstm_jax.precision import Products, products, time_product
+from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
 from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
@@ -113,8 +113,10 @@ def with_frequencies(params: LanguageModelParams, counts: Array) -> LanguageMode
     A bias moves by the learning rate a step at most under Adam, so one that starts at zero takes
     thousands of steps to learn no more than the frequencies of a large vocabulary.
     """
-    smoothed = jnp.asarray(counts, params.output.b.dtype) + 1
-    return params._replace(output=params.output._replace(b=jnp.log(smoothed / smoothed.sum())))
+    dtype = params.output.b.dtype
+    smoothed = jnp.asarray(counts, draw_dtype(dtype)) + 1
+    b = jnp.log(smoothed / smoothed.sum()).astype(dtype)
+    return params._replace(output=params.output._replace(b=b))
 
 
 def output_layer(params: LanguageModelParams) -> OutputParams:
@@ -140,18 +142,19 @@ class LanguageModel:
     vocabulary_size: int
 
     def init(self, key: Array, dtype: DTypeLike = jnp.float32) -> LanguageModelParams:
-        """Draws parameters with a typed key."""
-        config, size = self.config, self.vocabulary_size
+        """Draws parameters with a typed key; for `dtype` see `init_lstm`."""
+        config, size, drawn = self.config, self.vocabulary_size, draw_dtype(dtype)
         key_embedding, key_layers, key_output = random.split(key, 3)
         embedding = None
         if config.embedding_size is not None:
             shape = (size, config.embedding_size)
-            embedding = _init_embedding(key_embedding, config, shape, dtype)
-        return LanguageModelParams(
+            embedding = _init_embedding(key_embedding, config, shape, drawn)
+        params = LanguageModelParams(
             embedding,
-            init_stack(key_layers, config, config.embedding_size or size, dtype),
-            _init_output(key_output, config, size, dtype),
+            init_stack(key_layers, config, config.embedding_size or size, drawn),
+            _init_output(key_output, config, size, drawn),
         )
+        return cast_tree(params, dtype)
 
     def zero_carry(self, params: LanguageModelParams, batch_size: int) -> tuple[Any, ...]:
         """The carry that starts `batch_size` sequences."""
@@ -242,7 +245,8 @@ class LanguageModel:
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
         """The output layer: `[..., H] -> [..., V]`."""
         policy, output = self._policy(params), output_layer(params)
-        return policy.dot(hs, output.w) + output.b.astype(policy.accumulate)
+        product = policy.dot(hs, output.w)
+        return product + lax.broadcast_to_rank(output.b.astype(policy.accumulate), product.ndim)
 
     def token_sums(
         self,
@@ -258,7 +262,8 @@ class LanguageModel:
         """Summed cross-entropy (nats) and hits of `targets [T, B]`; the logits never all exist.
 
         The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
-        of that.
+        of that. A target outside the vocabulary, such as PyTorch's -100, is no token and weighs
+        nothing.
         """
         sums, _, carry = self.token_scores(
             params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,8 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 ComputeDtype = Literal["float32", "tf32", "bfloat16"]
+
+Tree = TypeVar("Tree")
 
 
 class Products(NamedTuple):
@@ -110,6 +112,17 @@ def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Prod
     raise ValueError(
         f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(get_args(ComputeDtype))}"
     )
+
+
+def draw_dtype(dtype: DTypeLike) -> DTypeLike:
+    """In which dtype parameters of this one are drawn, before they are cast: float32 or wider."""
+    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+
+
+def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:
+    """The tree with every array cast."""
+    cast: Tree = jax.tree.map(lambda array: array.astype(dtype), tree)
+    return cast
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -74,7 +74,7 @@ def lstm(
 
     Returns:
         The final carry, and the hidden states `[T, B, H]`. A row with no real step and no reset
-        returns its initial carry.
+        returns its initial carry, and so do all rows where T is 0.
 
     Raises:
         ValueError: shapes, dtypes or names that don't fit, before anything is computed.
@@ -186,6 +186,8 @@ def layer(
         carry = zero_carry(params, xs.shape[1])
     _check_carry(params, carry, xs.shape[1])
     carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    if xs.shape[0] == 0:
+        return carry, vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
     if remat is not None and remat < xs.shape[0]:
 
         def run(carry: Any, inputs: Any, index: Array) -> tuple[Any, Array]:
@@ -229,7 +231,7 @@ def _project(
         return time_product(policy, xs, params.w_x), b_G
     table_DG = params.w_x.astype(policy.accumulate)
     if input_scale is None:
-        return look_up(table_DG + b_G, xs), None
+        return look_up(table_DG + b_G[None], xs), None
     return look_up(table_DG, xs) * input_scale[..., None], b_G
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import Array, random
+from jax import Array, lax, random
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import CellName, GRUReset, Initialisation, Params, cell_named, zero_carry
@@ -287,7 +287,7 @@ def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[A
     dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
     scale_BD = keep_scale(key, rate, (xs.shape[1], input_size), dtype)
     if xs.ndim == 3:
-        return xs * scale_BD, None
+        return xs * scale_BD[None], None
     return xs, scale_BD[jnp.arange(xs.shape[1]), xs]
 
 
@@ -303,6 +303,6 @@ def keep_scale(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike
     dropped = min(round(rate * levels), levels - 1)
     words = random.bits(key, (*shape[:-1], -(-shape[-1] // per_word)), jnp.uint32)
     shifts = jnp.arange(per_word, dtype=jnp.uint32) * bits
-    draws = (words[..., None] >> shifts) & (levels - 1)
+    draws = (words[..., None] >> lax.broadcast_to_rank(shifts, len(shape) + 1)) & (levels - 1)
     draws = draws.reshape(*shape[:-1], -1)[..., : shape[-1]]
     return jnp.where(draws >= dropped, levels / (levels - dropped), 0).astype(dtype)

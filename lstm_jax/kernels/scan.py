@@ -235,7 +235,8 @@ def _halve(params: Any, *blocks: bool) -> Any:
     hidden_size = params.w_h.shape[0]
     scale = jnp.repeat(jnp.array([0.5 if block else 1.0 for block in blocks]), hidden_size)
     scale_G = scale.astype(params.w_h.dtype)
-    return params._replace(w_x=params.w_x * scale_G, w_h=params.w_h * scale_G, b=params.b * scale_G)
+    w_x, w_h = params.w_x * scale_G[None], params.w_h * scale_G[None]
+    return params._replace(w_x=w_x, w_h=w_h, b=params.b * scale_G)
 
 
 def _sigmoid(t: Array) -> Array:
@@ -258,7 +259,7 @@ def _lstm_fold(params: LSTMParams) -> LSTMParams:
 def _lstm_forward(
     policy: Products, weights: Weights, b_G: Array, carry: LSTMCarry, row: Row
 ) -> tuple[LSTMCarry, Row, Array]:
-    row = row.write(row.read() + b_G + policy.dot(carry.h, weights[0]))
+    row = row.write(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
     # Without the barriers XLA computes gates and cell again inside the fusion for h.
     t_BG = lax.optimization_barrier(jnp.tanh(row.read()))
     i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
@@ -312,10 +313,10 @@ def _gru_after_forward(
 ) -> tuple[GRUCarry, Row, tuple[Array, Array]]:
     w_h, b_hn = weights
     rz_from_h_BG, n_from_h_BH = _split_n(policy.dot(carry.h, w_h))
-    rz_from_x_BG, n_from_x_BH = _split_n(row.read() + b_G)
+    rz_from_x_BG, n_from_x_BH = _split_n(row.read() + b_G[None])
     t_BG = lax.optimization_barrier(jnp.tanh(rz_from_x_BG + rz_from_h_BG))
     r_BH, z_BH = jnp.split(_sigmoid(t_BG), 2, axis=-1)
-    inside_BH = n_from_h_BH + b_hn
+    inside_BH = n_from_h_BH + b_hn[None]
     n_BH = lax.optimization_barrier(jnp.tanh(n_from_x_BH + r_BH * inside_BH))
     row = row.write(n_BH, start=t_BG.shape[-1])
     return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), row, (t_BG, inside_BH)
@@ -359,7 +360,7 @@ def _gru_before_forward(
     policy: Products, weights: Weights, b_G: Array, carry: GRUCarry, row: Row
 ) -> tuple[GRUCarry, Row, Array]:
     w_rz, w_n = weights
-    rz_from_x_BG, n_from_x_BH = _split_n(row.read() + b_G)
+    rz_from_x_BG, n_from_x_BH = _split_n(row.read() + b_G[None])
     t_BG = lax.optimization_barrier(jnp.tanh(rz_from_x_BG + policy.dot(carry.h, w_rz)))
     r_BH, z_BH = jnp.split(_sigmoid(t_BG), 2, axis=-1)
     n_BH = jnp.tanh(n_from_x_BH + policy.dot(r_BH * carry.h, w_n))
@@ -408,7 +409,7 @@ def _gru_before_gather(
 def _rnn_forward(
     policy: Products, weights: Weights, b_G: Array, carry: RNNCarry, row: Row
 ) -> tuple[RNNCarry, Row, None]:
-    h_BH = jnp.tanh(row.read() + b_G + policy.dot(carry.h, weights[0]))
+    h_BH = jnp.tanh(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
     h_BH = lax.optimization_barrier(h_BH)
     return RNNCarry(h_BH), row.write(h_BH), None
 

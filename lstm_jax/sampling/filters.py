@@ -203,7 +203,8 @@ def draw(logits: Array, uniform: Array) -> Array:
     sums = parts.sum(-1)
     target = uniform * sums.sum(-1)
     block = _inverse(sums, target)
-    before = jnp.sum(jnp.where(jnp.arange(blocks) < block[..., None], sums, 0), axis=-1)
+    is_before = lax.broadcasted_iota(block.dtype, sums.shape, sums.ndim - 1) < block[..., None]
+    before = jnp.sum(jnp.where(is_before, sums, 0), axis=-1)
     part = jnp.take_along_axis(parts, block[..., None, None], axis=-2)[..., 0, :]
     return block * _BLOCK + _inverse(part, target - before)
 

@@ -109,9 +109,9 @@ def test_pytorch_draws_every_weight_within_one_over_root_hidden(form: str) -> No
             assert 0.8 * bound < np.abs(bias).max() <= bound
 
 
-def init_as(form: str, initialisation: str) -> Any:
+def init_as(form: str, initialisation: str, dtype: Any = jnp.float32) -> Any:
     name, _, reset = form.partition("_")
-    options = {"reset": reset} if reset else {}
+    options = {"dtype": dtype, **({"reset": reset} if reset else {})}
     draw = cells.cell_named(name).init
     return draw(random.key(2), D, H, initialisation=initialisation, **options)
 
@@ -146,6 +146,16 @@ def test_tf1_draws_one_glorot_kernel_over_inputs_and_state(form: str) -> None:
     np.testing.assert_array_equal(params.b, expected)
     if form == "gru_after":
         np.testing.assert_array_equal(params.b_hn, 0)
+
+
+@forms
+@pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])
+def test_narrow_weights_are_float32_s_cast(form: str, initialisation: str) -> None:
+    expected = init_as(form, initialisation)
+    for dtype in (jnp.bfloat16, jnp.float16):
+        found = init_as(form, initialisation, dtype)
+        assert_same_bits(found, jax.tree.map(lambda a: a.astype(dtype), expected))  # noqa: B023
+        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
 
 
 @forms

@@ -138,6 +138,36 @@ def test_masked_hidden_states_and_targets_may_be_anything(float64: None, poison:
     assert_near(found, expected, 1e-12)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_target_outside_the_vocabulary_is_no_token(float64: None, masked: bool) -> None:
+    params, hs, targets, mask = draw(9)
+    outside = jnp.array([-100, -1, V, 2**31 - 1])[random.randint(random.key(0), (T, B), 0, 4)]
+    is_token = random.bernoulli(random.key(1), 0.6, (T, B))
+    both = is_token & mask if masked else is_token
+    expected = sums_and_gradients(params, hs, targets, both, chunk=4, fused=True)
+    targets, mask = jnp.where(is_token, targets, outside), mask if masked else None
+    found = sums_and_gradients(params, hs, targets, mask, chunk=4, fused=True)
+    assert_near(found, expected, 1e-12)
+    assert found[0].weight == both.sum()
+
+
+def test_narrow_targets_of_a_large_vocabulary() -> None:
+    targets = np.array([[0, 255]], np.uint8)
+    output = OutputParams(jnp.zeros((1, 300)), jnp.zeros(300))
+    policy = products(None, jnp.float32)
+    sums, _ = fused_cross_entropy(policy, None, output, jnp.zeros((1, 2, 1)), targets, None)
+    assert sums.weight == 2
+
+
+@pytest.mark.parametrize(("times", "batch"), [(0, B), (T, 0)])
+def test_no_tokens_have_no_loss_and_no_gradient(times: int, batch: int) -> None:
+    params, hs, targets, _ = draw(7, dtype=jnp.float32)
+    hs, targets = hs[:times, :batch], targets[:times, :batch]
+    found = sums_and_gradients(params, hs, targets, None, chunk=None, fused=True)
+    for leaf in jax.tree.leaves(found):
+        np.testing.assert_array_equal(leaf, np.zeros(leaf.shape))
+
+
 def test_nothing_real_has_no_loss_and_no_gradient(float64: None) -> None:
     params, hs, targets, mask = draw(7)
     found = sums_and_gradients(params, hs, targets, jnp.zeros_like(mask), chunk=4, fused=True)

@@ -323,6 +323,32 @@ def test_reset_on_a_masked_edge_zeroes_the_final_carry(form: str) -> None:
         assert_same_bits(final, zero_carry(params, B))
 
 
+# Nothing ---------------------------------------------------------------------------------------
+
+
+@forms
+@backends
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(0, B), (T, 0)])
+def test_no_times_keep_the_carry_and_no_rows_give_none(
+    form: str, backend: str, reverse: bool, shape: tuple[int, int]
+) -> None:
+    params, carry, xs = draw(form, 33)
+    times, rows = shape
+    carry, xs = jax.tree.map(lambda a: a[:rows], carry), xs[:times, :rows]
+    tokens = np.zeros(shape, np.int32)
+    options = {"mask": flags(1, 0.5, shape), "resets": flags(2, 0.5, shape), "remat": 2}
+    for inputs, each in ((xs, options), (tokens, {})):
+        (final, ys), (dparams, dcarry, *_) = run_with_gradients(
+            params, carry, inputs, reverse=reverse, backend=backend, **each
+        )
+        assert ys.shape == (*shape, H) and ys.dtype == jnp.float32
+        assert_same_bits(final, carry)
+        assert_same_bits(dparams, jax.tree.map(jnp.zeros_like, params))
+        dfinal = jax.grad(lambda final: weighted(random.key(1), (final, ys)))(final)  # noqa: B023
+        assert_near(dcarry, dfinal, 1e-6)
+
+
 # Causality ---------------------------------------------------------------------------------------
 
 
