@@ -30,6 +30,7 @@ from lstm_jax.training.run import (
     refuse_damaged_files,
     refuse_existing,
     refuse_other_data,
+    refuse_other_model,
     write_config,
 )
 from lstm_jax.training.state import TrainState, evaluate
@@ -157,6 +158,8 @@ def _is_barely_begun(folder: RunFolder) -> bool:
 
 def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> System:
     refuse_existing(folder)
+    if config.init_from is not None:
+        refuse_other_model(RunFolder(Path(config.init_from)), config)
     return read_system(_located(config)).with_samples(replace=not own_samples)
 
 
@@ -204,6 +207,8 @@ def _change_of_rate(the_task: task.Task, before: AnyConfig, state: TrainState) -
 def _summary(the_task: task.Task, path: Path, step: int) -> str:
     device = jax.local_devices()[0]
     begun = f"resumed at step {step}" if step else "begins at step 0"
+    if the_task.config.init_from is not None and not step:
+        begun += f" with the weights of {the_task.config.init_from}"
     return (
         f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
         f"{the_task.parameters:,} parameters, {the_task.program.batches} batches an epoch, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -100,6 +101,7 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--run-dir", "--run_dir", type=Path)
+    first.add_argument("--init-from", "--init_from", type=Path)
     first.add_argument("--resume", action="store_true")
     first.add_argument("--eval-only", "--eval_only", action="store_true")
     first.add_argument("--as-published", "--as_published", action="store_true")
@@ -109,11 +111,12 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
         raise ValueError(f"{error}; see {PROG} --help") from None
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     default = preset_named(named or PRESETS[0].preset, as_published=seen.as_published)
-    if (seen.resume or seen.eval_only) and not {"-h", "--help"} & set(arguments):
+    goes_on = seen.resume or seen.eval_only
+    if (goes_on or seen.init_from) and not {"-h", "--help"} & set(arguments):
         with importing():
             from lstm_jax.training.run import RunFolder, read_description
 
-        folder = seen.run_dir or Path("runs") / default.preset
+        folder = (seen.run_dir or Path("runs") / default.preset) if goes_on else seen.init_from
         stored = read_description(RunFolder(folder)).config
         if named and stored.preset != named:
             raise ValueError(f"{folder} is a run of preset {stored.preset!r}, not {named!r}")
@@ -122,9 +125,13 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     command: TrainCommand[AnyConfig] = parse(
         with_flags_of, TrainCommand(default, default.preset), arguments, PROG
     )
-    return dataclasses.replace(
-        command, config=dataclasses.replace(command.config, preset=default.preset)
+    source = command.config.init_from
+    config = dataclasses.replace(
+        command.config,
+        preset=default.preset,
+        init_from=None if source is None else os.path.abspath(source),
     )
+    return dataclasses.replace(command, config=config)
 
 
 class _Stop:

@@ -24,7 +24,8 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: the highest rate of the schedule.
-        schedule: "constant"; "cosine" down to `final_share` over the run; "step": times
+        schedule: "constant"; "cosine" down to `final_share` over the run (a run that goes on for
+            more steps takes the rate up to where a cosine of all of them is); "step": times
             `decay_rate` after every `decay_steps`; "exponential": the same, smoothly.
         warmup_steps: steps of linear rise from 0 before the schedule begins.
         decay_steps: interval of "step" and "exponential"; length of "cosine", by default the run's.
@@ -72,6 +73,8 @@ class TrainConfig:
     Attributes:
         preset: the system that these settings began as.
         data: what to train on; None takes the preset's own corpus.
+        init_from: the folder of a run whose weights and vocabulary this one begins with; its
+            settings are the defaults. A character that it doesn't know is refused, a word unknown.
         heldout_share: share of the data that is held out of training.
         batch_size: sequences side by side.
         epochs: passes over the data.
@@ -93,6 +96,7 @@ class TrainConfig:
 
     preset: str = "custom"
     data: str | None = None
+    init_from: str | None = None
     heldout_share: float = 0.1
     batch_size: int = 32
     epochs: int = 10

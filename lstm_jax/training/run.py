@@ -88,6 +88,8 @@ _CHANGEABLE = frozenset(
         "model.remat",
     ]
 )
+_OF_THE_VOCABULARY = frozenset(["tokens", "min_count", "vocabulary_size", "train_vectors"])
+
 _CHANGEABLE_GROUPS = ("optimizer.", "sample.")
 
 
@@ -350,19 +352,38 @@ def _crc32(described: Mapping[str, Any]) -> int:
 
 def refuse_changes(folder: RunFolder, asked: AnyConfig) -> None:
     """Raises ValueError if a resumed run would differ in what its checkpoints depend on."""
-    kept = _flat(to_dict(read_description(folder).config))
-    changed = [
-        f"{name} is {value!r}, the run has {kept.get(name)!r}"
-        for name, value in _flat(to_dict(asked)).items()
-        if value != kept.get(name)
-        and name not in _CHANGEABLE
-        and not name.startswith(_CHANGEABLE_GROUPS)
-    ]
-    if changed:
+    if changed := list(_changed(folder, asked).values()):
         raise ValueError(
             f"cannot resume {folder.path} with other settings: {'; '.join(changed)}; "
             "leave these as they were, or start a new run"
         )
+
+
+def refuse_other_model(folder: RunFolder, asked: AnyConfig) -> None:
+    """Raises ValueError if a new run has no use for this one's weights and vocabulary."""
+    refuse_damaged_files(folder, without_data=True)
+    changed = [
+        change
+        for name, change in _changed(folder, asked).items()
+        if name in _OF_THE_VOCABULARY or name.startswith("model.")
+    ]
+    if changed:
+        raise ValueError(
+            f"cannot begin with the weights of {folder.path} and other settings of the model: "
+            f"{'; '.join(changed)}; leave these as they are there, or leave --init-from"
+        )
+
+
+def _changed(folder: RunFolder, asked: AnyConfig) -> dict[str, str]:
+    """The settings that a resumed run must have as it had them, and has not, by name."""
+    kept = _flat(to_dict(read_description(folder).config))
+    return {
+        name: f"{name} is {value!r}, the run has {kept.get(name)!r}"
+        for name, value in _flat(to_dict(asked)).items()
+        if value != kept.get(name)
+        and name not in _CHANGEABLE
+        and not name.startswith(_CHANGEABLE_GROUPS)
+    }
 
 
 def refuse_other_data(folder: RunFolder, system: System) -> None:
@@ -418,7 +439,8 @@ def load(
     refuse_damaged_files(folder, without_data=True)
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = LanguageModel(config.model, len(vocabulary))
-    return model, _load_params(folder, model, step), vocabulary
+    params = _load_params(folder, jax.eval_shape(model.init, random.key(0)), step)
+    return model, params, vocabulary
 
 
 def load_classifier(
@@ -444,7 +466,7 @@ def load_classifier(
     refuse_damaged_files(folder, without_data=True)
     vocabulary = Vocabulary.load(folder.vocabulary)
     model = Classifier(config.model, len(vocabulary))
-    params = _load_params(folder, model, step)
+    params = _load_params(folder, jax.eval_shape(model.init, random.key(0)), step)
     if config.model.frozen_embedding:
         vectors = jnp.asarray(load_vectors(folder.path / VECTORS_FILE))
         params = params._replace(embedding=model.word_vectors(params, vectors))
@@ -453,9 +475,18 @@ def load_classifier(
     return model, params, vocabulary, config
 
 
-def _load_params(folder: RunFolder, model: LanguageModel | Classifier, step: Step) -> Any:
+def learnt_params(folder: RunFolder, template: Any) -> Any:
+    """What a run has learnt: the parameters of its newest checkpoint, or a classifier's best one.
+
+    Raises:
+        ValueError: it has no checkpoint, or not of parameters like the template.
+    """
+    is_classifier = isinstance(read_description(folder).config, ReviewsConfig)
+    return _load_params(folder, template, "best" if is_classifier else "newest")
+
+
+def _load_params(folder: RunFolder, template: Any, step: Step) -> Any:
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        template = jax.eval_shape(model.init, random.key(0))
         number = step if isinstance(step, int) else None
         if step == "best":
             number = store.best_step()

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import AnyConfig
 from lstm_jax.training.metrics import Row, part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from lstm_jax.training.run import RunFolder, learnt_params
 from lstm_jax.training.state import Program, TrainState, evaluate, init_state
 from lstm_jax.training.systems import System
 
@@ -92,7 +94,10 @@ def first_state(task: Task) -> TrainState:
     """The state before the first step, placed on the run's devices."""
     seed = np.uint32(task.config.seed)
     state: TrainState = init_state(task.program, seed, task.config.batch_size)
-    params = task.system.first_params(state.params)
+    if task.config.init_from is None:
+        params = task.system.first_params(state.params)
+    else:
+        params = learnt_params(RunFolder(Path(task.config.init_from)), state.params)
     return _place(task, dataclasses.replace(state, params=params))
 
 

@@ -76,20 +76,25 @@ def read_system(config: AnyConfig, kept: Path | None = None) -> System:
 
     Args:
         config: the run's settings.
-        kept: the folder of a run that exists, with the files that it keeps.
+        kept: the folder of a run that exists, with the files that it keeps. A new run that begins
+            with another's weights takes that one's vocabulary and frozen vectors.
 
     Raises:
         ValueError: the data can't be used, with the cure.
     """
+    source, vocabulary = kept, None
+    if config.init_from is not None:
+        source = Path(config.init_from) if kept is None else kept
+        vocabulary = Vocabulary.load(source / "vocab.json")
     # Only the system asked for is imported: pooch, say, is of no use to the others.
     if isinstance(config, LanguageConfig):
         from lstm_jax.training.systems.language import read_language
 
-        return read_language(config, kept)
+        return read_language(config, kept, vocabulary)
     if isinstance(config, PoemsConfig):
         from lstm_jax.training.systems.poems import read_poems_system
 
-        return read_poems_system(config)
+        return read_poems_system(config, vocabulary)
     from lstm_jax.training.systems.reviews import read_reviews_system
 
-    return read_reviews_system(config, kept)
+    return read_reviews_system(config, source, vocabulary)

@@ -29,7 +29,7 @@ from lstm_jax.text import (
     words,
 )
 from lstm_jax.text.ids import Ids
-from lstm_jax.training.config import LanguageConfig
+from lstm_jax.training.config import AnyConfig, LanguageConfig
 from lstm_jax.training.downloads import SOURCES, fetch
 
 PYTHON_DOCS = "python-docs"
@@ -106,15 +106,20 @@ def read_corpus_text(config: LanguageConfig, copy: Path | None = None) -> str:
     return read_text(path, as_is=config.cleaning == "published")
 
 
-def make_corpus(config: LanguageConfig, text: str) -> Corpus:
+def make_corpus(config: LanguageConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
     """Builds the vocabulary, splits off the held-out share, and lays both parts out.
 
+    Args:
+        config: the run's settings.
+        text: as it was read.
+        vocabulary: to take in place of the text's own.
+
     Raises:
-        ValueError: the text is too short for one batch.
+        ValueError: the text is too short for one batch, or has characters outside the vocabulary.
     """
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     text = first_characters(text, config.characters, line_ends=config.line_ends)
-    vocabulary, ids = _tokenize(config, text)
+    vocabulary, ids = _tokenize(config, text, vocabulary)
     if config.heldout_from == "lanes" and config.heldout_share:
         return Corpus(text, sha256, vocabulary, ids, *_split_lanes(config, ids))
     training, heldout = heldout_split(ids, config.heldout_share)
@@ -131,16 +136,36 @@ def make_corpus(config: LanguageConfig, text: str) -> Corpus:
     return Corpus(text, sha256, vocabulary, ids, laid_out, padded)
 
 
-def _tokenize(config: LanguageConfig, text: str) -> tuple[Vocabulary, Ids]:
+def known_characters(vocabulary: Vocabulary, text: str, config: AnyConfig) -> Vocabulary:
+    """The vocabulary of the run that this one begins with.
+
+    Raises:
+        ValueError: it lacks a character of the text.
+    """
+    try:
+        vocabulary.encode(text)
+    except ValueError as error:
+        raise ValueError(
+            f"cannot begin with the vocabulary of {config.init_from}: {error}; or leave --init-from"
+        ) from None
+    return vocabulary
+
+
+def _tokenize(
+    config: LanguageConfig, text: str, known: Vocabulary | None
+) -> tuple[Vocabulary, Ids]:
     if config.tokens == "char":
-        vocabulary = build_char_vocabulary(text)
+        if known is None:
+            vocabulary = build_char_vocabulary(text)
+        else:
+            vocabulary = known_characters(known, text, config)
         return vocabulary, vocabulary.encode(text)
     if config.cleaning == "published":
         found = published_shakespeare_words(text)
-        vocabulary = build_published_word_vocabulary(found, more_than=config.min_count - 1)
+        vocabulary = known or build_published_word_vocabulary(found, more_than=config.min_count - 1)
     else:
         found = words(text)
-        vocabulary = build_word_vocabulary(found, min_count=config.min_count)
+        vocabulary = known or build_word_vocabulary(found, min_count=config.min_count)
     return vocabulary, vocabulary.encode_tokens(found)
 
 

@@ -266,7 +266,9 @@ class _LaneFeed:
         return LaneRows(self._rows, np.int32(self._first * self._times))
 
 
-def read_language(config: LanguageConfig, kept: Path | None = None) -> LanguageSystem:
+def read_language(
+    config: LanguageConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
+) -> LanguageSystem:
     """Reads a text and lays it out; see `read_system`."""
     text = read_corpus_text(config, None if kept is None else kept / "corpus.txt")
-    return LanguageSystem(config, make_corpus(config, text))
+    return LanguageSystem(config, make_corpus(config, text, vocabulary))

@@ -33,6 +33,7 @@ from lstm_jax.text import (
 from lstm_jax.text.ids import Ids
 from lstm_jax.training.config import PoemsConfig
 from lstm_jax.training.state import BatchSums
+from lstm_jax.training.systems.corpus import known_characters
 from lstm_jax.training.systems.language import Predictions
 from lstm_jax.training.writing import BLANK, blanks_template, joined, sample_writer
 
@@ -198,7 +199,7 @@ class PoemsSystem:
         return Predictions(rows.inputs, rows.targets, rows.mask)
 
 
-def read_poems_system(config: PoemsConfig) -> PoemsSystem:
+def read_poems_system(config: PoemsConfig, vocabulary: Vocabulary | None = None) -> PoemsSystem:
     """Reads a file of poems; see `read_system`."""
     if config.data is None:
         raise ValueError(
@@ -213,7 +214,10 @@ def read_poems_system(config: PoemsConfig) -> PoemsSystem:
         drop_empty=config.drop_unfit,
         drop_repeated=config.drop_unfit,
     )
-    vocabulary = build_poem_vocabulary(found.poems)
+    if vocabulary is None:
+        vocabulary = build_poem_vocabulary(found.poems)
+    else:
+        vocabulary = known_characters(vocabulary, "".join(found.poems), config)
     if BLANK in vocabulary:
         raise ValueError(
             f"{config.data} holds poems with a {BLANK}, which is what templates mark places to "

@@ -237,7 +237,9 @@ class ReviewsSystem:
         return LabelledTexts(padded.tokens, padded.mask, labels, weights, None)  # type: ignore[arg-type]
 
 
-def read_reviews_system(config: ReviewsConfig, kept: Path | None = None) -> ReviewsSystem:
+def read_reviews_system(
+    config: ReviewsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
+) -> ReviewsSystem:
     """Reads reviews and vectors; see `read_system`."""
     if config.data is None:
         raise ValueError(
@@ -251,7 +253,9 @@ def read_reviews_system(config: ReviewsConfig, kept: Path | None = None) -> Revi
         digest.update(f"{label} {len(text)} {text}".encode())
     split = [review_words(text) for text in found.training.texts]
     training, held_out = split_rows(len(split), config.heldout_share, config.seed)
-    vocabulary = build_review_vocabulary((split[row] for row in training), config.vocabulary_size)
+    if vocabulary is None:
+        texts = (split[row] for row in training)
+        vocabulary = build_review_vocabulary(texts, config.vocabulary_size)
 
     def encoded(words: Sequence[list[str]], labels: npt.NDArray[np.int32]) -> Encoded:
         rows = (encode_review(vocabulary, each, config.length, config.keep) for each in words)

@@ -1,0 +1,185 @@
+"""`train.py --init-from RUN`: another run's weights, vocabulary and settings, for other data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from commands import Command
+
+from lstm_jax.classifier import ClassifierConfig
+from lstm_jax.cli.train import train_command
+from lstm_jax.models import LanguageModelConfig
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.config import AnyConfig, LanguageConfig, PoemsConfig, ReviewsConfig
+from lstm_jax.training.run import RunFolder, create_run, refuse_other_data
+from lstm_jax.training.systems import read_system
+from lstm_jax.training.systems.reviews import ReviewsSystem
+from lstm_jax.training.task import first_state, make_task
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_optimisation(quick_compilation: None) -> None:
+    """Nothing is computed here but first weights; `quick_compilation` undoes it."""
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+SIZES: dict[str, Any] = {"batch_size": 2, "steps": 2, "sample_every": 0, "heldout_share": 0}
+MODEL = LanguageModelConfig(hidden_size=4)
+VECTORS = "\n".join(f"{word} 1 2 {n}" for n, word in enumerate(("milk", "wall", "cheese")))
+LANGUAGE = LanguageConfig(preset="docs", model=MODEL, sequence_length=4, **SIZES)
+CLASSIFIER = ClassifierConfig(hidden_size=4, embedding_size=3, dense_size=4)
+REVIEWS = ReviewsConfig(preset="reviews", model=CLASSIFIER, **SIZES)
+OLD = "the milk is in the row of the wall\n" * 9
+NEW = "of milk the wall is the row\n" * 9
+NEW_WORDS = NEW + "of milk the cheese is the row\n"
+
+
+def table(text: str) -> str:
+    lines = enumerate(text.splitlines())
+    return "text\tlabel\n" + "\n".join(f"{line}\t{number % 2}" for number, line in lines)
+
+
+def poems(text: str) -> str:
+    return "\n".join(f"{n}:{line}{'milk'[: n % 4]}" for n, line in enumerate(text.splitlines()))
+
+
+CASES: dict[str, tuple[AnyConfig, str, str]] = {
+    "characters": (LANGUAGE, OLD, NEW),
+    "words": (dataclasses.replace(LANGUAGE, tokens="word"), OLD, NEW_WORDS),
+    "poems": (PoemsConfig(preset="poems", model=MODEL, **SIZES), poems(OLD), poems(NEW)),
+    "reviews": (REVIEWS, table(OLD), table(NEW_WORDS)),
+    "frozen vectors": (dataclasses.replace(REVIEWS, vectors=""), table(OLD), table(NEW_WORDS)),
+    "trained vectors": (
+        dataclasses.replace(REVIEWS, vectors="", train_vectors=True),
+        table(OLD),
+        table(NEW_WORDS),
+    ),
+}
+
+
+def begin(config: AnyConfig, path: Path) -> tuple[Any, Any]:
+    """A run of the config that was killed after its first checkpoint: its system and parameters."""
+    system = read_system(config)
+    state = first_state(make_task(system))
+    create_run(RunFolder(path), system)
+    with CheckpointStore(path / "checkpoints") as store:
+        store.save(0, state, {})
+    return system, state.params
+
+
+def named(config: AnyConfig, folder: Path, name: str, text: str, **others: Any) -> Any:
+    path = folder / (f"{name}.tsv" if isinstance(config, ReviewsConfig) else f"{name}.txt")
+    path.write_text(text, encoding="utf-8")
+    if getattr(config, "vectors", None) is not None:
+        (folder / f"{name}-vectors.txt").write_text(VECTORS)
+        others["vectors"] = str(folder / f"{name}-vectors.txt")
+    return dataclasses.replace(config, data=str(path), **others)
+
+
+def same(one: Any, other: Any) -> bool:
+    equal = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), one, other)
+    return all(jax.tree.leaves(equal))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] * (case in ("reviews", "trained vectors")))
+        for case in CASES
+    ],
+)
+def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_path: Path) -> None:
+    config, old, new = CASES[case]
+    old_run, new_run = tmp_path / "old", tmp_path / "new"
+    system, params = begin(named(config, tmp_path, "old", old), old_run)
+    asked = named(config, tmp_path, "new", new, init_from=str(old_run), seed=1)
+    found, begun = begin(asked, new_run)
+    assert found.vocabulary == system.vocabulary
+    assert found.sha256 != system.sha256
+    assert same(begun, params)
+    shutil.rmtree(old_run)
+    resumed: Any = read_system(found.config, new_run)
+    assert resumed.vocabulary == system.vocabulary
+    refuse_other_data(RunFolder(new_run), resumed)
+    if isinstance(found, ReviewsSystem):
+        for one, other in zip(found.training.rows, resumed.training.rows, strict=True):
+            assert one.tolist() == other.tolist()
+        if case == "frozen vectors":
+            assert same(found.vectors.table, system.vectors.table)  # type: ignore[union-attr]
+            assert same(found.vectors.table, resumed.vectors.table)  # type: ignore[union-attr]
+
+
+def test_words_outside_the_vocabulary_are_unknown(tmp_path: Path) -> None:
+    config, old, new = CASES["words"]
+    begin(named(config, tmp_path, "old", old), tmp_path / "run")
+    asked = named(config, tmp_path, "new", new, init_from=str(tmp_path / "run"))
+    system: Any = read_system(asked)
+    assert "cheese" not in system.vocabulary
+    assert np.count_nonzero(system.corpus.ids == system.vocabulary.unknown) == 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    begin(named(LANGUAGE, folder, "old", OLD), folder / "run")
+    (folder / "new.txt").write_text(NEW)
+    return folder / "run"
+
+
+def test_the_command_takes_the_other_run_s_settings_and_goes_on_by_itself(
+    run: Path, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Any] = []
+
+    def train(_: object, state: Any, folder: RunFolder, *__: object, **___: object) -> Any:
+        folder.metrics.write_text("")
+        begun.append(state)
+        return state
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.chdir(run.parent)
+    options = ("--init-from", "run", "--data", "new.txt", "--run-dir", tmp_path / "new")
+    assert call(train_command, *options, "--seed", 3, "--model.dropout", 0.1)[0] == 0
+    config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
+    assert (config["init_from"], config["seed"]) == (str(run), 3)
+    assert config["model"] == dataclasses.asdict(dataclasses.replace(MODEL, dropout=0.1))
+    with CheckpointStore(run / "checkpoints", read_only=True) as store:
+        params = store.restore_params(begun[0].params).state
+    assert same(begun[0].params, params)
+    monkeypatch.chdir(tmp_path)
+    code, _, err = call(train_command, *options, "--resume")  # from another folder: another run
+    assert (code, "init_from is" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--data", "odd.txt"], "2 characters outside the vocabulary: 'X' (U+0058), 'é' (U+00E9)"),
+        (["--model.hidden-size", "5"], "model.hidden_size is 5, the run has 4"),
+        (["--tokens", "word"], "tokens is 'word', the run has 'char'"),
+        (["anna"], "is a run of preset 'docs', not 'anna'"),
+        (["--run-dir", "run"], "run exists already"),
+        (["--init-from", "nothing"], "nothing is not a run folder"),
+    ],
+)
+def test_what_cannot_go_together_is_refused_by_name(
+    arguments: list[str], said: str, run: Path, call: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run.parent)
+    Path("odd.txt").write_text(NEW + "éXé", encoding="utf-8")
+    named = [word for word in arguments if not word.startswith("-")][:1] == arguments[:1]
+    base = ["--init-from", "run", "--run-dir", "refused"]
+    code, out, err = call(
+        train_command, *(arguments if named else []), *base, *([] if named else arguments)
+    )
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert said in err
+    assert not Path("refused").exists()
