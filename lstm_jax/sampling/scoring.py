@@ -23,8 +23,8 @@ class TextScore(NamedTuple):
     """How likely a text is.
 
     Attributes:
-        log_probabilities: float32 `[T - 1]`, in nats, of each token but the first, which nothing
-            comes before.
+        log_probabilities: float32, in nats, of each token `[T]`; without a context `[T - 1]`, as
+            nothing comes before the first.
     """
 
     log_probabilities: npt.NDArray[np.float32]
@@ -53,6 +53,7 @@ def score(
     params: LanguageModelParams,
     texts: Sequence[npt.ArrayLike],
     *,
+    contexts: Sequence[npt.ArrayLike] | None = None,
     batch_size: int = 16,
 ) -> list[TextScore]:
     """The log-probabilities of each text's tokens, from a zero carry.
@@ -63,24 +64,31 @@ def score(
     Args:
         model: a language model; not bidirectional.
         params: its parameters.
-        texts: token ids `[T_b]`, at least two each.
+        texts: token ids `[T_b]`, at least two each, or one after a context.
+        contexts: token ids `[C_b]` that come before each text: the model reads them, and they are
+            not scored.
         batch_size: texts side by side.
 
     Raises:
-        ValueError: a text of fewer than two tokens, or with something that is no token id; or a
-            bidirectional model.
+        ValueError: a text of fewer tokens, or with something that is no token id; contexts of
+            another number than the texts; or a bidirectional model.
     """
     refuse_bidirectional(model)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
-    arrays = [_checked(model, index, np.asarray(text)) for index, text in enumerate(texts)]
+    before = [()] * len(texts) if contexts is None else contexts
+    if len(before) != len(texts):
+        raise ValueError(f"there are {len(before)} contexts for {len(texts)} texts; give each one")
+    both = zip(range(len(texts)), before, texts, strict=True)
+    arrays = [_row(model, *each) for each in both]
+    firsts = [max(1, np.size(context)) for context in before]
     order = sorted(range(len(arrays)), key=lambda index: len(arrays[index]))
-    found: dict[int, TextScore] = {}
+    found: dict[int, npt.NDArray[np.float32]] = {}
     for first in range(0, len(order), batch_size):
         indices = order[first : first + batch_size]
         rows = [arrays[index] for index in indices]
         found |= dict(zip(indices, _score_batch(model, params, rows, batch_size), strict=True))
-    return [found[index] for index in range(len(arrays))]
+    return [TextScore(found[index][first - 1 :]) for index, first in enumerate(firsts)]
 
 
 def _score_batch(
@@ -88,7 +96,7 @@ def _score_batch(
     params: LanguageModelParams,
     rows: list[npt.NDArray[np.int32]],
     batch_size: int,
-) -> list[TextScore]:
+) -> list[npt.NDArray[np.float32]]:
     longest = max(map(len, rows)) - 1
     times = min(ABSORBED_AT_ONCE, power_of_two(longest))
     padded = -(-longest // times) * times
@@ -106,7 +114,7 @@ def _score_batch(
         carry, loss = _losses(model, params, carry, inputs, targets, mask[stretch])
         losses.append(np.asarray(loss))
     scores = -np.concatenate(losses)
-    return [TextScore(scores[: len(row) - 1, index]) for index, row in enumerate(rows)]
+    return [scores[: len(row) - 1, index] for index, row in enumerate(rows)]
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -122,17 +130,28 @@ def _losses(
     return carry, scores.loss
 
 
-def _checked(
-    model: LanguageModel, index: int, text: npt.NDArray[np.integer]
+def _row(
+    model: LanguageModel, index: int, context: npt.ArrayLike, text: npt.ArrayLike
 ) -> npt.NDArray[np.int32]:
-    if text.ndim != 1 or not np.issubdtype(text.dtype, np.integer) or len(text) < 2:
+    """A context and its text in one row."""
+    if not np.size(context):
+        return _checked(model, f"text {index}", text, 2)
+    before = _checked(model, f"context {index}", context, 1)
+    return np.concatenate([before, _checked(model, f"text {index}", text, 1)])
+
+
+def _checked(
+    model: LanguageModel, name: str, tokens: npt.ArrayLike, least: int
+) -> npt.NDArray[np.int32]:
+    found = np.asarray(tokens)
+    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or len(found) < least:
         raise ValueError(
-            f"text {index} is {text.dtype} of shape {text.shape}; expected at least two integers, "
-            "since the first token is what the others are told from"
+            f"{name} is {found.dtype} of shape {found.shape}; expected token ids, at least one, or "
+            "two for a text without a context, whose first token is what the others are told from"
         )
-    if text.min() < 0 or text.max() >= model.vocabulary_size:
+    if found.min() < 0 or found.max() >= model.vocabulary_size:
         raise ValueError(
-            f"text {index} has entries from {text.min()} to {text.max()}; expected token ids from "
+            f"{name} has entries from {found.min()} to {found.max()}; expected token ids from "
             f"0 to below {model.vocabulary_size}"
         )
-    return text.astype(np.int32)
+    return found.astype(np.int32)

@@ -35,13 +35,36 @@ def test_scores_are_those_of_each_text_alone(
         assert each.perplexity == pytest.approx(math.exp(-float(expected.mean())), rel=1e-5)
 
 
+def test_a_context_is_read_and_not_scored() -> None:
+    rng = np.random.default_rng(1)
+    texts = [rng.integers(0, 13, length) for length in (6, 1, 9)]
+    contexts = [rng.integers(0, 13, length) for length in (4, 7, 1)]
+    found = score(MODEL, PARAMS, texts, contexts=contexts)
+    joined = score(MODEL, PARAMS, [np.append(*both) for both in zip(contexts, texts, strict=True)])
+    for text, each, whole in zip(texts, found, joined, strict=True):
+        np.testing.assert_array_equal(each.log_probabilities, whole.log_probabilities[-len(text) :])
+    without = [[], *contexts[1:]]
+    (first, *_) = score(MODEL, PARAMS, texts, contexts=without)
+    np.testing.assert_allclose(
+        first.log_probabilities, score(MODEL, PARAMS, texts[:1])[0].log_probabilities, rtol=1e-5
+    )
+
+
+def test_contexts_that_fit_no_text_are_refused() -> None:
+    for contexts, said in ([[1]], "1 contexts for 2"), ([[1], [0.5]], "context 1 is float64"):
+        with pytest.raises(ValueError, match=said):
+            score(MODEL, PARAMS, [[1, 2], [3]], contexts=contexts)
+    with pytest.raises(ValueError, match="text 1 is"):
+        score(MODEL, PARAMS, [[1, 2], []], contexts=[[1], [2, 3]])
+
+
 def test_a_hopeless_text_has_infinite_perplexity() -> None:
     assert TextScore(np.array([-2000.0], np.float32)).perplexity == math.inf
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [([3], "at least two"), ([1, 13], "below 13"), ([-1, 2], "from 0"), ([0.5, 1.0], "float64")],
+    [([3], "two for a text"), ([1, 13], "below 13"), ([-1, 2], "from 0"), ([0.5, 1.0], "float64")],
 )
 def test_nonsense_is_refused(text: list[float], said: str) -> None:
     with pytest.raises(ValueError, match=said):
