@@ -21,6 +21,7 @@ DOCS = LanguageConfig(
     heldout_share=0.05,
     batch_size=16,
     sequence_length=64,
+    zero_carry_rate=0.02,
     epochs=10,
     evaluate_every=1000,
     checkpoint_every=1000,
@@ -29,7 +30,7 @@ DOCS = LanguageConfig(
     sample=SampleConfig(length=200, temperature=0.7),
     model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256, initialisation="keras"),
     optimizer=OptimizerConfig(
-        learning_rate=4e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
+        learning_rate=8e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     ),
 )
 """The default: Python's own documentation, a character at a time, in about two minutes."""
