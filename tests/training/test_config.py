@@ -28,6 +28,22 @@ def test_a_preset_survives_json(preset: AnyConfig) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
 
 
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_no_field_holds_what_json_has_no_number_for(preset: AnyConfig, number: float) -> None:
+    def refused(values: dict[str, Any]) -> None:
+        for name, value in list(values.items()):
+            if isinstance(value, dict):
+                refused(value)
+                continue
+            values[name] = number
+            with pytest.raises(ValueError):
+                from_dict(whole)
+            values[name] = value
+
+    refused(whole := to_dict(preset))
+
+
 def test_fields_that_an_older_version_lacks_take_their_defaults() -> None:
     values = to_dict(LanguageConfig(batch_size=7))
     del values["epochs"], values["optimizer"]["beta1"], values["model"]["unroll"]
