@@ -28,6 +28,7 @@ from lstm_jax.interop.pytorch import (
     language_model_to_pytorch,
     layers_from_pytorch,
     layers_to_pytorch,
+    unwrapped_name,
 )
 from lstm_jax.models import LanguageModelParams
 
@@ -118,7 +119,8 @@ def _from_plain(arrays: Mapping[str, Any]) -> Weights:
 def _from_pytorch(command: ConvertCommand, arrays: Mapping[str, Any]) -> Weights:
     if command.prefix is not None:
         return layers_from_pytorch(arrays, command.prefix)
-    if any(name.startswith(f"{command.decoder}.") for name in arrays):
+    decoder = f"{unwrapped_name(command.decoder)}."
+    if any(unwrapped_name(name).startswith(decoder) for name in arrays):
         return language_model_from_pytorch(arrays, names=command.names)[1]
     return layers_from_pytorch(arrays)
 

@@ -19,6 +19,7 @@ import numpy as np
 from lstm_jax.interop.arrays import AnyArray, listed
 
 PYTORCH_SUFFIXES = (".pt", ".pth")
+KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 SAFETENSORS_SUFFIX = ".safetensors"
 
 
@@ -34,6 +35,11 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
         return load_safetensors(path)
     if suffix in PYTORCH_SUFFIXES:
         return load_pytorch(path)
+    if suffix in KERAS_SUFFIXES:
+        raise ValueError(
+            f"{path} is a file that Keras alone reads; load it there, and give what each recurrent "
+            "layer's get_weights() returns to layers_from_keras"
+        )
     raise ValueError(
         f"{path} ends with {suffix or 'nothing'!r}; expected one of "
         f"{', '.join((SAFETENSORS_SUFFIX, *PYTORCH_SUFFIXES))}"

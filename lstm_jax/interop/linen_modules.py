@@ -79,7 +79,7 @@ class _Recurrent(nn.Module):
         self,
         inputs: ArrayLike,
         *,
-        initial_carry: tuple[Any, ...] | None = None,
+        initial_carry: Any = None,
         init_key: object = None,
         seq_lengths: ArrayLike | None = None,
         return_carry: bool | None = None,
@@ -91,7 +91,9 @@ class _Recurrent(nn.Module):
 
         Args:
             inputs: `[B, T, D]`, `[T, B, D]` where time-major; or integers without the last axis.
-            initial_carry: one entry a layer; None starts from zeros.
+            initial_carry: `(c, h)` of an LSTM, `h` of the others; a pair of these where
+                bidirectional, and of several layers a tuple of one entry a layer. None starts
+                from zeros.
             init_key: never used; `nn.Bidirectional` passes it to what it is made of.
             seq_lengths: integers `[B]`: real steps from the beginning of each sequence.
             return_carry: give `(carry, outputs)`; the carry is that after the last real step.

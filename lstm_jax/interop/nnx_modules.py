@@ -9,12 +9,12 @@ weights. What differs:
 
 - Outputs at padding are zeros (`nnx.RNN` computes on there), and a sequence of length 0 gives its
   initial carry back.
-- The carry is the stack's, a tuple of one entry a layer: `LSTMCarry(h, c)` (an nnx cell has
-  `(c, h)`), `Directions` of two where bidirectional.
+- A module of several layers has a carry of several: a tuple of one entry a layer, each as the
+  cell's is there, `(c, h)` of an LSTM.
 - A zero carry draws no random numbers, so a module keeps no random state.
-- There is one batch axis. Inputs may be integers, which stand for one-hot rows.
+- Inputs may be integers, which stand for one-hot rows.
 
-Shapes: T time, B batch, D input size, H hidden size.
+Shapes: T time, B batch (any number of axes), D input size, H hidden size.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class _Recurrent(nnx.Module):
         self,
         inputs: ArrayLike,
         *,
-        initial_carry: tuple[Any, ...] | None = None,
+        initial_carry: Any = None,
         seq_lengths: ArrayLike | None = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
@@ -133,7 +133,9 @@ class _Recurrent(nnx.Module):
 
         Args:
             inputs: `[B, T, D]`, `[T, B, D]` where time-major; or integers without the last axis.
-            initial_carry: one entry a layer; None starts from zeros.
+            initial_carry: `(c, h)` of an LSTM, `h` of the others; a pair of these where
+                bidirectional, and of several layers a tuple of one entry a layer. None starts
+                from zeros.
             seq_lengths: integers `[B]`: real steps from the beginning of each sequence.
             return_carry: give `(carry, outputs)`; the carry is that after the last real step.
             time_major: time comes first, in inputs and outputs.

@@ -4,6 +4,13 @@ PyTorch's names and shapes, for layer k (`_reverse` ends those of a backward dir
 
     weight_ih_lk [G, D]   weight_hh_lk [G, H]   bias_ih_lk [G]   bias_hh_lk [G]
 
+An `nn.LSTMCell` and its kin have no `_lk`. Modules in a list, as an AWD-LSTM's `rnns.0.` and
+`rnns.1.`, are layers one on the other, each of its own size. What `DataParallel` and
+`torch.compile` put into names, `module.` and `_orig_mod.`, is left out. Of a weight that is wrapped
+we read what the module multiplies by outside training: `weight_hh_l0_raw` (weight dropout); `_g`
+and `_v`, or `parametrizations.weight_hh_l0.original0` and `original1` (weight norm); `_orig` and
+`_mask` (pruning).
+
 Gates stand in the order i, f, g, o and r, z, n, as ours do; weights are ours transposed. Nothing
 here imports torch: a mapping of names to tensors or numpy arrays comes in, one to numpy arrays goes
 out (`module.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})`).
@@ -20,6 +27,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.cells import CellName, GRUParams, Params, cell_of
@@ -47,7 +55,9 @@ from lstm_jax.models import (
 )
 from lstm_jax.stack import Directions
 
-_NAME = re.compile(r"(?:weight|bias)_(?:ih|hh)_l(\d+)(_reverse)?")
+_ARRAY = r"(?:weight|bias)_(?:ih|hh)(?:_l(?P<layer>\d+)(?P<reverse>_reverse)?)?"
+_NAME = re.compile(_ARRAY)
+_WRAPPED = re.compile(rf"(?:parametrizations\.)?(?P<name>{_ARRAY})[._](?P<part>.+)")
 
 
 class LanguageModelNames(NamedTuple):
@@ -70,7 +80,7 @@ PYTORCH_NAMES = LanguageModelNames()
 def layers_from_pytorch(
     state: Mapping[str, Any], prefix: str = "", *, cell: CellName | None = None
 ) -> tuple[Any, ...]:
-    """The stack's parameters of an `nn.LSTM`, `nn.GRU` or `nn.RNN`.
+    """The stack's parameters of an `nn.LSTM`, `nn.GRU` or `nn.RNN`, a cell, or a list of these.
 
     Args:
         state: the module's `state_dict()`, or that of a module around it. Without biases
@@ -85,16 +95,20 @@ def layers_from_pytorch(
     Raises:
         ValueError: names or shapes that are no such module's, or a projection (`proj_size`).
     """
-    arrays = _of_module(state, prefix)
-    found = [match for match in map(_NAME.fullmatch, arrays) if match]
-    count = 1 + max((int(match[1]) for match in found), default=0)
-    ends = ("", "_reverse") if any(match[2] for match in found) else ("",)
+    arrays = _unwrapped_names(without_prefix(state, prefix))
+    arrays = arrays or without_prefix(_unwrapped_names(state), prefix)
     layers: list[Any] = []
-    for index in range(count):
-        each = [_direction(arrays, f"l{index}{end}", prefix, cell) for end in ends]
-        layers.append(Directions(*each) if len(each) == 2 else each[0])
+    for inside in _modules(arrays):
+        own = without_prefix(arrays, inside)
+        layers += _layers_of_module(own, prefix + inside, cell)
     require_chain(tuple(layers))
     return tuple(layers)
+
+
+def unwrapped_name(name: str) -> str:
+    """The name without what `DataParallel` and `torch.compile` put into it."""
+    parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
+    return ".".join(parts) or name
 
 
 def layers_to_pytorch(
@@ -108,10 +122,16 @@ def layers_to_pytorch(
         bias: False for a module made with `bias=False`.
 
     Raises:
-        ValueError: a GRU with its reset before the product, which PyTorch has not; or `bias` is
-            False where a bias is not zero.
+        ValueError: layers of several sizes, or a GRU with its reset before the product, which
+            PyTorch has not; or `bias` is False where a bias is not zero.
     """
     require_chain(layers)
+    sizes = {int(params.w_h.shape[0]) for layer in layers for params in directions_of(layer)}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"the layers have hidden sizes {sorted(sizes)}, and a PyTorch module one for all; "
+            "export each layer alone"
+        )
     arrays: dict[str, AnyArray] = {}
     for index, layer in enumerate(layers):
         for params, end in zip(directions_of(layer), ("", "_reverse"), strict=False):
@@ -145,6 +165,8 @@ def language_model_from_pytorch(
     Raises:
         ValueError: names or shapes that are no such model's, or `tied` weights that differ.
     """
+    state = _unwrapped_names(state)
+    names = LanguageModelNames(*map(unwrapped_name, names))
     known = tuple(f"{name}." for name in names)
     if strange := [name for name in state if not name.startswith(known)]:
         raise ValueError(f"the state has {listed(strange)}; expected names in {', '.join(known)}")
@@ -195,9 +217,49 @@ def language_model_to_pytorch(
     return arrays
 
 
-def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _unwrapped_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in state.items():
+        plain = unwrapped_name(name)
+        if plain in found:
+            raise ValueError(f"the state has {plain} twice, with and without module. or _orig_mod.")
+        found[plain] = value
+    return found
+
+
+def _modules(arrays: Mapping[str, Any]) -> list[str]:
+    """The prefix of each module where they are in a list, else one that is empty."""
+    indices = {name.partition(".")[0] for name in arrays}
+    if not indices or not all(map(str.isdecimal, indices)):
+        return [""]
+    return [f"{index}." for index in sorted(indices, key=int)]
+
+
+def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None) -> list[Any]:
+    arrays = _of_module(state, prefix)
+    found = [match for match in map(_NAME.fullmatch, arrays) if match]
+    if all(match["layer"] is None for match in found):
+        return [_direction(arrays, "", prefix, cell)]
+    count = 1 + max(int(match["layer"] or 0) for match in found)
+    ends = ("", "_reverse") if any(match["reverse"] for match in found) else ("",)
+    layers: list[Any] = []
+    for index in range(count):
+        each = [_direction(arrays, f"_l{index}{end}", prefix, cell) for end in ends]
+        layers.append(Directions(*each) if len(each) == 2 else each[0])
+    return layers
+
+
+def _of_module(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The module's own names and arrays; anything that is none of a recurrent module's raises."""
-    arrays = without_prefix(state, prefix)
+    arrays: dict[str, Any] = {}
+    wrapped: dict[str, dict[str, Any]] = {}
+    for name, value in state.items():
+        match = None if _NAME.fullmatch(name) else _WRAPPED.fullmatch(name)
+        if match:
+            wrapped.setdefault(match["name"], {})[match["part"]] = value
+        else:
+            arrays[name] = value
+    arrays |= {name: _unwrapped(prefix + name, parts) for name, parts in wrapped.items()}
     if projections := [prefix + name for name in arrays if name.startswith("weight_hr_")]:
         raise ValueError(
             f"the module has {listed(projections)}: a projected LSTM (proj_size), which is not "
@@ -208,31 +270,53 @@ def _of_module(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
             f"{listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is inside "
             'another, say where with a prefix such as "rnn."'
         )
-    if "weight_ih_l0" not in arrays:
+    if not arrays.keys() & {"weight_ih_l0", "weight_ih"}:
         raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {listed(state)}")
     return arrays
 
 
+def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
+    """The weight that a wrapper makes of its parts, outside training."""
+    match sorted(parts):
+        case ["raw"]:
+            return read_array(name, parts["raw"], 2)
+        case ["mask", "orig"]:
+            return read_array(name, parts["orig"], 2) * read_array(name, parts["mask"], 2)
+        case ["g", "v"] | ["original0", "original1"]:
+            g, v = (read_array(name, parts[part], 2) for part in sorted(parts))
+            wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))
+            # Each length is of what its axes of size 1 were taken over: by default, of a row.
+            axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)
+            norm = np.sqrt(np.sum(wide**2, axis=axes, keepdims=True))
+            require_shape(f"the length of {name}", g, norm.shape)
+            weight: AnyArray = (g * wide / norm).astype(v.dtype)
+            return weight
+    raise ValueError(
+        f"{name} is wrapped in something with {listed(parts)}, which is not supported; take it off "
+        "in PyTorch, with torch.nn.utils.parametrize.remove_parametrizations or the like"
+    )
+
+
 def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellName | None) -> Any:
     kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
-    given = [kind for kind in kinds if f"{kind}_{suffix}" in arrays]
+    given = [kind for kind in kinds if f"{kind}{suffix}" in arrays]
     if "bias_ih" not in given and "bias_hh" not in given:
         kinds = kinds[:2]
-    require_names(f"{prefix or 'the module'} {suffix}".strip(), given, kinds)
-    names = [f"{kind}_{suffix}" for kind in kinds]
+    require_names(f"{prefix or 'the module'} {suffix.lstrip('_')}".strip(), given, kinds)
+    names = [f"{kind}{suffix}" for kind in kinds]
     w_ih, w_hh, *biases = (
         read_array(prefix + name, arrays[name], 2 if name.startswith("weight") else 1)
         for name in names
     )
     width, hidden_size = w_hh.shape
-    found = cell_of_width(f"{prefix}weight_hh_{suffix}", width, hidden_size)
+    found = cell_of_width(prefix + names[1], width, hidden_size)
     if cell not in (None, found.name):
-        raise ValueError(f"{prefix}weight_hh_{suffix} belongs to the cell {found.name}, not {cell}")
+        raise ValueError(f"{prefix}{names[1]} belongs to the cell {found.name}, not {cell}")
     require_shape(prefix + names[0], w_ih, (width, w_ih.shape[1]))
     for name, bias in zip(names[2:], biases, strict=True):
         require_shape(prefix + name, bias, (width,))
     b_ih, b_hh = biases or [np.zeros(width, w_hh.dtype)] * 2
-    return to_jax(f"{prefix}{suffix}", params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh))
+    return to_jax(prefix + names[1], params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh))
 
 
 def _direction_out(params: Params, name: str, bias: bool) -> dict[str, AnyArray]:
@@ -288,7 +372,7 @@ def _config(layers: tuple[Any, ...], embedding_size: int | None, tied: bool) -> 
     if len(sizes) > 1 or len(cells) > 1:
         raise ValueError(
             f"the layers have hidden sizes {sorted(sizes)} and cells {sorted(cells)}; a language "
-            "model has one of each"
+            "model has one of each, so read the layers alone, by their prefix"
         )
     return LanguageModelConfig(
         cell=cells.pop(),

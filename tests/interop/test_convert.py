@@ -109,6 +109,19 @@ def test_pytorch_s_own_file_becomes_plain_names(convert: Convert, tmp_path: Path
     assert_same_bits(interop.layers_from_plain(interop.load_arrays(target)), expected)
 
 
+def test_what_training_wraps_is_converted_as_if_it_did_not(
+    convert: Convert, trained: Path, tmp_path: Path
+) -> None:
+    one, two, three = (tmp_path / f"{n}.safetensors" for n in "123")
+    assert convert("convert", trained, one)[0] == 0
+    arrays = interop.load_arrays(one)
+    interop.save_safetensors(two, {f"module._orig_mod.{n}": a for n, a in arrays.items()})
+    _, params, _ = lstm_jax.load(trained)
+    for options in ((), ("--decoder", "module._orig_mod.decoder")):
+        assert convert("convert", two, three, "--overwrite", *options)[0] == 0
+        assert_same_bits(interop.language_model_from_plain(interop.load_arrays(three)), params)
+
+
 def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     convert: Convert, trained: Path, tmp_path: Path
 ) -> None:

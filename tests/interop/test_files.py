@@ -144,6 +144,9 @@ def test_broken_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> Non
     for name in ("a.npz", "a"):
         with pytest.raises(ValueError, match=r"expected one of \.safetensors, \.pt, \.pth"):
             files.load_arrays(tmp_path / name)
+    for name in ("a.keras", "a.h5"):
+        with pytest.raises(ValueError, match=r"get_weights\(\) returns to layers_from_keras"):
+            files.load_arrays(tmp_path / name)
 
 
 def test_a_missing_library_is_named_with_its_cure(

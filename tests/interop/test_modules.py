@@ -20,7 +20,7 @@ from interop_cases import (
     outputs,
 )
 
-from lstm_jax.cells import GRUCarry, LSTMCarry, RNNCarry
+from lstm_jax.cells import LSTMCarry
 from lstm_jax.interop import linen_modules, nnx_modules
 from lstm_jax.interop.flax import (
     params_from_linen,
@@ -37,7 +37,6 @@ REAL = (np.arange(T) < LENGTHS[:, None])[..., None]
 TOLERANCE = 1e-12
 CLASSES = {"lstm": "LSTM", "gru_after": "GRU", "gru_before": "GRU", "rnn": "SimpleRNN"}
 CELLS = {"lstm": "OptimizedLSTMCell", "gru_after": "GRUCell", "rnn": "SimpleCell"}
-CARRIES = {"lstm": LSTMCarry, "gru_after": GRUCarry, "rnn": RNNCarry}
 both = pytest.mark.parametrize("flavour", ["nnx", "linen"])
 
 
@@ -112,13 +111,6 @@ def sides(flavour: str, form: str, bidirectional: bool) -> tuple[Side, Side]:
     return (nnx_sides if flavour == "nnx" else linen_sides)(form, layer)
 
 
-def as_ours(form: str, carry: Any, bidirectional: bool) -> Any:
-    """Flax's carry of one layer as the stack's."""
-    if bidirectional:
-        return (Directions(*(as_ours(form, each, False)[0] for each in carry)),)
-    return (LSTMCarry(h=carry[1], c=carry[0]) if form == "lstm" else CARRIES[form](carry),)
-
-
 def draw_carry(form: str, bidirectional: bool) -> Any:
     """In Flax's form."""
     if bidirectional:
@@ -151,12 +143,11 @@ def test_values_and_gradients_are_flax_s(flavour: str, form: str, bidirectional:
         (_, results), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(weights, xs)
         return results, gradients
 
-    carry_in = as_ours(form, start, bidirectional)
-    (carry, ys), (dweights, dxs) = results_and_gradients(ours.call, ours.weights, xs, carry_in)
+    (carry, ys), (dweights, dxs) = results_and_gradients(ours.call, ours.weights, xs, start)
     (their_carry, their_ys), (their_dweights, their_dxs) = results_and_gradients(
         theirs.call, theirs.weights, xs, start
     )
-    assert_near(carry, as_ours(form, their_carry, bidirectional), TOLERANCE)
+    assert_near(carry, their_carry, TOLERANCE)
     assert_near(ys, np.asarray(their_ys) * REAL, TOLERANCE)
     assert_near(ours.to_params(dweights), theirs.to_params(their_dweights), TOLERANCE)
     assert_near(dxs, their_dxs, TOLERANCE)
@@ -190,7 +181,7 @@ def test_reversed_sequences_are_flax_s(
         results.append((carry, ys * REAL if padded else ys))
     (carry, ys), (their_carry, their_ys) = results
     assert_near(ys, their_ys, TOLERANCE)
-    assert_near(carry, as_ours("lstm", their_carry, False), TOLERANCE)
+    assert_near(carry, their_carry, TOLERANCE)
 
 
 def module_calls(flavour: str, form: str, layers: tuple[Any, ...], **options: Any) -> Any:
@@ -295,6 +286,39 @@ def test_weights_are_drawn_as_the_library_draws_them(flavour: str) -> None:
         assert 0 < jnp.abs(array).max() <= 2 / np.sqrt(H)
 
 
+@pytest.mark.usefixtures("float64")
+@both
+@pytest.mark.parametrize("time_major", [False, True])
+@pytest.mark.parametrize("batch", [(), (2, 3), (2, 0)])
+def test_any_number_of_batch_axes_is_flax_s(
+    flavour: str, time_major: bool, batch: tuple[int, ...]
+) -> None:
+    ours, theirs = sides(flavour, "lstm", False)
+    xs = normal(1, *batch, T, D, dtype=np.float64)
+    if time_major:
+        xs = np.moveaxis(xs, len(batch), 0)
+    start = tuple(normal(seed, *batch, H, dtype=np.float64) for seed in (2, 3))
+    options = {"time_major": time_major, "reverse": True, "return_carry": True}
+    (carry, ys), expected = (
+        jax.jit(partial(side.call, initial_carry=start, **options))(side.weights, xs)
+        for side in (ours, theirs)
+    )
+    assert_near((carry, ys), expected, TOLERANCE)
+
+
+@both
+def test_carries_of_several_layers_and_the_core_s_own_are_taken(flavour: str) -> None:
+    call = module_calls(flavour, "lstm", draw_layers("lstm", 2, True, D, H))
+    xs = normal(1, B, T, D)
+    carry, ys = call(xs, return_carry=True)
+    assert jax.tree.map(jnp.shape, carry) == ((((B, H),) * 2,) * 2,) * 2
+    own = tuple(Directions(*(LSTMCarry(h, c) for c, h in layer)) for layer in carry)
+    assert_same_bits(call(xs, initial_carry=own), call(xs, initial_carry=carry))
+    for wrong, message in ((carry[:1], "tuple of 1 for 2 layers"), (ys, "no tuple for 2 layers")):
+        with pytest.raises(ValueError, match=message):
+            call(xs, initial_carry=wrong)
+
+
 def random_primitives(function: Any, *arguments: Any) -> list[str]:
     text = str(jax.make_jaxpr(function)(*arguments))
     return [word for word in ("random_bits", "threefry2x32", "random_wrap") if word in text]
@@ -357,12 +381,12 @@ def test_flax_s_own_bidirectional_takes_our_modules() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (normal(0, B, D), {}, r"expected \[B, T, D\]"),
+        (normal(0, D), {}, r"expected \[\.\.\., T, D\]"),
         (normal(0, B, T, D + 1), {}, r"expected \[T, B, 3\]"),
         (normal(0, B, T, D), {"seq_lengths": np.ones((2,), int)}, r"integers of shape \(3,\)"),
         (normal(0, B, T, D), {"seq_lengths": np.ones((3,))}, "expected integers"),
-        (normal(0, B, T, D), {"initial_carry": ()}, "0 entries for 1 layers"),
-        (normal(0, B, T, D), {"initial_carry": (np.zeros((B, H)),)}, "need LSTMCarry"),
+        (normal(0, B, T, D), {"initial_carry": ()}, r"needs \(c, h\), each of shape \(3, 4\)"),
+        (normal(0, B, T, D), {"initial_carry": np.zeros((B, H))}, r"of shape \(3, 4\); a layer of"),
     ],
 )
 def test_calls_that_do_not_fit_are_refused_in_words(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -176,6 +177,102 @@ def test_a_projected_lstm_of_pytorch_s_own_is_refused() -> None:
     state = torch.nn.LSTM(3, 4, proj_size=2).state_dict()
     with pytest.raises(ValueError, match=r"weight_hr_l0.*proj_size"):
         pytorch.layers_from_pytorch(state)
+
+
+@forms
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_cell_is_a_layer(form: str, bias: bool) -> None:
+    cell = getattr(torch.nn, f"{MODULES[form]}Cell")(3, 4, bias=bias)
+    state = cell.state_dict()
+    of_layer = {f"{name}_l0": value for name, value in state.items()}
+    assert_same_bits(pytorch.layers_from_pytorch(state), pytorch.layers_from_pytorch(of_layer))
+    del state["weight_hh"]
+    with pytest.raises(ValueError, match="the module lacks weight_hh; it has"):
+        pytorch.layers_from_pytorch(state)
+
+
+def dropped(module: Any) -> dict[str, Any]:
+    """As weight dropout leaves them: the whole one, and what the last step dropped of it."""
+    state = {f"module.{name}": value for name, value in module.state_dict().items()}
+    state["weight_hh_l0_raw"] = state["module.weight_hh_l0"]
+    return state | {"module.weight_hh_l0": torch.zeros(16, 4)}
+
+
+def pruned(module: Any) -> dict[str, Any]:
+    from torch.nn.utils import prune
+
+    prune.l1_unstructured(module, "weight_hh_l0", 0.3)
+    assert (module.weight_hh_l0 == 0).any()
+    return module.state_dict()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        dropped,
+        pruned,
+        lambda m: torch.nn.utils.parametrizations.weight_norm(m, "weight_hh_l0").state_dict(),
+        lambda m: torch.nn.utils.parametrizations.weight_norm(m, "weight_ih_l0", 1).state_dict(),
+        lambda m: {
+            "weight_hh_l0_g": torch.linalg.norm(m.weight_hh_l0, dim=1, keepdim=True),
+            "weight_hh_l0_v": 3 * m.weight_hh_l0,
+            **{n: w for n, w in m.state_dict().items() if n != "weight_hh_l0"},
+        },
+    ],
+    ids=["dropout", "pruning", "norm", "norm of columns", "old norm"],
+)
+def test_a_wrapped_weight_is_what_the_module_multiplies_by(wrap: Any) -> None:
+    module = torch.nn.LSTM(3, 4)
+    state = wrap(module)
+    expected = {
+        name: getattr(module, name).detach()
+        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    }
+    found, wanted = map(pytorch.layers_from_pytorch, (state, expected))
+    assert_near(found, wanted, 1e-6)
+
+
+def test_other_wrappers_are_named_with_their_cure() -> None:
+    module = torch.nn.utils.parametrizations.spectral_norm(torch.nn.LSTM(3, 4), "weight_hh_l0")
+    with pytest.raises(ValueError, match=r"weight_hh_l0 is wrapped.*remove_parametrizations"):
+        pytorch.layers_from_pytorch(module.state_dict())
+
+
+@pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
+def test_names_that_training_wraps_are_the_module_s(wrapper: str) -> None:
+    state = model_state()
+    wrapped = {wrapper.format(name): value for name, value in state.items()}
+    expected = pytorch.language_model_from_pytorch(state)
+    own = pytorch.LanguageModelNames(*map(wrapper.format, pytorch.PYTORCH_NAMES))
+    for names in (pytorch.PYTORCH_NAMES, own):
+        model, params = pytorch.language_model_from_pytorch(wrapped, names=names)
+        assert model == expected[0]
+        assert_same_bits(params, expected[1])
+    for prefix in ("rnn.", wrapper.format("rnn.")):
+        assert_same_bits(pytorch.layers_from_pytorch(wrapped, prefix), expected[1].layers)
+    inner = {wrapper.format(n[4:]): state[n] for n in state if n.startswith("rnn.")}
+    assert_same_bits(pytorch.layers_from_pytorch(inner), expected[1].layers)
+    with pytest.raises(ValueError, match="twice, with and without module"):
+        pytorch.language_model_from_pytorch(wrapped | state)
+
+
+def test_modules_in_a_list_are_layers_of_their_own_sizes() -> None:
+    sizes = (3, 8, 8, 4)
+    each = [torch.nn.LSTM(d, h) for d, h in pairwise(sizes)]
+    state = {f"rnns.{n}.{k}": v for n, m in enumerate(each) for k, v in dropped(m).items()}
+    found = pytorch.layers_from_pytorch(state, "rnns.")
+    expected = tuple(pytorch.layers_from_pytorch(m.state_dict())[0] for m in each)
+    assert_same_bits(found, expected)
+    xs = torch.from_numpy(normal(1, 5, 2, 3))
+    with torch.no_grad():
+        ys = each[2](each[1](each[0](xs)[0])[0])[0].numpy()
+    assert_near(outputs(config_of("lstm", 3, False, 4), found, xs.numpy()), ys, 1e-6)
+    with pytest.raises(ValueError, match=r"hidden sizes \[4, 8\].*each layer alone"):
+        pytorch.layers_to_pytorch(found)
+    order = {f"{n}.weight_ih": normal(n, 16, 3 if n == 0 else 4) for n in range(11)}
+    order |= {f"{n}.weight_hh": normal(n, 16, 4) for n in range(11)}
+    tenth = pytorch.layers_from_pytorch(order)[10]
+    np.testing.assert_array_equal(tenth.w_h.T, order["10.weight_hh"])
 
 
 def test_layers_of_different_stacks_and_other_cells_are_refused() -> None:
