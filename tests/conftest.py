@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 # Before jax is imported anywhere: sharding is tested on two devices that share the CPU.
 os.environ["XLA_FLAGS"] = (
@@ -14,6 +18,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
+
+# `--import-mode=importlib` puts no folder of tests on the path.
+sys.path.append(str(Path(__file__).parent))
+
+from recorded import Peer, Recording
 
 # A whole run of the suite stood still once, idle, after many small asynchronous dispatches on the
 # two fake devices. The commands' own processes, which tests start too, keep the default.
@@ -29,38 +38,89 @@ settings.register_profile(
 settings.load_profile("project")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The core, sampling and training: without LLVM's optimisations, which take most of the time.
+def pytest_configure(config: pytest.Config) -> None:
+    """Without LLVM's optimisations, which take most of the time; XLA's own passes run as ever.
 
-    XLA's own passes, fusion among them, run as ever. Parity with PyTorch and Keras is tested
-    fully optimised.
+    With `--slow`, what is compared with other libraries is fully optimised, and so is what a
+    command's own process computes.
     """
-    is_quick = (
-        request.path.parent.name in ("core", "sampling", "training")
-        and "parity" not in request.path.name
-    )
-    jax.config.update("jax_disable_most_optimizations", is_quick)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if not config.getoption("--slow"):
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation(request: pytest.FixtureRequest) -> None:
+    is_optimised = hasattr(request.module, "PEERS") and request.config.getoption("--slow")
+    jax.config.update("jax_disable_most_optimizations", not is_optimised)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_optimizer_for_the_same_settings() -> None:
+    """So runs of the same settings share their compiled step; two of Optax's are never equal."""
+    from lstm_jax.training import task
+
+    for name in ("learning_rate_schedule", "make_optimizer"):
+        setattr(task, name, cache(getattr(task, name)))
 
 
 @pytest.fixture(autouse=True, scope="module")
 def little_compiled_code() -> Iterator[None]:
-    """Each module leaves its compiled functions behind.
+    """A worker's modules share compiled functions, which are dropped before they are too many.
 
     Every one of them takes a few memory maps, of which Linux allows a process 65,530: a worker
     that kept them all came to "LLVM compilation error: Cannot allocate memory" near the end.
     """
     yield
-    jax.clear_caches()
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 25_000:
+        jax.clear_caches()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Whole modules to each worker: so none makes a fixture or a program that the other has."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
+RECORDINGS = pytest.StashKey[dict[Path, Recording]]()
+
+
+@pytest.fixture(params=["recorded", pytest.param("live", marks=pytest.mark.slow)])
+def peer(request: pytest.FixtureRequest) -> Peer:
+    """Results of the libraries that the module names in `PEERS`: as recorded, and live."""
+    how = "recording" if request.config.getoption("--record") else request.param
+    if how != "recorded":
+        for name in request.module.PEERS:
+            pytest.importorskip(name, reason=f"{name}, the reference, is not installed")
+    path = request.path.parent / "recorded" / f"{request.path.stem.removeprefix('test_')}.npz"
+    recordings = request.config.stash.setdefault(RECORDINGS, {})
+    recording = recordings.setdefault(path, Recording(path))
+    return Peer(recording, request.node.originalname, request.module.PEERS, how)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("--record"):
+        for recording in session.config.stash.get(RECORDINGS, {}).values():
+            recording.write()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests marked slow")
+    parser.addoption("--record", action="store_true", help="record what other libraries give now")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--record"):
+        items[:] = [
+            item
+            for item in items
+            if isinstance(item, pytest.Function)
+            and hasattr(item, "callspec")
+            and item.callspec.params.get("peer") == "live"
+        ]
+        return
     if config.getoption("--slow"):
         return
     skip = pytest.mark.skip(reason="slow: run with --slow")

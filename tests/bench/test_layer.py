@@ -31,6 +31,11 @@ from bench.shapes import Classification, DType, LayerShape, LayerWork, System
 LSTM, GRU = (LayerShape(cell, 7, 3, 5, 8) for cell in ("lstm", "gru"))
 LIBRARIES = {"pytorch": "torch", "flax-nnx": "flax", "keras": "keras", "equinox": "equinox"}
 INSTALLED = tuple(name for name, library in LIBRARIES.items() if find_spec(library))
+# Flax is a dependency of the package; what needs another library is slow.
+names = pytest.mark.parametrize(
+    "name",
+    [n if n == "flax-nnx" else pytest.param(n, marks=pytest.mark.slow) for n in INSTALLED],
+)
 
 
 class WrongGates:
@@ -45,7 +50,7 @@ class WrongGates:
         return OurLayer().build(shape, dtype, work._replace(params=params))
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@names
 @pytest.mark.parametrize("shape", [LSTM, GRU], ids=lambda shape: shape.cell)
 @pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DType) -> None:

@@ -31,6 +31,11 @@ TINY = System("tiny", 11, "lstm", 2, 8, batch_size=3, sequence_length=5, dropout
 GRU = System("tiny-gru", 11, "gru", 1, 8, 3, 5, embedding_size=4)
 LIBRARIES = {"pytorch": "torch", "flax-nnx": "flax"}
 INSTALLED = tuple(name for name, library in LIBRARIES.items() if find_spec(library))
+# Flax is a dependency of the package; what needs another library is slow.
+names = pytest.mark.parametrize(
+    "name",
+    [n if n == "flax-nnx" else pytest.param(n, marks=pytest.mark.slow) for n in INSTALLED],
+)
 REQUIRED = {
     field.name for field in dataclasses.fields(report.Row) if field.default is dataclasses.MISSING
 }
@@ -99,7 +104,7 @@ def test_every_installed_peer_writes_the_same_and_is_timed(
     assert others[-1].tokens_per_second == pytest.approx(40e3 / others[-1].median_ms)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@names
 @pytest.mark.parametrize("system", [TINY, GRU], ids=lambda system: system.name)
 def test_peers_continue_as_ours_and_write_bfloat16_and_all_tokens(
     name: str, system: System
@@ -117,7 +122,7 @@ def test_peers_continue_as_ours_and_write_bfloat16_and_all_tokens(
     assert len(np.unique(written[0])) > 2
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@names
 def test_peers_draw_from_the_likeliest(name: str) -> None:
     params, job = TINY.initial_params(), Job(64, 3, 1, temperature=2.0, top_n=3)
     model, params = stored(TINY, "float32", params)

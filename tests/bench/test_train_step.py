@@ -87,6 +87,7 @@ def test_gru_and_embedding_agree_in_bfloat16() -> None:
     assert {row.dtype for row in rows} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_poems_agree() -> None:
     rows, agrees, printed = measure(POEMS, quick=True, peers=("pytorch",))
     assert agrees, printed

@@ -414,8 +414,24 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py"])
-@pytest.mark.parametrize("module", ["lstm_jax", "jax", "tyro", "orbax.checkpoint"])
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        ("train.py", "lstm_jax"),
+        ("train.py", "orbax.checkpoint"),
+        ("sample.py", "jax"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ("train.py", "jax"),
+                ("train.py", "tyro"),
+                ("sample.py", "lstm_jax"),
+                ("sample.py", "tyro"),
+                ("sample.py", "orbax.checkpoint"),
+            )
+        ),
+    ],
+)
 def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, ROOT / script, "no-such-run"]
     if script == "train.py":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -13,14 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_parity_keras as parity
 from core_cases import assert_near, assert_same_bits, normals_like, run
 from jax import random
 from jax.sharding import AxisType, PartitionSpec
+from recorded import Arrays, Peer
 
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.stack import Directions
 
+PEERS = ("keras", "jax")
 T, B, E, H, F, V = 8, 4, 3, 5, 4, 11
 
 # The last row has no real step.
@@ -83,21 +84,13 @@ def sums_and_gradients(
     return sums, gradients
 
 
-@pytest.fixture
-def parity() -> Iterator[Any]:
-    """The helpers of Keras's parity, and XLA fully optimised as there."""
-    helpers = importlib.import_module("test_parity_keras")
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield helpers
-    jax.config.update("jax_disable_most_optimizations", True)
+def kerass(form: str, bidirectional: bool) -> Arrays:
+    """A classifier of Keras's own: logits, loss and gradients, and all that they are of.
 
+    Token 0 pads in front, as Keras's `mask_zero` reads it.
+    """
+    import keras
 
-@pytest.mark.parametrize(
-    ("form", "bidirectional"), [("lstm", False), ("lstm", True), ("gru_after", False)]
-)
-def test_logits_loss_and_gradients_are_kerass(parity: Any, form: str, bidirectional: bool) -> None:
-    """Token 0 pads in front, as Keras's `mask_zero` reads it."""
-    keras = parity.keras
     kind = keras.layers.LSTM if form == "lstm" else keras.layers.GRU
     wrap = keras.layers.Bidirectional if bidirectional else (lambda layer: layer)
     theirs = keras.Sequential(
@@ -110,15 +103,9 @@ def test_logits_loss_and_gradients_are_kerass(parity: Any, form: str, bidirectio
         ]
     )
     theirs.build((B, T))
-    model, _, vectors = build(
-        jnp.float32,
-        cell=form.partition("_")[0],
-        layers=2,
-        bidirectional=bidirectional,
-        frozen_embedding=True,
-    )
-    theirs.layers[0].set_weights([np.asarray(vectors)])
     rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((V, E)).astype(np.float32)
+    theirs.layers[0].set_weights([vectors])
     weights = [
         0.5 * rng.standard_normal(variable.shape).astype(np.float32)
         for variable in theirs.trainable_variables
@@ -130,9 +117,30 @@ def test_logits_loss_and_gradients_are_kerass(parity: Any, form: str, bidirectio
 
     @jax.jit
     @partial(jax.value_and_grad, has_aux=True)
-    def their_loss(weights: Any) -> Any:
+    def loss_of(weights: Any) -> Any:
         z, _ = theirs.stateless_call(weights, states, tokens.T)
         return cross_entropy(labels[:, None], z), z[:, 0]
+
+    (loss, expected), gradients = loss_of(weights)
+    found = {"tokens": tokens, "labels": labels, "mask": mask, "vectors": vectors}
+    found |= {"loss": loss, "logits": expected}
+    for name, arrays in (("weight", weights), ("dweight", gradients)):
+        found |= {f"{name} {index}": array for index, array in enumerate(arrays)}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("form", "bidirectional"), [("lstm", False), ("lstm", True), ("gru_after", False)]
+)
+def test_logits_loss_and_gradients_are_kerass(peer: Peer, form: str, bidirectional: bool) -> None:
+    their = peer(str((form, bidirectional)), lambda: kerass(form, bidirectional))
+    model, _, _ = build(
+        jnp.float32,
+        cell=form.partition("_")[0],
+        layers=2,
+        bidirectional=bidirectional,
+        frozen_embedding=True,
+    )
 
     def ours(convert: Any, arrays: list[Any]) -> Any:
         *stack, dense_w, dense_b, w, b = arrays
@@ -145,14 +153,14 @@ def test_logits_loss_and_gradients_are_kerass(parity: Any, form: str, bidirectio
             None, layers[0] + layers[1], OutputParams(dense_w, dense_b), OutputParams(w, b)
         )
 
-    (loss, expected), gradients = their_loss(weights)
-    params = ours(parity.our_params, weights)
-    options = {"mask": mask, "vectors": vectors}
-    assert_near(logits(model, params, tokens, **options), expected, parity.TOLERANCE)
-    sums, found = sums_and_gradients(model, params, tokens, labels, **options)
-    assert_near(sums.loss / sums.weight, loss, parity.TOLERANCE)
+    params = ours(parity.our_params, parity.numbered(their, "weight"))
+    tokens, options = their["tokens"], {name: their[name] for name in ("mask", "vectors")}
+    assert_near(logits(model, params, tokens, **options), their["logits"], parity.TOLERANCE)
+    sums, found = sums_and_gradients(model, params, tokens, their["labels"], **options)
+    assert_near(sums.loss / sums.weight, their["loss"], parity.TOLERANCE)
     means = jax.tree.map(lambda gradient: gradient / sums.weight, found)
-    assert_near(means, ours(parity.our_gradients, gradients), parity.TOLERANCE)
+    gradients = ours(parity.our_gradients, parity.numbered(their, "dweight"))
+    assert_near(means, gradients, parity.TOLERANCE)
 
 
 def naive_logit(model: Any, params: Any, xs_TE: Any) -> float:

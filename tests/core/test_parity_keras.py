@@ -1,7 +1,7 @@
 """Keras's own LSTM and GRU give the same values and gradients, in float32 within 1e-5.
 
-A masked step emits zeros here and Keras's last output there, so outputs are compared, and weighed
-in the loss, on real steps.
+As they were recorded; where Keras is installed, live with `--slow`. A masked step emits zeros here
+and Keras's last output there, so outputs are compared, and weighed in the loss, on real steps.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import pytest
 from core_cases import assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import Arrays, Peer
 
 from lstm_jax import cells
 from lstm_jax.stack import Directions, StackConfig, run_stack
 
 os.environ["KERAS_BACKEND"] = "jax"
-keras = pytest.importorskip("keras", reason="Keras, the reference, is not installed")
-
+PEERS = ("keras", "jax")
 TOLERANCE = 1e-5
 FORMS = ("lstm", "gru_after", "gru_before")
 # T, B, D, H
@@ -60,7 +60,9 @@ def our_gradients(form: str, weights: list[Any]) -> Any:
 
 
 @cache
-def theirs(form: str, bidirectional: bool, shape: tuple[int, ...]) -> Any:
+def their_layer(form: str, bidirectional: bool, shape: tuple[int, ...]) -> Any:
+    import keras
+
     _, batch, input_size, hidden = shape
     options = {"return_sequences": True, "return_state": True}
     if form == "lstm":
@@ -129,16 +131,17 @@ def our_carry(form: str, states: list[Any]) -> Any:
     return cells.cell_named(form.partition("_")[0]).carry(*states)
 
 
-def compare(
+def theirs(
     form: str, bidirectional: bool, shape: tuple[int, ...], seed: int, mask: np.ndarray
-) -> None:
+) -> Arrays:
+    """Keras's values and gradients of a weighted sum of them, and all that they are of."""
     times, batch, input_size, hidden = shape
     rng = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
 
-    module, their_results = theirs(form, bidirectional, shape)
+    module, their_results = their_layer(form, bidirectional, shape)
     weights = [0.5 * normal(*v.shape) for v in module.trainable_variables]
     count = count_states(form, bidirectional)
     states, weight_states = ([normal(batch, hidden) for _ in range(count)] for _ in range(2))
@@ -148,35 +151,90 @@ def compare(
     (finals, ys), (dweights, dstates, dxs) = their_results(
         (weights, states, xs), mask, (weight_states, weight_ys)
     )
+    found = {"mask": mask, "xs": xs, "weight_ys": weight_ys, "ys": ys, "dxs": dxs}
+    for name, arrays in (
+        ("weight", weights),
+        ("dweight", dweights),
+        ("state", states),
+        ("dstate", dstates),
+        ("weight_state", weight_states),
+        ("final", finals),
+    ):
+        found |= {f"{name} {index}": array for index, array in enumerate(arrays)}
+    return found
 
-    def carry(arrays: list[Any]) -> Any:
-        return by_direction(our_carry, form, arrays, bidirectional)
 
-    inputs = (by_direction(our_params, form, weights, bidirectional), carry(states), xs)
-    results, gradients = ours(form, bidirectional)(inputs, mask, (carry(weight_states), weight_ys))
-    assert_near(results, (carry(finals), ys * mask[..., None]), TOLERANCE)
-    dparams = by_direction(our_gradients, form, dweights, bidirectional)
-    assert_near(gradients, (dparams, carry(dstates), dxs), TOLERANCE)
+def numbered(found: Arrays, name: str) -> list[np.ndarray]:
+    return [array for key, array in found.items() if key.rpartition(" ")[0] == name]
 
 
+def compare(form: str, bidirectional: bool, found: Arrays) -> None:
+    """Ours with Keras's."""
+
+    def carry(name: str) -> Any:
+        return by_direction(our_carry, form, numbered(found, name), bidirectional)
+
+    mask, xs, weight_ys = (found[name] for name in ("mask", "xs", "weight_ys"))
+    params = by_direction(our_params, form, numbered(found, "weight"), bidirectional)
+    inputs = (params, carry("state"), xs)
+    results, gradients = ours(form, bidirectional)(inputs, mask, (carry("weight_state"), weight_ys))
+    assert_near(results, (carry("final"), found["ys"] * mask[..., None]), TOLERANCE)
+    dparams = by_direction(our_gradients, form, numbered(found, "dweight"), bidirectional)
+    assert_near(gradients, (dparams, carry("dstate"), found["dxs"]), TOLERANCE)
+
+
+def draw_mask(shape: tuple[int, ...], seed: int, padded: bool) -> np.ndarray:
+    times, batch = shape[:2]
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, times + 1, batch)
+    anywhere = rng.random((times, batch)) < 0.6
+    return np.arange(times)[:, None] < lengths if padded else anywhere
+
+
+@forms
+@pytest.mark.parametrize(
+    ("bidirectional", "shape"),
+    [(False, SHAPES[0]), (True, SHAPES[0]), (False, SHAPES[1])],
+)
+def test_values_and_gradients_are_kerass(
+    peer: Peer, form: str, bidirectional: bool, shape: tuple[int, ...]
+) -> None:
+    variant = (form, bidirectional)
+    mask = np.ones(shape[:2], bool)
+    compare(*variant, peer(str((*variant, shape)), lambda: theirs(*variant, shape, 0, mask)))
+
+
+@forms
+@directions
+@pytest.mark.parametrize("padded", [False, True])
+def test_masked_steps_are_kerass(peer: Peer, form: str, bidirectional: bool, padded: bool) -> None:
+    variant, mask = (form, bidirectional), draw_mask(SHAPES[0], 1, padded)
+    assert not mask.all()
+    found = peer(str((*variant, padded)), lambda: theirs(*variant, SHAPES[0], 1, mask))
+    compare(*variant, found)
+
+
+@pytest.mark.slow
 @forms
 @directions
 @settings(max_examples=6)
 @given(shape=st.sampled_from(SHAPES), seed=seeds)
-def test_values_and_gradients_are_kerass(
+def test_any_values_and_gradients_are_kerass(
     form: str, bidirectional: bool, shape: tuple[int, ...], seed: int
 ) -> None:
-    compare(form, bidirectional, shape, seed, np.ones(shape[:2], bool))
+    pytest.importorskip("keras", reason="Keras, the reference, is not installed")
+    mask = np.ones(shape[:2], bool)
+    compare(form, bidirectional, theirs(form, bidirectional, shape, seed, mask))
 
 
+@pytest.mark.slow
 @forms
 @directions
 @settings(max_examples=6)
 @given(seed=seeds, padded=st.booleans())
-def test_masked_steps_are_kerass(form: str, bidirectional: bool, seed: int, padded: bool) -> None:
-    times, batch = SHAPES[0][:2]
-    rng = np.random.default_rng(seed)
-    lengths = rng.integers(0, times + 1, batch)
-    anywhere = rng.random((times, batch)) < 0.6
-    mask = np.arange(times)[:, None] < lengths if padded else anywhere
-    compare(form, bidirectional, SHAPES[0], seed, mask)
+def test_any_masked_steps_are_kerass(
+    form: str, bidirectional: bool, seed: int, padded: bool
+) -> None:
+    pytest.importorskip("keras", reason="Keras, the reference, is not installed")
+    mask = draw_mask(SHAPES[0], seed, padded)
+    compare(form, bidirectional, theirs(form, bidirectional, SHAPES[0], seed, mask))

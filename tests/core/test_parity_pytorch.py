@@ -1,4 +1,7 @@
-"""PyTorch's own LSTM, GRU and RNN give the same values and gradients, in float32 within 1e-5."""
+"""PyTorch's own LSTM, GRU and RNN give the same values and gradients, in float32 within 1e-5.
+
+As they were recorded; where PyTorch is installed, live with `--slow`.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,12 @@ import pytest
 from core_cases import assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from recorded import Arrays, Peer
 
 from lstm_jax import cells
 from lstm_jax.stack import Directions, StackConfig, run_stack
 
-torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
-
+PEERS = ("torch",)
 TOLERANCE = 1e-5
 MODULES = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 # T, B, D, H. Not a single unit: where that one saturates, 1 - h^2 cancels, a tanh's last bit weighs
@@ -80,10 +83,6 @@ def our_carry(states: list[Any], cell: str, layers: int, bidirectional: bool) ->
     return tuple(each)
 
 
-def to_numpy(tensor: Any) -> np.ndarray:
-    return tensor.detach().numpy()
-
-
 @cache
 def ours(cell: str, layers: int, bidirectional: bool) -> Any:
     config = StackConfig(cell=cell, layers=layers, bidirectional=bidirectional)
@@ -103,20 +102,23 @@ def ours(cell: str, layers: int, bidirectional: bool) -> Any:
     return results_and_gradients
 
 
-def compare(
+def theirs(
     cell: str,
     layers: int,
     bidirectional: bool,
     shape: tuple[int, ...],
     seed: int,
     lengths: np.ndarray | None = None,
-) -> None:
+) -> Arrays:
+    """PyTorch's values and gradients of a weighted sum of them, and all that they are of."""
+    import torch
+
     times, batch, input_size, hidden = shape
     rng = np.random.default_rng(seed)
     directions = 2 if bidirectional else 1
 
-    def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape).astype(np.float32)
+    def normal(*shape: int) -> Any:
+        return torch.tensor(rng.standard_normal(shape).astype(np.float32))
 
     torch.manual_seed(seed)
     module = getattr(torch.nn, MODULES[cell])(
@@ -127,55 +129,95 @@ def compare(
         [normal(layers * directions, batch, hidden) for _ in range(2 if cell == "lstm" else 1)]
         for _ in range(2)
     )
-
-    xs_t = torch.tensor(xs, requires_grad=True)
-    states_t = [torch.tensor(s, requires_grad=True) for s in states]
-    inputs_t = xs_t
+    for tensor in (xs, *states):
+        tensor.requires_grad_()
+    inputs = xs
     if lengths is not None:
-        inputs_t = torch.nn.utils.rnn.pack_padded_sequence(
-            xs_t, torch.tensor(lengths), enforce_sorted=False
+        inputs = torch.nn.utils.rnn.pack_padded_sequence(
+            xs, torch.tensor(lengths), enforce_sorted=False
         )
-    ys_t, finals_t = module(inputs_t, tuple(states_t) if cell == "lstm" else states_t[0])
+    ys, finals = module(inputs, tuple(states) if cell == "lstm" else states[0])
     if lengths is not None:
-        ys_t, _ = torch.nn.utils.rnn.pad_packed_sequence(ys_t, total_length=times)
-    finals_t = list(finals_t) if cell == "lstm" else [finals_t]
-    loss = (torch.tensor(weight_ys) * ys_t).sum()
-    for weight, final in zip(weight_states, finals_t, strict=True):
-        loss = loss + (torch.tensor(weight) * final).sum()
+        ys, _ = torch.nn.utils.rnn.pad_packed_sequence(ys, total_length=times)
+    finals = list(finals) if cell == "lstm" else [finals]
+    loss = (weight_ys * ys).sum()
+    for weight, final in zip(weight_states, finals, strict=True):
+        loss = loss + (weight * final).sum()
     loss.backward()
 
-    named = dict(module.named_parameters())
+    found = {"xs": xs, "weight_ys": weight_ys, "ys": ys, "dxs": xs.grad}
+    for index, state in enumerate(states):
+        found |= {f"state{index}": state, f"dstate{index}": state.grad}
+        found |= {f"weight_state{index}": weight_states[index], f"final{index}": finals[index]}
+    for name, parameter in module.named_parameters():
+        found |= {name: parameter, f"d{name}": parameter.grad}
+    arrays = {name: tensor.detach().numpy() for name, tensor in found.items()}
+    return arrays if lengths is None else {"lengths": lengths, **arrays}
+
+
+def compare(cell: str, layers: int, bidirectional: bool, found: Arrays) -> None:
+    """Ours with PyTorch's."""
     variant = (cell, layers, bidirectional)
-    layers_in = by_layer(partial(our_params, lambda n: to_numpy(named[n])), *variant)
-    dlayers = by_layer(partial(our_gradients, lambda n: to_numpy(named[n].grad)), *variant)
-    mask = None if lengths is None else np.arange(times)[:, None] < lengths
+
+    def carry(name: str) -> Any:
+        states = [found[f"{name}{index}"] for index in range(2 if cell == "lstm" else 1)]
+        return our_carry(states, *variant)
+
+    xs, mask = found["xs"], None
+    if "lengths" in found:
+        mask = np.arange(len(xs))[:, None] < found["lengths"]
+    layers_in = by_layer(partial(our_params, found.__getitem__), *variant)
+    dlayers = by_layer(partial(our_gradients, lambda name: found[f"d{name}"]), *variant)
     results, gradients = ours(*variant)(
-        (layers_in, our_carry(states, *variant), xs),
-        mask,
-        (our_carry(weight_states, *variant), weight_ys),
+        (layers_in, carry("state"), xs), mask, (carry("weight_state"), found["weight_ys"])
     )
-    expected = (our_carry([to_numpy(f) for f in finals_t], *variant), to_numpy(ys_t))
-    assert_near(results, expected, TOLERANCE)
-    dstates = our_carry([to_numpy(s.grad) for s in states_t], *variant)
-    assert_near(gradients, (dlayers, dstates, to_numpy(xs_t.grad)), TOLERANCE)
+    assert_near(results, (carry("final"), found["ys"]), TOLERANCE)
+    assert_near(gradients, (dlayers, carry("dstate"), found["dxs"]), TOLERANCE)
 
 
-@variants
-@settings(max_examples=5)
-@given(shape=st.sampled_from(SHAPES), seed=seeds)
+@pytest.mark.parametrize(
+    ("cell", "layers", "bidirectional", "shape"),
+    [(c, n, b, SHAPES[0]) for c in MODULES for n in (1, 2) for b in (False, True)]
+    + [(c, 1, False, SHAPES[1]) for c in MODULES],
+)
 def test_values_and_gradients_are_pytorchs(
-    cell: str, layers: int, bidirectional: bool, shape: tuple[int, ...], seed: int
+    peer: Peer, cell: str, layers: int, bidirectional: bool, shape: tuple[int, ...]
 ) -> None:
-    compare(cell, layers, bidirectional, shape, seed)
+    variant = (cell, layers, bidirectional)
+    compare(*variant, peer(str((*variant, shape)), lambda: theirs(*variant, shape, 0)))
 
 
 @pytest.mark.parametrize("cell", MODULES)
+def test_masked_sequences_are_pytorchs_packed_ones(peer: Peer, cell: str) -> None:
+    for number, lengths in enumerate(([7, 1, 4], [3, 6, 2], [5, 5, 5])):
+        packed = peer(
+            f"{cell} {lengths}",
+            lambda n=number, ls=lengths: theirs(cell, 2, True, SHAPES[0], n, np.array(ls)),
+        )
+        compare(cell, 2, True, packed)
+
+
+@pytest.mark.slow
+@variants
+@settings(max_examples=5)
+@given(seed=seeds, shape=st.sampled_from(SHAPES))
+def test_any_values_and_gradients_are_pytorchs(
+    cell: str, layers: int, bidirectional: bool, shape: tuple[int, ...], seed: int
+) -> None:
+    pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+    variant = (cell, layers, bidirectional)
+    compare(*variant, theirs(*variant, shape, seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", MODULES)
 @settings(max_examples=6)
 @given(lengths=st.lists(st.integers(1, 7), min_size=3, max_size=3), seed=seeds)
-def test_masked_sequences_are_pytorchs_packed_ones(
+def test_any_masked_sequences_are_pytorchs_packed_ones(
     cell: str, lengths: list[int], seed: int
 ) -> None:
-    compare(cell, 2, True, SHAPES[0], seed, np.array(lengths))
+    pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+    compare(cell, 2, True, theirs(cell, 2, True, SHAPES[0], seed, np.array(lengths)))
 
 
 @pytest.mark.slow
@@ -186,6 +228,8 @@ def test_masked_sequences_are_pytorchs_packed_ones(
 def test_values_and_gradients_are_pytorchs_in_more_shapes(
     cell: str, layers: int, bidirectional: bool, shape: tuple[int, ...], seed: int
 ) -> None:
-    compare(cell, layers, bidirectional, shape, seed)
+    pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+    variant = (cell, layers, bidirectional)
+    compare(*variant, theirs(*variant, shape, seed))
     lengths = np.random.default_rng(seed).integers(1, shape[0] + 1, shape[1])
-    compare(cell, layers, bidirectional, shape, seed, lengths)
+    compare(*variant, theirs(*variant, shape, seed, lengths))

@@ -112,6 +112,7 @@ def test_a_pickle_in_an_npy_is_refused(touched: Path, tmp_path: Path) -> None:
     assert not touched.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_zip", [True, False])
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
 def test_a_pickle_in_pytorch_s_file_is_refused(

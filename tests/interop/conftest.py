@@ -14,11 +14,3 @@ sys.path.append(str(Path(__file__).parent))
 def float64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation() -> Iterator[None]:
-    """Without LLVM's optimisations, which take most of these tests' time; XLA's own run as ever."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -77,6 +77,30 @@ def outputs(config: StackConfig, layers: tuple[Any, ...], xs: Any) -> np.ndarray
     )
 
 
+def numbered(tree: Any) -> dict[str, np.ndarray]:
+    """A tree's leaves, by their number as a word."""
+    return {str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
+
+
+def by_path(tree: Any, *around: str) -> dict[str, np.ndarray]:
+    """Leaves of dicts in dicts, by their names joined by slashes."""
+    if not isinstance(tree, dict):
+        return {"/".join(around): np.asarray(tree)}
+    return {k: v for name in tree for k, v in by_path(tree[name], *around, name).items()}
+
+
+def from_paths(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The inverse of `by_path`."""
+    tree: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *around, last = path.split("/")
+        inner = tree
+        for name in around:
+            inner = inner.setdefault(name, {})
+        inner[last] = array
+    return tree
+
+
 def assert_same_bits(found: Any, expected: Any) -> None:
     found_leaves, structure = jax.tree.flatten_with_path(found)
     expected_leaves, expected_structure = jax.tree.flatten(expected)

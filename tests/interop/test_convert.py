@@ -48,6 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_a_run_becomes_a_model_that_pytorch_loads_and_runs(
     convert: Convert, trained: Path, tmp_path: Path
 ) -> None:
@@ -99,6 +100,7 @@ def test_layers_of_a_file_become_plain_names_and_come_back(
     assert_same_bits(interop.load_arrays(back), interop.layers_to_pytorch(drawn))
 
 
+@pytest.mark.slow
 def test_pytorch_s_own_file_becomes_plain_names(convert: Convert, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     module = torch.nn.LSTM(3, 4, bias=False)

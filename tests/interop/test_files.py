@@ -105,6 +105,7 @@ def test_safetensors_keep_every_dtype_shape_and_order(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["a.safetensors"]
 
 
+@pytest.mark.slow
 def test_our_layers_go_through_a_file_that_pytorch_s_library_reads(tmp_path: Path) -> None:
     safetensors()
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
@@ -168,6 +169,7 @@ class Bomb:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.slow
 def test_pytorch_s_files_give_tensors_and_run_nothing(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     module = torch.nn.LSTM(3, 4)
@@ -189,6 +191,7 @@ def test_pytorch_s_files_give_tensors_and_run_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.slow
 def test_pytorch_s_files_of_something_else_are_refused(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     torch.save(torch.ones(2), tmp_path / "a.pt")

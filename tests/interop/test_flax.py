@@ -1,4 +1,7 @@
-"""Weights to and from Flax's cells: round trips keep every bit, and Flax's own run agrees."""
+"""Weights to and from Flax's cells: round trips keep every bit, and Flax's own run agrees.
+
+As it was recorded; live with `--slow`.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,14 @@ from interop_cases import (
     RESET_AFTER,
     assert_near,
     assert_same_bits,
+    by_path,
     config_of,
     draw_layers,
+    from_paths,
     normal,
     outputs,
 )
+from recorded import Arrays, Peer
 
 from lstm_jax.interop.flax import (
     params_from_linen,
@@ -29,6 +35,7 @@ from lstm_jax.interop.flax import (
     params_to_nnx,
 )
 
+PEERS = ("flax", "jax")
 LINEN = {
     "OptimizedLSTMCell": "lstm",
     "LSTMCell": "lstm",
@@ -75,41 +82,52 @@ def test_our_layers_come_back_bit_for_bit(
 @pytest.mark.usefixtures("float64")
 @cells_and_directions
 def test_linen_s_cell_computes_the_same_and_comes_back_bit_for_bit(
-    name: str, bidirectional: bool
+    peer: Peer, name: str, bidirectional: bool
 ) -> None:
-    form = LINEN[name]
-    rnns = [nn.RNN(getattr(nn, name)(4, param_dtype=jnp.float64)) for _ in range(2)]
-    module = nn.Bidirectional(*rnns, time_major=True) if bidirectional else rnns[0]
-    xs = normal(1, 5, 2, 3, dtype=np.float64)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), xs)
-    variables = random_like(shapes)
-    params = params_from_linen(variables["params"])
-    expected = jax.jit(lambda v, xs: module.apply(v, xs, time_major=True))(variables, xs)
-    found = outputs(config_of(form, 1, bidirectional, 4), (params,), xs)
-    assert_near(found, expected, 1e-12)
+    def theirs() -> Arrays:
+        rnns = [nn.RNN(getattr(nn, name)(4, param_dtype=jnp.float64)) for _ in range(2)]
+        module = nn.Bidirectional(*rnns, time_major=True) if bidirectional else rnns[0]
+        xs = normal(1, 5, 2, 3, dtype=np.float64)
+        variables = random_like(jax.eval_shape(module.init, jax.random.key(0), xs))
+        ys = jax.jit(lambda v, xs: module.apply(v, xs, time_major=True))(variables, xs)
+        return by_path({"xs": xs, "ys": ys, "params": variables["params"]})
+
+    run = from_paths(peer(str((name, bidirectional)), theirs))
+    params = params_from_linen(run["params"])
+    found = outputs(config_of(LINEN[name], 1, bidirectional, 4), (params,), run["xs"])
+    assert_near(found, run["ys"], 1e-12)
     tree = params_to_linen(params)
-    assert_same_bits(tree if bidirectional else {"cell": tree}, variables["params"])
+    assert_same_bits(tree if bidirectional else {"cell": tree}, run["params"])
 
 
 @pytest.mark.usefixtures("float64")
 @cells_and_directions
 def test_nnx_s_cell_computes_the_same_and_comes_back_bit_for_bit(
-    name: str, bidirectional: bool
+    peer: Peer, name: str, bidirectional: bool
 ) -> None:
-    form = LINEN[name]
-    options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
-    rnns = [nnx.RNN(getattr(nnx, name)(3, 4, **options)) for _ in range(2)]
-    module = nnx.Bidirectional(*rnns) if bidirectional else rnns[0]
-    tree = random_like(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-    nnx.update(module, tree)
-    params = params_from_nnx(nnx.state(module, nnx.Param))
-    assert_same_bits(params_from_nnx(tree), params)
-    xs = normal(1, 5, 2, 3, dtype=np.float64)
-    expected = nnx.jit(lambda module, xs: module(xs, time_major=True))(module, xs)
-    found = outputs(config_of(form, 1, bidirectional, 4), (params,), xs)
-    assert_near(found, expected, 1e-12)
+    def theirs() -> Arrays:
+        options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
+        rnns = [nnx.RNN(getattr(nnx, name)(3, 4, **options)) for _ in range(2)]
+        module = nnx.Bidirectional(*rnns) if bidirectional else rnns[0]
+        tree = random_like(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+        nnx.update(module, tree)
+        assert_same_bits(params_from_nnx(nnx.state(module, nnx.Param)), params_from_nnx(tree))
+        xs = normal(1, 5, 2, 3, dtype=np.float64)
+        ys = nnx.jit(lambda module, xs: module(xs, time_major=True))(module, xs)
+        return by_path({"xs": xs, "ys": ys, "params": tree})
+
+    run = from_paths(peer(str((name, bidirectional)), theirs))
+    params = params_from_nnx(run["params"])
+    found = outputs(config_of(LINEN[name], 1, bidirectional, 4), (params,), run["xs"])
+    assert_near(found, run["ys"], 1e-12)
     back = params_to_nnx(params, optimized=name != "LSTMCell")
-    assert_same_bits(back if bidirectional else {"cell": back}, tree)
+    assert_same_bits(back if bidirectional else {"cell": back}, run["params"])
+
+
+def test_a_state_of_nnx_s_own_is_read_as_its_arrays_are() -> None:
+    options = {"param_dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    state = nnx.state(nnx.RNN(nnx.SimpleCell(3, 4, **options)), nnx.Param)
+    assert_same_bits(params_from_nnx(state), params_from_nnx(nnx.to_pure_dict(state)))
 
 
 def test_what_flax_has_not_is_not_exported() -> None:

@@ -1,4 +1,7 @@
-"""Weights to and from Keras: round trips keep every bit, and Keras's own run agrees."""
+"""Weights to and from Keras: round trips keep every bit, and Keras's own run agrees.
+
+As it was recorded; where Keras is installed, live with `--slow`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from interop_cases import (
     outputs,
     stacks,
 )
+from recorded import Arrays, Peer
 
 from lstm_jax.interop.keras import (
     layer_from_keras,
@@ -29,7 +33,7 @@ from lstm_jax.interop.keras import (
 )
 
 os.environ["KERAS_BACKEND"] = "jax"
-keras = pytest.importorskip("keras", reason="Keras, the reference, is not installed")
+PEERS = ("keras", "jax")
 
 # Of Keras's own `get_weights`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -45,6 +49,8 @@ def keras_layer(
     form: str, bidirectional: bool, input_size: int, hidden: int, use_bias: bool = True
 ) -> Any:
     """A built layer of random weights, biases included."""
+    import keras
+
     cell, _, reset = form.partition("_")
     options: dict[str, Any] = {"reset_after": reset == "after"} if reset else {}
     layer = getattr(keras.layers, CLASSES[cell])(
@@ -70,6 +76,15 @@ def compiled(layer: Any) -> Any:
         return np.asarray(call(weights, others, xs.swapaxes(0, 1))[0]).swapaxes(0, 1)
 
     return run
+
+
+def recorded_run(layer: Any, xs: np.ndarray) -> Arrays:
+    weights = {f"weight {n}": array for n, array in enumerate(layer.get_weights())}
+    return {"xs": xs, "ys": compiled(layer)(xs), **weights}
+
+
+def weights_of(found: Arrays) -> list[np.ndarray]:
+    return [array for name, array in found.items() if name.startswith("weight ")]
 
 
 def summed_biases(form: str, weights: list[np.ndarray]) -> list[np.ndarray]:
@@ -98,32 +113,37 @@ def test_our_layers_come_back_bit_for_bit(
 @forms
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_keras_s_layer_computes_the_same_before_and_after_the_round_trip(
-    form: str, bidirectional: bool
+    peer: Peer, form: str, bidirectional: bool
 ) -> None:
     size, hidden = 3, 4
-    theirs = keras_layer(form, bidirectional, size, hidden)
-    imported = layer_from_keras(theirs.get_weights())
-    xs = normal(1, 5, 2, size)
-    run = compiled(theirs)
-    expected = run(xs)
-    found = outputs(config_of(form, 1, bidirectional, hidden), (imported,), xs)
-    assert_near(found, expected, TOLERANCE)
+
+    def theirs() -> Arrays:
+        return recorded_run(keras_layer(form, bidirectional, size, hidden), normal(1, 5, 2, size))
+
+    run = peer(str((form, bidirectional)), theirs)
+    imported = layer_from_keras(weights_of(run))
+    found = outputs(config_of(form, 1, bidirectional, hidden), (imported,), run["xs"])
+    assert_near(found, run["ys"], TOLERANCE)
 
     exported = layer_to_keras(imported)
-    assert_same_bits(summed_biases(form, exported), summed_biases(form, list(theirs.get_weights())))
-    theirs.set_weights(exported)
-    assert_near(run(xs), expected, TOLERANCE)
+    assert_same_bits(summed_biases(form, exported), summed_biases(form, weights_of(run)))
+    if peer.is_live:
+        again = keras_layer(form, bidirectional, size, hidden)
+        again.set_weights(exported)
+        assert_near(compiled(again)(run["xs"]), run["ys"], TOLERANCE)
 
 
 @pytest.mark.parametrize("form", ["lstm", "gru_after", "gru_before"])
-def test_a_layer_without_bias_has_zeros_here_and_goes_back_without(form: str) -> None:
-    theirs = keras_layer(form, True, 3, 4, use_bias=False)
+def test_a_layer_without_bias_has_zeros_here_and_goes_back_without(peer: Peer, form: str) -> None:
+    def theirs() -> Arrays:
+        return recorded_run(keras_layer(form, True, 3, 4, use_bias=False), normal(1, 5, 2, 3))
+
+    run = peer(form, theirs)
     reset = form.partition("_")[2] or None
-    imported = layer_from_keras(theirs.get_weights(), reset=reset)
-    xs = normal(1, 4, 2, 3)
-    found = outputs(config_of(form, 1, True, 4), (imported,), xs)
-    assert_near(found, compiled(theirs)(xs), TOLERANCE)
-    assert_same_bits(layer_to_keras(imported, use_bias=False), list(theirs.get_weights()))
+    imported = layer_from_keras(weights_of(run), reset=reset)
+    found = outputs(config_of(form, 1, True, 4), (imported,), run["xs"])
+    assert_near(found, run["ys"], TOLERANCE)
+    assert_same_bits(layer_to_keras(imported, use_bias=False), weights_of(run))
 
 
 def float32(*shapes: tuple[int, ...]) -> list[np.ndarray]:

@@ -1,4 +1,7 @@
-"""The nnx and Linen modules are `nnx.RNN` and `nn.RNN` around Flax's cells, on real steps."""
+"""The nnx and Linen modules are `nnx.RNN` and `nn.RNN` around Flax's cells, on real steps.
+
+Whose values were recorded; live with `--slow`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,10 @@ from interop_cases import (
     config_of,
     draw_layers,
     normal,
+    numbered,
     outputs,
 )
+from recorded import Arrays, Peer
 
 from lstm_jax.cells import LSTMCarry
 from lstm_jax.interop import linen_modules, nnx_modules
@@ -31,6 +36,7 @@ from lstm_jax.interop.flax import (
 from lstm_jax.interop.plain import layer_from_dict
 from lstm_jax.stack import Directions
 
+PEERS = ("flax", "jax")
 T, B, D, H = 6, 3, 3, 4
 LENGTHS = np.array([6, 1, 4])
 REAL = (np.arange(T) < LENGTHS[:, None])[..., None]
@@ -64,8 +70,14 @@ def drop_b_hn(layer: Any) -> Any:
     return layer._replace(b_hn=None) if hasattr(layer, "b_hn") else layer
 
 
-def nnx_sides(form: str, layer: Any) -> tuple[Side, Side]:
-    """Ours and theirs of one layer in float64."""
+def nnx_ours(form: str, layer: Any) -> Side:
+    ours = getattr(nnx_modules, CLASSES[form]).from_layers((like_nnx(layer, form),))
+    return Side(
+        ours, lambda module, *a, **o: module(*a, **o), lambda m: drop_b_hn(m.to_layers()[0])
+    )
+
+
+def nnx_theirs(form: str, layer: Any) -> Side:
     layer = like_nnx(layer, form)
     options = {"dtype": jnp.float64, "param_dtype": jnp.float64, "rngs": nnx.Rngs(0)}
     rnns = [nnx.RNN(getattr(nnx, CELLS[form])(D, H, **options)) for _ in range(2)]
@@ -78,37 +90,35 @@ def nnx_sides(form: str, layer: Any) -> tuple[Side, Side]:
     def call(weights: Any, *inputs: Any, **options: Any) -> Any:
         return nnx.merge(graph, weights, rest)(*inputs, **options)
 
-    ours = getattr(nnx_modules, CLASSES[form]).from_layers((layer,))
-    return (
-        Side(ours, lambda module, *a, **o: module(*a, **o), lambda m: drop_b_hn(m.to_layers()[0])),
-        Side(weights, call, lambda weights: drop_b_hn(params_from_nnx(weights))),
-    )
+    return Side(weights, call, lambda weights: drop_b_hn(params_from_nnx(weights)))
 
 
-def linen_sides(form: str, layer: Any) -> tuple[Side, Side]:
-    """Ours and theirs of one layer in float64."""
+def linen_ours(form: str, layer: Any) -> Side:
+    two = isinstance(layer, Directions)
+    ours = getattr(linen_modules, CLASSES[form])(H, bidirectional=two, param_dtype=jnp.float64)
+    weights = linen_modules.variables_from_layers((layer,))
+    return Side(weights, ours.apply, lambda v: linen_modules.layers_from_variables(v)[0])
+
+
+def linen_theirs(form: str, layer: Any) -> Side:
     rnns = [nn.RNN(getattr(nn, CELLS[form])(H, param_dtype=jnp.float64)) for _ in range(2)]
     two = isinstance(layer, Directions)
     theirs = nn.Bidirectional(*rnns) if two else rnns[0]
     tree = params_to_linen(layer)
-    ours = getattr(linen_modules, CLASSES[form])(H, bidirectional=two, param_dtype=jnp.float64)
-    return (
-        Side(
-            linen_modules.variables_from_layers((layer,)),
-            ours.apply,
-            lambda v: linen_modules.layers_from_variables(v)[0],
-        ),
-        Side(
-            {"params": tree if two else {"cell": tree}},
-            theirs.apply,
-            lambda v: params_from_linen(v["params"]),
-        ),
-    )
+    weights = {"params": tree if two else {"cell": tree}}
+    return Side(weights, theirs.apply, lambda v: params_from_linen(v["params"]))
 
 
-def sides(flavour: str, form: str, bidirectional: bool) -> tuple[Side, Side]:
+def side_of(whose: str, flavour: str, form: str, bidirectional: bool) -> Side:
+    """Ours or theirs of one layer in float64."""
+    makers = {
+        ("nnx", "ours"): nnx_ours,
+        ("nnx", "theirs"): nnx_theirs,
+        ("linen", "ours"): linen_ours,
+        ("linen", "theirs"): linen_theirs,
+    }
     (layer,) = draw_layers(form, 1, bidirectional, D, H, dtype=np.float64)
-    return (nnx_sides if flavour == "nnx" else linen_sides)(form, layer)
+    return makers[flavour, whose](form, layer)
 
 
 def draw_carry(form: str, bidirectional: bool) -> Any:
@@ -125,8 +135,10 @@ def draw_carry(form: str, bidirectional: bool) -> Any:
     ("form", "bidirectional"),
     [("lstm", False), ("lstm", True), ("gru_after", False), ("rnn", False)],
 )
-def test_values_and_gradients_are_flax_s(flavour: str, form: str, bidirectional: bool) -> None:
-    ours, theirs = sides(flavour, form, bidirectional)
+def test_values_and_gradients_are_flax_s(
+    peer: Peer, flavour: str, form: str, bidirectional: bool
+) -> None:
+    variant = (flavour, form, bidirectional)
     xs = jnp.asarray(normal(1, B, T, D, dtype=np.float64))
     start = draw_carry(form, bidirectional)
     weight_ys = normal(2, B, T, H * (2 if bidirectional else 1), dtype=np.float64) * REAL
@@ -143,14 +155,15 @@ def test_values_and_gradients_are_flax_s(flavour: str, form: str, bidirectional:
         (_, results), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(weights, xs)
         return results, gradients
 
+    def theirs() -> Arrays:
+        side = side_of("theirs", *variant)
+        (carry, ys), (dweights, dxs) = results_and_gradients(side.call, side.weights, xs, start)
+        return numbered((carry, np.asarray(ys) * REAL, side.to_params(dweights), dxs))
+
+    ours = side_of("ours", *variant)
     (carry, ys), (dweights, dxs) = results_and_gradients(ours.call, ours.weights, xs, start)
-    (their_carry, their_ys), (their_dweights, their_dxs) = results_and_gradients(
-        theirs.call, theirs.weights, xs, start
-    )
-    assert_near(carry, their_carry, TOLERANCE)
-    assert_near(ys, np.asarray(their_ys) * REAL, TOLERANCE)
-    assert_near(ours.to_params(dweights), theirs.to_params(their_dweights), TOLERANCE)
-    assert_near(dxs, their_dxs, TOLERANCE)
+    found = numbered((carry, ys, ours.to_params(dweights), dxs))
+    assert_near(found, peer(str(variant), theirs), TOLERANCE)
 
 
 @pytest.mark.usefixtures("float64")
@@ -160,9 +173,8 @@ def test_values_and_gradients_are_flax_s(flavour: str, form: str, bidirectional:
     [(False, False, True), (False, True, False), (True, False, False), (True, True, True)],
 )
 def test_reversed_sequences_are_flax_s(
-    flavour: str, padded: bool, keep_order: bool, time_major: bool
+    peer: Peer, flavour: str, padded: bool, keep_order: bool, time_major: bool
 ) -> None:
-    ours, theirs = sides(flavour, "lstm", False)
     xs = normal(1, B, T, D, dtype=np.float64)
     options = {
         "reverse": True,
@@ -171,17 +183,21 @@ def test_reversed_sequences_are_flax_s(
         "return_carry": True,
         "seq_lengths": LENGTHS if padded else None,
     }
-    results = []
-    # nnx draws even the zeros it starts from, which changes a counter and so can't be jitted here.
-    zeros = (np.zeros((B, H)), np.zeros((B, H)))
-    for side, start in ((ours, None), (theirs, zeros)):
+
+    def results(whose: str, start: Any) -> tuple[Any, np.ndarray]:
+        side = side_of(whose, flavour, "lstm", False)
         call = jax.jit(partial(side.call, initial_carry=start, **options))
         carry, ys = call(side.weights, np.swapaxes(xs, 0, 1) if time_major else xs)
         ys = np.swapaxes(ys, 0, 1) if time_major else np.asarray(ys)
-        results.append((carry, ys * REAL if padded else ys))
-    (carry, ys), (their_carry, their_ys) = results
-    assert_near(ys, their_ys, TOLERANCE)
-    assert_near(carry, their_carry, TOLERANCE)
+        return carry, ys * REAL if padded else ys
+
+    def theirs() -> Arrays:
+        # nnx draws even the zeros it starts from, which changes a counter and so can't be jitted.
+        carry, ys = results("theirs", (np.zeros((B, H)), np.zeros((B, H))))
+        return numbered((carry, ys))
+
+    their = peer(str((flavour, padded, keep_order, time_major)), theirs)
+    assert_near(numbered(results("ours", None)), their, TOLERANCE)
 
 
 def module_calls(flavour: str, form: str, layers: tuple[Any, ...], **options: Any) -> Any:

@@ -1,4 +1,7 @@
-"""Weights to and from PyTorch: round trips keep every bit, and PyTorch's own run agrees."""
+"""Weights to and from PyTorch: round trips keep every bit, and PyTorch's own run agrees.
+
+As it was recorded; where PyTorch is installed, live with `--slow`.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from interop_cases import (
     outputs,
     stacks,
 )
+from recorded import Arrays, Peer
 
 from lstm_jax.interop import pytorch
 from lstm_jax.losses import OutputParams
@@ -32,39 +36,68 @@ from lstm_jax.models import (
 )
 from lstm_jax.stack import Directions
 
-torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
-
+PEERS = ("torch",)
 MODULES = {"lstm": "LSTM", "gru_after": "GRU", "rnn": "RNN"}
 forms = pytest.mark.parametrize("form", RESET_AFTER)
 sizes = st.tuples(st.integers(1, 5), st.integers(1, 5))
 seeds = st.integers(0, 2**31 - 1)
 
 
-class Model(torch.nn.Module):
+def model_of(
+    form: str, tokens: int, embedding: int, hidden: int, tied: bool, **options: Any
+) -> Any:
     """The layout that PyTorch's own language-model example has."""
+    import torch
 
-    def __init__(
-        self, form: str, tokens: int, embedding: int, hidden: int, tied: bool, **options: Any
-    ) -> None:
-        super().__init__()
-        self.encoder = torch.nn.Embedding(tokens, embedding)
-        self.rnn = getattr(torch.nn, MODULES[form])(embedding, hidden, **options)
-        outputs = hidden * (2 if options.get("bidirectional") else 1)
-        self.decoder = torch.nn.Linear(outputs, tokens)
-        if tied:
-            self.decoder.weight = self.encoder.weight
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = torch.nn.Embedding(tokens, embedding)
+            self.rnn = getattr(torch.nn, MODULES[form])(embedding, hidden, **options)
+            outputs = hidden * (2 if options.get("bidirectional") else 1)
+            self.decoder = torch.nn.Linear(outputs, tokens)
+            if tied:
+                self.decoder.weight = self.encoder.weight
 
-    def forward(self, tokens: Any) -> Any:
-        return self.decoder(self.rnn(self.encoder(tokens))[0])
+        def forward(self, tokens: Any) -> Any:
+            return self.decoder(self.rnn(self.encoder(tokens))[0])
+
+    torch.manual_seed(1)
+    return Model()
 
 
 def module_of(form: str, input_size: int, hidden: int, **options: Any) -> Any:
+    import torch
+
     torch.manual_seed(0)
     return getattr(torch.nn, MODULES[form])(input_size, hidden, **options).double()
 
 
-def tensors(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+def tensors(arrays: Arrays) -> dict[str, Any]:
+    import torch
+
     return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def applied(module: Any, inputs: np.ndarray) -> np.ndarray:
+    """What a module, or the layers that are one, make of inputs."""
+    import torch
+
+    with torch.no_grad():
+        outputs = module(torch.from_numpy(inputs))
+    return (outputs[0] if isinstance(outputs, tuple) else outputs).numpy()
+
+
+def split_state(found: Arrays) -> tuple[Arrays, Arrays]:
+    """A state_dict, and what else was recorded beside it."""
+    named = {
+        name.removeprefix("state "): array for name, array in found.items() if "state " in name
+    }
+    return named, {name: array for name, array in found.items() if "state " not in name}
+
+
+def state_of(module: Any) -> Arrays:
+    return {f"state {name}": tensor.numpy() for name, tensor in module.state_dict().items()}
 
 
 def summed_biases(state: dict[str, Any], hidden: int, is_gru: bool) -> dict[str, np.ndarray]:
@@ -93,7 +126,15 @@ def test_our_layers_come_back_bit_for_bit(
     state = pytorch.layers_to_pytorch(drawn, prefix)
     assert all(name.startswith(prefix) for name in state)
     assert_same_bits(pytorch.layers_from_pytorch(state, prefix), drawn)
-    assert_same_bits(pytorch.layers_from_pytorch(tensors(state), prefix), drawn)
+
+
+@pytest.mark.slow
+@forms
+def test_our_layers_come_back_bit_for_bit_as_pytorch_s_tensors(form: str) -> None:
+    pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
+    drawn = draw_layers(form, 2, True, 3, 4)
+    state = tensors(pytorch.layers_to_pytorch(drawn, "rnn."))
+    assert_same_bits(pytorch.layers_from_pytorch(state, "rnn."), drawn)
 
 
 @pytest.mark.usefixtures("float64")
@@ -103,31 +144,37 @@ def test_our_layers_come_back_bit_for_bit(
     [(1, False, True), (2, False, True), (1, True, True), (3, True, True), (2, True, False)],
 )
 def test_pytorch_s_module_computes_the_same_before_and_after_the_round_trip(
-    form: str, layers: int, bidirectional: bool, bias: bool
+    peer: Peer, form: str, layers: int, bidirectional: bool, bias: bool
 ) -> None:
-    times, batch, size, hidden = 5, 3, 3, 4
+    size, hidden = 3, 4
     options = {"num_layers": layers, "bidirectional": bidirectional, "bias": bias}
-    module = module_of(form, size, hidden, **options)
-    imported = pytorch.layers_from_pytorch(module.state_dict())
-    xs = normal(1, times, batch, size, dtype=np.float64)
-    with torch.no_grad():
-        expected = module(torch.from_numpy(xs))[0].numpy()
+
+    def theirs() -> Arrays:
+        module = module_of(form, size, hidden, **options)
+        xs = normal(1, 5, 3, size, dtype=np.float64)
+        return {"xs": xs, "ys": applied(module, xs), **state_of(module)}
+
+    state, rest = split_state(peer(str((form, layers, bidirectional, bias)), theirs))
+    xs, expected = rest["xs"], rest["ys"]
+    imported = pytorch.layers_from_pytorch(state)
     found = outputs(config_of(form, layers, bidirectional, hidden), imported, xs)
     assert_near(found, expected, 1e-12)
 
     exported = pytorch.layers_to_pytorch(imported, bias=bias)
-    assert list(exported) == list(module.state_dict())
+    assert list(exported) == list(state)
     assert_same_bits(
         summed_biases(exported, hidden, form == "gru_after"),
-        summed_biases(module.state_dict(), hidden, form == "gru_after"),
+        summed_biases(state, hidden, form == "gru_after"),
     )
-    again = module_of(form, size, hidden, **options)
-    again.load_state_dict(tensors(exported), strict=True)
-    with torch.no_grad():
-        assert_near(again(torch.from_numpy(xs))[0].numpy(), expected, 1e-12)
+    if peer.is_live:
+        again = module_of(form, size, hidden, **options)
+        again.load_state_dict(tensors(exported), strict=True)
+        assert_near(applied(again, xs), expected, 1e-12)
 
 
+@pytest.mark.slow
 def test_bfloat16_and_float16_and_what_needs_gradients_are_read_as_they_are() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
     module = torch.nn.LSTM(3, 4)
     for dtype, ours in ((torch.bfloat16, jnp.bfloat16), (torch.float16, jnp.float16)):
         (layer,) = pytorch.layers_from_pytorch(dict(module.to(dtype).named_parameters()))
@@ -173,8 +220,14 @@ def test_a_state_that_does_not_fit_is_refused_in_words(
         pytorch.layers_from_pytorch(state)
 
 
-def test_a_projected_lstm_of_pytorch_s_own_is_refused() -> None:
-    state = torch.nn.LSTM(3, 4, proj_size=2).state_dict()
+def test_a_projected_lstm_of_pytorch_s_own_is_refused(peer: Peer) -> None:
+    def projected() -> Arrays:
+        import torch
+
+        torch.manual_seed(0)
+        return state_of(torch.nn.LSTM(3, 4, proj_size=2))
+
+    state, _ = split_state(peer("", projected))
     with pytest.raises(ValueError, match=r"weight_hr_l0.*proj_size"):
         pytorch.layers_from_pytorch(state)
 
@@ -312,25 +365,33 @@ def draw_model(config: LanguageModelConfig, form: str, tokens: int) -> LanguageM
     ("layers", "bidirectional", "tied"), [(1, False, False), (2, False, True), (2, True, False)]
 )
 def test_a_language_model_of_pytorch_s_has_the_same_logits_here(
-    form: str, layers: int, bidirectional: bool, tied: bool
+    peer: Peer, form: str, layers: int, bidirectional: bool, tied: bool
 ) -> None:
-    torch.manual_seed(1)
     options = {"num_layers": layers, "bidirectional": bidirectional}
-    theirs = Model(form, 11, 4 if tied else 3, 4, tied, **options).double()
-    model, params = pytorch.language_model_from_pytorch(theirs.state_dict())
+
+    def drawn() -> Any:
+        return model_of(form, 11, 4 if tied else 3, 4, tied, **options).double()
+
+    def theirs() -> Arrays:
+        module = drawn()
+        tokens = np.random.default_rng(0).integers(0, 11, (6, 2))
+        return {"tokens": tokens, "logits": applied(module, tokens), **state_of(module)}
+
+    state, rest = split_state(peer(str((form, layers, bidirectional, tied)), theirs))
+    tokens, expected = rest["tokens"], rest["logits"]
+    model, params = pytorch.language_model_from_pytorch(state)
     config = model.config
     assert (config.cell, config.layers) == (form.partition("_")[0], layers)
     assert (config.tied, config.bidirectional) == (tied, bidirectional)
     assert (config.embedding_size, config.hidden_size) == (4 if tied else 3, 4)
     assert model.vocabulary_size == 11
-    tokens = np.random.default_rng(0).integers(0, 11, (6, 2))
-    with torch.no_grad():
-        expected = theirs(torch.from_numpy(tokens)).numpy()
     assert_near(our_logits(model, params, tokens), expected, 1e-12)
-    again = Model(form, 11, 4 if tied else 3, 4, tied, **options).double()
-    again.load_state_dict(tensors(pytorch.language_model_to_pytorch(params)), strict=True)
-    with torch.no_grad():
-        assert_near(again(torch.from_numpy(tokens)).numpy(), expected, 1e-12)
+    exported = pytorch.language_model_to_pytorch(params)
+    assert list(exported) == list(state)
+    if peer.is_live:
+        again = drawn()
+        again.load_state_dict(tensors(exported), strict=True)
+        assert_near(applied(again, tokens), expected, 1e-12)
 
 
 @forms
@@ -355,16 +416,20 @@ def test_our_language_models_come_back_bit_for_bit(
     assert_same_bits(back, params)
 
 
-def test_an_identity_for_an_encoder_feeds_tokens_one_hot() -> None:
+def test_an_identity_for_an_encoder_feeds_tokens_one_hot(peer: Peer) -> None:
     params = draw_model(LanguageModelConfig(hidden_size=4), "lstm", 6)
     state = pytorch.language_model_to_pytorch(params, identity_encoder=True)
-    theirs = Model("lstm", 6, 6, 4, tied=False)
-    theirs.load_state_dict(tensors(state), strict=True)
-    tokens = np.random.default_rng(0).integers(0, 6, (5, 2))
-    with torch.no_grad():
-        expected = theirs(torch.from_numpy(tokens)).numpy()
+
+    def theirs() -> Arrays:
+        module = model_of("lstm", 6, 6, 4, tied=False)
+        module.load_state_dict(tensors(state), strict=True)
+        tokens = np.random.default_rng(0).integers(0, 6, (5, 2))
+        return {"tokens": tokens, "logits": applied(module, tokens), **state_of(module)}
+
+    loaded, rest = split_state(peer("", theirs))
+    assert_same_bits(state, loaded)
     one_hot = LanguageModel(LanguageModelConfig(hidden_size=4), 6)
-    assert_near(our_logits(one_hot, params, tokens), expected, 1e-6)
+    assert_near(our_logits(one_hot, params, rest["tokens"]), rest["logits"], 1e-6)
 
 
 def model_state(**changes: Any) -> dict[str, Any]:
@@ -416,6 +481,7 @@ def test_a_model_that_does_not_fit_is_refused_in_words(
 
 
 def test_the_imported_stack_s_structure_is_the_library_s() -> None:
-    (layer,) = pytorch.layers_from_pytorch(torch.nn.GRU(2, 3, bidirectional=True).state_dict())
+    state = pytorch.layers_to_pytorch(draw_layers("gru_after", 1, True, 2, 3))
+    (layer,) = pytorch.layers_from_pytorch(state)
     assert isinstance(layer, Directions)
     assert layer.forward.b_hn.shape == (3,)

@@ -188,8 +188,17 @@ def test_two_devices_equal_one_within_rounding() -> None:
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # Adam magnifies rounding
 
 
-@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
+@pytest.mark.parametrize(
+    ("cell", "compute_dtype"),
+    [
+        ("lstm", "float32"),
+        ("gru", "bfloat16"),
+        pytest.param("rnn", "float32", marks=pytest.mark.slow),
+        pytest.param("rnn", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("gru", "float32", marks=pytest.mark.slow),
+        pytest.param("lstm", "bfloat16", marks=pytest.mark.slow),
+    ],
+)
 def test_devices_exchange_sums_alone(cell: Any, compute_dtype: Any) -> None:
     """Each multiplies its own rows of the batch; gradients are added up, and no row travels."""
     model = dataclasses.replace(config().model, cell=cell, compute_dtype=compute_dtype)
