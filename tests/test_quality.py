@@ -77,13 +77,13 @@ def test_the_python_in_documents_runs(document: str) -> None:
 
 
 def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
-    """What `--help` of a command line names, whose program is one of this package's."""
+    """The flags of a command line, whose program is one of this package's."""
     program, *words = shlex.split(command)
     # The first word may be a preset, or a command of interop.
     first = words[:1] if words and program != "sample.py" and words[0][0] != "-" else []
     run = {"train.py": train_command, "sample.py": sample_command}.get(program, interop_command)
     with pytest.raises(SystemExit):
-        run([*first, "--help"])
+        run([*first, "--help" if run is interop_command else "--help-all"])
     return set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import tyro
@@ -19,17 +20,58 @@ from lstm_jax.cli.output import discard, replace_what_cannot_be_shown, tell
 T = TypeVar("T")
 
 USAGE_ERROR = 2
+HELP_ALL = "--help-all"
 _LONGEST_LINE = 1_000
-_FRAME = re.compile(r"[╭╮╰╯│─]+")
+_MOST_HINTS = 3
+# On an output that is not UTF-8 the box is drawn in ASCII.
+_FRAME = re.compile(r"[╭╮╰╯│─]+|-{9,}")
+_FLAG_OF_HELP = re.compile(r"^[│ ]*(--[a-z][\w.-]*) *(\S*)", re.MULTILINE)
 
 
-def parse(cls: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
+def parse(
+    cls: type[T],
+    default: T | None,
+    arguments: Sequence[str],
+    prog: str,
+    short_help: str | None = None,
+) -> T:
     """Reads a command line into a dataclass whose fields are its flags; they change `default`.
+
+    A flag of a group may go by its last part (--hidden-size for --model.hidden-size), and a text
+    may begin with dashes, where no other flag could be meant.
+
+    Args:
+        cls: the dataclass.
+        default: what flags that are not given leave; None where some must be given.
+        arguments: the command line, without the program.
+        prog: the program, as help and errors call it.
+        short_help: what --help prints; all flags are printed by --help-all then.
 
     Raises:
         ValueError: with one line, for whatever is wrong with the arguments.
         SystemExit: after printing help.
     """
+    if short_help is not None and not {"-h", "--help"}.isdisjoint(arguments):
+        print(short_help)
+        raise SystemExit
+    arguments = ["--help" if each == HELP_ALL else each for each in arguments]
+    try:
+        return _parse(cls, default, arguments, prog)
+    except _UsageError:
+        flags = _flags(cls, default, prog)
+    try:
+        return _parse(cls, default, _as_meant(arguments, flags), prog)
+    except _UsageError as error:
+        hints = "".join(f"; {hint}" for hint in _hints(arguments, flags))
+        full_help = "--help" if short_help is None else HELP_ALL
+        raise ValueError(f"{error}{hints}; see {prog} {full_help}") from None
+
+
+class _UsageError(ValueError):
+    """What tyro says of arguments that are none of its flags, or no value of one."""
+
+
+def _parse(cls: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
@@ -43,7 +85,70 @@ def parse(cls: type[T], default: T | None, arguments: Sequence[str], prog: str) 
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise ValueError(f"{_first_part(printed.getvalue())}; see {prog} --help") from None
+        raise _UsageError(_first_part(printed.getvalue())) from None
+
+
+def _flags(cls: type[T], default: T | None, prog: str) -> dict[str, bool]:
+    """All flags, and of each whether texts are its values, as the help has them."""
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+        _parse(cls, default, ["--help"], prog)
+    found = _FLAG_OF_HELP.findall(page.getvalue())
+    flags = {flag: "STR" in kind or "PATH" in kind for flag, kind in found}
+    return flags | {"-h": False, "--help": False}
+
+
+def _flag(argument: str, flags: Mapping[str, bool]) -> str | None:
+    """The flag that an argument names, in full or by a last part that no other flag has."""
+    name = argument.partition("=")[0].replace("_", "-")
+    if name in flags:
+        return name
+    found = [flag for flag in flags if f"--{flag.rpartition('.')[2]}" == name]
+    return found[0] if len(found) == 1 else None
+
+
+def _as_meant(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
+    """The arguments with flags in full, and with each text that looks like one tied to its flag."""
+    meant: list[str] = []
+    for argument in arguments:
+        flag = _flag(argument, flags) if argument.startswith("-") else None
+        if flag is not None:
+            _, equals, value = argument.partition("=")
+            meant.append(f"{flag}{equals}{value}")
+        elif argument.startswith("-") and meant and flags.get(meant[-1]):
+            meant[-1] += f"={argument}"
+        else:
+            meant.append(argument)
+    return meant
+
+
+def _hints(arguments: Sequence[str], flags: Mapping[str, bool]) -> Iterator[str]:
+    """How to say what seems to be meant."""
+    last, is_next = "", False
+    for argument in arguments:
+        flag = _flag(argument, flags)
+        if argument.startswith("-"):
+            if flag is None and (near := _near(argument, flags)):
+                yield f"did you mean {' or '.join(near)}"
+            elif flags.get(last) and is_next == (flag is not None):
+                yield f"a text that begins with dashes is given as {last}={argument}"
+        last, is_next = flag or last, flag is not None and "=" not in argument
+
+
+def _near(argument: str, flags: Mapping[str, bool]) -> list[str]:
+    """The flags whose name, or its last part, is spelled much like an argument, or begins so."""
+    name = argument.partition("=")[0].replace("_", "-").strip("-")
+    if len(name) < 2:
+        return []
+    parts: dict[str, list[str]] = {}
+    for flag in flags:
+        last_part = flag.rpartition(".")[2].strip("-")
+        initials = "".join(word[0] for word in last_part.split("-"))
+        for part in dict.fromkeys((flag.strip("-"), last_part, initials)):
+            parts.setdefault(part, []).append(flag)
+    near = [part for part in parts if part.startswith(name)]
+    near += difflib.get_close_matches(name, parts, cutoff=0.7)
+    return list(dict.fromkeys(flag for part in near for flag in parts[part]))[:_MOST_HINTS]
 
 
 def _first_part(box: str) -> str:

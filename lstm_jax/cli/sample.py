@@ -15,6 +15,25 @@ from lstm_jax.cli.arguments import importing, parse, run_command
 
 PROG = "sample.py"
 
+HELP = """\
+usage: sample.py RUN_DIR [--FLAG VALUE] ...
+
+Writes text with a model that train.py made, to standard output.
+
+flags that people use first:
+  --prompt TEXT      what the text begins with; by default one of the run's own
+  --template TEXT    in place of a prompt: a text whose every * is to be filled
+  --prompts PATH     a file of prompts, one a line
+  --length N         tokens to add to a prompt, at most; by default 500
+  --temperature X    below 1 more likely tokens, above 1 more surprising ones
+  --top-n N          take only the N most likely tokens
+  --stop TEXT ...    texts that end what is written
+  --batch N          texts to write of each prompt
+  --seed N           another number, other texts
+  --stream           show the text as it is made
+
+sample.py --help-all prints all flags: filters, beams, scores, JSON lines."""
+
 _WAYS = ("stream", "best_of", "beams", "score")
 _MOST = {
     "length": 10_000_000,
@@ -151,7 +170,7 @@ def main() -> int:
 
 def sample_command(arguments: Sequence[str]) -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
-    command = parse(SampleCommand, None, arguments, PROG)
+    command = parse(SampleCommand, None, arguments, PROG, HELP)
     with importing():
         from lstm_jax.cli import judging, writing
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import os
 import signal
 import sys
@@ -15,13 +16,39 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from lstm_jax.cli.arguments import importing, parse, run_command
+from lstm_jax.cli.arguments import HELP_ALL, importing, parse, run_command
 from lstm_jax.cli.output import json_line, tell
 from lstm_jax.presets import PRESETS, preset_named
 from lstm_jax.training.config import AnyConfig, TrainConfig
 
 PROG = "train.py"
 
+HELP = """\
+usage: train.py [PRESET] [--FLAG VALUE] ...
+
+Trains a model, shows its losses and samples, and keeps it in a run folder.
+
+presets:
+  docs         Python's own documentation, by characters; the default
+  anna         a novel, by characters
+  shakespeare  plays, by words
+  poems        short poems, which fill acrostics; --data names a file of them
+  reviews      a classifier: is a film review favourable?
+  lyrics       10,000 characters by heart; --data names a text
+
+flags that people use first:
+  --data PATH        what to train on, in place of the preset's own data
+  --run-dir DIR      where the run is kept; by default runs/PRESET
+  --epochs N         passes over the data
+  --steps N          optimizer steps in all, in place of epochs
+  --batch-size N     sequences side by side
+  --layers N         layers, one on the other
+  --hidden-size N    units of each layer
+  --learning-rate X  the highest of the schedule
+  --resume           go on from the newest checkpoint of the run's folder
+  --eval-only        print the held-out loss of that checkpoint, and no more
+
+train.py PRESET --help-all prints all flags with the preset's values."""
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -32,8 +59,7 @@ class TrainCommand(Generic[C]):
 
     Attributes:
         config: the run's settings.
-        preset: docs (the default), Python's documentation; anna, a novel; shakespeare, words;
-            poems, acrostics; reviews, a classifier; lyrics, a small model in all shapes.
+        preset: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
         as_published: with every setting and flaw of the published system that the preset follows.
         run_dir: the run's folder; by default runs/PRESET.
         resume: go on from the newest checkpoint of the run folder, with its own settings.
@@ -84,7 +110,7 @@ def train_command(arguments: Sequence[str]) -> int:
             folder_path,
             command.config,
             resume=command.resume,
-            own_samples=_samples(command.config) != _samples(preset),
+            own_samples=_named_samples(arguments) or _samples(command.config) != _samples(preset),
             profile_dir=profile,
             tensorboard=command.tensorboard,
             wandb=command.wandb,
@@ -97,9 +123,16 @@ def _samples(config: TrainConfig) -> object:
     return getattr(config, "sample_prompts", None)
 
 
+def _named_samples(arguments: Sequence[str]) -> bool:
+    """Whether the prompts of samples were named, be it that they are the preset's."""
+    flags = (argument.partition("=")[0].replace("_", "-") for argument in arguments)
+    return "--sample-prompts" in flags
+
+
 def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--preset")
     first.add_argument("--run-dir", "--run_dir", type=Path)
     first.add_argument("--init-from", "--init_from", type=Path)
     first.add_argument("--resume", action="store_true")
@@ -108,11 +141,13 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     try:
         seen, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError as error:
-        raise ValueError(f"{error}; see {PROG} --help") from None
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+        raise ValueError(
+            f"{error}; one that begins with dashes is given as --run-dir=DIR; see {PROG} --help"
+        ) from None
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else seen.preset
     default = preset_named(named or PRESETS[0].preset, as_published=seen.as_published)
     goes_on = seen.resume or seen.eval_only
-    if (goes_on or seen.init_from) and not {"-h", "--help"} & set(arguments):
+    if (goes_on or seen.init_from) and not {"-h", "--help", HELP_ALL} & set(arguments):
         with importing():
             from lstm_jax.training.run import RunFolder, read_description
 
@@ -123,15 +158,16 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
         default = stored
     with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
     command: TrainCommand[AnyConfig] = parse(
-        with_flags_of, TrainCommand(default, default.preset), arguments, PROG
+        with_flags_of, TrainCommand(default, default.preset), arguments, PROG, HELP
     )
+    for preset in (command.preset, command.config.preset):
+        if preset != default.preset:
+            raise ValueError(f"the preset comes first: {PROG} {preset} ...; see {PROG} --help")
     source = command.config.init_from
-    config = dataclasses.replace(
-        command.config,
-        preset=default.preset,
-        init_from=None if source is None else os.path.abspath(source),
+    absolute = None if source is None else os.path.abspath(source)
+    return dataclasses.replace(
+        command, config=dataclasses.replace(command.config, init_from=absolute)
     )
-    return dataclasses.replace(command, config=config)
 
 
 class _Stop:

@@ -309,7 +309,7 @@ def test_weights_are_drawn_as_the_library_draws_them(flavour: str) -> None:
 def test_any_number_of_batch_axes_is_flax_s(
     flavour: str, time_major: bool, batch: tuple[int, ...]
 ) -> None:
-    ours, theirs = sides(flavour, "lstm", False)
+    ours, theirs = (side_of(whose, flavour, "lstm", False) for whose in ("ours", "theirs"))
     xs = normal(1, *batch, T, D, dtype=np.float64)
     if time_major:
         xs = np.moveaxis(xs, len(batch), 0)
