@@ -36,17 +36,18 @@ def json_line(value: Any) -> str:
     return line
 
 
-class Shown(io.TextIOBase):
+class Shown:
     """A stream for what is only shown: once it fails, what comes later is dropped.
 
-    A full disk, a closed pipe or a terminal that is gone would end the program otherwise.
+    A full disk, a closed pipe or a terminal that is gone would end the program otherwise. It is no
+    `io.TextIOBase`, which flushes once more when it is freed.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     @property
-    def encoding(self) -> str:  # type: ignore[override]
+    def encoding(self) -> str:
         """The stream's."""
         return self._stream.encoding
 
