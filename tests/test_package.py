@@ -78,7 +78,7 @@ def test_the_sdist_is_all_that_is_needed_to_test_and_document_it(built: tuple[Pa
         "tests/**/*.py",
         "bench/**/*.py",
         "examples/*",
-        "docs/**/*.md",
+        "docs/**/*",
     ):
         files = {str(p.relative_to(ROOT)) for p in ROOT.glob(pattern) if p.is_file()}
         assert files

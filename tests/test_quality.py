@@ -111,8 +111,15 @@ def test_the_site_of_documents_builds_without_a_warning(tmp_path: Path) -> None:
         pytest.skip("mkdocs is not installed beside this Python (the extra docs)")
     done = run(TOOLS / "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
     assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "site" / "api" / "core" / "index.html").read_text(encoding="utf-8")
-    assert "An LSTM layer over time" in page
+    core, quickstart, index = (
+        (tmp_path / "site" / page / "index.html").read_text(encoding="utf-8")
+        for page in ("api/core", "quickstart", "")
+    )
+    assert "An LSTM layer over time" in core
+    assert 'href="quickstart/"' in index
+    # The notebook is a page: its links lead to other pages, and its figures are in it.
+    assert 'href="../examples/">Examples</a>:' in quickstart
+    assert "data:image/png;base64," in quickstart
 
 
 def test_the_lowest_versions_are_those_that_are_tested() -> None:
