@@ -116,7 +116,8 @@ def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Prod
 
 def draw_dtype(dtype: DTypeLike) -> DTypeLike:
     """In which dtype parameters of this one are drawn, before they are cast: float32 or wider."""
-    return dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+    is_narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
+    return jnp.float32 if is_narrow else dtype
 
 
 def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:

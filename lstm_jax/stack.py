@@ -304,5 +304,5 @@ def keep_scale(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike
     words = random.bits(key, (*shape[:-1], -(-shape[-1] // per_word)), jnp.uint32)
     shifts = jnp.arange(per_word, dtype=jnp.uint32) * bits
     draws = (words[..., None] >> lax.broadcast_to_rank(shifts, len(shape) + 1)) & (levels - 1)
-    draws = draws.reshape(*shape[:-1], -1)[..., : shape[-1]]
+    draws = draws.reshape(*shape[:-1], words.shape[-1] * per_word)[..., : shape[-1]]
     return jnp.where(draws >= dropped, levels / (levels - dropped), 0).astype(dtype)

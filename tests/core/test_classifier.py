@@ -261,6 +261,26 @@ def test_weights_weigh_sums_and_divisor(float64: None) -> None:
     assert_near(sums, TokenSums(*expected), 1e-12)
 
 
+def test_a_label_that_is_neither_counts_for_nothing(float64: None) -> None:
+    model, params, _ = build()
+    tokens, labels, mask = batch()
+    weights = np.array([1.0, 0.0, 2.0, 1.0])
+    expected = sums_and_gradients(model, params, tokens, labels, mask=mask, weights=weights)
+    for other in (-100, 2):
+        others = np.where(weights == 0, other, labels)
+        given = np.where(weights == 0, 1, weights)
+        found = sums_and_gradients(model, params, tokens, others, mask=mask, weights=given)
+        assert_near(found, expected, 1e-12)
+
+
+@pytest.mark.parametrize("pooling", ["last", "max", "mean"])
+def test_no_times_are_pooled_to_zeros(pooling: str) -> None:
+    model, params, _ = build(jnp.float32, pooling=pooling, bidirectional=True, dense_size=0)
+    for mask in (None, np.zeros((0, B), bool)):
+        found = logits(model, params, np.zeros((0, B), np.int32), mask=mask)
+        assert_same_bits(found, jnp.repeat(params.output.b, B))
+
+
 @pytest.mark.parametrize("z", [0.0, 1.0, -30.0, 1000.0, -1000.0])
 @pytest.mark.parametrize("label", [0, 1])
 def test_cross_entropy_of_any_logit_is_exact(z: float, label: int) -> None:
@@ -437,6 +457,12 @@ def test_parameters_are_as_many_as_published_models_have() -> None:
     frozen = {"frozen_embedding": True, "bidirectional": True, **published}
     assert count(**frozen) == both + (128 * 32 + 32) + 33
     assert count(dense_size=0, **frozen) == both + 128 + 1
+
+
+def test_narrow_parameters_are_float32_s_cast() -> None:
+    model, _, _ = build(jnp.float32, initialisation="tf1")
+    expected = jax.tree.map(lambda a: a.astype(jnp.bfloat16), model.init(random.key(0)))
+    assert_same_bits(model.init(random.key(0), jnp.bfloat16), expected)
 
 
 @pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])

@@ -10,11 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_near
+from core_cases import assert_near, assert_same_bits
 from jax import random
 
 from lstm_jax.losses import OutputParams
-from lstm_jax.models import LanguageModel, LanguageModelConfig, TiedOutputParams, output_layer
+from lstm_jax.models import (
+    LanguageModel,
+    LanguageModelConfig,
+    TiedOutputParams,
+    output_layer,
+    with_frequencies,
+)
 
 T, B, H, V = 8, 3, 5, 7
 
@@ -233,3 +239,31 @@ def test_embedding_and_output_follow_the_initialisation(initialisation: str) -> 
         np.testing.assert_array_equal(b, 0)
         bound = math.sqrt(6 / (64 + vocabulary))
     assert 0.98 * bound < np.abs(w).max() <= bound
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"initialisation": "pytorch"},
+        {"initialisation": "tf1", "output_stddev": 0.1, "embedding_stddev": 0.1},
+    ],
+)
+def test_narrow_parameters_are_float32_s_cast(options: dict[str, Any]) -> None:
+    model, params = build(dtype=jnp.float32, embedding_size=3, **options)
+    expected = jax.tree.map(lambda a: a.astype(jnp.bfloat16), params)
+    found = model.init(random.key(0), jnp.bfloat16)
+    assert_same_bits(found, expected)
+    counts = np.array([100_000, 1, 0, 0, 0, 0, 7])
+    b = with_frequencies(params, counts).output.b
+    assert_same_bits(with_frequencies(found, counts).output.b, b.astype(jnp.bfloat16))
+
+
+def test_no_times_have_no_loss_and_keep_the_carry() -> None:
+    model, params = build(dtype=jnp.float32, bidirectional=True, layers=2, remat=2, dropout=0.5)
+    tokens, targets, flags = batch()
+    carry = jax.tree.map(jnp.ones_like, model.zero_carry(params, B))
+    flags = {name: flag[:0] for name, flag in flags.items()}
+    flags["dropout_key"] = random.key(0)
+    sums, final = model.token_sums(params, carry, tokens[:0], targets[:0], **flags)
+    assert_same_bits(final, carry)
+    assert not any(sums)

@@ -26,7 +26,7 @@ from interop_cases import (
 from recorded import Arrays, Peer
 
 from lstm_jax.cells import LSTMCarry
-from lstm_jax.interop import linen_modules, nnx_modules
+from lstm_jax.interop import linen_modules, nnx_modules, sequences
 from lstm_jax.interop.flax import (
     params_from_linen,
     params_from_nnx,
@@ -304,10 +304,11 @@ def test_weights_are_drawn_as_the_library_draws_them(flavour: str) -> None:
 
 @pytest.mark.usefixtures("float64")
 @both
-@pytest.mark.parametrize("time_major", [False, True])
-@pytest.mark.parametrize("batch", [(), (2, 3), (2, 0)])
+@pytest.mark.parametrize(
+    ("batch", "time_major"), [((), False), ((2, 3), True), ((2, 3), False), ((2, 0), True)]
+)
 def test_any_number_of_batch_axes_is_flax_s(
-    flavour: str, time_major: bool, batch: tuple[int, ...]
+    flavour: str, batch: tuple[int, ...], time_major: bool
 ) -> None:
     ours, theirs = (side_of(whose, flavour, "lstm", False) for whose in ("ours", "theirs"))
     xs = normal(1, *batch, T, D, dtype=np.float64)
@@ -322,17 +323,20 @@ def test_any_number_of_batch_axes_is_flax_s(
     assert_near((carry, ys), expected, TOLERANCE)
 
 
-@both
-def test_carries_of_several_layers_and_the_core_s_own_are_taken(flavour: str) -> None:
-    call = module_calls(flavour, "lstm", draw_layers("lstm", 2, True, D, H))
-    xs = normal(1, B, T, D)
-    carry, ys = call(xs, return_carry=True)
-    assert jax.tree.map(jnp.shape, carry) == ((((B, H),) * 2,) * 2,) * 2
-    own = tuple(Directions(*(LSTMCarry(h, c) for c, h in layer)) for layer in carry)
-    assert_same_bits(call(xs, initial_carry=own), call(xs, initial_carry=carry))
-    for wrong, message in ((carry[:1], "tuple of 1 for 2 layers"), (ys, "no tuple for 2 layers")):
+def test_carries_of_several_layers_and_the_core_s_own_are_taken() -> None:
+    config = config_of("lstm", 2, True, H)
+    each = iter(range(8))
+    own = tuple(
+        Directions(*(LSTMCarry(normal(next(each), B, H), normal(next(each), B, H)) for _ in "fb"))
+        for _ in "01"
+    )
+    carry = sequences._carry_out(config, own, (B,))
+    assert_same_bits(carry, tuple(tuple((c, h) for h, c in layer) for layer in own))
+    for taken in (carry, own):
+        assert_same_bits(sequences._carry_in(config, taken, (B,)), own)
+    for wrong, message in ((carry[:1], "tuple of 1 for 2 layers"), (own[0][0].h, "no tuple for 2")):
         with pytest.raises(ValueError, match=message):
-            call(xs, initial_carry=wrong)
+            sequences._carry_in(config, wrong, (B,))
 
 
 def random_primitives(function: Any, *arguments: Any) -> list[str]:
