@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lstm_jax.cli.output import json_line, tell
 from lstm_jax.cli.sample import SampleCommand
-from lstm_jax.cli.writing import file_lines, load_writer
+from lstm_jax.cli.writing import file_lines, load_writer, note_unknown
 from lstm_jax.sampling import TextScore, perplexity, score
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
@@ -18,6 +18,7 @@ def print_scores(command: SampleCommand, path: Path) -> None:
     """Prints a line a text to standard output, and the perplexity of all to standard error."""
     writer = load_writer(command)
     lines = file_lines(path)
+    note_unknown(writer.vocabulary, (line for _, line in lines))
     texts = [_ids(writer.vocabulary, line, number) for number, line in lines]
     found = score(writer.model, writer.params, texts, batch_size=command.side_by_side)
     for (_, line), ids, each in zip(lines, texts, found, strict=True):
@@ -32,7 +33,7 @@ def print_scores(command: SampleCommand, path: Path) -> None:
 
 def _ids(vocabulary: Vocabulary, line: str, number: int) -> Ids:
     try:
-        ids = vocabulary.encode_prompt(line)
+        ids = vocabulary.encode_prompt(line, name="text")
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from None
     if len(ids) < 2:

@@ -59,7 +59,7 @@ def train_run(
         config: its settings.
         resume: whether the folder's run goes on.
         own_samples: whether the prompts of samples are the user's; others give way to the
-            beginning of the text where the text has not their characters.
+            beginning of the text where it lacks their characters or words.
         profile_dir: where to write a JAX trace of a few steps.
         tensorboard: whether to write events.
         wandb: whether to log to Weights & Biases.
@@ -74,7 +74,8 @@ def train_run(
     if wandb:
         require_wandb()
     before = read_description(folder).config if resume else None
-    system = _system_of_run(folder, config) if resume else _new_system(folder, config, own_samples)
+    system = _system_of_run(folder, config) if resume else _new_system(folder, config)
+    system = system.with_samples(replace=not own_samples)
     the_task = task.make_task(system)
     # A first state is made before the folder is: settings that don't fit leave nothing behind.
     first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
@@ -156,11 +157,11 @@ def _is_barely_begun(folder: RunFolder) -> bool:
         return store.is_empty
 
 
-def _new_system(folder: RunFolder, config: AnyConfig, own_samples: bool) -> System:
+def _new_system(folder: RunFolder, config: AnyConfig) -> System:
     refuse_existing(folder)
     if config.init_from is not None:
         refuse_other_model(RunFolder(Path(config.init_from)), config)
-    return read_system(_located(config)).with_samples(replace=not own_samples)
+    return read_system(_located(config))
 
 
 def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
@@ -170,7 +171,7 @@ def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
     # Vectors that a run goes on training are among its parameters, once it has a checkpoint.
     system = read_system(config, None if _is_barely_begun(folder) else folder.path)
     refuse_other_data(folder, system)
-    return system.with_samples(replace=False)
+    return system
 
 
 def _located(config: AnyConfig, *, moved: bool = False) -> AnyConfig:

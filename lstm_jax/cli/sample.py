@@ -62,6 +62,8 @@ class SampleCommand:
         score: a UTF-8 file of texts, one a line: write nothing, but print of each its
             log-likelihood in nats, perplexity, number of tokens that were predicted, and the text.
         length: tokens to add to a prompt, at most.
+        ending: a model of poems has learnt where one ends: what goes on from a prompt ends where
+            the "model" ends it, or goes on all its "length". A template is always filled.
         stop: texts that end what is written; they are left out.
         top_n: take only the most likely n tokens; 0 for all.
         top_p: take only the most likely tokens that have this share of probability together.
@@ -96,6 +98,7 @@ class SampleCommand:
     templates: Path | None = None
     score: Path | None = None
     length: int = 500
+    ending: Literal["model", "length"] = "model"
     stop: tuple[str, ...] = ()
     top_n: int = 0
     top_p: float = 1.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import jax
@@ -13,7 +15,7 @@ from lstm_jax.cli.output import json_line, tell
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.sampling import FilterOptions, with_weights
 from lstm_jax.text import Vocabulary, read_lines
-from lstm_jax.training.config import AnyConfig, PoemsConfig, ReviewsConfig
+from lstm_jax.training.config import PoemsConfig, ReviewsConfig
 from lstm_jax.training.run import RunFolder, load, read_description
 from lstm_jax.training.writing import (
     Template,
@@ -21,17 +23,19 @@ from lstm_jax.training.writing import (
     Written,
     blanks_template,
     joined,
-    pieces,
     prompt_template,
+    shown_pieces,
     unknown_options,
 )
+
+_LISTED_AT_MOST = 10
 
 
 def load_writer(command: SampleCommand) -> Writer:
     """The run's model, and how it is to write.
 
     Raises:
-        ValueError: see `load`; a bidirectional model; or a text that the vocabulary lacks.
+        ValueError: see `load`; or a bidirectional model.
     """
     model, params, vocabulary = load(command.run_dir, step=command.step)
     if model.config.bidirectional and not command.force:
@@ -49,10 +53,62 @@ def load_writer(command: SampleCommand) -> Writer:
         top_p=command.top_p,
         min_p=command.min_p,
         repetition_penalty=command.repetition_penalty,
-        forbidden=(*forbidden, *vocabulary.encode(command.forbid).tolist()),
+        forbidden=(*forbidden, *_forbidden(vocabulary, command.forbid)),
     )
-    stops += tuple(tuple(vocabulary.encode_prompt(stop).tolist()) for stop in command.stop)
+    stops += _stops(vocabulary, command.stop)
+    goes_on = command.prompt is not None or command.prompts is not None
+    if goes_on and command.ending == "model" and vocabulary.padding is not None:
+        stops += ((vocabulary.padding,),)
     return Writer(model, params, vocabulary, filters, stops, command.force)
+
+
+def _forbidden(vocabulary: Vocabulary, forbid: str) -> list[int]:
+    """The ids of the tokens to forbid; one that the model cannot write needs no forbidding."""
+    found = vocabulary.in_known_form(forbid)
+    if vocabulary.kind == "char" and len(found) > len(forbid):
+        # Taken apart, a forbidden letter would forbid the one without its accent.
+        found = unicodedata.normalize("NFC", forbid)
+    tokens = vocabulary.split(found)
+    if missing := [token for token in dict.fromkeys(tokens) if token not in vocabulary]:
+        note(f"the model never writes {_listed(missing)}, so --forbid need not name it")
+    return [vocabulary.tokens.index(token) for token in tokens if token in vocabulary]
+
+
+def _stops(vocabulary: Vocabulary, stops: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+    """The ids of the texts that end what is written; one that the model cannot write ends none."""
+    found = []
+    for stop in stops:
+        if missing := vocabulary.outside(stop):
+            note(f"the stop {stop!r} ends no text: the model never writes {_listed(missing)}")
+        elif ids := vocabulary.encode(vocabulary.in_known_form(stop)).tolist():
+            found.append(tuple(ids))
+        else:
+            note(f"the stop {stop!r} ends no text: it holds no word")
+    return tuple(found)
+
+
+def note_unknown(vocabulary: Vocabulary, texts: Iterable[str]) -> None:
+    """Names on standard error what a model with an unknown token reads as that."""
+    if vocabulary.unknown is None:
+        return
+    found: dict[str, None] = {}
+    for text in texts:
+        for token in vocabulary.outside(text):
+            as_given = re.search(re.escape(token), text, re.IGNORECASE)
+            found[as_given[0] if as_given else token] = None
+    if found:
+        note(f"not in the model's vocabulary, and read as unknown: {_listed(list(found))}")
+
+
+def note(text: str) -> None:
+    """Tells the user something on standard error."""
+    tell(f"note: {text}")
+
+
+def _listed(tokens: list[str]) -> str:
+    more = len(tokens) - _LISTED_AT_MOST
+    shown = ", ".join(map(repr, tokens[:_LISTED_AT_MOST]))
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def print_texts(command: SampleCommand) -> None:
@@ -86,13 +142,13 @@ def _stream(command: SampleCommand, writer: Writer, row: int, template: Template
             yield token
 
     try:
-        for piece in pieces(writer.vocabulary, counted(), command.line_length):
+        for piece in shown_pieces(writer.vocabulary, template, counted(), command.line_length):
             sys.stdout.write(piece)
             sys.stdout.flush()
     finally:
         sys.stdout.write("\n")
         sys.stdout.flush()
-    return tokens - _given(template)
+    return tokens - template.known
 
 
 def _texts(
@@ -119,12 +175,12 @@ def _print(
     command: SampleCommand, vocabulary: Vocabulary, template: Template, written: Written
 ) -> int:
     """Writes a text, or its JSON line; gives the number of its tokens after the prompt."""
-    text = joined(vocabulary, written.tokens, command.line_length)
-    known = _given(template)
+    text = "".join(shown_pieces(vocabulary, template, written.tokens, command.line_length))
+    known = template.known
     if command.jsonl:
         scores = written.log_probabilities
         described = {
-            "prompt": joined(vocabulary, written.tokens[:known]),
+            "prompt": template.prompt or joined(vocabulary, written.tokens[:known]),
             "text": text,
             "tokens": written.tokens,
             "ids": written.ids.tolist(),
@@ -139,46 +195,50 @@ def _print(
     return len(written.tokens) - known
 
 
-def _given(template: Template) -> int:
-    """How many tokens of a template come before its first free place."""
-    shown = template.shown
-    return shown.index(None) if None in shown else len(shown)
-
-
 def _templates(command: SampleCommand, vocabulary: Vocabulary) -> list[Template]:
     """What is to be filled: of a file's lines, of the command, or of the run's own settings."""
-    if command.prompts is not None:
-        lines = file_lines(command.prompts)
-        return [_line_template(command, vocabulary, line, n, False) for n, line in lines]
-    if command.templates is not None:
-        lines = file_lines(command.templates)
-        return [_line_template(command, vocabulary, line, n, True) for n, line in lines]
+    texts, has_blanks = _asked_for(command, vocabulary)
+    if not command.feed_unknown:
+        note_unknown(vocabulary, (text for _, text in texts))
+    templates = []
+    for place, text in texts:
+        try:
+            if has_blanks:
+                feed_unknown = command.feed_unknown
+                templates.append(blanks_template(vocabulary, text, feed_unknown=feed_unknown))
+            else:
+                templates.append(prompt_template(vocabulary, text, command.length))
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from None
+    return templates
+
+
+def _asked_for(
+    command: SampleCommand, vocabulary: Vocabulary
+) -> tuple[list[tuple[str, str]], bool]:
+    """Texts, each after what errors say of its place; and whether these are templates."""
+    file = command.templates if command.prompts is None else command.prompts
+    if file is not None:
+        lines = file_lines(file)
+        return [(f"line {number}: ", line) for number, line in lines], file == command.templates
+    if command.prompt is not None:
+        return [("", command.prompt)], False
+    if command.template is not None:
+        return [("", command.template)], True
     config = read_description(RunFolder(command.run_dir)).config
-    template, prompt = command.template, command.prompt
-    if template is None and prompt is None:
-        template, prompt = _own(config)
-    if template is not None:
-        return [blanks_template(vocabulary, template, feed_unknown=command.feed_unknown)]
-    return [prompt_template(vocabulary, prompt or "", command.length)]
-
-
-def _own(config: AnyConfig) -> tuple[str | None, str | None]:
-    """The first template or prompt of a run's samples."""
     if isinstance(config, PoemsConfig):
-        return config.sample_templates[0], None
+        return [("", config.sample_templates[0])], True
     assert not isinstance(config, ReviewsConfig)
-    return None, config.sample_prompts[0]
+    return [("", _own_prompt(vocabulary, config.sample_prompts))], False
 
 
-def _line_template(
-    command: SampleCommand, vocabulary: Vocabulary, line: str, number: int, has_blanks: bool
-) -> Template:
-    try:
-        if has_blanks:
-            return blanks_template(vocabulary, line, feed_unknown=command.feed_unknown)
-        return prompt_template(vocabulary, line, command.length)
-    except ValueError as error:
-        raise ValueError(f"line {number}: {error}") from None
+def _own_prompt(vocabulary: Vocabulary, prompts: Iterable[str]) -> str:
+    """The first of a run's prompts that can be used, else a letter of its text."""
+    for prompt in prompts:
+        if vocabulary.unknown is not None or not vocabulary.outside(prompt):
+            return prompt
+    letters = (token for token in vocabulary.tokens if token.isalpha())
+    return next(letters, vocabulary.tokens[-1])
 
 
 def file_lines(path: Path) -> list[tuple[int, str]]:

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import re
 import secrets
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +84,7 @@ class Vocabulary:
                 are named), or a lone surrogate in the text of a "char" vocabulary.
         """
         if self.kind == "word":
-            return self.encode_tokens(split_words(text))
+            return self.encode_tokens(self.split(text))
         return self._encode_characters(text)
 
     def encode_tokens(self, tokens: Sequence[str]) -> Ids:
@@ -99,19 +101,48 @@ class Vocabulary:
         ids = (id_of.get(token, self.unknown) for token in tokens)
         return np.fromiter(cast(Iterable[int], ids), np.int32, count=len(tokens))
 
-    def encode_prompt(self, prompt: str) -> Ids:
-        """Return the ids [N] of what a model is to go on from; N is at least 1.
+    def encode_prompt(self, prompt: str, *, name: str = "prompt") -> Ids:
+        """Return the ids [N] of what a model is to go on from, `in_known_form`; N is at least 1.
+
+        Args:
+            prompt: the text.
+            name: what errors call it.
 
         Raises:
             ValueError: the prompt holds no token, or one outside the vocabulary.
         """
         try:
-            ids = self.encode(prompt)
+            ids = self.encode(self.in_known_form(prompt))
         except ValueError as error:
-            raise ValueError(f"prompt {prompt!r} cannot be used: {error}") from None
+            raise ValueError(f"{name} {prompt!r} cannot be used: {error}") from None
         if not ids.size:
-            raise ValueError(f"prompt {prompt!r} is empty; give at least one {self._noun}")
+            raise ValueError(f"{name} {prompt!r} is empty; give at least one {self._noun}")
         return ids
+
+    def split(self, text: str) -> list[str]:
+        """Return the N tokens of `text`, those outside the vocabulary included."""
+        return split_words(text) if self.kind == "word" else list(text)
+
+    def in_known_form(self, text: str) -> str:
+        """Return `text` with each word in the Unicode normal form that the vocabulary knows best.
+
+        Composed (NFC) and decomposed (NFD) letters look the same, but are different tokens. A word
+        stays as it is unless one of these forms has fewer tokens outside the vocabulary.
+        """
+
+        def outside(form: str) -> int:
+            return sum(token not in self for token in self.split(form))
+
+        def best(word: re.Match[str]) -> str:
+            forms = (unicodedata.normalize(form, word[0]) for form in ("NFC", "NFD"))
+            return min((word[0], *forms), key=outside)
+
+        return text if text.isascii() or not outside(text) else re.sub(r"\S+", best, text)
+
+    def outside(self, text: str) -> list[str]:
+        """Return the tokens of `text` that the vocabulary lacks in every normal form, each once."""
+        tokens = dict.fromkeys(self.split(self.in_known_form(text)))
+        return [token for token in tokens if token not in self]
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """Return the text of `ids` [N]: characters joined by nothing, words by one space.

@@ -35,10 +35,17 @@ class Template(NamedTuple):
     Attributes:
         ids: int32 `[T]`, `FREE` where a token is to be filled in.
         shown: the text of each given place, None where it is free.
+        prompt: what the first places were given as; None where they were given one by one.
     """
 
     ids: Ids
     shown: tuple[str | None, ...]
+    prompt: str | None = None
+
+    @property
+    def known(self) -> int:
+        """How many places come before the first free one."""
+        return self.shown.index(None) if None in self.shown else len(self.shown)
 
 
 class Written(NamedTuple):
@@ -68,7 +75,7 @@ class Writer:
         model: the network.
         params: its parameters.
         vocabulary: its tokens.
-        filters: see `FilterOptions`; padding is forbidden besides.
+        filters: see `FilterOptions`; padding is forbidden besides, unless it is a stop.
         stops: sequences of token ids that end a text and are left out.
         allow_bidirectional: see `generate`.
     """
@@ -124,9 +131,8 @@ class Writer:
 
     def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
         """The tokens of one text, its prompt's first, as they are made."""
-        given = itertools.takewhile(lambda shown: shown is not None, template.shown)
-        prompt = [shown for shown in given if shown is not None]
-        yield from prompt
+        prompt = template.shown[: template.known]
+        yield from map(str, prompt)
         chunks = stream(
             self.model,
             self.params,
@@ -166,8 +172,10 @@ class Writer:
         ]
 
     def _filters(self) -> FilterOptions:
+        forbidden = list(self.filters.get("forbidden", ()))
         padding = self.vocabulary.padding
-        forbidden = [*self.filters.get("forbidden", ()), *([] if padding is None else [padding])]
+        if padding is not None and (padding,) not in self.stops:
+            forbidden.append(padding)
         return {**self.filters, "forbidden": forbidden}
 
     def _written(self, templates: Sequence[Template], texts: Texts) -> list[Written]:
@@ -218,9 +226,9 @@ def prompt_template(vocabulary: Vocabulary, prompt: str, length: int) -> Templat
         ValueError: the prompt is empty, or has a token that the vocabulary lacks.
     """
     ids = vocabulary.encode_prompt(prompt)
-    shown = [vocabulary.tokens[token] for token in ids]
+    shown = vocabulary.split(vocabulary.in_known_form(prompt))
     return Template(
-        np.concatenate([ids, np.full(length, FREE, np.int32)]), (*shown, *[None] * length)
+        np.concatenate([ids, np.full(length, FREE, np.int32)]), (*shown, *[None] * length), prompt
     )
 
 
@@ -236,7 +244,8 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
     Raises:
         ValueError: the template is empty, or has a token that the vocabulary lacks.
     """
-    places = text.split() if vocabulary.kind == "word" else list(text)
+    is_of_words = vocabulary.kind == "word"
+    places = text.split() if is_of_words else list(vocabulary.in_known_form(text))
     if not places:
         raise ValueError("the template is empty; give characters to keep and * for those to fill")
     ids = np.full(len(places), FREE, np.int32)
@@ -244,10 +253,11 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
     for place, token in enumerate(places):
         if token == BLANK:
             continue
-        if feed_unknown and stand_in is not None and token not in vocabulary:
+        is_known = any(each in vocabulary for each in vocabulary.split(token))
+        if feed_unknown and stand_in is not None and not is_known:
             ids[place] = stand_in
         else:
-            ids[place] = vocabulary.encode_prompt(token)[0]
+            ids[place] = vocabulary.encode_prompt(token, name="template")[0]
     return Template(ids, tuple(None if token == BLANK else token for token in places))
 
 
@@ -260,6 +270,21 @@ def pieces(
         is_new_line = line_length is not None and place % line_length == 0
         before = "\n" if is_new_line else space
         yield (before if place else "") + token
+
+
+def shown_pieces(
+    vocabulary: Vocabulary,
+    template: Template,
+    tokens: Iterable[str],
+    line_length: int | None = None,
+) -> Iterator[str]:
+    """As `pieces`, but what goes on from a prompt begins with the prompt as it was given."""
+    found = pieces(vocabulary, tokens, line_length)
+    if template.prompt is not None and line_length is None:
+        # Words are joined by spaces of their own.
+        yield template.prompt.rstrip() if vocabulary.kind == "word" else template.prompt
+        found = itertools.islice(found, template.known, None)
+    yield from found
 
 
 def joined(vocabulary: Vocabulary, tokens: Iterable[str], line_length: int | None = None) -> str:

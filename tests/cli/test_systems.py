@@ -96,11 +96,84 @@ def test_prompts_of_a_preset_give_way_to_the_text_s_own_beginning(
     train(call, "lyrics", "--data", song, "--run-dir", tmp_path / "run", *small)
     config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert config["sample_prompts"] == ["我想带你"]
+    assert call(sample_command, tmp_path / "run", "--length", 3)[1].startswith("我想带你")
+    # Runs of older versions that showed no samples kept a prompt that they could not use.
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    described["config"]["sample_prompts"] = ["The "]
+    older = {name: described[name] for name in ("format", "config", "data", "written_by")}
+    (tmp_path / "run" / "config.json").write_text(json.dumps(older))
+    code, out, _ = call(sample_command, tmp_path / "run", "--length", 3)
+    assert (code, len(out), out[0] in SONG) == (0, 1 + 3 + 1, True)
     asked = ["--sample-prompts", "分开"]
     err = refusal(
         call, train_command, "lyrics", "--data", song, "--run-dir", tmp_path / "no", *small, *asked
     )
     assert "U+5206" in err
+    asked = ["--sample-prompts", "分开", "不分开", "--sample-every", "0"]  # as the preset has them
+    err = refusal(
+        call, train_command, "lyrics", "--data", song, "--run-dir", tmp_path / "no", *small, *asked
+    )
+    assert "U+5206" in err
+
+
+def test_a_text_may_begin_with_blank_lines_and_without_samples(
+    call: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("\n \n" * 400 + "words at last", encoding="utf-8")
+    small = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1", *MODEL]
+    options = ("--data", tmp_path / "text", "--run-dir", tmp_path / "run", *small)
+    train(call, *options, "--characters", 1000, "--sample-every", 0)
+    assert call(sample_command, tmp_path / "run", "--length", 3)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def word_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "text").write_text("Часы пробили час, и мышь ушла. " * 80, encoding="utf-8")
+    small = ["--batch-size", "4", "--sequence-length", "10", "--steps", "2", *MODEL]
+    small += ["--tokens", "word", "--sample-every", "2", "--sample.length", "4"]
+    options = ["--data", str(folder / "text"), "--run-dir", str(folder / "run"), *small]
+    assert train_command(options) == 0
+    return folder / "run"
+
+
+def test_a_preset_s_prompt_of_unknown_words_gives_way_to_a_word_of_the_text(
+    call: Command, word_run: Path
+) -> None:
+    config = json.loads((word_run / "config.json").read_text(encoding="utf-8"))["config"]
+    assert config["sample_prompts"] == ["часы"]
+    code, out, err = call(sample_command, word_run, "--length", 2)
+    assert (code, out.split()[0], "note" in err) == (0, "часы", False)
+
+
+def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
+    call: Command, word_run: Path, tmp_path: Path
+) -> None:
+    prompt = "Xyzzy, «Часы» пробили"
+    options = (word_run, "--prompt", prompt, "--length", 3)
+    code, out, err = call(sample_command, *options)
+    assert (code, out[: len(prompt) + 1], len(out.split())) == (0, f"{prompt} ", 6)
+    note, _ = err.splitlines()
+    assert note.startswith("note: ")
+    assert "'Xyzzy'" in note
+    assert "асы" not in note
+    assert call(sample_command, *options, "--stream")[1] == out
+    row = json.loads(call(sample_command, *options, "--jsonl")[1])
+    assert (row["prompt"], row["text"] + "\n", row["ids"][0]) == (prompt, out, 0)
+    (tmp_path / "lines").write_text(prompt, encoding="utf-8")
+    assert "'Xyzzy'" in call(sample_command, word_run, "--score", tmp_path / "lines")[2]
+    lines = call(sample_command, *options, "--line-length", 3)[1].splitlines()
+    assert lines[0] == "xyzzy часы пробили"
+
+
+def test_a_known_word_of_a_template_is_fed_as_itself(call: Command, word_run: Path) -> None:
+    options = (word_run, "--template", "Часы * Xyzzy", "--jsonl", "--feed-unknown")
+    _, out, err = call(sample_command, *options)
+    row = json.loads(out)
+    assert row["tokens"][0] == "Часы"
+    assert row["ids"][0] > 0
+    assert (row["tokens"][2], row["ids"][2]) == ("Xyzzy", 0)
+    assert "note" not in err
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +195,7 @@ def test_shakespeare_trains_and_writes_words(
         call, "shakespeare", "--data", play, "--run-dir", run, *small, *published, *MODEL,
         "--model.embedding-size", 6, "--evaluate-every", 4,
     )  # fmt: skip
-    assert out.count("--- sample at step") == 6
+    assert out.count("--- sample at step") == 4  # "wherefore" is no word of the text
     assert ("held out" in out) != as_published
     tokens = json.loads((run / "vocab.json").read_text())["tokens"]
     assert tokens[0] == "unknown"
@@ -212,6 +285,22 @@ def test_a_character_that_the_poems_lack_is_an_error_or_shown(
     code, out, _ = call(sample_command, *options, "--feed-unknown")
     assert (code, out[0], len(out)) == (0, "帅", 5)
     assert "both" in refusal(call, sample_command, *options, "--prompt", "春")
+
+
+def test_what_goes_on_from_a_prompt_ends_where_the_model_ends_a_poem(
+    call: Command, poem_run: Path
+) -> None:
+    options = (poem_run, "--prompt", "春夏", "--length", 300, "--batch", 4)
+    rows = [json.loads(line) for line in call(sample_command, *options, "--jsonl")[1].splitlines()]
+    assert any(row["stopped"] for row in rows)
+    for row in rows:
+        assert (len(row["ids"]) == 302) != row["stopped"]
+        assert 0 not in row["ids"]
+    streamed = call(sample_command, *options, "--stream")[1]
+    assert streamed.splitlines() == [row["text"] for row in rows]
+    whole = call(sample_command, *options, "--ending", "length")[1].splitlines()
+    assert [len(text) for text in whole] == [302] * 4
+    assert not set("\0") & set("".join(whole))
 
 
 GOOD, BAD = ["wonderful", "moving", "great"], ["dull", "awful", "boring"]

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,6 +103,49 @@ def test_each_filter_has_a_flag(call: Command, song_run: Path) -> None:
     assert not set("aeü") & set(written(call, *options, "--forbid", "aeü")[len("7 grüne") :])
     halved = written(call, *options[:-2], "--greedy", "--weights", "bfloat16")
     assert halved[:20] == greedy[:20]
+
+
+def test_what_the_model_never_writes_ends_and_forbids_nothing(
+    call: Command, song_run: Path
+) -> None:
+    options = (song_run, "--prompt", "7 grüne", "--length", 60)
+    code, out, err = call(sample_command, *options, "--stop", "END", "Ω", "--forbid", "Ωa")
+    assert code == 0
+    assert out == written(call, *options, "--forbid", "a")
+    *notes, _ = err.splitlines()
+    assert [note.partition("never")[0] for note in notes] == [
+        "note: the model ",
+        "note: the stop 'END' ends no text: the model ",
+        "note: the stop 'Ω' ends no text: the model ",
+    ]
+
+
+def test_texts_are_taken_in_the_normal_form_that_the_model_learnt(
+    call: Command, song_run: Path, tmp_path: Path
+) -> None:
+    """Decomposed letters in every option that takes text; the song has composed ones."""
+
+    def decomposed(text: str) -> str:
+        return unicodedata.normalize("NFD", text)
+
+    prompt = "7 grüne"
+    options = (song_run, "--length", 60, "--temperature", 2)
+    plain = written(call, *options, "--prompt", prompt)
+    given = decomposed(prompt)
+    assert given != prompt
+    assert written(call, *options, "--prompt", given) == given + plain[len(prompt) :]
+    row = json.loads(written(call, *options, "--prompt", given, "--jsonl"))
+    assert (row["prompt"], row["text"] + "\n") == (given, given + plain[len(prompt) :])
+    assert row["tokens"][: len(prompt)] == list(prompt)
+    template = written(call, song_run, "--template", "7 grü**")
+    assert written(call, song_run, "--template", decomposed("7 grü**")) == template
+    for option in ("--stop", "--forbid"):
+        expected = written(call, *options, "--prompt", "7 gr", option, "ü")
+        assert written(call, *options, "--prompt", "7 gr", option, decomposed("ü")) == expected
+    (tmp_path / "given").write_text(given, encoding="utf-8")
+    (tmp_path / "text").write_text(prompt, encoding="utf-8")
+    scores = [written(call, song_run, "--score", tmp_path / name) for name in ("given", "text")]
+    assert scores[0].split("\t")[:3] == scores[1].split("\t")[:3]
 
 
 def test_scores_agree_with_the_log_probabilities_of_what_is_written(

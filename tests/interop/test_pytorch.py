@@ -5,6 +5,8 @@ As it was recorded; where PyTorch is installed, live with `--slow`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -234,9 +236,14 @@ def test_a_projected_lstm_of_pytorch_s_own_is_refused(peer: Peer) -> None:
 
 @forms
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_cell_is_a_layer(form: str, bias: bool) -> None:
-    cell = getattr(torch.nn, f"{MODULES[form]}Cell")(3, 4, bias=bias)
-    state = cell.state_dict()
+def test_a_cell_is_a_layer(peer: Peer, form: str, bias: bool) -> None:
+    def cell() -> Arrays:
+        import torch
+
+        torch.manual_seed(0)
+        return state_of(getattr(torch.nn, f"{MODULES[form]}Cell")(3, 4, bias=bias))
+
+    state, _ = split_state(peer(f"{form} {bias}", cell))
     of_layer = {f"{name}_l0": value for name, value in state.items()}
     assert_same_bits(pytorch.layers_from_pytorch(state), pytorch.layers_from_pytorch(of_layer))
     del state["weight_hh"]
@@ -244,51 +251,77 @@ def test_a_cell_is_a_layer(form: str, bias: bool) -> None:
         pytorch.layers_from_pytorch(state)
 
 
-def dropped(module: Any) -> dict[str, Any]:
-    """As weight dropout leaves them: the whole one, and what the last step dropped of it."""
-    state = {f"module.{name}": value for name, value in module.state_dict().items()}
-    state["weight_hh_l0_raw"] = state["module.weight_hh_l0"]
-    return state | {"module.weight_hh_l0": torch.zeros(16, 4)}
-
-
-def pruned(module: Any) -> dict[str, Any]:
+def pruned(module: Any) -> None:
     from torch.nn.utils import prune
 
     prune.l1_unstructured(module, "weight_hh_l0", 0.3)
     assert (module.weight_hh_l0 == 0).any()
-    return module.state_dict()
 
 
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        dropped,
-        pruned,
-        lambda m: torch.nn.utils.parametrizations.weight_norm(m, "weight_hh_l0").state_dict(),
-        lambda m: torch.nn.utils.parametrizations.weight_norm(m, "weight_ih_l0", 1).state_dict(),
-        lambda m: {
-            "weight_hh_l0_g": torch.linalg.norm(m.weight_hh_l0, dim=1, keepdim=True),
-            "weight_hh_l0_v": 3 * m.weight_hh_l0,
-            **{n: w for n, w in m.state_dict().items() if n != "weight_hh_l0"},
-        },
-    ],
-    ids=["dropout", "pruning", "norm", "norm of columns", "old norm"],
-)
-def test_a_wrapped_weight_is_what_the_module_multiplies_by(wrap: Any) -> None:
-    module = torch.nn.LSTM(3, 4)
-    state = wrap(module)
-    expected = {
-        name: getattr(module, name).detach()
-        for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
-    }
-    found, wanted = map(pytorch.layers_from_pytorch, (state, expected))
-    assert_near(found, wanted, 1e-6)
+def normed(module: Any, name: str = "weight_hh_l0", dim: int = 0) -> None:
+    from torch.nn.utils.parametrizations import weight_norm
+
+    weight_norm(module, name, dim)
 
 
-def test_other_wrappers_are_named_with_their_cure() -> None:
-    module = torch.nn.utils.parametrizations.spectral_norm(torch.nn.LSTM(3, 4), "weight_hh_l0")
+def without_weights(state: Arrays) -> Arrays:
+    """A state as weight dropout leaves it: a weight as it is, beside what a step left of it."""
+    state = {f"module.{name}": value for name, value in state.items()}
+    whole = state["module.weight_hh_l0"]
+    return state | {"weight_hh_l0_raw": whole, "module.weight_hh_l0": np.zeros_like(whole)}
+
+
+def old_norm(state: Arrays) -> Arrays:
+    """A state as the weight norm before parametrisations has it."""
+    rest = {name: value for name, value in state.items() if name != "weight_hh_l0"}
+    weight = state["weight_hh_l0"]
+    norms = np.linalg.norm(weight, axis=1, keepdims=True)
+    return rest | {"weight_hh_l0_g": norms, "weight_hh_l0_v": 3 * weight}
+
+
+WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+
+
+WRAPPERS = {
+    "pruning": pruned,
+    "norm": normed,
+    "norm of columns": partial(normed, name="weight_ih_l0", dim=1),
+}
+
+
+@pytest.mark.parametrize("how", WRAPPERS)
+def test_a_wrapped_weight_is_what_the_module_multiplies_by(peer: Peer, how: str) -> None:
+    def wrapped() -> Arrays:
+        import torch
+
+        torch.manual_seed(0)
+        module = torch.nn.LSTM(3, 4)
+        WRAPPERS[how](module)
+        return state_of(module) | {name: getattr(module, name).detach().numpy() for name in WEIGHTS}
+
+    state, expected = split_state(peer(how, wrapped))
+    assert "weight_hh_l0" not in state or "weight_ih_l0" not in state
+    assert_near(*map(pytorch.layers_from_pytorch, (state, expected)), 1e-6)
+
+
+@pytest.mark.parametrize("wrap", [without_weights, old_norm])
+def test_a_weight_kept_under_other_names_is_found(wrap: Callable[[Arrays], Arrays]) -> None:
+    shapes = {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4), "bias_ih_l0": 16, "bias_hh_l0": 16}
+    state = {name: normal(seed, *np.atleast_1d(shapes[name])) for seed, name in enumerate(shapes)}
+    assert_near(*map(pytorch.layers_from_pytorch, (wrap(state), state)), 1e-6)
+
+
+def test_other_wrappers_are_named_with_their_cure(peer: Peer) -> None:
+    def wrapped() -> Arrays:
+        import torch
+        from torch.nn.utils.parametrizations import spectral_norm
+
+        torch.manual_seed(0)
+        return state_of(spectral_norm(torch.nn.LSTM(3, 4), "weight_hh_l0"))
+
+    state, _ = split_state(peer("", wrapped))
     with pytest.raises(ValueError, match=r"weight_hh_l0 is wrapped.*remove_parametrizations"):
-        pytorch.layers_from_pytorch(module.state_dict())
+        pytorch.layers_from_pytorch(state)
 
 
 @pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
@@ -309,17 +342,30 @@ def test_names_that_training_wraps_are_the_module_s(wrapper: str) -> None:
         pytorch.language_model_from_pytorch(wrapped | state)
 
 
-def test_modules_in_a_list_are_layers_of_their_own_sizes() -> None:
-    sizes = (3, 8, 8, 4)
-    each = [torch.nn.LSTM(d, h) for d, h in pairwise(sizes)]
-    state = {f"rnns.{n}.{k}": v for n, m in enumerate(each) for k, v in dropped(m).items()}
-    found = pytorch.layers_from_pytorch(state, "rnns.")
-    expected = tuple(pytorch.layers_from_pytorch(m.state_dict())[0] for m in each)
-    assert_same_bits(found, expected)
-    xs = torch.from_numpy(normal(1, 5, 2, 3))
-    with torch.no_grad():
-        ys = each[2](each[1](each[0](xs)[0])[0])[0].numpy()
-    assert_near(outputs(config_of("lstm", 3, False, 4), found, xs.numpy()), ys, 1e-6)
+def test_modules_in_a_list_are_layers_of_their_own_sizes(peer: Peer) -> None:
+    xs = normal(1, 5, 2, 3)
+
+    def list_of_modules() -> Arrays:
+        import torch
+
+        torch.manual_seed(0)
+        each = [torch.nn.LSTM(d, h) for d, h in pairwise((3, 8, 8, 4))]
+        states = {
+            f"state {n} {name}": tensor.numpy()
+            for n, module in enumerate(each)
+            for name, tensor in module.state_dict().items()
+        }
+        with torch.no_grad():
+            return states | {"ys": each[2](each[1](each[0](torch.from_numpy(xs))[0])[0])[0].numpy()}
+
+    state, rest = split_state(peer("", list_of_modules))
+    each = [{k[2:]: v for k, v in state.items() if k.startswith(f"{n} ")} for n in range(3)]
+    found = pytorch.layers_from_pytorch(
+        {f"rnns.{n}.{k}": v for n, m in enumerate(each) for k, v in without_weights(m).items()},
+        "rnns.",
+    )
+    assert_same_bits(found, tuple(pytorch.layers_from_pytorch(m)[0] for m in each))
+    assert_near(outputs(config_of("lstm", 3, False, 4), found, xs), rest["ys"], 1e-6)
     with pytest.raises(ValueError, match=r"hidden sizes \[4, 8\].*each layer alone"):
         pytorch.layers_to_pytorch(found)
     order = {f"{n}.weight_ih": normal(n, 16, 3 if n == 0 else 4) for n in range(11)}

@@ -6,6 +6,7 @@ import os
 import pickle
 import stat
 import sys
+import unicodedata
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -83,6 +84,38 @@ def test_word_encoding_equals_the_naive_loop(found: list[str], text: str) -> Non
     text += " " + found[0].upper()
     position = {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
     assert vocabulary.encode(text).tolist() == [position.get(word, 0) for word in words(text)]
+
+
+@given(st.text("aé1 \u0301ö한각ộ'", min_size=1), st.sampled_from(["char", "word"]), st.data())
+def test_a_prompt_is_read_in_the_normal_form_of_the_text(
+    text: str, kind: str, data: st.DataObject
+) -> None:
+    own, other = data.draw(st.permutations(["NFC", "NFD"]))
+    text = unicodedata.normalize(own, f"a {text}")
+    vocabulary = (
+        build_char_vocabulary(text) if kind == "char" else build_word_vocabulary(words(text))
+    )
+    given = unicodedata.normalize(other, text)
+    assert vocabulary.outside(given) == []
+    np.testing.assert_array_equal(vocabulary.encode_prompt(given), vocabulary.encode(text))
+    assert vocabulary.in_known_form(text) == text
+
+
+@given(texts, texts)
+def test_another_normal_form_is_only_that_and_names_no_more_as_outside(
+    known: str, text: str
+) -> None:
+    vocabulary = build_char_vocabulary(known)
+    found = vocabulary.in_known_form(text)
+    assert unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", text)
+    assert set(vocabulary.outside(text)) == set(found) - set(known)
+
+
+def test_errors_call_a_text_what_it_is() -> None:
+    vocabulary = build_char_vocabulary("ab")
+    assert error_line(lambda: vocabulary.encode_prompt("c")).startswith("prompt 'c' cannot")
+    message = error_line(lambda: vocabulary.encode_prompt("", name="template"))
+    assert message.startswith("template '' is empty")
 
 
 def test_empty_text_has_no_ids() -> None:

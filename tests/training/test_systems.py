@@ -14,16 +14,17 @@ import pytest
 from jax import Array, random
 from tasks import TEXT, assert_same_bits, run, without_timings
 
-from lstm_jax.classifier import ClassifierConfig
+from lstm_jax.classifier import Classifier, ClassifierConfig
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.presets import preset_named
+from lstm_jax.text import build_review_vocabulary
 from lstm_jax.training.config import LanguageConfig, PoemsConfig, ReviewsConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.systems import read_system
 from lstm_jax.training.systems.language import LanguageObjective, LanguageSystem, Predictions
 from lstm_jax.training.systems.poems import PoemsSystem
-from lstm_jax.training.systems.reviews import ReviewsSystem
+from lstm_jax.training.systems.reviews import ReviewsSystem, probabilities
 from lstm_jax.training.task import first_state, make_task
 
 SIGNS = "abcdefghij"
@@ -221,6 +222,17 @@ def test_words_of_held_out_reviews_are_not_in_the_vocabulary_unless_trained_on(
     assert isinstance(system, ReviewsSystem)
     used = {int(token) for row in system.training.rows for token in row}
     assert used >= set(range(4, len(system.vocabulary)))
+
+
+def test_a_review_is_read_in_the_normal_form_of_the_vocabulary() -> None:
+    vocabulary = build_review_vocabulary([["caf\u00e9", "ole\u0301"]])
+    config = ReviewsConfig(model=ClassifierConfig(hidden_size=4, embedding_size=4, dense_size=3))
+    model = Classifier(config.model, len(vocabulary))
+    params = model.init(random.key(0))
+    texts = ["Caf\u00e9, ole\u0301!", "Cafe\u0301, ol\u00e9!", "Cafe, ole!"]
+    same, other, plain = probabilities(model, params, vocabulary, config, texts, len(texts))
+    assert same == other
+    assert same != plain
 
 
 def test_published_batches_are_shuffled_anew_each_epoch_and_each_comes_once(folder: Path) -> None:

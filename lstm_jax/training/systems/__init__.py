@@ -61,7 +61,8 @@ class System(Protocol):
         """The system, once its prompts or templates are known to be of use.
 
         Args:
-            replace: whether those that are not give way to something of the data's own.
+            replace: whether those with something that the data lacks are left out, or give way to
+                something of the data's own.
 
         Raises:
             ValueError: one can't be used, and is not to be replaced.

@@ -30,7 +30,7 @@ from lstm_jax.training.systems.corpus import (
     make_corpus,
     read_corpus_text,
 )
-from lstm_jax.training.writing import joined, prompt_template, sample_writer
+from lstm_jax.training.writing import prompt_template, sample_writer, shown_pieces
 
 AnyArray = Array | npt.NDArray[Any]
 
@@ -217,18 +217,22 @@ class LanguageSystem:
 
     def with_samples(self, *, replace: bool) -> LanguageSystem:
         """See `System`."""
-        if not self.config.sample_every:
-            return self
-        try:
-            for prompt in self.config.sample_prompts:
-                self.vocabulary.encode_prompt(prompt)
-        except ValueError:
-            if not replace:
-                raise
-            prompts = (self.corpus.text.split()[0][:20],)
-            config = dataclasses.replace(self.config, sample_prompts=prompts)
-            return dataclasses.replace(self, config=config)
-        return self
+        prompts = self.config.sample_prompts
+        if replace:
+            fitting = (prompt for prompt in prompts if not self.vocabulary.outside(prompt))
+            prompts = tuple(fitting) or (self._beginning(),)
+        for prompt in prompts:
+            self.vocabulary.encode_prompt(prompt)
+        config = dataclasses.replace(self.config, sample_prompts=prompts)
+        return dataclasses.replace(self, config=config)
+
+    def _beginning(self) -> str:
+        """The text's first known word, or of one without words its first characters."""
+        if self.vocabulary.kind == "word":
+            ids = self.corpus.ids.tolist()
+            known = (token for token in ids if token != self.vocabulary.unknown)
+            return self.vocabulary.tokens[next(known, 0)]
+        return (self.corpus.text.split() or [self.corpus.text])[0][:20]
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
         """See `System`; the same at a step however it was reached."""
@@ -239,7 +243,7 @@ class LanguageSystem:
         for prompt in self.config.sample_prompts:
             template = prompt_template(self.vocabulary, prompt, self.config.sample.length)
             (written,) = writer.write([template], key=key)
-            yield prompt, joined(self.vocabulary, written.tokens)
+            yield prompt, "".join(shown_pieces(self.vocabulary, template, written.tokens))
 
 
 class _LaneFeed:

@@ -173,9 +173,8 @@ class PoemsSystem:
 
     def with_samples(self, *, replace: bool) -> PoemsSystem:
         """See `System`; a template without given characters fits any poems."""
-        if self.config.sample_every:
-            for template in self.config.sample_templates:
-                blanks_template(self.vocabulary, template)
+        for template in self.config.sample_templates:
+            blanks_template(self.vocabulary, template)
         return self
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:

@@ -288,8 +288,9 @@ def probabilities(
 
     Texts are cut as the run's were; lengths are padded to powers of two, so few are compiled.
     """
+    known = map(vocabulary.in_known_form, texts)
     rows = [
-        encode_review(vocabulary, review_words(text), config.length, config.keep) for text in texts
+        encode_review(vocabulary, review_words(text), config.length, config.keep) for text in known
     ]
     width = 1 << (max(map(len, rows)) - 1).bit_length()
     padded = pad_rows(rows, width=width, batch_size=batch_size, side="front")
