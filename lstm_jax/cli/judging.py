@@ -18,9 +18,13 @@ def print_scores(command: SampleCommand, path: Path) -> None:
     """Prints a line a text to standard output, and the perplexity of all to standard error."""
     writer = load_writer(command)
     lines = file_lines(path)
-    note_unknown(writer.vocabulary, (line for _, line in lines))
-    texts = [_ids(writer.vocabulary, line, number) for number, line in lines]
-    found = score(writer.model, writer.params, texts, batch_size=command.side_by_side)
+    prompt = command.prompt or ""
+    note_unknown(writer.vocabulary, (prompt, *(line for _, line in lines)))
+    context = writer.vocabulary.encode_prompt(prompt) if prompt else ()
+    texts = [_ids(writer.vocabulary, line, number, 1 if prompt else 2) for number, line in lines]
+    contexts = [context] * len(texts)
+    batch_size = command.side_by_side
+    found = score(writer.model, writer.params, texts, contexts=contexts, batch_size=batch_size)
     for (_, line), ids, each in zip(lines, texts, found, strict=True):
         print(_shown(command, writer.vocabulary, line, ids, each))
     total = math.fsum(each.log_likelihood for each in found)
@@ -31,14 +35,15 @@ def print_scores(command: SampleCommand, path: Path) -> None:
     )
 
 
-def _ids(vocabulary: Vocabulary, line: str, number: int) -> Ids:
+def _ids(vocabulary: Vocabulary, line: str, number: int, least: int) -> Ids:
     try:
         ids = vocabulary.encode_prompt(line, name="text")
     except ValueError as error:
         raise ValueError(f"line {number}: {error}") from None
-    if len(ids) < 2:
+    if len(ids) < least:
         raise ValueError(
-            f"line {number} has a single token, and nothing that it is told from; give at least two"
+            f"line {number} has a single token, and nothing that it is told from; give at least "
+            "two, or what comes before as --prompt"
         )
     return ids
 
@@ -55,6 +60,6 @@ def _shown(
         "log_likelihood": found.log_likelihood,
         "perplexity": found.perplexity,
         "tokens": [vocabulary.tokens[id] for id in ids],
-        "log_probabilities": [None, *found.log_probabilities.tolist()],
+        "log_probabilities": [None] * (len(ids) - predicted) + found.log_probabilities.tolist(),
     }
     return json_line(described)

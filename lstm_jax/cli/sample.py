@@ -60,7 +60,8 @@ class SampleCommand:
         prompts: a UTF-8 file of prompts, one a line.
         templates: a UTF-8 file of templates, one a line.
         score: a UTF-8 file of texts, one a line: write nothing, but print of each its
-            log-likelihood in nats, perplexity, number of tokens that were predicted, and the text.
+            log-likelihood in nats, perplexity, number of tokens that were predicted, and the text;
+            each is read as what goes on from the prompt, if there is one.
         length: tokens to add to a prompt, at most.
         ending: a model of poems has learnt where one ends: what goes on from a prompt ends where
             the "model" ends it, or goes on all its "length". A template is always filled.
@@ -150,7 +151,8 @@ class SampleCommand:
             raise ValueError("the prompt is empty; give at least one character")
         if any(not stop for stop in self.stop):
             raise ValueError("a stop text is empty; give at least one character")
-        self._refuse_two("prompt", "template", "prompts", "templates", "score")
+        self._refuse_two("prompt", "template", "prompts", "templates")
+        self._refuse_two("template", "prompts", "templates", "score")
         self._refuse_two(*_WAYS)
         if self.stream and self.jsonl:
             raise ValueError("both stream and jsonl are given; a JSON object is written whole")

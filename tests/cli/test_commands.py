@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shlex
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 from commands import Command, snapshot
 
+import lstm_jax
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
+from lstm_jax.sampling import score
 from lstm_jax.training.downloads import SOURCES
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.systems import corpus, reviews
@@ -105,6 +108,22 @@ def test_eval_only_prints_the_held_out_loss(call: Command, trained: Path) -> Non
     assert found["heldout_loss"] == pytest.approx(last["heldout_loss"], rel=1e-6)
     assert found["step"] == 12
     assert snapshot(trained) == before
+
+
+def test_the_loop_eval_only_and_score_give_one_held_out_loss(call: Command, trained: Path) -> None:
+    """Of each held-out lane, as what goes on from the text before it."""
+    model, params, vocabulary = lstm_jax.load(trained)
+    times, held = 20, round(0.05 * len(TEXT))
+    bounds = len(TEXT) - held + np.arange(5) * held // 4
+    ids = vocabulary.encode(TEXT)
+    lanes = [ids[first:last] for first, last in itertools.pairwise(bounds)]
+    contexts = [ids[first - times - 1 : first] for first in bounds[:-1]]
+    found = score(model, params, lanes, contexts=contexts)
+    loss = -sum(each.log_likelihood for each in found) / held
+    logged = read_rows(trained / "metrics.jsonl")[-1]["heldout_loss"]
+    printed = json.loads(call(train_command, "--run-dir", trained, "--eval-only")[1])
+    assert loss == pytest.approx(logged, rel=1e-5)
+    assert printed["heldout_loss"] == pytest.approx(logged, rel=1e-6)
 
 
 def test_resume_takes_its_settings_from_the_run(

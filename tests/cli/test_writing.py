@@ -12,6 +12,7 @@ import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Command
@@ -164,7 +165,7 @@ def test_scores_agree_with_the_log_probabilities_of_what_is_written(
         assert float(likelihood) == pytest.approx(nats, abs=1e-3)
         assert float(perplexity) == pytest.approx(math.exp(-nats / 25), rel=1e-3)
     total = math.fsum(float(line.split("\t")[0]) for line in out.splitlines())
-    assert f"{-total / 75:.3f}" in err
+    assert float(err.split()[0]) == pytest.approx(-total / 75, abs=1e-4)
     described = [
         json.loads(line)
         for line in written(call, song_run, "--score", file, "--jsonl").splitlines()
@@ -173,6 +174,26 @@ def test_scores_agree_with_the_log_probabilities_of_what_is_written(
     assert math.fsum(described[0]["log_probabilities"][1:]) == pytest.approx(
         described[0]["log_likelihood"], abs=1e-4
     )
+
+
+def test_a_text_is_scored_as_what_goes_on_from_a_prompt(
+    call: Command, song_run: Path, tmp_path: Path
+) -> None:
+    texts = {"whole": "7 gr\xfcne Flaschen", "start": "7 gr\xfc", "rest": "ne Flaschen", "end": "n"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    def scored(name: str, *options: str) -> dict[str, Any]:
+        row = written(call, song_run, "--score", tmp_path / name, "--jsonl", *options)
+        found: dict[str, Any] = json.loads(row)
+        return found
+
+    whole, start, rest = scored("whole"), scored("start"), scored("rest", "--prompt", "7 gr\xfc")
+    assert rest["tokens"] == list(texts["rest"])
+    assert rest["log_probabilities"] == pytest.approx(whole["log_probabilities"][5:], abs=1e-5)
+    likelihood = whole["log_likelihood"] - start["log_likelihood"]
+    assert rest["log_likelihood"] == pytest.approx(likelihood, abs=1e-4)
+    assert len(scored("end", "--prompt", "7")["log_probabilities"]) == 1
 
 
 def test_the_best_of_many_and_a_search_are_likelier_than_a_draw(
