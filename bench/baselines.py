@@ -19,7 +19,7 @@ from bench.ngram import (
     heldout_loss_of_sequences,
 )
 from bench.runs import Run, settings
-from lstm_jax.text import PaddedLanes, heldout_split
+from lstm_jax.text import NOT_COUNTED, PaddedLanes, heldout_split
 from lstm_jax.training.config import AnyConfig, LanguageConfig, PoemsConfig
 from lstm_jax.training.systems import read_system
 from lstm_jax.training.systems.corpus import Corpus, PublishedBatches
@@ -169,7 +169,7 @@ def _of_lanes(
     discount = choose_discount(np.concatenate(training.T), order, size)
     model = NGram(list(training.T), vocabulary_size=size, discounts=(discount,) * order)
     losses = [
-        model.losses(targets, context=lane[max(0, len(lane) - order + 1) :])
+        model.losses(targets[targets != NOT_COUNTED], context=lane[max(0, len(lane) - order + 1) :])
         for lane, targets in zip(training.T, heldout.targets.T, strict=True)
     ]
     return NGramResult(float(np.concatenate(losses).mean()), discount, order)

@@ -119,7 +119,7 @@ def keep_run(run: Run, folder: Path) -> None:
     described = _described(RunFolder(run.path).config)
     for name in ("files", "crc32"):  # of what is not kept, and of what is changed here
         described.pop(name, None)
-    for name in ("data", "vectors"):
+    for name in ("data", "vectors", "init_from"):
         if described["config"].get(name) is not None:
             described["config"][name] = Path(described["config"][name]).name
     folder.mkdir(parents=True, exist_ok=True)
