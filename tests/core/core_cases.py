@@ -27,8 +27,13 @@ def init(form: str, key: Array, input_size: int, hidden_size: int, dtype: Any = 
     return cells.cell_named(name).init(key, input_size, hidden_size, dtype=dtype, **options)
 
 
-def normals_like(key: Array, tree: Any) -> Any:
+def normals_like(key: Array | int, tree: Any) -> Any:
+    """Normal entries; of a number's, drawn by NumPy, no program has to draw any."""
     leaves, structure = jax.tree.flatten(tree)
+    if isinstance(key, int):
+        rng = np.random.default_rng(key)
+        drawn = [jnp.asarray(rng.standard_normal(a.shape), a.dtype) for a in leaves]
+        return jax.tree.unflatten(structure, drawn)
     keys = random.split(key, max(1, len(leaves)))
     drawn = [random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
     return jax.tree.unflatten(structure, drawn)
@@ -38,9 +43,9 @@ def draw_carry(key: Array, params: Any, batch_size: int) -> Any:
     return normals_like(key, cells.zero_carry(params, batch_size))
 
 
-def weighted(key: Array, tree: Any) -> Array:
+def weighted(seed: int, tree: Any) -> Array:
     """A scalar in which every entry of the tree has a weight of its own; no matrix product."""
-    weights = normals_like(key, tree)
+    weights = normals_like(seed, tree)
     return sum(jnp.sum(w * a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
 
 
@@ -59,7 +64,7 @@ def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tu
     def loss(inputs: tuple[Any, ...]) -> tuple[Array, Any]:
         params, carry, dense = inputs
         results = layer(params, carry, xs if dense is None else dense, **options)
-        return weighted(random.key(1), results), results
+        return weighted(1, results), results
 
     dense = xs if jnp.issubdtype(xs.dtype, jnp.inexact) else None
     (_, results), gradients = jax.value_and_grad(loss, has_aux=True)((params, carry, dense))

@@ -52,10 +52,10 @@ def build(dtype: Any = jnp.float64, **options: Any) -> Any:
     """A model, its parameters with no bias at zero, and the vectors it needs or None."""
     sizes = {"embedding_size": E, "hidden_size": H, "dense_size": F}
     model = Classifier(ClassifierConfig(**{**sizes, **options}), V)
-    params = normals_like(random.key(1), model.init(random.key(0), dtype))
+    params = normals_like(1, jax.eval_shape(partial(model.init, dtype=dtype), random.key(0)))
     if not model.config.frozen_embedding:
         return model, params, None
-    vectors = random.normal(random.key(2), (V, E), dtype)
+    vectors = normals_like(2, jax.ShapeDtypeStruct((V, E), dtype))
     if model.config.learn_missing:
         vectors = vectors.at[MISSING].set(0)
     return model, params, vectors

@@ -12,18 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jax import random
 
+from lstm_jax.sampling import filters as of_filters
 from lstm_jax.sampling.filters import (
     FilterOptions,
-    choose,
-    draw,
-    filtered,
     forbid,
-    keep_min_p,
-    keep_top_n,
-    keep_top_p,
     make_filters,
     penalise_repetition,
     sharpen,
+)
+
+# Whole, as generation compiles them; op by op, each loop would be compiled at each call.
+choose, draw, filtered = map(jax.jit, (of_filters.choose, of_filters.draw, of_filters.filtered))
+keep_min_p, keep_top_n, keep_top_p = map(
+    jax.jit, (of_filters.keep_min_p, of_filters.keep_top_n, of_filters.keep_top_p)
 )
 
 NONE_SEEN = jnp.zeros(1, bool)
