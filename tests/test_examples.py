@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import jax
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples"
@@ -85,46 +83,18 @@ def printed(cell: dict[str, Any]) -> str:
     return "".join("".join(output.get("text", ())) for output in cell["outputs"])
 
 
-@pytest.fixture
-def run_notebook(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """Runs the notebook's cells in this process, some of their code replaced.
-
-    Returns what each of them prints, and the variables that they leave.
-    """
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom(capsys: pytest.CaptureFixture[str]) -> None:
+    """In this process: the model learns, and the layer's cells print what the notebook shows."""
     pytest.importorskip("matplotlib", reason="the extra plots is not installed").use("agg")
-
-    def run(replaced: dict[str, str]) -> tuple[list[str], dict[str, Any]]:
-        prints: list[str] = []
-        variables: dict[str, Any] = {}
-        for cell in code_cells():
-            source = "".join(cell["source"])
-            for old, new in replaced.items():
-                source = source.replace(old, new)
-            exec(compile(source, f"cell {cell['id']}", "exec"), variables)
-            prints.append(capsys.readouterr().out)
-        return prints, variables
-
-    # Compiled without LLVM's optimisations, as most tests are: it takes more time than training.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield run
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-def test_the_notebook_runs_from_top_to_bottom(run_notebook: Any) -> None:
-    """A smaller model, for a few steps; the layer's cells, above its text, print what they show."""
-    prints, variables = run_notebook({"steps = 1000": "steps = 50", "size=256": "size=32"})
-    assert len(variables["losses"]) == 50
-    assert variables["model"].config.hidden_size == 32
-    assert variables["heldout_losses"][-1] < variables["heldout_losses"][0] - 1
-    cells = code_cells()
+    cells, prints = code_cells(), []
+    variables: dict[str, Any] = {}
+    for cell in cells:
+        exec(compile("".join(cell["source"]), f"cell {cell['id']}", "exec"), variables)
+        prints.append(capsys.readouterr().out)
+    assert variables["heldout_losses"][-1] < 1.5
     text = [cell["id"] for cell in cells].index("text-code")
     assert prints[:text] == [printed(cell) for cell in cells[:text]]
-
-
-@pytest.mark.slow
-def test_the_notebook_s_model_learns_what_it_shows(run_notebook: Any) -> None:
-    _, variables = run_notebook({})
-    assert variables["heldout_losses"][-1] < 1.5
 
 
 def test_the_notebook_is_committed_as_one_clean_run_left_it() -> None:
