@@ -14,6 +14,7 @@ from commands import Command, snapshot
 
 from lstm_jax.cli import running
 from lstm_jax.cli.train import train_command
+from lstm_jax.presets import preset_named
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.metrics import read_rows
@@ -73,7 +74,7 @@ def test_a_jump_of_the_learning_rate_is_told(
     resume = ("--run-dir", "run", "--resume")
     assert "learning rate goes" not in call(train_command, *base)[1]
     before = read_rows(Path("run/metrics.jsonl"))[-1]["learning_rate"]
-    after = 4e-3 / 2  # in the middle of a cosine
+    after = preset_named("docs").optimizer.learning_rate / 2  # in the middle of a cosine
     monkeypatch.setattr(loop, "train", lambda _, state, *__, **___: state)
     assert "learning rate goes" not in call(train_command, *resume)[1]
     _, out, _ = call(train_command, *resume, "--steps", 8)

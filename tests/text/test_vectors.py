@@ -233,9 +233,9 @@ def test_numbers_of_other_words_are_not_read(
     """Which is most of the time that a file takes. Those of its first line are, as a check."""
     read, parse = [], vectors._parse
 
-    def noted(line: bytes, where: str) -> Any:
+    def noted(line: bytes, *rest: Any) -> Any:
         read.append(line.split()[0])
-        return parse(line, where)
+        return parse(line, *rest)
 
     monkeypatch.setattr(vectors, "_parse", noted)
     numbers = " 0.123456" * 50 + "\n"
