@@ -238,6 +238,7 @@ def poems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def poem_run(tmp_path_factory: pytest.TempPathFactory, poems: Path) -> Path:
     run = tmp_path_factory.mktemp("runs") / "poems"
     small = ["--batch-size", "16", "--epochs", "6", "--model.embedding-size", "12", *MODEL]
+    small += ["--widths", "2"]  # each is a program to compile
     small += ["--optimizer.learning-rate", "0.02", "--optimizer.warmup-steps", "5"]
     small += ["--sample-templates", "春***月***", "--checkpoint-every", "3"]
     assert train_command(["poems", "--data", str(poems), "--run-dir", str(run), *small]) == 0
