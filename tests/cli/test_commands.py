@@ -351,7 +351,6 @@ def test_bad_sampling_is_one_line(
     assert snapshot(tmp_path) == before
 
 
-<<<<<<< HEAD
 def test_help_is_a_page_and_needs_no_accelerator(tmp_path: Path) -> None:
     for script in ("train.py", "sample.py"):
         done = subprocess.run(
@@ -367,16 +366,6 @@ def test_help_is_a_page_and_needs_no_accelerator(tmp_path: Path) -> None:
         assert max(map(len, lines)) <= 80
         assert len(lines) <= 30
     assert list(tmp_path.iterdir()) == []
-=======
-def test_help_is_readable_and_needs_no_accelerator_library(tmp_path: Path) -> None:
-    for script, flag in (("sample.py", "--top-n INT"), ("train.py", "--checkpoint-every INT")):
-        done = subprocess.run(
-            [sys.executable, ROOT / script, "--help"], capture_output=True, text=True, check=True
-        )
-        assert done.stderr == ""
-        assert max(map(len, done.stdout.splitlines())) <= 80
-        assert flag in done.stdout
->>>>>>> w-tests
 
 
 def test_a_profile_is_written(call: Command, text_file: Path, tmp_path: Path) -> None:
