@@ -47,9 +47,9 @@ class Display:
         self._bar = self._progress.add_task(
             "train", total=total_steps, completed=first_step, numbers="compiling"
         )
-        self._first_step, self._total_steps = first_step, total_steps
-        self._started = time.monotonic()
-        self._last_line = self._started - _SECONDS_BETWEEN_LINES
+        self._total_steps = total_steps
+        self._compiled: tuple[int, float] | None = None  # the first step, and when it was done
+        self._last_line = time.monotonic() - _SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> Display:
         self._progress.start()
@@ -62,6 +62,7 @@ class Display:
         """Moves the live line; elsewhere, says now and then how far training has come."""
         self._progress.update(self._bar, completed=step)
         now = time.monotonic()
+        self._compiled = self._compiled or (step, now)
         if not self._console.is_terminal and now - self._last_line >= _SECONDS_OF_SILENCE:
             self._last_line = now
             self.note(f"step {step}/{self._total_steps}{self._left(step)}")
@@ -88,10 +89,10 @@ class Display:
         self._console.print(Segments([Segment(f"{text}\n")]))
 
     def _left(self, step: int) -> str:
-        done = step - self._first_step
-        if self._console.is_terminal or not done or step == self._total_steps:
+        first, since = self._compiled or (step, 0.0)
+        if self._console.is_terminal or step == first or step == self._total_steps:
             return ""
-        seconds = (time.monotonic() - self._started) / done * (self._total_steps - step)
+        seconds = (time.monotonic() - since) / (step - first) * (self._total_steps - step)
         minutes, seconds = divmod(round(seconds), 60)
         return f"  {minutes}:{seconds:02d} left"
 

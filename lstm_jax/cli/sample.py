@@ -20,7 +20,7 @@ usage: sample.py RUN_DIR [--FLAG VALUE] ...
 
 Writes text with a model that train.py made, to standard output.
 
-flags that people use first:
+common flags:
   --prompt TEXT      what the text begins with; by default one of the run's own
   --template TEXT    in place of a prompt: a text whose every * is to be filled
   --prompts PATH     a file of prompts, one a line
@@ -29,7 +29,7 @@ flags that people use first:
   --top-n N          take only the N most likely tokens
   --stop TEXT ...    texts that end what is written
   --batch N          texts to write of each prompt
-  --seed N           another number, other texts
+  --seed N           random seed
   --stream           show the text as it is made
 
 sample.py --help-all prints all flags: filters, beams, scores, JSON lines."""

@@ -35,17 +35,17 @@ presets:
   reviews      a classifier: is a film review favourable?
   lyrics       10,000 characters by heart; --data names a text
 
-flags that people use first:
+common flags:
   --data PATH        what to train on, in place of the preset's own data
   --run-dir DIR      where the run is kept; by default runs/PRESET
   --epochs N         passes over the data
   --steps N          optimizer steps in all, in place of epochs
   --batch-size N     sequences side by side
-  --layers N         layers, one on the other
+  --layers N         stacked layers
   --hidden-size N    units of each layer
   --learning-rate X  the highest of the schedule
   --resume           go on from the newest checkpoint of the run's folder
-  --eval-only        print the held-out loss of that checkpoint, and no more
+  --eval-only        only print the held-out loss of that checkpoint
 
 train.py PRESET --help-all prints all flags with the preset's values."""
 
