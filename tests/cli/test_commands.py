@@ -545,7 +545,7 @@ sums, _ = model.token_sums(params, None, ids[:-1], ids[1:])
 print(float(sums.loss / sums.weight))
 assert "torch" not in sys.modules
 """
-    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=2", "")
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=2", "").strip()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script],
         cwd=ROOT,

@@ -200,6 +200,15 @@ def test_json_is_strict_whatever_the_numbers(
     assert strict(json_line({"a": ({"b": math.nan},)})) == {"a": [{"b": None}]}
 
 
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    """The tests may be run under nohup themselves."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up")
 def test_a_hang_up_stops_training_as_a_termination_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -212,15 +221,13 @@ def test_a_hang_up_stops_training_as_a_termination_does(
     assert capsys.readouterr().err == "stopping: the state is being saved\n"
 
 
+@pytest.mark.usefixtures("hang_up")
 def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with _Stop() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert not stop.asked()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with _Stop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.asked()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_signal_is_heard_though_standard_error_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
