@@ -432,7 +432,9 @@ def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_the_state_and_sets_the_exit_code(
     number: signal.Signals, text_file: Path, tmp_path: Path, call: Command
 ) -> None:
