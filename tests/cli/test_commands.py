@@ -452,7 +452,11 @@ def test_a_signal_saves_the_state_and_sets_the_exit_code(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, 12], ids=lambda kills: f"{kills} kills")
+@pytest.mark.parametrize(
+    "kills",
+    [2, pytest.param(12, marks=pytest.mark.beyond_ci)],
+    ids=lambda kills: f"{kills} kills",
+)
 def test_a_run_killed_at_random_moments_resumes_exactly(
     kills: int, text_file: Path, tmp_path: Path
 ) -> None:
