@@ -105,7 +105,10 @@ def test_every_installed_peer_writes_the_same_and_is_timed(
 
 
 @names
-@pytest.mark.parametrize("system", [TINY, GRU], ids=lambda system: system.name)
+@pytest.mark.parametrize(
+    "system",
+    [pytest.param(TINY, id="tiny"), pytest.param(GRU, id="tiny-gru", marks=pytest.mark.slow)],
+)
 def test_peers_continue_as_ours_and_write_bfloat16_and_all_tokens(
     name: str, system: System
 ) -> None:

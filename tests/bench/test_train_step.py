@@ -62,6 +62,7 @@ def measure(system: AnySystem, **options: Any) -> tuple[list[report.Row], bool, 
     return rows, agrees, out.getvalue()
 
 
+@pytest.mark.slow
 def test_peers_that_do_the_same_work_are_timed() -> None:
     rows, agrees, printed = measure(TINY, peers=("pytorch", "flax-nnx"))
     assert agrees, printed

@@ -457,7 +457,9 @@ def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_the_state_and_sets_the_exit_code(
     number: signal.Signals, text_file: Path, tmp_path: Path, call: Command
 ) -> None:
@@ -475,7 +477,11 @@ def test_a_signal_saves_the_state_and_sets_the_exit_code(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [2, 12], ids=lambda kills: f"{kills} kills")
+@pytest.mark.parametrize(
+    "kills",
+    [2, pytest.param(12, marks=pytest.mark.beyond_ci)],
+    ids=lambda kills: f"{kills} kills",
+)
 def test_a_run_killed_at_random_moments_resumes_exactly(
     kills: int, text_file: Path, tmp_path: Path
 ) -> None:

@@ -47,7 +47,7 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         pytest.param(["--model.cell", "rnn"], marks=pytest.mark.slow),
         ["--model.cell", "lstm"],
-        ["--model.cell", "gru"],
+        pytest.param(["--model.cell", "gru"], marks=pytest.mark.slow),
         pytest.param(["--model.layers", "2"], marks=pytest.mark.slow),
         ["--model.bidirectional"],
         pytest.param(["--model.bidirectional", "--as-published"], marks=pytest.mark.slow),

@@ -30,21 +30,24 @@ LENGTHS = np.array([T, 3, 1, 0])
 MISSING = np.array([0, 2, 5, 6])
 FRONT = np.arange(T)[:, None] >= T - LENGTHS
 
-configs = pytest.mark.parametrize(
+OPTIONS: dict[str, dict[str, Any]] = {
+    "lstm-last-frozen": {"cell": "lstm", "layers": 2, "frozen_embedding": True},
+    "gru-max-both": {"cell": "gru", "pooling": "max", "bidirectional": True},
+    "lstm-mean-both-frozen": {
+        "cell": "lstm", "pooling": "mean", "bidirectional": True, "frozen_embedding": True,
+    },
+    "gru-last-both-no-dense": {
+        "cell": "gru", "layers": 2, "bidirectional": True, "dense_size": 0,
+    },
+    "gru-last-missing": {"cell": "gru", "frozen_embedding": True, "learn_missing": True},
+}  # fmt: skip
+configs = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+# Of laws that hold for one as for the other.
+some_configs = pytest.mark.parametrize(
     "options",
     [
-        {"cell": "lstm", "layers": 2, "frozen_embedding": True},
-        {"cell": "gru", "pooling": "max", "bidirectional": True},
-        {"cell": "lstm", "pooling": "mean", "bidirectional": True, "frozen_embedding": True},
-        {"cell": "gru", "layers": 2, "bidirectional": True, "dense_size": 0},
-        {"cell": "gru", "frozen_embedding": True, "learn_missing": True},
-    ],
-    ids=[
-        "lstm-last-frozen",
-        "gru-max-both",
-        "lstm-mean-both-frozen",
-        "gru-last-both-no-dense",
-        "gru-last-missing",
+        pytest.param(options, id=name, marks=[pytest.mark.slow] * (index > 1))
+        for index, (name, options) in enumerate(OPTIONS.items())
     ],
 )
 
@@ -394,7 +397,7 @@ def test_dense_dropout_keeps_the_mean_of_the_logits() -> None:
     assert all(len(np.unique(column.round(4))) <= 2**F for column in drawn.T)
 
 
-@configs
+@some_configs
 def test_fast_backend_is_the_reference(float64: None, options: dict[str, Any]) -> None:
     tokens, labels, mask = batch()
     key = random.key(9)
@@ -434,7 +437,7 @@ def test_bfloat16_products_keep_float32_sums_and_gradients() -> None:
     assert results[0][0].loss != results[1][0].loss
 
 
-@configs
+@some_configs
 def test_shard_map_over_two_devices_is_one(float64: None, options: dict[str, Any]) -> None:
     model, params, vectors = build(**options)
     tokens, labels, mask = batch()

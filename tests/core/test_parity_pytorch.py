@@ -221,6 +221,7 @@ def test_any_masked_sequences_are_pytorchs_packed_ones(
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 @variants
 @pytest.mark.parametrize("shape", [(12, 2, 3, 8), (40, 5, 16, 32), (3, 17, 9, 4)])
 @settings(max_examples=5)

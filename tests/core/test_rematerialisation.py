@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -60,11 +61,11 @@ def test_token_ids_scaled_by_dropout_go_through_chunks(chunk: int) -> None:
     ("options", "vocabulary_size", "chunk"),
     [
         ({}, V, 4),
-        ({"embedding_size": 4}, V, 1),
+        pytest.param({"embedding_size": 4}, V, 1, marks=pytest.mark.slow),
         ({"embedding_size": 4}, 40, T - 1),
         ({"embedding_size": H, "tied": True}, V, T),
         ({"dropout": 0.5, "dropout_place": "inputs"}, V, 4),
-        ({"bidirectional": True, "embedding_size": 4}, V, 4),
+        pytest.param({"bidirectional": True, "embedding_size": 4}, V, 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_language_model_in_chunks_gives_what_it_gives_whole(
@@ -98,7 +99,7 @@ def test_each_chunk_draws_what_it_drops(options: dict[str, Any]) -> None:
     model = LanguageModel(LanguageModelConfig(hidden_size=32, remat=4, **options), V)
     same = jnp.zeros((8, 1), jnp.int32)
     resets = jnp.arange(8)[:, None] == 4
-    _, scores, _ = model.token_scores(
+    _, scores, _ = jax.jit(model.token_scores)(
         model.init(random.key(0)), None, same, same, resets=resets, dropout_key=random.key(1)
     )
     assert not np.allclose(scores.loss[:4], scores.loss[4:])
@@ -112,7 +113,7 @@ def test_a_stack_in_chunks_gives_what_it_gives_whole(bidirectional: bool) -> Non
 
     def run(remat: int | None) -> Any:
         whole = StackConfig(**vars(config) | {"remat": remat})
-        return run_stack(whole, layers, None, xs, dropout_key=random.key(2))
+        return jax.jit(partial(run_stack, whole))(layers, None, xs, dropout_key=random.key(2))
 
     assert_near(run(4), run(None), NEAR)
 
@@ -124,7 +125,7 @@ def temporary_bytes(run: Any, *arguments: Any) -> int:
 
 
 def test_a_long_sequence_takes_a_tenth_of_the_memory() -> None:
-    times = 2_000
+    times = 4_000
     tokens = jnp.zeros((times, 1), jnp.int32)
 
     def needed(remat: int | None) -> int:
@@ -135,7 +136,7 @@ def test_a_long_sequence_takes_a_tenth_of_the_memory() -> None:
 
         return temporary_bytes(loss, model.init(random.key(0)))
 
-    assert needed(45) < needed(None) / 10
+    assert needed(63) < needed(None) / 10
 
 
 @pytest.mark.parametrize("remat", [0, -1])

@@ -25,6 +25,7 @@ from lstm_jax.stack import (
 )
 
 T, B, D, H = 6, 3, 4, 5
+one_layer = jax.jit(layer, static_argnames="reverse")
 
 
 @partial(jax.jit, static_argnums=0)
@@ -48,6 +49,7 @@ def flags() -> dict[str, Any]:
 def test_stack_is_its_layers_one_after_another(cell: str, function: Any) -> None:
     config = StackConfig(cell=cell, layers=2, hidden_size=H)
     layers, carry, xs = draw(config)
+    function = jax.jit(function)
     first, ys = function(layers[0], carry[0], xs, **flags())
     second, ys = function(layers[1], carry[1], ys, **flags())
     assert_near(run(config, layers, carry, xs, **flags()), ((first, second), ys), 1e-6)
@@ -60,8 +62,10 @@ def test_bidirectional_is_both_directions_side_by_side() -> None:
     inputs = (layers, carry, ys)
     finals = []
     for params, before in zip(layers, carry, strict=True):
-        forward, forward_ys = layer(params.forward, before.forward, ys, **flags())
-        backward, backward_ys = layer(params.backward, before.backward, ys, reverse=True, **flags())
+        forward, forward_ys = one_layer(params.forward, before.forward, ys, **flags())
+        backward, backward_ys = one_layer(
+            params.backward, before.backward, ys, reverse=True, **flags()
+        )
         ys = jnp.concatenate([forward_ys, backward_ys], axis=-1)
         finals.append(Directions(forward, backward))
     assert_near(run(config, *inputs, **flags()), (tuple(finals), ys), 1e-6)

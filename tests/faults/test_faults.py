@@ -41,6 +41,7 @@ def test_a_run_killed_at_a_random_moment_ends_as_one_left_alone(place: Place, wh
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_runs_killed_many_times_end_as_one_left_alone(place: Place, whole: Path) -> None:
     slow = Place(place.path / "many", place.steps)
     slow.make()

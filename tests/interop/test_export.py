@@ -90,7 +90,10 @@ def test_float64_stays_float64(float64: None) -> None:
     assert_near(list(found), expected, 1e-14)
 
 
-@pytest.mark.parametrize("options", [{"layers": 2}, {"cell": "gru", **ENTRIES["tied"]}])
+@pytest.mark.parametrize(
+    "options",
+    [{"layers": 2}, pytest.param({"cell": "gru", **ENTRIES["tied"]}, marks=pytest.mark.slow)],
+)
 def test_samples_are_generates(options: dict[str, Any]) -> None:
     model, params = language_model(**options)
     sampler = reloaded(interop.export_sampler(model, params, 9, forbidden=[2, 7]))

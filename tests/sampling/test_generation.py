@@ -42,13 +42,14 @@ def test_a_bidirectional_model_writes_only_where_that_is_allowed() -> None:
     found = generate(
         model, params, template(3), key=random.key(0), temperature=0, allow_bidirectional=True
     ).tokens
+    hidden, logits = jax.jit(model.hidden), jax.jit(model.logits)
     carry, token = model.zero_carry(params, 2), None
     for time in range(6):  # token by token, both directions, as if each were a whole sequence
         if time >= 3:
             assert token is not None
             np.testing.assert_array_equal(found[time], token)
-        carry, hs = model.hidden(params, carry, jnp.asarray(found[time : time + 1]))
-        token = model.logits(params, hs[0]).argmax(-1)
+        carry, hs = hidden(params, carry, jnp.asarray(found[time : time + 1]))
+        token = logits(params, hs[0]).argmax(-1)
 
 
 @jax.jit
@@ -140,10 +141,10 @@ def test_one_step_at_a_time_equals_the_scan(cell: str, embedding_size: int | Non
     model = LanguageModel(config, 11)
     params = model.init(random.key(0))
     tokens = random.randint(random.key(1), (7, 3), 0, 11)
-    _, whole = model.hidden(params, None, tokens)
-    carry = model.zero_carry(params, 3)
+    _, whole = jax.jit(model.hidden)(params, None, tokens)
+    carry, step = model.zero_carry(params, 3), jax.jit(model.step)
     for time in range(7):
-        carry, hidden = model.step(params, carry, tokens[time])
+        carry, hidden = step(params, carry, tokens[time])
         np.testing.assert_allclose(hidden, whole[time], rtol=1e-5, atol=1e-6)
 
 
@@ -291,10 +292,11 @@ def test_log_probabilities_are_the_model_s_own_whatever_the_filters() -> None:
     )  # fmt: skip
     assert found.log_probabilities is not None
     for index, row in enumerate(ROWS):
-        known, tokens = row.index(FREE), jnp.asarray(found.row(index))
+        known, tokens = row.index(FREE), found.row(index)
         assert np.isnan(found.log_probabilities[:known, index]).all()
-        _, logits = MODEL.apply(PARAMS, None, tokens[:, None])
-        expected = jax.nn.log_softmax(logits[:, 0])[jnp.arange(len(tokens) - 1), tokens[1:]]
+        filled = jnp.zeros(32, jnp.int32).at[: len(tokens)].set(tokens)
+        logits = np.asarray(every_logits(filled))[1:]
+        expected = np.asarray(jax.nn.log_softmax(logits))[np.arange(len(tokens) - 1), tokens[1:]]
         scores = found.log_probabilities[:, index]
         np.testing.assert_allclose(
             scores[max(known, 1) : len(row)], expected[max(known, 1) - 1 :], rtol=1e-5, atol=1e-6

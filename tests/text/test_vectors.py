@@ -247,6 +247,7 @@ def test_numbers_of_other_words_are_not_read(
     assert read_vectors(write(tmp_path / "v.txt", text), VOCABULARY).found == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("LSTM_JAX_DATA" not in os.environ, reason="LSTM_JAX_DATA is not set")
 def test_glove_covers_the_reviews() -> None:
     folder = Path(os.environ["LSTM_JAX_DATA"])

@@ -83,11 +83,12 @@ def test_the_carry_is_kept_between_batches_and_zeroed_where_an_epoch_begins() ->
     assert int(state.step) == batches + 1
     before, _ = steps(the_task, first_state(the_task), batches)
     tokens, targets = batch_of(the_task, 0)
-    fresh, _ = model_of(the_task).token_sums(before.params, None, tokens, targets)
+    token_sums = jax.jit(model_of(the_task).token_sums)
+    fresh, _ = token_sums(before.params, None, tokens, targets)
     np.testing.assert_allclose(metrics.loss[batches], fresh.loss / fresh.weight, rtol=1e-6)
     kept, _ = steps(the_task, first_state(the_task), 1)
     second = batch_of(the_task, 1)
-    carried, _ = model_of(the_task).token_sums(kept.params, kept.carry, *second)
+    carried, _ = token_sums(kept.params, kept.carry, *second)
     np.testing.assert_allclose(metrics.loss[1], carried.loss / carried.weight, rtol=1e-6)
 
 
@@ -124,14 +125,14 @@ def test_evaluation_counts_every_held_out_token_once() -> None:
     ids = corpus.vocabulary.encode(corpus.text)
     _, held = heldout_split(ids, settings.heldout_share)
     assert float(sums.weight) == len(held)
-    total = 0.0
+    total, apply = 0.0, jax.jit(model.apply)
     for lane in range(heldout.inputs.shape[1]):
         real = heldout.mask[:, lane]
         tokens = jnp.asarray(heldout.inputs[real, lane][:, None])
         targets = jnp.asarray(heldout.targets[real, lane][:, None])
         # The lane's context goes through the model and is not counted.
         counted = slice(settings.sequence_length, None)
-        _, logits = model.apply(state.params, None, tokens)
+        _, logits = apply(state.params, None, tokens)
         nll = optax.softmax_cross_entropy_with_integer_labels(logits[counted], targets[counted])
         total += float(nll.sum())
     np.testing.assert_allclose(float(sums.loss), total, rtol=1e-5)

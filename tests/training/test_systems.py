@@ -118,13 +118,16 @@ def test_a_poem_s_loss_is_that_of_its_characters_and_of_its_end_apart(folder: Pa
                     sums[name] += [float(value), float(hit), 1]
         return total, sums
 
-    found, _ = objective.sums(params, (), data, jnp.int32(0), None)
+    found, _ = jax.jit(objective.sums)(params, (), data, jnp.int32(0), None)
     _, expected = naive(params)
     for name, part in found.parts.items():
         np.testing.assert_allclose(part, expected[name], rtol=1e-4, err_msg=name)
-    gradient = jax.grad(
-        lambda p: sum(
-            part.loss for part in objective.sums(p, (), data, jnp.int32(0), None)[0].parts.values()
+    gradient = jax.jit(
+        jax.grad(
+            lambda p: sum(
+                part.loss
+                for part in objective.sums(p, (), data, jnp.int32(0), None)[0].parts.values()
+            )
         )
     )(params)
     for a, b in zip(
@@ -200,9 +203,9 @@ def test_widths_change_the_padding_and_not_the_loss(folder: Path) -> None:
     for widths in (1, 3):
         system = read_system(poems_config(folder, widths=widths))
         params = system.objective.init(random.key(0))
-        total = np.zeros(3)
+        total, sums_of = np.zeros(3), jax.jit(system.objective.sums)
         for batch in system.heldout():
-            sums, _ = system.objective.sums(params, (), batch, jnp.int32(0), None)
+            sums, _ = sums_of(params, (), batch, jnp.int32(0), None)
             total += np.asarray(sums.parts[""])
         losses.append(total)
     np.testing.assert_allclose(*losses, rtol=1e-5)
@@ -260,8 +263,9 @@ def test_a_backward_carry_starts_each_batch_at_zero_unless_carried(carried: bool
     tokens = random.randint(random.key(1), (13, 3), 0, 9)
     first = Predictions(tokens[:6], tokens[1:7], None)
     second = Predictions(tokens[6:12], tokens[7:13], None)
-    _, carry = objective.sums(params, model.zero_carry(params, 3), first, jnp.int32(0), None)
-    found, _ = objective.sums(params, carry, second, jnp.int32(1), None)
+    sums = jax.jit(objective.sums)
+    _, carry = sums(params, model.zero_carry(params, 3), first, jnp.int32(0), None)
+    found, _ = sums(params, carry, second, jnp.int32(1), None)
     if not carried:
         zero = jax.tree.map(jnp.zeros_like, carry[0].backward)
         carry = (carry[0]._replace(backward=zero),)
