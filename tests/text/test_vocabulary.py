@@ -196,7 +196,7 @@ def instructions(call: Callable[[], object]) -> int:
 def test_characters_are_encoded_without_a_loop_in_python() -> None:
     line = "the quick brown fox; \u00e9\n"
     vocabulary = build_char_vocabulary(line)
-    vocabulary.encode("x")
+    instructions(partial(vocabulary.encode, "x"))  # Python 3.12 tells of none at the first time
     short, long = (instructions(partial(vocabulary.encode, text)) for text in (line, 90 * line))
     assert 0 < short == long
     looping = instructions(lambda: [vocabulary.tokens.index(sign) for sign in line])
