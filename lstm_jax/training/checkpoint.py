@@ -80,7 +80,7 @@ class CheckpointStore:
     ) -> None:
         if keep_latest < 1:
             raise CheckpointError(f"keep_latest is {keep_latest}; expected 1 or more")
-        self.directory = Path(directory).absolute()
+        self.directory = Path(directory).resolve()
         self._keep_latest, self._keep_best, self._read_only = keep_latest, keep_best, read_only
         self._pending: tuple[int, Future[None]] | None = None
         try:

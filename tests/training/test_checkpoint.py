@@ -96,6 +96,20 @@ def test_what_comes_back_is_what_was_saved(tmp_path: Path) -> None:
     assert jnp.array_equal(jax.random.uniform(saved.state.key), jax.random.uniform(state.key))
 
 
+def test_a_folder_may_be_named_by_way_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    state = make_state()
+    for directory in ("../there/run", tmp_path / "there" / "run", "../here/../there/run"):
+        with CheckpointStore(directory) as store:
+            if store.is_empty:
+                store.save(1, state, {})
+                store.wait()
+            assert bits(store.restore(state).state) == bits(state)
+
+
 @pytest.mark.parametrize(
     "dtype",
     ["bool", "int8", "uint8", "int32", "uint32", "float16", "bfloat16", "float32", "complex64"],
