@@ -23,6 +23,7 @@ USAGE_ERROR = 2
 HELP_ALL = "--help-all"
 _LONGEST_LINE = 1_000
 _MOST_HINTS = 3
+_COLUMNS_OF_FLAGS = "80"
 # On an output that is not UTF-8 the box is drawn in ASCII.
 _FRAME = re.compile(r"[╭╮╰╯│─]+|-{9,}")
 _FLAG_OF_HELP = re.compile(r"^[│ ]*(--[a-z][\w.-]*) *(\S*)", re.MULTILINE)
@@ -91,8 +92,17 @@ def _parse(cls: type[T], default: T | None, arguments: Sequence[str], prog: str)
 def _flags(cls: type[T], default: T | None, prog: str) -> dict[str, bool]:
     """All flags, and of each whether texts are its values, as the help has them."""
     page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        _parse(cls, default, ["--help"], prog)
+    width = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = (
+        _COLUMNS_OF_FLAGS  # a narrower page breaks them, a wider one has columns
+    )
+    try:
+        with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+            _parse(cls, default, ["--help"], prog)
+    finally:
+        del os.environ["COLUMNS"]
+        if width is not None:
+            os.environ["COLUMNS"] = width
     found = _FLAG_OF_HELP.findall(page.getvalue())
     flags = {flag: "STR" in kind or "PATH" in kind for flag, kind in found}
     return flags | {"-h": False, "--help": False}

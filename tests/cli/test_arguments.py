@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 import re
 import sys
 from pathlib import Path
@@ -82,6 +83,15 @@ def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
 def test_a_close_spelling_names_the_flag(argument: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean {re.escape(meant)}\\b"):
         read_arguments([argument])
+
+
+@pytest.mark.parametrize("columns", [10, 20, 40, 200])
+def test_flags_are_read_alike_at_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    command = read_arguments(["--hidden-size", "4", "--learning-rate", "0.1"])
+    assert (command.config.model.hidden_size, command.config.optimizer.learning_rate) == (4, 0.1)
+    assert read("--prompt", "--the").prompt == "--the"
+    assert os.environ["COLUMNS"] == str(columns)
 
 
 def test_other_commands_hint_too() -> None:
