@@ -1,4 +1,4 @@
-"""What the sizes, shares and paths that callers give must be."""
+"""What the sizes, shares and paths that callers give must be; and what an error says of them."""
 
 import os
 import stat
@@ -32,3 +32,8 @@ def check_share(share: object) -> None:
     # A comparison with NaN is False, so NaN is refused here as well.
     if not 0 <= share < 1:
         raise ValueError(f"share must be from 0 to below 1, got {share}; use 0.1 for a tenth")
+
+
+def one_line(error: Exception, most: int = 200) -> str:
+    """Return what `error` says, on one line and in at most `most` characters."""
+    return " ".join(str(error).split())[:most]

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from lstm_jax.text.checks import one_line
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import Vocabulary
@@ -305,7 +306,7 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
         except _RefusedError as error:
             problem = str(error)
         except (*_DAMAGE, RecursionError) as error:
-            reason = " ".join(str(error).split())[:80] or type(error).__name__
+            reason = one_line(error, 80) or type(error).__name__
             problem = f"is damaged or cut short ({reason}); get a new copy"
     raise ValueError(f"{shown} {problem}")
 

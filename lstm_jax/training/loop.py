@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 
+from lstm_jax.text.checks import one_line
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
 from lstm_jax.training.metrics import MetricsLog, Row
 from lstm_jax.training.report import Report
@@ -226,8 +227,9 @@ class _Training:
                     return True
                 texts.append(text)
         except Exception as error:  # no memory for them, say; training can do without
-            reason = " ".join(str(error).split())[:200]
-            self._report.note(f"step {step}: no samples ({type(error).__name__}: {reason})")
+            self._report.note(
+                f"step {step}: no samples ({type(error).__name__}: {one_line(error)})"
+            )
             return True
         return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from lstm_jax.text.checks import one_line
 from lstm_jax.training.metrics import Row
 
 
@@ -67,5 +68,6 @@ class Recorded:
                 write(each)
             except Exception as error:  # whatever comes of another program
                 self._recorders.remove(each)
-                reason = " ".join(str(error).split())[:200]
-                self.note(f"{type(each).__name__} failed ({reason}); training goes on without it")
+                self.note(
+                    f"{type(each).__name__} failed ({one_line(error)}); training goes on without it"
+                )

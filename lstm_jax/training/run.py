@@ -37,6 +37,7 @@ from lstm_jax import __version__
 from lstm_jax.classifier import Classifier, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.text import Vocabulary
+from lstm_jax.text.checks import one_line
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import AnyConfig, ReviewsConfig, from_dict, to_dict
 from lstm_jax.training.metrics import read_rows
@@ -303,8 +304,7 @@ def read_description(folder: RunFolder) -> Description:
             _files(described.get("files", {})),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{folder.config} cannot be used: {reason}; restore it") from None
+        raise ValueError(f"{folder.config} cannot be used: {one_line(error)}; restore it") from None
 
 
 def _files(found: Any) -> dict[str, str]:

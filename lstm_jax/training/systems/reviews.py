@@ -23,6 +23,7 @@ from jax import Array
 from lstm_jax import sharding
 from lstm_jax.classifier import Classifier, ClassifierParams
 from lstm_jax.text import LengthBatches, Vocabulary, bucket_widths, pad_rows, split_rows
+from lstm_jax.text.checks import one_line
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.reviews import (
     Reviews,
@@ -341,8 +342,7 @@ def load_vectors(path: Path) -> npt.NDArray[np.float32]:
         with path.open("rb") as file:
             vectors = np.lib.format.read_array(file, allow_pickle=False)
     except Exception as error:  # whatever becomes of broken files
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} cannot be used: {reason}; restore it") from None
+        raise ValueError(f"{path} cannot be used: {one_line(error)}; restore it") from None
     if vectors.ndim != 2 or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
         raise ValueError(f"{path} holds no table of finite float32 vectors; restore it")
     return np.asarray(vectors, np.float32)
