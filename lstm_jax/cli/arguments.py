@@ -15,7 +15,12 @@ from typing import TypeVar
 import tyro
 
 from lstm_jax.cli.allocator import keep_freed_memory
-from lstm_jax.cli.output import discard, replace_what_cannot_be_shown, tell
+from lstm_jax.cli.output import (
+    discard,
+    open_closed_streams,
+    replace_what_cannot_be_shown,
+    tell,
+)
 
 T = TypeVar("T")
 
@@ -199,6 +204,7 @@ def importing() -> Iterator[None]:
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
     keep_freed_memory()
+    open_closed_streams()
     replace_what_cannot_be_shown()
     try:
         return command(sys.argv[1:])

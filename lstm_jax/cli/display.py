@@ -32,9 +32,7 @@ class Display:
     """
 
     def __init__(self, first_step: int, total_steps: int) -> None:
-        # Without a standard output, rich has a file of its own that shows nothing.
-        shown = None if sys.stdout is None else cast(TextIO, Shown(sys.stdout))
-        self._console = Console(file=shown, soft_wrap=True)
+        self._console = Console(file=cast(TextIO, Shown(sys.stdout)), soft_wrap=True)
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),

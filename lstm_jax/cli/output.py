@@ -12,6 +12,17 @@ from typing import Any, TextIO
 from lstm_jax.training.metrics import finite
 
 
+def open_closed_streams() -> None:
+    """Opens what was closed of the standard streams, as `>&-` does, on nothing.
+
+    Python has None there, which libraries trip over, and the system would give the next file
+    that is opened the number of the closed stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+
+
 def replace_what_cannot_be_shown() -> None:
     """Has both streams show ? for a character that their encoding lacks."""
     for stream in (sys.stdout, sys.stderr):

@@ -95,6 +95,8 @@ def train_run(
             recorders.append(stack.enter_context(WandbRecorder(folder.path, settings)))
         # Whatever is drawn from here on is drawn as when the run began.
         stack.enter_context(jax.default_prng_impl(str(jax.random.key_impl(state.key))))
+        # Optax adds integers to floats, which "strict" forbids.
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
         display.note(_summary(the_task, path, step))
         if before is not None and (note := _change_of_rate(the_task, before, state)):
             display.note(note)
@@ -200,7 +202,8 @@ def _change_of_rate(the_task: task.Task, before: AnyConfig, state: TrainState) -
     if not updates or math.isclose(was, becomes, rel_tol=1e-6):
         return ""
     note = f"the learning rate goes from {float(old(updates - 1)):.3g} to {becomes:.3g} here"
-    if steps != the_task.total_steps:
+    schedules = {settings.optimizer.schedule for settings in (before, the_task.config)}
+    if steps != the_task.total_steps and schedules == {"cosine"}:
         note += f": its schedule is one of {the_task.total_steps} steps now, and was one of {steps}"
     return note
 

@@ -109,7 +109,8 @@ def train_command(arguments: Sequence[str]) -> int:
             folder_path,
             command.config,
             resume=command.resume,
-            own_samples=_named_samples(arguments) or _samples(command.config) != _samples(preset),
+            own_samples=_is_named("--sample-prompts", arguments)
+            or _samples(command.config) != _samples(preset),
             profile_dir=profile,
             tensorboard=command.tensorboard,
             wandb=command.wandb,
@@ -122,10 +123,10 @@ def _samples(config: TrainConfig) -> object:
     return getattr(config, "sample_prompts", None)
 
 
-def _named_samples(arguments: Sequence[str]) -> bool:
-    """Whether the prompts of samples were named, be it that they are the preset's."""
+def _is_named(flag: str, arguments: Sequence[str]) -> bool:
+    """Whether a flag was given, be it with the value that it has anyway."""
     flags = (argument.partition("=")[0].replace("_", "-") for argument in arguments)
-    return "--sample-prompts" in flags
+    return flag in flags
 
 
 def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
@@ -162,11 +163,12 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
     for preset in (command.preset, command.config.preset):
         if preset != default.preset:
             raise ValueError(f"the preset comes first: {PROG} {preset} ...; see {PROG} --help")
-    source = command.config.init_from
-    absolute = None if source is None else os.path.abspath(source)
-    return dataclasses.replace(
-        command, config=dataclasses.replace(command.config, init_from=absolute)
-    )
+    config = command.config
+    if _is_named("--epochs", arguments) and not _is_named("--steps", arguments):
+        config = dataclasses.replace(config, steps=None)
+    if config.init_from is not None:
+        config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
+    return dataclasses.replace(command, config=config)
 
 
 class _Stop:

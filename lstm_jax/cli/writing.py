@@ -66,8 +66,11 @@ def _forbidden(vocabulary: Vocabulary, forbid: str) -> list[int]:
     """The ids of the tokens to forbid; one that the model cannot write needs no forbidding."""
     found = vocabulary.in_known_form(forbid)
     if vocabulary.kind == "char" and len(found) > len(forbid):
-        # Taken apart, a forbidden letter would forbid the one without its accent.
-        found = unicodedata.normalize("NFC", forbid)
+        apart = [each for each in unicodedata.normalize("NFC", forbid) if each not in vocabulary]
+        raise ValueError(
+            f"--forbid cannot name {_listed(apart)}: in this model's text that is a letter and its "
+            "accents, tokens of their own; forbid one of these"
+        )
     tokens = vocabulary.split(found)
     if missing := [token for token in dict.fromkeys(tokens) if token not in vocabulary]:
         note(f"the model never writes {_listed(missing)}, so --forbid need not name it")

@@ -24,7 +24,7 @@ Shapes: D input size, H hidden size, G = 4H, 3H or H gates, V vocabulary, E embe
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -268,11 +268,18 @@ def _of_module(state: dict[str, Any], prefix: str) -> dict[str, Any]:
     if strange := [prefix + name for name in arrays if not _NAME.fullmatch(name)]:
         raise ValueError(
             f"{listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is inside "
-            'another, say where with a prefix such as "rnn."'
+            f"another, say where with a prefix such as {_prefix_of(arrays)!r}"
         )
     if not arrays.keys() & {"weight_ih_l0", "weight_ih"}:
         raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {listed(state)}")
     return arrays
+
+
+def _prefix_of(names: Iterable[str]) -> str:
+    """What stands before the name of a first layer's weight."""
+    ends = ("weight_ih_l0", "weight_ih")
+    found = (name.removesuffix(end) for end in ends for name in names if name.endswith(f".{end}"))
+    return next(found, "rnn.")
 
 
 def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
@@ -283,7 +290,10 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
         case ["mask", "orig"]:
             return read_array(name, parts["orig"], 2) * read_array(name, parts["mask"], 2)
         case ["g", "v"] | ["original0", "original1"]:
-            g, v = (read_array(name, parts[part], 2) for part in sorted(parts))
+            part_g, part_v = (parts[part] for part in sorted(parts))
+            # A single length for the whole weight, `dim=None`, has no axes.
+            g = read_array(name, part_g, np.ndim(part_g)).reshape(np.shape(part_g) or (1, 1))
+            v = read_array(name, part_v, 2)
             wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))
             # Each length is of what its axes of size 1 were taken over: by default, of a row.
             axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)

@@ -106,11 +106,12 @@ def _carry_in(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> tuple[
         arrays = [jnp.asarray(part) for part in parts]
         fields = cell.carry._fields  # type: ignore[attr-defined]
         if [array.shape for array in arrays] != [shape] * len(fields):
-            form = "(c, h), each" if config.cell == "lstm" else "h"
-            found = ", ".join(str(array.shape) for array in arrays)
+            form = "a tuple (c, h), each" if config.cell == "lstm" else "an array h"
+            found = " and ".join(str(array.shape) for array in arrays) or "nothing"
+            several = f", and {config.layers} layers a tuple of these" if config.layers > 1 else ""
             raise ValueError(
-                f"initial_carry has arrays of shape {found}; a layer of {config.cell} needs {form} "
-                f"of shape {shape}"
+                f"initial_carry has {found} for a layer of {config.cell}; it needs {form} of shape "
+                f"{shape}{several}"
             )
         return cell.carry(
             *(array.reshape(math.prod(batch), config.hidden_size) for array in arrays)

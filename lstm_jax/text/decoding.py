@@ -32,6 +32,8 @@ _NARROW = (
 # How the names of characters begin that make words with each other.
 _EAST_ASIAN = {"CJK", "HIR", "KAT", "IDE"}
 _SAMPLE = 2**16
+# Other encodings seldom make a character of UTF-8 by accident.
+_RIGHT_TO_WRONG = 10
 
 
 def decode(raw: bytes, shown: str) -> str:
@@ -52,10 +54,16 @@ def decode(raw: bytes, shown: str) -> str:
         offset, is_cut = error.start, error.reason == "unexpected end of data"
     readings = _readings(raw)
     place = f"(byte 0x{raw[offset]:02x} at offset {offset})"
+    wrong = _wrong_bytes(raw)
     # One odd byte at the end of ASCII may as well be a letter of another encoding.
     if is_cut and not (readings and offset == len(raw) - 1 and raw[:-1].isascii()):
         problem = f"UTF-8 cut off within its last character {place}"
         cure = "get a whole copy, or remove what is left of that character"
+    elif wrong and "\0" not in raw.decode("utf-8", "ignore"):
+        more = f"{wrong - 1} more place" + "s" * (wrong > 2)
+        times = f", and in {more}" if wrong > 1 else ""
+        problem = f"UTF-8 but for what is damaged {place}{times}"
+        cure = "mend it, or leave the damage out: iconv -c -f UTF-8 -t UTF-8 OLD > NEW"
     elif readings:
         problem = f"not UTF-8 {place}, but maybe {' or '.join(readings.values())}"
         name = next(iter(readings)) if len(readings) == 1 else "ENCODING"
@@ -76,6 +84,14 @@ def refuse_packed(beginning: bytes, shown: str) -> None:
             raise ValueError(f"{shown} is {kind}, not plain text; unpack it first: {cure}")
 
 
+def _wrong_bytes(raw: bytes) -> int:
+    """Return in how many places `raw` is no UTF-8, if elsewhere it tells that it is; else 0."""
+    text = raw.decode("utf-8", "replace")
+    wrong = text.count("\ufffd")
+    right = sum(not char.isascii() for char in text) - wrong
+    return wrong if right >= _RIGHT_TO_WRONG * wrong else 0
+
+
 def _readings(raw: bytes) -> dict[str, str]:
     """Return the encodings in which `raw` looks like text, each with some of what it says."""
     marked = [name for mark, name in _MARKS.items() if raw.startswith(mark)]
@@ -91,9 +107,9 @@ def _readings(raw: bytes) -> dict[str, str]:
             text = codecs.getincrementaldecoder(name)().decode(raw[first : first + _SAMPLE])
         except UnicodeDecodeError:
             continue
-        # In the wrong byte order no character of ASCII is left.
-        is_ordered = name not in _WIDE or min(text, default="\x80") < "\x80"
-        if is_ordered and _is_likely(text) and text not in texts.values():
+        # In the wrong byte order no character of ASCII is left, and ASCII tells no narrow one.
+        is_told = min(text, default="\x80") < "\x80" if name in _WIDE else not text.isascii()
+        if (is_told or marked) and _is_likely(text) and text not in texts.values():
             texts[name] = text
     return {name: f"{name} ({_excerpt(text)!r})" for name, text in texts.items()}
 

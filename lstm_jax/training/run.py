@@ -237,10 +237,14 @@ def refuse_existing(folder: RunFolder) -> None:
         str(path).encode()
     except UnicodeEncodeError:  # TensorStore, which writes checkpoints, takes UTF-8 alone
         raise ValueError(f"the run folder {str(path)!r} has no name in UTF-8; rename it") from None
+    if os.sep == "/" and "\\" in str(path.resolve()):  # TensorStore takes it for a separator
+        raise ValueError(f"the run folder {str(path)!r} has a backslash in its path; name another")
     if path.exists() and not (path.is_dir() and _is_barely_begun(folder)):
-        raise ValueError(
-            f"{folder.path} exists already; go on with it (--resume), or name another --run-dir"
-        )
+        if folder.config.exists():
+            raise ValueError(
+                f"{path} exists already; go on with it (--resume), or name another --run-dir"
+            )
+        raise ValueError(f"{path} exists already and is no run folder; name another --run-dir")
 
 
 def _is_barely_begun(folder: RunFolder) -> bool:

@@ -161,10 +161,27 @@ def test_a_standard_output_that_fails_is_told_once(
     )
 
 
-def test_a_missing_standard_output_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", None)
-    with Display(0, 6) as display:
-        display.note("lost")
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_closed_stream_is_one_that_leads_nowhere(
+    closed: str, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = {name: Output("utf-8") for name in ("stdout", "stderr")}
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None if name == closed else shown.get(name, sys.stdin))
+    for command, options in (
+        (sample_command, (run, "--length", "3", "--jsonl")),
+        (train_command, ("--run-dir", str(run), "--resume")),
+        (train_command, ("--nonsense",)),
+    ):
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, options)])
+        assert run_command("command", command) == (2 if options == ("--nonsense",) else 0)
+    getattr(sys, closed).close()
+    if closed != "stdout":
+        assert "tokens/s" not in shown["stdout"].text()
+        assert "saved step 6" in shown["stdout"].text()
+    if closed != "stderr":
+        assert "tokens/s" in shown["stderr"].text()
+        assert "nonsense" in shown["stderr"].text()
 
 
 def test_numbers_of_a_run_that_diverged_are_short(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,27 @@ def test_a_jump_of_the_learning_rate_is_told(
     _, out, _ = call(train_command, *resume, "--steps", 8, "--optimizer.learning-rate", 1e-4)
     assert "learning rate goes" in out
     assert "steps now" not in out
+    _, out, _ = call(train_command, *resume, "--steps", 12, "--optimizer.schedule", "constant")
+    assert "learning rate goes" in out
+    assert "steps now" not in out
+
+
+def test_a_run_goes_on_where_jax_promotes_no_types(data: Path, call: Command) -> None:
+    options = ("--data", data, "--run-dir", "run", *SMALL)
+    with jax.numpy_dtype_promotion("strict"):
+        assert call(train_command, *options)[0] == 0
+        assert call(train_command, "--run-dir", "run", "--resume", "--steps", 6)[0] == 0
+
+
+def test_epochs_take_the_place_of_steps(data: Path, call: Command) -> None:
+    base = ("--data", data, "--run-dir", "run", *SMALL)
+    resume = ("--run-dir", "run", "--resume")
+    assert call(train_command, *base)[0] == 0
+    _, out, _ = call(train_command, *resume, "--epochs", 1)
+    batches = int(out.partition(" batches an epoch")[0].rpartition(" ")[2])
+    assert f"saved step {batches} " in out
+    _, out, _ = call(train_command, *resume, "--epochs", 9, "--steps", batches + 1)
+    assert f"saved step {batches + 1} " in out
 
 
 def test_a_run_goes_on_with_the_random_numbers_that_it_began_with(
@@ -131,8 +152,15 @@ def test_what_the_system_leaves_in_a_folder_is_nothing(
     assert "metrics.jsonl" not in {path.name for path in run.iterdir()}
     (run / "mine.txt").write_text("kept")
     code, _, err = call(train_command, "--data", data, "--run-dir", run, *SMALL)
-    assert (code, "exists already" in err) == (2, True)
+    assert (code, "exists already and is no run folder" in err) == (2, True)
     assert {path.name for path in run.iterdir()} == {name, "mine.txt"}
+
+
+@pytest.mark.skipif(os.sep == "\\", reason="a backslash separates folders there")
+def test_a_run_folder_with_a_backslash_is_refused(data: Path, call: Command) -> None:
+    code, _, err = call(train_command, "--data", data, "--run-dir", "my\\run", *SMALL)
+    assert (code, "backslash" in err) == (2, True)
+    assert not Path("my\\run").exists()
 
 
 @pytest.mark.parametrize("existed", [False, True])

@@ -143,6 +143,8 @@ def test_texts_are_taken_in_the_normal_form_that_the_model_learnt(
     for option in ("--stop", "--forbid"):
         expected = written(call, *options, "--prompt", "7 gr", option, "ü")
         assert written(call, *options, "--prompt", "7 gr", option, decomposed("ü")) == expected
+    code, _, err = call(sample_command, *options, "--prompt", prompt, "--forbid", "aé")
+    assert (code, "never writes 'é'" in err) == (0, True)
     (tmp_path / "given").write_text(given, encoding="utf-8")
     (tmp_path / "text").write_text(prompt, encoding="utf-8")
     scores = [written(call, song_run, "--score", tmp_path / name) for name in ("given", "text")]

@@ -405,8 +405,8 @@ def test_flax_s_own_bidirectional_takes_our_modules() -> None:
         (normal(0, B, T, D + 1), {}, r"expected \[T, B, 3\]"),
         (normal(0, B, T, D), {"seq_lengths": np.ones((2,), int)}, r"integers of shape \(3,\)"),
         (normal(0, B, T, D), {"seq_lengths": np.ones((3,))}, "expected integers"),
-        (normal(0, B, T, D), {"initial_carry": ()}, r"needs \(c, h\), each of shape \(3, 4\)"),
-        (normal(0, B, T, D), {"initial_carry": np.zeros((B, H))}, r"of shape \(3, 4\); a layer of"),
+        (normal(0, B, T, D), {"initial_carry": ()}, r"a tuple \(c, h\), each of shape \(3, 4\)"),
+        (normal(0, B, T, D), {"initial_carry": np.zeros((B, H))}, r"has \(3, 4\) for a layer of"),
     ],
 )
 def test_calls_that_do_not_fit_are_refused_in_words(
@@ -415,6 +415,14 @@ def test_calls_that_do_not_fit_are_refused_in_words(
     call = module_calls(flavour, "lstm", draw_layers("lstm", 1, False, D, H), in_features=D)
     with pytest.raises(ValueError, match=message):
         call(arguments, **options)
+
+
+@both
+def test_a_carry_of_one_layer_is_not_taken_for_two(flavour: str) -> None:
+    call = module_calls(flavour, "lstm", draw_layers("lstm", 2, False, D, H), in_features=D)
+    zeros = np.zeros((B, H))
+    with pytest.raises(ValueError, match=r"each of shape \(3, 4\), and 2 layers a tuple of these"):
+        call(normal(0, B, T, D), initial_carry=(zeros, zeros))
 
 
 def test_weights_of_other_modules_are_refused() -> None:

@@ -201,7 +201,7 @@ def test_what_comes_in_is_a_copy() -> None:
         ({"bias_hh_l0": None}, r"lacks bias_hh"),
         ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
         ({"weight_hr_l0": np.ones((2, 4))}, r"proj_size.*not supported"),
-        ({"rnn.weight_ih_l0": np.ones((2, 4))}, r'prefix such as "rnn\."'),
+        ({"a.rnn.weight_ih_l0": np.ones((2, 4))}, r"prefix such as 'a\.rnn\.'"),
         ({"bias_ih_l0": np.ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
         ({"weight_ih_l0": np.ones((12, 3))}, r"weight_ih_l0 has shape \(12, 3\); expected \(16, 3"),
         ({"weight_hh_l0": np.ones((16, 5))}, r"16 wide for a hidden size of 5"),
@@ -258,7 +258,7 @@ def pruned(module: Any) -> None:
     assert (module.weight_hh_l0 == 0).any()
 
 
-def normed(module: Any, name: str = "weight_hh_l0", dim: int = 0) -> None:
+def normed(module: Any, name: str = "weight_hh_l0", dim: int | None = 0) -> None:
     from torch.nn.utils.parametrizations import weight_norm
 
     weight_norm(module, name, dim)
@@ -286,6 +286,7 @@ WRAPPERS = {
     "pruning": pruned,
     "norm": normed,
     "norm of columns": partial(normed, name="weight_ih_l0", dim=1),
+    "norm of all": partial(normed, dim=None),
 }
 
 

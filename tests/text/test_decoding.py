@@ -97,6 +97,22 @@ def test_a_cut_within_the_last_character_is_named(before: str, last: str) -> Non
         assert "cut off" in refusal(lambda: decode(before.encode() + whole[:1], "'f'"))
 
 
+def test_a_cut_within_a_letter_of_two_bytes_is_named() -> None:
+    message = refusal(lambda: decode("Un caf\u00e9".encode()[:-1], "'f'"))
+    assert "cut off within its last character" in message and "iconv" not in message
+    assert "WINDOWS-1252 ('Un caf\u00e9')" in refusal(lambda: decode(b"Un caf\xe9", "'f'"))
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\xe9", b"\xc3"])
+@pytest.mark.parametrize("language", ["russian", "simplified", "korean"])
+def test_damaged_utf_8_is_told_from_other_encodings(language: str, damage: bytes) -> None:
+    text = (TEXTS[language] * 40).encode()
+    message = refusal(lambda: decode(text + damage + b" " + text, "'f'"))
+    assert f"damaged (byte 0x{damage.hex()} at offset {len(text)});" in message
+    twice = refusal(lambda: decode((text + damage + b" ") * 2, "'f'"))
+    assert "and in 1 more place;" in twice
+
+
 def test_a_stray_nul_is_no_encoding() -> None:
     message = refusal(lambda: decode(b"Some words and a few more, " * 9 + b"\0 and the end", "'f'"))
     assert "binary file (NUL at byte 243)" in message and "UTF" in message
