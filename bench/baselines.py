@@ -19,12 +19,12 @@ from bench.ngram import (
     heldout_loss_of_sequences,
 )
 from bench.runs import Run, settings
+from lstm_jax.systems import read_system
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.corpus import Corpus, PublishedBatches
+from lstm_jax.systems.language import LanguageConfig, LanguageSystem
+from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
 from lstm_jax.text import NOT_COUNTED, PaddedLanes, heldout_split
-from lstm_jax.training.config import AnyConfig, LanguageConfig, PoemsConfig
-from lstm_jax.training.systems import read_system
-from lstm_jax.training.systems.corpus import Corpus, PublishedBatches
-from lstm_jax.training.systems.language import LanguageSystem
-from lstm_jax.training.systems.poems import PoemsSystem
 
 _ORDERS = {"char": 6, "word": 2}
 _POEMS_ORDER = 3
@@ -87,7 +87,7 @@ PUBLISHED = (
 """No figure is known for poems, nor for reviews of this kind and size."""
 
 
-def published(config: AnyConfig) -> str | None:
+def published(config: TrainConfig) -> str | None:
     """The published figures that a run of these settings can be held against."""
     kept = settings(config)
     for each in PUBLISHED:

@@ -32,13 +32,14 @@ from bench.plot import require_matplotlib
 from lstm_jax.cli.arguments import parse, run_command
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
+from lstm_jax.systems import read_system
+from lstm_jax.systems.base import SampleConfig
+from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.text import Vocabulary
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import LanguageConfig, SampleConfig
 from lstm_jax.training.metrics import Row
 from lstm_jax.training.run import RunFolder, create_run, load
-from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import first_state, make_task
 
 PROG = "bench.endurance"
@@ -243,7 +244,7 @@ def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point
 
 def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
     """Writes with a trained model: 100 tokens to each of four prompts, a call."""
-    model, params, vocabulary = load(folder.path)
+    model, params, vocabulary, _ = load(folder.path)
     watch = Watch(seconds)
     for number in itertools.count():
         if watch.is_over:

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench.runs import Run, number
-from lstm_jax.training.config import AnyConfig, LanguageConfig, PoemsConfig, ReviewsConfig
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.language import LanguageConfig
+from lstm_jax.systems.poems import PoemsConfig
+from lstm_jax.systems.reviews import ReviewsConfig
 
 LYRICS = "lyrics"
 """The preset that is to know its text by heart: its training perplexity is what counts."""
@@ -101,7 +104,7 @@ def shown(found: Mapping[str, Spread]) -> str:
     return text
 
 
-def explained(config: AnyConfig) -> str:
+def explained(config: TrainConfig) -> str:
     """What the figures are, and how the data was split."""
     kept, share = config.heldout_share, f"{100 * config.heldout_share:.3g}%"
     is_of_words = isinstance(config, LanguageConfig) and config.tokens == "word"
@@ -122,6 +125,7 @@ def explained(config: AnyConfig) -> str:
         which = "drawn by the seed" if config.heldout_from == "random" else "the file's last"
         figure = figure.replace(";", ", poems' ends apart, and accuracy at the best;")
         return f"{figure}{share} of the poems, {which}"
+    assert isinstance(config, LanguageConfig)
     if config.heldout_from == "lanes":
         return f"{figure}the last {share} of each of a batch's lanes, so from all over the text"
     return f"{figure}the text's last {share}"

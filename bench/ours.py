@@ -14,12 +14,12 @@ from jax import Array, random
 from bench.report import OURS
 from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, System
 from lstm_jax.losses import TokenSums
-from lstm_jax.training.config import OptimizerConfig
+from lstm_jax.systems.base import Objective, OptimizerConfig, Predictions
+from lstm_jax.systems.language import LaneRows, LanguageObjective
+from lstm_jax.systems.poems import PoemObjective
+from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Objective, Program, TrainState, train_step
-from lstm_jax.training.systems.language import LaneRows, LanguageObjective, Predictions
-from lstm_jax.training.systems.poems import PoemObjective
-from lstm_jax.training.systems.reviews import LabelledTexts, ReviewObjective
+from lstm_jax.training.state import Program, TrainState, train_step
 
 
 class Ours:

@@ -29,20 +29,18 @@ from bench.environment import Environment, environment
 from bench.measure import require_at_least_one, seconds, timing_of
 from bench.shapes import BATCHES, system_named
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.presets import preset_named
+from lstm_jax.systems import preset_named, to_dict
+from lstm_jax.systems.base import System
+from lstm_jax.systems.corpus import Corpus
+from lstm_jax.systems.language import LanguageConfig, LanguageSystem
+from lstm_jax.systems.poems import Poems, PoemsConfig, PoemsSystem
+from lstm_jax.systems.reviews import Encoded, ReviewsConfig, ReviewsSystem
 from lstm_jax.text import Vocabulary, lanes
-from lstm_jax.text.poems import Poems
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import LanguageConfig, PoemsConfig, to_dict
 from lstm_jax.training.metrics import Row
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import StepMetrics, train_step
-from lstm_jax.training.systems import System
-from lstm_jax.training.systems.corpus import Corpus
-from lstm_jax.training.systems.language import LanguageSystem
-from lstm_jax.training.systems.poems import PoemsSystem
-from lstm_jax.training.systems.reviews import Encoded, ReviewsSystem
 from lstm_jax.training.task import Task, first_state, make_task
 
 BENCH = "rate"
@@ -115,6 +113,7 @@ def random_system(name: str, steps: int) -> System:
         batch = config.batch_size * config.sequence_length
         ids = draw.integers(0, size, config.characters or BATCHES * batch + 1, dtype=np.int32)
         return LanguageSystem(config, Corpus("", "", vocabulary, ids, lanes(ids, **sizes), None))
+    assert isinstance(config, PoemsConfig | ReviewsConfig)
     number = BATCHES * config.batch_size
     texts = tuple(draw.integers(1, size, (number, config.length), dtype=np.int32))
     if isinstance(config, PoemsConfig):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.presets import PRESETS, preset_named
-from lstm_jax.training.config import AnyConfig, LanguageConfig, from_dict, to_dict
+from lstm_jax.systems import PRESETS, from_dict, preset_named, to_dict
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 
@@ -49,7 +50,7 @@ class Run:
     """
 
     path: Path
-    config: AnyConfig
+    config: TrainConfig
     sha256: str
     device: str
     rows: tuple[Mapping[str, Any], ...]
@@ -135,7 +136,7 @@ def number(row: Mapping[str, Any], name: str) -> float:
     return float(value) if isinstance(value, int | float) else math.nan
 
 
-def settings(config: AnyConfig) -> dict[str, Any]:
+def settings(config: TrainConfig) -> dict[str, Any]:
     """What makes a run's numbers what they are, but for its seed and its data; flat names."""
     flat = _flat(to_dict(config))
     if flat.get("vectors") is not None:
@@ -147,7 +148,7 @@ def settings(config: AnyConfig) -> dict[str, Any]:
     }
 
 
-def differences(config: AnyConfig) -> tuple[str, ...]:
+def differences(config: TrainConfig) -> tuple[str, ...]:
     """What of the settings differs from the run's preset, as flags of `train.py`."""
     name = config.preset
     if name not in {preset.preset for preset in PRESETS}:
@@ -177,7 +178,7 @@ def _described(file: Path) -> dict[str, Any]:
     return described if isinstance(described, dict) else {}
 
 
-def _of_format_1(path: Path, described: Mapping[str, Any]) -> tuple[AnyConfig, str]:
+def _of_format_1(path: Path, described: Mapping[str, Any]) -> tuple[TrainConfig, str]:
     """Settings and data's hash of a config without `system`, whose samples were set elsewhere."""
     try:
         kept = _known(described["config"], to_dict(LanguageConfig()))
@@ -212,7 +213,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _flags(config: AnyConfig, base: AnyConfig) -> tuple[str, ...]:
+def _flags(config: TrainConfig, base: TrainConfig) -> tuple[str, ...]:
     kept = settings(base)
     changed = ((name, value) for name, value in settings(config).items() if value != kept.get(name))
     return tuple(_flag(name.replace("_", "-"), value) for name, value in changed)

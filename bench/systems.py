@@ -25,7 +25,7 @@ from bench.judged import Point, Spread, decimals, explained, figures, shown, spr
 from bench.ngram import NGramResult
 from bench.runs import Run, differences, keep_run, number, read_run, settings
 from lstm_jax.cli.arguments import parse, run_command
-from lstm_jax.presets import PRESETS
+from lstm_jax.systems import PRESETS
 
 _HEADS = ("system", "settings", "runs", "figure", "published", "n-gram", "time")
 _NONE = "–"  # noqa: RUF001

@@ -23,9 +23,17 @@ from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
 from lstm_jax.recurrence import gru, lstm, rnn
 from lstm_jax.sampling import generate
+from lstm_jax.stack import (
+    Directions,
+    StackConfig,
+    init_stack,
+    run_stack,
+    stack_zero_carry,
+    step_stack,
+)
 
 if TYPE_CHECKING:
-    from lstm_jax.training.run import load, load_classifier
+    from lstm_jax.training.run import load
 
 __version__ = "0.1.0"
 
@@ -33,6 +41,7 @@ __all__ = [
     "Classifier",
     "ClassifierConfig",
     "ClassifierParams",
+    "Directions",
     "GRUCarry",
     "GRUParams",
     "LSTMCarry",
@@ -42,25 +51,29 @@ __all__ = [
     "LanguageModelParams",
     "RNNCarry",
     "RNNParams",
+    "StackConfig",
     "generate",
     "gru",
     "gru_step",
     "init_gru",
     "init_lstm",
     "init_rnn",
+    "init_stack",
     "load",
-    "load_classifier",
     "lstm",
     "lstm_step",
     "rnn",
     "rnn_step",
+    "run_stack",
+    "stack_zero_carry",
+    "step_stack",
     "zero_carry",
 ]
 
 
 def __getattr__(name: str) -> Any:
     """Imports the loaders, and with them flax, optax and orbax, when one is first asked for."""
-    if name in ("load", "load_classifier"):
+    if name == "load":
         from lstm_jax.training import run
 
         return getattr(run, name)

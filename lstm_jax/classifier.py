@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,13 +19,13 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import Initialisation, look_up
 from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.precision import cast_tree, draw_dtype, products, time_product
+from lstm_jax.settings import Changeable, Share, Size, SizeOrZero
 from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
     init_stack,
     keep_scale,
-    require_size,
     run_stack,
 )
 
@@ -65,25 +65,13 @@ class ClassifierConfig(StackConfig):
             word of a sequence (Iyyer et al. 2015); the others are not scaled up.
     """
 
-    embedding_size: int = 50
+    embedding_size: Size = 50
     frozen_embedding: bool = False
     learn_missing: bool = False
     pooling: Pooling = "last"
-    dense_size: int = 32
-    dense_dropout: float = 0.5
-    word_dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_size("embedding_size", self.embedding_size)
-        require_size("dense_size", self.dense_size, least=0)
-        if self.pooling not in get_args(Pooling):
-            choices = ", ".join(get_args(Pooling))
-            raise ValueError(f"pooling is {self.pooling!r}; choose one of {choices}")
-        for name in ("dense_dropout", "word_dropout"):
-            rate = getattr(self, name)
-            if not (math.isfinite(rate) and 0 <= rate < 1):
-                raise ValueError(f"{name} is {rate}; it must be at least 0 and below 1")
+    dense_size: SizeOrZero = 32
+    dense_dropout: Changeable[Share] = 0.5
+    word_dropout: Share = 0.0
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from lstm_jax.cells import look_up
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
 from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
+from lstm_jax.settings import Changeable, Positive, Share, Size
 from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
     init_stack,
     keep_scale,
-    require_size,
     run_stack,
     stack_zero_carry,
     step_stack,
@@ -74,25 +74,15 @@ class LanguageModelConfig(StackConfig):
             so that what is learnt of a token as an input holds for it as a target.
     """
 
-    embedding_size: int | None = None
-    embedding_stddev: float | None = None
-    output_stddev: float | None = None
+    embedding_size: Size | None = None
+    embedding_stddev: Positive | None = None
+    output_stddev: Positive | None = None
     output_truncated: bool = True
-    output_dropout: float = 0.0
+    output_dropout: Changeable[Share] = 0.0
     tied: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_size is not None:
-            require_size("embedding_size", self.embedding_size)
-        for name in ("embedding_stddev", "output_stddev"):
-            stddev = getattr(self, name)
-            if stddev is not None and not (math.isfinite(stddev) and stddev > 0):
-                raise ValueError(f"{name} is {stddev}; it must be above 0")
-        if not (math.isfinite(self.output_dropout) and 0 <= self.output_dropout < 1):
-            raise ValueError(
-                f"output_dropout is {self.output_dropout}; it must be at least 0 and below 1"
-            )
         if self.tied and self.embedding_size != self.output_size:
             raise ValueError(
                 f"embedding_size is {self.embedding_size}; a tied output layer needs it to be "

@@ -5,10 +5,9 @@ Shapes: T time, B batch, D input size, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +17,9 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import CellName, GRUReset, Initialisation, Params, cell_named, zero_carry
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer
+from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
 
 DropoutPlace = Literal["between", "outputs", "inputs"]
-
-LARGEST_SIZE = 2**16
-"""Of a layer; beyond it, one matrix alone is larger than any device's memory."""
-
-MOST_LAYERS = 128
-MOST_TIMES = 2**31 - 1
-
-
-def require_size(name: str, value: int, *, least: int = 1, most: int = LARGEST_SIZE) -> None:
-    """Raises ValueError where a size is none, or larger than can be."""
-    if value < least:
-        raise ValueError(f"{name} is {value}; it must be at least {least}")
-    if value > most:
-        raise ValueError(f"{name} is {value}; it must be at most {most}")
 
 
 class Directions(NamedTuple):
@@ -68,39 +54,20 @@ class StackConfig:
     """
 
     cell: CellName = "lstm"
-    layers: int = 1
-    hidden_size: int = 128
+    layers: Annotated[int, Bounds(1, 128)] = 1
+    hidden_size: Size = 128
     bidirectional: bool = False
     gru_reset: GRUReset = "after"
     initialisation: Initialisation = "pytorch"
-    dropout: float = 0.0
-    dropout_place: DropoutPlace = "between"
-    compute_dtype: ComputeDtype = "float32"
-    backend: Backend = "auto"
-    unroll: int = 1
-    remat: int | None = None
+    dropout: Changeable[Share] = 0.0
+    dropout_place: Changeable[DropoutPlace] = "between"
+    compute_dtype: Changeable[ComputeDtype] = "float32"
+    backend: Changeable[Backend] = "auto"
+    unroll: Changeable[Size] = 1
+    remat: Changeable[Count | None] = None
 
     def __post_init__(self) -> None:
-        cell_named(self.cell)
-        require_size("layers", self.layers, most=MOST_LAYERS)
-        require_size("hidden_size", self.hidden_size)
-        require_size("unroll", self.unroll)
-        if self.remat is not None:
-            require_size("remat", self.remat, most=MOST_TIMES)
-        if not (math.isfinite(self.dropout) and 0 <= self.dropout < 1):
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        for name, choices in (
-            ("gru_reset", GRUReset),
-            ("initialisation", Initialisation),
-            ("dropout_place", DropoutPlace),
-            ("compute_dtype", ComputeDtype),
-            ("backend", Backend),
-        ):
-            value = getattr(self, name)
-            if value not in get_args(choices):
-                raise ValueError(
-                    f"{name} is {value!r}; choose one of {', '.join(get_args(choices))}"
-                )
+        check(self)
 
     @property
     def output_size(self) -> int:

@@ -52,6 +52,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # Of its two ways to make code of fused operations, the one that takes a third of the time;
         # later versions have the other alone.
         os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+    else:
+        # A single operation is no fusion then, and is made into code without MLIR.
+        os.environ["XLA_FLAGS"] += " --xla_disable_hlo_passes=fusion-wrapper"
 
 
 @pytest.fixture(autouse=True, scope="module")

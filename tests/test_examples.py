@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,21 @@ from typing import Any
 import jax
 import pytest
 
+from lstm_jax import systems
+
 FOLDER = Path(__file__).parent.parent / "examples"
 NOTEBOOK = FOLDER.parent / "docs" / "quickstart.ipynb"
+
+
+def module_of(name: str) -> Any:
+    """An example as a module."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their annotations up there.
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -22,11 +36,7 @@ def example(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) 
     name = request.node.name.removeprefix("test_")
     # It computes for longer than it is compiled.
     jax.config.update("jax_disable_most_optimizations", name != "many_models")
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    returned = module.main()
+    returned = module_of(name).main()
     assert capsys.readouterr().out.count("\n") == 1
     return returned
 
@@ -52,6 +62,12 @@ def test_transformations(example: Any) -> None:
     assert len(example) == 6
     assert example.pop("float64") < 1e-14
     assert max(example.values()) < 1e-6
+
+
+def test_own_system(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(systems, "SYSTEMS", systems.SYSTEMS)
+    assert module_of("own_system").main("abbacccab") == " ^^ ^^^  "
+    assert re.search(r"held out \S+  accuracy (1\.|0\.9)", capsys.readouterr().out)
 
 
 def test_two_devices(example: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from bench.faults.lines import Line
 from bench.faults.tiny import bytes_of, leaf_bytes, rows_of
+from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.metrics import MetricsLog
 from lstm_jax.training.run import (
@@ -23,7 +24,6 @@ from lstm_jax.training.run import (
     refuse_damaged_files,
     refuse_other_data,
 )
-from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import Task, restored_state
 
 DESCRIPTIONS = ("config.json", "vocab.json", "corpus.txt", "vectors.npy")

@@ -14,10 +14,10 @@ import numpy as np
 import lstm_jax
 from bench.faults.processes import Process
 from lstm_jax.sampling import FREE, generate
+from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder, read_description
-from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import Task, make_task, restored_state
 
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
@@ -122,7 +122,7 @@ def rows_of(run: Path) -> list[str]:
 
 def sample_of(run: Path) -> bytes:
     """The tokens that the model of a run writes, drawn with a fixed key."""
-    model, params, vocabulary = lstm_jax.load(run)
+    model, params, vocabulary, _ = lstm_jax.load(run)
     template = np.full((40, 1), FREE)
     template[:9, 0] = vocabulary.encode("7 bottles")
     return np.asarray(generate(model, params, template, key=jax.random.key(1)).tokens).tobytes()

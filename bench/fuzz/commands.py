@@ -27,7 +27,9 @@ from bench.fuzz.trial import Outcome, random_of
 from bench.fuzz.weights import hostile_safetensors
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.interop.convert import ConvertCommand
-from lstm_jax.presets import DOCS, POEMS, REVIEWS
+from lstm_jax.systems.language import DOCS
+from lstm_jax.systems.poems import POEMS
+from lstm_jax.systems.reviews import REVIEWS
 
 _LONGEST_LINE = 1_200
 

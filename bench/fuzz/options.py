@@ -18,7 +18,7 @@ from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.cli.train import TrainCommand, read_arguments
 from lstm_jax.interop.convert import ConvertCommand
 from lstm_jax.interop.export_run import ExportCommand
-from lstm_jax.presets import PRESETS
+from lstm_jax.systems import PRESETS
 
 VALUES = (
     "",

@@ -21,18 +21,18 @@ from bench.fuzz.mutations import ODD_TEXTS, broken_bytes, broken_json, broken_te
 from bench.fuzz.texts import POEMS, PROSE
 from bench.fuzz.trial import require, require_only
 from lstm_jax.cli.writing import file_lines
-from lstm_jax.presets import PRESETS
 from lstm_jax.sampling.stops import make_stops
+from lstm_jax.systems import PRESETS, from_dict, to_dict
+from lstm_jax.systems.poems import build_poem_vocabulary, read_poems
+from lstm_jax.systems.reviews import load_vectors
+from lstm_jax.systems.writer import blanks_template, joined, prompt_template
 from lstm_jax.text import (
     Vocabulary,
     build_char_vocabulary,
-    build_poem_vocabulary,
     build_review_vocabulary,
     build_word_vocabulary,
-    read_poems,
     words,
 )
-from lstm_jax.training.config import from_dict, to_dict
 from lstm_jax.training.metrics import MetricsLog, read_rows
 from lstm_jax.training.run import (
     RunFolder,
@@ -40,8 +40,6 @@ from lstm_jax.training.run import (
     refuse_changes,
     refuse_damaged_files,
 )
-from lstm_jax.training.systems.reviews import load_vectors
-from lstm_jax.training.writing import blanks_template, joined, prompt_template
 
 
 def vocabularies() -> tuple[Vocabulary, ...]:

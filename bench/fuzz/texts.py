@@ -13,10 +13,10 @@ import numpy as np
 
 from bench.fuzz.mutations import ODD_TEXTS, broken_bytes, broken_text
 from bench.fuzz.trial import require, require_only
+from lstm_jax.systems.poems import build_poem_vocabulary, read_poems
 from lstm_jax.text import (
     Vocabulary,
     build_char_vocabulary,
-    build_poem_vocabulary,
     build_published_word_vocabulary,
     build_review_vocabulary,
     build_word_vocabulary,
@@ -25,7 +25,6 @@ from lstm_jax.text import (
     lanes,
     padded_lanes,
     published_shakespeare_words,
-    read_poems,
     read_reviews,
     read_text,
     read_vectors,

@@ -49,10 +49,12 @@ def classify_command(arguments: Sequence[str]) -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
     command = parse(ClassifyCommand, None, arguments, PROG)
     with importing():
-        from lstm_jax.training.run import load_classifier
-        from lstm_jax.training.systems.reviews import probabilities
+        from lstm_jax.classifier import Classifier
+        from lstm_jax.systems.reviews import probabilities
+        from lstm_jax.training.run import load
 
-    model, params, vocabulary, config = load_classifier(command.run_dir, step=command.step)
+    loaded = load(command.run_dir, step=command.step, kind=Classifier)
+    model, params, vocabulary, config = loaded
     for texts in _batches(_lines(command.file), command.batch_size):
         found = probabilities(model, params, vocabulary, config, texts, command.batch_size)
         for probability, text in zip(found, texts, strict=True):

@@ -14,10 +14,12 @@ import jax
 
 from lstm_jax.cli.arguments import error_line
 from lstm_jax.cli.display import Display
+from lstm_jax.systems import read_system, to_dict
+from lstm_jax.systems.base import System, TrainConfig
+from lstm_jax.systems.corpus import BUILT_IN
+from lstm_jax.systems.downloads import SOURCES
 from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import AnyConfig, to_dict
-from lstm_jax.training.downloads import SOURCES
 from lstm_jax.training.metrics import part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule
 from lstm_jax.training.report import Recorded, Recorder
@@ -34,16 +36,13 @@ from lstm_jax.training.run import (
     write_config,
 )
 from lstm_jax.training.state import TrainState, evaluate
-from lstm_jax.training.systems import System, read_system
-from lstm_jax.training.systems.corpus import BUILT_IN
-from lstm_jax.training.systems.reviews import ReviewsSystem
 from lstm_jax.training.tensorboard import TensorBoardRecorder, require_tensorboard
 from lstm_jax.training.wandb import WandbRecorder, require_wandb
 
 
 def train_run(
     path: Path,
-    config: AnyConfig,
+    config: TrainConfig,
     *,
     resume: bool,
     own_samples: bool,
@@ -118,7 +117,7 @@ def train_run(
                 display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
 
 
-def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
+def evaluate_run(path: Path, config: TrainConfig) -> dict[str, Any]:
     """The held-out loss and the like of a run's newest checkpoint.
 
     For reviews it is the best checkpoint, and what it makes of the data's own test half.
@@ -127,12 +126,12 @@ def evaluate_run(path: Path, config: AnyConfig) -> dict[str, Any]:
     system = _system_of_run(folder, config)
     the_task = task.make_task(system)
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        best = store.best_step() if isinstance(system, ReviewsSystem) else None
+        best = store.best_step() if system.used_step == "best" else None
         state, _ = task.restored_state(the_task, store, step=best)
     found = {"step": int(state.step), **task.heldout_metrics(the_task, state)}
-    if isinstance(system, ReviewsSystem) and system.test is not None:
-        sums = evaluate(system.objective, state.params, system.test_batches(), config.batch_size)
-        found |= part_metrics("test_", sums[""], with_perplexity=False)
+    sums = evaluate(system.objective, state.params, system.test_batches(), config.batch_size)
+    for name, part in sums.items():
+        found |= part_metrics(f"test_{name}", part, with_perplexity=system.has_perplexity)
     return found
 
 
@@ -159,14 +158,14 @@ def _is_barely_begun(folder: RunFolder) -> bool:
         return store.is_empty
 
 
-def _new_system(folder: RunFolder, config: AnyConfig) -> System:
+def _new_system(folder: RunFolder, config: TrainConfig) -> System:
     refuse_existing(folder)
     if config.init_from is not None:
         refuse_other_model(RunFolder(Path(config.init_from)), config)
     return read_system(_located(config))
 
 
-def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
+def _system_of_run(folder: RunFolder, config: TrainConfig) -> System:
     refuse_changes(folder, config)
     refuse_damaged_files(folder)
     config = _located(config, moved=True)
@@ -176,7 +175,7 @@ def _system_of_run(folder: RunFolder, config: AnyConfig) -> System:
     return system
 
 
-def _located(config: AnyConfig, *, moved: bool = False) -> AnyConfig:
+def _located(config: TrainConfig, *, moved: bool = False) -> TrainConfig:
     """The settings with absolute paths of files, so that the run finds them from any folder.
 
     With `moved`, a file that is not where it was is looked for, from the current folder, under the
@@ -193,7 +192,7 @@ def _located(config: AnyConfig, *, moved: bool = False) -> AnyConfig:
     return dataclasses.replace(config, **found)
 
 
-def _change_of_rate(the_task: task.Task, before: AnyConfig, state: TrainState) -> str:
+def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
     """What becomes of the learning rate where a run goes on with another schedule; else nothing."""
     updates = int(state.step) - int(state.skipped)
     steps = task.total_steps(before, the_task.program.batches)

@@ -17,8 +17,8 @@ import tyro
 
 from lstm_jax.cli.arguments import HELP_ALL, importing, parse, run_command
 from lstm_jax.cli.output import json_line, tell
-from lstm_jax.presets import PRESETS, preset_named
-from lstm_jax.training.config import AnyConfig, TrainConfig
+from lstm_jax.systems import PRESETS, preset_named
+from lstm_jax.systems.base import TrainConfig
 
 PROG = "train.py"
 
@@ -31,9 +31,9 @@ presets:
   docs         Python's own documentation, by characters; the default
   anna         a novel, by characters
   shakespeare  plays, by words
+  lyrics       10,000 characters by heart; --data names a text
   poems        short poems, which fill acrostics; --data names a file of them
   reviews      a classifier: is a film review favourable?
-  lyrics       10,000 characters by heart; --data names a text
 
 common flags:
   --data PATH        what to train on, in place of the preset's own data
@@ -129,7 +129,7 @@ def _is_named(flag: str, arguments: Sequence[str]) -> bool:
     return flag in flags
 
 
-def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
+def read_arguments(arguments: Sequence[str]) -> TrainCommand[TrainConfig]:
     """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset")
@@ -157,7 +157,7 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[AnyConfig]:
             raise ValueError(f"{folder} is a run of preset {stored.preset!r}, not {named!r}")
         default = stored
     with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
-    command: TrainCommand[AnyConfig] = parse(
+    command: TrainCommand[TrainConfig] = parse(
         with_flags_of, TrainCommand(default, default.preset), arguments, PROG, HELP
     )
     for preset in (command.preset, command.config.preset):

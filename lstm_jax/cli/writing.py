@@ -13,11 +13,11 @@ import jax
 
 from lstm_jax.cli.output import json_line, tell
 from lstm_jax.cli.sample import SampleCommand
+from lstm_jax.models import LanguageModel
 from lstm_jax.sampling import FilterOptions, with_weights
-from lstm_jax.text import Vocabulary, read_lines
-from lstm_jax.training.config import PoemsConfig, ReviewsConfig
-from lstm_jax.training.run import RunFolder, load, read_description
-from lstm_jax.training.writing import (
+from lstm_jax.systems.language import LanguageConfig
+from lstm_jax.systems.poems import PoemsConfig
+from lstm_jax.systems.writer import (
     Template,
     Writer,
     Written,
@@ -27,6 +27,8 @@ from lstm_jax.training.writing import (
     shown_pieces,
     unknown_options,
 )
+from lstm_jax.text import Vocabulary, read_lines
+from lstm_jax.training.run import RunFolder, load, read_description
 
 _LISTED_AT_MOST = 10
 
@@ -37,7 +39,8 @@ def load_writer(command: SampleCommand) -> Writer:
     Raises:
         ValueError: see `load`; or a bidirectional model.
     """
-    model, params, vocabulary = load(command.run_dir, step=command.step)
+    loaded = load(command.run_dir, step=command.step, kind=LanguageModel)
+    model, params, vocabulary, _ = loaded
     if model.config.bidirectional and not command.force:
         raise ValueError(
             f"{command.run_dir} holds a bidirectional model: it learnt with the future in view, so "
@@ -231,7 +234,7 @@ def _asked_for(
     config = read_description(RunFolder(command.run_dir)).config
     if isinstance(config, PoemsConfig):
         return [("", config.sample_templates[0])], True
-    assert not isinstance(config, ReviewsConfig)
+    assert isinstance(config, LanguageConfig)
     return [("", _own_prompt(vocabulary, config.sample_prompts))], False
 
 

@@ -30,7 +30,7 @@ from lstm_jax.interop.pytorch import (
     layers_to_pytorch,
     unwrapped_name,
 )
-from lstm_jax.models import LanguageModelParams
+from lstm_jax.models import LanguageModel, LanguageModelParams
 
 Weights = LanguageModelParams | tuple[Any, ...]
 """A whole language model, or the layers of a stack alone."""
@@ -99,7 +99,7 @@ def _read(command: ConvertCommand) -> tuple[Weights, Literal["pytorch", "plain",
 
         if command.prefix is not None:
             raise ValueError("a run has no prefix; leave out --prefix")
-        return load(command.source, step=command.step)[1], "run"
+        return load(command.source, step=command.step, kind=LanguageModel).params, "run"
     if command.step != "newest":
         raise ValueError(f"{command.source} is a file, which has no steps; leave out --step")
     arrays = load_arrays(command.source)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from lstm_jax.classifier import Classifier
 from lstm_jax.cli.arguments import parse
 from lstm_jax.interop.export import (
     Platform,
@@ -19,6 +20,7 @@ from lstm_jax.interop.export import (
     signature,
 )
 from lstm_jax.interop.files import require_target
+from lstm_jax.models import LanguageModel
 
 if TYPE_CHECKING:
     from jax.export import Exported
@@ -73,15 +75,13 @@ def export_command(arguments: Sequence[str], prog: str) -> int:
 
 
 def _exported(command: ExportCommand) -> Exported:
-    from lstm_jax.training.run import load, load_classifier
+    from lstm_jax.training.run import load
 
     platforms = command.platforms or None
+    kind = Classifier if command.what == "classifier" else LanguageModel
+    model, params, vocabulary, _ = load(command.run_dir, step=command.step, kind=kind)
     if command.what == "classifier":
-        step = "best" if command.step is None else command.step
-        classifier, weights, *_ = load_classifier(command.run_dir, step=step)
-        return export_classifier(classifier, weights, platforms=platforms)
-    step = "newest" if command.step is None else command.step
-    model, params, vocabulary = load(command.run_dir, step=step)
+        return export_classifier(model, params, platforms=platforms)
     if command.what == "step":
         return export_step(model, params, platforms=platforms)
     forbidden = _never_written(vocabulary)

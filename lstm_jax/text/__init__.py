@@ -14,7 +14,6 @@ from lstm_jax.text.cleaning import (
     published_batches,
     published_shakespeare_words,
 )
-from lstm_jax.text.poems import Poems, build_poem_vocabulary, read_poems
 from lstm_jax.text.readers import python_documentation, read_lines, read_text
 from lstm_jax.text.reviews import (
     Reviews,
@@ -44,7 +43,6 @@ __all__ = [
     "LengthBatches",
     "PaddedLanes",
     "PaddedRows",
-    "Poems",
     "PredictionRows",
     "ReviewSet",
     "Reviews",
@@ -52,7 +50,6 @@ __all__ = [
     "WordVectors",
     "bucket_widths",
     "build_char_vocabulary",
-    "build_poem_vocabulary",
     "build_published_word_vocabulary",
     "build_review_vocabulary",
     "build_word_vocabulary",
@@ -68,7 +65,6 @@ __all__ = [
     "published_shakespeare_words",
     "python_documentation",
     "read_lines",
-    "read_poems",
     "read_reviews",
     "read_text",
     "read_vectors",

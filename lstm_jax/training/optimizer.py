@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import optax
 
-from lstm_jax.training.config import OptimizerConfig
+from lstm_jax.systems.base import OptimizerConfig
 
 
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:

@@ -15,7 +15,6 @@ nonfinite/       a run of its own: where training gave up on losses that are not
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import hashlib
 import json
@@ -29,25 +28,21 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from filelock import FileLock, Timeout
 from jax import random
 
 from lstm_jax import __version__
-from lstm_jax.classifier import Classifier, ClassifierParams
-from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.settings import MAY_CHANGE, OF_THE_VOCABULARY, flat, marked
+from lstm_jax.systems import from_dict, system_of, to_dict
+from lstm_jax.systems.base import System, TrainConfig
+from lstm_jax.systems.language import CORPUS_FILE
+from lstm_jax.systems.reviews import VECTORS_FILE
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.checks import one_line
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import AnyConfig, ReviewsConfig, from_dict, to_dict
 from lstm_jax.training.metrics import read_rows
-from lstm_jax.training.systems import System
-from lstm_jax.training.systems.reviews import VECTORS_FILE, load_vectors
 
 FORMAT = 2
-
-CORPUS_FILE = "corpus.txt"
-"""Where a run folder keeps a text that is not a file of the user's."""
 
 _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
 """Of a config that has no checksum."""
@@ -59,39 +54,6 @@ _OF_THE_SYSTEM = frozenset(
     [".ds_store", ".directory", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"]
 )
 """What file managers and file systems leave in a folder, in lower case."""
-
-_CHANGEABLE = frozenset(
-    [
-        "data",
-        "vectors",
-        "steps",
-        "epochs",
-        "devices",
-        "intervals",
-        "log_every",
-        "evaluate_every",
-        "checkpoint_every",
-        "keep_checkpoints",
-        "patience",
-        "skipped_at_most",
-        "sample_every",
-        "sample_prompts",
-        "sample_templates",
-        "corpus_on_device_mb",
-        "zero_carry_rate",
-        "model.dropout",
-        "model.dropout_place",
-        "model.dense_dropout",
-        "model.output_dropout",
-        "model.compute_dtype",
-        "model.backend",
-        "model.unroll",
-        "model.remat",
-    ]
-)
-_OF_THE_VOCABULARY = frozenset(["tokens", "min_count", "vocabulary_size", "train_vectors"])
-
-_CHANGEABLE_GROUPS = ("optimizer.", "sample.")
 
 
 class RunFolder(NamedTuple):
@@ -149,7 +111,7 @@ class Description(NamedTuple):
         files: SHA-256 of the folder's other files, by name; empty in a run of an older version.
     """
 
-    config: AnyConfig
+    config: TrainConfig
     sha256: str
     files: dict[str, str]
 
@@ -354,7 +316,7 @@ def _crc32(described: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
-def refuse_changes(folder: RunFolder, asked: AnyConfig) -> None:
+def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
     """Raises ValueError if a resumed run would differ in what its checkpoints depend on."""
     if changed := list(_changed(folder, asked).values()):
         raise ValueError(
@@ -363,13 +325,14 @@ def refuse_changes(folder: RunFolder, asked: AnyConfig) -> None:
         )
 
 
-def refuse_other_model(folder: RunFolder, asked: AnyConfig) -> None:
+def refuse_other_model(folder: RunFolder, asked: TrainConfig) -> None:
     """Raises ValueError if a new run has no use for this one's weights and vocabulary."""
     refuse_damaged_files(folder, without_data=True)
+    of_the_vocabulary = set(marked(type(asked), OF_THE_VOCABULARY))
     changed = [
         change
         for name, change in _changed(folder, asked).items()
-        if name in _OF_THE_VOCABULARY or name.startswith("model.")
+        if name in of_the_vocabulary or name.startswith("model.")
     ]
     if changed:
         raise ValueError(
@@ -378,15 +341,14 @@ def refuse_other_model(folder: RunFolder, asked: AnyConfig) -> None:
         )
 
 
-def _changed(folder: RunFolder, asked: AnyConfig) -> dict[str, str]:
+def _changed(folder: RunFolder, asked: TrainConfig) -> dict[str, str]:
     """The settings that a resumed run must have as it had them, and has not, by name."""
-    kept = _flat(to_dict(read_description(folder).config))
+    kept = flat(to_dict(read_description(folder).config))
+    changeable = set(marked(type(asked), MAY_CHANGE))
     return {
         name: f"{name} is {value!r}, the run has {kept.get(name)!r}"
-        for name, value in _flat(to_dict(asked)).items()
-        if value != kept.get(name)
-        and name not in _CHANGEABLE
-        and not name.startswith(_CHANGEABLE_GROUPS)
+        for name, value in flat(to_dict(asked)).items()
+        if value != kept.get(name) and not {name, name.partition(".")[0]} & changeable
     }
 
 
@@ -404,89 +366,67 @@ def refuse_other_data(folder: RunFolder, system: System) -> None:
         )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
 Step = int | Literal["newest", "best"]
 """A checkpoint: that of a step, the newest good one, or the one of the lowest held-out loss."""
 
 
+class Loaded(NamedTuple):
+    """A trained model, for use in other code.
+
+    Attributes:
+        model: a `LanguageModel` or a `Classifier`.
+        params: its parameters; word vectors that were frozen are among them.
+        vocabulary: turns text into the model's ids.
+        config: the run's settings.
+    """
+
+    model: Any
+    params: Any
+    vocabulary: Vocabulary
+    config: Any
+
+
 def load(
-    run_dir: str | os.PathLike[str], *, step: Step = "newest"
-) -> tuple[LanguageModel, LanguageModelParams, Vocabulary]:
-    """Loads a trained language model, without its optimizer, for use in other code.
+    run_dir: str | os.PathLike[str], *, step: Step | None = None, kind: type[Any] = object
+) -> Loaded:
+    """Loads a trained model, without its optimizer.
 
     Args:
         run_dir: a folder that `train.py` made.
-        step: which checkpoint.
-
-    Returns:
-        The model, its parameters, and the vocabulary that turns text into its ids.
+        step: which checkpoint; None takes a classifier's best one, and another model's newest.
+        kind: what the model is to be, such as `LanguageModel`.
 
     Raises:
-        ValueError: it is no run folder of a language model, or it has no such checkpoint.
+        ValueError: it is no run folder, has no such checkpoint, or its model is of another kind.
+
+    Example:
+        >>> import lstm_jax
+        >>> model, params, vocabulary, config = lstm_jax.load("runs/docs")  # doctest: +SKIP
     """
     folder = RunFolder(Path(run_dir))
     config = read_description(folder).config
-    if isinstance(config, ReviewsConfig):
+    refuse_damaged_files(folder, without_data=True)
+    vocabulary = Vocabulary.load(folder.vocabulary)
+    system = system_of(config)
+    model = system.model_of(config, len(vocabulary))
+    if not isinstance(model, kind):
         raise ValueError(
-            f"{run_dir} holds a classifier, which writes nothing; classify texts with it "
-            "(python -m lstm_jax.cli.classify RUN), or load it with load_classifier"
+            f"{run_dir} holds a {type(model).__name__}, and this needs a {kind.__name__}; "
+            f"{system.use} {run_dir}"
         )
-    refuse_damaged_files(folder, without_data=True)
-    vocabulary = Vocabulary.load(folder.vocabulary)
-    model = LanguageModel(config.model, len(vocabulary))
-    params = _load_params(folder, jax.eval_shape(model.init, random.key(0)), step)
-    return model, params, vocabulary
-
-
-def load_classifier(
-    run_dir: str | os.PathLike[str], *, step: Step = "best"
-) -> tuple[Classifier, ClassifierParams, Vocabulary, ReviewsConfig]:
-    """Loads a trained classifier, without its optimizer, for use in other code.
-
-    Args:
-        run_dir: a folder that `train.py` made.
-        step: which checkpoint.
-
-    Returns:
-        The model, its parameters (frozen vectors are its embedding), the vocabulary, and the
-        settings that say how a text is cut.
-
-    Raises:
-        ValueError: it is no run folder of a classifier, or it has no such checkpoint.
-    """
-    folder = RunFolder(Path(run_dir))
-    config = read_description(folder).config
-    if not isinstance(config, ReviewsConfig):
-        raise ValueError(f"{run_dir} holds a language model, no classifier; load it with load")
-    refuse_damaged_files(folder, without_data=True)
-    vocabulary = Vocabulary.load(folder.vocabulary)
-    model = Classifier(config.model, len(vocabulary))
-    params = _load_params(folder, jax.eval_shape(model.init, random.key(0)), step)
-    if config.model.frozen_embedding:
-        vectors = jnp.asarray(load_vectors(folder.path / VECTORS_FILE))
-        params = params._replace(embedding=model.word_vectors(params, vectors))
-        thawed = dataclasses.replace(config.model, frozen_embedding=False)
-        model = Classifier(thawed, len(vocabulary))
-    return model, params, vocabulary, config
+    drawn = jax.eval_shape(model.init, random.key(0))
+    params = _load_params(folder, drawn, step or system.used_step)
+    return Loaded(*system.loaded(model, params, folder.path), vocabulary, config)
 
 
 def learnt_params(folder: RunFolder, template: Any) -> Any:
-    """What a run has learnt: the parameters of its newest checkpoint, or a classifier's best one.
+    """What a run has learnt: the parameters of its newest checkpoint, or of a classifier's best.
 
     Raises:
         ValueError: it has no checkpoint, or not of parameters like the template.
     """
-    is_classifier = isinstance(read_description(folder).config, ReviewsConfig)
-    return _load_params(folder, template, "best" if is_classifier else "newest")
+    system = system_of(read_description(folder).config)
+    return _load_params(folder, template, system.used_step)
 
 
 def _load_params(folder: RunFolder, template: Any, step: Step) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,43 +14,8 @@ from flax import struct
 from jax import Array, random
 
 from lstm_jax.losses import TokenSums
+from lstm_jax.systems.base import BatchSums, Objective
 from lstm_jax.training.metrics import MetricSums, total
-
-
-class BatchSums(NamedTuple):
-    """What a batch adds up to.
-
-    Attributes:
-        parts: sums by what they are of; the name is a prefix of the metrics' names, "" for the
-            chief part. What is learnt is the sum of all losses over the sum of all weights.
-        tokens: real tokens read.
-    """
-
-    parts: dict[str, TokenSums]
-    tokens: Array
-
-
-class Objective(Protocol):
-    """What is to be learnt, as pure functions; a hashable value, as steps are compiled for it."""
-
-    def init(self, key: Array) -> Any:
-        """Draws the parameters with a typed key."""
-
-    def zero_carry(self, params: Any, batch_size: int) -> Any:
-        """What goes from batch to batch, at an epoch's start; () if nothing does."""
-
-    def sums(
-        self, params: Any, carry: Any, data: Any, index: Array, dropout_key: Array | None
-    ) -> tuple[BatchSums, Any]:
-        """The sums of a batch, and the carry after it.
-
-        Args:
-            params: from `init`.
-            carry: from `zero_carry` or an earlier batch.
-            data: what the system's feed gives.
-            index: the batch's place in its epoch.
-            dropout_key: None outside training.
-        """
 
 
 @struct.dataclass
@@ -167,8 +132,8 @@ def evaluate(
 ) -> dict[str, MetricSums]:
     """Sums of each part over batches of held-out data, from a zero carry, without dropout.
 
-    `should_stop` is asked before each batch; once it says so, the sums are given up, and there are
-    none.
+    `should_stop` is asked before each batch; once it says so, the sums are given up. Of no batches,
+    too, there are none.
     """
     carry = objective.zero_carry(params, batch_size)
     found: list[dict[str, TokenSums]] = []
@@ -179,7 +144,8 @@ def evaluate(
         found.append(sums.parts)
         jax.block_until_ready(found[-2:-1])  # a long queue of batches could not be stopped
     found = jax.device_get(found)
-    return {name: total(map(float, sums[name]) for sums in found) for name in found[0]}
+    names = found[0] if found else ()
+    return {name: total(map(float, sums[name]) for sums in found) for name in names}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -13,13 +13,12 @@ import jax
 import numpy as np
 
 from lstm_jax import sharding
+from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import AnyConfig
 from lstm_jax.training.metrics import Row, part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.run import RunFolder, learnt_params
 from lstm_jax.training.state import Program, TrainState, evaluate, init_state
-from lstm_jax.training.systems import System
 
 _MOST_STEPS = 2**31 - 1
 
@@ -42,9 +41,10 @@ class Task(NamedTuple):
     parameters: int
 
     @property
-    def config(self) -> AnyConfig:
+    def config(self) -> TrainConfig:
         """The settings."""
-        return self.system.config
+        config: TrainConfig = self.system.config
+        return config
 
 
 def make_task(system: System) -> Task:
@@ -64,7 +64,7 @@ def make_task(system: System) -> Task:
     return Task(system, program, steps, schedule, parameters)
 
 
-def total_steps(config: AnyConfig, batches: int) -> int:
+def total_steps(config: TrainConfig, batches: int) -> int:
     """Where a run ends whose epochs have so many batches."""
     return config.steps or config.epochs * batches
 

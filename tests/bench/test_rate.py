@@ -14,8 +14,8 @@ import pytest
 
 from bench import rate, report
 from bench.rate import Options, random_system, reported_rate
-from lstm_jax.presets import LYRICS, preset_named
-from lstm_jax.training.systems.language import LanguageSystem
+from lstm_jax.systems import preset_named
+from lstm_jax.systems.language import LYRICS, LanguageSystem
 
 TINY = dataclasses.replace(
     LYRICS,

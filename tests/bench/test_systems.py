@@ -17,10 +17,12 @@ from bench.judged import figures
 from bench.ngram import NGram, choose_discount, heldout_loss, heldout_loss_of_sequences
 from bench.runs import differences, read_run
 from lstm_jax.cli.arguments import run_command
-from lstm_jax.presets import ANNA, DOCS, LYRICS, POEMS, PRESETS, REVIEWS, SHAKESPEARE, preset_named
+from lstm_jax.systems import PRESETS, preset_named, read_system, to_dict
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.language import ANNA, DOCS, LYRICS, SHAKESPEARE, LanguageConfig
+from lstm_jax.systems.poems import POEMS
+from lstm_jax.systems.reviews import REVIEWS
 from lstm_jax.text import build_char_vocabulary
-from lstm_jax.training.config import AnyConfig, LanguageConfig, to_dict
-from lstm_jax.training.systems import read_system
 
 SHA256 = "5" * 64
 TEXT = "".join(
@@ -40,7 +42,7 @@ def evaluations(*losses: float | None, **others: list[float]) -> Rows:
 
 
 def write(
-    path: Path, config: AnyConfig, rows: Rows, *, sha256: str = SHA256, device: str = "1 x cpu"
+    path: Path, config: TrainConfig, rows: Rows, *, sha256: str = SHA256, device: str = "1 x cpu"
 ) -> Path:
     path.mkdir()
     described = {
@@ -162,7 +164,7 @@ def test_reviews_are_judged_where_the_held_out_loss_is_lowest(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
-def test_a_preset_differs_from_itself_in_nothing(preset: AnyConfig) -> None:
+def test_a_preset_differs_from_itself_in_nothing(preset: TrainConfig) -> None:
     assert differences(preset) == ()
     assert differences(dataclasses.replace(preset, seed=3, data="x", log_every=7)) == ()
 
@@ -251,7 +253,7 @@ def test_the_ngram_of_poems_follows_each_seed_s_split(tmp_path: Path) -> None:
 def test_one_split_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reads: list[Path] = []
 
-    def counted(config: AnyConfig, kept: Path) -> Any:
+    def counted(config: TrainConfig, kept: Path) -> Any:
         reads.append(kept)
         return read_system(config, kept)
 

@@ -17,7 +17,7 @@ from lstm_jax.cli.classify import ClassifyCommand
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.cli.train import read_arguments
 from lstm_jax.interop.convert import ConvertCommand
-from lstm_jax.presets import PRESETS
+from lstm_jax.systems import PRESETS
 
 
 def read(*arguments: str) -> SampleCommand:

@@ -20,9 +20,9 @@ import lstm_jax
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
 from lstm_jax.sampling import score
-from lstm_jax.training.downloads import SOURCES
+from lstm_jax.systems import corpus, reviews
+from lstm_jax.systems.downloads import SOURCES
 from lstm_jax.training.metrics import read_rows
-from lstm_jax.training.systems import corpus, reviews
 
 ROOT = Path(__file__).parents[2]
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
@@ -112,7 +112,7 @@ def test_eval_only_prints_the_held_out_loss(call: Command, trained: Path) -> Non
 
 def test_the_loop_eval_only_and_score_give_one_held_out_loss(call: Command, trained: Path) -> None:
     """Of each held-out lane, as what goes on from the text before it."""
-    model, params, vocabulary = lstm_jax.load(trained)
+    model, params, vocabulary, _ = lstm_jax.load(trained)
     times, held = 20, round(0.05 * len(TEXT))
     bounds = len(TEXT) - held + np.arange(5) * held // 4
     ids = vocabulary.encode(TEXT)
@@ -514,9 +514,9 @@ def test_a_run_killed_at_random_moments_resumes_exactly(
 
 
 def assert_same_runs(one: Path, other: Path) -> None:
+    from lstm_jax.systems import read_system
     from lstm_jax.training.checkpoint import CheckpointStore
     from lstm_jax.training.run import RunFolder, read_description
-    from lstm_jax.training.systems import read_system
     from lstm_jax.training.task import make_task, restored_state
 
     folders = [RunFolder(one), RunFolder(other)]
@@ -545,7 +545,7 @@ def test_ten_lines_of_other_code_use_a_trained_model(trained: Path, text_file: P
 import sys
 import jax.numpy as jnp
 import lstm_jax
-model, params, vocabulary = lstm_jax.load({str(trained)!r})
+model, params, vocabulary, _ = lstm_jax.load({str(trained)!r})
 ids = jnp.asarray(vocabulary.encode("7 bottles of milk"))[:, None]
 sums, _ = model.token_sums(params, None, ids[:-1], ids[1:])
 print(float(sums.loss / sums.weight))

@@ -16,12 +16,14 @@ from commands import Command
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.cli.train import train_command
 from lstm_jax.models import LanguageModelConfig
+from lstm_jax.systems import read_system
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.language import LanguageConfig
+from lstm_jax.systems.poems import PoemsConfig
+from lstm_jax.systems.reviews import ReviewsConfig, ReviewsSystem
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import AnyConfig, LanguageConfig, PoemsConfig, ReviewsConfig
 from lstm_jax.training.run import RunFolder, create_run, refuse_other_data
-from lstm_jax.training.systems import read_system
-from lstm_jax.training.systems.reviews import ReviewsSystem
 from lstm_jax.training.task import first_state, make_task
 
 
@@ -51,7 +53,7 @@ def poems(text: str) -> str:
     return "\n".join(f"{n}:{line}{'milk'[: n % 4]}" for n, line in enumerate(text.splitlines()))
 
 
-CASES: dict[str, tuple[AnyConfig, str, str]] = {
+CASES: dict[str, tuple[TrainConfig, str, str]] = {
     "characters": (LANGUAGE, OLD, NEW),
     "words": (dataclasses.replace(LANGUAGE, tokens="word"), OLD, NEW_WORDS),
     "poems": (PoemsConfig(preset="poems", model=MODEL, **SIZES), poems(OLD), poems(NEW)),
@@ -65,7 +67,7 @@ CASES: dict[str, tuple[AnyConfig, str, str]] = {
 }
 
 
-def begin(config: AnyConfig, path: Path) -> tuple[Any, Any]:
+def begin(config: TrainConfig, path: Path) -> tuple[Any, Any]:
     """A run of the config that was killed after its first checkpoint: its system and parameters."""
     system = read_system(config)
     state = first_state(make_task(system))
@@ -75,7 +77,7 @@ def begin(config: AnyConfig, path: Path) -> tuple[Any, Any]:
     return system, state.params
 
 
-def named(config: AnyConfig, folder: Path, name: str, text: str, **others: Any) -> Any:
+def named(config: TrainConfig, folder: Path, name: str, text: str, **others: Any) -> Any:
     path = folder / (f"{name}.tsv" if isinstance(config, ReviewsConfig) else f"{name}.txt")
     path.write_text(text, encoding="utf-8")
     if getattr(config, "vectors", None) is not None:

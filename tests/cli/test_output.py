@@ -26,10 +26,10 @@ from lstm_jax.cli.output import json_line
 from lstm_jax.cli.sample import SampleCommand, sample_command
 from lstm_jax.cli.train import _Stop, train_command
 from lstm_jax.sampling import TextScore
+from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.text import Vocabulary
 from lstm_jax.training import plots
 from lstm_jax.training.metrics import read_rows
-from lstm_jax.training.systems.language import LanguageSystem
 from lstm_jax.training.tensorboard import TensorBoardRecorder
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,7 @@ from lstm_jax.cli.classify import classify_command
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
 from lstm_jax.training.metrics import read_rows
-from lstm_jax.training.run import load_classifier
+from lstm_jax.training.run import load
 
 SONG = "我想带你 去看海 看海的天\n你说想要 风的声音 海的蓝\n" * 60
 PLAY = "To be, or not to be: that is the question! Thou art more lovely and more temperate.\n" * 60
@@ -440,7 +440,7 @@ def test_vectors_of_a_file_may_be_what_training_begins_with(
     options = ("reviews", "--data", table, "--vectors", vectors, "--run-dir", run, *small)
     assert "begin with random ones" in train(call, *options, "--train-vectors")
     assert not (run / "vectors.npy").exists()
-    model, params, vocabulary, _ = load_classifier(run, step="newest")
+    model, params, vocabulary, _ = load(run, step="newest")
     assert not model.config.frozen_embedding
     line = next(line for line in vectors.read_text().splitlines() if line.startswith("great "))
     given = np.array(line.split()[1:], np.float32)
@@ -457,7 +457,7 @@ def test_a_classifier_does_not_write_and_a_writer_does_not_classify(
     call: Command, classifier: Path, poem_run: Path
 ) -> None:
     assert "classify" in refusal(call, sample_command, classifier)
-    assert "no classifier" in refusal(call, classify_command, poem_run)
+    assert "needs a Classifier" in refusal(call, classify_command, poem_run)
 
 
 def test_the_folder_and_its_archive_train_the_same_and_the_test_half_is_judged(

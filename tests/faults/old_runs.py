@@ -11,7 +11,7 @@ import numpy as np
 
 import lstm_jax
 from lstm_jax.sampling import FREE, generate
-from lstm_jax.training.systems.reviews import probabilities
+from lstm_jax.systems.reviews import probabilities
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RUNS = FIXTURES / "runs"
@@ -28,10 +28,10 @@ _REVIEWS = ("a dull film with no music", "a fine film with much music")
 def expectations_of(name: str) -> dict[str, Any]:
     """A loss and a greedy text of a language model; probabilities of a classifier."""
     if name == CLASSIFIER:
-        model, params, vocabulary, config = lstm_jax.load_classifier(RUNS / name)
+        model, params, vocabulary, config = lstm_jax.load(RUNS / name)
         found = probabilities(model, params, vocabulary, config, _REVIEWS, 2)
         return {"probabilities": [float(value) for value in found]}
-    model, params, vocabulary = lstm_jax.load(RUNS / name)
+    model, params, vocabulary, _ = lstm_jax.load(RUNS / name)
     ids = jnp.asarray(vocabulary.encode_prompt(_TEXTS[name]))[:, None]
     sums, _ = model.token_sums(params, None, ids[:-1], ids[1:])
     template = np.full((24, 1), FREE)

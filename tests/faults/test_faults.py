@@ -136,7 +136,7 @@ def test_a_model_loads_without_the_text_it_was_trained_on(
     shutil.copytree(whole, folder.path)
     files = read_description(folder).files
     write_config(folder, task.system, files | {"corpus.txt": "0" * 64})
-    assert len(load(folder.path)) == 3
+    assert load(folder.path).config == task.config
     with pytest.raises(ValueError, match=r"corpus\.txt"):
         refuse_damaged_files(folder)
     write_config(folder, task.system, files | {"vocab.json": "0" * 64})

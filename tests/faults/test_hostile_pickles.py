@@ -14,7 +14,7 @@ import pytest
 import lstm_jax
 from lstm_jax.interop.convert import convert_command
 from lstm_jax.interop.files import load_arrays
-from lstm_jax.training.systems.reviews import load_vectors
+from lstm_jax.systems.reviews import load_vectors
 
 PACKAGE = Path(lstm_jax.__file__).parent
 RUNS_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -15,9 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_jax.presets import ANNA, POEMS, PRESETS, REVIEWS
+from lstm_jax.systems import PRESETS, from_dict, to_dict
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.language import ANNA
+from lstm_jax.systems.poems import POEMS
+from lstm_jax.systems.reviews import REVIEWS, load_vectors
 from lstm_jax.text import Vocabulary, read_text
-from lstm_jax.training.config import AnyConfig, from_dict, to_dict
 from lstm_jax.training.metrics import MetricsLog, read_rows
 from lstm_jax.training.plots import draw_curves
 from lstm_jax.training.run import (
@@ -27,7 +30,6 @@ from lstm_jax.training.run import (
     refuse_damaged_files,
     refuse_existing,
 )
-from lstm_jax.training.systems.reviews import load_vectors
 
 DEEP = "[" * 100_000 + "]" * 100_000
 
@@ -38,7 +40,7 @@ json_values = st.recursive(
 )
 
 
-def write_config(place: Path, preset: AnyConfig, **others: Any) -> RunFolder:
+def write_config(place: Path, preset: TrainConfig, **others: Any) -> RunFolder:
     described = {
         "format": 2,
         "config": to_dict(preset),
@@ -59,7 +61,7 @@ def refusal(folder: RunFolder) -> str:
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
-def test_a_made_up_config_is_what_was_made_up(preset: AnyConfig, tmp_path: Path) -> None:
+def test_a_made_up_config_is_what_was_made_up(preset: TrainConfig, tmp_path: Path) -> None:
     assert read_description(write_config(tmp_path, preset)).config == preset
 
 
@@ -71,7 +73,7 @@ def test_a_made_up_config_is_what_was_made_up(preset: AnyConfig, tmp_path: Path)
     json_values,
 )
 def test_a_field_holds_what_it_is_annotated_with_or_is_refused(
-    place: tuple[AnyConfig, str], value: Any
+    place: tuple[TrainConfig, str], value: Any
 ) -> None:
     preset, name = place
     try:
@@ -97,7 +99,7 @@ def test_a_field_holds_what_it_is_annotated_with_or_is_refused(
         (REVIEWS, "vectors", ["glove.txt"]),
     ],
 )
-def test_a_field_of_a_wrong_type_is_named(preset: AnyConfig, name: str, value: Any) -> None:
+def test_a_field_of_a_wrong_type_is_named(preset: TrainConfig, name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is "):
         from_dict(to_dict(preset) | {name: value})
 
@@ -105,7 +107,7 @@ def test_a_field_of_a_wrong_type_is_named(preset: AnyConfig, name: str, value: A
 def test_a_field_of_a_wrong_type_inside_another_is_named() -> None:
     values = to_dict(ANNA)
     values["model"]["hidden_size"] = 1.5
-    with pytest.raises(ValueError, match=r"^model\.hidden_size is 1\.5; expected int"):
+    with pytest.raises(ValueError, match=r"^model\.hidden_size is 1\.5; it must be an integer"):
         from_dict(values)
 
 

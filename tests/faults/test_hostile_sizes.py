@@ -15,9 +15,11 @@ from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.cli.arguments import run_command
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.models import LanguageModelConfig
-from lstm_jax.presets import DOCS, POEMS, REVIEWS
-from lstm_jax.training.config import OptimizerConfig, SampleConfig
-from lstm_jax.training.systems import read_system
+from lstm_jax.systems import read_system
+from lstm_jax.systems.base import OptimizerConfig, SampleConfig
+from lstm_jax.systems.language import DOCS
+from lstm_jax.systems.poems import POEMS
+from lstm_jax.systems.reviews import REVIEWS
 from lstm_jax.training.task import make_task
 
 HUGE = 10**30

@@ -11,11 +11,11 @@ import jax
 import pytest
 from old_runs import CLASSIFIER, FIXTURES, RUNS, expectations_of
 
+from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 from lstm_jax.training.state import evaluate
-from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import make_task, restored_state
 
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())

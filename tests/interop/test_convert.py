@@ -57,7 +57,7 @@ def test_a_run_becomes_a_model_that_pytorch_loads_and_runs(
     code, out, err = convert("convert", trained, target)
     assert (code, err) == (0, "")
     assert "in the pytorch layout" in out
-    model, params, vocabulary = lstm_jax.load(trained)
+    model, params, vocabulary, _ = lstm_jax.load(trained)
     state = {name: torch.from_numpy(a) for name, a in interop.load_arrays(target).items()}
     encoder, rnn = torch.nn.Embedding(len(vocabulary), 5), torch.nn.LSTM(5, 6)
     decoder = torch.nn.Linear(6, len(vocabulary))
@@ -77,7 +77,7 @@ def test_a_run_goes_through_both_layouts_and_comes_back_bit_for_bit(
     assert convert("convert", trained, one, "--rnn", "lstm")[0] == 0
     assert convert("convert", one, two, "--rnn", "lstm")[0] == 0
     assert convert("convert", trained, three, "--to", "plain", "--step", "2")[0] == 0
-    _, params, _ = lstm_jax.load(trained)
+    params = lstm_jax.load(trained).params
     for path in (two, three):
         assert_same_bits(interop.language_model_from_plain(interop.load_arrays(path)), params)
     back = tmp_path / "4.safetensors"
@@ -118,7 +118,7 @@ def test_what_training_wraps_is_converted_as_if_it_did_not(
     assert convert("convert", trained, one)[0] == 0
     arrays = interop.load_arrays(one)
     interop.save_safetensors(two, {f"module._orig_mod.{n}": a for n, a in arrays.items()})
-    _, params, _ = lstm_jax.load(trained)
+    params = lstm_jax.load(trained).params
     for options in ((), ("--decoder", "module._orig_mod.decoder")):
         assert convert("convert", two, three, "--overwrite", *options)[0] == 0
         assert_same_bits(interop.language_model_from_plain(interop.load_arrays(three)), params)

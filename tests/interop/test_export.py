@@ -278,7 +278,7 @@ def test_runs_become_artefacts(call: Command, runs: Path, tmp_path: Path) -> Non
     code, out, err = call("export", runs / "words", target, "--platforms", "cpu", "cuda")
     assert (code, err) == (0, "")
     assert f"wrote {target.stat().st_size:,} bytes for cpu, cuda: {target}\nstep: (float32" in out
-    model, params, vocabulary = lstm_jax.load(runs / "words")
+    model, params, vocabulary, _ = lstm_jax.load(runs / "words")
     carry = model.zero_carry(params, 2)
     token = np.zeros(2, np.int32)
     hidden = model.step(params, carry, jnp.asarray(token))[1]
@@ -295,7 +295,7 @@ def test_runs_become_artefacts(call: Command, runs: Path, tmp_path: Path) -> Non
 
     judge = ("export", runs / "reviews", target, "--what", "classifier", "--overwrite")
     assert call(*judge, "--step", "newest")[0] == 0
-    classifier, weights, *_ = lstm_jax.load_classifier(runs / "reviews", step="newest")
+    classifier, weights, *_ = lstm_jax.load(runs / "reviews", step="newest")
     tokens = np.array([[1, 2], [2, 0]], np.int32)
     mask = np.array([[True, True], [True, False]])
     logits = classifier.logits(weights, jnp.asarray(tokens), mask=jnp.asarray(mask))
@@ -317,8 +317,8 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
         ((runs / "words", there), "is there already; name another, or use --overwrite"),
         ((runs / "words", tmp_path), "is a folder"),
         ((runs / "words", tmp_path / "no" / "a.bin"), "there is no folder"),
-        ((runs / "words", target, "--what", "classifier"), "holds a language model"),
-        ((runs / "reviews", target), "holds a classifier"),
+        ((runs / "words", target, "--what", "classifier"), "holds a LanguageModel"),
+        ((runs / "reviews", target), "holds a Classifier"),
         ((tmp_path, target), "is not a run folder"),
     ):
         code, out, err = call("export", *arguments)

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.text import build_poem_vocabulary, read_poems, read_text
-from lstm_jax.text.poems import PADDING_CHARACTER
+from lstm_jax.systems.poems import PADDING_CHARACTER, build_poem_vocabulary, read_poems
+from lstm_jax.text import read_text
 
 bodies_of_poems = st.lists(st.text("ab月", max_size=5), min_size=1, max_size=12)
 choices: Any = st.sampled_from(["first", "last"])

@@ -10,12 +10,12 @@ import jax
 import numpy as np
 
 from lstm_jax.models import LanguageModelConfig
+from lstm_jax.systems.base import OptimizerConfig
+from lstm_jax.systems.corpus import Corpus, make_corpus
+from lstm_jax.systems.language import LanguageConfig, LanguageSystem
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import LanguageConfig, OptimizerConfig
 from lstm_jax.training.run import RunFolder
-from lstm_jax.training.systems.corpus import Corpus, make_corpus
-from lstm_jax.training.systems.language import LanguageSystem
 from lstm_jax.training.task import Task, first_state, make_task, restored_state
 
 TEXT = "".join(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tasks import TEXT, config
 
+from lstm_jax.systems.corpus import make_corpus
 from lstm_jax.text import NOT_COUNTED, Lanes
-from lstm_jax.training.systems.corpus import make_corpus
 
 
 def test_the_end_of_the_text_is_held_out_and_every_token_of_it_predicted_once() -> None:

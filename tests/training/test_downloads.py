@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.training import downloads
-from lstm_jax.training.downloads import CACHE_VARIABLE, SOURCES, Source, fetch
+from lstm_jax.systems import downloads
+from lstm_jax.systems.downloads import CACHE_VARIABLE, SOURCES, Source, fetch
 
 CONTENT = b"Happy families are all alike.\r\n" * 5000
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from tasks import Silent, assert_same_bits, config, run, task, without_timings
 
+from lstm_jax.systems.base import OptimizerConfig, SampleConfig
 from lstm_jax.training import loop, window
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.config import OptimizerConfig, SampleConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import train_step

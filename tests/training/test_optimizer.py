@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lstm_jax.training.config import OptimizerConfig
+from lstm_jax.systems.base import OptimizerConfig
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
 

@@ -15,10 +15,11 @@ from jax import random
 from tasks import assert_same_bits, config, task
 
 from lstm_jax.models import LanguageModel
+from lstm_jax.systems.base import Predictions
+from lstm_jax.systems.corpus import Corpus
+from lstm_jax.systems.language import LanguageObjective, LanguageSystem
 from lstm_jax.text import Lanes, heldout_split
 from lstm_jax.training.state import evaluate, train_step
-from lstm_jax.training.systems.corpus import Corpus
-from lstm_jax.training.systems.language import LanguageObjective, LanguageSystem, Predictions
 from lstm_jax.training.task import Task, first_state
 
 

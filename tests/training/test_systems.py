@@ -16,15 +16,14 @@ from tasks import TEXT, assert_same_bits, run, without_timings
 
 from lstm_jax.classifier import Classifier, ClassifierConfig
 from lstm_jax.models import LanguageModel, LanguageModelConfig
-from lstm_jax.presets import preset_named
+from lstm_jax.systems import preset_named, read_system
+from lstm_jax.systems.base import Predictions
+from lstm_jax.systems.language import LanguageConfig, LanguageObjective, LanguageSystem
+from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
+from lstm_jax.systems.reviews import ReviewsConfig, ReviewsSystem, probabilities
 from lstm_jax.text import build_review_vocabulary
-from lstm_jax.training.config import LanguageConfig, PoemsConfig, ReviewsConfig
 from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder
-from lstm_jax.training.systems import read_system
-from lstm_jax.training.systems.language import LanguageObjective, LanguageSystem, Predictions
-from lstm_jax.training.systems.poems import PoemsSystem
-from lstm_jax.training.systems.reviews import ReviewsSystem, probabilities
 from lstm_jax.training.task import first_state, make_task
 
 SIGNS = "abcdefghij"

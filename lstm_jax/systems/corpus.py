@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lstm_jax.settings import Count, Vocabular
+from lstm_jax.systems.base import TrainConfig, known_characters
+from lstm_jax.systems.downloads import SOURCES, fetch
 from lstm_jax.text import (
     NOT_COUNTED,
     Lanes,
@@ -29,14 +33,47 @@ from lstm_jax.text import (
     words,
 )
 from lstm_jax.text.ids import Ids
-from lstm_jax.training.config import AnyConfig, LanguageConfig
-from lstm_jax.training.downloads import SOURCES, fetch
 
 PYTHON_DOCS = "python-docs"
 """The name, in place of a file's, of the documentation text that comes with Python."""
 
 BUILT_IN = frozenset([PYTHON_DOCS])
 """Names of texts that need neither a file nor a network."""
+
+
+@dataclass(frozen=True)
+class CorpusConfig(TrainConfig):
+    """How a text is read, cut into tokens, and laid out.
+
+    Attributes:
+        tokens: what a token is: a character, or a word.
+        min_count: words that occur less often are unknown (words only).
+        cleaning: how words are found: "words", lower-cased runs of letters, digits, - and '; or
+            "published", as a published word model did, which deletes line ends.
+        characters: how many of the text's first characters to take; None for all.
+        line_ends: whether line ends stay ("keep"), become a "space", or "drop" out.
+        layout: "lanes", consecutive text from batch to batch; or "published", consecutive pieces
+            of a batch each, shuffled though the carry goes on, as a published word model did.
+        heldout_from: which share is held out: the text's "end"; or the end of each of the batch's
+            "lanes", as some published notebooks have it, so that it comes from all over the text.
+        sequence_length: steps of truncated backpropagation through time.
+    """
+
+    tokens: Vocabular[Literal["char", "word"]] = "char"
+    min_count: Vocabular[Count] = 1
+    cleaning: Literal["words", "published"] = "words"
+    characters: Count | None = None
+    line_ends: Literal["keep", "space", "drop"] = "keep"
+    layout: Literal["lanes", "published"] = "lanes"
+    heldout_from: Literal["end", "lanes"] = "end"
+    sequence_length: Count = 64
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout == "published" and self.heldout_from == "lanes" and self.heldout_share:
+            raise ValueError('layout "published" has no lanes; hold out from the "end"')
+        if self.cleaning == "published" and self.tokens != "word":
+            raise ValueError('cleaning "published" is of words; set tokens to "word"')
 
 
 class PublishedBatches(NamedTuple):
@@ -82,7 +119,7 @@ class Corpus(NamedTuple):
     heldout: PaddedLanes | None
 
 
-def read_corpus_text(config: LanguageConfig, copy: Path | None = None) -> str:
+def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
     """The text to train on.
 
     Args:
@@ -106,7 +143,7 @@ def read_corpus_text(config: LanguageConfig, copy: Path | None = None) -> str:
     return read_text(path, as_is=config.cleaning == "published")
 
 
-def make_corpus(config: LanguageConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
+def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
     """Builds the vocabulary, splits off the held-out share, and lays both parts out.
 
     Args:
@@ -136,24 +173,7 @@ def make_corpus(config: LanguageConfig, text: str, vocabulary: Vocabulary | None
     return Corpus(text, sha256, vocabulary, ids, laid_out, padded)
 
 
-def known_characters(vocabulary: Vocabulary, text: str, config: AnyConfig) -> Vocabulary:
-    """The vocabulary of the run that this one begins with.
-
-    Raises:
-        ValueError: it lacks a character of the text.
-    """
-    try:
-        vocabulary.encode(text)
-    except ValueError as error:
-        raise ValueError(
-            f"cannot begin with the vocabulary of {config.init_from}: {error}; or leave --init-from"
-        ) from None
-    return vocabulary
-
-
-def _tokenize(
-    config: LanguageConfig, text: str, known: Vocabulary | None
-) -> tuple[Vocabulary, Ids]:
+def _tokenize(config: CorpusConfig, text: str, known: Vocabulary | None) -> tuple[Vocabulary, Ids]:
     if config.tokens == "char":
         if known is None:
             vocabulary = build_char_vocabulary(text)
@@ -169,7 +189,7 @@ def _tokenize(
     return vocabulary, vocabulary.encode_tokens(found)
 
 
-def _split_lanes(config: LanguageConfig, ids: npt.NDArray[np.int32]) -> tuple[Lanes, PaddedLanes]:
+def _split_lanes(config: CorpusConfig, ids: npt.NDArray[np.int32]) -> tuple[Lanes, PaddedLanes]:
     """Lays out the whole text, and cuts the same share off the end of every lane."""
     times = config.sequence_length
     whole = lanes(ids, batch_size=config.batch_size, sequence_length=times)

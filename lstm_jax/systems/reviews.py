@@ -8,11 +8,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,18 @@ import numpy.typing as npt
 from jax import Array
 
 from lstm_jax import sharding
-from lstm_jax.classifier import Classifier, ClassifierParams
+from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
+from lstm_jax.settings import (
+    LARGEST_INTEGER,
+    Bounds,
+    Changeable,
+    Count,
+    CountOrZero,
+    Share,
+    Vocabular,
+)
+from lstm_jax.systems.base import BatchSums, Objective, OptimizerConfig, System, TrainConfig
+from lstm_jax.systems.downloads import SOURCES, fetch
 from lstm_jax.text import LengthBatches, Vocabulary, bucket_widths, pad_rows, split_rows
 from lstm_jax.text.checks import one_line
 from lstm_jax.text.ids import Ids
@@ -33,12 +44,69 @@ from lstm_jax.text.reviews import (
     review_words,
 )
 from lstm_jax.text.vectors import Missing, WordVectors, read_vectors
-from lstm_jax.training.config import ReviewsConfig
-from lstm_jax.training.downloads import SOURCES, fetch
-from lstm_jax.training.state import BatchSums
 
 VECTORS_FILE = "vectors.npy"
 """Where a run folder keeps frozen vectors."""
+
+
+@dataclass(frozen=True)
+class ReviewsConfig(TrainConfig):
+    """A classifier of texts with a label.
+
+    Attributes:
+        vocabulary_size: the most frequent words that have an id, four special ones included.
+        length: the most words of a review.
+        keep: which words of a longer one: its "last" or its "first".
+        vectors: a text file of word vectors (GloVe's format) to use, frozen; None trains them.
+        train_vectors: the vectors of that file are what training begins with, not frozen.
+        widths: how many lengths batches may be padded to; reviews of like length share a batch.
+        model: the network.
+    """
+
+    heldout_share: Share = 0.2
+    sample_every: Changeable[CountOrZero] = 0
+    vocabulary_size: Vocabular[Annotated[int, Bounds(5, LARGEST_INTEGER)]] = 10_000
+    length: Count = 80
+    keep: Literal["last", "first"] = "last"
+    vectors: Changeable[str | None] = None
+    train_vectors: Vocabular[bool] = False
+    widths: Count = 1
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_vectors and self.vectors is None:
+            raise ValueError("train_vectors needs vectors to begin with; name their file")
+
+
+REVIEWS = ReviewsConfig(
+    preset="reviews",
+    data="imdb",
+    batch_size=128,
+    epochs=12,
+    intervals="epochs",
+    log_every=1,
+    evaluate_every=1,
+    checkpoint_every=1,
+    patience=5,
+    model=ClassifierConfig(
+        cell="lstm",
+        layers=2,
+        hidden_size=64,
+        dropout=0.2,
+        dropout_place="inputs",
+        initialisation="keras",
+        embedding_size=50,
+        learn_missing=True,
+        word_dropout=0.4,
+        dense_size=32,
+        dense_dropout=0.5,
+    ),
+    optimizer=OptimizerConfig(
+        learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=None
+    ),
+)
+"""Is a film review favourable? After a published Keras system on frozen word vectors."""
 
 
 class LabelledTexts(NamedTuple):
@@ -67,7 +135,7 @@ class Encoded(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ReviewObjective:
+class ReviewObjective(Objective):
     """The label of each text; see `Objective`."""
 
     model: Classifier
@@ -75,10 +143,6 @@ class ReviewObjective:
     def init(self, key: Array) -> ClassifierParams:
         """See `Objective`."""
         return self.model.init(key)
-
-    def zero_carry(self, params: ClassifierParams, batch_size: int) -> tuple[()]:
-        """See `Objective`: reviews know nothing of each other."""
-        return ()
 
     def sums(
         self,
@@ -102,8 +166,8 @@ class ReviewObjective:
 
 
 @dataclass(frozen=True, eq=False)
-class ReviewsSystem:
-    """See `System`.
+class ReviewsSystem(System):
+    """Labelled texts, and what is learnt from them.
 
     Attributes:
         config: the settings.
@@ -115,6 +179,24 @@ class ReviewsSystem:
         test: the data's own test half, if it has one.
     """
 
+    name: ClassVar = "reviews"
+    Config: ClassVar = ReviewsConfig
+    presets: ClassVar = (REVIEWS,)
+    published: ClassVar[Mapping[str, TrainConfig]] = {
+        "reviews": dataclasses.replace(
+            REVIEWS,
+            patience=0,
+            epochs=20,
+            model=dataclasses.replace(
+                REVIEWS.model, dropout=0.5, word_dropout=0.0, learn_missing=False
+            ),
+            optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=None),
+        ),
+    }
+    has_perplexity: ClassVar = False
+    used_step: ClassVar = "best"
+    use: ClassVar = "classify texts with it: python -m lstm_jax.cli.classify"
+
     config: ReviewsConfig
     vocabulary: Vocabulary
     sha256: str
@@ -123,15 +205,63 @@ class ReviewsSystem:
     held_out: Encoded
     test: Encoded | None
 
-    @property
-    def has_perplexity(self) -> bool:
+    @classmethod
+    def read(
+        cls, config: ReviewsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
+    ) -> Self:
         """See `System`."""
-        return False
+        if kept is None and config.init_from is not None:
+            kept = Path(config.init_from)
+        if config.data is None:
+            raise ValueError(
+                f"preset {config.preset!r} has no reviews of its own; name with --data PATH the "
+                "aclImdb folder, its tar.gz, or a CSV or TSV file with columns text and label"
+            )
+        source = SOURCES.get(config.data)
+        found = read_reviews(config.data if source is None else fetch(source))
+        digest = hashlib.sha256()
+        for text, label in zip(found.training.texts, found.training.labels, strict=True):
+            digest.update(f"{label} {len(text)} {text}".encode())
+        split = [review_words(text) for text in found.training.texts]
+        training, held_out = split_rows(len(split), config.heldout_share, config.seed)
+        if vocabulary is None:
+            texts = (split[row] for row in training)
+            vocabulary = build_review_vocabulary(texts, config.vocabulary_size)
 
-    @property
-    def model(self) -> Classifier:
-        """The network."""
-        return Classifier(self.config.model, len(self.vocabulary))
+        def encoded(words: Sequence[list[str]], labels: npt.NDArray[np.int32]) -> Encoded:
+            rows = (encode_review(vocabulary, each, config.length, config.keep) for each in words)
+            return Encoded(tuple(rows), labels)
+
+        def part(rows: npt.NDArray[np.int64]) -> Encoded:
+            return encoded([split[row] for row in rows], found.training.labels[rows])
+
+        config, vectors = _vectors(config, vocabulary, kept)
+        return cls(
+            config,
+            vocabulary,
+            digest.hexdigest(),
+            vectors,
+            part(training),
+            part(held_out),
+            None if found.test is None else _encoded_test(found.test, encoded),
+        )
+
+    @classmethod
+    def model_of(cls, config: ReviewsConfig, tokens: int) -> Classifier:
+        """See `System`."""
+        return Classifier(config.model, tokens)
+
+    @classmethod
+    def loaded(
+        cls, model: Classifier, params: ClassifierParams, folder: Path
+    ) -> tuple[Classifier, ClassifierParams]:
+        """See `System`; frozen vectors become parameters."""
+        if not model.config.frozen_embedding:
+            return model, params
+        vectors = jnp.asarray(load_vectors(folder / VECTORS_FILE))
+        thawed = dataclasses.replace(model.config, frozen_embedding=False)
+        params = params._replace(embedding=model.word_vectors(params, vectors))
+        return Classifier(thawed, model.vocabulary_size), params
 
     @property
     def objective(self) -> ReviewObjective:
@@ -201,16 +331,8 @@ class ReviewsSystem:
         return self._batches_of(self.held_out)
 
     def test_batches(self) -> Iterator[LabelledTexts]:
-        """Batches that hold every review of the test half once."""
+        """See `System`."""
         return iter(()) if self.test is None else self._batches_of(self.test)
-
-    def with_samples(self, *, replace: bool) -> ReviewsSystem:
-        """See `System`: a classifier writes nothing."""
-        return self
-
-    def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        """See `System`: a classifier writes nothing."""
-        return iter(())
 
     def _batches_of(self, texts: Encoded) -> Iterator[LabelledTexts]:
         vectors = self._vectors_on(sharding.data_mesh(1))
@@ -236,45 +358,6 @@ class ReviewsSystem:
         labels, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
         labels[: len(rows)], weights[: len(rows)] = texts.labels[rows], 1
         return LabelledTexts(padded.tokens, padded.mask, labels, weights, None)  # type: ignore[arg-type]
-
-
-def read_reviews_system(
-    config: ReviewsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
-) -> ReviewsSystem:
-    """Reads reviews and vectors; see `read_system`."""
-    if config.data is None:
-        raise ValueError(
-            f"preset {config.preset!r} has no reviews of its own; name with --data PATH the "
-            "aclImdb folder, its tar.gz, or a CSV or TSV file with columns text and label"
-        )
-    source = SOURCES.get(config.data)
-    found = read_reviews(config.data if source is None else fetch(source))
-    digest = hashlib.sha256()
-    for text, label in zip(found.training.texts, found.training.labels, strict=True):
-        digest.update(f"{label} {len(text)} {text}".encode())
-    split = [review_words(text) for text in found.training.texts]
-    training, held_out = split_rows(len(split), config.heldout_share, config.seed)
-    if vocabulary is None:
-        texts = (split[row] for row in training)
-        vocabulary = build_review_vocabulary(texts, config.vocabulary_size)
-
-    def encoded(words: Sequence[list[str]], labels: npt.NDArray[np.int32]) -> Encoded:
-        rows = (encode_review(vocabulary, each, config.length, config.keep) for each in words)
-        return Encoded(tuple(rows), labels)
-
-    def part(rows: npt.NDArray[np.int64]) -> Encoded:
-        return encoded([split[row] for row in rows], found.training.labels[rows])
-
-    config, vectors = _vectors(config, vocabulary, kept)
-    return ReviewsSystem(
-        config,
-        vocabulary,
-        digest.hexdigest(),
-        vectors,
-        part(training),
-        part(held_out),
-        None if found.test is None else _encoded_test(found.test, encoded),
-    )
 
 
 def probabilities(

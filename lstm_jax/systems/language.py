@@ -6,33 +6,182 @@ Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpy.typing as npt
 from jax import Array, lax, random
 
 from lstm_jax import sharding
-from lstm_jax.models import LanguageModel, LanguageModelParams, with_frequencies
+from lstm_jax.models import (
+    LanguageModel,
+    LanguageModelConfig,
+    LanguageModelParams,
+    with_frequencies,
+)
+from lstm_jax.settings import Changeable, CountOrZero, Share
 from lstm_jax.stack import without_backward_carry
-from lstm_jax.text import Vocabulary
-from lstm_jax.training.config import LanguageConfig
-from lstm_jax.training.state import BatchSums
-from lstm_jax.training.systems.corpus import (
+from lstm_jax.systems.base import (
+    BatchSums,
+    OptimizerConfig,
+    OutputBias,
+    Predictions,
+    SampleConfig,
+    System,
+    TrainConfig,
+)
+from lstm_jax.systems.corpus import (
     BUILT_IN,
     Corpus,
+    CorpusConfig,
     PublishedBatches,
     make_corpus,
     read_corpus_text,
 )
-from lstm_jax.training.writing import prompt_template, sample_writer, shown_pieces
+from lstm_jax.systems.writer import prompt_template, sample_writer, shown_pieces
+from lstm_jax.text import Vocabulary
 
-AnyArray = Array | npt.NDArray[Any]
+CORPUS_FILE = "corpus.txt"
+"""Where a run folder keeps a text that is not a file of the user's."""
+
+
+@dataclass(frozen=True)
+class LanguageConfig(CorpusConfig):
+    """A language model of one text, whose carry goes from batch to batch.
+
+    Attributes:
+        carry_backward: a bidirectional model's backward carry goes on from batch to batch too, as
+            published; otherwise it starts each batch at zero.
+        zero_carry_rate: how likely a sequence's carry is zeroed before a training batch, so that
+            the model also learns to begin from nothing; 0 for never.
+        corpus_on_device_mb: a text that takes more than this is fed to the device piece by piece.
+        output_bias: whether the output layer's bias starts as the model's settings have it
+            ("drawn"), or at the logarithms of the tokens' "frequencies" in the training share.
+        sample_prompts: the prompts that samples go on from.
+        sample: how samples are drawn.
+        model: the network.
+    """
+
+    carry_backward: bool = False
+    zero_carry_rate: Changeable[Share] = 0.0
+    corpus_on_device_mb: Changeable[CountOrZero] = 1024
+    output_bias: OutputBias = "drawn"
+    sample_prompts: Changeable[tuple[str, ...]] = ("The ",)
+    sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sample_prompts or not all(self.sample_prompts):
+            raise ValueError("sample_prompts holds an empty prompt; give at least one character")
+
+
+DOCS = LanguageConfig(
+    preset="docs",
+    data="python-docs",
+    heldout_share=0.05,
+    batch_size=16,
+    sequence_length=64,
+    zero_carry_rate=0.01,
+    epochs=10,
+    evaluate_every=1000,
+    checkpoint_every=1000,
+    sample_every=1000,
+    sample_prompts=("The ",),
+    sample=SampleConfig(length=200, temperature=0.7),
+    model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256, initialisation="keras"),
+    optimizer=OptimizerConfig(
+        learning_rate=8e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
+    ),
+)
+"""The default: Python's own documentation, a character at a time, in about two minutes."""
+
+
+ANNA = LanguageConfig(
+    preset="anna",
+    data="anna",
+    heldout_share=0.0,
+    batch_size=100,
+    sequence_length=100,
+    zero_carry_rate=0.01,
+    epochs=5,
+    evaluate_every=100,
+    checkpoint_every=100,
+    keep_checkpoints=100,
+    sample_every=200,
+    sample_prompts=("Far",),
+    sample=SampleConfig(length=200, top_n=5),
+    model=LanguageModelConfig(
+        cell="lstm",
+        layers=2,
+        hidden_size=512,
+        dropout=0.5,
+        dropout_place="outputs",
+        initialisation="tf1",
+        output_stddev=0.1,
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=5.0),
+)
+"""A novel, a character at a time; after a published TensorFlow notebook."""
+
+
+SHAKESPEARE = LanguageConfig(
+    preset="shakespeare",
+    data="tinyshakespeare",
+    tokens="word",
+    min_count=6,
+    output_bias="frequencies",
+    heldout_share=0.1,
+    batch_size=20,
+    sequence_length=50,
+    zero_carry_rate=0.01,
+    epochs=10,
+    evaluate_every=50,
+    checkpoint_every=500,
+    sample_every=50,
+    sample_prompts=("thou art more", "to be or not to", "wherefore art thou"),
+    sample=SampleConfig(length=10),
+    model=LanguageModelConfig(
+        cell="lstm",
+        layers=1,
+        hidden_size=128,
+        embedding_size=128,
+        dropout=0.5,
+        dropout_place="outputs",
+        initialisation="tf1",
+        embedding_stddev=1.0,
+    ),
+    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=4.5),
+)
+"""Plays, a word at a time; after a published TensorFlow recipe.
+
+The recipe's 100 sequences are for five times as much text: 20 keep the steps of an epoch.
+"""
+
+
+LYRICS = LanguageConfig(
+    preset="lyrics",
+    heldout_share=0.0,
+    characters=10_000,
+    line_ends="space",
+    batch_size=32,
+    sequence_length=35,
+    epochs=160,
+    intervals="epochs",
+    log_every=1,
+    evaluate_every=0,
+    checkpoint_every=40,
+    sample_every=40,
+    sample_prompts=("分开", "不分开"),
+    sample=SampleConfig(length=50, temperature=0.0),
+    model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256, initialisation="pytorch"),
+    optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=1e-2),
+)
+"""Ten thousand characters by heart, with any cell; after a published PyTorch text."""
 
 
 class LaneRows(NamedTuple):
@@ -46,14 +195,6 @@ class LaneRows(NamedTuple):
 
     rows: Array
     first_row: Array | np.int32
-
-
-class Predictions(NamedTuple):
-    """A batch: `inputs` and `targets`, int32 `[T, B]`; `mask`, bool `[T, B]`, or None."""
-
-    inputs: AnyArray
-    targets: AnyArray
-    mask: AnyArray | None
 
 
 @dataclass(frozen=True)
@@ -113,31 +254,55 @@ def _zero_at_random(key: Array, rate: float, carry: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class LanguageSystem:
-    """See `System`."""
+class LanguageSystem(System):
+    """A text, laid out, and what is learnt from it."""
+
+    name: ClassVar = "language"
+    Config: ClassVar = LanguageConfig
+    presets: ClassVar = (DOCS, ANNA, SHAKESPEARE, LYRICS)
+    published: ClassVar[Mapping[str, TrainConfig]] = {
+        "anna": dataclasses.replace(ANNA, zero_carry_rate=0.0),
+        "shakespeare": dataclasses.replace(
+            SHAKESPEARE,
+            cleaning="published",
+            layout="published",
+            heldout_share=0.0,
+            zero_carry_rate=0.0,
+            batch_size=100,
+            output_bias="drawn",
+            sample=SampleConfig(length=10, temperature=0.0, unknown="ends"),
+            model=dataclasses.replace(
+                SHAKESPEARE.model, dropout=0.0, output_stddev=1.0, output_truncated=False
+            ),
+        ),
+        "lyrics": dataclasses.replace(LYRICS, carry_backward=True),
+    }
 
     config: LanguageConfig
     corpus: Corpus
 
-    @property
-    def has_perplexity(self) -> bool:
+    @classmethod
+    def read(
+        cls, config: LanguageConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
+    ) -> Self:
         """See `System`."""
-        return True
+        text = read_corpus_text(config, None if kept is None else kept / CORPUS_FILE)
+        return cls(config, make_corpus(config, text, vocabulary))
+
+    @classmethod
+    def model_of(cls, config: LanguageConfig, tokens: int) -> LanguageModel:
+        """See `System`."""
+        return LanguageModel(config.model, tokens)
 
     @property
-    def vocabulary(self) -> Vocabulary:
-        """See `System`."""
+    def vocabulary(self) -> Vocabulary:  # type: ignore[override]
+        """Of the whole text."""
         return self.corpus.vocabulary
 
     @property
-    def sha256(self) -> str:
-        """See `System`."""
+    def sha256(self) -> str:  # type: ignore[override]
+        """Of the text as it was read."""
         return self.corpus.sha256
-
-    @property
-    def model(self) -> LanguageModel:
-        """The network."""
-        return LanguageModel(self.config.model, len(self.vocabulary))
 
     @property
     def objective(self) -> LanguageObjective:
@@ -181,9 +346,9 @@ class LanguageSystem:
         return with_frequencies(params, jnp.asarray(counts))
 
     def files(self) -> dict[str, bytes]:
-        """See `System`: a built-in text differs from one version of Python to the next."""
+        """A built-in text, which differs from one version of Python to the next."""
         if self.config.data in BUILT_IN:
-            return {"corpus.txt": self.corpus.text.encode()}
+            return {CORPUS_FILE: self.corpus.text.encode()}
         return {}
 
     def feed(self) -> Callable[[int], Any]:
@@ -235,7 +400,7 @@ class LanguageSystem:
         return (self.corpus.text.split() or [self.corpus.text])[0][:20]
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        """See `System`; the same at a step however it was reached."""
+        """See `System`."""
         if self.config.model.bidirectional:
             return
         key = random.fold_in(random.key(self.config.seed), step)
@@ -268,11 +433,3 @@ class _LaneFeed:
             stretch = self._tokens[first : first + self._stretch * self._times + 1]
             self._rows = sharding.split_batch(self._mesh, stretch, axis=1)
         return LaneRows(self._rows, np.int32(self._first * self._times))
-
-
-def read_language(
-    config: LanguageConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
-) -> LanguageSystem:
-    """Reads a text and lays it out; see `read_system`."""
-    text = read_corpus_text(config, None if kept is None else kept / "corpus.txt")
-    return LanguageSystem(config, make_corpus(config, text, vocabulary))

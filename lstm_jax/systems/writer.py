@@ -21,9 +21,9 @@ from lstm_jax.sampling import (
     stack_rows,
     stream,
 )
+from lstm_jax.systems.base import SampleConfig
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
-from lstm_jax.training.config import SampleConfig
 
 BLANK = "*"
 """Stands in a template for a place to be filled."""

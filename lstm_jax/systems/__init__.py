@@ -1,0 +1,83 @@
+"""The systems that `train.py` runs by name, each in a file of its own.
+
+A system is a subclass of `System`: its settings, its presets, its data, what is learnt from it and
+what it writes. One that is added to `SYSTEMS` is one that `train.py` knows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from lstm_jax.settings import from_json
+from lstm_jax.systems.base import System, TrainConfig
+from lstm_jax.systems.language import LanguageSystem
+from lstm_jax.systems.poems import PoemsSystem
+from lstm_jax.systems.reviews import ReviewsSystem
+from lstm_jax.text import Vocabulary
+
+SYSTEMS: tuple[type[System], ...] = (LanguageSystem, PoemsSystem, ReviewsSystem)
+
+PRESETS: tuple[TrainConfig, ...] = tuple(preset for each in SYSTEMS for preset in each.presets)
+"""All settings that have a name; the first is the default."""
+
+
+def system_of(config: TrainConfig) -> type[System]:
+    """The system whose settings these are."""
+    (system,) = (each for each in SYSTEMS if type(config) is each.Config)
+    return system
+
+
+def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
+    """The preset of that name, or what it follows with every flaw.
+
+    Raises:
+        ValueError: there is none.
+    """
+    presets = [preset for system in SYSTEMS for preset in system.presets]
+    for preset in presets:
+        if preset.preset != name:
+            continue
+        published = system_of(preset).published
+        if as_published and name not in published:
+            raise ValueError(f"preset {name!r} follows no published system; leave --as-published")
+        return published[name] if as_published else preset
+    names = ", ".join(preset.preset for preset in presets)
+    raise ValueError(f"there is no preset {name!r}; choose one of {names}")
+
+
+def read_system(config: TrainConfig, kept: Path | None = None) -> System:
+    """Reads a run's data.
+
+    Args:
+        config: the run's settings.
+        kept: the folder of a run that exists, with the files that it keeps. A new run that begins
+            with another's weights takes that one's vocabulary and frozen vectors.
+
+    Raises:
+        ValueError: the data can't be used, with the cure.
+    """
+    vocabulary = None
+    if config.init_from is not None:
+        vocabulary = Vocabulary.load((kept or Path(config.init_from)) / "vocab.json")
+    return system_of(config).read(config, kept, vocabulary)
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The settings as JSON values."""
+    return {"system": system_of(config).name, **dataclasses.asdict(config)}
+
+
+def from_dict(values: dict[str, Any]) -> TrainConfig:
+    """The settings that `to_dict` gave; fields that they lack take their defaults.
+
+    Raises:
+        ValueError: a field that this version doesn't know, or a value that makes no sense.
+    """
+    rest = {name: value for name, value in values.items() if name != "system"}
+    known = {system.name: system for system in SYSTEMS}
+    system = values.get("system")
+    if not isinstance(system, str) or system not in known:
+        raise ValueError(f"its system is {system!r}; expected one of {', '.join(known)}")
+    return from_json(known[system].Config, rest)

@@ -1,0 +1,318 @@
+"""What systems have in common: settings, what is learnt, and what training needs of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
+
+import numpy.typing as npt
+from jax import Array
+
+from lstm_jax.losses import TokenSums
+from lstm_jax.settings import (
+    Bounds,
+    Changeable,
+    Count,
+    CountOrZero,
+    Positive,
+    PositiveOrZero,
+    Share,
+    check,
+)
+from lstm_jax.text import Vocabulary
+
+AnyArray = Array | npt.NDArray[Any]
+OutputBias = Literal["drawn", "frequencies"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with clipping by global norm, and a learning-rate schedule.
+
+    Attributes:
+        learning_rate: the highest rate of the schedule.
+        schedule: "constant"; "cosine" down to `final_share` over the run (a run that goes on for
+            more steps takes the rate up to where a cosine of all of them is); "step": times
+            `decay_rate` after every `decay_steps`; "exponential": the same, smoothly.
+        warmup_steps: steps of linear rise from 0 before the schedule begins.
+        decay_steps: interval of "step" and "exponential"; length of "cosine", by default the run's.
+        decay_rate: factor of "step" and "exponential", 0 < rate <= 1.
+        final_share: what "cosine" ends at, as a share of `learning_rate`.
+        clip_norm: gradients with a larger global norm are scaled down to it; None never clips.
+        beta1: decay of Adam's mean of gradients.
+        beta2: decay of Adam's mean of squared gradients.
+        epsilon: added to Adam's denominator.
+    """
+
+    learning_rate: Positive = 1e-3
+    schedule: Literal["constant", "cosine", "step", "exponential"] = "constant"
+    warmup_steps: CountOrZero = 0
+    decay_steps: Count | None = None
+    decay_rate: Annotated[float, Bounds(above=0, most=1)] = 0.5
+    final_share: Annotated[float, Bounds(0, most=1)] = 0.0
+    clip_norm: Positive | None = 5.0
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Positive = 1e-8
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.schedule in ("step", "exponential") and self.decay_steps is None:
+            raise ValueError(f"schedule {self.schedule!r} needs decay_steps, its interval in steps")
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How samples are drawn in training.
+
+    Attributes:
+        length: tokens of a sample.
+        top_n: takes only the most likely n tokens; 0 for all.
+        temperature: divides the logits; 0 takes the most likely token.
+        unknown: whether the unknown token is "never" taken, or "ends" a sample.
+    """
+
+    length: Annotated[int, Bounds(1, 10_000_000)] = 200
+    top_n: CountOrZero = 0
+    temperature: PositiveOrZero = 1.0
+    unknown: Literal["never", "ends"] = "never"
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What every run has, whatever it learns.
+
+    Attributes:
+        preset: the system that these settings began as.
+        data: what to train on; None takes the preset's own corpus.
+        init_from: the folder of a run whose weights and vocabulary this one begins with; its
+            settings are the defaults. A character that it doesn't know is refused, a word unknown.
+        heldout_share: share of the data that is held out of training.
+        batch_size: sequences side by side.
+        epochs: passes over the data.
+        steps: optimizer steps in all; None for as many as the epochs have.
+        seed: of initial weights, dropout, order and samples.
+        devices: local devices that share each batch.
+        intervals: what the intervals below count.
+        log_every: from one row of metrics to the next.
+        evaluate_every: from one held-out evaluation to the next; 0 only at the end.
+        checkpoint_every: from one checkpoint to the next; 0 only at the end.
+        sample_every: from one sample to the next; 0 for none.
+        keep_checkpoints: how many of the latest checkpoints are kept, besides the best.
+        patience: training ends after so many evaluations in a row without a better held-out loss;
+            0 for never.
+        skipped_at_most: training gives up after so many steps in a row whose loss or gradient is
+            not finite, from which nothing is learnt; 0 for never.
+        optimizer: how it learns.
+    """
+
+    preset: str = "custom"
+    data: Changeable[str | None] = None
+    init_from: str | None = None
+    heldout_share: Share = 0.1
+    batch_size: Count = 32
+    epochs: Changeable[Count] = 10
+    steps: Changeable[Count | None] = None
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
+    devices: Changeable[Count] = 1
+    intervals: Changeable[Literal["steps", "epochs"]] = "steps"
+    log_every: Changeable[Count] = 10
+    evaluate_every: Changeable[CountOrZero] = 500
+    checkpoint_every: Changeable[CountOrZero] = 500
+    sample_every: Changeable[CountOrZero] = 500
+    keep_checkpoints: Changeable[Count] = 3
+    patience: Changeable[CountOrZero] = 0
+    skipped_at_most: Changeable[CountOrZero] = 20
+    optimizer: Changeable[OptimizerConfig] = field(default_factory=OptimizerConfig)
+
+    def __post_init__(self) -> None:
+        check(self)
+        if self.patience and not self.heldout_share:
+            raise ValueError("patience needs something held out; set heldout_share above 0")
+
+    def steps_of(self, interval: int, batches: int) -> int:
+        """An interval in steps, of which an epoch has `batches`."""
+        return interval * (batches if self.intervals == "epochs" else 1)
+
+
+class Predictions(NamedTuple):
+    """A batch: `inputs` and `targets`, int32 `[T, B]`; `mask`, bool `[T, B]`, or None."""
+
+    inputs: AnyArray
+    targets: AnyArray
+    mask: AnyArray | None
+
+
+class BatchSums(NamedTuple):
+    """What a batch adds up to.
+
+    Attributes:
+        parts: sums by what they are of; the name is a prefix of the metrics' names, "" for the
+            chief part. What is learnt is the sum of all losses over the sum of all weights.
+        tokens: real tokens read.
+    """
+
+    parts: dict[str, TokenSums]
+    tokens: Array
+
+
+class Objective(Protocol):
+    """What is to be learnt, as pure functions; a hashable value, as steps are compiled for it."""
+
+    def init(self, key: Array) -> Any:
+        """Draws the parameters with a typed key."""
+
+    def zero_carry(self, params: Any, batch_size: int) -> Any:
+        """What goes from batch to batch, at an epoch's start; nothing, by default."""
+        return ()
+
+    def sums(
+        self, params: Any, carry: Any, data: Any, index: Array, dropout_key: Array | None
+    ) -> tuple[BatchSums, Any]:
+        """The sums of a batch, and the carry after it.
+
+        Args:
+            params: from `init`.
+            carry: from `zero_carry` or an earlier batch.
+            data: what the system's feed gives.
+            index: the batch's place in its epoch.
+            dropout_key: None outside training.
+        """
+
+
+class System:
+    """A run's settings and data: what training needs to know of a system.
+
+    A subclass is a frozen dataclass. Besides what raises NotImplementedError here it has only what
+    differs from these defaults.
+
+    Attributes:
+        name: of the system, in the config of its runs.
+        Config: the class of its settings.
+        presets: settings by name.
+        published: by a preset's name, the system that it follows with every setting and flaw.
+        has_perplexity: whether the loss is one of a prediction of tokens.
+        used_step: which checkpoint a run is judged and used at, unless another is asked for.
+        use: how its trained models are used, a command that the run folder follows.
+        config: the run's settings.
+        vocabulary: tokens.
+        sha256: of the data: another value is other data.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type[TrainConfig]]
+    presets: ClassVar[tuple[TrainConfig, ...]]
+    published: ClassVar[Mapping[str, TrainConfig]] = {}
+    has_perplexity: ClassVar[bool] = True
+    used_step: ClassVar[Literal["newest", "best"]] = "newest"
+    use: ClassVar[str] = "let it write: python sample.py"
+
+    config: Any
+    vocabulary: Vocabulary
+    sha256: str
+
+    @classmethod
+    def read(cls, config: Any, kept: Path | None, vocabulary: Vocabulary | None) -> Self:
+        """Reads a run's data.
+
+        Args:
+            config: the run's settings.
+            kept: the folder of the run, or of the one that it begins with, which has `files`.
+            vocabulary: to take in place of the data's own.
+
+        Raises:
+            ValueError: the data can't be used, with the cure.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def model_of(cls, config: Any, tokens: int) -> Any:
+        """The network, for a vocabulary of so many tokens."""
+        raise NotImplementedError
+
+    @classmethod
+    def loaded(cls, model: Any, params: Any, folder: Path) -> tuple[Any, Any]:
+        """The network and its parameters as they are used after training, from a run's folder."""
+        return model, params
+
+    @property
+    def model(self) -> Any:
+        """The network."""
+        return self.model_of(self.config, len(self.vocabulary))
+
+    @property
+    def objective(self) -> Objective:
+        """What is learnt; by default the network has the methods."""
+        objective: Objective = self.model
+        return objective
+
+    @property
+    def batches(self) -> int:
+        """Batches of one epoch."""
+        raise NotImplementedError
+
+    @property
+    def heldout_batch_size(self) -> int:
+        """Sequences side by side in held-out batches; 0 if nothing is held out."""
+        batch_size: int = self.config.batch_size
+        return batch_size
+
+    def summary(self) -> str:
+        """What the data is, in a line or a few."""
+        return f"{len(self.vocabulary):,} tokens in the vocabulary"
+
+    def feed(self) -> Callable[[int], Any]:
+        """A function from the step's number to the data that its batch is in, on the devices."""
+        raise NotImplementedError
+
+    def heldout(self) -> Iterator[Any]:
+        """Batches that hold every held-out token once."""
+        raise NotImplementedError
+
+    def test_batches(self) -> Iterator[Any]:
+        """Batches of the data's own test part; none where it has none."""
+        return iter(())
+
+    def first_params(self, params: Any) -> Any:
+        """The parameters that training starts from, given those that were drawn."""
+        return params
+
+    def files(self) -> dict[str, bytes]:
+        """What the run folder keeps of the data, by file name."""
+        return {}
+
+    def with_samples(self, *, replace: bool) -> Self:
+        """The system, once its prompts or templates are known to be of use.
+
+        Args:
+            replace: whether those with something that the data lacks are left out, or give way to
+                something of the data's own.
+
+        Raises:
+            ValueError: one can't be used, and is not to be replaced.
+        """
+        return self
+
+    def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
+        """What the model writes: (prompt, text); the same at a step however it was reached."""
+        return iter(())
+
+
+def known_characters(vocabulary: Vocabulary, text: str, config: TrainConfig) -> Vocabulary:
+    """The vocabulary of the run that this one begins with.
+
+    Raises:
+        ValueError: it lacks a character of the text.
+    """
+    try:
+        vocabulary.encode(text)
+    except ValueError as error:
+        raise ValueError(
+            f"cannot begin with the vocabulary of {config.init_from}: {error}; or leave --init-from"
+        ) from None
+    return vocabulary

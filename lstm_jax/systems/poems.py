@@ -1,0 +1,432 @@
+"""A character model of many short poems, each a sequence of its own, that fills acrostics.
+
+Shapes: T time, B batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, random
+
+from lstm_jax import sharding
+from lstm_jax.losses import TokenSums
+from lstm_jax.models import (
+    LanguageModel,
+    LanguageModelConfig,
+    LanguageModelParams,
+    with_frequencies,
+)
+from lstm_jax.settings import LARGEST_INTEGER, Bounds, Changeable, Count, Share
+from lstm_jax.systems.base import (
+    BatchSums,
+    Objective,
+    OptimizerConfig,
+    OutputBias,
+    Predictions,
+    SampleConfig,
+    System,
+    TrainConfig,
+    known_characters,
+)
+from lstm_jax.systems.writer import BLANK, blanks_template, joined, sample_writer
+from lstm_jax.text import (
+    LengthBatches,
+    Vocabulary,
+    bucket_widths,
+    prediction_rows,
+    prediction_steps,
+    read_lines,
+    split_rows,
+)
+from lstm_jax.text.checks import check_size
+from lstm_jax.text.ids import Ids
+
+PADDING_CHARACTER = "\0"
+
+
+@dataclass(frozen=True)
+class PoemsConfig(TrainConfig):
+    """A character model of many short poems, each a sequence of its own.
+
+    Attributes:
+        length: the most characters of a poem, at least 2.
+        keep: which characters of a longer one: its "first" or its "last".
+        drop_unfit: leave empty and repeated poems out.
+        heldout_from: which share is held out: a "random" one, drawn by the seed, or the "last".
+        widths: how many lengths batches may be padded to; poems of like length share a batch.
+        output_bias: see `LanguageConfig`.
+        sample_templates: what samples fill: a character stands where it is, each * is filled.
+        sample: how samples are drawn; their length is the template's.
+        model: the network.
+    """
+
+    heldout_share: Share = 0.2
+    length: Annotated[int, Bounds(2, LARGEST_INTEGER)] = 50
+    keep: Literal["first", "last"] = "first"
+    drop_unfit: bool = True
+    heldout_from: Literal["random", "last"] = "random"
+    widths: Count = 6
+    output_bias: OutputBias = "drawn"
+    sample_templates: Changeable[tuple[str, ...]] = ("*" * 20,)
+    sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.sample_templates or not all(self.sample_templates):
+            raise ValueError("sample_templates holds an empty template; give at least one place")
+        if self.model.bidirectional:
+            raise ValueError("a bidirectional model sees what it is to fill in; it cannot write")
+
+
+POEMS = PoemsConfig(
+    preset="poems",
+    output_bias="frequencies",
+    batch_size=32,
+    epochs=10,
+    intervals="epochs",
+    log_every=1,
+    evaluate_every=1,
+    checkpoint_every=1,
+    sample_every=1,
+    model=LanguageModelConfig(
+        cell="lstm",
+        layers=1,
+        hidden_size=256,
+        embedding_size=256,
+        tied=True,
+        dropout=0.4,
+        dropout_place="inputs",
+        output_dropout=0.5,
+        initialisation="keras",
+    ),
+    optimizer=OptimizerConfig(
+        learning_rate=3e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
+    ),
+)
+"""Short poems, a character at a time, that fill acrostics; the task of a published Keras system.
+
+Its own network (`--as-published`) learns little more than an n-gram knows, and soon overfits.
+"""
+
+
+class Poems(NamedTuple):
+    """What `read_poems` kept, and what it met on the way.
+
+    Attributes:
+        poems: the poems kept, in the order of the text, without white space.
+        lines: the lines that are not blank.
+        empty: the lines with a title only.
+        repeated: the poems that an earlier line holds too, kept or not. An empty poem after the
+            first one is repeated as well, so it counts here and in `empty`.
+        malformed: the lines without a colon.
+        cut: the poems among those kept that were longer than `length`.
+    """
+
+    poems: tuple[str, ...]
+    lines: int
+    empty: int
+    repeated: int
+    malformed: int
+    cut: int
+
+
+@dataclass(frozen=True)
+class PoemObjective(Objective):
+    """The next character of each poem, and its end; see `Objective`.
+
+    The end is the padding's id as a target; its sums are a part of their own, `end_`.
+    """
+
+    model: LanguageModel
+
+    def init(self, key: Array) -> LanguageModelParams:
+        """See `Objective`."""
+        return self.model.init(key)
+
+    def sums(
+        self,
+        params: LanguageModelParams,
+        carry: tuple[()],
+        data: Predictions,
+        index: Array,
+        dropout_key: Array | None,
+    ) -> tuple[BatchSums, tuple[()]]:
+        """See `Objective`."""
+        inputs, targets, mask = map(jnp.asarray, data)
+        sums, scores_TB, _ = self.model.token_scores(
+            params, None, inputs, targets, mask=mask, dropout_key=dropout_key
+        )
+        is_end_TB = mask & (targets == 0)
+        end = TokenSums(
+            jnp.sum(jnp.where(is_end_TB, scores_TB.loss, 0)),
+            jnp.sum(jnp.where(is_end_TB, scores_TB.correct, 0)),
+            jnp.sum(is_end_TB).astype(sums.weight.dtype),
+        )
+        # The gradient is that of the sum of both losses, and all of it flows through `sums.loss`.
+        end = jax.tree.map(jax.lax.stop_gradient, end)
+        characters = jax.tree.map(jnp.subtract, sums, end)
+        return BatchSums({"": characters, "end_": end}, sums.weight), carry
+
+
+@dataclass(frozen=True, eq=False)
+class PoemsSystem(System):
+    """Poems, and what is learnt from them.
+
+    Attributes:
+        config: the settings.
+        vocabulary: of all poems.
+        sha256: of the file's text.
+        found: the poems.
+        training: ids of each poem that is trained on.
+        held_out: ids of each one that is not.
+    """
+
+    name: ClassVar = "poems"
+    Config: ClassVar = PoemsConfig
+    presets: ClassVar = (POEMS,)
+    published: ClassVar[Mapping[str, TrainConfig]] = {
+        "poems": dataclasses.replace(
+            POEMS,
+            keep="last",
+            drop_unfit=False,
+            heldout_from="last",
+            widths=1,
+            output_bias="drawn",
+            batch_size=128,
+            epochs=10,
+            model=LanguageModelConfig(
+                cell="lstm", layers=1, hidden_size=64, embedding_size=128, initialisation="keras"
+            ),
+            optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=None),
+        ),
+    }
+
+    config: PoemsConfig
+    vocabulary: Vocabulary
+    sha256: str
+    found: Poems
+    training: tuple[Ids, ...]
+    held_out: tuple[Ids, ...]
+
+    @classmethod
+    def read(
+        cls, config: PoemsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
+    ) -> Self:
+        """See `System`."""
+        if config.data is None:
+            raise ValueError(
+                f"preset {config.preset!r} has no poems of its own; name a UTF-8 text of lines "
+                "title:poem with --data PATH"
+            )
+        text = "\n".join(read_lines(config.data))
+        found = read_poems(
+            text,
+            length=config.length,
+            keep=config.keep,
+            drop_empty=config.drop_unfit,
+            drop_repeated=config.drop_unfit,
+        )
+        if vocabulary is None:
+            vocabulary = build_poem_vocabulary(found.poems)
+        else:
+            vocabulary = known_characters(vocabulary, "".join(found.poems), config)
+        if BLANK in vocabulary:
+            raise ValueError(
+                f"{config.data} holds poems with a {BLANK}, which is what templates mark places to "
+                "fill with; replace it"
+            )
+        ids = [vocabulary.encode(poem) for poem in found.poems]
+        # An empty poem has nothing to read, so nothing to predict.
+        ids = [poem for poem in ids if poem.size]
+        seed = config.seed if config.heldout_from == "random" else None
+        training, held_out = split_rows(len(ids), config.heldout_share, seed)
+        return cls(
+            config,
+            vocabulary,
+            hashlib.sha256(text.encode()).hexdigest(),
+            found,
+            tuple(ids[row] for row in training),
+            tuple(ids[row] for row in held_out),
+        )
+
+    @classmethod
+    def model_of(cls, config: PoemsConfig, tokens: int) -> LanguageModel:
+        """See `System`."""
+        return LanguageModel(config.model, tokens)
+
+    @property
+    def objective(self) -> PoemObjective:
+        """See `System`."""
+        return PoemObjective(self.model)
+
+    @property
+    def batches(self) -> int:
+        """See `System`."""
+        return -(-len(self.training) // self.config.batch_size)
+
+    @property
+    def heldout_batch_size(self) -> int:
+        """See `System`."""
+        return self.config.batch_size if self.held_out else 0
+
+    def summary(self) -> str:
+        """See `System`."""
+        found = self.found
+        summary = (
+            f"{len(self.training):,} poems to train on and {len(self.held_out):,} held out, "
+            f"{len(self.vocabulary):,} characters in the vocabulary; of {found.lines:,} lines "
+            f"{found.empty:,} were empty poems and {found.repeated:,} repeated ones"
+        )
+        summary += ", left out" if self.config.drop_unfit else ", kept"
+        if found.malformed:
+            summary += f"; {found.malformed:,} without a colon were left out"
+        if found.cut:
+            summary += f"; {found.cut:,} were cut to {self.config.length} characters"
+        return summary
+
+    def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
+        """See `System`; the end is among the targets."""
+        if self.config.output_bias == "drawn":
+            return params
+        targets = np.concatenate([poem[1:] for poem in self.training])
+        counts = np.bincount(targets, minlength=len(self.vocabulary))
+        counts[0] = sum(len(poem) < self.config.length for poem in self.training)
+        return with_frequencies(params, jnp.asarray(counts))
+
+    def feed(self) -> Callable[[int], Predictions]:
+        """See `System`."""
+        mesh = sharding.data_mesh(self.config.devices)
+        order = self._order(self.training)
+
+        def data(step: int) -> Predictions:
+            rows, width = order.batch(*divmod(step, order.batches))
+            batch = self._batch([self.training[row] for row in rows], width)
+            split: Predictions = sharding.split_batch(mesh, batch, axis=1)
+            return split
+
+        return data
+
+    def heldout(self) -> Iterator[Predictions]:
+        """See `System`."""
+        for rows, width in self._order(self.held_out).in_order():
+            yield self._batch([self.held_out[row] for row in rows], width)
+
+    def with_samples(self, *, replace: bool) -> PoemsSystem:
+        """See `System`; a template without given characters fits any poems."""
+        for template in self.config.sample_templates:
+            blanks_template(self.vocabulary, template)
+        return self
+
+    def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
+        """See `System`."""
+        key = random.fold_in(random.key(self.config.seed), step)
+        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
+        for text in self.config.sample_templates:
+            template = blanks_template(self.vocabulary, text)
+            (written,) = writer.write([template], key=key)
+            yield text, joined(self.vocabulary, written.tokens)
+
+    def _order(self, poems: tuple[Ids, ...]) -> LengthBatches:
+        lengths = prediction_steps([len(poem) for poem in poems], self.config.length)
+        widths = bucket_widths(lengths, self.config.widths)
+        return LengthBatches(lengths, self.config.batch_size, widths, self.config.seed)
+
+    def _batch(self, poems: list[Ids], width: int) -> Predictions:
+        rows = prediction_rows(
+            poems, width=width, batch_size=self.config.batch_size, longest=self.config.length
+        )
+        return Predictions(rows.inputs, rows.targets, rows.mask)
+
+
+def read_poems(
+    text: str,
+    *,
+    length: int = 50,
+    keep: Literal["first", "last"] = "first",
+    drop_empty: bool = True,
+    drop_repeated: bool = True,
+) -> Poems:
+    """Read the poems of `text`, one a line as `title:poem`; blank lines are ignored.
+
+    The poem is what follows the first ':'. A full-width colon separates only in a line without
+    the ASCII one: long titles of the Tang corpus quote sentences that hold it.
+
+    Args:
+        text: the lines, each ended by a line feed.
+        length: the most characters of a poem.
+        keep: which characters of a longer poem are kept, its first or its last `length`.
+        drop_empty: leave out poems without a character; else they are empty strings.
+        drop_repeated: leave out a poem equal, before cutting, to one of an earlier line.
+
+    Raises:
+        ValueError: no poem is left, `length` is not a positive integer, or a wrong `keep`.
+    """
+    check_size("length", length)
+    if keep not in ("first", "last"):
+        raise ValueError(f"keep must be 'first' or 'last', got {keep!r}; choose one of the two")
+    lines = [line for line in text.split("\n") if line.strip()]
+    bodies = [body for body in map(_body, lines) if body is not None]
+    first_line = {body: line for line, body in reversed(list(enumerate(bodies)))}
+    kept = [
+        body
+        for line, body in enumerate(bodies)
+        if (body or not drop_empty) and (first_line[body] == line or not drop_repeated)
+    ]
+    empty, malformed = bodies.count(""), len(lines) - len(bodies)
+    if not kept:
+        raise ValueError(
+            f"no poem is left of {len(lines)} lines ({malformed} without a colon, {empty} without "
+            "a poem); give one poem a line, as title:poem"
+        )
+    part = slice(length) if keep == "first" else slice(-length, None)
+    return Poems(
+        poems=tuple(body[part] for body in kept),
+        lines=len(lines),
+        empty=empty,
+        repeated=len(bodies) - len(first_line),
+        malformed=malformed,
+        cut=sum(len(body) > length for body in kept),
+    )
+
+
+def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
+    r"""Return the characters of `poems`, the most frequent first; id 0 is the padding "\0".
+
+    Equally frequent characters follow in code point order, so the order of the poems does not
+    matter. A character outside the vocabulary is an error when a text is encoded.
+
+    Raises:
+        ValueError: no characters, one str instead of poems, a poem that holds the padding
+            character, or a lone surrogate.
+    """
+    if isinstance(poems, str):
+        raise ValueError("poems must be a sequence of poems, got one str; pass [poem]")
+    counts: Counter[str] = Counter()
+    for poem in poems:
+        counts.update(poem)
+    if not counts:
+        raise ValueError("the poems hold no characters to build a vocabulary from; give some text")
+    if PADDING_CHARACTER in counts:
+        raise ValueError("a poem holds the character U+0000, which is the padding; remove it")
+    ordered = sorted(counts, key=lambda character: (-counts[character], character))
+    return Vocabulary("char", (PADDING_CHARACTER, *ordered), None)
+
+
+def _body(line: str) -> str | None:
+    """Return the poem of a line without white space, None where there is no colon."""
+    for colon in (":", "："):  # noqa: RUF001
+        _, found, body = line.partition(colon)
+        if found:
+            return "".join(body.split())
+    return None
