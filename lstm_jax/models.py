@@ -253,7 +253,7 @@ class LanguageModel:
 
         The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
         of that. A target outside the vocabulary, such as PyTorch's -100, is no token and weighs
-        nothing.
+        nothing; a token outside it is read as the nearest id.
         """
         sums, _, carry = self.token_scores(
             params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key

@@ -216,7 +216,7 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
         tell(f"{prog}: error: {error_line(error)}")
         return USAGE_ERROR
     except Exception as error:
-        line = _out_of_memory(error) or _absent_backend()
+        line = _out_of_memory(error) or _guarded_transfer(error) or _absent_backend()
         if line is None:
             raise
         tell(f"{prog}: error: {line}")
@@ -231,6 +231,13 @@ def _out_of_memory(error: Exception) -> str | None:
         return None
     wanted = error_line(error) or "nothing was left"
     return f"there is not enough memory ({wanted}); use a smaller model, batch or length"
+
+
+def _guarded_transfer(error: Exception) -> str | None:
+    if "Disallowed" not in str(error) or "transfer" not in str(error):
+        return None
+    set_to = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("JAX_TRANSFER"))
+    return f"{error_line(error)} ({set_to}); unset that, or set it to log"
 
 
 def _absent_backend() -> str | None:

@@ -200,11 +200,13 @@ def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState)
     was, becomes = (float(rate(updates)) for rate in (old, the_task.learning_rate))
     if not updates or math.isclose(was, becomes, rel_tol=1e-6):
         return ""
-    note = f"the learning rate goes from {float(old(updates - 1)):.3g} to {becomes:.3g} here"
-    schedules = {settings.optimizer.schedule for settings in (before, the_task.config)}
-    if steps != the_task.total_steps and schedules == {"cosine"}:
-        note += f": its schedule is one of {the_task.total_steps} steps now, and was one of {steps}"
-    return note
+    totals = ((before, steps), (the_task.config, the_task.total_steps))
+    kept, new = ({**dataclasses.asdict(each.optimizer), "steps": end} for each, end in totals)
+    changes = (
+        f"{name} is {new[name]}, was {kept[name]}" for name in new if new[name] != kept[name]
+    )
+    rates = f"from {float(old(updates - 1)):.3g} to {becomes:.3g}"
+    return f"the learning rate goes {rates} here: {'; '.join(changes)}"
 
 
 def _summary(the_task: task.Task, path: Path, step: int) -> str:

@@ -95,6 +95,9 @@ def layers_from_pytorch(
     Raises:
         ValueError: names or shapes that are no such module's, or a projection (`proj_size`).
     """
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            raise ValueError(f"{name} holds a mapping of its own; give that: checkpoint[{name!r}]")
     arrays = _unwrapped_names(without_prefix(state, prefix))
     arrays = arrays or without_prefix(_unwrapped_names(state), prefix)
     layers: list[Any] = []

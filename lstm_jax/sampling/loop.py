@@ -174,7 +174,8 @@ def advance(
         index, on_B = writing.place - begun, is_on(writing)
         logits_BV = model.logits(params, writing.hidden)
         keys = jax.vmap(random.fold_in)(rows.key, rows.known + writing.place)
-        uniform_B = jax.vmap(random.uniform)(keys)
+        # The same draw under JAX's 64-bit types.
+        uniform_B = jax.vmap(partial(random.uniform, dtype=jnp.float32))(keys)
         drawn_B = choose(logits_BV, uniform_B, writing.seen, filters)
         is_free_B = given_TB[index] == FREE
         token_B = jnp.where(is_free_B, drawn_B, given_TB[index])

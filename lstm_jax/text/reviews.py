@@ -239,10 +239,15 @@ def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
 
 def _folder_files(folder: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
     roots = (folder, folder / "aclImdb")
-    whole = [root for root in roots if (root / "train").is_dir()]
-    bare = [root for root in roots if (root / "pos").is_dir() or (root / "neg").is_dir()]
+
+    def has_labels(folder: Path) -> bool:
+        return (folder / "pos").is_dir() or (folder / "neg").is_dir()
+
+    whole, bare = [r for r in roots if has_labels(r / "train")], list(filter(has_labels, roots))
     if not whole and not bare:
-        raise ValueError(f"{shown} has no folder train, pos or neg; give a folder of {_LAYOUT}")
+        raise ValueError(
+            f"{shown} has no folders pos and neg, in train or alone; give a folder of {_LAYOUT}"
+        )
     root, splits = (whole[0], ("train", "test")) if whole else (bare[0], ("", "test"))
     for split, label in product(splits, ("pos", "neg")):
         half = root / split / label

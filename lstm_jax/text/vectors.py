@@ -136,7 +136,10 @@ def _read_found(file: IO[bytes], vocabulary: Vocabulary, shown: str) -> dict[int
 
 
 def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank and their numbers, without white space at the end."""
+    """Yield the lines that are not blank and their numbers, with single spaces between fields.
+
+    White space is what ASCII has; a word may hold others, such as a no-break space.
+    """
     number = 0
     while line := file.readline(_LONGEST_LINE):
         number += 1
@@ -146,6 +149,8 @@ def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, bytes]]:
                 "and its numbers a line"
             )
         stripped = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
+        if b"\t" in stripped or b"  " in stripped or stripped.startswith(b" "):
+            stripped = b" ".join(stripped.split())
         if stripped:
             yield number, stripped
 

@@ -357,7 +357,8 @@ def refuse_other_data(folder: RunFolder, system: System) -> None:
     if read_description(folder).sha256 != system.sha256:
         raise ValueError(
             f"the data is not what {folder.path} was trained on (its SHA-256 differs); "
-            "name the old data with --data, or start a new run"
+            "name the old data with --data, or go on with other data in a new run: "
+            f"--init-from {folder.path} --run-dir ANOTHER"
         )
     if Vocabulary.load(folder.vocabulary) != system.vocabulary:
         raise ValueError(

@@ -202,6 +202,10 @@ def test_what_comes_in_is_a_copy() -> None:
         ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
         ({"weight_hr_l0": np.ones((2, 4))}, r"proj_size.*not supported"),
         ({"a.rnn.weight_ih_l0": np.ones((2, 4))}, r"prefix such as 'a\.rnn\.'"),
+        (
+            {"state_dict": {"weight_ih_l0": np.ones((2, 4))}},
+            r"give that: checkpoint\['state_dict'\]",
+        ),
         ({"bias_ih_l0": np.ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
         ({"weight_ih_l0": np.ones((12, 3))}, r"weight_ih_l0 has shape \(12, 3\); expected \(16, 3"),
         ({"weight_hh_l0": np.ones((16, 5))}, r"16 wide for a hidden size of 5"),

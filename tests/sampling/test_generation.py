@@ -184,6 +184,15 @@ def test_absorbing_a_prompt_leaves_no_trace_of_its_padding() -> None:
         assert found.row(0).tolist() == greedy_by_hand(known)
 
 
+def test_draws_are_the_same_with_64_bit_types() -> None:
+    def drawn() -> np.ndarray:
+        return np.asarray(generate(MODEL, PARAMS, template(20), key=random.key(3)).tokens)
+
+    with jax.enable_x64(True):
+        wide = drawn()
+    np.testing.assert_array_equal(wide, drawn())
+
+
 def test_generation_holds_on_a_default_device_of_float64() -> None:
     with jax.enable_x64(True):
         params = MODEL.init(random.key(1), jnp.float64)

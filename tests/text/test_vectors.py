@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lstm_jax.systems.poems import build_poem_vocabulary
 from lstm_jax.text import (
     Vocabulary,
     build_char_vocabulary,
-    build_poem_vocabulary,
     build_review_vocabulary,
     build_word_vocabulary,
     read_reviews,
@@ -52,6 +52,15 @@ def read_error(path: Path) -> str:
     message = error_line(lambda: read_vectors(path, VOCABULARY))
     assert repr(str(path)) in message
     return message
+
+
+@pytest.mark.parametrize("blank", ["  ", "\t", " \t "])
+def test_fields_may_have_any_blanks_between(blank: str, tmp_path: Path) -> None:
+    path = tmp_path / "vectors.txt"
+    path.write_text("the 1 2\n")
+    plain = read_vectors(path, VOCABULARY).table
+    path.write_text(f"{blank}the{blank}1{blank}2{blank}\n")
+    np.testing.assert_array_equal(read_vectors(path, VOCABULARY).table, plain)
 
 
 @given(
