@@ -53,7 +53,7 @@ def make(checkout: Path, folder: Path, preset: str, *published: str) -> None:
         judged = called(checkout, "train.py", "--run-dir", run, "--eval-only", ok=(0, 2))
         if preset == "reviews":
             (Path(temporary) / "reviews.txt").write_text(REVIEWS)
-            command = ("-m", "lstm_jax.cli.classify")
+            command = ("-m", "lstm_jax", "classify")
             written = called(checkout, *command, run, Path(temporary) / "reviews.txt")
         else:
             written = called(checkout, "sample.py", run, "--seed", 3, "--length", 100)

@@ -103,13 +103,13 @@ def test_the_installed_commands_train_and_sample_in_an_empty_folder(
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"), encoding="utf-8")
     where = run(tools / "python", "-c", "import lstm_jax; print(lstm_jax.__file__)", cwd=empty)
     assert Path(where.strip()).is_relative_to(site)
-    assert {path.name for path in tools.glob("lstm-jax-*")} == set(PROJECT["scripts"])
+    assert {path.name for path in tools.glob("lstm-jax*")} == set(PROJECT["scripts"])
 
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog\n" * 40, encoding="utf-8")
-    run(tools / "lstm-jax-train", "--data", text, "--run-dir", "run", *SMALL, cwd=empty)
+    run(tools / "lstm-jax", "train", "--data", text, "--run-dir", "run", *SMALL, cwd=empty)
     assert [path.name for path in empty.iterdir()] == ["run"]
-    sample = (tools / "lstm-jax-sample", "run", "--prompt", "the", "--length", 20)
+    sample = (tools / "lstm-jax", "sample", "run", "--prompt", "the", "--length", 20)
     written = run(*sample, cwd=empty).removesuffix("\n")
     assert written.startswith("the")
     assert len(written) == len("the") + 20

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from lstm_jax.cli.main import dispatch
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
-from lstm_jax.interop.commands import interop_command
 
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(sys.executable).parent
@@ -87,11 +87,11 @@ def test_the_python_in_documents_runs() -> None:
 def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     """The flags of a command line, whose program is one of this package's."""
     program, *words = shlex.split(command)
-    # The first word may be a preset, or a command of interop.
+    # The first word may be a preset, or one of lstm-jax's commands.
     first = words[:1] if words and program != "sample.py" and words[0][0] != "-" else []
-    run = {"train.py": train_command, "sample.py": sample_command}.get(program, interop_command)
+    run = {"train.py": train_command, "sample.py": sample_command}.get(program, dispatch)
     with pytest.raises(SystemExit):
-        run([*first, "--help" if run is interop_command else "--help-all"])
+        run([*first, "--help" if run is dispatch else "--help-all"])
     return set(re.findall(r"--[a-z][\w.-]*", capsys.readouterr().out))
 
 
@@ -101,7 +101,7 @@ def test_the_commands_in_documents_exist_and_have_these_flags(
 ) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE))
-    ours = r"python (?:-m )?((?:train\.py|sample\.py|lstm_jax\.interop)(?: [^|&#\n]*|$))"
+    ours = r"python (?:-m )?((?:train\.py|sample\.py|lstm_jax)(?: [^|&#\n]*|$))"
     for command in re.findall(ours, fenced, flags=re.MULTILINE):
         flags = set(re.findall(r"(?<!\S)--[a-z][\w.-]*", command))
         known = flags_of(command, capsys)

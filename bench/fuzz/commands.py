@@ -25,8 +25,8 @@ from bench.fuzz.report import Tally
 from bench.fuzz.stage import SMALL, TEXT_FLAGS, copy_stage, make_stage, run, script
 from bench.fuzz.trial import Outcome, random_of
 from bench.fuzz.weights import hostile_safetensors
+from lstm_jax.cli.convert import ConvertCommand
 from lstm_jax.cli.sample import SampleCommand
-from lstm_jax.interop.convert import ConvertCommand
 from lstm_jax.systems.language import DOCS
 from lstm_jax.systems.poems import POEMS
 from lstm_jax.systems.reviews import REVIEWS

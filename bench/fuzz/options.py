@@ -14,10 +14,10 @@ from bench.fuzz.run_files import require_types
 from bench.fuzz.trial import require, require_only
 from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.classify import ClassifyCommand
+from lstm_jax.cli.convert import ConvertCommand
+from lstm_jax.cli.export import ExportCommand
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.cli.train import TrainCommand, read_arguments
-from lstm_jax.interop.convert import ConvertCommand
-from lstm_jax.interop.export_run import ExportCommand
 from lstm_jax.systems import PRESETS
 
 VALUES = (

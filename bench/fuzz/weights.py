@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.fuzz.mutations import broken_bytes, broken_json, json_bytes
 from bench.fuzz.trial import require, require_only
-from lstm_jax.interop.convert import convert_command
+from lstm_jax.cli.convert import convert_command
 from lstm_jax.interop.files import load_safetensors
 
 _DTYPES = ("F32", "F64", "F16", "BF16", "I32", "BOOL", "U8", "F8_E4M3", "F8_E5M2", "F4", "C64", "?")

@@ -51,14 +51,15 @@ def parse(
         default: what flags that are not given leave; None where some must be given.
         arguments: the command line, without the program.
         prog: the program, as help and errors call it.
-        short_help: what --help prints; all flags are printed by --help-all then.
+        short_help: what --help prints, with `{prog}` for the program; --help-all prints all flags
+            then.
 
     Raises:
         ValueError: with one line, for whatever is wrong with the arguments.
         SystemExit: after printing help.
     """
     if short_help is not None and not {"-h", "--help"}.isdisjoint(arguments):
-        print(short_help)
+        print(short_help.format(prog=prog))
         raise SystemExit
     arguments = ["--help" if each == HELP_ALL else each for each in arguments]
     try:

@@ -1,4 +1,4 @@
-"""The command `python -m lstm_jax.cli.classify`: labels texts with a trained classifier."""
+"""The command `classify`: labels texts with a trained classifier."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from lstm_jax.cli.arguments import importing, parse, run_command
-
-PROG = "classify"
+from lstm_jax.cli.arguments import importing, parse
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,9 @@ class ClassifyCommand:
             raise ValueError(f"batch_size is {self.batch_size}; it must be at least 1")
 
 
-def main() -> int:
-    """The entry point."""
-    return run_command(PROG, classify_command)
-
-
-def classify_command(arguments: Sequence[str]) -> int:
+def classify_command(arguments: Sequence[str], prog: str = "classify") -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
-    command = parse(ClassifyCommand, None, arguments, PROG)
+    command = parse(ClassifyCommand, None, arguments, prog)
     with importing():
         from lstm_jax.classifier import Classifier
         from lstm_jax.systems.reviews import probabilities
@@ -89,7 +82,3 @@ def _batches(lines: Iterator[str], size: int) -> Iterator[list[str]]:
             batch = []
     if batch:
         yield batch
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from lstm_jax.cli.arguments import importing, parse, run_command
 PROG = "sample.py"
 
 HELP = """\
-usage: sample.py RUN_DIR [--FLAG VALUE] ...
+usage: {prog} RUN_DIR [--FLAG VALUE] ...
 
 Writes text with a model that train.py made, to standard output.
 
@@ -32,7 +31,7 @@ common flags:
   --seed N           random seed
   --stream           show the text as it is made
 
-sample.py --help-all prints all flags: filters, beams, scores, JSON lines."""
+{prog} --help-all prints all flags: filters, beams, scores, JSON lines."""
 
 _WAYS = ("stream", "best_of", "beams", "score")
 _MOST = {
@@ -173,9 +172,9 @@ def main() -> int:
     return run_command(PROG, sample_command)
 
 
-def sample_command(arguments: Sequence[str]) -> int:
+def sample_command(arguments: Sequence[str], prog: str = PROG) -> int:
     """Runs the command; raises ValueError for whatever the user can mend."""
-    command = parse(SampleCommand, None, arguments, PROG, HELP)
+    command = parse(SampleCommand, None, arguments, prog, HELP)
     with importing():
         from lstm_jax.cli import judging, writing
 
@@ -184,7 +183,3 @@ def sample_command(arguments: Sequence[str]) -> int:
     else:
         writing.print_texts(command)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

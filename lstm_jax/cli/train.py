@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import signal
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from lstm_jax.systems.base import TrainConfig
 PROG = "train.py"
 
 HELP = """\
-usage: train.py [PRESET] [--FLAG VALUE] ...
+usage: {prog} [PRESET] [--FLAG VALUE] ...
 
 Trains a model, shows its losses and samples, and keeps it in a run folder.
 
@@ -47,7 +46,7 @@ common flags:
   --resume           go on from the newest checkpoint of the run's folder
   --eval-only        only print the held-out loss of that checkpoint
 
-train.py PRESET --help-all prints all flags with the preset's values."""
+{prog} PRESET --help-all prints all flags with the preset's values."""
 
 C = TypeVar("C", bound=TrainConfig)
 
@@ -84,7 +83,7 @@ def main() -> int:
     return run_command(PROG, train_command)
 
 
-def train_command(arguments: Sequence[str]) -> int:
+def train_command(arguments: Sequence[str], prog: str = PROG) -> int:
     """Runs the command.
 
     Returns:
@@ -93,7 +92,7 @@ def train_command(arguments: Sequence[str]) -> int:
     Raises:
         ValueError: for whatever the user can mend.
     """
-    command = read_arguments(arguments)
+    command = read_arguments(arguments, prog)
     folder_path = command.run_dir or Path("runs") / command.config.preset
     # Flax, Optax and Orbax take seconds to import: arguments are checked, and help shown, before.
     with importing():
@@ -129,7 +128,7 @@ def _is_named(flag: str, arguments: Sequence[str]) -> bool:
     return flag in flags
 
 
-def read_arguments(arguments: Sequence[str]) -> TrainCommand[TrainConfig]:
+def read_arguments(arguments: Sequence[str], prog: str = PROG) -> TrainCommand[TrainConfig]:
     """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--preset")
@@ -142,7 +141,7 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[TrainConfig]:
         seen, _ = first.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise ValueError(
-            f"{error}; one that begins with dashes is given as --run-dir=DIR; see {PROG} --help"
+            f"{error}; one that begins with dashes is given as --run-dir=DIR; see {prog} --help"
         ) from None
     named = arguments[0] if arguments and not arguments[0].startswith("-") else seen.preset
     default = preset_named(named or PRESETS[0].preset, as_published=seen.as_published)
@@ -158,11 +157,11 @@ def read_arguments(arguments: Sequence[str]) -> TrainCommand[TrainConfig]:
         default = stored
     with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
     command: TrainCommand[TrainConfig] = parse(
-        with_flags_of, TrainCommand(default, default.preset), arguments, PROG, HELP
+        with_flags_of, TrainCommand(default, default.preset), arguments, prog, HELP
     )
     for preset in (command.preset, command.config.preset):
         if preset != default.preset:
-            raise ValueError(f"the preset comes first: {PROG} {preset} ...; see {PROG} --help")
+            raise ValueError(f"the preset comes first: {prog} {preset} ...; see {prog} --help")
     config = command.config
     if _is_named("--epochs", arguments) and not _is_named("--steps", arguments):
         config = dataclasses.replace(config, steps=None)
@@ -202,7 +201,3 @@ class _Stop:
             tell("stopping: the state is being saved")
         elif number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -195,7 +195,7 @@ class ReviewsSystem(System):
     }
     has_perplexity: ClassVar = False
     used_step: ClassVar = "best"
-    use: ClassVar = "classify texts with it: python -m lstm_jax.cli.classify"
+    use: ClassVar = "classify texts with it: python -m lstm_jax classify"
 
     config: ReviewsConfig
     vocabulary: Vocabulary

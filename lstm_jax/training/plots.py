@@ -1,11 +1,7 @@
-"""The curves of runs, drawn where matplotlib is present.
-
-python -m lstm_jax.training.plots RUN [RUN ...] [--output FILE]
-"""
+"""The curves of runs, drawn where matplotlib is present."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib.util
 import os
@@ -42,7 +38,8 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     logs = [read_rows(RunFolder(run).metrics) for run in runs]
     for run, rows in zip(runs, logs, strict=True):
         if not rows:
-            raise ValueError(f"{run} has no metrics to draw; train it first")
+            missing = "has no metrics to draw; train it first" if run.exists() else "does not exist"
+            raise ValueError(f"{run} {missing}")
     names = [run.name if len(runs) > 1 else "" for run in runs]
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
@@ -104,24 +101,3 @@ def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[float], list[fl
         if isinstance(epoch, int | float) and isinstance(value, int | float)
     ]
     return [epoch for epoch, _ in points], [value for _, value in points]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Overlays the curves of several runs in one picture."""
-    parser = argparse.ArgumentParser(prog="python -m lstm_jax.training.plots")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run folder")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help="the picture")
-    options = parser.parse_args(arguments)
-    try:
-        if not have_matplotlib():
-            raise ValueError("curves need matplotlib; pip install 'lstm-jax[plots]'")
-        draw_curves(options.runs, options.output)
-    except (ValueError, OSError) as error:
-        print(f"plots: error: {error}", file=sys.stderr)
-        return 2
-    print(options.output)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,9 +14,9 @@ import pytest
 from lstm_jax.cli import sample, train
 from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.classify import ClassifyCommand
+from lstm_jax.cli.convert import ConvertCommand
 from lstm_jax.cli.sample import SampleCommand
 from lstm_jax.cli.train import read_arguments
-from lstm_jax.interop.convert import ConvertCommand
 from lstm_jax.systems import PRESETS
 
 
@@ -117,7 +117,7 @@ def test_help_names_presets_and_flags_that_every_preset_has(
     with pytest.raises(SystemExit) as exit:
         read_arguments([*preset, "--resume", "-h"])
     assert not exit.value.code
-    assert capsys.readouterr().out == train.HELP + "\n"
+    assert capsys.readouterr().out == train.HELP.format(prog="train.py") + "\n"
     names = re.findall(r"^  (\w+) ", train.HELP, re.MULTILINE)
     assert names == [each.preset for each in PRESETS]
     flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", train.HELP, re.MULTILINE)

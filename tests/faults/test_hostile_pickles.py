@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lstm_jax
-from lstm_jax.interop.convert import convert_command
+from lstm_jax.cli.convert import convert_command
 from lstm_jax.interop.files import load_arrays
 from lstm_jax.systems.reviews import load_vectors
 

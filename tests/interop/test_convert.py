@@ -1,7 +1,8 @@
-"""`python -m lstm_jax.interop convert`: runs and files into files, and how it refuses."""
+"""`python -m lstm_jax convert`: runs and files into files, and how it refuses."""
 
 from __future__ import annotations
 
+import re
 import runpy
 import shlex
 import sys
@@ -14,9 +15,8 @@ from interop_cases import assert_near, assert_same_bits, draw_layers, normal
 
 import lstm_jax
 from lstm_jax import interop
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.main import COMMANDS, PROG, main
 from lstm_jax.cli.train import train_command
-from lstm_jax.interop.commands import PROG, interop_command
 
 pytest.importorskip("safetensors", reason="safetensors, an optional extra, is not installed")
 
@@ -31,9 +31,9 @@ Convert = Callable[..., Outcome]
 @pytest.fixture
 def convert(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Convert:
     def convert(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["interop", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [PROG, *map(str, arguments)])
         capsys.readouterr()
-        code = run_command(PROG, interop_command)
+        code = main()
         return code, *capsys.readouterr()
 
     return convert
@@ -133,7 +133,7 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     content = there.read_bytes()
     for arguments, message in (
         (("convret", trained, target), "the command is 'convret'; choose one of convert, export"),
-        (("convert", trained), "see python -m lstm_jax.interop convert --help"),
+        (("convert", trained), "see lstm-jax convert --help"),
         (("convert", trained, tmp_path / "a.pt"), "must end with .safetensors"),
         (("convert", trained, tmp_path / "no" / "a.safetensors"), "there is no folder"),
         (("convert", trained, there), "is there already; name another, or use --overwrite"),
@@ -148,7 +148,7 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     ):
         code, out, err = convert(*arguments)
         assert (code, out) == (2, ""), arguments
-        assert err.startswith(f"{PROG}: error: "), err
+        assert re.match(rf"{PROG}( convert)?: error: ", err), err
         assert message in err
         assert err.count("\n") == 1
         assert not target.exists()
@@ -160,19 +160,18 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
 def test_the_package_is_a_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["interop", "convert", "none.pt", "none.safetensors"])
+    monkeypatch.setattr(sys, "argv", [PROG, "convert", "none.pt", "none.safetensors"])
     with pytest.raises(SystemExit) as exit:
-        runpy.run_module("lstm_jax.interop", run_name="__main__")
+        runpy.run_module("lstm_jax", run_name="__main__")
     assert exit.value.code == 2
-    assert capsys.readouterr().err.startswith(f"{PROG}: error: ")
+    assert capsys.readouterr().err.startswith(f"{PROG} convert: error: ")
 
 
 def test_help_names_the_command(convert: Convert, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = convert("--help")
     assert code == 0
     assert out.startswith(f"usage: {PROG} COMMAND ...; see {PROG} COMMAND --help\n")
-    assert "\n  convert SOURCE TARGET: " in out
-    assert "\n  export RUN_DIR TARGET: " in out
+    assert re.findall(r"^  (\w+) ", out, re.MULTILINE) == list(COMMANDS)
     with pytest.raises(SystemExit) as exit:
         convert("convert", "--help")
     assert exit.value.code == 0

@@ -19,9 +19,8 @@ from jax import random
 import lstm_jax
 from lstm_jax import interop
 from lstm_jax.classifier import Classifier, ClassifierConfig
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.main import PROG, main
 from lstm_jax.cli.train import train_command
-from lstm_jax.interop.commands import PROG, interop_command
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.sampling import FREE, generate, stack_rows
 
@@ -243,9 +242,9 @@ Command = Callable[..., Outcome]
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     def call(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["interop", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [PROG, *map(str, arguments)])
         capsys.readouterr()
-        code = run_command(PROG, interop_command)
+        code = main()
         return code, *capsys.readouterr()
 
     return call
@@ -308,7 +307,7 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     target, there = tmp_path / "a.bin", tmp_path / "there.bin"
     there.write_bytes(b"mine")
     for arguments, message in (
-        ((runs / "words",), "see python -m lstm_jax.interop export --help"),
+        ((runs / "words",), "see lstm-jax export --help"),
         ((runs / "words", target, "--what", "hidden"), "--what"),
         ((runs / "words", target, "--platforms", "gpu"), "--platforms"),
         ((runs / "words", target, "--what", "sampler", "--places", 0), "places is 0"),
@@ -323,7 +322,7 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     ):
         code, out, err = call("export", *arguments)
         assert (code, out) == (2, ""), arguments
-        assert err.startswith(f"{PROG}: error: "), err
+        assert err.startswith(f"{PROG} export: error: "), err
         assert message in err
         assert err.count("\n") == 1
         assert not target.exists()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lstm_jax.cli.plot import plot_command
 from lstm_jax.training import plots
 
 installed = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is missing")
@@ -99,7 +100,7 @@ def test_curves_of_several_runs_lie_over_each_other(
     runs: list[Path], drawn: list[Points], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     picture = tmp_path / "both.png"
-    assert plots.main([*map(str, runs), "--output", str(picture)]) == 0
+    assert plot_command([*map(str, runs), "--output", str(picture)]) == 0
     assert capsys.readouterr().out == f"{picture}\n"
     assert picture.read_bytes().startswith(b"\x89PNG")
     first, second = runs
@@ -117,28 +118,25 @@ def test_curves_of_several_runs_lie_over_each_other(
 
 @installed
 def test_one_run_needs_no_name(runs: list[Path], drawn: list[Points], tmp_path: Path) -> None:
-    assert plots.main([str(runs[0]), "--output", str(tmp_path / "one.png")]) == 0
+    assert plot_command([str(runs[0]), "--output", str(tmp_path / "one.png")]) == 0
     assert set(drawn[0]) == {"training", "held out"}
 
 
 @installed
-def test_a_folder_that_is_no_run_is_one_line_and_draws_nothing(
-    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_folder_that_is_no_run_is_refused_and_draws_nothing(
+    runs: list[Path], tmp_path: Path
 ) -> None:
     picture = tmp_path / "none.png"
-    arguments = [str(runs[0]), str(tmp_path / "none"), "--output", str(picture)]
-    assert plots.main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert (out, err) == (
-        "",
-        f"plots: error: {tmp_path / 'none'} has no metrics to draw; train it first\n",
-    )
+    (tmp_path / "empty").mkdir()
+    for name, message in (("none", "none does not exist"), ("empty", "empty has no metrics")):
+        with pytest.raises(ValueError, match=message):
+            plot_command([str(runs[0]), str(tmp_path / name), "--output", str(picture)])
     assert not picture.exists()
 
 
 def test_without_matplotlib_the_error_names_the_cure(
-    runs: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    runs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(plots, "have_matplotlib", lambda: False)
-    assert plots.main([str(runs[0])]) == 2
-    assert "pip install 'lstm-jax[plots]'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"pip install 'lstm-jax\[plots\]'"):
+        plot_command([str(runs[0])])

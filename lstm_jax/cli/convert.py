@@ -79,7 +79,7 @@ class ConvertCommand:
         return LanguageModelNames(self.encoder, self.rnn, self.decoder)
 
 
-def convert_command(arguments: Sequence[str], prog: str) -> int:
+def convert_command(arguments: Sequence[str], prog: str = "convert") -> int:
     """Runs `convert`; raises ValueError for whatever the user can mend."""
     command = parse(ConvertCommand, None, arguments, prog)
     weights, layout = _read(command)

@@ -63,7 +63,7 @@ class ExportCommand:
             raise ValueError(f"step is {self.step}; it must be 0 or above")
 
 
-def export_command(arguments: Sequence[str], prog: str) -> int:
+def export_command(arguments: Sequence[str], prog: str = "export") -> int:
     """Runs `export`; raises ValueError for whatever the user can mend."""
     command = parse(ExportCommand, None, arguments, prog)
     exported = _exported(command)
