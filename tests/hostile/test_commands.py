@@ -138,11 +138,81 @@ def assert_clean(surface: Surface, files: Path | None, make: Callable[[Path], Ca
     surface.count(refused=code != 0)
 
 
-# Kinds of case
-
-
 Draw = Callable[[st.SearchStrategy[Any]], Any]
-Kind = Callable[[Draw, Path], Case]
+
+
+def train_case(draw: Draw, place: Path) -> Case:
+    """Odd options, data or paths for a new run, or a run that is no longer what it was."""
+    name = draw(st.sampled_from(list(SYSTEMS)))
+    data, small = SYSTEMS[name]
+    words, run = [name, *small], "new"
+    match draw(st.integers(0, 3)):
+        case 0:
+            words += _flags(draw, preset_named(name), "--steps", "--data")
+        case 1:
+            if name == "docs":
+                words += draw(st.sampled_from(([], ["--tokens", "word"])))
+            elif name == "reviews":
+                data = draw(st.sampled_from((data, "reviews.tar.gz")))
+                words += ["--vectors", "vectors.txt"]
+            spoilt = draw(st.sampled_from((data, "vectors.txt"))) if name == "reviews" else data
+            if spoilt.endswith("gz") and draw(st.booleans()):
+                (place / spoilt).write_bytes(draw(archives()))
+            else:
+                _spoil(draw, place / spoilt)
+        case 2:
+            (place / "loop").symlink_to("loop")
+            os.mkfifo(place / "pipe")
+            odd = ("", ".", "/dev/zero", "/dev/null", "a\nb", "é\udc80", "x" * 300, "loop",
+                   "text.txt/x", "nothing.txt", "secret.txt")  # fmt: skip
+            if draw(st.booleans()):
+                data = draw(st.sampled_from(odd))
+            else:
+                run = draw(st.sampled_from((*odd[:-2], "text.txt", "pipe")))
+                words.append("--run-dir=" + run)
+                return Case(TRAIN, [*words, "--data", data], run if run in odd[4:6] else "new")
+        case _:
+            run = _spoil_run(draw, place)
+            if draw(rarely(st.just(False), st.just(True), 3)):
+                return Case(TRAIN, ["--eval-only", "--run-dir", run])
+            more = draw(st.sampled_from(([], ["--steps", "3"])))
+            return Case(TRAIN, ["--resume", "--run-dir", run, *more], run)
+    return Case(TRAIN, [*words, "--data", data, "--run-dir", run], run)
+
+
+def sample_case(draw: Draw, place: Path) -> Case:
+    """Odd options, files or texts, or a run that is no longer what it was."""
+    run, more = "run", draw(st.sampled_from(([], ["--jsonl"])))
+    match draw(st.integers(0, 3)):
+        case 0:
+            more += _flags(draw, SampleCommand, "--run-dir")
+        case 1:
+            run = _spoil_run(draw, place)
+        case 2:
+            files = (("--prompts", "prompts.txt"), ("--templates", "templates.txt"))
+            flag, name = draw(st.sampled_from((*files, ("--score", "prompts.txt"))))
+            _spoil(draw, place / name)
+            more += [flag, name]
+        case _:
+            text = draw(broken_text("The quick*")).replace("\0", "")
+            flag = draw(st.sampled_from(("--prompt", "--template", "--stop", "--forbid")))
+            errors = draw(st.sampled_from(("replace", "surrogatepass")))
+            more += [flag, os.fsdecode(text.encode(errors=errors))]
+    return Case(SAMPLE, [run, "--length", "5", *more])
+
+
+def convert_case(draw: Draw, place: Path) -> Case:
+    """Odd options, a hostile file, or a run that is no longer what it was."""
+    source, more = "run", []
+    match draw(st.integers(0, 2)):
+        case 0:
+            more = _flags(draw, ConvertCommand, "--source", "--target")
+        case 1:
+            source = "weights.safetensors"
+            (place / source).write_bytes(draw(safetensors_files()))
+        case _:
+            source = _spoil_run(draw, place)
+    return Case(CONVERT, ["convert", source, "out.safetensors", *more], "out.safetensors")
 
 
 def _flags(draw: Draw, owner: Any, *left_out: str) -> list[str]:
@@ -150,88 +220,6 @@ def _flags(draw: Draw, owner: Any, *left_out: str) -> list[str]:
     found = draw(flags([flag for flag in names_of(owner) if flag not in left_out]))
     # The operating system takes neither.
     return [os.fsdecode(os.fsencode(word.replace("\0", ""))) for word in found]
-
-
-def train_with_options(draw: Draw, place: Path) -> Case:
-    name = draw(st.sampled_from(list(SYSTEMS)))
-    data, small = SYSTEMS[name]
-    odd = _flags(draw, preset_named(name), "--steps", "--data")
-    return Case(TRAIN, [name, "--data", data, "--run-dir", "new", *small, *odd], "new")
-
-
-def train_on_data(draw: Draw, place: Path) -> Case:
-    name = draw(st.sampled_from(list(SYSTEMS)))
-    data, small = SYSTEMS[name]
-    words = [name, "--run-dir", "new", *small]
-    if name == "docs":
-        words += draw(st.sampled_from(([], ["--tokens", "word"])))
-    elif name == "reviews":
-        words += ["--vectors", "vectors.txt"]
-        data = draw(st.sampled_from((data, "reviews.tar.gz", "vectors.txt")))
-    if data.endswith("gz") and draw(st.booleans()):
-        (place / data).write_bytes(draw(archives()))
-    else:
-        _spoil(draw, place / data)
-    return Case(TRAIN, [*words, "--data", "reviews.csv" if data == "vectors.txt" else data], "new")
-
-
-def train_at_odd_paths(draw: Draw, place: Path) -> Case:
-    (place / "loop").symlink_to("loop")
-    os.mkfifo(place / "pipe")
-    odd = ("", ".", "/dev/zero", "/dev/null", "a\nb", "é\udc80", "x" * 300, "loop", "text.txt/x")
-    if draw(st.booleans()):
-        data = draw(st.sampled_from((*odd, "nothing.txt", "secret.txt")))
-        return Case(TRAIN, ["--data", data, "--run-dir", "new", *OF_TEXT], "new")
-    name = draw(st.sampled_from((*odd, "text.txt", "pipe")))
-    words = ["--data", "text.txt", "--run-dir", name, *OF_TEXT]
-    return Case(TRAIN, words, name if name in ("a\nb", "é\udc80") else "new")
-
-
-def go_on(draw: Draw, place: Path) -> Case:
-    name = _spoil_run(draw, place)
-    if draw(rarely(st.just(False), st.just(True), 3)):
-        return Case(TRAIN, ["--eval-only", "--run-dir", name])
-    words = draw(st.sampled_from(([], ["--steps", "3"])))
-    return Case(TRAIN, ["--resume", "--run-dir", name, *words], name)
-
-
-def sample_with_options(draw: Draw, place: Path) -> Case:
-    return Case(SAMPLE, ["run", "--length", "5", *_flags(draw, SampleCommand, "--run-dir")])
-
-
-def sample_of_run(draw: Draw, place: Path) -> Case:
-    return Case(SAMPLE, [_spoil_run(draw, place), "--length", "5", "--jsonl"])
-
-
-def sample_from_files(draw: Draw, place: Path) -> Case:
-    files = (("--prompts", "prompts.txt"), ("--templates", "templates.txt"))
-    flag, name = draw(st.sampled_from((*files, ("--score", "prompts.txt"))))
-    _spoil(draw, place / name)
-    as_json = draw(st.sampled_from(([], ["--jsonl"])))
-    return Case(SAMPLE, ["run", "--length", "5", flag, name, *as_json])
-
-
-def sample_from_texts(draw: Draw, place: Path) -> Case:
-    text = draw(broken_text("The quick*")).replace("\0", "")
-    flag = draw(st.sampled_from(("--prompt", "--template", "--stop", "--forbid")))
-    text = os.fsdecode(text.encode(errors=draw(st.sampled_from(("replace", "surrogatepass")))))
-    return Case(SAMPLE, ["run", "--length", "5", flag, text])
-
-
-def convert_file(draw: Draw, place: Path) -> Case:
-    (place / "weights.safetensors").write_bytes(draw(safetensors_files()))
-    words = ["convert", "weights.safetensors", "out.safetensors"]
-    return Case(CONVERT, words, "out.safetensors")
-
-
-def convert_run(draw: Draw, place: Path) -> Case:
-    words = ["convert", _spoil_run(draw, place), "out.safetensors"]
-    return Case(CONVERT, words, "out.safetensors")
-
-
-def convert_with_options(draw: Draw, place: Path) -> Case:
-    odd = _flags(draw, ConvertCommand, "--source", "--target")
-    return Case(CONVERT, ["convert", "run", "out.safetensors", *odd], "out.safetensors")
 
 
 def _spoil(draw: Draw, path: Path) -> None:
@@ -284,30 +272,14 @@ def _replace(draw: Draw, path: Path) -> None:
             path.write_bytes(struct.pack("<Q", 2**62) + content)
 
 
-kinds_of_train = (train_with_options, train_on_data, train_at_odd_paths, go_on)
-kinds_of_sample = (sample_with_options, sample_of_run, sample_from_files, sample_from_texts)
-kinds_of_convert = (convert_file, convert_run, convert_with_options)
-
-
 @pytest.mark.slow
+@pytest.mark.parametrize("make", [train_case, sample_case, convert_case])
 @few
-@given(st.sampled_from(kinds_of_train), st.data())
-def test_train_command(surface: Surface, stage: Path, kind: Kind, data: st.DataObject) -> None:
-    assert_clean(surface, stage, lambda place: kind(data.draw, place))
-
-
-@pytest.mark.slow
-@few
-@given(st.sampled_from(kinds_of_sample), st.data())
-def test_sample_command(surface: Surface, stage: Path, kind: Kind, data: st.DataObject) -> None:
-    assert_clean(surface, stage, lambda place: kind(data.draw, place))
-
-
-@pytest.mark.slow
-@few
-@given(st.sampled_from(kinds_of_convert), st.data())
-def test_convert_command(surface: Surface, stage: Path, kind: Kind, data: st.DataObject) -> None:
-    assert_clean(surface, stage, lambda place: kind(data.draw, place))
+@given(data=st.data())
+def test_commands(
+    surface: Surface, stage: Path, make: Callable[[Draw, Path], Case], data: st.DataObject
+) -> None:
+    assert_clean(surface, stage, lambda place: make(data.draw, place))
 
 
 @pytest.mark.parametrize(

@@ -2,48 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import law
+import promises
 import pytest
 from law import Surface, listing
-
-
-def _fails(place: Path) -> None:
-    raise KeyError("format")
-
-
-def _speaks_of_codecs(place: Path) -> None:
-    "\ud800".encode()
+from processes import ROOT
 
 
 def _says_nothing(place: Path) -> None:
     raise ValueError
 
 
-def _hangs(place: Path) -> None:
-    time.sleep(60)
-
-
 def _catches_all(place: Path) -> None:
-    try:
+    with contextlib.suppress(Exception):
         time.sleep(60)
-    except Exception:
-        return
-
-
-def _breaks_a_promise(place: Path) -> None:
-    assert not place.exists(), "a word was lost"
-
-
-def _runs_out(place: Path) -> None:
-    bytes(1 << 34)
-
-
-def _takes_much(place: Path) -> None:
-    b"x" * (law.MEBIBYTES + 50 << 20)
 
 
 def _writes_and_refuses(place: Path) -> None:
@@ -51,38 +29,30 @@ def _writes_and_refuses(place: Path) -> None:
     raise ValueError("refused, after a while")
 
 
-def _changes_a_file(place: Path) -> None:
-    (place / "text").write_text("changed")
+DEFECTS: dict[str, Callable[[Path], object]] = {
+    "another exception": lambda place: {}["format"],
+    "a codec's own words": lambda place: "\ud800".encode(),
+    "no word": _says_nothing,
+    "no end": lambda place: time.sleep(60),
+    "no end, whatever comes": _catches_all,
+    "more memory than there is": lambda place: bytes(1 << 34),
+    "much memory": lambda place: b"x" * (law.MEBIBYTES + 50 << 20),
+    "refused, and left a file": _writes_and_refuses,
+    "changed a file": lambda place: (place / "text").write_text("changed"),
+    "lost a file": lambda place: (place / "text").unlink(),
+}
 
 
-def _loses_a_file(place: Path) -> None:
-    (place / "text").unlink()
-
-
-@pytest.mark.parametrize(
-    "defect",
-    [
-        _fails,
-        _speaks_of_codecs,
-        _says_nothing,
-        _hangs,
-        _catches_all,
-        _breaks_a_promise,
-        _runs_out,
-        _takes_much,
-        _writes_and_refuses,
-        _changes_a_file,
-        _loses_a_file,
-    ],
-)
+@pytest.mark.parametrize("name", DEFECTS)
 def test_a_defect_breaks_the_law(
-    defect: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(law, "SECONDS", 0.5)
+    if "no end" in name:
+        monkeypatch.setattr(law, "SECONDS", 0.5)
     surface = Surface(tmp_path, ["planted", 0, 0, 0])
     with pytest.raises((AssertionError, KeyError)):  # noqa: SIM117
         with surface.case({"text": b"as given"}, writes="out") as place:
-            defect(place)
+            DEFECTS[name](place)
     assert surface.row == ["planted", 0, 0, 0]
 
 
@@ -110,3 +80,35 @@ def test_what_a_command_touches_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     touched = {path for path, _ in before.items() ^ listing(tmp_path).items()}
     assert touched == {"run2/b", "c", "link", "folder"}
+
+
+def report(outcome: Any, **rows: Any) -> pytest.TestReport:
+    properties = [(name, row) for name, found in rows.items() for row in found]
+    return pytest.TestReport(
+        "test", ("test", 1, "test"), {}, outcome, None, "call", user_properties=properties
+    )
+
+
+def test_tables_add_up_and_replace_what_is_between_their_markers(tmp_path: Path) -> None:
+    names = ("faults", "hostile")
+    parts = [f"<!-- table of {name}: begin -->old<!-- table of {name}: end -->" for name in names]
+    document = tmp_path / "page.md"
+    document.write_text(f"before\n{parts[0]}between{parts[1]}\nafter\n")
+    good = report("passed", faults=[["a fault", 1200, 1199, "seen"]], hostile=[["texts", 2, 1, 1]])
+    other = report("passed", hostile=[["tar", 1, 0, 1]])
+    promises.write_tables([good, other, report("failed")], document)
+    assert "old" in document.read_text()  # what failed is printed alone
+    lines = promises.write_tables([good, other], document).splitlines()
+    for row in ("| a fault | 1,200 | 1,199 | seen |", "| tar | 1 | 0 | 1 |", "| all | 3 | 1 | 2 |"):
+        assert row in lines
+        assert row in document.read_text()
+    assert "old" not in document.read_text()
+    assert document.read_text().startswith("before\n")
+    for broken in ("", parts[0], parts[0] * 2 + parts[1], "".join(parts).replace("begin", "end")):
+        document.write_text(broken)
+        with pytest.raises(ValueError, match="once each"):
+            promises.document_with_tables(str(document))
+
+
+def test_the_project_s_own_page_has_both_tables() -> None:
+    assert promises.document_with_tables(str(ROOT / "docs" / "reliability.md"))
