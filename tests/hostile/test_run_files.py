@@ -118,6 +118,8 @@ def config_of(**others: Any) -> bytes:
 @example(f'{{"format": 2, "config": {DEEP}}}'.encode(), ANNA)
 @example(config_of(files={"/dev/zero": "0" * 64}), ANNA)
 @example(config_of(config=to_dict(ANNA) | {"heldout_share": 10**400}), ANNA)
+@example(config_of(config=to_dict(ANNA) | {"batch_size": True}), ANNA)
+@example(config_of(config=to_dict(ANNA) | {"sample_prompts": [1]}), ANNA)
 def test_config_json(surface: Surface, content: bytes, preset: AnyConfig) -> None:
     with surface.case({"vocab.json": b"{}", "config.json": content}) as place:
         folder = RunFolder(place)
