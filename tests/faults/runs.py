@@ -16,7 +16,7 @@ from processes import Process
 import lstm_jax
 from lstm_jax.sampling import FREE, generate
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import Row, read_rows
+from lstm_jax.training.metrics import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 from lstm_jax.training.systems import read_system
 from lstm_jax.training.task import Task, make_task, restored_state
@@ -62,22 +62,6 @@ class Place:
 def task_of(run: Path) -> Task:
     """What a run trains."""
     return make_task(read_system(read_description(RunFolder(run)).config, run))
-
-
-class Silent:
-    """A report of training that nobody reads."""
-
-    def advance(self, step: int) -> None:
-        """Training has come so far."""
-
-    def row(self, row: Row) -> None:
-        """A row of metrics."""
-
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        """What the model wrote."""
-
-    def note(self, text: str) -> None:
-        """Anything else."""
 
 
 def newest_step(run: Path) -> int:

@@ -7,12 +7,13 @@ import json
 import shutil
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import TEXT, Place, Promise, Silent, differences, leaf_bytes
+from runs import TEXT, Place, Promise, differences, leaf_bytes
 
 from lstm_jax.cli.train import train_command
 from lstm_jax.training import loop
@@ -113,7 +114,7 @@ def _unlike_a_skip(task: Task, begun: Any, folder: RunFolder) -> list[str]:
         pytest.raises(loop.NotFiniteError, match=str(folder.nonfinite.path)),
         CheckpointStore(folder.checkpoints) as store,
     ):
-        loop.train(task, begun, folder, store, Silent())
+        loop.train(task, begun, folder, store, Mock())
     found = []
     for each in (folder, folder.nonfinite):
         with CheckpointStore(each.checkpoints, read_only=True) as store:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
-from runs import Promise, Silent, differences, newest_step
+from runs import Promise, differences, newest_step
 
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
@@ -18,23 +19,6 @@ from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.task import Task, first_state, restored_state
 
 Fault = Callable[[RunFolder], AbstractContextManager[None]]
-
-
-class Faulty(Silent):
-    """Brings a fault about at one step, and ends it at another; keeps what it is told."""
-
-    def __init__(self, fault: AbstractContextManager[None], first: int, last: int) -> None:
-        self.fault, self.first, self.last = fault, first, last
-        self.under, self.notes = ExitStack(), ""
-
-    def advance(self, step: int) -> None:
-        if step == self.first:
-            self.under.enter_context(self.fault)
-        if step == self.last:
-            self.under.close()
-
-    def note(self, text: str) -> None:
-        self.notes += f"{text}\n"
 
 
 @contextmanager
@@ -106,10 +90,9 @@ def small_disk(place: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def trained(task: Task, folder: RunFolder, report: Silent) -> None:
+def trained(task: Task, folder: RunFolder, report: Any) -> None:
     with CheckpointStore(folder.checkpoints, keep_latest=task.config.keep_checkpoints) as store:
-        state = first_state(task)
-        progress: dict[str, Any] = {}
+        state, progress = first_state(task), {}
         if not store.is_empty:
             state, progress = restored_state(task, store)
         loop.train(task, state, folder, store, report, progress=progress)
@@ -117,25 +100,32 @@ def trained(task: Task, folder: RunFolder, report: Silent) -> None:
 
 def run_with(fault: Fault, ends: bool, whole: Path, task: Task, run: Path) -> list[str]:
     """What is wrong with a run that had a fault, for a while or to its end."""
-    folder = RunFolder(run)
+    folder, report, under = RunFolder(run), Mock(), ExitStack()
     copy_description(RunFolder(whole), folder)
     every = task.config.checkpoint_every
-    first = 2 * every + 1
-    report = Faulty(fault(folder), first, first + 2 * every if ends else task.total_steps + 1)
+    first, last = 2 * every + 1, 4 * every + 1
+
+    def advance(step: int) -> None:
+        if step == first:
+            under.enter_context(fault(folder))
+        if step == last and ends:
+            under.close()
+
+    report.advance.side_effect = advance
     found = []
     try:
-        trained(task, folder, report)
+        with under:
+            trained(task, folder, report)
         found += [] if ends else ["it ended as if the last state had been saved"]
     except ValueError as error:
         found += [f"it ended: {error}"] if ends or "\n" in str(error) else []
-    finally:
-        report.under.close()
     if not ends:
         newest = newest_step(run)
         found += [] if newest == first - 1 else [f"the newest checkpoint is {newest}"]
-        trained(task, folder, Faulty(nullcontext(), -1, -1))
-    if "was not saved" not in report.notes or "free space" not in report.notes:
-        found.append(f"no word of a save that failed: {report.notes}")
+        trained(task, folder, Mock())
+    notes = str(report.note.call_args_list)
+    if "was not saved" not in notes or "free space" not in notes:
+        found.append(f"no word of a save that failed: {notes}")
     return found + differences(whole, run, task)
 
 
