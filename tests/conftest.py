@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, settings
 # `--import-mode=importlib` puts no folder of tests on the path.
 sys.path.append(str(Path(__file__).parent))
 
+from promises import document_with_tables, write_tables
 from recorded import Peer, Recording
 
 # A whole run of the suite stood still once, idle, after many small asynchronous dispatches on the
@@ -118,6 +119,19 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="also run tests marked slow")
     parser.addoption("--record", action="store_true", help="record what other libraries give now")
+    parser.addoption(
+        "--table",
+        type=document_with_tables,
+        help="a document for the tables of tests/faults and tests/hostile; both are then thorough",
+    )
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    document = terminalreporter.config.getoption("--table")
+    if document is not None:
+        kinds = ("passed", "failed", "error")
+        reports = [each for kind in kinds for each in terminalreporter.getreports(kind)]
+        terminalreporter.write_line(write_tables(reports, document))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,21 +1,43 @@
-"""Puts the folder of what the tests share on the path; one small run that all may copy."""
+"""Puts the folder of what the tests share on the path; a small run that all may copy.
+
+python -m pytest tests/faults --slow -n 0 --table docs/reliability.md
+"""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from bench.faults.tiny import Place, task_of
+from runs import Place, Promise, task_of
+
 from lstm_jax.training.task import Task
 
 
+@pytest.fixture(scope="session")
+def is_thorough(request: pytest.FixtureRequest) -> bool:
+    """Whether figures are wanted: a hundred kills, and many flipped bits."""
+    return request.config.getoption("--table") is not None
+
+
+@pytest.fixture
+def promise(request: pytest.FixtureRequest) -> Promise:
+    """Records a line of the table, and fails with its failures."""
+
+    def kept(fault: str, tried: int, failures: Sequence[str], seen: str) -> None:
+        row = [fault, tried, tried - len(failures), seen]
+        request.node.user_properties.append(("faults", row))
+        assert list(failures) == []
+        assert tried > 0
+
+    return kept
+
+
 @pytest.fixture(scope="package")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    place = Place(tmp_path_factory.mktemp("faults"), 40)
-    place.make()
-    return place
+def place(tmp_path_factory: pytest.TempPathFactory, is_thorough: bool) -> Place:
+    return Place(tmp_path_factory.mktemp("faults"), 90 if is_thorough else 40)
 
 
 @pytest.fixture(scope="package")

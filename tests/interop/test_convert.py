@@ -132,7 +132,10 @@ def test_what_the_user_can_mend_is_one_line_and_writes_nothing(
     interop.save_safetensors(there, interop.layers_to_plain(before))
     content = there.read_bytes()
     for arguments, message in (
-        (("convret", trained, target), "the command is 'convret'; choose one of train, sample, classify, convert"),
+        (
+            ("convret", trained, target),
+            "the command is 'convret'; choose one of train, sample, classify, convert",
+        ),
         (("convert", trained), "see lstm-jax convert --help"),
         (("convert", trained, tmp_path / "a.pt"), "must end with .safetensors"),
         (("convert", trained, tmp_path / "no" / "a.safetensors"), "there is no folder"),

@@ -1,0 +1,155 @@
+"""Runs that take a moment, what can be seen of them from outside, and what makes two equal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from processes import Process
+
+import lstm_jax
+from lstm_jax.sampling import FREE, generate
+from lstm_jax.systems import read_system
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.run import RunFolder, read_description
+from lstm_jax.training.task import Task, make_task, restored_state
+
+TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
+EVALUATE_EVERY, SAVE_EVERY, SAMPLE_EVERY = 8, 5, 20
+FLAGS = (
+    "--model.hidden-size 12 --model.dropout 0.2 --batch-size 4 --sequence-length 16 --log-every 1 "
+    f"--evaluate-every {EVALUATE_EVERY} --checkpoint-every {SAVE_EVERY} --keep-checkpoints 2 "
+    f"--heldout-share 0.4 --sample-every {SAMPLE_EVERY} --sample.length 20 --sample-prompts 7"
+).split()
+Promise = Callable[[str, int, Sequence[str], str], None]
+"""Records a line of the table: a fault, how often it was tried, failures, what was seen."""
+TIMINGS = ("seconds", "tokens_per_second")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of runs that are alike, each of so many steps."""
+
+    path: Path
+    steps: int
+
+    def begun(self, name: str, *more: str, notes: str = "process") -> Process:
+        """A process that begins a run, or goes on with it where there is one."""
+        run = self.path / name
+        arguments = ["--run-dir", str(run)]
+        if RunFolder(run).config.exists():
+            arguments.append("--resume")
+        else:
+            data = self.path / "text.txt"
+            data.write_text(TEXT, encoding="utf-8")
+            arguments += ["--data", str(data), *FLAGS, "--steps", str(self.steps)]
+        return Process("train.py", [*arguments, *more], self.path / f"{name}-{notes}")
+
+    def finished(self, name: str) -> Path:
+        """A run, trained to its end."""
+        process = self.begun(name)
+        assert process.wait() == 0, process.errors
+        return self.path / name
+
+
+def task_of(run: Path) -> Task:
+    """What a run trains."""
+    return make_task(read_system(read_description(RunFolder(run)).config, run))
+
+
+def newest_step(run: Path) -> int:
+    """Of its checkpoints; 0 where there is none."""
+    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
+        return store.latest_step() or 0
+
+
+# What can be seen from outside
+
+
+MOMENTS = ("start", "compile", "step", "evaluation", "sample", "save", "deletion", "end")
+
+
+def moment(name: str, place: Place, run: str, process: Process) -> Callable[[], bool]:
+    """Whether something has just begun in a process of a run, as its files and its output tell."""
+    folder = place.path / run
+    newest = max(_saved(folder), default=0)
+
+    def row() -> int:
+        return last_row(folder)
+
+    seen: dict[str, Callable[[], bool]] = {
+        "start": lambda: process.has_begun,
+        "compile": lambda: bool(process.output),  # the model's size, before the first step
+        "step": lambda: row() > newest,
+        # The row of a step is there before what is due after the next one begins.
+        "evaluation": lambda: row() > newest and (row() + 1) % EVALUATE_EVERY == 0,
+        # At these steps nothing is evaluated, so that the row comes before the samples.
+        "sample": lambda: row() > newest and row() % SAMPLE_EVERY == 0 and row() % EVALUATE_EVERY,
+        "save": lambda: any(not name.isdigit() for name in _names(folder)),
+        "deletion": lambda: max(_saved(folder), default=0) > newest,  # what is too old goes next
+        "end": lambda: row() == place.steps,
+    }
+    return seen[name]
+
+
+def last_row(run: Path) -> int:
+    """The step of the last whole row of metrics; 0 where there is none."""
+    rows = read_rows(RunFolder(run).metrics)
+    return int(rows[-1]["step"]) if rows else 0
+
+
+def _names(run: Path) -> list[str]:
+    folder = RunFolder(run).checkpoints
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+
+def _saved(run: Path) -> list[int]:
+    return [int(name) for name in _names(run) if name.isdigit()]
+
+
+# What makes two runs equal
+
+
+def differences(one: Path, other: Path, task: Task) -> list[str]:
+    """In what two runs' last states, rows of metrics and samples are not byte for byte the same."""
+    unequal = bytes_of(one, task).items() ^ bytes_of(other, task).items()
+    found = sorted({f"{name} differs" for name, _ in unequal})
+    found += ["rows of metrics differ"] if rows_of(one) != rows_of(other) else []
+    return found + (["samples differ"] if sample_of(one) != sample_of(other) else [])
+
+
+def bytes_of(run: Path, task: Task, step: int | None = None) -> dict[str, bytes]:
+    """Each leaf of a saved state, by its path."""
+    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
+        return leaf_bytes(restored_state(task, store, step=step)[0])
+
+
+def leaf_bytes(state: Any) -> dict[str, bytes]:
+    """Each leaf's bytes, by its path."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        raw = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
+        found[jax.tree_util.keystr(path)] = raw.tobytes()
+    return found
+
+
+def rows_of(run: Path) -> list[str]:
+    """The rows of metrics as JSON, without the time that they took."""
+    rows = read_rows(RunFolder(run).metrics)
+    return [json.dumps({k: v for k, v in row.items() if k not in TIMINGS}) for row in rows]
+
+
+def sample_of(run: Path) -> bytes:
+    """The tokens that the model of a run writes, drawn with a fixed key."""
+    model, params, vocabulary, _ = lstm_jax.load(run)
+    template = np.full((40, 1), FREE)
+    template[:9, 0] = vocabulary.encode("7 bottles")
+    return np.asarray(generate(model, params, template, key=jax.random.key(1)).tokens).tobytes()

@@ -1,0 +1,169 @@
+"""Runs that can't simply go on: other settings, numbers that are not finite, half-made folders."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from runs import TEXT, Place, Promise, differences, leaf_bytes
+
+from lstm_jax.cli.train import train_command
+from lstm_jax.training import loop
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.run import (
+    RunFolder,
+    copy_description,
+    load,
+    read_description,
+    refuse_damaged_files,
+    refuse_existing,
+    write_config,
+)
+from lstm_jax.training.state import train_step
+from lstm_jax.training.task import Task, first_state, restored_state
+
+HARMLESS = {"optimizer.learning_rate": 0.002, "optimizer.clip_norm": 1.0, "model.dropout": 0.1,
+            "log_every": 4, "evaluate_every": 9, "checkpoint_every": 6, "keep_checkpoints": 4,
+            "sample.temperature": 0.5}  # fmt: skip
+HARMFUL = {"model.hidden_size": 13, "model.layers": 2, "model.cell": "gru",
+           "model.embedding_size": 4, "tokens": "word", "characters": 999, "batch_size": 5,
+           "sequence_length": 17, "heldout_share": 0.2, "seed": 1}  # fmt: skip
+
+
+def flag(name: str, value: object) -> list[str]:
+    return [f"--{name.replace('_', '-')}", str(value)]
+
+
+@pytest.mark.slow
+def test_settings_that_harm_nothing_are_recorded(
+    place: Place, whole: Path, promise: Promise
+) -> None:
+    shutil.copytree(whole, place.path / "harmless")
+    flags = [part for name, value in HARMLESS.items() for part in flag(name, value)]
+    process = place.begun("harmless", *flags, "--steps", str(place.steps + 6))
+    assert process.wait() == 0, process.errors
+    recorded = json.loads(RunFolder(place.path / "harmless").config.read_text())["config"]
+    failures = []
+    for name, value in HARMLESS.items():
+        *groups, last = name.split(".")
+        found = recorded[groups[0]][last] if groups else recorded[last]
+        failures += [] if found == value else [f"{name} is {found}"]
+    promise(
+        "resumed with settings that harm nothing",
+        len(HARMLESS) + 1,
+        failures,
+        f"trained on and recorded in config.json: {', '.join(HARMLESS)}, steps",
+    )
+
+
+def test_settings_that_do_not_fit_are_refused(
+    whole: Path, tmp_path: Path, promise: Promise
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.replace("milk", "mild"), encoding="utf-8")
+    cases = [(flag(name, value), f"{name} is") for name, value in HARMFUL.items()]
+    failures = []
+    for flags, said in [*cases, (["--data", str(other)], "SHA-256 differs")]:
+        try:
+            train_command(["--run-dir", str(whole), "--resume", *flags])
+            failures.append(f"{flags}: it was accepted")
+        except ValueError as refusal:
+            failures += [] if said in str(refusal) else [f"{flags}: {refusal}"]
+    promise(
+        "resumed with settings, or data, that do not fit",
+        len(HARMFUL) + 1,
+        failures,
+        f"refused by name: {', '.join(HARMFUL)}; other data by its SHA-256",
+    )
+
+
+def test_parameters_that_are_not_finite_teach_nothing(
+    whole: Path, task: Task, tmp_path: Path, promise: Promise
+) -> None:
+    leaves: list[Any] = jax.tree.leaves(first_state(task).params)
+    failures = []
+    for place in range(len(leaves)):
+        folder = RunFolder(tmp_path / f"nonfinite-{place}")
+        copy_description(RunFolder(whole), folder)
+        state = first_state(task)
+        found, structure = jax.tree.flatten(state.params)
+        found[place] = jnp.full_like(found[place], jnp.nan)
+        state = dataclasses.replace(state, params=structure.unflatten(found))
+        failures += [f"array {place}: {each}" for each in _unlike_a_skip(task, state, folder)]
+    promise(
+        "loss and gradient not finite",
+        len(leaves),
+        failures,
+        "one parameter array after the other was NaN: no step changed a parameter or the "
+        f"optimizer; training gave up after {task.config.skipped_at_most} skipped steps and left a "
+        "run that repeats the last",
+    )
+
+
+def _unlike_a_skip(task: Task, begun: Any, folder: RunFolder) -> list[str]:
+    before = leaf_bytes((begun.params, begun.opt_state))
+    with (
+        pytest.raises(loop.NotFiniteError, match=str(folder.nonfinite.path)),
+        CheckpointStore(folder.checkpoints) as store,
+    ):
+        loop.train(task, begun, folder, store, Mock())
+    found = []
+    for each in (folder, folder.nonfinite):
+        with CheckpointStore(each.checkpoints, read_only=True) as store:
+            saved = restored_state(task, store)[0]
+        if leaf_bytes((saved.params, saved.opt_state)) != before:
+            found.append(f"{each.path.name} holds other parameters")
+    _, metrics = train_step(task.program, saved, task.system.feed()(int(saved.step)))
+    if np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm):
+        found.append("the run that was left does not repeat it")
+    return found
+
+
+@pytest.mark.parametrize("kept", [(), ("vocab.json",), ("vocab.json", "vectors.npy")])
+def test_a_run_killed_while_its_folder_was_made_is_not_in_the_way(
+    kept: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path)
+    for name in (".vocabulary-0123456789abcdef.tmp", "config.tmp", *kept):
+        (tmp_path / name).write_text("half of it")
+    with pytest.raises(ValueError, match="exists already"):
+        refuse_existing(folder)  # it might be the user's
+    folder.lock.touch()
+    refuse_existing(folder)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(ValueError, match="exists already"):
+        refuse_existing(folder)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    place: Place, whole: Path, task: Task
+) -> None:
+    run = place.path / "early"
+    run.mkdir()
+    for file in ("vocab.json", "config.json"):
+        shutil.copyfile(whole / file, run / file)
+    (run / "metrics.jsonl").write_text('{"step": 3, "loss": 1.0}\n{"st')
+    assert differences(whole, place.finished("early"), task) == []
+
+
+def test_a_model_loads_without_the_text_it_was_trained_on(
+    whole: Path, task: Task, tmp_path: Path
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    shutil.copytree(whole, folder.path)
+    files = read_description(folder).files
+    write_config(folder, task.system, files | {"corpus.txt": "0" * 64})
+    assert load(folder.path)
+    with pytest.raises(ValueError, match=r"corpus\.txt"):
+        refuse_damaged_files(folder)
+    write_config(folder, task.system, files | {"vocab.json": "0" * 64})
+    with pytest.raises(ValueError, match=r"vocab\.json is not what the run wrote"):
+        load(folder.path)

@@ -1,0 +1,28 @@
+"""Puts the folder of what the tests share on the path; counts what is refused and accepted.
+
+python -m pytest tests/hostile --slow -n 0 --hypothesis-profile=hostile --table docs/reliability.md
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent))
+
+from law import Surface
+
+settings.register_profile(
+    "hostile", settings.get_profile("project"), max_examples=1_500, derandomize=False
+)
+
+
+@pytest.fixture
+def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Surface:
+    """What a test reads by; in the table it has the test's name."""
+    jax.local_devices()  # its threads are started before memory is limited
+    row: list[str | int] = [request.node.name.removeprefix("test_").replace("_", " "), 0, 0, 0]
+    request.node.user_properties.append(("hostile", row))
+    return Surface(tmp_path, row)

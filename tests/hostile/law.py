@@ -1,0 +1,169 @@
+"""The law of hostile inputs: refused by one line of the project's own, or accepted and right.
+
+Nothing else: no other exception, no codec's own words, no hang, no memory out of proportion, no
+file lost, changed or left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import os
+import resource
+import shutil
+import signal
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from hypothesis import settings
+
+from lstm_jax.cli.arguments import error_line
+
+SECONDS = 10.0
+MEBIBYTES = 300
+_LIMIT = 4 << 30
+
+many = settings(max_examples=4 * settings().max_examples)
+"""For readers, each of whose cases takes a millisecond or two."""
+
+few = settings(max_examples=max(6, settings().max_examples // 20))
+"""For commands, each of whose cases is a process."""
+
+
+class _TooLongError(BaseException):
+    """Not an Exception: nobody in between is to take it for an error of the input."""
+
+
+class Surface:
+    """Something that reads what a user gives, and how often it refused and accepted.
+
+    Args:
+        place: an empty folder.
+        row: of the table: a name and three numbers, which cases are added to.
+    """
+
+    def __init__(self, place: Path, row: list[str | int]) -> None:
+        self.place, self.row = place, row
+
+    def count(self, *, refused: bool) -> None:
+        """Adds a case to the table."""
+        for place in (1, 2 if refused else 3):
+            self.row[place] = int(self.row[place]) + 1
+
+    @contextlib.contextmanager
+    def case(
+        self, files: Mapping[str, bytes] | None = None, writes: str | None = None
+    ) -> Iterator[Path]:
+        """Gives a folder with these files, in which the body reads and asserts.
+
+        Args:
+            files: what the folder holds; not looked at again where None.
+            writes: the file that the body may make or change, if it is not refused.
+        """
+        folder = self.place / "case"
+        folder.mkdir()
+        for name, content in (files or {}).items():
+            (folder / name).write_bytes(content)
+        refusal: Exception | None = None
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the largest size is that from now on
+        largest = _largest_mebibytes()
+        try:
+            with _limited_memory(), _alarm(), _silence():
+                yield folder
+        except (ValueError, OSError) as error:
+            refusal = error
+        except (MemoryError, _TooLongError) as error:
+            raise AssertionError(f"out of all proportion: {error!r}") from error
+        finally:
+            left = {each.name: each for each in folder.iterdir()}
+            found = {name: each.read_bytes() for name, each in left.items() if each.is_file()}
+            shutil.rmtree(folder)
+        assert _largest_mebibytes() - largest < MEBIBYTES, "memory out of all proportion"
+        if refusal is not None:
+            assert error_line(refusal), "refused without a word"
+            assert not isinstance(refusal, UnicodeError), "a codec's own words"
+        if files is not None:
+            if writes is not None and refusal is None:
+                files = {**files, writes: found.get(writes)}  # type: ignore[dict-item]
+            assert left.keys() == files.keys(), "a file was left behind, or lost"
+            assert found == files, "a file was changed"
+        self.count(refused=refusal is not None)
+
+
+def _largest_mebibytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@contextlib.contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Allows this process so much more address space than it has: a bomb ends as a MemoryError."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + _LIMIT
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+@contextlib.contextmanager
+def _alarm() -> Iterator[None]:
+    def ring(number: int, frame: types.FrameType | None) -> None:
+        raise _TooLongError(f"it took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def listing(folder: Path) -> dict[str, tuple[int, bytes | str]]:
+    """What each path below a folder is: its kind, and what it holds or points to."""
+    found: dict[str, tuple[int, bytes | str]] = {}
+    for path in folder.rglob("*"):
+        kind = path.lstat().st_mode
+        held: bytes | str = b""
+        if path.is_symlink():
+            held = os.readlink(path)
+        elif path.is_file():
+            held = path.read_bytes()
+        found[str(path.relative_to(folder))] = kind, held
+    return found
+
+
+def assert_types(config: Any) -> None:
+    """A dataclass holds what its annotations allow."""
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            assert_types(value)
+        else:
+            assert _fits(value, hints[field.name]), f"{field.name} is {value!r:.100}"
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str) and value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(map(partial(_fits, value), arguments))
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(each, arguments[0]) for each in value)
+    return type(value) in (int, float) if hint is float else type(value) is hint

@@ -1,0 +1,138 @@
+"""Processes of the commands that can be watched, killed and signalled.
+
+Each is forked from a server that has imported the packages and done nothing else, which saves the
+seconds that importing takes; it runs all of the command.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import runpy
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 300.0
+_IMPORTED_LATE = ("cli.running", "cli.train", "cli.sample", "cli.writing", "cli.convert")
+
+
+class Process:
+    """A process of a command.
+
+    Args:
+        command: a script in the root of the repository, or a module.
+        arguments: of the command.
+        notes: a path to which suffixes are added, for what it prints.
+        place: its working folder; by default this process's.
+        environment: variables to set.
+        memory: of how many bytes its address space may be.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        arguments: Sequence[str],
+        notes: Path,
+        *,
+        place: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        memory: int | None = None,
+    ) -> None:
+        self._streams = [notes.with_name(f"{notes.name}.{end}") for end in ("out", "err", "began")]
+        for stream in self._streams:
+            stream.unlink(missing_ok=True)
+        context = multiprocessing.get_context("forkserver")
+        modules = [f"lstm_jax.{name}" for name in _IMPORTED_LATE]
+        context.set_forkserver_preload([*modules, "matplotlib.backends.backend_agg"])
+        given = (command, list(arguments), self._streams, place, dict(environment or {}), memory)
+        self._process = context.Process(target=_run, args=given, daemon=True)
+        self._process.start()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the command has."""
+        return self._streams[2].exists()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has."""
+        return self._process.exitcode is not None
+
+    @property
+    def output(self) -> bytes:
+        """What it has printed."""
+        return self._streams[0].read_bytes() if self._streams[0].exists() else b""
+
+    @property
+    def errors(self) -> str:
+        """What it has printed on standard error."""
+        found = self._streams[1].read_bytes() if self._streams[1].exists() else b""
+        return found.decode(errors="replace")
+
+    def wait_until(self, reached: Callable[[], bool]) -> bool:
+        """Waits for something to be true; False if the process ends before."""
+        deadline = time.monotonic() + PATIENCE
+        while not reached():
+            if self.has_ended:
+                return False
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"nothing came of it in {PATIENCE:.0f} s: {self.errors}")
+            time.sleep(0.0002)
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        if self._process.pid is not None:
+            os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """Sends it SIGKILL, and waits until it is gone."""
+        self._process.kill()
+        self._process.join()
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """Waits for its end.
+
+        Returns:
+            Its exit code, as a shell has it: 128 and the number of the signal that ended it.
+        """
+        self._process.join(seconds)
+        code = self._process.exitcode
+        if code is None:
+            self.kill()
+            raise TimeoutError(f"it had not ended after {seconds:.0f} s: {self.errors}")
+        return 128 - code if code < 0 else code
+
+
+def _run(
+    command: str,
+    arguments: list[str],
+    streams: list[Path],
+    place: Path | None,
+    environment: dict[str, str],
+    memory: int | None,
+) -> None:
+    """In the process."""
+    for path, stream in zip(streams, (sys.stdout, sys.stderr), strict=False):
+        os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream.fileno())
+    # A shell that starts the tests in the background has its processes ignore SIGINT.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.environ.update(environment)
+    tempfile.tempdir = None
+    if place is not None:
+        os.chdir(place)
+    if memory is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    sys.argv = [command, *arguments]
+    streams[2].touch()
+    if command.endswith(".py"):
+        runpy.run_path(str(ROOT / command), run_name="__main__")
+    else:
+        runpy.run_module(command, run_name="__main__")

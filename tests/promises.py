@@ -1,0 +1,69 @@
+"""What tests of faults and of hostile inputs count: tables, printed and put into a document."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+HEADS = {
+    "faults": ("fault", "tried", "as promised", "what was seen"),
+    "hostile": ("surface", "cases", "refused by one line", "accepted and right"),
+}
+"""The tables' heads, by the names under which tests record rows as properties of theirs."""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Rows in Markdown."""
+    lines = [heads, ("---",) * len(heads), *rows]
+    shown = [[f"{cell:,}" if isinstance(cell, int) else cell for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)
+
+
+def replaced(document: str, name: str, text: str) -> str:
+    """A document whose part between the two markers of this name is `text`.
+
+    Raises:
+        ValueError: it has not both markers, each once, in their order.
+    """
+    first, last = f"<!-- table of {name}: begin -->", f"<!-- table of {name}: end -->"
+    before, found, rest = document.partition(first)
+    inside, ended, after = rest.partition(last)
+    if not (found and ended) or first in inside + after or last in before + after:
+        raise ValueError(f"expected {first!r} and {last!r} once each, in this order")
+    return f"{before}{first}\n{text}\n{last}{after}"
+
+
+def document_with_tables(path: str) -> Path:
+    """A path of such a document, which is looked at before anything is run.
+
+    Raises:
+        ValueError: it lacks a marker.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    for name in HEADS:
+        replaced(text, name, "")
+    return Path(path)
+
+
+def write_tables(reports: Iterable[pytest.TestReport], document: Path) -> str:
+    """Puts the rows that tests recorded into a document, but where one failed; gives the tables."""
+    reports = list(reports)
+    tables = {}
+    for name, heads in HEADS.items():
+        rows = [row for each in reports for key, row in each.user_properties if key == name]
+        if name == "hostile" and rows:
+            rows.append(["all", *(sum(row[place] for row in rows) for place in (1, 2, 3))])
+        if rows:
+            ran_on = f"Python {platform.python_version()}, jax {jax.__version__}, on a CPU."
+            tables[name] = f"{table(heads, rows)}\n\n{ran_on}"
+    if all(each.passed for each in reports):
+        text = document.read_text(encoding="utf-8")
+        for name, found in tables.items():
+            text = replaced(text, name, found)
+        document.write_text(text, encoding="utf-8")
+    return "\n\n".join(tables.values())
