@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parent))
 from law import Surface
 
 settings.register_profile(
-    "hostile", settings.get_profile("project"), max_examples=1_500, derandomize=False
+    "hostile", settings.get_profile("project"), max_examples=750, derandomize=False
 )
 
 
