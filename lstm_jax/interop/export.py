@@ -27,7 +27,7 @@ from jax import Array, export, random
 
 from lstm_jax.cells import look_up
 from lstm_jax.classifier import Classifier, ClassifierParams
-from lstm_jax.interop.files import write_whole
+from lstm_jax.files import write_whole
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.filters import make_filters
 from lstm_jax.sampling.loop import FREE, Rows, Writing, advance, refuse_bidirectional

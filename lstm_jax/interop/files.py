@@ -8,7 +8,6 @@ tensors and plain containers and runs nothing that a file brings along.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from lstm_jax.files import write_whole
 from lstm_jax.interop.arrays import AnyArray, listed
 
 PYTORCH_SUFFIXES = (".pt", ".pth")
@@ -82,21 +82,6 @@ def save_safetensors(
     dense = {name: _dense(name, array) for name, array in arrays.items()}
     data = library.numpy.save(dense, metadata=None if metadata is None else dict(metadata))
     write_whole(path, data)
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes | bytearray) -> None:
-    """Writes a file, whole or not at all; one that is there is replaced.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    target = Path(path)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(target)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def require_target(target: Path, *, overwrite: bool) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
+
+from lstm_jax.files import reason, sha256_of
 
 CACHE_VARIABLE = "LSTM_JAX_CACHE"
 """The environment variable that names the cache folder."""
@@ -87,10 +88,17 @@ def fetch(source: Source, *, cache: Path | None = None) -> Path:
             cannot be read, a folder that cannot be written, or a download that failed.
     """
     path = _folder(cache) / source.file_name
-    found = _sha256(path)
-    if found is None:
+    try:
+        found = sha256_of(path)
+    except (FileNotFoundError, NotADirectoryError):
         _download(source, path)
-    elif found != source.sha256:
+        return path
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({reason(error)}); make it a readable file, delete it, "
+            f"set {CACHE_VARIABLE} to another folder, or {_OWN_TEXT}"
+        ) from None
+    if found != source.sha256:
         raise ValueError(
             f"{str(path)!r} is not the file {source.name!r} that is expected (damaged, or another "
             f"version: its SHA-256 is {found}, not {source.sha256}); delete it, and it will be "
@@ -107,19 +115,6 @@ def _folder(cache: Path | None) -> Path:
         chosen = pooch.os_cache("lstm_jax")
     # Unlike Path.expanduser, this leaves a ~ that means nobody as it is, rather than raise.
     return Path(os.path.expanduser(chosen)).absolute()
-
-
-def _sha256(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be read ({error.strerror}); make it a readable file, delete it, "
-            f"set {CACHE_VARIABLE} to another folder, or {_OWN_TEXT}"
-        ) from None
 
 
 def _download(source: Source, path: Path) -> None:

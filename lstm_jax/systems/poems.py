@@ -48,7 +48,6 @@ from lstm_jax.text import (
     read_lines,
     split_rows,
 )
-from lstm_jax.text.checks import check_size
 from lstm_jax.text.ids import Ids
 
 PADDING_CHARACTER = "\0"
@@ -370,11 +369,8 @@ def read_poems(
         drop_repeated: leave out a poem equal, before cutting, to one of an earlier line.
 
     Raises:
-        ValueError: no poem is left, `length` is not a positive integer, or a wrong `keep`.
+        ValueError: no poem is left.
     """
-    check_size("length", length)
-    if keep not in ("first", "last"):
-        raise ValueError(f"keep must be 'first' or 'last', got {keep!r}; choose one of the two")
     lines = [line for line in text.split("\n") if line.strip()]
     bodies = [body for body in map(_body, lines) if body is not None]
     first_line = {body: line for line, body in reversed(list(enumerate(bodies)))}
@@ -407,11 +403,8 @@ def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
     matter. A character outside the vocabulary is an error when a text is encoded.
 
     Raises:
-        ValueError: no characters, one str instead of poems, a poem that holds the padding
-            character, or a lone surrogate.
+        ValueError: no characters, a poem that holds the padding character, or a lone surrogate.
     """
-    if isinstance(poems, str):
-        raise ValueError("poems must be a sequence of poems, got one str; pass [poem]")
     counts: Counter[str] = Counter()
     for poem in poems:
         counts.update(poem)

@@ -22,6 +22,7 @@ from jax import Array
 
 from lstm_jax import sharding
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
+from lstm_jax.files import one_line
 from lstm_jax.settings import (
     LARGEST_INTEGER,
     Bounds,
@@ -34,7 +35,6 @@ from lstm_jax.settings import (
 from lstm_jax.systems.base import BatchSums, Objective, OptimizerConfig, System, TrainConfig
 from lstm_jax.systems.downloads import SOURCES, fetch
 from lstm_jax.text import LengthBatches, Vocabulary, bucket_widths, pad_rows, split_rows
-from lstm_jax.text.checks import one_line
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.reviews import (
     Reviews,

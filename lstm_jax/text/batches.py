@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.checks import check_share, check_size
 from lstm_jax.text.ids import Ids, as_ids
 
 
@@ -21,23 +20,10 @@ class Lanes:
     Attributes:
         tokens: int32 [S * T + 1, B]; row t + 1 holds the targets of row t.
         sequence_length: T, the steps of one batch.
-
-    Raises:
-        ValueError: `tokens` is not of that shape, or S is 0.
     """
 
     tokens: Ids
     sequence_length: int
-
-    def __post_init__(self) -> None:
-        """Refuse a number of rows that is no whole number of batches."""
-        check_size("sequence_length", self.sequence_length)
-        shape = self.tokens.shape
-        if len(shape) != 2 or shape[0] < 2 or (shape[0] - 1) % self.sequence_length or not shape[1]:
-            raise ValueError(
-                f"tokens must be [S * {self.sequence_length} + 1, B], got {list(shape)}; "
-                "lay the ids out with lanes()"
-            )
 
     @property
     def batch_size(self) -> int:
@@ -50,13 +36,7 @@ class Lanes:
         return (len(self.tokens) - 1) // self.sequence_length
 
     def batch(self, k: int) -> tuple[Ids, Ids]:
-        """Return inputs and targets of batch `k`, each [T, B], as views of `tokens`.
-
-        Raises:
-            ValueError: `k` is not from 0 to S - 1.
-        """
-        if not 0 <= k < self.batches:
-            raise ValueError(f"there is no batch {k}; take one from 0 to {self.batches - 1}")
+        """Return inputs and targets of batch `k` of S, each [T, B], as views of `tokens`."""
         first = k * self.sequence_length
         last = first + self.sequence_length
         return self.tokens[first:last], self.tokens[first + 1 : last + 1]
@@ -88,11 +68,9 @@ def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes
     the last target of one is the first input of the next. Fewer than B * T ids are left at the end.
 
     Raises:
-        ValueError: S would be 0, a size is not a positive integer, or `ids` are not ids.
+        ValueError: S would be 0, or `ids` are not ids.
     """
     stream = as_ids(ids)
-    check_size("batch_size", batch_size)
-    check_size("sequence_length", sequence_length)
     steps = (len(stream) - 1) // (batch_size * sequence_length) * sequence_length
     if steps <= 0:
         raise ValueError(
@@ -110,10 +88,9 @@ def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
     """Split the stream `ids` [N] in (train, held out); the last `round(share * N)` are held out.
 
     Raises:
-        ValueError: `share` is not in [0, 1), or it is above 0 and leaves either part empty.
+        ValueError: `share` is above 0 and leaves either part empty, or `ids` are not ids.
     """
     stream = as_ids(ids)
-    check_share(share)
     heldout = round(share * len(stream))
     if share > 0 and not 0 < heldout < len(stream):
         raise ValueError(
@@ -141,10 +118,8 @@ def padded_lanes(
         sequence_length: T, the steps of one batch.
 
     Raises:
-        ValueError: no targets, a size is not a positive integer, or `ids`, `context` are not ids.
+        ValueError: there are no targets, or `ids` or `context` are not ids.
     """
-    check_size("batch_size", batch_size)
-    check_size("sequence_length", sequence_length)
     before = as_ids(context, name="context")
     stream = np.concatenate([before, as_ids(ids)])
     unpredicted = max(1, len(before))

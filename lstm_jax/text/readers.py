@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from lstm_jax.text.checks import is_device
+from lstm_jax.files import is_device, reason
 from lstm_jax.text.decoding import decode
 
 
@@ -84,8 +84,7 @@ def _read_bytes(path: str | os.PathLike[str], shown: str) -> bytes:
         # Windows also refuses to open a folder with this error.
         problem = "may not be read (no permission); make it a readable file, e.g. chmod u+r"
     except OSError as error:
-        reason = error.strerror or "input/output error"
-        problem = f"cannot be read ({reason}); give the path of a readable text file"
+        problem = f"cannot be read ({reason(error)}); give the path of a readable text file"
     except ValueError:
         problem = "is not a possible path; give the path of a readable text file"
     raise ValueError(f"{shown} {problem}")

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lstm_jax.text.checks import one_line
+from lstm_jax.files import one_line, reason
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import Vocabulary
@@ -110,8 +110,10 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
             with open(place, "rb") as file:
                 refuse_packed(file.read(tarfile.BLOCKSIZE), shown)
     except OSError as error:
-        name, reason = error.filename or os.fspath(path), error.strerror or "input/output error"
-        raise ValueError(f"{name!r} cannot be read ({reason}); give a readable one") from None
+        name = error.filename or os.fspath(path)
+        raise ValueError(
+            f"{name!r} cannot be read ({reason(error)}); give a readable one"
+        ) from None
     raise ValueError(
         f"{shown} does not exist or is of no known kind; give a folder, .tar, .tar.gz, .csv or .tsv"
     )
@@ -136,20 +138,17 @@ def review_words(text: str) -> list[str]:
 
 
 def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> Vocabulary:
-    """Return the vocabulary of the most frequent words of `texts`, of `size` tokens or fewer.
+    """Return the vocabulary of the most frequent words of `texts`: `size` tokens, 5 at least.
 
     Ids 0 to 3 are `<pad>`, `<start>`, `<unknown>` (for every word outside) and `<unused>`, as in
     the IMDB data of Keras; up to `size - 4` words follow by falling frequency, equal ones in code
     point order. `texts` are the words of each review, as `review_words` splits it.
 
     Raises:
-        ValueError: no words, a str in place of words, something that is no word, or a `size` that
-            is no integer of at least 5.
+        ValueError: no words, or something that is no word.
     """
-    _check_size("size", size, least=len(_SPECIAL) + 1)
     counts: Counter[str] = Counter()
     for words in texts:
-        _check_words(words)
         counts.update(words)
     for token in _SPECIAL:
         counts.pop(token, None)
@@ -169,30 +168,14 @@ def encode_review(
     N = min(len(words) + 1, length), never 0.
 
     Raises:
-        ValueError: not a review vocabulary, a str in place of words, a `length` that is no positive
-            integer, or another `keep`.
+        ValueError: not a review vocabulary.
     """
     if vocabulary.tokens[: len(_SPECIAL)] != _SPECIAL or vocabulary.unknown != UNKNOWN:
         raise ValueError("this is no review vocabulary; make one with build_review_vocabulary")
-    _check_words(words)
-    _check_size("length", length, least=1)
-    if keep not in ("last", "first"):
-        raise ValueError(f"keep must be 'last' or 'first', got {keep!r:.40}; choose one of the two")
     ids = vocabulary.encode_tokens(words[-length:] if keep == "last" else words[:length])
     ids[ids < len(_SPECIAL)] = UNKNOWN
     ids = np.concatenate([np.array([START], np.int32), ids])
     return ids[-length:] if keep == "last" else ids[:length]
-
-
-def _check_size(name: str, value: object, *, least: int) -> None:
-    if type(value) is not int or value < least:
-        shown = value if type(value) is int else f"a {type(value).__name__}"
-        raise ValueError(f"{name} must be an integer, got {shown}; give one of at least {least}")
-
-
-def _check_words(words: object) -> None:
-    if isinstance(words, str):
-        raise ValueError("words must be a list of words, got one str; pass review_words(text)")
 
 
 def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
@@ -311,8 +294,8 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
         except _RefusedError as error:
             problem = str(error)
         except (*_DAMAGE, RecursionError) as error:
-            reason = one_line(error, 80) or type(error).__name__
-            problem = f"is damaged or cut short ({reason}); get a new copy"
+            why = one_line(error, 80) or type(error).__name__
+            problem = f"is damaged or cut short ({why}); get a new copy"
     raise ValueError(f"{shown} {problem}")
 
 

@@ -12,7 +12,6 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.checks import check_share, check_size
 from lstm_jax.text.ids import Ids, as_ids
 
 Rows = npt.NDArray[np.int64]
@@ -57,10 +56,6 @@ class LengthBatches:
         batch_size: B, the rows of a batch; one batch of an epoch may have fewer.
         widths: the widths of the buckets, ascending; a row is in the first that holds it.
         seed: of the order of the rows and batches, not negative.
-
-    Raises:
-        ValueError: `lengths` or `widths` are not of that kind, a row is longer than the last
-            width, or `batch_size` or `seed` is wrong.
     """
 
     lengths: npt.NDArray[np.integer]
@@ -69,23 +64,6 @@ class LengthBatches:
     seed: int
     # The order of the latest epoch by its number: one entry at most.
     _latest: dict[int, tuple[Rows, Rows]] = field(init=False, repr=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Refuse rows that no bucket holds."""
-        longest = _as_lengths(self.lengths).max()
-        check_size("batch_size", self.batch_size)
-        _check_not_negative("seed", self.seed)
-        if not self.widths:
-            raise ValueError("widths must not be empty; take them from bucket_widths()")
-        for width in self.widths:
-            check_size("each of widths", width)
-        if any(low >= high for low, high in zip(self.widths[:-1], self.widths[1:], strict=True)):
-            raise ValueError(f"widths must ascend, got {self.widths}; sort them, each once")
-        if longest > self.widths[-1]:
-            raise ValueError(
-                f"a row of length {longest} is longer than the last width, {self.widths[-1]}; "
-                "cut the row, or add a width"
-            )
 
     @property
     def batches(self) -> int:
@@ -98,14 +76,7 @@ class LengthBatches:
         Args:
             epoch: its number, from 0.
             index: the batch in it, from 0 to S - 1.
-
-        Raises:
-            ValueError: there is no such epoch or batch.
         """
-        _check_not_negative("epoch", epoch)
-        _check_not_negative("index", index)
-        if index >= self.batches:
-            raise ValueError(f"there is no batch {index}; take one from 0 to {self.batches - 1}")
         rows, batch_order = self._order(epoch)
         return self._cut(rows, int(batch_order[index]))
 
@@ -142,12 +113,8 @@ def bucket_widths(lengths: npt.ArrayLike, most: int) -> tuple[int, ...]:
     Each is one of `lengths` [N]; they ascend, and the last is the longest. They minimise the sum
     of w(l) - l over all lengths, w(l) the first width that holds l, by dynamic programming over
     the D distinct lengths in O(most * D^2).
-
-    Raises:
-        ValueError: `lengths` are not positive integers, or `most` is not one.
     """
-    check_size("most", most)
-    distinct, counts = np.unique(_as_lengths(lengths), return_counts=True)
+    distinct, counts = np.unique(np.asarray(lengths), return_counts=True)
     # Entry j is about the j shortest distinct lengths: the rows that have them, and the least sum
     # of their widths. The tokens are the same whatever the widths, so that is the least padding.
     rows = np.concatenate([[0], np.cumsum(counts)])
@@ -181,22 +148,15 @@ def split_rows(count: int, share: float, seed: int | None) -> tuple[Rows, Rows]:
         seed: of the random choice of those held out; None holds out the last ones.
 
     Raises:
-        ValueError: `share` is not in [0, 1), it is above 0 and leaves either part empty, or
-            `count` or `seed` is negative or no integer.
+        ValueError: `share` is above 0 and leaves either part empty.
     """
-    _check_not_negative("count", count)
-    check_share(share)
     heldout = round(share * count)
     if share > 0 and not 0 < heldout < count:
         raise ValueError(
             f"holding out {share} of {count} rows leaves one part empty; "
             "use another share (0 holds out nothing) or more rows"
         )
-    if seed is None:
-        order = np.arange(count)
-    else:
-        _check_not_negative("seed", seed)
-        order = np.random.default_rng(seed).permutation(count)
+    order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
     cut = count - heldout
     return np.sort(order[:cut]), np.sort(order[cut:])
 
@@ -211,14 +171,15 @@ def pad_rows(
         width: T.
         batch_size: B.
         side: where the padding goes.
-
-    Raises:
-        ValueError: a row is longer than T, there are more than B, they are not ids, a size is
-            not a positive integer, or a wrong `side`.
     """
-    if side not in ("front", "end"):
-        raise ValueError(f"side must be 'front' or 'end', got {side!r}; choose one of the two")
-    return _columns(rows, width, batch_size, side)
+    lengths_B = np.zeros(batch_size, np.int64)
+    lengths_B[: len(rows)] = [len(row) for row in rows]
+    places = np.arange(width) if side == "end" else np.arange(width)[::-1]
+    mask_BT = places < lengths_B[:, None]
+    tokens_BT = np.zeros((batch_size, width), np.int32)
+    if rows:
+        tokens_BT[mask_BT] = as_ids(np.concatenate(rows), name="rows")
+    return PaddedRows(np.ascontiguousarray(tokens_BT.T), np.ascontiguousarray(mask_BT.T))
 
 
 def prediction_rows(
@@ -235,18 +196,13 @@ def prediction_rows(
         width: T, no less than the steps of any row.
         batch_size: B.
         longest: the ids of the longest row there may be, at least 2.
-
-    Raises:
-        ValueError: a row is longer than `longest`, has more than T steps, there are more than B,
-            they are not ids, or a size is wrong.
     """
-    _check_longest(longest)
-    most = max(map(len, rows), default=0)
-    if most > longest:
-        raise ValueError(f"a row of {most} ids is longer than {longest}; cut it or raise longest")
-    inputs, mask = _columns([row[: longest - 1] for row in rows], width, batch_size, "end")
-    targets, _ = _columns([row[1:] for row in rows], width, batch_size, "end")
-    return PredictionRows(inputs, targets, mask)
+
+    def columns(rows: list[Ids]) -> PaddedRows:
+        return pad_rows(rows, width=width, batch_size=batch_size, side="end")
+
+    inputs, mask = columns([row[: longest - 1] for row in rows])
+    return PredictionRows(inputs, columns([row[1:] for row in rows]).tokens, mask)
 
 
 def prediction_steps(lengths: npt.ArrayLike, longest: int) -> Rows:
@@ -255,59 +211,5 @@ def prediction_steps(lengths: npt.ArrayLike, longest: int) -> Rows:
     Args:
         lengths: integers of any shape, which is that of the result.
         longest: as in `prediction_rows`.
-
-    Raises:
-        ValueError: `longest` is not an integer of at least 2.
     """
-    _check_longest(longest)
     return np.minimum(np.asarray(lengths, np.int64), longest - 1)
-
-
-def _columns(
-    rows: Sequence[Ids], width: int, batch_size: int, side: Literal["front", "end"]
-) -> PaddedRows:
-    check_size("width", width)
-    check_size("batch_size", batch_size)
-    if len(rows) > batch_size:
-        raise ValueError(f"{len(rows)} rows do not fit a batch of {batch_size}; pass fewer rows")
-    if any(np.ndim(row) != 1 for row in rows):
-        raise ValueError("each row must be one-dimensional; pass what encode() gave for each")
-    lengths_B = np.zeros(batch_size, np.int64)
-    lengths_B[: len(rows)] = [len(row) for row in rows]
-    if lengths_B.max() > width:
-        raise ValueError(
-            f"a row of {lengths_B.max()} ids is longer than the width {width}; "
-            "cut the row, or use a larger width"
-        )
-    filled = [row for row in rows if len(row)]
-    places = np.arange(width) if side == "end" else np.arange(width)[::-1]
-    mask_BT = places < lengths_B[:, None]
-    tokens_BT = np.zeros((batch_size, width), np.int32)
-    tokens_BT[mask_BT] = as_ids(np.concatenate(filled) if filled else [], name="rows")
-    return PaddedRows(np.ascontiguousarray(tokens_BT.T), np.ascontiguousarray(mask_BT.T))
-
-
-def _as_lengths(lengths: npt.ArrayLike) -> Rows:
-    """Return `lengths` as an int64 array [N] of integers of at least 1."""
-    array = np.asarray(lengths)
-    if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(
-            f"lengths must be one flat array of integers, got {array.dtype} of shape "
-            f"{array.shape}; give the length of every row"
-        )
-    if array.min() < 1:
-        raise ValueError(f"lengths must be positive, found {array.min()}; leave out empty rows")
-    return array.astype(np.int64, copy=False)
-
-
-def _check_longest(longest: object) -> None:
-    check_size("longest", longest)
-    if longest == 1:
-        raise ValueError("longest must be at least 2, got 1; one id has none to predict after it")
-
-
-def _check_not_negative(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise ValueError(f"{name} must be an integer, got a {type(value).__name__}; use 0 or more")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}; use 0 or more")

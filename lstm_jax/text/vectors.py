@@ -9,6 +9,7 @@ from typing import IO, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lstm_jax.files import reason
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.vocabulary import Vocabulary
 
@@ -64,7 +65,7 @@ def read_vectors(
         missing: what a word without a vector gets, "drawn" or "zeros".
 
     Raises:
-        ValueError: a vocabulary without padding, a bad `seed`, a file that cannot be read or is
+        ValueError: a vocabulary without padding, a file that cannot be read or is
             empty, a line of another width (or E over 4,096), something that is no finite number of
             usual size (below 1e30), or no word of the vocabulary in the file.
     """
@@ -74,9 +75,6 @@ def read_vectors(
             f"token 0 is {vocabulary.tokens[0][:40]!r}, but row 0 is for padding; "
             "use a vocabulary that begins with <pad>"
         )
-    if type(seed) is not int or seed < 0:
-        shown_seed = seed if type(seed) is int else f"a {type(seed).__name__}"
-        raise ValueError(f"seed must be an integer of at least 0, got {shown_seed}; use 0")
     try:
         if not Path(path).is_file():
             raise ValueError(f"{shown} is no existing file; give a file of word vectors")
@@ -88,8 +86,9 @@ def read_vectors(
             file.seek(0)
             vectors = _read_found(file, vocabulary, shown)
     except OSError as error:
-        reason = error.strerror or "input/output error"
-        raise ValueError(f"{shown} cannot be read ({reason}); give a readable file") from None
+        raise ValueError(
+            f"{shown} cannot be read ({reason(error)}); give a readable file"
+        ) from None
     if not vectors:
         raise ValueError(
             f"{shown} has a vector for none of the {len(vocabulary)} tokens; "

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import re
-import secrets
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +15,7 @@ from typing import Any, Literal, NoReturn, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.checks import is_device
+from lstm_jax.files import is_device, reason, write_whole
 from lstm_jax.text.ids import Ids, as_ids
 from lstm_jax.text.tokenizers import words as split_words
 
@@ -190,10 +189,10 @@ class Vocabulary:
         """
         content = json.dumps(self.to_dict(), ensure_ascii=False, indent=0) + "\n"
         try:
-            _replace_file(Path(path), content.encode("utf-8"))
+            write_whole(path, content.encode())
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"cannot write the vocabulary {os.fspath(path)!r} ({_reason(error)}); "
+                f"cannot write the vocabulary {os.fspath(path)!r} ({reason(error)}); "
                 "give a file in an existing folder that may be written"
             ) from error
 
@@ -211,7 +210,7 @@ class Vocabulary:
             raw = Path(path).read_bytes()
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"cannot read the vocabulary {shown} ({_reason(error)}); "
+                f"cannot read the vocabulary {shown} ({reason(error)}); "
                 "give a file that Vocabulary.save wrote"
             ) from None
         try:
@@ -294,12 +293,8 @@ def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabu
         min_count: rarer words are left out; at least 1.
 
     Raises:
-        ValueError: no words, none frequent enough, one str instead of words, or a bad `min_count`.
+        ValueError: no words, or none frequent enough.
     """
-    if isinstance(words, str):
-        raise ValueError("words must be a sequence of words, got one str; pass words(text)")
-    if type(min_count) is not int or min_count < 1:
-        raise ValueError("min_count must be an integer of at least 1; use 1 to keep every word")
     counts = Counter(words)
     if not counts:
         raise ValueError("cannot build a vocabulary from no words; give a text that has some")
@@ -390,23 +385,3 @@ def _parse_json(raw: bytes) -> Any:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    """Put `content` at `path` in one step, so that no reader ever sees half of it."""
-    # Not tempfile: its files are private (mode 0600), and the mode would survive the move.
-    temporary = path.parent / f".vocabulary-{secrets.token_hex(8)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _reason(error: OSError | ValueError) -> str:
-    """Return why in one line; the full text of an OSError repeats the paths, which may not be."""
-    return (error.strerror if isinstance(error, OSError) else None) or "not a possible path"

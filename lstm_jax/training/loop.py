@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.text.checks import one_line
+from lstm_jax.files import one_line
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
 from lstm_jax.training.metrics import MetricsLog, Row
 from lstm_jax.training.report import Report

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from lstm_jax.text.checks import one_line
+from lstm_jax.files import one_line
 from lstm_jax.training.metrics import Row
 
 

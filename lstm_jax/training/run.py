@@ -16,7 +16,6 @@ nonfinite/       a run of its own: where training gave up on losses that are not
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import platform
@@ -32,13 +31,13 @@ from filelock import FileLock, Timeout
 from jax import random
 
 from lstm_jax import __version__
+from lstm_jax.files import one_line, sha256_of, write_whole
 from lstm_jax.settings import MAY_CHANGE, OF_THE_VOCABULARY, flat, marked
 from lstm_jax.systems import from_dict, system_of, to_dict
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.systems.language import CORPUS_FILE
 from lstm_jax.systems.reviews import VECTORS_FILE
 from lstm_jax.text import Vocabulary
-from lstm_jax.text.checks import one_line
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.metrics import read_rows
 
@@ -129,7 +128,7 @@ def create_run(folder: RunFolder, system: System) -> None:
     for name, content in system.files().items():
         (folder.path / name).write_bytes(content)
         names.append(name)
-    write_config(folder, system, {name: _sha256(folder.path / name) for name in names})
+    write_config(folder, system, {name: sha256_of(folder.path / name) for name in names})
 
 
 @contextmanager
@@ -239,12 +238,8 @@ def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) ->
         },
     }
     described["crc32"] = _crc32(described)
-    temporary = folder.config.with_suffix(".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(described, file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder.config)
+    text = json.dumps(described, indent=2, ensure_ascii=False)
+    write_whole(folder.config, text.encode())
 
 
 def read_description(folder: RunFolder) -> Description:
@@ -296,7 +291,7 @@ def refuse_damaged_files(folder: RunFolder, *, without_data: bool = False) -> No
         try:
             if not path.is_file():
                 raise FileNotFoundError(errno.ENOENT, "it is no file")
-            found = _sha256(path)
+            found = sha256_of(path)
         except OSError as error:
             raise ValueError(f"cannot read {path} ({error.strerror}); restore it") from None
         if found != expected:
@@ -304,10 +299,6 @@ def refuse_damaged_files(folder: RunFolder, *, without_data: bool = False) -> No
                 f"{path} is not what the run wrote (its SHA-256 differs): it was damaged or "
                 "changed; restore it"
             )
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _crc32(described: Mapping[str, Any]) -> int:

@@ -66,17 +66,6 @@ def test_two_thousand_distinct_lengths() -> None:
     assert bucket_widths(lengths, 4) == (500, 1000, 1500, 2000)
 
 
-@pytest.mark.parametrize("lengths", [[], [[1]], [0, 1], [-1], [1.0], ["1"], [True]])
-def test_impossible_lengths(lengths: Any) -> None:
-    assert "lengths" in error_line(lambda: bucket_widths(lengths, 2))
-    assert "lengths" in error_line(lambda: LengthBatches(np.array(lengths), 1, (9,), 0))
-
-
-@pytest.mark.parametrize("most", [0, -1, True, 1.0])
-def test_impossible_numbers_of_buckets(most: Any) -> None:
-    assert "most" in error_line(lambda: bucket_widths([1, 2], most))
-
-
 # Epochs
 
 
@@ -162,32 +151,6 @@ def test_in_order_is_sorted_by_length() -> None:
     assert found == [([1, 3], 2), ([2, 0], 3), ([4], 3)]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"batch_size": 0},
-        {"batch_size": 1.0},
-        {"widths": ()},
-        {"widths": (3, 2, 4)},
-        {"widths": (2, 2, 4)},
-        {"widths": (0, 4)},
-        {"widths": (1, 3)},
-        {"seed": -1},
-        {"seed": None},
-        {"seed": True},
-    ],
-)
-def test_impossible_batches(wrong: dict[str, Any]) -> None:
-    right: dict[str, Any] = {"batch_size": 2, "widths": (2, 4), "seed": 0}
-    error_line(lambda: LengthBatches(np.array([1, 4]), **(right | wrong)))
-
-
-@pytest.mark.parametrize(("epoch", "index"), [(0, 3), (0, -1), (-1, 0), (True, 0), (0, 0.0)])
-def test_no_such_batch(epoch: Any, index: Any) -> None:
-    batches = LengthBatches(np.arange(1, 6), 2, (5,), 0)
-    error_line(lambda: batches.batch(epoch, index))
-
-
 def test_frozen() -> None:
     batches = LengthBatches(np.arange(1, 6), 2, (5,), 0)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -223,13 +186,7 @@ def test_random_splits_differ_by_seed() -> None:
     ("count", "share", "seed"),
     [
         (-1, 0.1, 0),
-        (9.0, 0.1, 0),
         (9, 1, 0),
-        (9, -0.1, 0),
-        (9, "0.1", 0),
-        (9, math.nan, 0),
-        (9, 0.5, -1),
-        (9, 0.5, True),
         (9, 0.01, 0),
         (1, 0.5, None),
     ],
@@ -293,38 +250,3 @@ def test_the_end_is_predicted_unless_the_row_is_full() -> None:
 def test_steps_keep_the_shape() -> None:
     assert prediction_steps([[1, 2], [3, 4]], 4).tolist() == [[1, 2], [3, 3]]
     assert prediction_steps(7, 4) == 3
-
-
-@pytest.mark.parametrize(
-    ("rows", "wrong"),
-    [
-        ([[1, 2, 3]], {}),
-        ([[1]] * 3, {}),
-        ([[[1]]], {}),
-        ([[-1]], {}),
-        ([[1.0]], {}),
-        ([[1]], {"width": 0}),
-        ([[1]], {"batch_size": 0}),
-        ([[1]], {"side": "middle"}),
-    ],
-)
-def test_impossible_columns(rows: Any, wrong: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {"width": 2, "batch_size": 2, "side": "end"}
-    arrays = [np.array(row) for row in rows]
-    error_line(lambda: pad_rows(arrays, **(arguments | wrong)))
-
-
-@pytest.mark.parametrize(
-    ("row", "wrong"),
-    [
-        ([1, 2, 3], {"longest": 2}),
-        ([1, 2, 3], {"width": 1}),
-        ([1], {"longest": 1}),
-        ([1], {"longest": 0}),
-        ([1], {"longest": 2.0}),
-        ([1], {"width": 0}),
-    ],
-)
-def test_impossible_predictions(row: list[int], wrong: dict[str, Any]) -> None:
-    arguments: dict[str, Any] = {"width": 2, "batch_size": 2, "longest": 3}
-    error_line(lambda: prediction_rows(as_rows([row]), **(arguments | wrong)))

@@ -228,12 +228,6 @@ def test_row_0_is_padding(tmp_path: Path) -> None:
     assert poems.tokens[0] not in vectors.missing
 
 
-@pytest.mark.parametrize("seed", [-1, True, 0.5, "0", None, np.zeros((3, 3))])
-def test_bad_seeds(tmp_path: Path, seed: Any) -> None:
-    path = write(tmp_path / "v.txt", FILE)
-    assert "seed" in error_line(lambda: read_vectors(path, VOCABULARY, seed=seed))
-
-
 def test_numbers_of_other_words_are_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -248,8 +248,6 @@ def test_unknown_as_a_word_of_the_text_is_the_unknown_token() -> None:
         lambda: build_word_vocabulary("one text"),
         lambda: build_word_vocabulary(["two words"]),
         lambda: build_word_vocabulary([""]),
-        lambda: build_word_vocabulary(["a"], min_count=0),
-        lambda: build_word_vocabulary(["a"], min_count=True),
         lambda: build_word_vocabulary(["a"], min_count=2),
         lambda: Vocabulary("char", ()),
         lambda: Vocabulary("char", ("ab",)),
