@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath  # type: ignore[import-untyped]
 
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
@@ -106,8 +107,8 @@ def watch(board: Board) -> None:
 
     within(loop, "heldout_metrics", Phase.EVALUATION)
     within(loop._Training, "_show_samples", Phase.SAMPLE)
-    within(CheckpointStore, "_write", Phase.SAVE)
-    within(CheckpointStore, "_prune", Phase.DELETION)
+    within(CheckpointStore, "save", Phase.SAVE)
+    within(type(epath.Path()), "rmtree", Phase.DELETION)  # by which Orbax deletes
     _watch_steps(board)
 
 

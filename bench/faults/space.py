@@ -14,7 +14,7 @@ from unittest import mock
 
 from bench.faults.lines import Line
 from bench.faults.tiny import differences
-from lstm_jax.training import checkpoint, loop
+from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.metrics import MetricsLog, Row
 from lstm_jax.training.run import RunFolder, copy_description
@@ -145,7 +145,7 @@ def raising(number: int) -> Fault:
     @contextmanager
     def fault(folder: RunFolder) -> Iterator[None]:
         with (
-            mock.patch.object(checkpoint, "_manager", fail),
+            mock.patch("orbax.checkpoint.CheckpointManager", fail),
             mock.patch.object(MetricsLog, "_write", fail),
         ):
             yield

@@ -123,7 +123,6 @@ class _Training:
                         )
                         stopped = self._event(state, step, due)
                         pending = None
-            self._store.wait()
             _finish(log)
         finally:
             log.close()
@@ -147,9 +146,12 @@ class _Training:
                 left.remove(_SAMPLES)
             stopped = bool(left) or self._should_stop() or self._patience.is_over
             if stopped or _CHECKPOINT in due:
-                self._save(state, step, heldout.get("heldout_loss"), left)
-            if not stopped and step < self._task.total_steps:
-                self._await_save()
+                try:
+                    self._save(state, step, heldout.get("heldout_loss"), left)
+                except CheckpointError as failure:
+                    if stopped or step == self._task.total_steps:
+                        raise
+                    self._report.note(str(failure))
         if self._patience.is_over:
             self._report.note(
                 f"step {step}: {self._task.config.patience} evaluations without a better held-out "
@@ -186,7 +188,6 @@ class _Training:
         copy_description(self._folder, dump)
         with CheckpointStore(dump.checkpoints) as store:
             store.save(step - 1, before, {})
-        self._store.wait()
         raise NotFiniteError(
             f"the loss or its gradient was not finite {skipped} times in a row, the last time at "
             f"step {step}, which --run-dir {dump.path} --resume --steps {step} repeats; try a "
@@ -202,16 +203,6 @@ class _Training:
     ) -> None:
         progress = self._window.progress() | self._patience.progress() | {"left": sorted(left)}
         self._store.save(step, state, progress, heldout_loss=heldout)
-
-    def _await_save(self) -> None:
-        """Training goes on once the save is on disk: what a kill takes is one interval at most.
-
-        That the save failed is told, and no reason to stop training.
-        """
-        try:
-            self._store.wait()
-        except CheckpointError as failure:
-            self._report.note(str(failure))
 
     def _show_samples(self, state: TrainState, step: int) -> bool:
         """All samples, or none; False if a signal cut them short."""
