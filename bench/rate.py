@@ -35,7 +35,7 @@ from lstm_jax.text.poems import Poems
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import LanguageConfig, PoemsConfig, to_dict
-from lstm_jax.training.metrics import Row
+from lstm_jax.training.log import Row
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import StepMetrics, train_step
 from lstm_jax.training.systems import System

@@ -11,7 +11,7 @@ from typing import Any
 
 from lstm_jax.presets import PRESETS, preset_named
 from lstm_jax.training.config import AnyConfig, LanguageConfig, from_dict, to_dict
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 
 _BOOKKEEPING = frozenset(

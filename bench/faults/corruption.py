@@ -16,7 +16,7 @@ import numpy as np
 from bench.faults.lines import Line
 from bench.faults.tiny import bytes_of, leaf_bytes, rows_of
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import MetricsLog
+from lstm_jax.training.log import MetricsLog
 from lstm_jax.training.run import (
     RunFolder,
     read_description,
@@ -91,7 +91,6 @@ def corrupt(run: Path, task: Task, scratch: Path, *, flips: int, seed: int) -> l
     newest = RunFolder(run).checkpoints / str(steps[-1])
     kinds = {
         "a file of the newest checkpoint": [each for each in newest.rglob("*") if each.is_file()],
-        "metrics.jsonl": [RunFolder(run).metrics],
         "config.json, or a file it knows": [run / n for n in DESCRIPTIONS if (run / n).exists()],
     }
     random = np.random.default_rng(seed)
@@ -148,8 +147,8 @@ def open_run(run: Path, task: Task) -> Opened:
     refuse_other_data(folder, read_system(config, run))
     with _listening() as told:
         with CheckpointStore(folder.checkpoints) as store:
-            state, progress = restored_state(task, store)
-        MetricsLog(folder.metrics, int(state.step), progress.get("log")).close()
+            state, _ = restored_state(task, store)
+        MetricsLog(folder.metrics, int(state.step)).close()
     return Opened(int(state.step), leaf_bytes(state), rows_of(run), "\n".join(told))
 
 

@@ -14,7 +14,7 @@ from bench.faults.lines import Line
 from bench.faults.tiny import leaf_bytes
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import Row
+from lstm_jax.training.log import Row
 from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.state import TrainState, train_step
 from lstm_jax.training.task import Task, first_state, restored_state

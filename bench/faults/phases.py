@@ -106,7 +106,7 @@ def watch(board: Board) -> None:
         setattr(owner, name, noted)
 
     within(loop, "heldout_metrics", Phase.EVALUATION)
-    within(loop._Training, "_show_samples", Phase.SAMPLE)
+    within(loop._Training, "_samples", Phase.SAMPLE)
     within(CheckpointStore, "save", Phase.SAVE)
     within(type(epath.Path()), "rmtree", Phase.DELETION)  # by which Orbax deletes
     _watch_steps(board)

@@ -16,7 +16,7 @@ from bench.faults.lines import Line
 from bench.faults.tiny import differences
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import MetricsLog, Row
+from lstm_jax.training.log import MetricsLog, Row
 from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.task import Task, first_state, restored_state
 
@@ -146,7 +146,7 @@ def raising(number: int) -> Fault:
     def fault(folder: RunFolder) -> Iterator[None]:
         with (
             mock.patch("orbax.checkpoint.CheckpointManager", fail),
-            mock.patch.object(MetricsLog, "_write", fail),
+            mock.patch.object(MetricsLog, "flush", fail),
         ):
             yield
 

@@ -33,7 +33,7 @@ from lstm_jax.text import (
     words,
 )
 from lstm_jax.training.config import from_dict, to_dict
-from lstm_jax.training.metrics import MetricsLog, read_rows
+from lstm_jax.training.log import MetricsLog, read_rows
 from lstm_jax.training.run import (
     RunFolder,
     read_description,

@@ -40,7 +40,7 @@ from lstm_jax.text import Vocabulary
 from lstm_jax.text.checks import one_line
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.config import AnyConfig, ReviewsConfig, from_dict, to_dict
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.systems import System
 from lstm_jax.training.systems.reviews import VECTORS_FILE, load_vectors
 

@@ -14,7 +14,7 @@ from flax import struct
 from jax import Array, random
 
 from lstm_jax.losses import TokenSums
-from lstm_jax.training.metrics import MetricSums, total
+from lstm_jax.training.log import MetricSums, total
 
 
 class BatchSums(NamedTuple):

@@ -21,7 +21,7 @@ from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
 from lstm_jax.sampling import score
 from lstm_jax.training.downloads import SOURCES
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.systems import corpus, reviews
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from lstm_jax.presets import ANNA, POEMS, PRESETS, REVIEWS
 from lstm_jax.text import Vocabulary, read_text
 from lstm_jax.training.config import AnyConfig, from_dict, to_dict
-from lstm_jax.training.metrics import MetricsLog, read_rows
+from lstm_jax.training.log import MetricsLog, read_rows
 from lstm_jax.training.plots import draw_curves
 from lstm_jax.training.run import (
     RunFolder,

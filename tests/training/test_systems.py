@@ -19,7 +19,7 @@ from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.presets import preset_named
 from lstm_jax.text import build_review_vocabulary
 from lstm_jax.training.config import LanguageConfig, PoemsConfig, ReviewsConfig
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.systems import read_system
 from lstm_jax.training.systems.language import LanguageObjective, LanguageSystem, Predictions
