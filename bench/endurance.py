@@ -38,7 +38,7 @@ from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.text import Vocabulary
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import Row
+from lstm_jax.training.log import Row
 from lstm_jax.training.run import RunFolder, create_run, load
 from lstm_jax.training.task import first_state, make_task
 

@@ -38,7 +38,7 @@ from lstm_jax.systems.reviews import Encoded, ReviewsConfig, ReviewsSystem
 from lstm_jax.text import Vocabulary, lanes
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import Row
+from lstm_jax.training.log import Row
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import StepMetrics, train_step
 from lstm_jax.training.task import Task, first_state, make_task

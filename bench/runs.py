@@ -12,7 +12,7 @@ from typing import Any
 from lstm_jax.systems import PRESETS, from_dict, preset_named, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.language import LanguageConfig
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 
 _BOOKKEEPING = frozenset(

@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.segment import Segment, Segments
 
 from lstm_jax.cli.output import Shown
-from lstm_jax.training.metrics import Row, figure
+from lstm_jax.training.log import Row, figure
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_OF_SILENCE = 20.0

@@ -11,7 +11,7 @@ from lstm_jax.cli.writing import file_lines, load_writer, note_unknown
 from lstm_jax.sampling import TextScore, perplexity, score
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
-from lstm_jax.training.metrics import figure
+from lstm_jax.training.log import figure
 
 
 def print_scores(command: SampleCommand, path: Path) -> None:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-from lstm_jax.training.metrics import finite
+from lstm_jax.training.log import finite
 
 
 def open_closed_streams() -> None:

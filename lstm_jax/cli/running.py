@@ -20,9 +20,16 @@ from lstm_jax.systems.corpus import BUILT_IN
 from lstm_jax.systems.downloads import SOURCES
 from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import part_metrics
+from lstm_jax.training.log import part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule
-from lstm_jax.training.report import Recorded, Recorder
+from lstm_jax.training.recorders import (
+    Recorded,
+    Recorder,
+    TensorBoardRecorder,
+    WandbRecorder,
+    require_tensorboard,
+    require_wandb,
+)
 from lstm_jax.training.run import (
     RunFolder,
     create_run,
@@ -36,8 +43,6 @@ from lstm_jax.training.run import (
     write_config,
 )
 from lstm_jax.training.state import TrainState, evaluate
-from lstm_jax.training.tensorboard import TensorBoardRecorder, require_tensorboard
-from lstm_jax.training.wandb import WandbRecorder, require_wandb
 
 
 def train_run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,18 +17,19 @@ import jax
 
 from lstm_jax.files import one_line
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
-from lstm_jax.training.metrics import MetricsLog, Row
-from lstm_jax.training.report import Report
+from lstm_jax.training.log import Meter, MetricsLog, Report, Row
 from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.state import StepMetrics, TrainState, train_step
 from lstm_jax.training.task import Task, heldout_metrics
-from lstm_jax.training.window import Window
 
 _PROFILED_STEPS = range(1, 6)
 """Which steps of a process are traced: a few, after the one that compiles."""
 
 _CHECKPOINT, _EVALUATION, _SAMPLES = "checkpoint", "evaluation", "samples"
 """What is done at set steps."""
+
+_BEFORE_THE_ROW = frozenset((_EVALUATION, _SAMPLES))
+"""What a step's row tells to be done; a signal may cut it short."""
 
 
 class NotFiniteError(ValueError):
@@ -83,73 +84,114 @@ class _Training:
         should_stop: Callable[[], bool],
     ) -> None:
         self._task, self._folder, self._store, self._report = task, folder, store, report
-        self._progress, self._should_stop = progress, should_stop
-        self._patience = _Patience(task.config.patience, progress)
+        self._should_stop = should_stop
+        self._meter, self._patience = Meter(progress), _Patience(task.config.patience, progress)
+        self._skipped_in_a_row = 0
 
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, step = self._task, int(state.step)
         first = step
         feed = task.system.feed()
-        log = MetricsLog(self._folder.metrics, step, self._progress.get("log"))
-        self._window = Window(task, log, self._report, self._progress)
+        # A row of this step is written again where its checkpoint was saved without it.
+        self._log = MetricsLog(self._folder.metrics, step if self._meter.is_empty else step - 1)
         pending: StepMetrics | None = None
         try:
-            self._finish_event(state, step)
+            due = _due(task, step)
+            if not self._meter.is_empty and due & _BEFORE_THE_ROW:
+                self._event(state, step, due)
             stopped = self._patience.is_over or self._should_stop()
             if stopped and self._store.is_empty:
                 self._save(state, step)
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
-                    if pending and self._window.skipped_in_a_row:
-                        self._window.add(step, pending, first=False)
+                    if pending and self._skipped_in_a_row:
+                        self._take_in(step, pending, compiled=False)
                         pending = None
                     self._give_up_on_endless_skipping(state, step)
                     if profile_dir and step - first == _PROFILED_STEPS.start:
                         profiler.enter_context(jax.profiler.trace(profile_dir))
                     state, metrics = train_step(task.program, state, feed(step))
                     if pending:
-                        self._window.add(step, pending, first=step == first + 1)
+                        self._take_in(step, pending, compiled=step == first + 1)
                     step, pending = step + 1, metrics
                     if step - first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
                         profiler.close()
                     stopped, due = self._should_stop(), _due(task, step)
                     if stopped or due:
-                        self._window.add(
-                            step,
-                            metrics,
-                            first=step == first + 1,
-                            to_be_evaluated=_EVALUATION in due,
-                        )
+                        self._take_in(step, metrics, compiled=step == first + 1, due=due)
                         stopped = self._event(state, step, due)
                         pending = None
-            self._store.wait()
-            _finish(log)
         finally:
-            log.close()
+            self._log.close()
         return state
 
-    def _event(self, state: TrainState, step: int, due: set[str]) -> bool:
+    def _take_in(
+        self, step: int, metrics: StepMetrics, *, compiled: bool, due: frozenset[str] = frozenset()
+    ) -> None:
+        """Waits for a step and reads its numbers; its row waits for what else is due."""
+        found = jax.device_get(metrics)
+        parts: dict[str, list[float]] | None = None
+        if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
+            parts = {
+                name: [float(value) for value in part] for name, part in found.sums.parts.items()
+            }
+        self._meter.add(parts, float(found.grad_norm), float(found.sums.tokens), compiled=compiled)
+        self._skipped_in_a_row = 0 if parts else self._skipped_in_a_row + 1
+        if not parts:
+            self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
+        if not due & _BEFORE_THE_ROW:
+            self._write_row(step, Row())
+        self._report.advance(step)
+
+    def _write_row(self, step: int, heldout: Row) -> None:
+        """Writes the row of the steps since the last one, if one is due."""
+        task, batches = self._task, self._task.program.batches
+        every = task.config.steps_of(task.config.log_every, batches)
+        if step % every and step != task.total_steps and not heldout:
+            return
+        rate = float(task.learning_rate(step - 1 - self._meter.skipped))
+        row: Row = {"step": step, "epoch": round(step / batches, 4)}
+        row |= self._meter.row(rate, with_perplexity=task.system.has_perplexity) | heldout
+        try:
+            self._log.append(row)
+        except OSError as error:
+            self._report.note(
+                f"step {step}: its row of metrics could not be written ({error}); it is kept, and "
+                "written once there is space"
+            )
+        self._report.row(row)
+
+    def _event(self, state: TrainState, step: int, due: frozenset[str]) -> bool:
         """Evaluates, samples and saves, as is due; whether training ends here.
 
-        What a signal cuts short is left to the run that goes on from here: see `_finish_event`.
+        If a signal cuts evaluation or samples short, the step's row is not written, and both are
+        done when the run goes on from here.
         """
-        left, heldout = due - {_CHECKPOINT}, Row()
-        if _EVALUATION in due:
-            with self._window.aside():
+        done, heldout = True, Row()
+        texts: list[tuple[str, str]] | None = []
+        with self._meter.paused():
+            if _EVALUATION in due:
                 heldout = heldout_metrics(self._task, state, self._should_stop)
-            if heldout:
-                left.remove(_EVALUATION)
-                self._window.write(step, heldout)
-                self._patience.count(heldout["heldout_loss"])
-        with self._window.aside():
-            if _SAMPLES in due and self._show_samples(state, step):
-                left.remove(_SAMPLES)
-            stopped = bool(left) or self._should_stop() or self._patience.is_over
-            if stopped or _CHECKPOINT in due:
-                self._save(state, step, heldout.get("heldout_loss"), left)
-            if not stopped and step < self._task.total_steps:
-                self._await_save()
+                done = bool(heldout)
+            if done and _SAMPLES in due:
+                texts = self._samples(state, step)
+                done = texts is not None
+        if done and due & _BEFORE_THE_ROW:
+            self._write_row(step, heldout)
+        for prompt, written in texts or ():
+            self._report.sample(step, prompt, written)
+        if done and heldout:
+            self._patience.count(heldout["heldout_loss"])
+        stopped = not done or self._should_stop() or self._patience.is_over
+        if stopped or _CHECKPOINT in due:
+            try:
+                with self._meter.paused():
+                    self._save(state, step, heldout.get("heldout_loss") if done else None)
+            except CheckpointError as failure:
+                if stopped or step == self._task.total_steps:
+                    raise
+                self._report.note(str(failure))
         if self._patience.is_over:
             self._report.note(
                 f"step {step}: {self._task.config.patience} evaluations without a better held-out "
@@ -157,21 +199,12 @@ class _Training:
             )
         return stopped
 
-    def _finish_event(self, state: TrainState, step: int) -> None:
-        """Does what a signal left undone at the step that the run goes on from."""
-        left = set(self._progress.get("left", ()))
-        if _EVALUATION in left:
-            self._event(state, step, left | _due(self._task, step))
-        elif _SAMPLES in left:
-            with self._window.aside():
-                self._show_samples(state, step)
-
     def _give_up_on_endless_skipping(self, state: TrainState, step: int) -> None:
         """Raises NotFiniteError once too many steps in a row were skipped.
 
         None of them changed the parameters, so the state before the last of them is at hand.
         """
-        skipped = self._window.skipped_in_a_row
+        skipped = self._skipped_in_a_row
         if not 0 < self._task.config.skipped_at_most <= skipped:
             return
         self._save(state, step)
@@ -186,35 +219,26 @@ class _Training:
         copy_description(self._folder, dump)
         with CheckpointStore(dump.checkpoints) as store:
             store.save(step - 1, before, {})
-        self._store.wait()
         raise NotFiniteError(
             f"the loss or its gradient was not finite {skipped} times in a row, the last time at "
             f"step {step}, which --run-dir {dump.path} --resume --steps {step} repeats; try a "
             "lower learning rate or clip_norm, or other data"
         )
 
-    def _save(
-        self,
-        state: TrainState,
-        step: int,
-        heldout: float | int | None = None,
-        left: Iterable[str] = (),
-    ) -> None:
-        progress = self._window.progress() | self._patience.progress() | {"left": sorted(left)}
+    def _save(self, state: TrainState, step: int, heldout: float | int | None = None) -> None:
+        """Saves the state once all rows up to it are in the log, which a resumed run relies on."""
+        try:
+            self._log.flush()
+        except OSError as error:
+            raise CheckpointError(
+                f"step {step} was not saved, for its rows of metrics could not be written "
+                f"({error}); free space there, then save again"
+            ) from None
+        progress = self._meter.progress() | self._patience.progress()
         self._store.save(step, state, progress, heldout_loss=heldout)
 
-    def _await_save(self) -> None:
-        """Training goes on once the save is on disk: what a kill takes is one interval at most.
-
-        That the save failed is told, and no reason to stop training.
-        """
-        try:
-            self._store.wait()
-        except CheckpointError as failure:
-            self._report.note(str(failure))
-
-    def _show_samples(self, state: TrainState, step: int) -> bool:
-        """All samples, or none; False if a signal cut them short."""
+    def _samples(self, state: TrainState, step: int) -> list[tuple[str, str]] | None:
+        """Prompts and what the model writes from each; None if a signal cut them short."""
         texts: list[tuple[str, str]] = []
         try:
             params = jax.device_put(state.params, jax.local_devices()[0])
@@ -222,26 +246,14 @@ class _Training:
             while not self._should_stop():
                 text = next(samples, None)
                 if text is None:
-                    for prompt, written in texts:
-                        self._report.sample(step, prompt, written)
-                    return True
+                    return texts
                 texts.append(text)
         except Exception as error:  # no memory for them, say; training can do without
             self._report.note(
                 f"step {step}: no samples ({type(error).__name__}: {one_line(error)})"
             )
-            return True
-        return False
-
-
-def _finish(log: MetricsLog) -> None:
-    try:
-        log.flush()
-    except OSError as error:
-        raise ValueError(
-            f"the last rows of metrics could not be written ({error}); free space there, then "
-            "resume: the checkpoint has them"
-        ) from None
+            return []
+        return None
 
 
 class _Patience:
@@ -267,7 +279,7 @@ class _Patience:
         return known | {"evaluations_since_best": self._since}
 
 
-def _due(task: Task, step: int) -> set[str]:
+def _due(task: Task, step: int) -> frozenset[str]:
     """What is to be done after a step: at its intervals, and at the end."""
     config = task.config
     intervals = {_CHECKPOINT: config.checkpoint_every}
@@ -275,9 +287,6 @@ def _due(task: Task, step: int) -> set[str]:
         intervals[_EVALUATION] = config.evaluate_every
     if config.sample_every:
         intervals[_SAMPLES] = config.sample_every
-    found = set()
-    for name, interval in intervals.items():
-        steps = config.steps_of(interval, task.program.batches)
-        if step == task.total_steps or (steps > 0 and step % steps == 0):
-            found.add(name)
-    return found
+    steps = {name: config.steps_of(each, task.program.batches) for name, each in intervals.items()}
+    ends = step == task.total_steps
+    return frozenset(n for n, each in steps.items() if ends or (each > 0 and step % each == 0))

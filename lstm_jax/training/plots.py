@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 
 _MOST_NATS = 300.0

@@ -39,7 +39,7 @@ from lstm_jax.systems.language import CORPUS_FILE
 from lstm_jax.systems.reviews import VECTORS_FILE
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 
 FORMAT = 2
 

@@ -15,7 +15,7 @@ from jax import Array, random
 
 from lstm_jax.losses import TokenSums
 from lstm_jax.systems.base import BatchSums, Objective
-from lstm_jax.training.metrics import MetricSums, total
+from lstm_jax.training.log import MetricSums, total
 
 
 @struct.dataclass

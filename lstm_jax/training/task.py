@@ -15,7 +15,7 @@ import numpy as np
 from lstm_jax import sharding
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import Row, part_metrics
+from lstm_jax.training.log import Row, part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.run import RunFolder, learnt_params
 from lstm_jax.training.state import Program, TrainState, evaluate, init_state

@@ -22,7 +22,7 @@ from lstm_jax.cli.train import train_command
 from lstm_jax.sampling import score
 from lstm_jax.systems import corpus, reviews
 from lstm_jax.systems.downloads import SOURCES
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 
 ROOT = Path(__file__).parents[2]
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))

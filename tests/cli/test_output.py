@@ -29,8 +29,8 @@ from lstm_jax.sampling import TextScore
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.text import Vocabulary
 from lstm_jax.training import plots
-from lstm_jax.training.metrics import read_rows
-from lstm_jax.training.tensorboard import TensorBoardRecorder
+from lstm_jax.training.log import read_rows
+from lstm_jax.training.recorders import TensorBoardRecorder
 
 ROOT = Path(__file__).parents[2]
 TEXT = "月亮下面的人在唱歌,風吹過山川.\n我想带你走到海的尽头 é😀.\n" * 40

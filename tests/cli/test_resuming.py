@@ -18,7 +18,7 @@ from lstm_jax.systems import preset_named
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(60))
 SMALL = shlex.split(

@@ -15,7 +15,7 @@ from commands import Command, snapshot
 from lstm_jax.cli.classify import classify_command
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import load
 
 SONG = "我想带你 去看海 看海的天\n你说想要 风的声音 海的蓝\n" * 60

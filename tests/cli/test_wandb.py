@@ -15,7 +15,7 @@ import pytest
 from commands import Command
 
 from lstm_jax.cli.train import train_command
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 
 SMALL = shlex.split(
     "--model.hidden-size 6 --batch-size 4 --sequence-length 8 --steps 4 --log-every 2 "

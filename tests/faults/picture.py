@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 
 _STYLES: tuple[dict[str, Any], ...] = (

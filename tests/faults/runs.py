@@ -17,7 +17,7 @@ import lstm_jax
 from lstm_jax.sampling import FREE, generate
 from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 from lstm_jax.training.task import Task, make_task, restored_state
 

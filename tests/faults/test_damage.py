@@ -15,7 +15,7 @@ from runs import Promise, bytes_of, differences, leaf_bytes, rows_of
 
 from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import MetricsLog
+from lstm_jax.training.log import MetricsLog
 from lstm_jax.training.run import (
     RunFolder,
     read_description,
@@ -81,8 +81,8 @@ def opened(run: Path, task: Task) -> tuple[int, dict[str, bytes]]:
     refuse_damaged_files(folder)
     refuse_other_data(folder, read_system(config, run))
     with CheckpointStore(folder.checkpoints) as store:
-        state, progress = restored_state(task, store)
-    MetricsLog(folder.metrics, int(state.step), progress.get("log")).close()
+        state, _ = restored_state(task, store)
+    MetricsLog(folder.metrics, int(state.step)).close()
     return int(state.step), leaf_bytes(state)
 
 

@@ -13,7 +13,7 @@ from old_runs import CLASSIFIER, FIXTURES, RUNS, expectations_of
 
 from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import MetricsLog, read_rows
 from lstm_jax.training.run import RunFolder, read_description
 from lstm_jax.training.state import evaluate
 from lstm_jax.training.task import make_task, restored_state
@@ -56,9 +56,11 @@ def test_an_old_run_can_be_resumed(
     shutil.copytree(RUNS / name, folder.path)
     task = make_task(read_system(read_description(folder).config, folder.path))
     with CheckpointStore(folder.checkpoints) as store:
-        state, progress = restored_state(task, store)
+        state, _ = restored_state(task, store)
     assert int(state.step) == 6
-    assert progress["log"]["rows"] == len(read_rows(folder.metrics))
+    rows = folder.metrics.read_bytes()
+    MetricsLog(folder.metrics, 6).close()
+    assert folder.metrics.read_bytes() == rows
     batches = [*task.system.heldout()][name in ("lstm", "gru") :]
     sums = evaluate(task.system.objective, state.params, batches, task.system.heldout_batch_size)[
         ""

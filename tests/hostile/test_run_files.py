@@ -42,7 +42,7 @@ from lstm_jax.text import (
     read_text,
     words,
 )
-from lstm_jax.training.metrics import MetricsLog, read_rows
+from lstm_jax.training.log import MetricsLog, read_rows
 from lstm_jax.training.plots import draw_curves
 from lstm_jax.training.run import (
     RunFolder,
@@ -152,6 +152,9 @@ def test_metrics_jsonl(surface: Surface, content: bytes) -> None:
         path = place / "metrics.jsonl"
         assert all(type(row["step"]) is int for row in read_rows(path))
         log = MetricsLog(path, last_step=10)
+        for aside in place.glob("metrics.jsonl.damaged*"):  # lines that are no rows are kept
+            assert aside.read_bytes() == content
+            aside.unlink()
         log.append({"step": 12, "loss": 1.0})
         log.close()
         assert read_rows(path)[-1]["step"] == 12, "a row that was written cannot be read"

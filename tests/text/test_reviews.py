@@ -492,7 +492,6 @@ def test_encoding_equals_the_naive_cut(words: list[str], length: int) -> None:
 
 
 def test_impossible_arguments() -> None:
-    vocabulary: Any = build_review_vocabulary([["a"]])
     impossible: list[Any] = [[["two words"]], [[""]], [], [[]]]
     for texts in impossible:
         error_line(lambda texts=texts: build_review_vocabulary(texts))  # type: ignore[misc]

@@ -22,7 +22,7 @@ from lstm_jax.systems.language import LanguageConfig, LanguageObjective, Languag
 from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
 from lstm_jax.systems.reviews import ReviewsConfig, ReviewsSystem, probabilities
 from lstm_jax.text import build_review_vocabulary
-from lstm_jax.training.metrics import read_rows
+from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.task import first_state, make_task
 

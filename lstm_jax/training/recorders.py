@@ -1,7 +1,8 @@
-"""Metrics and samples for Weights & Biases, beside `metrics.jsonl` (the extra `wandb`).
+"""Rows and samples for TensorBoard and Weights & Biases, beside `metrics.jsonl`.
 
-Its own environment variables hold here: `WANDB_MODE=offline` keeps all on this machine until
-`wandb sync`, `WANDB_PROJECT` names the project, and so on.
+Each needs the extra of its name. The environment variables of Weights & Biases hold here:
+`WANDB_MODE=offline` keeps all on this machine until `wandb sync`, `WANDB_PROJECT` names the
+project, and so on.
 """
 
 from __future__ import annotations
@@ -10,17 +11,101 @@ import html
 import importlib.util
 import os
 import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import quote
 
-from lstm_jax.training.metrics import Row
+from lstm_jax.files import one_line
+from lstm_jax.training.log import Report, Row
 
 PROJECT = "lstm_jax"
 
 _ID_FILE = "run-id.txt"
 _LAST_STEP_FILE = "last-step.txt"
+
+
+class Recorder(Protocol):
+    """Who keeps rows and samples for a program that shows them."""
+
+    def row(self, row: Row) -> None:
+        """A row of metrics."""
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """What the model wrote."""
+
+
+class Recorded:
+    """A report that passes on what it is told, rows and samples to recorders besides.
+
+    A recorder that fails, with a full disk or a server that is gone, is told nothing more.
+    """
+
+    def __init__(self, report: Report, recorders: Sequence[Recorder]) -> None:
+        self._report, self._recorders = report, list(recorders)
+        self.advance, self.note = report.advance, report.note
+
+    def row(self, row: Row) -> None:
+        """Passes on a row of metrics."""
+        self._record(lambda recorder: recorder.row(row))
+        self._report.row(row)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Passes on what the model wrote."""
+        self._record(lambda recorder: recorder.sample(step, prompt, text))
+        self._report.sample(step, prompt, text)
+
+    def _record(self, write: Callable[[Recorder], None]) -> None:
+        for each in list(self._recorders):
+            try:
+                write(each)
+            except Exception as error:  # whatever comes of another program
+                self._recorders.remove(each)
+                self.note(
+                    f"{type(each).__name__} failed ({one_line(error)}); training goes on without it"
+                )
+
+
+class TensorBoardRecorder:
+    """Writes rows and samples as TensorBoard events.
+
+    A context manager.
+
+    Args:
+        directory: where the event files go.
+        first_step: events of later steps, of a run that was cut short, are hidden.
+
+    Raises:
+        ValueError: tensorboardX is not installed.
+    """
+
+    def __init__(self, directory: Path, first_step: int) -> None:
+        require_tensorboard()
+        import tensorboardX
+
+        self._writer = tensorboardX.SummaryWriter(str(directory), purge_step=first_step + 1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def row(self, row: Row) -> None:
+        """Writes each number of the row as a scalar."""
+        for name, value in row.items():
+            if name != "step" and value is not None:
+                self._writer.add_scalar(name, value, row["step"])
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Writes the sample as text."""
+        self._writer.add_text(f"sample/{prompt}", text, step)
+
+
+def require_tensorboard() -> None:
+    """Raises ValueError, with the cure, where tensorboardX is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise ValueError("--tensorboard needs tensorboardX; pip install 'lstm-jax[tensorboard]'")
 
 
 class WandbRecorder:
@@ -66,9 +151,7 @@ class WandbRecorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: object, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._run.finish(exit_code=0 if error is None else 1)
 
     def row(self, row: Row) -> None:

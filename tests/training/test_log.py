@@ -1,0 +1,112 @@
+"""`metrics.jsonl`: whole rows, each once, whatever happened to the run before."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tasks import files_of_at_most
+
+from lstm_jax.training.log import Meter, MetricsLog, perplexity, read_rows
+
+
+def write(path: Path, steps: list[int], last_step: int) -> None:
+    log = MetricsLog(path, last_step)
+    for step in steps:
+        log.append({"step": step, "loss": step / 7})
+    log.close()
+
+
+def test_rows_come_back_as_written(tmp_path: Path) -> None:
+    write(tmp_path / "metrics.jsonl", [10, 20, 30], 0)
+    assert read_rows(tmp_path / "metrics.jsonl") == [
+        {"step": step, "loss": step / 7} for step in (10, 20, 30)
+    ]
+
+
+@given(cut=st.integers(0, 90), resume=st.integers(0, 5))
+def test_a_cut_and_resumed_log_has_each_row_once(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, resume: int
+) -> None:
+    path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
+    write(path, [10, 20, 30, 40, 50], 0)
+    whole = path.read_text()
+    path.write_text(whole[: len(whole) - cut])
+    left = [row["step"] for row in read_rows(path)]
+    last = min(10 * resume, left[-1] if left else 0)
+    write(path, [step for step in (10, 20, 30, 40, 50) if step > last], last)
+    assert path.read_text() == whole
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.append({"step": 1, "loss": math.nan, "perplexity": math.inf, "seconds": 1.5})
+    log.close()
+    line = path.read_text()
+    assert json.loads(line) == {"step": 1, "loss": None, "perplexity": None, "seconds": 1.5}
+
+
+def test_perplexity_is_the_exponential_of_the_loss() -> None:
+    assert perplexity(0.0) == 1
+    assert perplexity(math.log(83)) == pytest.approx(83)
+    assert perplexity(1e6) == math.inf
+    assert math.isnan(perplexity(math.nan))
+
+
+def test_lines_that_are_no_rows_are_told_and_the_file_is_kept(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write(path, [10, 20, 30], 0)
+    damaged = path.read_bytes().replace(b'"step": 20', b'"step": 2\xff')
+    path.write_bytes(damaged)
+    write(path, [40], 30)
+    (told,) = caplog.messages
+    assert told.startswith(f"1 lines of {path} are no rows")
+    assert path.with_name("metrics.jsonl.damaged").read_bytes() == damaged
+    assert [row["step"] for row in read_rows(path)] == [10, 30, 40]
+    caplog.clear()
+    path.write_bytes(path.read_bytes() + b'{"st')  # what a kill leaves is nothing to tell
+    write(path, [], 40)
+    assert caplog.messages == []
+
+
+def test_rows_that_find_no_space_wait_for_the_next_that_does(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path, 0)
+    log.append({"step": 1, "loss": 1.0})
+    with files_of_at_most(path.stat().st_size + 5):  # some of a row finds space
+        for step in (2, 3):
+            with pytest.raises(OSError, match="too large") as error:
+                log.append({"step": step, "loss": 1.0})
+            assert error.value.filename == str(path)
+    assert [row["step"] for row in read_rows(path)] == [1]
+    assert path.read_text().endswith("\n")
+    log.append({"step": 4, "loss": 1.0})
+    log.close()
+    assert [row["step"] for row in read_rows(path)] == [1, 2, 3, 4]
+
+
+@given(cut=st.integers(0, 6))
+def test_a_row_of_steps_of_two_processes_is_that_of_one(cut: int) -> None:
+    def row(cuts: list[int]) -> dict[str, object]:
+        meter = Meter({})
+        for step in range(6):
+            if step in cuts:
+                meter = Meter(json.loads(json.dumps(meter.progress())))
+            parts = {"": [step / 7, 1.0, 4.0]} if step != 3 else None
+            meter.add(parts, step / 9, 8.0, compiled=step in {0, *cuts})
+        assert not meter.is_empty
+        found = meter.row(0.1, with_perplexity=True)
+        assert meter.is_empty
+        assert found.pop("seconds", 0)
+        assert found.pop("tokens_per_second", 0)
+        assert found["skipped_steps"] == 1
+        return dict(found)
+
+    assert row([cut]) == row([])
