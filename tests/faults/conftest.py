@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
@@ -14,6 +15,12 @@ sys.path.append(str(Path(__file__).parent))
 from runs import Place, Promise, task_of
 
 from lstm_jax.training.task import Task
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilation_as_in_processes(request: pytest.FixtureRequest) -> None:
+    """So that what is trained here is byte for byte what a process of the command trains."""
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--slow"))
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ python -m pytest tests/hostile --slow -n 0 --hypothesis-profile=hostile --table 
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -12,16 +13,16 @@ from hypothesis import settings
 
 sys.path.append(str(Path(__file__).parent))
 
-from law import Surface
-
 settings.register_profile(
     "hostile", settings.get_profile("project"), max_examples=750, derandomize=False
 )
 
 
 @pytest.fixture
-def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Surface:
+def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     """What a test reads by; in the table it has the test's name."""
+    from law import Surface  # which asks for the profile, and that is not loaded before
+
     jax.local_devices()  # its threads are started before memory is limited
     row: list[str | int] = [request.node.name.removeprefix("test_").replace("_", " "), 0, 0, 0]
     request.node.user_properties.append(("hostile", row))

@@ -22,7 +22,7 @@ from broken import (
     rarely,
 )
 from broken import POEMS as POEM_LINES
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from law import Surface, assert_types, many
 
@@ -244,7 +244,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=20 * settings().max_examples)
+@many
 @given(st.sampled_from(PRESETS), st.data(), json_values)
 def test_a_field_holds_what_it_is_annotated_with_or_is_refused(
     preset: TrainConfig, data: st.DataObject, value: Any
