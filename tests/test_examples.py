@@ -46,18 +46,21 @@ def test_forecast(example: Any) -> None:
     assert error < baseline / 20
 
 
+@pytest.mark.slow
 def test_policy_gradient(example: Any) -> None:
     right, difference = example
     assert right > 0.8
     assert difference < 1e-6
 
 
+@pytest.mark.slow
 def test_many_models(example: Any) -> None:
     assert example.shape == (8, 8)
     assert example[0].min() > 0.5
     assert example.mean(1).min() < 0.2
 
 
+@pytest.mark.slow
 def test_transformations(example: Any) -> None:
     assert len(example) == 6
     assert example.pop("float64") < 1e-14
@@ -70,6 +73,7 @@ def test_own_system(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert re.search(r"held out \S+  accuracy (1\.|0\.9)", capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_two_devices(example: Any) -> None:
     first, last, difference = example
     assert last < first / 2

@@ -16,7 +16,9 @@ MASK = jnp.ones((T, B), bool)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "compute_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
+)
 def test_no_loop_copies_the_buffer_it_writes_over(form: str, compute_dtype: ComputeDtype) -> None:
     params = init(form, random.key(0), D, H)
     gates = params.w_x.shape[1]

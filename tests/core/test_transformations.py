@@ -27,7 +27,14 @@ from lstm_jax.recurrence import layer
 
 T, B, D, H = 4, 2, 3, 3
 
-forms = pytest.mark.parametrize("form", FORMS)
+forms = pytest.mark.parametrize(
+    "form",
+    [
+        "lstm",
+        "gru_after",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("rnn", "gru_before")),
+    ],
+)
 
 
 def draw(form: str, seed: int = 0, dtype: Any = jnp.float64, batch: int = B) -> Any:
