@@ -1,17 +1,21 @@
-"""Training with Optax, for peers that are JAX: one jitted step over donated state."""
+"""What implementations on JAX share: a training step with Optax, a layer's backward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, random
 
 from bench.shapes import BATCHES, AnySystem, Classification, System
+
+Forward = Callable[[Any, Any, Any], Array]
+Loss = Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
 
 
 class Program(NamedTuple):
@@ -22,7 +26,7 @@ class Program(NamedTuple):
         optimizer: gradients -> updates.
     """
 
-    loss: Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
+    loss: Loss
     optimizer: optax.GradientTransformation
 
 
@@ -35,40 +39,38 @@ class _State(NamedTuple):
 
 
 class OptaxTraining:
-    """See `Training`.
+    """See `Training`: one jitted step over donated state.
 
     Args:
         system: its shape.
-        program: from `make_optimizer` and a loss.
+        loss: see `Program`.
         weights: what is trained; taken over.
         zero_carry: gives what an epoch starts from.
         settings: see `Training`.
-        parameters_beyond_ours: see `Training`.
+        beyond_ours: how many of the weights its cell has more than ours; negative if fewer.
         shared: arrays that go with every batch.
     """
 
     def __init__(
         self,
         system: AnySystem,
-        program: Program,
+        loss: Loss,
         weights: Any,
         zero_carry: Callable[[], Any],
         settings: Mapping[str, str],
-        parameters_beyond_ours: int = 0,
+        beyond_ours: int = 0,
         shared: tuple[Array, ...] = (),
     ) -> None:
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(weights))
-        self.parameters_beyond_ours = parameters_beyond_ours
+        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(weights)) - beyond_ours
         self.settings = settings
-        self._program, self._zero_carry = program, zero_carry
+        self._program, self._zero_carry = Program(loss, make_optimizer(system)), zero_carry
         self._carried = isinstance(system, System) and system.carried
         self._batches: Sequence[Any] = [
             (*map(jnp.asarray, system.batch(index)), *shared) for index in range(BATCHES)
         ]
         self._index = 0
-        self._state = _State(
-            weights, program.optimizer.init(weights), zero_carry(), jnp.int32(0), random.key(0)
-        )
+        opt_state = self._program.optimizer.init(weights)
+        self._state = _State(weights, opt_state, zero_carry(), jnp.int32(0), random.key(0))
 
     def loss(self) -> float:
         """See `Training`."""
@@ -84,6 +86,7 @@ class OptaxTraining:
         self._index = (self._index + 1) % BATCHES
 
 
+@cache
 def make_optimizer(system: AnySystem) -> optax.GradientTransformation:
     """Clipping where the system has it, and Adam."""
     adam = optax.adam(system.learning_rate)
@@ -96,7 +99,7 @@ def token_loss(
     forward: Callable[[Any, Any, Array, Array | None], tuple[Any, Array]],
     *,
     batch_major: bool = False,
-) -> Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]:
+) -> Loss:
     """A language model's loss.
 
     Args:
@@ -113,6 +116,66 @@ def token_loss(
         return losses.mean(), carry
 
     return loss
+
+
+def cast(tree: Any, dtype: str) -> Any:
+    """All arrays in the dtype of the products."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
+
+
+def zero_carry(system: System, batch: int | None = None) -> list[Any]:
+    """What every layer starts from: a pair for an LSTM, else one array."""
+
+    def zeros() -> Array:
+        return jnp.zeros((batch or system.batch_size, system.hidden_size))
+
+    return [(zeros(), zeros()) if system.cell == "lstm" else zeros() for _ in range(system.layers)]
+
+
+class JaxLayerPass:
+    """See `LayerPass`.
+
+    Args:
+        forward: (weights, carry, xs) -> ys.
+        inputs: weights, carry and xs.
+        dys: the gradient of ys.
+        named: gradients of `inputs` -> the same by our names, in our shapes.
+        settings: see `LayerPass`.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: tuple[Any, Any, Any],
+        dys: Any,
+        named: Callable[[Any, Any, Any], dict[str, Any]],
+        settings: Mapping[str, str],
+    ) -> None:
+        self._forward, self._named = forward, named
+        self._inputs, self._dys = jax.device_put((inputs, dys))
+        self.settings = settings
+
+    def run(self) -> None:
+        """See `LayerPass`."""
+        jax.block_until_ready(_forward_backward(self._forward, self._inputs, self._dys))
+
+    def outputs(self) -> np.ndarray[Any, Any]:
+        """The layer's outputs, in the implementation's own shape."""
+        return np.asarray(self._forward(*self._inputs), np.float32)
+
+    def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
+        """See `LayerPass`."""
+        _, gradients = _forward_backward(self._forward, self._inputs, self._dys)
+        named = self._named(*gradients)
+        return {name: np.asarray(each, np.float32) for name, each in named.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward_backward(forward: Forward, inputs: Any, dys: Array) -> tuple[Array, Any]:
+    # Full float32 on a GPU, as ours: its default there is TF32.
+    with jax.default_matmul_precision("highest"):
+        ys, back = jax.vjp(forward, *inputs)
+        return ys, back(dys.astype(ys.dtype))
 
 
 @partial(jax.jit, static_argnums=0)
