@@ -13,7 +13,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 from lstm_jax.cli.arguments import run_command
 
 BENCHES = {
-    "train": "a training step of each system, beside PyTorch, Flax, Keras, Equinox",
+    "train": "a whole training step, beside PyTorch, Flax, Keras, Equinox",
     "layer": "a bare LSTM or GRU, forward and backward, beside the same",
     "sample": "writing, absorbing prompts, filters, beside PyTorch and Flax",
     "memory": "peak memory and compilation of a training step, fresh processes",

@@ -21,7 +21,7 @@ from bench.products import Floor, Product, build_products
 from bench.report import Row, make_row, print_table, with_ratios
 from bench.shapes import AnySystem, LayerShape
 from bench.timing import Timing, take_turns
-from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Worker
+from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Server, Worker
 
 LIMIT = "limit"
 """The name of the process that times what the hardware allows."""
@@ -43,7 +43,7 @@ class Pool(ExitStack):
 
     def drop(self, name: str, candidate: Candidate) -> None:
         """Ends a process; a new one is started when it is asked for."""
-        self._workers.pop((name, candidate.name)).stop()
+        self._workers.pop((name, candidate.name)).__exit__()
 
 
 class Entrant(NamedTuple):
@@ -72,7 +72,7 @@ Timings = Mapping[tuple[str, str], Timing]
 def time_in_turns(entrants: Iterable[Entrant], rounds: int) -> Timings:
     """Times all calls of all entrants."""
     visits = {
-        (entrant.name, call): partial(entrant.worker.visit, call)
+        (entrant.name, call): partial(entrant.worker.ask, Server.visit, call)
         for entrant in entrants
         for call in entrant.entered.first_s
     }
@@ -162,7 +162,9 @@ class Contest:
             worker, options = self.pool.worker(name, candidate), candidate.options
             try:
                 # Before anything else of this shape has run: compilation is part of the first call.
-                entered = worker.enter(with_peer, build, module_of(name), options, *given)
+                entered = worker.ask(
+                    Server.enter, with_peer, build, module_of(name), options, *given
+                )
                 self._require_same(name, candidate, worker)
                 entrants[candidate.name] = Entrant(name, worker, entered)
             except NotRun as reason:
@@ -179,8 +181,8 @@ class Contest:
         check, key = self._check, (name, candidate.name)
         if key in self._checked or (name.startswith(OURS) and self._ours is not None):
             return
-        found = worker.call(
-            with_peer, check.evidence, module_of(name), candidate.options, *check.given
+        found = worker.ask(
+            Server.call, with_peer, check.evidence, module_of(name), candidate.options, *check.given
         )
         if name.startswith(OURS):
             self._ours = found
@@ -196,7 +198,7 @@ def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, object]) -> Entra
     if others:
         timings = take_turns(
             {
-                name: partial(each.worker.visit, next(iter(each.entered.first_s)))
+                name: partial(each.worker.ask, Server.visit, next(iter(each.entered.first_s)))
                 for name, each in entrants.items()
             },
             rounds=1,
@@ -204,7 +206,7 @@ def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, object]) -> Entra
         name = min(timings, key=lambda name: timings[name].median_ms)
         best = entrants.pop(name)
         for each in entrants.values():
-            each.worker.leave()
+            each.worker.ask(Server.leave)
         told |= {name: f"{timing.median_ms:.4g} ms" for name, timing in timings.items()}
     if not name:
         return best
@@ -243,7 +245,7 @@ def compete(
     contest = Contest(pool, work.kind, work.shape.name, work.check, out)
     entrants = contest.enter((OURS, *options.peers), work.build, work.shape, options.dtype)
     worker = pool.worker(LIMIT)
-    products = worker.enter(build_products, list(work.products), options.dtype)
+    products = worker.ask(Server.enter, build_products, list(work.products), options.dtype)
     timings = time_in_turns([*entrants, Entrant(LIMIT, worker, products)], options.turns)
     floor = Floor(work.products, {c: t.median_ms for (n, c), t in timings.items() if n == LIMIT})
     fields = {

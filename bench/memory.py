@@ -28,7 +28,7 @@ from bench.peers import OURS, candidates, module_of
 from bench.report import Row, make_row, print_table, with_ratios
 from bench.shapes import AnySystem, DType, System, systems_named
 from bench.timing import seconds, timing_of
-from bench.workers import Failed, NotRun, Worker
+from bench.workers import Failed, NotRun, Server, Worker
 from lstm_jax.cli.arguments import parse
 
 _STATUS = Path("/proc/self/status")
@@ -98,7 +98,7 @@ def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
     usual = candidates(name, "training", cpu_cores())[0]
     with Worker(usual.environment) as worker:
         given = (module_of(name), usual.options, system, dtype, steps)
-        found: Steps = worker.call(with_peer, take_steps, *given)
+        found: Steps = worker.ask(Server.call, with_peer, take_steps, *given)
     return found
 
 

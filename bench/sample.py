@@ -30,7 +30,7 @@ from bench.peers import OURS, SAMPLING_PEERS, require_peers
 from bench.report import Row, print_table, with_ratios
 from bench.shapes import DType, Job, System, language_system_named
 from bench.timing import require_at_least_one
-from bench.workers import Built, Disagreement
+from bench.workers import Built, Disagreement, Server
 from lstm_jax.cli.arguments import parse
 
 BENCH = "sample"
@@ -180,7 +180,13 @@ class _Bench:
     def _reading(self, job: Job) -> list[Entrant]:
         ours = [each for name, each in self._options.entrants.items() if name.startswith(OURS)]
         worker = self._pool.worker(LIMIT)
-        return [Entrant(LIMIT, worker, worker.enter(build_reading, self._system, ours, job.places))]
+        return [
+            Entrant(
+                LIMIT,
+                worker,
+                worker.ask(Server.enter, build_reading, self._system, ours, job.places),
+            )
+        ]
 
     def _row(
         self,
@@ -246,7 +252,7 @@ def measure_filters(
     """Times ours beside other ways to filter; no rows where they keep other tokens than ours."""
     top_n, worker = max(1, options.top_n), pool.worker("filters")
     try:
-        entered = worker.enter(build_filters, kind, batch, top_n, VOCABULARY_SIZE)
+        entered = worker.ask(Server.enter, build_filters, kind, batch, top_n, VOCABULARY_SIZE)
     except Disagreement as reason:
         print(f"filters are left out: {reason}", file=out, flush=True)
         return [], False

@@ -1,8 +1,7 @@
 """Processes in which the implementations run, each with an environment of its own.
 
-A worker keeps what it has built and times it when it is asked to; functions go to it by name, and
-results come back, over a pipe. It imports nothing before it is asked, so that variables of its
-environment are set before any library reads them.
+A process imports nothing before it is asked, so that variables of its environment are set before
+any library reads them. It is asked over a pipe: functions go there by name, results come back.
 """
 
 from __future__ import annotations
@@ -12,14 +11,16 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
-from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from bench.timing import Visit
 from lstm_jax.cli.allocator import keep_freed_memory
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -49,14 +50,14 @@ class Built(NamedTuple):
 
 
 class Entered(NamedTuple):
-    """What was built in a worker: seconds of each call's first time, and the settings."""
+    """What was built in a process: seconds of each call's first time, and the settings."""
 
     first_s: dict[str, float]
     settings: dict[str, str]
 
 
 class Server:
-    """What a worker does when it is asked."""
+    """What a process does when it is asked."""
 
     def __init__(self) -> None:
         self._visits: dict[str, Visit] = {}
@@ -82,21 +83,21 @@ class Server:
         self._visits = {}
         gc.collect()
 
-    def answer(self, what: str, given: Sequence[Any]) -> tuple[type[Exception] | None, Any]:
-        """Does one of the above; what came of it, or what kind of error and its message."""
+    def answer(self, method: Callable[..., Any], *given: Any) -> Any:
+        """What one of the methods above gives, or an error of one of the three kinds."""
         try:
-            return None, getattr(self, what)(*given)
+            return method(self, *given)
         except Disagreement as reason:
-            return Disagreement, str(reason)
+            return reason
         except ValueError as reason:
-            return NotRun, str(reason)
+            return NotRun(str(reason))
         except Exception as error:
             traceback.print_exc()
-            return Failed, f"{type(error).__name__}: {error}"
+            return Failed(f"{type(error).__name__}: {error}")
 
 
 class Worker:
-    """A process that does what a `Server` does; to be stopped, or used with `with`.
+    """A process with a `Server`; to be used with `with`.
 
     Args:
         environment: variables that it has besides ours.
@@ -112,55 +113,36 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def enter(self, build: Callable[..., Built], *given: Any) -> Entered:
-        """See `Server`; raises what `call` does."""
-        entered: Entered = self.ask("enter", build, *given)
-        return entered
-
-    def visit(self, name: str) -> list[float]:
-        """See `Server`; raises what `call` does."""
-        found: list[float] = self.ask("visit", name)
-        return found
-
-    def call(self, function: Callable[..., Any], *given: Any) -> Any:
-        """What a function returns there.
-
-        Raises:
-            NotRun: it cannot run here.
-            Disagreement: it says so.
-            Failed: it ended with another error, or the process did.
-        """
-        return self.ask("call", function, *given)
-
-    def leave(self) -> None:
-        """See `Server`."""
-        self.ask("leave")
-
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends the process, whatever it does."""
         self._connection.close()
         self._process.terminate()
         self._process.join()
 
-    def ask(self, what: str, *given: Any) -> Any:
-        """What the server's method of that name returns; raises what `call` does."""
+    def ask(
+        self, method: Callable[Concatenate[Server, P], R], *given: P.args, **named: P.kwargs
+    ) -> R:
+        """What a method of the process's `Server` returns; all arguments go by place.
+
+        Raises:
+            NotRun: it cannot run there.
+            Disagreement: it says so.
+            Failed: it ended with another error, or the process did.
+        """
+        answer = self.answer(method, *given)
+        if isinstance(answer, NotRun | Disagreement | Failed):
+            raise answer
+        found: R = answer
+        return found
+
+    def answer(self, method: Callable[..., Any], *given: Any) -> Any:
+        """See `Server`."""
         try:
-            self._connection.send((what, given))
-            error, answer = self._connection.recv()
+            self._connection.send((method, *given))
+            return self._connection.recv()
         except (EOFError, OSError):
             self._process.join()
-            raise Failed(f"its process ended with {self._process.exitcode}") from None
-        if error is not None:
-            raise error(answer)
-        return answer
+            return Failed(f"its process ended with {self._process.exitcode}")
 
 
 def _serve(connection: Connection) -> None:
@@ -171,21 +153,19 @@ def _serve(connection: Connection) -> None:
     server = Server()
     while True:
         try:
-            what, given = connection.recv()
+            asked = connection.recv()
         except EOFError:
             return
-        connection.send(server.answer(what, given))
+        connection.send(server.answer(*asked))
 
 
 @contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
+    before = dict(os.environ)
     os.environ.update(variables)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in variables:
+            del os.environ[name]
+        os.environ.update(before)

@@ -6,7 +6,7 @@ Where a test does not say otherwise, what would run in processes of their own ru
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +25,10 @@ class LocalWorker(Worker):
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.server = Server()
 
-    def ask(self, what: str, *given: Any) -> Any:
-        error, answer = self.server.answer(what, given)
-        if error is not None:
-            raise error(answer)
-        return answer
+    def answer(self, method: Callable[..., Any], *given: Any) -> Any:
+        return self.server.answer(method, *given)
 
-    def stop(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self.server.leave()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench.timing import take_turns
-from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Worker
+from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Server, Worker
 
 
 def variable(name: str) -> str | None:
@@ -34,20 +34,23 @@ def test_a_worker_has_its_own_environment_and_gives_back_what_it_computes(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with Worker({"BENCH_TEST": "theirs"}) as worker, Worker({}) as other:
-        assert worker.call(variable, "BENCH_TEST") == "theirs"
-        assert other.call(variable, "BENCH_TEST") is None
-        assert worker.call(os.getpid) not in (os.getpid(), other.call(os.getpid))
-        np.testing.assert_array_equal(worker.call(np.arange, 3), np.arange(3))
-        entered = worker.enter(build, 1)
+        assert worker.ask(Server.call, variable, "BENCH_TEST") == "theirs"
+        assert other.ask(Server.call, variable, "BENCH_TEST") is None
+        assert worker.ask(Server.call, os.getpid) not in (
+            os.getpid(),
+            other.ask(Server.call, os.getpid),
+        )
+        np.testing.assert_array_equal(worker.ask(Server.call, np.arange, 3), np.arange(3))
+        entered = worker.ask(Server.enter, build, 1)
         assert isinstance(entered, Entered)
         assert set(entered.first_s) == {"add", "print"}
         assert entered.settings == {"a": "b"}
-        assert len(worker.visit("add")) > 1
+        assert len(worker.ask(Server.visit, "add")) > 1
         for kind, told in ((ValueError, NotRun), (Disagreement, Disagreement), (KeyError, Failed)):
             with pytest.raises(told, match="the reason"):
-                worker.call(fail, kind)
+                worker.ask(Server.call, fail, kind)
         with pytest.raises(Failed, match="its process ended with 3"):
-            worker.call(end)
+            worker.ask(Server.call, end)
     assert "BENCH_TEST" not in os.environ
     assert capfd.readouterr().out == ""
 
