@@ -10,7 +10,6 @@ is above the limit, and the rate falls if the interval is below minus the limit.
 from __future__ import annotations
 
 import itertools
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from scipy.stats import theilslopes  # type: ignore[import-untyped]
 
 from bench.environment import environment
+from bench.memory import status_mb
 from bench.plot import new_figure, open_axes, require_matplotlib
 from bench.report import write_line
 from lstm_jax.cli.arguments import parse
@@ -147,16 +147,8 @@ class Watch:
 
 
 def resident_mb() -> float:
-    """What this process has in memory.
-
-    Raises:
-        ValueError: this system doesn't say.
-    """
-    statistics = Path("/proc/self/statm")
-    if not statistics.exists():
-        raise ValueError("resident memory is read from /proc, which this system does not have")
-    pages = int(statistics.read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """What this process has in memory; ValueError where the system doesn't say."""
+    return status_mb("VmRSS")
 
 
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:

@@ -18,13 +18,13 @@ from typing import Any, TextIO
 import jax
 
 from bench.command import Measured, Options, measure
-from bench.compilation import without_compilation_cache
 from bench.environment import Environment
 from bench.ours import epoch, first_state, make_program
 from bench.peers import OURS
 from bench.report import Row, make_row, print_table
 from bench.shapes import BATCHES, DType, System
 from bench.timing import Visit, take_turns
+from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax.cli.arguments import parse
 from lstm_jax.training.state import train_step
 
@@ -55,10 +55,9 @@ class _Steps:
 
     def __init__(self, system: System, dtype: DType) -> None:
         jax.clear_caches()
-        with without_compilation_cache():
-            began = time.perf_counter()
-            self._run = lower(system, dtype).compile()
-            self.compile_s = time.perf_counter() - began
+        began = time.perf_counter()
+        self._run = lower(system, dtype).compile()
+        self.compile_s = time.perf_counter() - began
         self.temporary_mb = self._run.memory_analysis().temp_size_in_bytes / 1e6
         program = make_program(system, dtype)
         self._state = first_state(program, system.initial_params(), system.batch_size)
@@ -94,10 +93,14 @@ def measure_point(
     )
 
 
-def measure_size(size: str, options: Options, found: Environment, out: TextIO) -> list[Row]:
+def measure_size(
+    worker: Worker, size: str, options: Options, found: Environment, out: TextIO
+) -> list[Row]:
     """Measures all values of one size, and prints them."""
     values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
-    rows = [measure_point(size, value, options, found) for value in values]
+    rows: list[Row] = [
+        worker.ask(Server.call, measure_point, size, value, options, found) for value in values
+    ]
     print_table(rows, out)
     if size == "remat":
         *chunks, whole = rows
@@ -123,7 +126,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(GrowthOptions, None, arguments, "bench growth")
 
     def parts(found: Environment) -> Iterator[Measured]:
-        for size in SIZES:
-            yield measure_size(size, options, found, sys.stdout), True
+        with Worker(NO_CACHE) as worker:
+            for size in SIZES:
+                yield measure_size(worker, size, options, found, sys.stdout), True
 
     return measure(options, parts)

@@ -57,16 +57,19 @@ class Sampling(Protocol):
         """Absorbs the prompts from a zero carry and writes: tokens `[places, B]`, on the host."""
 
 
-class Implementation(Protocol):
-    """Ours or a peer; each method raises ValueError for what it has not, or cannot run here."""
+class Implementation:
+    """Ours or a peer; a method raises ValueError for what it has not, or cannot run here."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         """The system, with these weights, in training."""
+        raise ValueError(f"no {system.name} is built for it")
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> LayerPass:
         """A bare layer."""
+        raise ValueError("no layer is built for it")
 
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> Sampling:
         """The system, its weights stored in `dtype`, writing."""
+        raise ValueError("no sampling is built for it")

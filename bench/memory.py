@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from bench.command import Measured, OptionsWithPeers, measure
-from bench.compilation import without_compilation_cache
 from bench.contest import with_peer
 from bench.environment import Environment, cpu_cores
 from bench.implementation import Implementation
@@ -28,7 +27,7 @@ from bench.peers import OURS, candidates, module_of
 from bench.report import Row, make_row, print_table, with_ratios
 from bench.shapes import AnySystem, DType, System, systems_named
 from bench.timing import seconds, timing_of
-from bench.workers import Failed, NotRun, Server, Worker
+from bench.workers import NO_CACHE, Failed, NotRun, Server, Worker
 from lstm_jax.cli.arguments import parse
 
 _STATUS = Path("/proc/self/status")
@@ -54,8 +53,7 @@ class Options(OptionsWithPeers):
         super().__post_init__()
         if self.steps < 2:
             raise ValueError(f"steps is {self.steps}; it must be at least 2, the first compiles")
-        if not _STATUS.exists():
-            raise ValueError(f"there is no {_STATUS}; a process's memory is only read on Linux")
+        _require_status()
 
 
 class Steps(NamedTuple):
@@ -76,15 +74,14 @@ class Steps(NamedTuple):
 
 def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int) -> Steps:
     """Trains for some steps; to be called in a process that has done nothing before."""
-    with without_compilation_cache():
-        params = system.initial_params()
-        peer.training(_TINY, dtype, _TINY.initial_params()).step()
-        gc.collect()
-        _forget_peak()
-        before = _status_mb("VmRSS")
-        training = peer.training(system, dtype, params)
-        took = [seconds(training.step) for _ in range(steps)]
-        peak = _status_mb("VmHWM") - before
+    params = system.initial_params()
+    peer.training(_TINY, dtype, _TINY.initial_params()).step()
+    gc.collect()
+    _forget_peak()
+    before = status_mb("VmRSS")
+    training = peer.training(system, dtype, params)
+    took = [seconds(training.step) for _ in range(steps)]
+    peak = status_mb("VmHWM") - before
     return Steps(took[0], took[1:], max(0.0, peak), dict(training.settings))
 
 
@@ -96,7 +93,7 @@ def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
         Failed: it ended with an error.
     """
     usual = candidates(name, "training", cpu_cores())[0]
-    with Worker(usual.environment) as worker:
+    with Worker({**usual.environment, **NO_CACHE}) as worker:
         given = (module_of(name), usual.options, system, dtype, steps)
         found: Steps = worker.ask(Server.call, with_peer, take_steps, *given)
     return found
@@ -160,6 +157,11 @@ def _row(
     )
 
 
+def _require_status() -> None:
+    if not _STATUS.exists():
+        raise ValueError(f"there is no {_STATUS}; a process's memory is only read on Linux")
+
+
 def _forget_peak() -> None:
     """Lets the peak of resident memory begin anew, where the system allows it."""
     try:
@@ -168,7 +170,13 @@ def _forget_peak() -> None:
         return
 
 
-def _status_mb(name: str) -> float:
+def status_mb(name: str) -> float:
+    """A number of this process's status, such as VmRSS, what it has in memory.
+
+    Raises:
+        ValueError: this system doesn't say.
+    """
+    _require_status()
     for line in _STATUS.read_text().splitlines():
         key, _, value = line.partition(":")
         if key == name:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
+from bench.implementation import Implementation
 from bench.peers.on_jax import JaxLayerPass
 from bench.shapes import (
     BATCHES,
@@ -38,7 +39,7 @@ from lstm_jax.training.systems.reviews import LabelledTexts, ReviewObjective
 _SETTINGS = {"backend": "auto"}
 
 
-class Peer:
+class Peer(Implementation):
     """`lstm_jax`."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:

@@ -22,6 +22,9 @@ from lstm_jax.cli.allocator import keep_freed_memory
 P = ParamSpec("P")
 R = TypeVar("R")
 
+NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+"""The environment of a process that takes nothing from the user's JAX_COMPILATION_CACHE_DIR."""
+
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -29,7 +32,7 @@ class NotRun(ValueError):
     """An implementation cannot run here; the message says why."""
 
 
-class Failed(Exception):
+class Failed(ValueError):
     """An implementation ended with an error, or its process did."""
 
 

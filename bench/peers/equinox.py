@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
+from bench.implementation import Implementation
 from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, cast, token_loss, zero_carry
-from bench.shapes import AnyParams, AnySystem, DType, Job, LayerShape, LayerWork, System
+from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
 from lstm_jax.cells import CellName
 from lstm_jax.models import LanguageModelParams, output_layer
 
 
-class Peer:
+class Peer(Implementation):
     """Equinox's modules as one pytree, in one jitted step."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
@@ -51,10 +52,6 @@ class Peer:
         inputs = (_make_cell(shape.cell, work.params), carry, work.xs)
         settings = {"loop": "lax.scan", "batch": "vmap"}
         return JaxLayerPass(forward, inputs, work.dys, named, settings)
-
-    def sampling(self, system: System, dtype: DType, params: LanguageModelParams, job: Job) -> Any:
-        """See `Implementation`."""
-        raise ValueError("no sampling is built for Equinox")
 
 
 def _make_cell(cell: CellName, params: Any) -> Any:

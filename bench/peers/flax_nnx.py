@@ -13,6 +13,7 @@ import optax
 from flax import nnx
 from jax import Array, lax, random
 
+from bench.implementation import Implementation
 from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, token_loss, zero_carry
 from bench.shapes import (
     AnyParams,
@@ -31,7 +32,7 @@ from lstm_jax.models import LanguageModelParams, output_layer
 _JIT = "jax.jit over split state, donated"
 
 
-class Peer:
+class Peer(Implementation):
     """Flax as its performance guide has it: `jax.jit` over split state, donated."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:

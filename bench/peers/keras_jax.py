@@ -15,14 +15,15 @@ import keras
 import numpy as np
 from jax import Array, random
 
+from bench.implementation import Implementation
 from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, cast, token_loss, zero_carry
-from bench.shapes import AnyParams, AnySystem, DType, Job, LayerShape, LayerWork, System
+from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
 from lstm_jax.cells import CellName
 from lstm_jax.interop.keras import layer_to_keras
 from lstm_jax.models import LanguageModelParams, output_layer
 
 
-class Peer:
+class Peer(Implementation):
     """Keras's layers in one jitted step; their carry goes in and comes out, none is stateful."""
 
     def __init__(self) -> None:
@@ -72,10 +73,6 @@ class Peer:
         settings = {"call": "stateless_call", "inputs": "batch-major"}
         inputs = (_recurrent_weights(work.params), list(work.carry), xs)
         return JaxLayerPass(forward, inputs, dys, named, settings)
-
-    def sampling(self, system: System, dtype: DType, params: LanguageModelParams, job: Job) -> Any:
-        """See `Implementation`."""
-        raise ValueError("no sampling is built for Keras")
 
 
 def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_state: bool) -> Any:

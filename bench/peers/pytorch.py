@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from bench.environment import cores
+from bench.implementation import Implementation
 from bench.shapes import (
     BATCHES,
     AnyParams,
@@ -31,7 +32,7 @@ from lstm_jax.models import LanguageModelParams, output_layer
 Forward = Callable[[Any, Any], tuple[Any, Any]]
 
 
-class Peer:
+class Peer(Implementation):
     """PyTorch as its users run it, on the device that jax runs on.
 
     Args:

@@ -1,7 +1,8 @@
-"""A peer that mixes up two gates: it costs the same, and is other work. And tiny systems."""
+"""Tiny systems, and a peer that mixes up two gates: it costs the same, and is other work."""
 
 from __future__ import annotations
 
+import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -34,20 +35,29 @@ NAMES = [n if n == "flax-nnx" else pytest.param(n, marks=pytest.mark.slow) for n
 
 
 class Peer(ours.Peer):
-    """Ours with two gates in each other's place."""
+    """Ours: with two gates in each other's place, slow, fast, or one that cannot run."""
+
+    def __init__(self, way: str = "wrong") -> None:
+        if way == "none":
+            raise ValueError("not here")
+        self._way = way
 
     def training(self, system: Any, dtype: Any, params: Any) -> Any:
-        return super().training(system, dtype, _mixed(params))
+        training: Any = super().training(system, dtype, self._mixed(params))
+        step = training.step
+        training.step = lambda: (time.sleep(0.1 if self._way == "slow" else 0), step())
+        return training
 
     def layer(self, shape: Any, dtype: Any, work: Any) -> Any:
         return super().layer(shape, dtype, work._replace(params=_mixed_layer(work.params)))
 
     def sampling(self, system: Any, dtype: Any, params: Any, job: Any) -> Any:
-        return super().sampling(system, dtype, _mixed(params), job)
+        return super().sampling(system, dtype, self._mixed(params), job)
 
-
-def _mixed(params: Any) -> Any:
-    return params._replace(layers=tuple(map(_mixed_layer, params.layers)))
+    def _mixed(self, params: Any) -> Any:
+        if self._way != "wrong":
+            return params
+        return params._replace(layers=tuple(map(_mixed_layer, params.layers)))
 
 
 def _mixed_layer(layer: Any) -> Any:

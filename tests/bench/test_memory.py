@@ -94,6 +94,7 @@ def test_growth_rows_name_what_varies(
     assert row.tokens_per_second == pytest.approx(30e3 / row.median_ms)
     assert row.compile_s > 0
     assert (row.memory_mb or 0) > 0
+    monkeypatch.setattr(growth, "Worker", memory.Worker)
     monkeypatch.setattr(
         growth,
         "measure_point",

@@ -100,31 +100,6 @@ def test_a_large_vocabulary_agrees_with_the_definition(order: int) -> None:
     assert (found_p < naive_p).all()
 
 
-def test_a_bigram_by_hand() -> None:
-    # After 0: 1, 1, 0. After 1: 0. In all: 0 three times, 1 twice.
-    model = NGram([[0, 1, 0, 0, 1]], vocabulary_size=2, discounts=(0.5, 0.5))
-    unigram_1 = 1.5 / 5 + 0.5 * 2 / 5 / 2
-    unigram_0 = 2.5 / 5 + 0.5 * 2 / 5 / 2
-    after_0 = 1.5 / 3 + 0.5 * 2 / 3 * unigram_1
-    after_1 = 0.5 / 1 + 0.5 * 1 / 1 * unigram_0
-    np.testing.assert_allclose(
-        np.exp(-model.losses([[1, 0, 1]])), [unigram_1, after_1, after_0], rtol=1e-12
-    )
-    np.testing.assert_allclose(np.exp(-model.losses([[1, 0, 1]], 2)), [after_0], rtol=1e-12)
-
-
-def test_a_history_never_reaches_into_the_sequence_before() -> None:
-    poems = [[0, 1, 2], [3, 1, 2]] * 20
-    model = NGram(poems, vocabulary_size=V, discounts=(0.5, 0.5), given=1)
-    alone = model.losses([[0, 1, 2]], 1)
-    assert len(alone) == 2
-    np.testing.assert_array_equal(model.losses([[3, 1, 2], [0, 1, 2]], 1)[2:], alone)
-    # 3 begins half of the poems and follows 2 wherever they are set end to end, but a first token
-    # is given: it is neither counted nor predicted.
-    stream = NGram([np.concatenate(poems)], vocabulary_size=V, discounts=(0.5, 0.5))
-    assert model.losses([[2, 3]], 1) > 2 * stream.losses([[2, 3]], 1)
-
-
 def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
     draw = np.random.default_rng(1)
     training = draw.integers(0, V, 400)

@@ -136,7 +136,7 @@ def test_of_several_ways_the_fastest_counts_and_one_that_cannot_run_is_named(
     monkeypatch.setattr(
         contest, "candidates", lambda name, *_: ways if name == "other" else [peers.ONLY]
     )
-    monkeypatch.setitem(peers.PEERS, "other", "ways_to_run")
+    monkeypatch.setitem(peers.PEERS, "other", "other_work")
     rows, agrees, _ = measure(GRU, peers=("other",))
     assert agrees
     assert rows[1].settings["candidate"] == "fast"
