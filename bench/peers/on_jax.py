@@ -159,10 +159,6 @@ class JaxLayerPass:
         """See `LayerPass`."""
         jax.block_until_ready(_forward_backward(self._forward, self._inputs, self._dys))
 
-    def outputs(self) -> np.ndarray[Any, Any]:
-        """The layer's outputs, in the implementation's own shape."""
-        return np.asarray(self._forward(*self._inputs), np.float32)
-
     def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
         """See `LayerPass`."""
         _, gradients = _forward_backward(self._forward, self._inputs, self._dys)

@@ -39,30 +39,6 @@ def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DT
     require_same_gradients(found, ours_found, dtype)
 
 
-def test_the_gradients_are_those_of_the_layer() -> None:
-    """Along a direction in all inputs at once, against the difference quotient of <ys, dys>."""
-    work = LSTM.work()
-    found = gradients(ours.Peer(), LSTM, "float32")
-    draw = np.random.default_rng(1)
-    along = {name: draw.standard_normal(each.shape) for name, each in found.items()}
-
-    def value(step: float) -> float:
-        def moved(name: str, array: Any) -> Any:
-            return np.asarray(array, np.float32) + np.float32(step) * along[name].astype("f4")
-
-        there = work._replace(
-            params=type(work.params)(*map(moved, work.params._fields, work.params)),
-            carry=type(work.carry)(*map(moved, work.carry._fields, work.carry)),
-            xs=moved("xs", work.xs),
-        )
-        outputs = ours.Peer().layer(LSTM, "float32", there).outputs()
-        return float(np.vdot(outputs, work.dys))
-
-    quotient = (value(1e-2) - value(-1e-2)) / 2e-2
-    told = sum(float(np.vdot(found[name], along[name])) for name in along)
-    assert told == pytest.approx(quotient, rel=1e-2)
-
-
 def test_disagreement_names_the_gradient() -> None:
     wanted = {"w_x": np.ones((2, 3))}
     require_same_gradients({}, wanted, "float32")

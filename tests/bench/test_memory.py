@@ -113,16 +113,6 @@ def test_growth_rows_name_what_varies(
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_every_size_grows_as_far_as_is_promised() -> None:
-    assert {size: max(values) for size, values in growth.SIZES.items()} == {
-        "sequence_length": 20_000,
-        "batch_size": 1_024,
-        "hidden_size": 2_048,
-        "vocabulary_size": 100_000,
-        "remat": 20_000,
-    }
-
-
 def test_a_platform_without_proc_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_STATUS", Path("/nowhere/status"))
     with pytest.raises(ValueError, match="a process's memory is only read on Linux"):

@@ -130,12 +130,6 @@ def test_the_discount_is_the_one_that_predicts_the_last_tenth_of_training_best()
     assert len(set(losses.values())) == len(DISCOUNTS)
 
 
-def test_a_text_that_repeats_wants_a_small_discount_and_noise_a_large_one() -> None:
-    noise = np.random.default_rng(3).integers(0, V, 2000)
-    assert choose_discount([[0, 1, 2, 3] * 100], 3, V) == DISCOUNTS[0]
-    assert choose_discount([noise], 6, V) == DISCOUNTS[-1]
-
-
 def test_what_cannot_be_counted_is_refused() -> None:
     with pytest.raises(ValueError, match="id 4 is outside a vocabulary of 4"):
         heldout_loss([0, 1, 2, 3], [4], order=2, vocabulary_size=V)

@@ -292,8 +292,13 @@ def test_a_run_without_an_evaluation_or_finite_numbers_says_so(tmp_path: Path) -
     (line,) = lines_of(write(tmp_path / "a", config, [{"step": 10, "epoch": 0.1, "loss": 3.0}]))
     assert line.cells()[2:4] == ("1; unfinished, at step 10 of 50", "not evaluated yet")
     assert line.cells()[6] == "time not recorded (1 x cpu, 2 cores)"
-    (line,) = lines_of(write(tmp_path / "b", config, evaluations(None)))
+    path = write(tmp_path / "b", config, evaluations(None))
+    described = json.loads((path / "config.json").read_text())
+    del described["written_by"]
+    (path / "config.json").write_text(json.dumps(described))
+    (line,) = lines_of(path)
     assert line.cells()[3] == "not finite at epoch 1"
+    assert line.cells()[6] == "30 s (device not recorded)"
 
 
 def test_a_kept_run_makes_the_same_line_and_finds_its_data_by_name(
