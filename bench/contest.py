@@ -38,12 +38,13 @@ class Pool(ExitStack):
         """The process of an implementation that is run in that way."""
         key = (name, candidate.name)
         if key not in self._workers:
-            self._workers[key] = self.enter_context(Worker(candidate.environment))
+            self._workers[key] = Worker(candidate.environment)
+            self.callback(self._workers[key].close)
         return self._workers[key]
 
     def drop(self, name: str, candidate: Candidate) -> None:
         """Ends a process; a new one is started when it is asked for."""
-        self._workers.pop((name, candidate.name)).__exit__()
+        self._workers.pop((name, candidate.name)).close()
 
 
 class Entrant(NamedTuple):

@@ -11,6 +11,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TextIO
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(GrowthOptions, None, arguments, "bench growth")
 
     def parts(found: Environment) -> Iterator[Measured]:
-        with Worker(NO_CACHE) as worker:
+        with closing(Worker(NO_CACHE)) as worker:
             for size in SIZES:
                 yield measure_size(worker, size, options, found, sys.stdout), True
 

@@ -14,6 +14,7 @@ import gc
 import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -93,7 +94,7 @@ def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
         Failed: it ended with an error.
     """
     usual = candidates(name, "training", cpu_cores())[0]
-    with Worker({**usual.environment, **NO_CACHE}) as worker:
+    with closing(Worker({**usual.environment, **NO_CACHE})) as worker:
         given = (module_of(name), usual.options, system, dtype, steps)
         found: Steps = worker.ask(Server.call, with_peer, take_steps, *given)
     return found

@@ -100,7 +100,7 @@ class Server:
 
 
 class Worker:
-    """A process with a `Server`; to be used with `with`.
+    """A process with a `Server`; to be closed.
 
     Args:
         environment: variables that it has besides ours.
@@ -113,10 +113,7 @@ class Worker:
             self._process.start()
         theirs.close()
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Ends the process, whatever it does."""
         self._connection.close()
         self._process.terminate()

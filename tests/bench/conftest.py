@@ -28,7 +28,7 @@ class LocalWorker(Worker):
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
         return self.server.answer(method, *given)
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.server.leave()
 
 

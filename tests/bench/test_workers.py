@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def end() -> None:
 def test_a_worker_has_its_own_environment_and_gives_back_what_it_computes(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    with Worker({"BENCH_TEST": "theirs"}) as worker, Worker({}) as other:
+    with closing(Worker({"BENCH_TEST": "theirs"})) as worker, closing(Worker({})) as other:
         assert worker.ask(Server.call, variable, "BENCH_TEST") == "theirs"
         assert other.ask(Server.call, variable, "BENCH_TEST") is None
         assert worker.ask(Server.call, os.getpid) not in (
