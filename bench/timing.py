@@ -56,9 +56,9 @@ class Visit:
         threads that still wait for work, would slow it.
         """
         wanted = int(min(max(1.0, _SECONDS_PER_VISIT / self._expected), _MOST_CALLS_PER_VISIT))
-        if wanted == 1:
-            return [seconds(self._call)]
-        return [seconds(self._call) for _ in range(wanted + 1)][1:]
+        took = [seconds(self._call) for _ in range(wanted + (wanted > 1))]
+        self._expected = min(self._expected, *took)  # what compiles at its third call, too
+        return took[wanted > 1 :]
 
 
 def take_turns(visits: Mapping[Name, Callable[[], list[float]]], rounds: int) -> dict[Name, Timing]:
