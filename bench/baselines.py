@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.judged import LYRICS
+from bench.figures import LYRICS
 from bench.ngram import (
     NGram,
     NGramResult,

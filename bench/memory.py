@@ -16,16 +16,15 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import NamedTuple, TextIO
 
 from bench.command import Measured, OptionsWithPeers, measure
 from bench.contest import with_peer
 from bench.environment import Environment, cpu_cores
 from bench.implementation import Implementation
 from bench.peers import OURS, candidates, module_of
-from bench.report import Row, make_row, print_table, with_ratios
+from bench.report import make_row, print_table, with_ratios
 from bench.shapes import AnySystem, DType, System, systems_named
 from bench.timing import seconds, timing_of
 from bench.workers import NO_CACHE, Failed, NotRun, Server, Worker
@@ -117,8 +116,25 @@ def measure_system(
                 left_out[name] = str(reason)
                 line = f"{system.name}: {name} is left out: {reason}"
                 print(line, file=out, flush=True)
-    make = partial(_row, found, system=system, dtype=options.dtype, left_out=left_out)
-    rows = [make(name, each) for name, each in runs.items() if name not in left_out]
+    rows = [
+        make_row(
+            found,
+            timing_of([each for run in some for each in run.step_s]),
+            bench="memory",
+            system=system.name,
+            implementation=name,
+            dtype=options.dtype,
+            tokens=system.tokens_per_step,
+            compile_s=statistics.median(max(0.0, run.first_s - run.step_s[0]) for run in some),
+            memory_mb=statistics.median(run.peak_mb for run in some),
+            details={"first_s": statistics.median(run.first_s for run in some)},
+            settings=some[0].settings,
+            shape=dataclasses.asdict(system),
+            peers_left_out=left_out,
+        )
+        for name, some in runs.items()
+        if name not in left_out
+    ]
     rows = with_ratios(rows, lambda row: row.memory_mb)
     print_table(rows, out)
     first = {row.implementation: row.details["first_s"] for row in rows}
@@ -126,36 +142,6 @@ def measure_system(
     beside = f", that of the fastest peer {min(others):.2f} s" if others else ""
     print(f"our first step takes {ours:.2f} s{beside}", file=out, flush=True)
     return rows, all_ran
-
-
-def _row(
-    found: Environment,
-    name: str,
-    runs: Sequence[Steps],
-    *,
-    system: AnySystem,
-    dtype: DType,
-    left_out: Mapping[str, str],
-) -> Row:
-    """Medians of all processes of one implementation."""
-    fields: dict[str, Any] = {
-        "compile_s": max(0.0, statistics.median(run.first_s - run.step_s[0] for run in runs)),
-        "memory_mb": statistics.median(run.peak_mb for run in runs),
-        "details": {"first_s": statistics.median(run.first_s for run in runs)},
-        "settings": runs[0].settings,
-        "shape": dataclasses.asdict(system),
-        "peers_left_out": left_out,
-    }
-    return make_row(
-        found,
-        timing_of([each for run in runs for each in run.step_s]),
-        bench="memory",
-        system=system.name,
-        implementation=name,
-        dtype=dtype,
-        tokens=system.tokens_per_step,
-        **fields,
-    )
 
 
 def _require_status() -> None:

@@ -220,30 +220,19 @@ class _Bench:
 
 
 def with_limit(row: Row, prompts: Sequence[Row], weights: Sequence[Row]) -> Row:
-    """A row of ours with the share of the limit that its steps reach, without the prompt's time."""
+    """A row of ours with the share of the limit that its steps reach.
+
+    That is the time that reading the weights takes for each step over what a step takes; from a
+    call's time that of the prompt is taken off, with which one place is written too.
+    """
     prompt = [each.median_ms for each in prompts if each.implementation == row.implementation]
     read = [each.median_ms for each in weights if each.dtype == row.dtype]
-    if not (prompt and read):
-        return row
     places = int(str(row.shape["places"]))
-    # The call with the prompt alone has one step too.
-    share = limit_fraction(row.median_ms, prompt[0], min(read), places)
+    steps_ms = row.median_ms - sum(prompt)
+    if not (prompt and read) or places < 2 or steps_ms <= 0:
+        return row
+    share = (min(read) / places) / (steps_ms / (places - 1))
     return dataclasses.replace(row, limit_fraction=share)
-
-
-def limit_fraction(whole_ms: float, prompt_ms: float, read_ms: float, places: int) -> float | None:
-    """The time that reading the weights takes for each step over what a step takes.
-
-    Args:
-        whole_ms: of a call that writes so many places.
-        prompt_ms: of one that writes a single place.
-        read_ms: of reading all weights as often as there are places.
-        places: how many; None is returned for one.
-    """
-    steps_ms = whole_ms - prompt_ms
-    if places < 2 or steps_ms <= 0:
-        return None
-    return (read_ms / places) / (steps_ms / (places - 1))
 
 
 def measure_filters(

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import tyro
 
 from bench.baselines import NGrams, published
-from bench.judged import Point, Spread, decimals, explained, figures, shown, spread
+from bench.figures import Point, Spread, decimals, explained, figures, shown, spread
 from bench.ngram import NGramResult
 from bench.report import write_line
 from bench.runs import Run, differences, keep_run, number, read_run, settings

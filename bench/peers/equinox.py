@@ -12,7 +12,15 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 from bench.implementation import Implementation
-from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, cast, token_loss, zero_carry
+from bench.peers.on_jax import (
+    JaxLayerPass,
+    Loss,
+    OptaxTraining,
+    Parts,
+    cast,
+    stacked_loss,
+    zero_carry,
+)
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
 from lstm_jax.cells import CellName
 from lstm_jax.models import LanguageModelParams, output_layer
@@ -98,41 +106,31 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
 def _loss(system: System, dtype: DType) -> Loss:
     """Cached, because compiled code is found again by its identity."""
 
-    def forward(
-        weights: Any, carry: Any, tokens: Array, key: Array | None
-    ) -> tuple[list[Any], Array]:
-        modules, carry = cast((weights, carry), dtype)
-        keys = [None] * (system.layers + 1) if key is None else random.split(key, system.layers + 1)
-        xs, finals = _inputs(system, dtype, modules, tokens), []
-        for index, (cell, before) in enumerate(zip(modules["cells"], carry, strict=True)):
-            if system.dropout_place == "inputs":
-                xs = xs * _drop(system.dropout, jnp.ones_like(xs[0]), keys[index])
-            final, xs = _run_cell(cell, before, xs)
-            if system.dropout_place == "outputs":
-                xs = _drop(system.dropout, xs, keys[index])
-            finals.append(cast(final, "float32"))
-        hs = _drop(system.output_dropout, xs, keys[-1])
+    def inputs(modules: Any, tokens: Array) -> Array:
+        if system.embedding_size is None:
+            return jax.nn.one_hot(tokens, system.vocabulary_size, dtype=dtype)
+        return _everywhere(modules["embedding"])(tokens)
+
+    def layer(index: int, modules: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
+        return _run_cell(modules["cells"][index], carry, xs)
+
+    def drop(rate: float, xs: Array, key: Array | None, at_all_times: bool) -> Array:
+        if key is None or not rate:
+            return xs
+        dropout = eqx.nn.Dropout(rate)
+        dropped: Array = (
+            xs * dropout(jnp.ones_like(xs[0]), key=key) if at_all_times else dropout(xs, key=key)
+        )
+        return dropped
+
+    def logits(modules: Any, hs: Array) -> Array:
         if system.tied:
-            logits = hs @ modules["embedding"].weight.T + modules["output_bias"]
-        else:
-            logits = _everywhere(modules["output"])(hs)
-        return finals, logits.astype(jnp.float32)
+            tied: Array = hs @ modules["embedding"].weight.T + modules["output_bias"]
+            return tied
+        return _everywhere(modules["output"])(hs)
 
-    return token_loss(forward)
-
-
-def _inputs(system: System, dtype: DType, modules: Any, tokens: Array) -> Array:
-    if system.embedding_size is None:
-        return jax.nn.one_hot(tokens, system.vocabulary_size, dtype=dtype)
-    return _everywhere(modules["embedding"])(tokens)
+    return stacked_loss(system, dtype, Parts(inputs, layer, drop, logits))
 
 
 def _everywhere(module: Callable[[Array], Array]) -> Callable[[Array], Array]:
     return jax.vmap(jax.vmap(module))
-
-
-def _drop(rate: float, xs: Array, key: Array | None) -> Array:
-    if key is None or not rate:
-        return xs
-    dropped: Array = eqx.nn.Dropout(rate)(xs, key=key)
-    return dropped

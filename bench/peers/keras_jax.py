@@ -16,7 +16,15 @@ import numpy as np
 from jax import Array, random
 
 from bench.implementation import Implementation
-from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, cast, token_loss, zero_carry
+from bench.peers.on_jax import (
+    JaxLayerPass,
+    Loss,
+    OptaxTraining,
+    Parts,
+    cast,
+    stacked_loss,
+    zero_carry,
+)
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
 from lstm_jax.cells import CellName
 from lstm_jax.interop.keras import layer_to_keras
@@ -140,10 +148,10 @@ def _loss(system: System, dtype: DType) -> Loss:
     layers = _Layers(system, dtype)
     fixed = [[each.value for each in layer.non_trainable_variables] for layer in layers.recurrent]
 
-    def drop(rate: float, xs: Array, key: Array | None, *, all_times: bool = False) -> Array:
+    def drop(rate: float, xs: Array, key: Array | None, at_all_times: bool) -> Array:
         if key is None or not rate:
             return xs
-        noise = (xs.shape[0], 1, xs.shape[2]) if all_times else None
+        noise = (xs.shape[0], 1, xs.shape[2]) if at_all_times else None
         dropout = keras.layers.Dropout(rate, noise_shape=noise, dtype=dtype)
         seed = [random.bits(key, (2,), jnp.uint32)]
         dropped: Array = dropout.stateless_call([], seed, xs, training=True)[0]
@@ -160,28 +168,13 @@ def _loss(system: System, dtype: DType) -> Loss:
         output = weights["output"]
         if system.tied:
             output = [weights["embedding"][0].T, *output]
-        found: Array = layers.output.stateless_call(output, [], hs)[0].astype(jnp.float32)
+        found: Array = layers.output.stateless_call(output, [], hs)[0]
         return found
 
-    def run(layer: int, weights: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
+    def layer(index: int, weights: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
         state = list(carry) if system.cell == "lstm" else [carry]
-        given = (weights["recurrent"][layer], fixed[layer], xs)
-        (ys, *final), _ = layers.recurrent[layer].stateless_call(*given, initial_state=state)
-        return cast(tuple(final) if system.cell == "lstm" else final[0], "float32"), ys
+        given = (weights["recurrent"][index], fixed[index], xs)
+        (ys, *final), _ = layers.recurrent[index].stateless_call(*given, initial_state=state)
+        return tuple(final) if system.cell == "lstm" else final[0], ys
 
-    def forward(
-        weights: Any, carry: Any, tokens: Array, key: Array | None
-    ) -> tuple[list[Any], Array]:
-        weights, carry = cast((weights, carry), dtype)
-        keys = [None] * (system.layers + 1) if key is None else random.split(key, system.layers + 1)
-        xs, finals = inputs(weights, tokens), []
-        for index, before in enumerate(carry):
-            if system.dropout_place == "inputs":
-                xs = drop(system.dropout, xs, keys[index], all_times=True)
-            final, xs = run(index, weights, before, xs)
-            if system.dropout_place == "outputs":
-                xs = drop(system.dropout, xs, keys[index])
-            finals.append(final)
-        return finals, logits(weights, drop(system.output_dropout, xs, keys[-1]))
-
-    return token_loss(forward, batch_major=True)
+    return stacked_loss(system, dtype, Parts(inputs, layer, drop, logits), batch_major=True)

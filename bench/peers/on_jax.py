@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax import Array, random
 
-from bench.shapes import BATCHES, AnySystem, Classification, System
+from bench.shapes import BATCHES, AnySystem, Classification, DType, System
 
 Forward = Callable[[Any, Any, Any], Array]
 Loss = Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
@@ -116,6 +116,45 @@ def token_loss(
         return losses.mean(), carry
 
     return loss
+
+
+class Parts(NamedTuple):
+    """Of a language model, in a library's own terms; a carry is that of one layer.
+
+    Attributes:
+        inputs: (weights, tokens) -> what enters the first layer.
+        layer: (index, weights, carry, xs) -> (carry, outputs).
+        drop: (rate, xs, key or None, whether the same at all times) -> xs.
+        logits: (weights, outputs) -> logits.
+    """
+
+    inputs: Callable[[Any, Array], Array]
+    layer: Callable[[int, Any, Any, Array], tuple[Any, Array]]
+    drop: Callable[[float, Array, Array | None, bool], Array]
+    logits: Callable[[Any, Array], Array]
+
+
+def stacked_loss(system: System, dtype: DType, parts: Parts, *, batch_major: bool = False) -> Loss:
+    """A language model's loss, its weights and carries cast to the dtype of the products."""
+    at_inputs = system.dropout_place == "inputs"
+
+    def forward(
+        weights: Any, carry: Any, tokens: Array, key: Array | None
+    ) -> tuple[list[Any], Array]:
+        weights, carry = cast((weights, carry), dtype)
+        keys = [None] * (system.layers + 1) if key is None else random.split(key, system.layers + 1)
+        xs, finals = parts.inputs(weights, tokens), []
+        for index, before in enumerate(carry):
+            if at_inputs:
+                xs = parts.drop(system.dropout, xs, keys[index], True)
+            final, xs = parts.layer(index, weights, before, xs)
+            if not at_inputs:
+                xs = parts.drop(system.dropout, xs, keys[index], False)
+            finals.append(cast(final, "float32"))
+        hs = parts.drop(system.output_dropout, xs, keys[-1], False)
+        return finals, parts.logits(weights, hs).astype(jnp.float32)
+
+    return token_loss(forward, batch_major=batch_major)
 
 
 def cast(tree: Any, dtype: str) -> Any:

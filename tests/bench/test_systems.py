@@ -14,7 +14,7 @@ import pytest
 from bench import systems
 from bench.__main__ import main
 from bench.baselines import NOT_AT_HAND, NGrams, published
-from bench.judged import figures
+from bench.figures import figures
 from bench.ngram import NGram, choose_discount, heldout_loss, heldout_loss_of_sequences
 from bench.runs import differences, read_run
 from lstm_jax.cli.arguments import run_command
