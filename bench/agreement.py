@@ -1,16 +1,16 @@
-"""Whether two implementations do the same work: only then is it fair to time them side by side."""
+"""Whether an implementation does the same work as ours: only then is it fair to compare times."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.implementation import SamplingImplementation, Training
-from bench.shapes import DType, Job, System
+from bench.implementation import Implementation
+from bench.shapes import AnySystem, DType, Job, LayerShape, System
+from bench.workers import Disagreement
 from lstm_jax.models import LanguageModelParams
 
 STEPS = 2
@@ -18,6 +18,8 @@ STEPS = 2
 
 GREEDY = Job(batch=3, prompt_length=20, places=50, temperature=0.0)
 """The continuations that are compared, in float32."""
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 _INPUT_SCALE, _RECURRENT_SCALE = 16.0, 2.0
 
@@ -29,12 +31,7 @@ _GRADIENT_TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
 """Of a gradient's length. Peers keep the carry in bfloat16 too; other work is about 1 away."""
 
 
-class Disagreement(Exception):
-    """An implementation does other work than ours."""
-
-
-@dataclass(frozen=True)
-class Evidence:
+class Learning(NamedTuple):
     """What an implementation computes from the shared weights and batches, with dropout off.
 
     Attributes:
@@ -48,17 +45,17 @@ class Evidence:
     drop: float
 
 
-def evidence(training: Training) -> Evidence:
-    """Lets a training without dropout, one step a call, show what it does."""
+def learning(peer: Implementation, system: AnySystem, dtype: DType) -> Learning:
+    """What `STEPS` training steps do to the loss."""
+    training = peer.training(system.without_dropout(), dtype, system.initial_params())
     before = training.loss()
     for _ in range(STEPS):
         training.step()
-    parameters = training.parameters - training.parameters_beyond_ours
-    return Evidence(parameters, before, before - training.loss())
+    return Learning(training.parameters, before, before - training.loss())
 
 
-def require_agreement(found: Evidence, ours: Evidence, dtype: DType) -> None:
-    """Compares an implementation with ours.
+def require_same_learning(found: Learning, ours: Learning, dtype: DType) -> None:
+    """Compares an implementation's training with ours.
 
     Raises:
         Disagreement: it trains another number of parameters, begins with another loss, or does not
@@ -76,13 +73,33 @@ def _require_near(what: str, found: float, ours: float, tolerance: float) -> Non
         raise Disagreement(f"{what} is {found:.6g}, ours {ours:.6g}, not within {tolerance:g}")
 
 
-def continuations(
-    implementation: SamplingImplementation, system: System, params: LanguageModelParams
-) -> list[np.ndarray[Any, Any]]:
+def gradients(peer: Implementation, shape: LayerShape, dtype: DType) -> Arrays:
+    """A layer's gradients."""
+    return peer.layer(shape, dtype, shape.work()).gradients()
+
+
+def require_same_gradients(found: Arrays, ours: Arrays, dtype: DType) -> None:
+    """Compares a layer's gradients with ours, those that it has.
+
+    Raises:
+        Disagreement: with the first that differs.
+    """
+    for name, gradient in found.items():
+        if gradient.shape != ours[name].shape:
+            raise Disagreement(f"gradient of {name} is {gradient.shape}, ours {ours[name].shape}")
+        away = np.linalg.norm(gradient - ours[name]) / np.linalg.norm(ours[name])
+        if not away <= _GRADIENT_TOLERANCE[dtype]:  # true of no NaN
+            raise Disagreement(f"gradient of {name} is {away:.2g} of its length away from ours")
+
+
+def continuations(peer: Implementation, system: System) -> Arrays:
     """The most likely tokens `[places, B]`: as such, then drawn from the one likeliest token."""
-    params = _scaled(params)
+    params = _scaled(system.initial_params())
     drawn = dataclasses.replace(GREEDY, temperature=1.0, top_n=1)
-    return [implementation.build(system, "float32", params, job).write() for job in (GREEDY, drawn)]
+    return {
+        name: peer.sampling(system, "float32", params, job).write()
+        for name, job in (("greedy", GREEDY), ("top-n 1", drawn))
+    }
 
 
 def _scaled(params: LanguageModelParams) -> LanguageModelParams:
@@ -98,36 +115,17 @@ def _scaled(params: LanguageModelParams) -> LanguageModelParams:
     return params._replace(layers=layers, output=params.output._replace(b=params.output.b * 0))
 
 
-def require_same_continuations(
-    found: Sequence[np.ndarray[Any, Any]], ours: Sequence[np.ndarray[Any, Any]]
-) -> None:
+def require_same_continuations(found: Arrays, ours: Arrays) -> None:
     """Compares what `continuations` gives for an implementation with ours, token by token.
 
     Raises:
         Disagreement: with the first place where they differ.
     """
-    for how, these, those in zip(("greedy", "top-n 1"), found, ours, strict=True):
+    for how, those in ours.items():
+        these = found[how]
         if these.shape != those.shape:
             raise Disagreement(f"{how} tokens are {these.shape}, ours {those.shape}")
         if (these != those).any():
             place, row = (int(index) for index in np.argwhere(these != those)[0])
             tokens = f"is {these[place, row]}, ours {those[place, row]}"
             raise Disagreement(f"{how} token {place} of text {row} {tokens}")
-
-
-def require_same_gradients(
-    found: Mapping[str, np.ndarray[Any, Any]],
-    ours: Mapping[str, np.ndarray[Any, Any]],
-    dtype: DType,
-) -> None:
-    """Compares a layer's gradients with ours, those that it has.
-
-    Raises:
-        Disagreement: with the first that differs.
-    """
-    for name, gradient in found.items():
-        if gradient.shape != ours[name].shape:
-            raise Disagreement(f"gradient of {name} is {gradient.shape}, ours {ours[name].shape}")
-        away = np.linalg.norm(gradient - ours[name]) / np.linalg.norm(ours[name])
-        if not away <= _GRADIENT_TOLERANCE[dtype]:  # true of no NaN
-            raise Disagreement(f"gradient of {name} is {away:.2g} of its length away from ours")

@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.judged import LYRICS
+from bench.figures import LYRICS
 from bench.ngram import (
     NGram,
     NGramResult,
     choose_discount,
+    end_of,
     heldout_loss,
     heldout_loss_of_sequences,
+    mean,
 )
 from bench.runs import Run, settings
 from lstm_jax.systems import read_system
@@ -166,10 +168,11 @@ def _of_lanes(
     training: np.ndarray[Any, Any], heldout: PaddedLanes, order: int, size: int
 ) -> NGramResult:
     """Each lane `[:, b]` is a sequence, whose held-out end follows what is trained on."""
-    discount = choose_discount(np.concatenate(training.T), order, size)
+    discount = choose_discount([np.concatenate(training.T)], order, size)
     model = NGram(list(training.T), vocabulary_size=size, discounts=(discount,) * order)
-    losses = [
-        model.losses(targets[targets != NOT_COUNTED], context=lane[max(0, len(lane) - order + 1) :])
-        for lane, targets in zip(training.T, heldout.targets.T, strict=True)
+    contexts = [end_of(lane, order) for lane in training.T]
+    lanes = [
+        np.concatenate((context, targets[targets != NOT_COUNTED]))
+        for context, targets in zip(contexts, heldout.targets.T, strict=True)
     ]
-    return NGramResult(float(np.concatenate(losses).mean()), discount, order)
+    return NGramResult(mean(model.losses(lanes, len(contexts[0]))), discount, order)

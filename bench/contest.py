@@ -1,176 +1,281 @@
-"""Ours and its peers at the same work, timed in turns; who does other work takes no part."""
+"""Ours and its peers at the same work, each in a process of its own, timed in turns.
+
+Who does other work than ours takes no part. Where an implementation has several ways to run, each
+has to agree with ours, and the fastest is timed and named.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
-from typing import Any, Generic, NamedTuple, TextIO, TypeVar
+from functools import partial
+from typing import Any, NamedTuple, TextIO
 
-from bench import report
-from bench.agreement import Disagreement
-from bench.environment import Environment
-from bench.implementation import Implementation, LayerImplementation, SamplingImplementation
-from bench.measure import interleave, seconds
-from bench.plot import draw_times
-from bench.products import Floor, Product, with_limit
-from bench.shapes import AnySystem, DType, LayerShape
+from bench.command import Measured, OptionsWithPeers, measure
+from bench.environment import Environment, cpu_cores
+from bench.peers import ONLY, OURS, Candidate, Kind, candidates, load, module_of
+from bench.products import Floor, Product, build_products
+from bench.report import Row, make_row, print_table, with_ratios
+from bench.shapes import AnySystem, LayerShape
+from bench.timing import Timing, take_turns
+from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Server, Worker
 
-QUICK_ROUNDS = 2
-_DISAGREES = 1
+_TRIES = 2
 
-
-Implementer = TypeVar(
-    "Implementer", bound=Implementation | LayerImplementation | SamplingImplementation
-)
-Taken = TypeVar("Taken")
-Measured = tuple[list[report.Row], bool]
-"""Rows, and whether every peer that is installed did the same work as ours."""
+LIMIT = "limit"
+"""The name of the process that times what the hardware allows."""
 
 
-def admit(
-    installed: Sequence[Implementer],
-    missing: Mapping[str, str],
-    take: Callable[[Implementer], Taken],
-    system: str,
-    out: TextIO,
-) -> tuple[list[Taken], dict[str, str], bool]:
-    """Takes in the peers that run here and do the same work as ours, and prints who is left out.
+class Pool(ExitStack):
+    """The processes of a bench, each started when it is first asked for; to be used with `with`."""
 
-    Args:
-        installed: the peers that may take part.
-        missing: those that cannot, and why; see `find_installed`.
-        take: raises Disagreement where a peer does other work, ValueError where it cannot run.
-        system: what is measured.
-        out: where to print.
+    def __init__(self) -> None:
+        super().__init__()
+        self._workers: dict[tuple[str, str], Worker] = {}
 
-    Returns:
-        What the peers were taken in as; who is left out, and why; whether none does other work.
-    """
-    peers, left_out, all_agree = [], dict(missing), True
-    for peer in installed:
-        try:
-            peers.append(take(peer))
-        except Disagreement as reason:
-            all_agree = False
-            left_out[peer.name] = f"does other work: {reason}"
-        except ValueError as reason:
-            left_out[peer.name] = f"cannot run here: {reason}"
-    for name, why in left_out.items():
-        print(f"{system}: {name} is left out: {why}", file=out, flush=True)
-    return peers, left_out, all_agree
+    def worker(self, name: str, candidate: Candidate = ONLY) -> Worker:
+        """The process of an implementation that is run in that way."""
+        key = (name, candidate.name)
+        if key not in self._workers:
+            self._workers[key] = Worker(candidate.environment)
+            self.callback(self._workers[key].close)
+        return self._workers[key]
+
+    def drop(self, name: str, candidate: Candidate) -> None:
+        """Ends a process; a new one is started when it is asked for."""
+        self._workers.pop((name, candidate.name)).close()
 
 
-class Built(NamedTuple):
-    """What an implementation makes of the work.
+class Entrant(NamedTuple):
+    """An implementation that takes part.
 
     Attributes:
-        run: does it once; returns when all is done.
-        settings: what was chosen to make it fast.
-        evidence: shows what it does, to be compared with what ours shows.
+        name: what its rows call it.
+        worker: its process.
+        entered: what was built there, and how.
     """
 
-    run: Callable[[], object]
-    settings: Mapping[str, str]
-    evidence: Callable[[], Any]
-
-
-class _Entrant(NamedTuple):
     name: str
-    built: Built
-    first_s: float
+    worker: Worker
+    entered: Entered
+
+    def row(self, timing: Timing, call: str, found: Environment, **fields: Any) -> Row:
+        """A row of one of its calls; `fields` are those that `make_row` takes."""
+        given = {"implementation": self.name, "settings": self.entered.settings} | fields
+        return make_row(found, timing, first_s=self.entered.first_s[call], **given)
+
+
+Timings = Mapping[tuple[str, str], Timing]
+"""By the names of the entrant and of the call."""
+
+
+def time_in_turns(entrants: Iterable[Entrant], rounds: int) -> Timings:
+    """Times all calls of all entrants."""
+    visits = {
+        (entrant.name, call): partial(entrant.worker.ask, Server.visit, call)
+        for entrant in entrants
+        for call in entrant.entered.first_s
+    }
+    return take_turns(visits, rounds)
+
+
+class Check(NamedTuple):
+    """How a peer shows that it does the same work as ours.
+
+    Attributes:
+        evidence: what is computed from an implementation and `given`.
+        given: the further arguments.
+        require_same: (what a peer computed, what ours did); raises Disagreement.
+    """
+
+    evidence: Callable[..., Any]
+    given: tuple[Any, ...]
+    require_same: Callable[[Any, Any], None]
+
+
+def with_peer(
+    function: Callable[..., Any], module: str, options: Mapping[str, Any], *given: Any
+) -> Any:
+    """What a function makes of an implementation, which is loaded, and of further arguments."""
+    return function(load(module, options), *given)
+
+
+class Contest:
+    """Who takes part in measuring one system, and who is left out.
+
+    Args:
+        pool: where the processes are.
+        kind: of the work.
+        system: the system's name.
+        check: what each peer has to show, once.
+        out: where to print who is left out.
+
+    Attributes:
+        left_out: the peers that do not take part, and why.
+        all_agree: whether none of them did other work than ours, or failed.
+    """
+
+    def __init__(self, pool: Pool, kind: Kind, system: str, check: Check, out: TextIO) -> None:
+        self.pool, self.left_out, self.all_agree = pool, dict[str, str](), True
+        self._kind, self._system, self._check, self._out = kind, system, check, out
+        self._checked: set[tuple[str, str]] = set()
+        self._ours: Any = None
+
+    def enter(
+        self, names: Sequence[str], build: Callable[..., Built], *given: Any
+    ) -> list[Entrant]:
+        """Those of these names that run here and do the same work as ours.
+
+        Args:
+            names: ours first, then the peers'.
+            build: the work of an implementation and of `given`; a function of a module.
+            given: the further arguments.
+
+        Raises:
+            NotRun: ours cannot run.
+            Failed: ours failed.
+        """
+        entrants = []
+        for name in names:
+            if name in self.left_out:
+                continue
+            try:
+                entrants.append(self._enter(name, build, given))
+            except (Disagreement, NotRun, Failed) as reason:
+                if name.startswith(OURS):
+                    raise
+                self._leave_out(name, reason)
+        return entrants
+
+    def _leave_out(self, name: str, reason: Exception) -> None:
+        how = {Disagreement: "does other work", Failed: "failed"}.get(type(reason), "cannot run")
+        self.all_agree &= isinstance(reason, NotRun)
+        self.left_out[name] = f"{how}: {reason}"
+        line = f"{self._system}: {name} is left out: {self.left_out[name]}"
+        print(line, file=self._out, flush=True)
+
+    def _enter(self, name: str, build: Callable[..., Built], given: tuple[Any, ...]) -> Entrant:
+        """In each of the ways that it can run; the fastest stays."""
+        entrants: dict[str, Entrant] = {}
+        tried: dict[str, Exception] = {}
+        for candidate in candidates(name, self._kind, cpu_cores()):
+            worker, options = self.pool.worker(name, candidate), candidate.options
+            try:
+                # Before anything else of this shape has run: compilation is part of the first call.
+                entered = worker.ask(
+                    Server.enter, with_peer, build, module_of(name), options, *given
+                )
+                self._require_same(name, candidate, worker)
+                entrants[candidate.name] = Entrant(name, worker, entered)
+            except NotRun as reason:
+                tried[candidate.name] = reason
+            except Failed as reason:
+                tried[candidate.name] = reason
+                self.pool.drop(name, candidate)
+        if not entrants:
+            raise next(iter(tried.values()))
+        return _fastest(entrants, tried)
+
+    def _require_same(self, name: str, candidate: Candidate, worker: Worker) -> None:
+        """Compares what a peer computes with what ours does, the first time that it enters."""
+        check, key = self._check, (name, candidate.name)
+        if key in self._checked or (name.startswith(OURS) and self._ours is not None):
+            return
+        found = worker.ask(
+            Server.call, with_peer, check.evidence, module_of(name), candidate.options, *check.given
+        )
+        if name.startswith(OURS):
+            self._ours = found
+        else:
+            check.require_same(found, self._ours)
+        self._checked.add(key)
+
+
+def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, object]) -> Entrant:
+    """The one whose first call is fastest at its best; it names all that were tried."""
+    (name, best), *others = entrants.items()
+    told = {name: f"cannot run: {reason}" for name, reason in tried.items()}
+    if others:
+        timings = take_turns(
+            {
+                name: partial(each.worker.ask, Server.visit, next(iter(each.entered.first_s)))
+                for name, each in entrants.items()
+            },
+            rounds=_TRIES,
+        )
+        name = min(timings, key=lambda name: timings[name].p10_ms)
+        best = entrants.pop(name)
+        for each in entrants.values():
+            each.worker.ask(Server.leave)
+        told |= {name: f"{timing.p10_ms:.4g} ms" for name, timing in timings.items()}
+    if not name:
+        return best
+    shown = "; ".join(f"{name} {each}" for name, each in told.items())
+    settings = best.entered.settings | {"candidate": name} | ({"tried": shown} if shown else {})
+    return best._replace(entered=best.entered._replace(settings=settings))
 
 
 @dataclass(frozen=True)
-class Contest(Generic[Implementer]):
-    """Work that is timed.
+class Work:
+    """One call of each implementation that is timed beside its matrix products.
 
     Attributes:
         bench: the bench's name.
+        kind: of the work.
         shape: of the work; its name is the system's in the rows.
-        dtype: of the matrix products.
-        tokens: of one call.
-        products: its matrix products, which set the limit.
-        build: puts the work in an implementation's own form.
-        require_same: (a peer's evidence, ours, dtype); raises Disagreement where they differ.
+        tokens: of a call.
+        products: how often a call needs each.
+        build: (implementation, shape, dtype) -> the call; a function of a module.
+        check: what each peer has to show.
     """
 
     bench: str
-    shape: LayerShape | AnySystem
-    dtype: DType
+    kind: Kind
+    shape: AnySystem | LayerShape
     tokens: int
     products: Mapping[Product, int]
-    build: Callable[[Implementer], Built]
-    require_same: Callable[[Any, Any, DType], None]
-
-    def measure(
-        self,
-        ours: Implementer,
-        peers: tuple[Sequence[Implementer], Mapping[str, str]],
-        rounds: int,
-        found: Environment,
-        out: TextIO,
-    ) -> Measured:
-        """Times ours and the peers that do the same work, and prints it.
-
-        Args:
-            ours: our implementation.
-            peers: those installed, and those missing; see `find_installed`.
-            rounds: see `interleave`.
-            found: what the process runs on.
-            out: where to print.
-        """
-        us = self._enter(ours)
-        our_evidence = cache(us.built.evidence)
-
-        def take(peer: Implementer) -> _Entrant:
-            entrant = self._enter(peer)
-            self.require_same(entrant.built.evidence(), our_evidence(), self.dtype)
-            return entrant
-
-        installed, missing = peers
-        others, left_out, all_agree = admit(installed, missing, take, self.shape.name, out)
-        entrants = [us, *others]
-        floor = Floor(self.products, self.dtype)
-        timings = interleave({each.name: each.built.run for each in entrants} | floor.calls, rounds)
-        rows = [
-            report.make_row(
-                found,
-                timings[each.name],
-                bench=self.bench,
-                system=self.shape.name,
-                implementation=each.name,
-                dtype=self.dtype,
-                tokens=self.tokens,
-                first_s=each.first_s,
-                settings=each.built.settings,
-                shape=dataclasses.asdict(self.shape),
-                peers_left_out=left_out,
-            )
-            for each in entrants
-        ]
-        rows = report.with_ratios([with_limit(row, floor, timings) for row in rows])
-        report.print_table(rows, out)
-        return rows, all_agree
-
-    def _enter(self, implementation: Implementer) -> _Entrant:
-        built = self.build(implementation)
-        # Its first call, before anything else of this shape has run: compilation is part of it.
-        return _Entrant(implementation.name, built, seconds(built.run))
+    build: Callable[..., Built]
+    check: Check
 
 
-def keep(measured: Iterable[Measured], json: Path | None, plot: Path | None) -> int:
-    """Writes the rows as they come, and draws them; 1 if a peer did other work than ours."""
-    agree: list[bool] = []
+def compete(
+    pool: Pool, work: Work, options: OptionsWithPeers, found: Environment, out: TextIO
+) -> Measured:
+    """Times ours and the peers that do the same work, and prints it."""
+    contest = Contest(pool, work.kind, work.shape.name, work.check, out)
+    entrants = contest.enter((OURS, *options.peers), work.build, work.shape, options.dtype)
+    worker = pool.worker(LIMIT)
+    products = worker.ask(Server.enter, build_products, list(work.products), options.dtype)
+    timings = time_in_turns([*entrants, Entrant(LIMIT, worker, products)], options.turns)
+    floor = Floor(work.products, {c: t.median_ms for (n, c), t in timings.items() if n == LIMIT})
+    fields = {
+        "bench": work.bench,
+        "system": work.shape.name,
+        "dtype": options.dtype,
+        "tokens": work.tokens,
+        "shape": dataclasses.asdict(work.shape),
+        "peers_left_out": contest.left_out,
+    }
+    rows = [
+        floor.marked(each.row(timings[each.name, call], call, found, **fields))
+        for each in entrants
+        for call in each.entered.first_s
+    ]
+    rows = with_ratios(rows)
+    print_table(rows, out)
+    print(f"the products alone: {floor}", file=out, flush=True)
+    return rows, contest.all_agree
 
-    def parts() -> Iterator[list[report.Row]]:
-        for rows, agrees in measured:
-            agree.append(agrees)
-            yield rows
 
-    rows = report.collect(parts(), json)
-    if plot is not None:
-        draw_times(rows, plot)
-    return 0 if all(agree) else _DISAGREES
+def run(options: OptionsWithPeers, works: Iterable[Work]) -> int:
+    """Times one work after the other; the exit code of the command."""
+
+    def parts(found: Environment) -> Iterator[Measured]:
+        with Pool() as pool:
+            for work in works:
+                yield compete(pool, work, options, found, sys.stdout)
+
+    return measure(options, parts)

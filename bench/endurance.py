@@ -1,7 +1,5 @@
 """Does memory grow, or the rate fall, with time: training and sampling for as long as is asked.
 
-    python -m bench.endurance --minutes 20 [--json FILE] [--plot FILE]
-
 Half of the time a small model is trained as `train.py` does it, with evaluations, checkpoints,
 samples and rows of metrics; the other half it writes, prompts of all lengths in turn. Resident
 memory and rate are noted all along. The verdict is the slope of each by Theil and Sen, with its 95%
@@ -11,14 +9,10 @@ is above the limit, and the rate falls if the interval is below minus the limit.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
-import os
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +22,10 @@ import numpy as np
 from scipy.stats import theilslopes  # type: ignore[import-untyped]
 
 from bench.environment import environment
-from bench.plot import require_matplotlib
-from lstm_jax.cli.arguments import parse, run_command
+from bench.memory import status_mb
+from bench.plot import new_figure, open_axes, require_matplotlib
+from bench.report import write_line
+from lstm_jax.cli.arguments import parse
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
 from lstm_jax.systems import read_system
@@ -42,7 +38,6 @@ from lstm_jax.training.log import Row
 from lstm_jax.training.run import RunFolder, create_run, load
 from lstm_jax.training.task import first_state, make_task
 
-PROG = "bench.endurance"
 _ENDLESS = 10**9
 _POINTS = 400
 _WORSE = 1
@@ -153,16 +148,8 @@ class Watch:
 
 
 def resident_mb() -> float:
-    """What this process has in memory.
-
-    Raises:
-        ValueError: this system doesn't say.
-    """
-    statistics = Path("/proc/self/statm")
-    if not statistics.exists():
-        raise ValueError("resident memory is read from /proc, which this system does not have")
-    pages = int(statistics.read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """What this process has in memory; ValueError where the system doesn't say."""
+    return status_mb("VmRSS")
 
 
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
@@ -264,7 +251,7 @@ def _template(vocabulary: Vocabulary, length: int) -> Any:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command; the exit code is 1 if memory grows or the rate falls."""
-    options = parse(Options, Options(), arguments, PROG)
+    options = parse(Options, Options(), arguments, "bench endurance")
     seconds = 60 * options.minutes / 2
     with tempfile.TemporaryDirectory(prefix="endurance-") as temporary:
         folder = RunFolder(Path(temporary) / "run")
@@ -272,51 +259,39 @@ def main(arguments: Sequence[str]) -> int:
         found["sampling"] = sample_for(seconds, folder)
     limits = {"most_mb": options.most_mb_an_hour, "most_percent": options.most_percent_an_hour}
     verdicts = {name: verdict(points, **limits) for name, points in found.items()}
-    for name, told in verdicts.items():
-        print(f"{name}, {len(found[name])} points: {told}")
+    for name, each in verdicts.items():
+        print(f"{name}, {len(found[name])} points: {each}")
     if options.json is not None:
-        content = {
-            "environment": dataclasses.asdict(environment()),
-            "minutes": options.minutes,
-            "limits": limits,
-            "verdicts": {
-                name: told._asdict()
-                | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
-                for name, told in verdicts.items()
-            },
-            "points": {
-                name: [[round(value, 3) for value in point] for point in points]
-                for name, points in found.items()
-            },
-        }
-        options.json.write_text(json.dumps(content) + "\n", encoding="utf-8")
+        with options.json.open("w", encoding="utf-8") as file:
+            for name, points in found.items():
+                shared = vars(environment()) | {"bench": "endurance", "system": name}
+                write_line(shared | line_of(points, verdicts[name], options.minutes, limits), file)
     if options.plot is not None:
         draw(found, verdicts, options.plot)
-    return _WORSE if any(told.grows or told.slows for told in verdicts.values()) else 0
+    return _WORSE if any(each.grows or each.slows for each in verdicts.values()) else 0
+
+
+def line_of(
+    points: Sequence[Point], told: Verdict, minutes: float, limits: Mapping[str, float]
+) -> dict[str, Any]:
+    """What is kept of one of the two, as JSON values."""
+    values = told._asdict() | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
+    rounded = [[round(value, 3) for value in point] for point in points]
+    return {"minutes": minutes, "limits": limits, **values, "points": rounded}
 
 
 def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path) -> None:
     """Draws memory and rate against time, with their slopes in the titles."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     panels = figure.subplots(2, len(found), squeeze=False, sharex="col")
-    for column, (name, points) in enumerate(found.items()):
-        minutes = [point.seconds / 60 for point in points]
-        told = verdicts[name]
-        unit_of_work = "tokens" if name == "sampling" else "steps"
-        for axes, values, slope, unit, label in (
-            (panels[0][column], [p.resident_mb for p in points], told.memory, "MB", "resident MB"),
-            (
-                panels[1][column],
-                [p.rate for p in points],
-                told.rate,
-                "%",
-                f"{unit_of_work} a second",
-            ),
-        ):
+    for column, (name, points) in zip(panels.T, found.items(), strict=True):
+        told, work = verdicts[name], "tokens" if name == "sampling" else "steps"
+        shown = (
+            ("resident MB", [point.resident_mb for point in points], told.memory, "MB"),
+            (f"{work} a second", [point.rate for point in points], told.rate, "%"),
+        )
+        for axes, (label, values, slope, unit) in zip(column, shown, strict=True):
+            minutes = [point.seconds / 60 for point in points]
             axes.plot(minutes, values, ".", color="#0072b2", markersize=3)
             axes.set_ylim(0, 1.15 * max(values))
             axes.set_ylabel(label)
@@ -324,11 +299,6 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
                 f"{name}: {slope.slope:+.1f} [{slope.low:+.1f}, {slope.high:+.1f}] {unit} an hour",
                 fontsize=9,
             )
-            axes.grid(alpha=0.3)
-            axes.spines[["top", "right"]].set_visible(False)
-        panels[1][column].set_xlabel("minutes")
+            open_axes(axes)
+        column[-1].set_xlabel("minutes")
     figure.savefig(file)
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(PROG, main))

@@ -1,7 +1,8 @@
-"""What a measurement ran on: device, processor, threads, versions."""
+"""What a measurement ran on: device, processor, threads, versions, load and date."""
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Environment:
         threads: cores of this process, and the variables that change what is made of them.
         versions: of Python and of the packages that are installed.
         load: the host's load average of the last minute, what other programs ask for included.
+        date: the day in UTC.
     """
 
     device: str
@@ -42,6 +44,7 @@ class Environment:
     threads: dict[str, str]
     versions: dict[str, str]
     load: float
+    date: str
 
     @property
     def is_busy(self) -> bool:
@@ -60,6 +63,7 @@ def environment() -> Environment:
         threads={"cores": str(cores())} | variables,
         versions={"python": platform.python_version()} | _versions(),
         load=round(os.getloadavg()[0], 2),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
 
 
@@ -68,6 +72,11 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def cpu_cores() -> int:
+    """The same where jax computes on the CPU; 0 where it has an accelerator."""
+    return cores() if jax.default_backend() == "cpu" else 0
 
 
 @cache

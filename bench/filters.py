@@ -13,14 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
-from bench import report
-from bench.agreement import Disagreement
-from bench.environment import Environment
-from bench.measure import interleave, seconds
+from bench.peers import OURS
+from bench.workers import Built, Disagreement
 from lstm_jax.sampling.filters import keep_top_n, keep_top_p
 
 VOCABULARY_SIZE = 8009
 TOP_P = 0.9
+KINDS = ("top-n", "top-p")
 
 _MOST_DIFFERENT = 1
 """Tokens a row at the edge of a nucleus, where sums in another order round another way."""
@@ -28,81 +27,41 @@ _MOST_DIFFERENT = 1
 Filter = Callable[[Array], Array]
 
 
-def measure_filters(
-    bench: str, found: Environment, *, batch: int, top_n: int, rounds: int
-) -> tuple[list[report.Row], list[report.Row]]:
-    """The rows of top-n and of top-p.
+def build_filters(kind: str, batch: int, top_n: int, size: int) -> Built:
+    """A call for each way to filter rows of logits.
 
     Args:
-        bench: see `report.Row`.
-        found: what it runs on.
-        batch: rows of logits.
+        kind: one of `KINDS`.
+        batch: rows.
         top_n: n.
-        rounds: see `interleave`.
+        size: of the vocabulary.
 
     Raises:
         Disagreement: a filter keeps other tokens than ours.
     """
-    logits_BV = random.normal(random.key(0), (batch, VOCABULARY_SIZE))
-    kinds: dict[str, tuple[dict[str, Filter], dict[str, object]]] = {
-        "top-n": (_top_n_filters(top_n), {"top_n": top_n}),
-        "top-p": (_top_p_filters(), {"top_p": TOP_P}),
-    }
-    top_n_rows, top_p_rows = (
-        _measure(bench, found, kind, filters, logits_BV, numbers, rounds)
-        for kind, (filters, numbers) in kinds.items()
-    )
-    return top_n_rows, top_p_rows
-
-
-def _measure(
-    bench: str,
-    found: Environment,
-    kind: str,
-    filters: Mapping[str, Filter],
-    logits_BV: Array,
-    numbers: Mapping[str, object],
-    rounds: int,
-) -> list[report.Row]:
-    def call(run: Filter) -> Callable[[], object]:
-        return lambda: jax.block_until_ready(run(logits_BV))
-
-    calls = {name: call(jax.jit(run)) for name, run in filters.items()}
-    first_s = {name: seconds(each) for name, each in calls.items()}
+    logits_BV = random.normal(random.key(0), (batch, size))
+    filters = _top_n(top_n) if kind == "top-n" else _top_p()
     _require_same(kind, {name: run(logits_BV) for name, run in filters.items()})
-    batch, size = logits_BV.shape
-    rows = [
-        report.make_row(
-            found,
-            timing,
-            bench=bench,
-            system=f"filter {kind} {size}",
-            implementation=name,
-            dtype="float32",
-            tokens=batch,
-            first_s=first_s[name],
-            settings={},
-            shape={"batch": batch, "vocabulary_size": size, **numbers},
-            peers_left_out={},
-        )
-        for name, timing in interleave(calls, rounds).items()
-    ]
-    return report.with_ratios(rows)
+
+    def call(run: Filter) -> Callable[[], object]:
+        compiled = jax.jit(run)
+        return lambda: jax.block_until_ready(compiled(logits_BV))
+
+    return Built({name: call(run) for name, run in filters.items()}, {})
 
 
 def _require_same(kind: str, filtered: Mapping[str, Array]) -> None:
     kept = {name: np.isfinite(np.asarray(logits)) for name, logits in filtered.items()}
-    ours = kept[report.OURS]
     for name, these in kept.items():
-        different = int((these != ours).sum(-1).max())
+        different = int((these != kept[OURS]).sum(-1).max())
         if different > (_MOST_DIFFERENT if kind == "top-p" else 0):
             raise Disagreement(f"{kind} by {name} keeps {different} tokens of a row otherwise")
 
 
-def _top_n_filters(top_n: int) -> dict[str, Filter]:
+def _top_n(top_n: int) -> dict[str, Filter]:
     traced = jnp.int32(top_n)
     return {
-        report.OURS: lambda logits: keep_top_n(logits, traced),
+        OURS: lambda logits: keep_top_n(logits, traced),
         "jnp.sort": lambda logits: _not_below(logits, jnp.sort(logits)[:, -top_n, None]),
         # Its minimum, not its last: XLA turns a slice of it into a sort, 20 to 100 times as slow.
         "lax.top_k": lambda logits: _not_below(
@@ -111,10 +70,10 @@ def _top_n_filters(top_n: int) -> dict[str, Filter]:
     }
 
 
-def _top_p_filters() -> dict[str, Filter]:
+def _top_p() -> dict[str, Filter]:
     traced = jnp.float32(TOP_P)
     return {
-        report.OURS: lambda logits: keep_top_p(logits, traced),
+        OURS: lambda logits: keep_top_p(logits, traced),
         "jnp.sort": lambda logits: _nucleus(logits, jnp.sort(logits, descending=True)),
         "lax.top_k": lambda logits: _nucleus(logits, lax.top_k(logits, logits.shape[-1])[0]),
     }

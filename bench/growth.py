@@ -1,35 +1,34 @@
 """How our training step grows: time a token, memory and compile time against T, B, H, V and remat.
 
-    python -m bench.growth [--rounds 5] [--dtype bfloat16] [--quick] [--json FILE]
-                           [--plot docs/images/growth.png]
-
 One layer of an LSTM on one-hot tokens, each size varied alone. Time a token is that of the whole
 step over all its tokens; memory is what the compiled step takes beside its arguments and results,
-as XLA tells; compile time is that ahead of time, from shapes. See `bench` for more.
+as XLA tells; compile time is that ahead of time, from shapes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TextIO
+from functools import partial
+from typing import Any, TextIO
 
 import jax
 
-from bench import report
-from bench.ahead import Compiled, compile_ahead
-from bench.environment import Environment, environment
-from bench.measure import interleave, require_at_least_one
+from bench.command import Measured, Options, measure
+from bench.environment import Environment
 from bench.ours import epoch, first_state, make_program
-from bench.plot import draw_growth, require_matplotlib
-from bench.report import OURS
+from bench.peers import OURS
+from bench.report import Row, make_row, print_table
 from bench.shapes import BATCHES, DType, System
-from lstm_jax.cli.arguments import parse, run_command
+from bench.timing import Visit, take_turns
+from bench.workers import NO_CACHE, Server, Worker
+from lstm_jax.cli.arguments import parse
+from lstm_jax.training.state import train_step
 
-BENCH = "growth"
 BASE = System("growth", 100, "lstm", 1, 128, batch_size=16, sequence_length=50)
 SIZES: Mapping[str, tuple[int, ...]] = {
     "sequence_length": (10, 100, 1_000, 5_000, 20_000),
@@ -38,51 +37,32 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "vocabulary_size": (100, 1_000, 10_000, 100_000),
     "remat": (100, 1_000, 20_000),
 }
-"""The sizes that vary, and their values."""
+"""The sizes that vary, and their values; if quick, the first two."""
 BASES = {"remat": dataclasses.replace(BASE, sequence_length=20_000)}
 """The other sizes where they are not `BASE`; a chunk as long as the sequence keeps everything."""
 _QUICK_VALUES = 2
-_QUICK_ROUNDS = 1
 
 
-@dataclass(frozen=True)
-class Options:
-    """Measures how our training step grows with each size.
-
-    Attributes:
-        dtype: of the matrix products.
-        rounds: turns of about a quarter of a second, or one call, of each.
-        quick: a first look: one round of the two smallest values of each size.
-        json: where to write the rows.
-        plot: where to draw them.
-    """
-
-    dtype: DType = "float32"
-    rounds: int = 5
-    quick: bool = False
-    json: Path | None = None
-    plot: Path | None = None
-
-    def __post_init__(self) -> None:
-        require_at_least_one(rounds=self.rounds)
-        require_matplotlib(self.plot)
-
-    def shortened(self) -> Options:
-        """What is measured: if quick, less."""
-        return dataclasses.replace(self, rounds=_QUICK_ROUNDS) if self.quick else self
-
-    def values(self, size: str) -> tuple[int, ...]:
-        """Of a size that varies."""
-        return SIZES[size][:_QUICK_VALUES] if self.quick else SIZES[size]
+def lower(system: System, dtype: DType) -> Any:
+    """The step before it is compiled, from shapes alone."""
+    program = make_program(system, dtype)
+    params = jax.eval_shape(system.initial_params)
+    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
+    return train_step.lower(program, state, jax.eval_shape(lambda: epoch(system)[0]))
 
 
 class _Steps:
-    """A compiled step on the system's batches, one after the other."""
+    """A step that is compiled ahead of time, as if it had never been, on the system's batches."""
 
-    def __init__(self, system: System, compiled: Compiled, dtype: DType) -> None:
+    def __init__(self, system: System, dtype: DType) -> None:
+        jax.clear_caches()
+        began = time.perf_counter()
+        self._run = lower(system, dtype).compile()
+        self.compile_s = time.perf_counter() - began
+        self.temporary_mb = self._run.memory_analysis().temp_size_in_bytes / 1e6
         program = make_program(system, dtype)
-        self._run, self._data, self._index = compiled.run, epoch(system), 0
         self._state = first_state(program, system.initial_params(), system.batch_size)
+        self._data, self._index = epoch(system), 0
 
     def step(self) -> None:
         done = self._run(self._state, self._data[self._index])
@@ -92,70 +72,63 @@ class _Steps:
 
 def measure_point(
     size: str, value: int, options: Options, found: Environment, base: System | None = None
-) -> report.Row:
-    """Measures one value of one size.
-
-    Args:
-        size: the size that varies, of `SIZES`.
-        value: its value.
-        options: all but `quick`, `json` and `plot`.
-        found: what the process runs on.
-        base: the other sizes.
-    """
-    base = base or BASES.get(size, BASE)
-    system = dataclasses.replace(base, **{size: value})  # type: ignore[arg-type]
-    compiled = compile_ahead(system, options.dtype)
-    steps = _Steps(system, compiled, options.dtype)
-    (timing,) = interleave({OURS: steps.step}, options.rounds).values()
-    row = report.make_row(
+) -> Row:
+    """Measures one value of one size of `SIZES`, the others as in `base`."""
+    changed: dict[str, Any] = {size: value}
+    system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
+    steps = _Steps(system, options.dtype)
+    rounds = 1 if options.quick else options.rounds
+    (timing,) = take_turns({OURS: Visit(steps.step)}, rounds).values()
+    return make_row(
         found,
         timing,
-        bench=BENCH,
+        bench="growth",
         system=f"{size.replace('_', ' ')} {value}",
         implementation=OURS,
         dtype=options.dtype,
         tokens=system.tokens_per_step,
-        first_s=0.0,
+        compile_s=steps.compile_s,
+        memory_mb=steps.temporary_mb,
         settings={"backend": "auto"},
         shape=dataclasses.asdict(system) | {"varied": size},
-        peers_left_out={},
     )
-    return dataclasses.replace(row, compile_s=compiled.seconds, memory_mb=compiled.temporary_mb)
 
 
-def measure_size(size: str, options: Options, found: Environment, out: TextIO) -> list[report.Row]:
+def measure_size(
+    worker: Worker, size: str, options: Options, found: Environment, out: TextIO
+) -> list[Row]:
     """Measures all values of one size, and prints them."""
-    rows = [measure_point(size, value, options, found) for value in options.values(size)]
-    report.print_table(rows, out)
+    values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
+    rows: list[Row] = [
+        worker.ask(Server.call, measure_point, size, value, options, found) for value in values
+    ]
+    print_table(rows, out)
     if size == "remat":
-        _print_shares(rows, out)
+        *chunks, whole = rows
+        for row in chunks:
+            memory = (row.memory_mb or 0.0) / (whole.memory_mb or 1.0)
+            print(
+                f"{row.system}: {memory:.3f} of the memory and "
+                f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}",
+                file=out,
+            )
     return rows
 
 
-def _print_shares(rows: Sequence[report.Row], out: TextIO) -> None:
-    """What each chunk takes of what the longest does."""
-    *chunks, whole = rows
-    for row in chunks:
-        assert row.memory_mb is not None
-        assert whole.memory_mb
-        print(
-            f"{row.system}: {row.memory_mb / whole.memory_mb:.3f} of the memory and "
-            f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}",
-            file=out,
-        )
+@dataclass(frozen=True)
+class GrowthOptions(Options):
+    """Measures how our training step grows with each size."""
+
+    rounds: int = 5
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench."""
-    options = parse(Options, None, arguments, "bench.growth").shortened()
-    found = environment()
-    report.print_environment(found, sys.stdout)
-    measured = (measure_size(size, options, found, sys.stdout) for size in SIZES)
-    rows = report.collect(measured, options.json)
-    if options.plot is not None:
-        draw_growth(rows, options.plot)
-    return 0
+    options = parse(GrowthOptions, None, arguments, "bench growth")
 
+    def parts(found: Environment) -> Iterator[Measured]:
+        with closing(Worker(NO_CACHE)) as worker:
+            for size in SIZES:
+                yield measure_size(worker, size, options, found, sys.stdout), True
 
-if __name__ == "__main__":
-    sys.exit(run_command("bench.growth", main))
+    return measure(options, parts)

@@ -16,11 +16,7 @@ class Training(Protocol):
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained."""
-
-    @property
-    def parameters_beyond_ours(self) -> int:
-        """How many of them its cell has more than ours by definition; negative if fewer."""
+        """How many numbers are trained, without those its cell has beyond ours by definition."""
 
     @property
     def settings(self) -> Mapping[str, str]:
@@ -31,49 +27,6 @@ class Training(Protocol):
 
     def step(self) -> None:
         """Trains on the next batch: forward, backward, clip, Adam; returns when all is done."""
-
-
-class Implementation(Protocol):
-    """A way to train a system."""
-
-    @property
-    def name(self) -> str:
-        """What the rows call it."""
-
-    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
-        """Puts the system, with these weights, in the implementation's own form.
-
-        Raises:
-            ValueError: this machine can't run it where ours runs, or it has no such system.
-        """
-
-
-class Sampling(Protocol):
-    """A network that writes what it was asked for, from the weights it was given."""
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """What was chosen to make it fast."""
-
-    def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """Absorbs the prompts from a zero carry and writes: tokens `[places, B]`, on the host."""
-
-
-class SamplingImplementation(Protocol):
-    """A way to sample from a system."""
-
-    @property
-    def name(self) -> str:
-        """What the rows call it."""
-
-    def build(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
-    ) -> Sampling:
-        """Puts the system in the implementation's own form, its weights stored in `dtype`.
-
-        Raises:
-            ValueError: this machine can't run it where ours runs.
-        """
 
 
 class LayerPass(Protocol):
@@ -93,16 +46,30 @@ class LayerPass(Protocol):
         """
 
 
-class LayerImplementation(Protocol):
-    """A way to run a layer."""
+class Sampling(Protocol):
+    """A network that writes what it was asked for, from the weights it was given."""
 
     @property
-    def name(self) -> str:
-        """What the rows call it."""
+    def settings(self) -> Mapping[str, str]:
+        """What was chosen to make it fast."""
 
-    def build(self, shape: LayerShape, dtype: DType, work: LayerWork) -> LayerPass:
-        """Puts the layer in the implementation's own form.
+    def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Absorbs the prompts from a zero carry and writes: tokens `[places, B]`, on the host."""
 
-        Raises:
-            ValueError: this machine can't run it where ours runs.
-        """
+
+class Implementation:
+    """Ours or a peer; a method raises ValueError for what it has not, or cannot run here."""
+
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
+        """The system, with these weights, in training."""
+        raise ValueError(f"no {system.name} is built for it")
+
+    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> LayerPass:
+        """A bare layer."""
+        raise ValueError("no layer is built for it")
+
+    def sampling(
+        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
+    ) -> Sampling:
+        """The system, its weights stored in `dtype`, writing."""
+        raise ValueError("no sampling is built for it")

@@ -6,13 +6,16 @@ array of exactly their size take here, in the fastest of a few ways.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
+from bench.ours import stored
+from bench.shapes import DType, System
+from bench.workers import Built
 from lstm_jax.models import LanguageModelParams
 
 _ROWS = 512
@@ -23,6 +26,18 @@ def bytes_a_step(params: LanguageModelParams) -> int:
     table = params.layers[0].w_x if params.embedding is None else params.embedding
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     return int(total - table.nbytes + table.nbytes // len(table))
+
+
+def build_reading(system: System, dtypes: Sequence[DType], passes: int) -> Built:
+    """Reads as many bytes as a step must, with weights of each dtype, by the name of the way."""
+    calls: dict[str, Callable[[], object]] = {}
+    settings: dict[str, str] = {}
+    for dtype in dtypes:
+        _, params = stored(system, dtype, system.initial_params())
+        settings[dtype] = str(bytes_a_step(params))
+        for name, run in readers(bytes_a_step(params), passes).items():
+            calls[f"{name}, {dtype}"] = run
+    return Built(calls, settings)
 
 
 def readers(size: int, passes: int) -> dict[str, Callable[[], object]]:

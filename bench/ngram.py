@@ -26,6 +26,8 @@ from lstm_jax.text.ids import as_ids
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
+Sequences = Sequence[npt.ArrayLike]
+"""Of ids; no history reaches back over a sequence's start. A text is one sequence."""
 
 DISCOUNTS = tuple(step / 20 for step in range(2, 20))
 """Those that are tried: 0.1, 0.15, ..., 0.95."""
@@ -52,7 +54,7 @@ class NGram:
 
     def __init__(
         self,
-        training: Sequence[npt.ArrayLike],
+        training: Sequences,
         *,
         vocabulary_size: int,
         discounts: Sequence[float],
@@ -61,12 +63,11 @@ class NGram:
         """Counts.
 
         Args:
-            training: sequences of ids; no history reaches back over a sequence's start. A text that
-                is one stream is one sequence.
+            training: what is counted.
             vocabulary_size: V; every id is below it.
             discounts: d of the orders 1, ..., n, each between 0 and 1.
             given: so many tokens at the start of each sequence are only ever part of a history:
-                they are not predicted, nor counted as what follows one.
+                they are not counted as what follows one.
 
         Raises:
             ValueError: no discounts or impossible ones, or an id outside the vocabulary.
@@ -75,90 +76,71 @@ class NGram:
             raise ValueError(
                 f"discounts are {tuple(discounts)}; give one between 0 and 1 for each order"
             )
-        self._discounts, self._given, self._size = tuple(discounts), given, vocabulary_size
-        tokens = _join(training, given, vocabulary_size)
-        self._levels = _count(tokens, len(discounts), vocabulary_size)
+        self._discounts, self._size = tuple(discounts), vocabulary_size
+        self._levels = _count(_join(training, given, vocabulary_size), len(discounts))
 
-    def losses(self, ids: npt.ArrayLike, context: npt.ArrayLike = ()) -> Floats:
-        """-log p in nats of each id [N] of a stream, after those before it.
+    def losses(self, sequences: Sequences, given: int = 0) -> Floats:
+        """-log p in nats of every token, one sequence after the other, but for those given.
 
         Args:
-            ids: of the stream [N].
-            context: the ids before them; where there are fewer than a history is long, a shorter
-                history does.
+            sequences: ids.
+            given: so many tokens at the start of each sequence are not predicted.
 
         Raises:
             ValueError: an id outside the vocabulary.
         """
-        before = as_ids(context, name="context")
-        return self._losses([np.concatenate((before, as_ids(ids)))], len(before))
-
-    def losses_of_sequences(self, sequences: Sequence[npt.ArrayLike]) -> Floats:
-        """-log p in nats of every token but the given ones, one sequence after the other.
-
-        Raises:
-            ValueError: an id outside the vocabulary.
-        """
-        return self._losses(sequences, self._given)
-
-    def _losses(self, sequences: Sequence[npt.ArrayLike], given: int) -> Floats:
-        tokens = _join(sequences, given, self._size)
-        return _gather(self._levels, tokens).losses(self._discounts, self._size)
+        evidence = _gather(self._levels, _join(sequences, given, self._size))
+        return evidence.losses(self._discounts, self._size)
 
 
-def choose_discount(ids: npt.ArrayLike, order: int, vocabulary_size: int) -> float:
-    """The discount, one for every order, that predicts a stream's last tenth best from the rest.
-
-    Raises:
-        ValueError: fewer than two ids, one outside the vocabulary, or an order below 1.
-    """
-    stream = as_ids(ids)
-    cut = _development_start(len(stream), "ids")
-    context = _history(stream[:cut], order)
-    counted = _join([stream[:cut]], 0, vocabulary_size)
-    development = np.concatenate((context, stream[cut:]))
-    predicted = _join([development], len(context), vocabulary_size)
-    return _best_discount(counted, predicted, order, vocabulary_size)
-
-
-def choose_discount_of_sequences(
-    sequences: Sequence[npt.ArrayLike], order: int, vocabulary_size: int
+def choose_discount(
+    sequences: Sequences, order: int, vocabulary_size: int, given: int = 0
 ) -> float:
-    """The discount, one for every order, that predicts the last tenth of sequences best.
+    """The discount, one for every order, that predicts the last tenth best from the rest.
 
-    Each of them is predicted but for its first token, from counts of the other nine tenths.
+    Of a single sequence, a text, that is the last tenth of its tokens; of several the last tenth of
+    them, each predicted but for the given tokens at its start.
 
     Raises:
-        ValueError: fewer than two sequences, nothing to predict in the last tenth, an id outside
-            the vocabulary, or an order below 1.
+        ValueError: fewer than two tokens or sequences, nothing to predict in the last tenth, an id
+            outside the vocabulary, or an order below 1.
     """
-    cut = _development_start(len(sequences), "sequences")
-    counted = _join(sequences[:cut], 1, vocabulary_size)
-    predicted = _join(sequences[cut:], 1, vocabulary_size)
-    return _best_discount(counted, predicted, order, vocabulary_size)
+    if len(sequences) == 1:
+        ids = as_ids(sequences[0])
+        cut = _development_start(len(ids), "ids")
+        context = end_of(ids[:cut], order)
+        counted, development = [ids[:cut]], [np.concatenate((context, ids[cut:]))]
+        predicted = _join(development, len(context), vocabulary_size)
+    else:
+        cut = _development_start(len(sequences), "sequences")
+        counted = list(map(as_ids, sequences[:cut]))
+        predicted = _join(sequences[cut:], given, vocabulary_size)
+    evidence = _gather(_count(_join(counted, given, vocabulary_size), order), predicted)
+
+    def loss(discount: float) -> float:
+        return mean(evidence.losses((discount,) * order, vocabulary_size))
+
+    return min(DISCOUNTS, key=loss)
 
 
 def heldout_loss(
     training: npt.ArrayLike, heldout: npt.ArrayLike, *, order: int, vocabulary_size: int
 ) -> NGramResult:
-    """Fits an n-gram to a stream, and predicts every token of the stream's held-out end once.
+    """Fits an n-gram to a text, and predicts every token of the text's held-out end once.
 
     Raises:
         ValueError: too few ids, one outside the vocabulary, or an order below 1.
     """
-    stream = as_ids(training, name="training")
-    discount = choose_discount(stream, order, vocabulary_size)
-    model = NGram([stream], vocabulary_size=vocabulary_size, discounts=(discount,) * order)
-    losses = model.losses(heldout, context=_history(stream, order))
-    return NGramResult(_mean(losses), discount, order)
+    ids = as_ids(training, name="training")
+    discount = choose_discount([ids], order, vocabulary_size)
+    model = NGram([ids], vocabulary_size=vocabulary_size, discounts=(discount,) * order)
+    context = end_of(ids, order)
+    losses = model.losses([np.concatenate((context, as_ids(heldout)))], len(context))
+    return NGramResult(mean(losses), discount, order)
 
 
 def heldout_loss_of_sequences(
-    training: Sequence[npt.ArrayLike],
-    heldout: Sequence[npt.ArrayLike],
-    *,
-    order: int,
-    vocabulary_size: int,
+    training: Sequences, heldout: Sequences, *, order: int, vocabulary_size: int
 ) -> NGramResult:
     """Fits an n-gram to sequences, and predicts held-out ones, each but for its first token.
 
@@ -166,9 +148,25 @@ def heldout_loss_of_sequences(
         ValueError: too few sequences, nothing to predict in them, an id outside the vocabulary, or
             an order below 1.
     """
-    discount = choose_discount_of_sequences(training, order, vocabulary_size)
+    discount = choose_discount(training, order, vocabulary_size, given=1)
     model = NGram(training, vocabulary_size=vocabulary_size, discounts=(discount,) * order, given=1)
-    return NGramResult(_mean(model.losses_of_sequences(heldout)), discount, order)
+    return NGramResult(mean(model.losses(heldout, given=1)), discount, order)
+
+
+def end_of(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
+    """What an n-gram of this order looks back on after these ids."""
+    return ids[max(0, len(ids) - order + 1) :]
+
+
+def mean(losses: Floats) -> float:
+    """The mean loss.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not losses.size:
+        raise ValueError("there is no token to predict; hold out more text, or longer sequences")
+    return float(losses.mean())
 
 
 class _Tokens(NamedTuple):
@@ -177,6 +175,7 @@ class _Tokens(NamedTuple):
     ids: Integers
     starts: Flags
     predicted: Flags
+    size: int
 
 
 class _Level:
@@ -191,8 +190,8 @@ class _Level:
         distinct: N(h) by the history's rank; the last is 0.
     """
 
-    def __init__(self, histories: Integers, tokens: _Tokens, size: int) -> None:
-        seen = histories >= 0
+    def __init__(self, histories: Integers, tokens: _Tokens) -> None:
+        seen, size = histories >= 0, tokens.size
         keys = histories[seen] * size + tokens.ids[seen]
         grams, places = np.unique(keys, return_inverse=True)
         ranks = int(histories.max(initial=-1)) + 1
@@ -239,20 +238,20 @@ def _join(sequences: Sequence[npt.ArrayLike], given: int, size: int) -> _Tokens:
     lengths = np.array([len(array) for array in arrays], np.int64)
     begins = np.cumsum(lengths) - lengths
     position = np.arange(len(ids)) - np.repeat(begins, lengths)
-    return _Tokens(ids, position == 0, position >= given)
+    return _Tokens(ids, position == 0, position >= given, size)
 
 
 def _tally(places: Integers, weights: Floats | Flags, length: int) -> Floats:
     return np.bincount(places, weights, length).astype(np.float64)
 
 
-def _count(tokens: _Tokens, order: int, size: int) -> list[_Level]:
+def _count(tokens: _Tokens, order: int) -> list[_Level]:
     if order < 1:
         raise ValueError(f"order is {order}; it must be at least 1")
     levels: list[_Level] = []
     histories = np.zeros_like(tokens.ids)  # the empty one
     for _ in range(order):
-        levels.append(_Level(histories, tokens, size))
+        levels.append(_Level(histories, tokens))
         histories = _lengthen(levels[-1], histories, tokens)
     return levels
 
@@ -274,23 +273,7 @@ def _gather(levels: Sequence[_Level], tokens: _Tokens) -> _Evidence:
     return _Evidence(*(np.stack(kind) for kind in zip(*rows, strict=True)))
 
 
-def _best_discount(training: _Tokens, development: _Tokens, order: int, size: int) -> float:
-    evidence = _gather(_count(training, order, size), development)
-    return min(DISCOUNTS, key=lambda discount: _mean(evidence.losses((discount,) * order, size)))
-
-
 def _development_start(length: int, noun: str) -> int:
     if length < 2:
         raise ValueError(f"a discount cannot be chosen on {length} {noun}; give at least 2")
     return length - max(1, int(length * _DEVELOPMENT_SHARE))
-
-
-def _history(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
-    """The end that an n-gram looks back on."""
-    return ids[max(0, len(ids) - order + 1) :]
-
-
-def _mean(losses: Floats) -> float:
-    if not losses.size:
-        raise ValueError("there is no token to predict; hold out more text, or longer sequences")
-    return float(losses.mean())

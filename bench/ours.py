@@ -1,4 +1,4 @@
-"""The library itself, through the training step that `train.py` runs."""
+"""The library itself: the training step of `train.py`, a layer, the engine of `sample.py`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
 
-from bench.report import OURS
-from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, System
+from bench.implementation import Implementation
+from bench.peers.on_jax import JaxLayerPass
+from bench.shapes import (
+    BATCHES,
+    AnyParams,
+    AnySystem,
+    Classification,
+    DType,
+    Job,
+    LayerShape,
+    LayerWork,
+    System,
+)
 from lstm_jax.losses import TokenSums
+from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.recurrence import layer
+from lstm_jax.sampling import FREE, generate, stream, with_weights
+from lstm_jax.sampling.loop import power_of_two
 from lstm_jax.systems.base import Objective, OptimizerConfig, Predictions
 from lstm_jax.systems.language import LaneRows, LanguageObjective
 from lstm_jax.systems.poems import PoemObjective
@@ -21,24 +36,42 @@ from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.state import Program, TrainState, train_step
 
+_SETTINGS = {"backend": "auto"}
 
-class Ours:
+
+class Peer(Implementation):
     """`lstm_jax`."""
 
-    name = OURS
-
-    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
         """See `Implementation`."""
         return OurTraining(system, dtype, params)
+
+    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
+        """See `Implementation`."""
+
+        def forward(params: Any, carry: Any, xs: Array) -> Array:
+            return layer(params, carry, xs, compute_dtype=dtype)[1]
+
+        def named(params: Any, carry: Any, xs: Any) -> dict[str, Any]:
+            return {**params._asdict(), **carry._asdict(), "xs": xs}
+
+        inputs = (work.params, jax.tree.map(jnp.asarray, work.carry), work.xs)
+        return JaxLayerPass(forward, inputs, work.dys, named, _SETTINGS)
+
+    def sampling(
+        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
+    ) -> OurSampling:
+        """See `Implementation`."""
+        return OurSampling(system, dtype, params, job)
 
 
 class OurTraining:
     """See `Training`."""
 
+    settings: Mapping[str, str] = _SETTINGS
+
     def __init__(self, system: AnySystem, dtype: DType, params: AnyParams) -> None:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self.parameters_beyond_ours = 0
-        self.settings: Mapping[str, str] = {"backend": "auto"}
         self._program = make_program(system, dtype)
         self._data = epoch(system)
         self._index = 0
@@ -106,3 +139,62 @@ def _mean_loss(objective: Objective, params: Any, data: Any) -> Array:
     sums, _ = objective.sums(params, carry, data, jnp.int32(0), None)
     whole: TokenSums = jax.tree.map(lambda *each: sum(each), *sums.parts.values())
     return whole.loss / whole.weight
+
+
+class OurSampling:
+    """See `Sampling`."""
+
+    settings: Mapping[str, str] = {"call": "generate"}
+
+    def __init__(self, system: System, dtype: DType, params: LanguageModelParams, job: Job) -> None:
+        self._model, self._params = stored(system, dtype, params)
+        prompts = job.prompts(system)
+        free = np.full((job.places, job.batch), FREE, np.int32)
+        self._template = np.concatenate([prompts, free])
+        self._job, self._key, self._prompts = job, random.key(0), jax.device_put(prompts)
+
+    def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """See `Sampling`."""
+        texts = generate(
+            self._model,
+            self._params,
+            self._template,
+            key=self._key,
+            temperature=self._job.temperature,
+            top_n=self._job.top_n,
+        )
+        return texts.tokens[self._job.prompt_length :]
+
+    def write_one(self) -> None:
+        """Absorbs the prompts and writes one place, by the code that was compiled for all."""
+        job = self._job
+        chunks = stream(
+            self._model,
+            self._params,
+            self._template[: job.prompt_length + 1],
+            key=self._key,
+            places=power_of_two(job.places),  # as `generate` pads them
+            temperature=job.temperature,
+            top_n=job.top_n,
+        )
+        for _ in chunks:
+            pass
+
+    def scan(self) -> None:
+        """The prompts at once, as training has them, without a loss or dropout."""
+        jax.block_until_ready(_last_output(self._model, self._params, self._prompts))
+
+
+def stored(
+    system: System, dtype: DType, params: LanguageModelParams
+) -> tuple[LanguageModel, LanguageModelParams]:
+    """The model and its weights, stored and multiplied in that dtype."""
+    return with_weights(system.model(dtype), params, dtype)
+
+
+@partial(jax.jit, static_argnums=0)
+def _last_output(
+    model: LanguageModel, params: LanguageModelParams, tokens_TB: Array
+) -> tuple[Any, Array]:
+    carry, hs_TBH = model.hidden(params, None, tokens_TB)
+    return carry, hs_TBH[-1]

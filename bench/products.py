@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,9 +20,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
-from bench import report
-from bench.measure import Timing, seconds
+from bench.report import Row
 from bench.shapes import AnySystem, Classification, DType, LayerShape
+from bench.timing import seconds
+from bench.workers import Built
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.precision import products
 
@@ -84,13 +85,8 @@ def _embedded_rows(system: AnySystem) -> int:
 
 def _affine(rows: int, inputs: int, outputs: int) -> Counter[Product]:
     """Forward, and the gradients of the input and of the weights."""
-    return Counter(
-        [
-            Product(rows, inputs, outputs),
-            Product(rows, outputs, inputs),
-            Product(inputs, rows, outputs),
-        ]
-    )
+    sizes = ((rows, inputs, outputs), (rows, outputs, inputs), (inputs, rows, outputs))
+    return Counter(Product(*each) for each in sizes)
 
 
 def _recurrent(times: int, batch: int, hidden_size: int, gates: int) -> Counter[Product]:
@@ -103,51 +99,45 @@ def _recurrent(times: int, batch: int, hidden_size: int, gates: int) -> Counter[
     )
 
 
-class Floor:
-    """The least time of some products: make it, time its `calls` beside others, and add up.
-
-    Args:
-        needed: how often each is needed.
-        dtype: of their operands; sums are float32.
+class Floor(NamedTuple):
+    """The least time of some products.
 
     Attributes:
-        calls: one for each distinct product, in its fastest form.
+        needed: how often each is needed.
+        median_ms: of each, by its name.
     """
 
-    def __init__(self, needed: Mapping[Product, int], dtype: DType) -> None:
-        self._needed = dict(needed)
-        self.calls = {
-            f"products: {product.name}": _fastest(_forms(product, dtype)) for product in needed
+    needed: Mapping[Product, int]
+    median_ms: Mapping[str, float]
+
+    @property
+    def milliseconds(self) -> float:
+        """The sum."""
+        return sum(count * self.median_ms[each.name] for each, count in self.needed.items())
+
+    def __str__(self) -> str:
+        each = {
+            f"{count} of {product.name}": count * self.median_ms[product.name]
+            for product, count in self.needed.items()
         }
+        longest_first = sorted(each.items(), key=lambda item: -item[1])
+        terms = "; ".join(f"{name} {spent:.3g}" for name, spent in longest_first)
+        return f"{self.milliseconds:.4g} ms: {terms}"
 
-    def milliseconds(self, timings: Mapping[str, Timing]) -> float:
-        """The sum of their medians."""
-        return sum(self._each(timings).values())
-
-    def shown(self, timings: Mapping[str, Timing]) -> str:
-        """The sum and its terms, the longest first."""
-        each = sorted(self._each(timings).items(), key=lambda item: -item[1])
-        terms = "; ".join(
-            f"{self._needed[product]} of {product.name} {spent:.3g}" for product, spent in each
+    def marked(self, row: Row) -> Row:
+        """A row of ours with its share of what the products allow; a peer's as it is."""
+        if not row.is_ours:
+            return row
+        return dataclasses.replace(
+            row,
+            limit_fraction=self.milliseconds / row.median_ms,
+            settings={**row.settings, "limit": str(self)},
         )
-        return f"{self.milliseconds(timings):.4g} ms: {terms}"
-
-    def _each(self, timings: Mapping[str, Timing]) -> dict[Product, float]:
-        return {
-            product: count * timings[f"products: {product.name}"].median_ms
-            for product, count in self._needed.items()
-        }
 
 
-def with_limit(row: report.Row, floor: Floor, timings: Mapping[str, Timing]) -> report.Row:
-    """A row of ours with its share of what the products allow; a peer's as it is."""
-    if not row.is_ours:
-        return row
-    return dataclasses.replace(
-        row,
-        limit_fraction=floor.milliseconds(timings) / row.median_ms,
-        settings={**row.settings, "limit": floor.shown(timings)},
-    )
+def build_products(needed: Sequence[Product], dtype: DType) -> Built:
+    """A call for each product by its name, in its fastest form; sums are float32."""
+    return Built({product.name: _fastest(_forms(product, dtype)) for product in needed}, {})
 
 
 def _fastest(forms: Mapping[str, Callable[[], object]]) -> Callable[[], object]:

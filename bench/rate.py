@@ -1,12 +1,10 @@
 """What the training loop costs: the rate that it reports over that of its bare training step.
 
-    python -m bench.rate [--system lyrics] [--steps 200] [--rounds 3] [--json FILE]
-
 The loop is that of `train.py` on the system's preset, with its rows of metrics, and without
 evaluations, samples and checkpoints, which its rate leaves out. The bare step is the same compiled
 one on the same batches, which lie ready on the device; each step's loss is waited for once the next
 step is dispatched. The first step of a run is in neither rate. The data is random, of the system's
-vocabulary. Loop and bare step have their turns in one process. See `bench` for more.
+vocabulary. Loop and bare step have their turns in one process.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
@@ -24,11 +22,13 @@ from typing import Any, Literal, NamedTuple, TextIO
 import jax
 import numpy as np
 
-from bench import report
-from bench.environment import Environment, environment
-from bench.measure import require_at_least_one, seconds, timing_of
+from bench.command import Measured, Options, measure
+from bench.environment import Environment
+from bench.peers import OURS
+from bench.report import Row, make_row, print_table
 from bench.shapes import BATCHES, system_named
-from lstm_jax.cli.arguments import parse, run_command
+from bench.timing import require_at_least_one, seconds, timing_of
+from lstm_jax.cli.arguments import parse
 from lstm_jax.systems import preset_named, to_dict
 from lstm_jax.systems.base import System
 from lstm_jax.systems.corpus import Corpus
@@ -38,19 +38,16 @@ from lstm_jax.systems.reviews import Encoded, ReviewsConfig, ReviewsSystem
 from lstm_jax.text import Vocabulary, lanes
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.log import Row
+from lstm_jax.training.log import Row as MetricsRow
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import StepMetrics, train_step
 from lstm_jax.training.task import Task, first_state, make_task
 
-BENCH = "rate"
-PROG = "bench.rate"
 _FIRST_CHARACTER = 0x4E00
-_SEED = 0
 
 
 @dataclass(frozen=True)
-class Options:
+class RateOptions:
     """Measures what the training loop costs beside its bare training step.
 
     Attributes:
@@ -69,21 +66,6 @@ class Options:
         if self.steps < 2:
             raise ValueError(f"steps is {self.steps}; it must be at least 2, the first is left out")
         require_at_least_one(rounds=self.rounds)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RateRow(report.Row):
-    """A row of the loop; its `tokens_per_second` is what the loop reports, the median of all runs.
-
-    Attributes:
-        bare_tokens_per_second: of the bare step, the median of all runs.
-        ratio: the loop's rate over the bare step's, the median of all rounds.
-        ratios: of each round.
-    """
-
-    bare_tokens_per_second: float
-    ratio: float
-    ratios: tuple[float, ...]
 
 
 class Pace(NamedTuple):
@@ -107,7 +89,7 @@ def random_system(name: str, steps: int) -> System:
     size = system_named(name).vocabulary_size
     characters = range(_FIRST_CHARACTER, _FIRST_CHARACTER + size)
     vocabulary = Vocabulary("char", tuple(map(chr, characters)))
-    draw = np.random.default_rng(_SEED)
+    draw = np.random.default_rng(0)
     if isinstance(config, LanguageConfig):
         sizes = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
         batch = config.batch_size * config.sequence_length
@@ -127,14 +109,14 @@ class _Noted:
     """A report that keeps the rows, and when each step was done."""
 
     def __init__(self) -> None:
-        self.rows: list[Row] = []
+        self.rows: list[MetricsRow] = []
         self.times: list[float] = []
 
     def advance(self, step: int) -> None:
         """See `Report`."""
         self.times.append(time.perf_counter())
 
-    def row(self, row: Row) -> None:
+    def row(self, row: MetricsRow) -> None:
         """See `Report`."""
         self.rows.append(row)
 
@@ -155,7 +137,7 @@ def loop_pace(task: Task) -> Pace:
     return Pace(reported_rate(noted.rows), np.diff(noted.times).tolist())
 
 
-def reported_rate(rows: Sequence[Row]) -> float:
+def reported_rate(rows: Sequence[MetricsRow]) -> float:
     """Tokens a second over all rows of a run whose steps have equally many tokens."""
     steps, spent, last = 0, 0.0, 1
     for row in rows:
@@ -181,12 +163,12 @@ def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
     return Pace(tokens / (times[-1] - times[0]), np.diff(times).tolist())
 
 
-def measure_rate(system: System, options: Options, found: Environment, out: TextIO) -> RateRow:
-    """Measures one system, and prints it.
+def measure_rate(system: System, options: RateOptions, found: Environment, out: TextIO) -> Row:
+    """Measures one system, and prints it; its rate is what the loop reports, the runs' median.
 
     Args:
         system: with as many steps as the options say.
-        options: all but `system` and `json`.
+        options: the rounds and the steps.
         found: what the process runs on.
         out: where to print.
     """
@@ -195,57 +177,47 @@ def measure_rate(system: System, options: Options, found: Environment, out: Text
     first_s = seconds(
         lambda: jax.block_until_ready(train_step(task.program, first_state(task), batches[0]))
     )
-    in_loop: list[Pace] = []
-    bare: list[Pace] = []
+    paces: dict[str, list[Pace]] = {"loop": [], "bare": []}
     for turn in range(options.rounds):
-        if turn % 2:
-            in_loop.append(loop_pace(task))
-        bare.append(bare_pace(task, batches))
-        if not turn % 2:
-            in_loop.append(loop_pace(task))
-    rates, bare_rates = ([each.tokens_per_second for each in paces] for paces in (in_loop, bare))
-    ratios = tuple(rate / other for rate, other in zip(rates, bare_rates, strict=True))
-    row = report.make_row(
+        for name in ("loop", "bare") if turn % 2 else ("bare", "loop"):
+            paces[name].append(loop_pace(task) if name == "loop" else bare_pace(task, batches))
+    rates, bare_rates = ([each.tokens_per_second for each in kind] for kind in paces.values())
+    ratios = [rate / other for rate, other in zip(rates, bare_rates, strict=True)]
+    details = {
+        "bare_tokens_per_second": statistics.median(bare_rates),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+    }
+    row = make_row(
         found,
-        timing_of([each for pace in in_loop for each in pace.step_s]),
-        bench=BENCH,
+        timing_of([each for pace in paces["loop"] for each in pace.step_s]),
+        bench="rate",
         system=options.system,
-        implementation=report.OURS,
+        implementation=OURS,
         dtype=system.config.model.compute_dtype,
         tokens=0,
+        tokens_per_second=statistics.median(rates),
         first_s=first_s,
         settings={"backend": system.config.model.backend},
         shape=to_dict(system.config) | {"vocabulary_size": len(system.vocabulary)},
-        peers_left_out={},
+        details=details,
     )
-    values = vars(row) | {"tokens_per_second": statistics.median(rates)}
-    rate_row = RateRow(
-        **values,
-        bare_tokens_per_second=statistics.median(bare_rates),
-        ratio=statistics.median(ratios),
-        ratios=ratios,
-    )
-    report.print_table([rate_row], out)
+    print_table([row], out)
     print(
-        f"the bare step: {rate_row.bare_tokens_per_second:,.0f} tokens/s; the loop reaches "
-        f"{rate_row.ratio:.3f} of it ({', '.join(f'{ratio:.3f}' for ratio in ratios)})",
+        f"the bare step: {details['bare_tokens_per_second']:,.0f} tokens/s; the loop reaches "
+        f"{details['ratio']:.3f} of it ({', '.join(f'{ratio:.3f}' for ratio in ratios)})",
         file=out,
         flush=True,
     )
-    return rate_row
+    return row
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench."""
-    options = parse(Options, None, arguments, PROG)
-    found = environment()
-    report.print_environment(found, sys.stdout)
-    system = random_system(options.system, options.steps)
-    row = measure_rate(system, options, found, sys.stdout)
-    if options.json is not None:
-        report.write_json([row], options.json)
-    return 0
+    options = parse(RateOptions, None, arguments, "bench rate")
 
+    def parts(found: Environment) -> Iterator[Measured]:
+        system = random_system(options.system, options.steps)
+        yield [measure_rate(system, options, found, sys.stdout)], True
 
-if __name__ == "__main__":
-    sys.exit(run_command(PROG, main))
+    return measure(Options(json=options.json), parts)

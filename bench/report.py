@@ -1,4 +1,4 @@
-"""Rows of a bench: their ratios, the printed table, and the JSON file."""
+"""Rows of a bench: their ratios, the printed table, and the file with one row a line."""
 
 from __future__ import annotations
 
@@ -10,66 +10,56 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from bench.environment import Environment
-from bench.measure import Timing
-
-OURS = "lstm_jax"
-"""What our implementations' names begin with."""
+from bench.peers import OURS
+from bench.timing import Timing
 
 
-@dataclass(frozen=True)
-class Row:
-    """One implementation of one system.
+@dataclass(frozen=True, kw_only=True)
+class Row(Environment):
+    """One implementation of one system, and what it ran on.
 
     Attributes:
         bench: the bench's name.
         system: the system's.
         implementation: ours begin with `lstm_jax`.
         dtype: of the products.
-        device: what it ran on.
         median_ms: milliseconds of the bench's unit of work.
         p10_ms: the tenth percentile.
         p90_ms: the ninetieth.
         tokens_per_second: at the median.
-        ratio_to_best_peer: the median of the best peer of this dtype divided by this one, so above
-            1 is faster than every peer; None for peers, and where none was measured.
         compile_s: seconds of the first call beyond the median.
         calls: how many calls were timed.
-        processor: the host's.
-        threads: see `Environment`.
-        versions: see `Environment`.
-        load: see `Environment`; when the run began.
         settings: what the implementation chose.
         shape: the system's sizes.
         peers_left_out: peers that were asked for and not measured, and why.
-        steps_per_second: at the median, where the bench has steps; else None.
+        ratio_to_best_peer: the median of the best peer of this dtype divided by this one, so above
+            1 is better than every peer; where memory is what is measured, that of memory. None for
+            peers, and where none was measured.
+        steps_per_second: at the median, where the bench has steps.
         limit_fraction: the time that the memory allows for a step of sampling, or that a step of
-            training needs for its matrix products alone, divided by what it took, where that was
-            measured; else None.
-        memory_mb: megabytes (of 10^6 bytes) that the bench says it measures; else None.
+            training needs for its matrix products alone, divided by what it took.
+        memory_mb: megabytes (of 10^6 bytes) that the bench says it measures.
+        details: what only this bench has.
     """
 
     bench: str
     system: str
     implementation: str
     dtype: str
-    device: str
     median_ms: float
     p10_ms: float
     p90_ms: float
     tokens_per_second: float
-    ratio_to_best_peer: float | None
     compile_s: float
     calls: int
-    processor: str
-    threads: Mapping[str, str]
-    versions: Mapping[str, str]
-    load: float
-    settings: Mapping[str, str]
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     shape: Mapping[str, object]
-    peers_left_out: Mapping[str, str]
+    peers_left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    ratio_to_best_peer: float | None = None
     steps_per_second: float | None = None
     limit_fraction: float | None = None
     memory_mb: float | None = None
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def is_ours(self) -> bool:
@@ -78,75 +68,37 @@ class Row:
 
 
 def make_row(
-    found: Environment,
-    timing: Timing,
-    *,
-    bench: str,
-    system: str,
-    implementation: str,
-    dtype: str,
-    tokens: int,
-    first_s: float,
-    settings: Mapping[str, str],
-    shape: Mapping[str, object],
-    peers_left_out: Mapping[str, str],
+    found: Environment, timing: Timing, *, tokens: int, first_s: float = 0.0, **fields: Any
 ) -> Row:
-    """A row from what was measured, without ratio.
+    """A row from what was measured.
 
     Args:
         found: what it ran on.
         timing: of one call.
-        bench: see `Row`, as all arguments that are not here.
-        system: see there.
-        implementation: see there.
-        dtype: see there.
         tokens: of one call.
         first_s: seconds that the first call took.
-        settings: see there.
-        shape: see there.
-        peers_left_out: see there.
+        fields: others of `Row`.
     """
-    return Row(
-        bench=bench,
-        system=system,
-        implementation=implementation,
-        dtype=dtype,
-        device=found.device,
-        median_ms=timing.median_ms,
-        p10_ms=timing.p10_ms,
-        p90_ms=timing.p90_ms,
-        tokens_per_second=1e3 * tokens / timing.median_ms,
-        ratio_to_best_peer=None,
-        compile_s=max(0.0, first_s - timing.median_ms / 1e3),
-        calls=timing.calls,
-        processor=found.processor,
-        threads=found.threads,
-        versions=found.versions,
-        load=found.load,
-        settings=settings,
-        shape=shape,
-        peers_left_out=peers_left_out,
-    )
+    median_s = timing.median_ms / 1e3
+    values = vars(found) | vars(timing) | fields
+    values.setdefault("tokens_per_second", tokens / median_s)
+    values.setdefault("compile_s", max(0.0, first_s - median_s))
+    return Row(**values)
 
 
-def with_ratios(rows: Sequence[Row]) -> list[Row]:
-    """The rows of one system, those of ours with their ratio to its fastest peer."""
-    return [_with_ratio(row, rows) for row in rows]
+def with_ratios(
+    rows: Sequence[Row], measure: Callable[[Row], float | None] = lambda row: row.median_ms
+) -> list[Row]:
+    """The rows of one system, those of ours with their ratio to the best peer of their dtype."""
 
+    def with_ratio(row: Row) -> Row:
+        peers = [measure(each) for each in rows if not each.is_ours and each.dtype == row.dtype]
+        known, ours = [each for each in peers if each is not None], measure(row)
+        if not (row.is_ours and known and ours):
+            return row
+        return dataclasses.replace(row, ratio_to_best_peer=min(known) / ours)
 
-def _with_ratio(row: Row, rows: Sequence[Row]) -> Row:
-    peers = [each.median_ms for each in rows if not each.is_ours and each.dtype == row.dtype]
-    if not (row.is_ours and peers):
-        return row
-    return dataclasses.replace(row, ratio_to_best_peer=min(peers) / row.median_ms)
-
-
-_HEADS = ("system", "implementation", "dtype", "ms", "p10", "p90", "tokens/s", "ratio", "compile")
-_OPTIONAL: dict[str, Callable[[Row], str]] = {
-    "steps/s": lambda row: "" if row.steps_per_second is None else f"{row.steps_per_second:,.0f}",
-    "MB": lambda row: "" if row.memory_mb is None else f"{row.memory_mb:,.1f}",
-    "of limit": lambda row: "" if row.limit_fraction is None else f"{row.limit_fraction:.0%}",
-}
+    return [with_ratio(row) for row in rows]
 
 
 def print_environment(found: Environment, out: TextIO) -> None:
@@ -164,54 +116,61 @@ def print_environment(found: Environment, out: TextIO) -> None:
         )
 
 
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "system": lambda row: row.system,
+    "implementation": lambda row: row.implementation,
+    "dtype": lambda row: row.dtype,
+    "ms": lambda row: f"{row.median_ms:,.2f}",
+    "p10": lambda row: f"{row.p10_ms:,.2f}",
+    "p90": lambda row: f"{row.p90_ms:,.2f}",
+    "tokens/s": lambda row: f"{row.tokens_per_second:,.0f}",
+    "ratio": lambda row: _number(row.ratio_to_best_peer, ".2f"),
+    "compile": lambda row: f"{row.compile_s:.1f} s",
+    "steps/s": lambda row: _number(row.steps_per_second, ",.0f"),
+    "MB": lambda row: _number(row.memory_mb, ",.1f"),
+    "of limit": lambda row: _number(row.limit_fraction, ".0%"),
+    "as": lambda row: row.settings.get("candidate", ""),
+}
+_LEFT = ("system", "implementation", "dtype", "as")
+
+
 def print_table(rows: Sequence[Row], out: TextIO) -> None:
-    """Prints one line a row; the optional fields only where a row has them."""
-    optional = [head for head, cell in _OPTIONAL.items() if any(map(cell, rows))]
-    heads = (*_HEADS, *optional)
-    lines = [heads, *((*_cells(row), *(_OPTIONAL[head](row) for head in optional)) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
-    for line in lines:
-        cells = (
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+    """Prints one line a row; a column that no row has is left out."""
+    columns = {head: [cell(row) for row in rows] for head, cell in _COLUMNS.items()}
+    columns = {head: [head, *cells] for head, cells in columns.items() if any(cells)}
+    for line in range(len(rows) + 1):
+        padded = (
+            cells[line].ljust(width) if head in _LEFT else cells[line].rjust(width)
+            for head, cells in columns.items()
+            for width in [max(map(len, cells))]
         )
-        print("  ".join(cells).rstrip(), file=out, flush=True)
+        print("  ".join(padded).rstrip(), file=out, flush=True)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    ratio = "" if row.ratio_to_best_peer is None else f"{row.ratio_to_best_peer:.2f}"
-    return (
-        row.system,
-        row.implementation,
-        row.dtype,
-        f"{row.median_ms:,.2f}",
-        f"{row.p10_ms:,.2f}",
-        f"{row.p90_ms:,.2f}",
-        f"{row.tokens_per_second:,.0f}",
-        ratio,
-        f"{row.compile_s:.1f} s",
-    )
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
-def collect(measured: Iterable[Sequence[Row]], file: Path | None) -> list[Row]:
-    """All rows, written into the file, where there is one, as soon as each part is measured."""
-    rows: list[Row] = []
-    for part in measured:
-        rows += part
-        if file is not None:
-            write_json(rows, file)
-    return rows
+def write_rows(rows: Iterable[Row], file: TextIO) -> None:
+    """Writes one row a line, without what it has not, so that each is kept as soon as it is."""
+    for row in rows:
+        values = {name: value for name, value in vars(row).items() if value not in (None, {})}
+        write_line(values, file)
+    file.flush()
 
 
-def write_json(rows: Iterable[Row], file: Path) -> None:
-    """Writes the rows as a list of objects, without optional fields that a bench has not."""
-    file.write_text(json.dumps([_as_json(row) for row in rows], indent=2) + "\n")
+def write_line(values: Mapping[str, Any], file: TextIO) -> None:
+    """Writes an object as one line of JSON."""
+    file.write(json.dumps(values, ensure_ascii=False) + "\n")
 
 
-def _as_json(row: Row) -> dict[str, Any]:
-    optional = {"steps_per_second", "memory_mb"}
-    return {
-        name: value
-        for name, value in dataclasses.asdict(row).items()
-        if value is not None or name not in optional
-    }
+def read_rows(file: Path) -> list[Row]:
+    """What `write_rows` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not what a bench wrote with --json: {error}") from None

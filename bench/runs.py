@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lstm_jax.systems import PRESETS, from_dict, preset_named, to_dict
+from lstm_jax.systems import PRESETS, preset_named, to_dict
 from lstm_jax.systems.base import TrainConfig
-from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 
@@ -92,17 +91,14 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run folder, of the format before this version's too.
+    """Reads a run folder.
 
     Raises:
         ValueError: it is no run folder, its config is damaged, or it has no metrics.
     """
     folder = RunFolder(path)
     described = _described(folder.config)
-    if described.get("format") == 1:
-        config, sha256 = _of_format_1(path, described)
-    else:
-        config, sha256, _ = read_description(folder)
+    config, sha256, _ = read_description(folder)
     rows = read_rows(folder.metrics)
     if not rows:
         raise ValueError(
@@ -176,24 +172,6 @@ def _described(file: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return described if isinstance(described, dict) else {}
-
-
-def _of_format_1(path: Path, described: Mapping[str, Any]) -> tuple[TrainConfig, str]:
-    """Settings and data's hash of a config without `system`, whose samples were set elsewhere."""
-    try:
-        kept = _known(described["config"], to_dict(LanguageConfig()))
-        return from_dict(kept | {"system": "language"}), str(described["data"]["sha256"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path}/config.json cannot be used: {reason}; restore it") from None
-
-
-def _known(values: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _known(value, like[name]) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name in like
-    }
 
 
 def _device(written_by: object) -> str:

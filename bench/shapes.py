@@ -299,43 +299,26 @@ class Job:
         return draw.integers(0, system.vocabulary_size, shape, dtype=np.int32)
 
 
+_REVIEWS = {"dropout": 0.2, "word_dropout": 0.4, "dense_dropout": 0.5, "learning_rate": 2e-3}
+
 SYSTEMS: tuple[AnySystem, ...] = (
-    System("lyrics", 1027, "lstm", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
-    System("lyrics-gru", 1027, "gru", 1, 256, batch_size=32, sequence_length=35, clip_norm=0.01),
-    System("shakespeare", 8009, "lstm", 1, 128, 100, 50, embedding_size=128),
-    System("anna", 83, "lstm", 2, 512, batch_size=100, sequence_length=100, dropout=0.5),
+    System("lyrics", 1027, "lstm", 1, 256, 32, 35, clip_norm=0.01),
+    System("lyrics-gru", 1027, "gru", 1, 256, 32, 35, clip_norm=0.01),
+    System("shakespeare", 8009, "lstm", 1, 128, 100, 50, 128),
+    System("anna", 83, "lstm", 2, 512, 100, 100, dropout=0.5),
     System(
-        "poems",
-        5546,
-        "lstm",
-        1,
-        256,
-        batch_size=32,
-        sequence_length=49,
-        embedding_size=256,
+        *("poems", 5546, "lstm", 1, 256, 32, 49, 256),
         dropout=0.4,
         clip_norm=1.0,
         learning_rate=3e-3,
-        dropout_place="inputs",
         output_dropout=0.5,
+        dropout_place="inputs",
         tied=True,
         carried=False,
     ),
-    Classification(
-        "reviews",
-        10_000,
-        2,
-        64,
-        batch_size=128,
-        sequence_length=80,
-        embedding_size=50,
-        dense_size=32,
-        dropout=0.2,
-        word_dropout=0.4,
-        dense_dropout=0.5,
-        learning_rate=2e-3,
-    ),
+    Classification("reviews", 10_000, 2, 64, 128, 80, 50, 32, **_REVIEWS),
 )
+"""Those that the library trains, with vocabulary, cell, layers, hidden size, batch, length, ..."""
 
 
 def system_named(name: str) -> AnySystem:

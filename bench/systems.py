@@ -1,7 +1,5 @@
 """A table of finished runs of `train.py`: what each system reached, beside published figures.
 
-    python -m bench.systems RUN [RUN ...] [--json FILE] [--markdown FILE] [--keep DIR]
-
 A line is one setting, with the mean and range of its seeds. Beside it: what others published for
 that setting, and the held-out loss of an interpolated n-gram on the same data and split, which is
 fitted here where the data is still at hand.
@@ -11,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,10 +18,11 @@ from typing import Annotated, Any
 import tyro
 
 from bench.baselines import NGrams, published
-from bench.judged import Point, Spread, decimals, explained, figures, shown, spread
+from bench.figures import Point, Spread, decimals, explained, figures, shown, spread
 from bench.ngram import NGramResult
+from bench.report import write_line
 from bench.runs import Run, differences, keep_run, number, read_run, settings
-from lstm_jax.cli.arguments import parse, run_command
+from lstm_jax.cli.arguments import parse
 from lstm_jax.systems import PRESETS
 
 _HEADS = ("system", "settings", "runs", "figure", "published", "n-gram", "time")
@@ -41,7 +39,7 @@ class Options:
 
     Attributes:
         runs: folders that train.py made.
-        json: where to write the lines as a list of objects.
+        json: where to write the lines, an object each.
         markdown: where to write the table, besides standard output.
         keep: where to keep each run's settings and metrics, a folder of its name; such a folder
             can be named as a run again, and its curves be drawn.
@@ -209,7 +207,7 @@ def _finite(value: Any) -> Any:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
-    options = parse(Options, None, arguments, "bench.systems")
+    options = parse(Options, None, arguments, "bench systems")
     paths = {path.resolve(): path for path in options.runs}
     runs = [read_run(path) for path in paths.values()]
     if options.keep is not None:
@@ -221,12 +219,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.markdown is not None:
         options.markdown.write_text(text, encoding="utf-8")
     if options.json is not None:
-        found = _finite([line.as_json() for line in lines])
-        options.json.write_text(
-            json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        with options.json.open("w", encoding="utf-8") as file:
+            for line in lines:
+                write_line(_finite(line.as_json()), file)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(run_command("bench.systems", main))

@@ -1,104 +1,108 @@
-"""Other libraries that train and sample the same networks, each in files of its own."""
+"""Other libraries that train and sample the same networks, each in a file of its own.
+
+A file has a class `Peer` with the methods of `bench.implementation.Implementation`, and imports its
+library when it is imported.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, TypeVar
+from itertools import product
+from typing import Any, Literal, NamedTuple
 
-from bench.implementation import Implementation, LayerImplementation, SamplingImplementation
+from bench.implementation import Implementation
+from bench.workers import NotRun
 
-P = TypeVar("P")
+OURS = "lstm_jax"
+"""What our implementations' names begin with."""
 
 PEERS = {
     "pytorch": "bench.peers.pytorch",
     "flax-nnx": "bench.peers.flax_nnx",
     "keras": "bench.peers.keras_jax",
-    "equinox": "bench.peers.equinox_cells",
+    "equinox": "bench.peers.equinox",
 }
-"""Name and module; a module holds `PEER`, and imports its library when it is imported."""
+"""Name and module."""
 
-SAMPLING_PEERS = {
-    "pytorch": "bench.peers.pytorch_sampling",
-    "flax-nnx": "bench.peers.flax_nnx_sampling",
-}
-"""The same for sampling."""
+SAMPLING_PEERS = ("pytorch", "flax-nnx")
+"""Those that write."""
 
-LAYER_PEERS = {
-    "pytorch": "bench.peers.pytorch_layer",
-    "flax-nnx": "bench.peers.flax_nnx_layer",
-    "keras": "bench.peers.keras_layer",
-    "equinox": "bench.peers.equinox_layer",
-}
-"""The same for bare layers."""
+Kind = Literal["training", "layer", "sampling"]
 
 
-class MissingPeer(Exception):
-    """A peer's library is not installed."""
+class Candidate(NamedTuple):
+    """A way to run an implementation; of several the fastest counts.
+
+    Attributes:
+        name: what the rows call it; empty where it is the only one.
+        options: given to its class.
+        environment: variables of its process.
+    """
+
+    name: str = ""
+    options: Mapping[str, Any] = {}
+    environment: Mapping[str, str] = {}
 
 
-def peer_named(name: str) -> Implementation:
-    """The peer of that name that trains.
+ONLY = Candidate()
+
+
+def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
+    """The ways to run the implementation of that name, the usual one first.
+
+    Args:
+        name: of the implementation.
+        kind: of the work.
+        cpu_cores: how many it may use; 0 where it runs on an accelerator.
+    """
+    if name == "keras":
+        return [Candidate(environment={"KERAS_BACKEND": "jax"})]
+    if name != "pytorch":
+        return [ONLY]
+    # oneDNN brings weights into its own form at every call, and threads wait for each other: of
+    # small layers either takes longer than the step itself.
+    found = [
+        Candidate(
+            f"threads {threads}, oneDNN {'on' if onednn else 'off'}",
+            {"threads": threads, "onednn": onednn},
+        )
+        for threads, onednn in product(sorted({1, cpu_cores}, reverse=True), (True, False))
+    ]
+    found = found if cpu_cores else [Candidate("eager")]
+    return found if kind == "sampling" else [*found, Candidate("torch.compile", {"compiled": True})]
+
+
+def module_of(name: str) -> str:
+    """Where an implementation is, ours or a peer.
 
     Raises:
-        ValueError: there is none.
-        MissingPeer: its library is not installed.
+        ValueError: there is no peer of that name.
     """
-    peer: Implementation = _imported(PEERS, name)
-    return peer
+    if name.startswith(OURS):
+        return "bench.ours"
+    require_peers([name])
+    return PEERS[name]
 
 
-def sampling_peer_named(name: str) -> SamplingImplementation:
-    """The peer of that name that samples.
-
-    Raises:
-        ValueError: there is none.
-        MissingPeer: its library is not installed.
-    """
-    peer: SamplingImplementation = _imported(SAMPLING_PEERS, name)
-    return peer
-
-
-def layer_peer_named(name: str) -> LayerImplementation:
-    """The peer of that name that runs a bare layer.
-
-    Raises:
-        ValueError: there is none.
-        MissingPeer: its library is not installed.
-    """
-    peer: LayerImplementation = _imported(LAYER_PEERS, name)
-    return peer
-
-
-def require_peers(names: Sequence[str]) -> None:
-    """Raises ValueError where a name is no peer's that trains."""
+def require_peers(names: Sequence[str], known: Sequence[str] = ()) -> None:
+    """Raises ValueError where a name is not among the known ones, by default all peers."""
+    known = known or tuple(PEERS)
     for name in names:
-        _require_known(PEERS, name)
+        if name not in known:
+            raise ValueError(f"there is no peer {name!r}; choose from {', '.join(known)}")
 
 
-def find_installed(
-    names: Sequence[str], named: Callable[[str], P]
-) -> tuple[list[P], dict[str, str]]:
-    """The peers of these names, and why those that are missing are."""
-    installed, missing = [], {}
-    for name in names:
-        try:
-            installed.append(named(name))
-        except MissingPeer as reason:
-            missing[name] = str(reason)
-    return installed, missing
+def load(module: str, options: Mapping[str, Any]) -> Implementation:
+    """An implementation, its library imported.
 
-
-def _imported(peers: Mapping[str, str], name: str) -> Any:
-    _require_known(peers, name)
+    Raises:
+        NotRun: its library is not installed.
+    """
     try:
-        return import_module(peers[name]).PEER
+        peer: Implementation = import_module(module).Peer(**options)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("bench", "lstm_jax"):
             raise
-        raise MissingPeer(f"{error.name} is not installed") from error
-
-
-def _require_known(peers: Mapping[str, str], name: str) -> None:
-    if name not in peers:
-        raise ValueError(f"there is no peer {name!r}; choose from {', '.join(peers)}")
+        raise NotRun(f"{error.name} is not installed") from error
+    return peer

