@@ -12,7 +12,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -151,12 +151,9 @@ def _serve(connection: Connection) -> None:
     os.dup2(2, 1)  # what libraries print is no part of a table
     keep_freed_memory()
     server = Server()
-    while True:
-        try:
-            asked = connection.recv()
-        except EOFError:
-            return
-        connection.send(server.answer(*asked))
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            connection.send(server.answer(*connection.recv()))
 
 
 @contextmanager
