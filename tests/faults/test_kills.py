@@ -134,11 +134,12 @@ def test_the_curves_of_such_runs_are_one(
     place: Place, whole: Path, tmp_path: Path, request: pytest.FixtureRequest, is_thorough: bool
 ) -> None:
     runs = {"left alone": whole, "preempted (SIGTERM) and resumed": place.path / "SIGTERM-step"}
-    if is_thorough:
-        runs["killed again and again (SIGKILL)"] = place.path / "killed-100-1"
     file = tmp_path / "reliability.png"
     if is_thorough:
+        runs["killed again and again (SIGKILL)"] = place.path / "killed-100-1"
         file = request.config.getoption("--table").parent / "images" / file.name
+    if not all(run.exists() for run in runs.values()):
+        pytest.skip("the runs are made by the tests of kills and signals")
     assert draw_runs(runs, file) == 0
     assert file.read_bytes().startswith(b"\x89PNG")
 

@@ -20,10 +20,11 @@ settings.register_profile(
 
 @pytest.fixture
 def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """What a test reads by; in the table it has the test's name."""
+    """What a test reads by; in the table it has the name of the test, or of its parameter."""
     from law import Surface  # which asks for the profile, and that is not loaded before
 
     jax.local_devices()  # its threads are started before memory is limited
-    row: list[str | int] = [request.node.name.removeprefix("test_").replace("_", " "), 0, 0, 0]
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    row: list[str | int] = [name.partition("[")[2].rstrip("]") or name, 0, 0, 0]
     request.node.user_properties.append(("hostile", row))
     return Surface(tmp_path, row)

@@ -273,7 +273,9 @@ def _replace(draw: Draw, path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [train_case, sample_case, convert_case])
+@pytest.mark.parametrize(
+    "make", [train_case, sample_case, convert_case], ids=[TRAIN, SAMPLE, "interop convert"]
+)
 @few
 @given(data=st.data())
 def test_commands(
