@@ -18,6 +18,7 @@ import re
 import shutil
 import sys
 import time
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -263,7 +264,8 @@ def _quietly(work: Callable[[], T]) -> T:
     """Run Orbax without what it prints, for what matters is raised: a CheckpointError of one line.
 
     When one array fails, Orbax closes its event loop while TensorStore is still at work on others;
-    each of those then prints that the loop is closed, or that nobody asked for its exception.
+    each of those then prints that the loop is closed, that nobody asked for its exception, or that
+    it was never awaited.
     """
     loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
 
@@ -274,20 +276,20 @@ def _quietly(work: Callable[[], T]) -> T:
         if str(unraisable.exc_value) != "Event loop is closed":
             hook(unraisable)
 
-    sys.unraisablehook = report
-    for logger in loggers:
-        logger.addFilter(is_foreign)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        stack.callback(setattr, sys, "unraisablehook", hook)
+        sys.unraisablehook = report
+        for logger in loggers:
+            stack.callback(logger.removeFilter, is_foreign)
+            logger.addFilter(is_foreign)
         try:
             return work()
         except Exception as error:
             reason = _reason(error)
         time.sleep(0.2)  # until the others are done
         gc.collect()  # of their tasks, which print when they go
-    finally:
-        sys.unraisablehook = hook
-        for logger in loggers:
-            logger.removeFilter(is_foreign)
     raise CheckpointError(reason)
 
 
