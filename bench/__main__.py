@@ -15,7 +15,7 @@ from lstm_jax.cli.arguments import run_command
 BENCHES = {
     "train": "a whole training step, beside PyTorch, Flax, Keras, Equinox",
     "layer": "a bare LSTM or GRU, forward and backward, beside the same",
-    "sample": "writing, absorbing prompts, filters, beside PyTorch and Flax",
+    "sample": "decode, prefill, filters, beside PyTorch and Flax",
     "memory": "peak memory and compilation of a training step, fresh processes",
     "growth": "our step against length, batch, size, vocabulary and remat",
     "rate": "the rate of train.py's loop beside its bare training step",

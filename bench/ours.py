@@ -28,7 +28,7 @@ from lstm_jax.losses import TokenSums
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.recurrence import layer
 from lstm_jax.sampling import FREE, generate, stream, with_weights
-from lstm_jax.sampling.loop import power_of_two
+from lstm_jax.sampling.decode import power_of_two
 from lstm_jax.systems.base import Objective, OptimizerConfig, Predictions
 from lstm_jax.systems.language import LaneRows, LanguageObjective
 from lstm_jax.systems.poems import PoemObjective

@@ -1,11 +1,11 @@
 """How fast a system writes: ours beside a plain loop in its peers.
 
-One call absorbs a prompt in every row and writes `places` tokens to each; tokens a second are those
-written. All start from the same weights. Before they are timed, each has to continue the same
+One call reads a prompt (prefill) in every row and writes `places` tokens to each (decode); tokens a
+second are those written. All start from the same weights. Before they are timed, each has to continue the same
 prompts with the same tokens as ours, greedily, in float32.
 
 Besides, for one text: how much of what memory allows a step reaches (see `bench.limits`), and how
-fast a long prompt is absorbed; and what filters cost over a large vocabulary.
+fast a long prompt is read (prefill); and what filters cost over a large vocabulary.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Options(OptionsWithPeers):
 def build(peer: Implementation, system: System, dtype: DType, job: Job) -> Built:
     """A call that writes; of ours, also what its parts are compared with.
 
-    Those are the prompt alone, where one text is written, and the scan that training absorbs it
+    Those are the prompt alone, where one text is written, and the scan that training reads it
     with, where nothing but it is measured.
     """
     sampling = peer.sampling(system, dtype, system.initial_params(), job)

@@ -24,8 +24,8 @@ from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
+    dropout_mask,
     init_stack,
-    keep_scale,
     run_stack,
 )
 
@@ -153,7 +153,7 @@ class Classifier:
         if params.dense is not None:
             xs_BF = jax.nn.relu(self._affine(params.dense, xs_BF))
             if key_dense is not None and config.dense_dropout:
-                xs_BF *= keep_scale(key_dense, config.dense_dropout, xs_BF.shape, xs_BF.dtype)
+                xs_BF *= dropout_mask(key_dense, config.dense_dropout, xs_BF.shape, xs_BF.dtype)
         return self._affine(params.output, xs_BF)[:, 0]
 
     def sums(

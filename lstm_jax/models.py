@@ -24,8 +24,8 @@ from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
+    dropout_mask,
     init_stack,
-    keep_scale,
     run_stack,
     stack_zero_carry,
     step_stack,
@@ -194,7 +194,7 @@ class LanguageModel:
             config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=stack_key
         )
         if config.output_dropout and keys is not None:
-            hs *= keep_scale(keys.output, config.output_dropout, hs.shape, hs.dtype)
+            hs *= dropout_mask(keys.output, config.output_dropout, hs.shape, hs.dtype)
         return carry, hs
 
     def apply(

@@ -163,7 +163,7 @@ def run_stack(
         final, xs = _one_layer(config, params, before, xs, mask, resets, input_scale)
         above = place == "outputs" or (place == "between" and index < len(layers) - 1)
         if keys is not None and above:
-            xs *= keep_scale(keys[index], config.dropout, xs.shape, xs.dtype)
+            xs *= dropout_mask(keys[index], config.dropout, xs.shape, xs.dtype)
         finals.append(final)
     return tuple(finals), xs
 
@@ -252,13 +252,13 @@ def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[A
     Token ids stay ids: what is dropped of their one-hot rows comes back as a scale `[T, B]`.
     """
     dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
-    scale_BD = keep_scale(key, rate, (xs.shape[1], input_size), dtype)
+    scale_BD = dropout_mask(key, rate, (xs.shape[1], input_size), dtype)
     if xs.ndim == 3:
         return xs * scale_BD[None], None
     return xs, scale_BD[jnp.arange(xs.shape[1]), xs]
 
 
-def keep_scale(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
     """Inverted dropout: 0 with probability `rate`, else the inverse of the share that is kept.
 
     One random 32-bit word serves as many entries as it can: 32 at a rate of 1/2, 16 at multiples of

@@ -29,8 +29,8 @@ from lstm_jax.cells import look_up
 from lstm_jax.classifier import Classifier, ClassifierParams
 from lstm_jax.files import write_whole
 from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.sampling.decode import FREE, DecodeState, Rows, decode, refuse_bidirectional
 from lstm_jax.sampling.filters import make_filters
-from lstm_jax.sampling.loop import FREE, Rows, Writing, advance, refuse_bidirectional
 from lstm_jax.sampling.stops import make_stops
 from lstm_jax.stack import run_stack
 
@@ -111,7 +111,7 @@ def export_sampler(
         chosen = filters._replace(temperature=temperature, top_n=jnp.maximum(top_n, 0))
         given_NB = jnp.full((places, prompt_TB.shape[1]), FREE, jnp.int32)
         times = jnp.int32(places)
-        written: tuple[Any, Array, Array] = advance(
+        written: tuple[Any, Array, Array] = decode(
             model, False, params, writing, rows, given_NB, times, chosen, stops
         )
         return written[1]
@@ -185,7 +185,7 @@ def _begin(
     mask_TB: Array,
     key_data: Array,
     places: int,
-) -> tuple[Writing, Rows]:
+) -> tuple[DecodeState, Rows]:
     """The batch after its prompts; the same keys as `generate`'s."""
     batch_size = prompt_TB.shape[1]
     # Not `model.hidden`, which compares the prompts' size, symbolic here, with the vocabulary's.
@@ -197,7 +197,7 @@ def _begin(
     zeros_B = jnp.zeros(batch_size, jnp.int32)
     # Only the repetition penalty, which is off, asks what was seen.
     seen_BV = jnp.zeros((batch_size, model.vocabulary_size), jnp.bool_)
-    writing = Writing(carry, hs_TBH[-1], seen_BV, zeros_B, zeros_B.astype(bool), jnp.int32(0))
+    writing = DecodeState(carry, hs_TBH[-1], seen_BV, zeros_B, zeros_B.astype(bool), jnp.int32(0))
     return writing, Rows(keys_B, mask_TB.sum(0, dtype=jnp.int32), zeros_B + places)
 
 

@@ -1,6 +1,7 @@
 """From a trained language model to text: one jitted loop, and what people ask of it."""
 
 from lstm_jax.sampling.beams import Hypothesis, beam_search
+from lstm_jax.sampling.decode import FREE
 from lstm_jax.sampling.filters import FilterOptions, Filters, make_filters
 from lstm_jax.sampling.generation import (
     Texts,
@@ -11,7 +12,6 @@ from lstm_jax.sampling.generation import (
     stream,
     with_weights,
 )
-from lstm_jax.sampling.loop import FREE
 from lstm_jax.sampling.scoring import TextScore, perplexity, score
 
 __all__ = [

@@ -17,15 +17,15 @@ import numpy.typing as npt
 from jax import Array, lax
 
 from lstm_jax.models import LanguageModel, LanguageModelParams
-from lstm_jax.sampling.filters import forbid, make_filters
-from lstm_jax.sampling.loop import (
+from lstm_jax.sampling.decode import (
     FREE,
-    absorb,
     check_template,
     power_of_two,
+    prefill,
     prompt_length,
     refuse_bidirectional,
 )
+from lstm_jax.sampling.filters import forbid, make_filters
 from lstm_jax.sampling.stops import Stops, make_stops
 
 
@@ -89,7 +89,7 @@ def beam_search(
     prompt, rest = row[:known].astype(np.int32), row[known:].astype(np.int32)
     given = np.full(max(1, power_of_two(len(rest))), FREE, np.int32)
     given[: len(rest)] = rest
-    carry, hidden = absorb(model, params, [prompt])
+    carry, hidden = prefill(model, params, [prompt])
     found = _search(
         model, beams, params, carry, hidden, given, jnp.int32(len(rest)),
         jnp.float32(length_penalty), filters.forbidden, automaton,
@@ -98,7 +98,7 @@ def beam_search(
 
 
 class _Beams(NamedTuple):
-    """The hypotheses; see `Hypothesis` and `Writing`."""
+    """The hypotheses; see `Hypothesis` and `DecodeState`."""
 
     carry: Any
     hidden: Array

@@ -16,18 +16,18 @@ import numpy.typing as npt
 from jax import Array, random
 
 from lstm_jax.models import LanguageModel, LanguageModelParams
-from lstm_jax.sampling.filters import FilterOptions, Filters, make_filters
-from lstm_jax.sampling.loop import (
+from lstm_jax.sampling.decode import (
     FREE,
+    DecodeState,
     Rows,
-    Writing,
-    absorb,
-    advance,
     check_template,
+    decode,
     power_of_two,
+    prefill,
     prompt_length,
     refuse_bidirectional,
 )
+from lstm_jax.sampling.filters import FilterOptions, Filters, make_filters
 from lstm_jax.sampling.stops import Stops, make_stops
 
 Ids = npt.NDArray[np.int32]
@@ -318,19 +318,19 @@ def _chunks(
     if not total:
         return
     size = min(_MOST_PLACES, power_of_two(total)) if places is None else places
-    carry, hidden = absorb(model, params, job.prompts)
+    carry, hidden = prefill(model, params, job.prompts)
     known = np.array([len(prompt) for prompt in job.prompts], np.int32)
     seen = np.zeros((len(known), model.vocabulary_size), np.bool_)
     for row, prompt in enumerate(job.prompts):
         seen[row, prompt] = True
     rows = Rows(keys, jnp.asarray(known), jnp.asarray(job.places))
     state = jnp.zeros(len(known), jnp.int32)
-    writing = Writing(carry, hidden, jnp.asarray(seen), state, state.astype(bool), jnp.int32(0))
+    writing = DecodeState(carry, hidden, jnp.asarray(seen), state, state.astype(bool), jnp.int32(0))
     for first in range(0, total, size):
         times = min(size, total - first)
         given = np.full((size, len(known)), FREE, np.int32)
         given[:times] = job.given[first : first + times]
-        writing, tokens, scores = advance(
+        writing, tokens, scores = decode(
             model, with_scores, params, writing, rows, given, jnp.int32(times), filters, stops
         )
         matched, stopped = np.asarray(writing.matched), np.asarray(writing.stopped)

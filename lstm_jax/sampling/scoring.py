@@ -16,7 +16,7 @@ import numpy.typing as npt
 from jax import Array
 
 from lstm_jax.models import LanguageModel, LanguageModelParams
-from lstm_jax.sampling.loop import ABSORBED_AT_ONCE, power_of_two, refuse_bidirectional
+from lstm_jax.sampling.decode import PREFILL_CHUNK, power_of_two, refuse_bidirectional
 
 
 class TextScore(NamedTuple):
@@ -98,7 +98,7 @@ def _score_batch(
     batch_size: int,
 ) -> list[npt.NDArray[np.float32]]:
     longest = max(map(len, rows)) - 1
-    times = min(ABSORBED_AT_ONCE, power_of_two(longest))
+    times = min(PREFILL_CHUNK, power_of_two(longest))
     padded = -(-longest // times) * times
     size = power_of_two(min(batch_size, len(rows)))
     tokens = np.zeros((padded + 1, size), np.int32)

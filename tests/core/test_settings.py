@@ -19,7 +19,7 @@ from lstm_jax.losses import OutputParams, fused_cross_entropy
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.precision import products
 from lstm_jax.recurrence import layer
-from lstm_jax.sampling import beams, loop, scoring
+from lstm_jax.sampling import beams, decode, scoring
 from lstm_jax.sampling.filters import choose, filtered, make_filters
 from lstm_jax.sampling.stops import make_stops
 
@@ -118,11 +118,11 @@ def test_sampling(setting: str) -> None:
     filters, stops = make_filters(V, top_n=2, top_p=0.5, forbidden=[1]), make_stops(V, [[1, 2]])
     with STRICT[setting]():
         keys = jax.vmap(random.fold_in, (None, 0))(random.key(0), jnp.arange(B))
-        rows, four = loop.Rows(keys, jnp.asarray(zeros), jnp.asarray(zeros)), jnp.int32(4)
+        rows, four = decode.Rows(keys, jnp.asarray(zeros), jnp.asarray(zeros)), jnp.int32(4)
 
         def write(params: Any) -> Any:
             carry = model.zero_carry(params, B)
-            carry, hidden = loop._absorb(model, params, carry, TOKENS, MASK)
+            carry, hidden = decode._prefill(model, params, carry, TOKENS, MASK)
             first = jax.tree.map(lambda a: a[:1], (carry, hidden))
             beams._search(
                 model,
@@ -136,10 +136,10 @@ def test_sampling(setting: str) -> None:
                 stops,
             )
             scoring._losses(model, params, carry, TOKENS, TOKENS, MASK)
-            writing = loop.Writing(
+            writing = decode.DecodeState(
                 carry, hidden, jnp.zeros((B, V), bool), zeros, jnp.zeros(B, bool), jnp.int32(0)
             )
-            return loop.advance(model, True, params, writing, rows, given, four, filters, stops)
+            return decode.decode(model, True, params, writing, rows, given, four, filters, stops)
 
         jax.eval_shape(write, jax.eval_shape(model.init, random.key(0)))
         many = make_filters(1000, top_n=100, top_p=0.5, min_p=0.1, repetition_penalty=1.1)

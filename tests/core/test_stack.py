@@ -17,8 +17,8 @@ from lstm_jax.recurrence import gru, layer, lstm, rnn
 from lstm_jax.stack import (
     Directions,
     StackConfig,
+    dropout_mask,
     init_stack,
-    keep_scale,
     run_stack,
     stack_zero_carry,
     step_stack,
@@ -122,7 +122,7 @@ RATES = [0.5, 0.25, 0.9375, 0.19921875, 0.1, 0.9]
 @pytest.mark.parametrize("rate", RATES)
 def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
     shape = (100, 100)
-    scale = np.asarray(keep_scale(random.key(0), rate, shape, jnp.float32))
+    scale = np.asarray(dropout_mask(random.key(0), rate, shape, jnp.float32))
     # The rate may be rounded to a multiple of 1/65536.
     np.testing.assert_allclose(np.unique(scale), [0, 1 / (1 - rate)], rtol=2**-16 / (1 - rate))
     # Five standard errors.
@@ -131,7 +131,7 @@ def test_dropout_keeps_its_share_and_the_mean(rate: float) -> None:
 
 @pytest.mark.parametrize("rate", RATES)
 def test_places_are_dropped_independently_of_each_other(rate: float) -> None:
-    scale = np.asarray(keep_scale(random.key(0), rate, (4000, 70), jnp.float32))
+    scale = np.asarray(dropout_mask(random.key(0), rate, (4000, 70), jnp.float32))
     correlations = np.corrcoef((scale > 0).T) - np.eye(70)
     # Six standard errors, for 2,415 pairs of places, many of which share a random word.
     assert np.abs(correlations).max() < 6 / np.sqrt(4000)

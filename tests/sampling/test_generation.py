@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax import random
 
 from lstm_jax.models import LanguageModel, LanguageModelConfig
-from lstm_jax.sampling import FREE, best_of, generate, loop, stack_rows, stream, with_weights
+from lstm_jax.sampling import FREE, best_of, decode, generate, stack_rows, stream, with_weights
 
 MODEL = LanguageModel(LanguageModelConfig(cell="gru", layers=2, hidden_size=8), 13)
 PARAMS = MODEL.init(random.key(1))
@@ -116,7 +116,7 @@ def test_same_key_same_text_whatever_the_batch_or_the_length() -> None:
 
 def test_changed_filters_and_lengths_recompile_nothing() -> None:
     generate(MODEL, PARAMS, template(13), key=random.key(0))
-    compiled = loop.advance._cache_size()
+    compiled = decode.decode._cache_size()
     for length, temperature, top_n in ((13, 0.5, 3), (16, 0.0, 0), (10, 1.5, 7)):
         generate(
             MODEL,
@@ -126,7 +126,7 @@ def test_changed_filters_and_lengths_recompile_nothing() -> None:
             temperature=temperature,
             top_n=top_n,
         )
-    assert loop.advance._cache_size() == compiled
+    assert decode.decode._cache_size() == compiled
 
 
 @pytest.mark.parametrize("embedding_size", [None, 4])
@@ -343,7 +343,7 @@ def test_the_best_of_several_is_the_likeliest_with_what_is_given_later() -> None
 def test_a_prompt_longer_than_one_scan_is_absorbed_in_several(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loop, "ABSORBED_AT_ONCE", 8)
+    monkeypatch.setattr(decode, "PREFILL_CHUNK", 8)
     rng = np.random.default_rng(0)
     rows = [[*rng.integers(0, 13, length).tolist(), FREE, FREE] for length in (21, 3, 16, 8)]
     stacked, lengths = stack_rows(rows)

@@ -27,7 +27,7 @@ def log_softmax_after(tokens: jax.Array) -> jax.Array:
 def test_scores_are_those_of_each_text_alone(
     batch_size: int, stretch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "ABSORBED_AT_ONCE", stretch)
+    monkeypatch.setattr(scoring, "PREFILL_CHUNK", stretch)
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 13, length) for length in (9, 2, 17, 3, 5, 16, 2)]
     found = score(MODEL, PARAMS, texts, batch_size=batch_size)

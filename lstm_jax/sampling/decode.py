@@ -24,7 +24,7 @@ from lstm_jax.sampling.stops import Stops
 FREE = -1
 """The entry of a template that stands for a place to be filled."""
 
-ABSORBED_AT_ONCE = 1024
+PREFILL_CHUNK = 1024
 """Times of one scan over prompts; longer ones take several, so few lengths are ever compiled."""
 
 
@@ -73,7 +73,7 @@ class Rows(NamedTuple):
     places: Array
 
 
-class Writing(NamedTuple):
+class DecodeState(NamedTuple):
     """How far a batch has come.
 
     Attributes:
@@ -93,7 +93,7 @@ class Writing(NamedTuple):
     place: Array
 
 
-def absorb(
+def prefill(
     model: LanguageModel, params: LanguageModelParams, prompts: list[npt.NDArray[np.int32]]
 ) -> tuple[tuple[Any, ...], Array]:
     """The carry after prompts `[T_b]` and the last layer's output `[B, H]`; zeros for none."""
@@ -101,7 +101,7 @@ def absorb(
     dtype = jax.tree.leaves(carry)[0].dtype
     hidden_BH = jnp.zeros((len(prompts), model.config.output_size), dtype)
     longest = max(map(len, prompts))
-    rest = longest % ABSORBED_AT_ONCE
+    rest = longest % PREFILL_CHUNK
     total = longest - rest + power_of_two(rest)
     tokens_TB = np.zeros((total, len(prompts)), np.int32)
     for row, prompt in enumerate(prompts):
@@ -109,15 +109,15 @@ def absorb(
     mask_TB = np.arange(total)[:, None] >= total - np.array([len(prompt) for prompt in prompts])
     first = 0
     while first < total:
-        last = first + (power_of_two(rest) if first == 0 and rest else ABSORBED_AT_ONCE)
+        last = first + (power_of_two(rest) if first == 0 and rest else PREFILL_CHUNK)
         chunk = slice(first, last)
-        carry, hidden_BH = _absorb(model, params, carry, tokens_TB[chunk], mask_TB[chunk])
+        carry, hidden_BH = _prefill(model, params, carry, tokens_TB[chunk], mask_TB[chunk])
         first = last
     return carry, hidden_BH.astype(dtype)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
-def _absorb(
+def _prefill(
     model: LanguageModel,
     params: LanguageModelParams,
     carry: tuple[Any, ...],
@@ -129,17 +129,17 @@ def _absorb(
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
-def advance(
+def decode(
     model: LanguageModel,
     with_scores: bool,
     params: LanguageModelParams,
-    writing: Writing,
+    writing: DecodeState,
     rows: Rows,
     given_TB: Array,
     times: Array,
     filters: Filters,
     stops: Stops,
-) -> tuple[Writing, Array, Array]:
+) -> tuple[DecodeState, Array, Array]:
     """Writes at most `times` places, fewer if every row has come to its end.
 
     Args:
@@ -162,14 +162,14 @@ def advance(
     begun = writing.place
     after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
 
-    def is_on(writing: Writing) -> Array:
+    def is_on(writing: DecodeState) -> Array:
         return ~writing.stopped & (writing.place < rows.places)
 
-    def has_more(state: tuple[Writing, Array, Array]) -> Array:
+    def has_more(state: tuple[DecodeState, Array, Array]) -> Array:
         more: Array = (state[0].place - begun < times) & jnp.any(is_on(state[0]))
         return more
 
-    def write_one(state: tuple[Writing, Array, Array]) -> tuple[Writing, Array, Array]:
+    def write_one(state: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
         writing, tokens_TB, scores_TB = state
         index, on_B = writing.place - begun, is_on(writing)
         logits_BV = model.logits(params, writing.hidden)
@@ -188,7 +188,7 @@ def advance(
         )
         # What the template gives is no part of a stop sequence.
         matched_B = jnp.where(is_free_B, after_SV[writing.matched, token_B], 0)
-        writing = Writing(
+        writing = DecodeState(
             carry,
             hidden_BH,
             writing.seen.at[each_B, token_B].set(True),
@@ -200,7 +200,7 @@ def advance(
 
     empty = jnp.full(given_TB.shape, FREE, jnp.int32)
     state = (writing, empty, jnp.zeros(given_TB.shape if with_scores else (), jnp.float32))
-    found: tuple[Writing, Array, Array] = lax.while_loop(has_more, write_one, state)
+    found: tuple[DecodeState, Array, Array] = lax.while_loop(has_more, write_one, state)
     return found
 
 
