@@ -1,8 +1,8 @@
 """How fast a system writes: ours beside a plain loop in its peers.
 
 One call reads a prompt (prefill) in every row and writes `places` tokens to each (decode); tokens a
-second are those written. All start from the same weights. Before they are timed, each has to continue the same
-prompts with the same tokens as ours, greedily, in float32.
+second are those written. All start from the same weights. Before they are timed, each has to
+continue the same prompts with the same tokens as ours, greedily, in float32.
 
 Besides, for one text: how much of what memory allows a step reaches (see `bench.limits`), and how
 fast a long prompt is read (prefill); and what filters cost over a large vocabulary.
