@@ -169,7 +169,7 @@ class MetricsFiles:
         log.append({"step": 12, "loss": 1.0})
         log.close()
         require(read_rows(path)[-1]["step"] == 12, "a row that was written cannot be read")
-        require_only(place, "metrics.jsonl")
+        require_only(place, "metrics.jsonl", "metrics.jsonl.damaged")
 
 
 @dataclass(frozen=True)
