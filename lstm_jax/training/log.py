@@ -187,10 +187,10 @@ class MetricsLog:
         if unreadable:
             aside = set_aside(path)
             _log.warning(
-                "%d lines of %s are no rows: it is damaged, or was changed; kept as %s, and the "
-                "other rows as they are",
-                unreadable,
+                "%s is damaged, or was changed; its lines that are no rows (%d) are left out, and "
+                "the file is kept as %s",
                 path,
+                unreadable,
                 aside,
             )
         if unreadable or kept != found:

@@ -67,7 +67,7 @@ def test_lines_that_are_no_rows_are_told_and_the_file_is_kept(
     path.write_bytes(damaged)
     write(path, [40], 30)
     (told,) = caplog.messages
-    assert told.startswith(f"1 lines of {path} are no rows")
+    assert told.startswith(f"{path} is damaged, or was changed; its lines that are no rows (1) are")
     assert path.with_name("metrics.jsonl.damaged").read_bytes() == damaged
     assert [row["step"] for row in read_rows(path)] == [10, 30, 40]
     caplog.clear()

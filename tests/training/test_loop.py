@@ -29,6 +29,23 @@ SAMPLING = config(
 )
 
 
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return without_timings(read_rows(RunFolder(path).metrics))
+
+
+def drop_checkpoints_after(path: Path, step: int) -> None:
+    """As a kill before them would."""
+    for each in RunFolder(path).checkpoints.iterdir():
+        if int(each.name) > step:
+            shutil.rmtree(each)
+
+
+@pytest.fixture(scope="module")
+def sampled(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object, Silent]:
+    path = tmp_path_factory.mktemp("sampled") / "run"
+    return path, *run(path, task(SAMPLING))
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, object]:
     path = tmp_path_factory.mktemp("whole") / "run"
@@ -46,8 +63,7 @@ def test_stopped_and_resumed_equals_uninterrupted(
     assert int(state.step) < 30
     state, _ = run(path, task(config()), resume=True)
     assert_same_bits(state, final)
-    rows = read_rows(RunFolder(path).metrics)
-    assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+    assert rows_of(path) == rows_of(whole)
 
 
 class StopsAfter:
@@ -93,10 +109,21 @@ def test_an_evaluation_that_a_signal_ends_is_done_on_resuming(
     assert_same_bits(state, final)
     assert report.rows[0]["step"] == step
     assert report.rows[0]["tokens_per_second"] > 0
-    rows = read_rows(RunFolder(path).metrics)
-    assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+    assert rows_of(path) == rows_of(whole)
     with CheckpointStore(RunFolder(path).checkpoints, read_only=True) as store:
         assert store.best_step() == 30
+
+
+def test_a_row_that_its_checkpoint_was_saved_without_is_written_once(
+    tmp_path: Path, uninterrupted: tuple[Path, object]
+) -> None:
+    """A signal ends the evaluation of step 10; then a kill takes what came after its checkpoint."""
+    path, the_task = tmp_path / "run", task(config())
+    cut_short(path, the_task, 10, 0)
+    for _ in range(2):
+        run(path, the_task, resume=True)
+        assert rows_of(path) == rows_of(uninterrupted[0])
+        drop_checkpoints_after(path, 10)
 
 
 def test_patience_counts_an_evaluation_that_was_done_on_resuming(tmp_path: Path) -> None:
@@ -111,19 +138,19 @@ def test_patience_counts_an_evaluation_that_was_done_on_resuming(tmp_path: Path)
 
 
 @pytest.mark.parametrize("times", [[0], [1], [2, 1, 0]], ids=str)
-def test_samples_that_a_signal_ends_are_made_on_resuming(tmp_path: Path, times: list[int]) -> None:
+def test_samples_that_a_signal_ends_are_made_on_resuming(
+    tmp_path: Path, sampled: tuple[Path, object, Silent], times: list[int]
+) -> None:
     """All samples of a step or none: in pieces, a run shows what it shows when left alone."""
+    path, final, whole = sampled
     the_task = task(SAMPLING)
     heldout = len([*the_task.system.heldout()])
-    times = [heldout + times[0], *times[1:]]  # the evaluation is over by the second time
-    final, whole = run(tmp_path / "whole", the_task)
-    for each in times:
-        assert cut_short(tmp_path / "cut", the_task, 10, each).samples == []
-    state, rest = run(tmp_path / "cut", the_task, resume=True)
+    for each in times:  # the evaluation is over, and is done again each time
+        assert cut_short(tmp_path, the_task, 10, heldout + each).samples == []
+    state, rest = run(tmp_path, the_task, resume=True)
     assert rest.samples == whole.samples
     assert_same_bits(state, final)
-    rows = [read_rows(RunFolder(tmp_path / name).metrics) for name in ("whole", "cut")]
-    assert without_timings(rows[0]) == without_timings(rows[1])
+    assert rows_of(tmp_path) == rows_of(path)
 
 
 def test_a_signal_before_the_first_step_is_heard_before_it(
@@ -151,15 +178,12 @@ def test_work_since_the_last_checkpoint_is_done_again_the_same(
     whole, final = uninterrupted
     path = tmp_path / "run"
     run(path, task(config()), stop_at=20)
-    folder = RunFolder(path)
-    for step in [int(p.name) for p in folder.checkpoints.iterdir() if int(p.name) > 12]:
-        shutil.rmtree(folder.checkpoints / str(step))
-    with folder.metrics.open("a") as log:
+    drop_checkpoints_after(path, 12)
+    with RunFolder(path).metrics.open("a") as log:
         log.write('{"step": 24, "loss": 1.')
     state, _ = run(path, task(config()), resume=True)
     assert_same_bits(state, final)
-    rows = read_rows(folder.metrics)
-    assert without_timings(rows) == without_timings(read_rows(RunFolder(whole).metrics))
+    assert rows_of(path) == rows_of(whole)
 
 
 def test_a_step_begins_only_once_the_save_before_it_is_on_disk(
@@ -222,16 +246,6 @@ def test_rows_hold_what_they_promise(uninterrupted: tuple[Path, object]) -> None
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
 
 
-def test_the_best_checkpoint_is_kept_besides_the_latest(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    with CheckpointStore(folder.checkpoints, keep_latest=1) as store:
-        the_task = task(config())
-        state = loop.train(the_task, first_state(the_task), folder, store, Silent())
-        store.save(35, state, {}, heldout_loss=99.0)
-        assert store.steps() == [30, 35]
-        assert store.best_step() == 30
-
-
 def test_intervals_may_count_epochs(tmp_path: Path) -> None:
     settings = config(
         intervals="epochs", steps=None, epochs=4, log_every=1, evaluate_every=2, checkpoint_every=3
@@ -262,19 +276,18 @@ def test_training_ends_when_patience_does_and_stays_ended(tmp_path: Path) -> Non
     assert int(resumed.step) == int(state.step)
 
 
-def test_samples_go_on_from_each_prompt_and_are_the_same_after_a_resume(tmp_path: Path) -> None:
-    settings = SAMPLING
-    _, whole = run(tmp_path / "a", task(settings))
+def test_samples_go_on_from_each_prompt(
+    tmp_path: Path, sampled: tuple[Path, object, Silent]
+) -> None:
+    _, _, whole = sampled
     assert [(step, prompt) for step, prompt, _ in whole.samples] == [
-        (step, prompt) for step in (10, 20, 30) for prompt in settings.sample_prompts
+        (step, prompt) for step in (10, 20, 30) for prompt in SAMPLING.sample_prompts
     ]
-    assert all(
-        text.startswith(prompt) and len(text) == len(prompt) + 20
-        for _, prompt, text in whole.samples
-    )
-    run(tmp_path / "b", task(settings), stop_at=12)
-    _, rest = run(tmp_path / "b", task(settings), resume=True)
-    assert rest.samples == whole.samples[-len(rest.samples) :]
+    for _, prompt, text in whole.samples:
+        assert text.startswith(prompt) and len(text) == len(prompt) + 20
+    run(tmp_path, task(SAMPLING), stop_at=12)
+    _, rest = run(tmp_path, task(SAMPLING), resume=True)
+    assert rest.samples == whole.samples[-4:]
 
 
 def test_a_run_can_be_taken_further(tmp_path: Path) -> None:
