@@ -17,7 +17,7 @@ _PAD = 64 * 2**20
 
 
 def keep_freed_memory() -> bool:
-    """Tells it; to be called before anything large is taken.
+    """Make glibc keep freed memory for reuse; call this before any large allocation.
 
     Returns:
         Whether it took effect: on Linux with glibc, unless the environment has settings of the

@@ -198,7 +198,7 @@ def _located(config: TrainConfig, *, moved: bool = False) -> TrainConfig:
 
 
 def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
-    """What becomes of the learning rate where a run goes on with another schedule; else nothing."""
+    """A note that the settings of a resumed run change its learning rate; empty if they do not."""
     updates = int(state.step) - int(state.skipped)
     steps = task.total_steps(before, the_task.program.batches)
     old = learning_rate_schedule(before.optimizer, steps)

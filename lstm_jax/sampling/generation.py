@@ -125,16 +125,16 @@ def stream(
     """As `generate`, but gives the tokens after each row's prompt as they are made.
 
     Args:
-        model: see `generate`, as all arguments that are not here.
-        params: see there.
-        template: see there.
-        key: see there; the tokens are the same.
-        lengths: see there.
-        stops: see there. What may be the beginning of a stop sequence is held back until it is
-            known not to be one.
-        first_row: see there.
-        places: how many places are written from one time to the next.
-        allow_bidirectional: see there.
+        model: a language model.
+        params: its parameters.
+        template: prompts and free places, as in `generate`.
+        key: typed key; the tokens are those of `generate` with this key.
+        lengths: of rows shorter than the template, as in `generate`.
+        stops: token sequences that end a row. A possible beginning of one is held back until it
+            turns out not to be one.
+        first_row: number of the template's first row, which its draws depend on.
+        places: how many places are written before their tokens are given.
+        allow_bidirectional: as in `generate`.
         **filters: see `FilterOptions`.
 
     Yields:

@@ -1,4 +1,4 @@
-"""What becomes of a file or folder that cannot be trusted."""
+"""Renames damaged files and folders instead of deleting them."""
 
 from __future__ import annotations
 

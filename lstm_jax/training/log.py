@@ -20,10 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
-    """Who is told what the loop does."""
+    """Receives what the training loop reports: progress, rows of metrics, samples, notes."""
 
     def advance(self, step: int) -> None:
-        """Training has come as far as this step."""
+        """A step is done."""
 
     def row(self, row: Row) -> None:
         """A row of metrics was written."""
