@@ -160,7 +160,8 @@ def run_stack(
         input_scale = None
         if keys is not None and place == "inputs":
             xs, input_scale = _drop_inputs(keys[index], config.dropout, xs, _input_size(params))
-        final, xs = _one_layer(config, params, before, xs, mask, resets, input_scale)
+        with jax.named_scope(f"{config.cell}_{index}"):
+            final, xs = _one_layer(config, params, before, xs, mask, resets, input_scale)
         above = place == "outputs" or (place == "between" and index < len(layers) - 1)
         if keys is not None and above:
             xs *= dropout_mask(keys[index], config.dropout, xs.shape, xs.dtype)

@@ -1,6 +1,7 @@
 """Word vectors from a file, such as GloVe's, as the first values of an embedding table."""
 
 import os
+import re
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -126,7 +127,7 @@ def _read_found(file: IO[bytes], vocabulary: Vocabulary, shown: str) -> dict[int
                     f"{where} has {found} numbers, not {width}; give a word and {width} numbers a "
                     "line, with single spaces, or get a whole copy if that's the last line"
                 )
-        token_id = id_of.pop(word, None)
+        token_id = id_of.pop(word.strip(b" "), None)
         if token_id is not None:
             vectors[token_id] = _parse(line, width, where)
     if not width:
@@ -148,8 +149,8 @@ def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, bytes]]:
                 "and its numbers a line"
             )
         stripped = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
-        if b"\t" in stripped or b"  " in stripped or stripped.startswith(b" "):
-            stripped = b" ".join(stripped.split())
+        if b"\t" in stripped or b"  " in stripped:
+            stripped = re.sub(rb"[ \t]+", b" ", stripped)
         if stripped:
             yield number, stripped
 

@@ -7,6 +7,7 @@ ours: the progress, the held-out loss and the dtype, shape and CRC-32 of each le
 of its own, so that no flipped bit loads unnoticed. The number of devices may change in between.
 """
 
+import asyncio
 import contextlib
 import gc
 import json
@@ -35,6 +36,7 @@ from lstm_jax.training.damage import set_aside
 
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
+_WAITS, _SECONDS_A_WAIT = 20, 0.05
 _STEP = re.compile(r"0|[1-9]\d*")
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -288,9 +290,18 @@ def _quietly(work: Callable[[], T]) -> T:
             return work()
         except Exception as error:
             reason = _reason(error)
-        time.sleep(0.2)  # until the others are done
-        gc.collect()  # of their tasks, which print when they go
+        for _ in range(_WAITS):
+            gc.collect()  # of tasks that are done, which print when they go
+            if not _has_futures_of_closed_loops():
+                break
+            time.sleep(_SECONDS_A_WAIT)
     raise CheckpointError(reason)
+
+
+def _has_futures_of_closed_loops() -> bool:
+    """Whether TensorStore is still at work for an event loop that Orbax has closed."""
+    futures = (each for each in gc.get_objects() if issubclass(type(each), asyncio.Future))
+    return any(future.get_loop().is_closed() for future in futures)
 
 
 def _lowest(losses: Mapping[int, float]) -> int | None:
