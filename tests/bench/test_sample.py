@@ -95,6 +95,7 @@ def test_the_command_writes_rows_and_a_plot_and_names_a_missing_peer(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_peer_that_writes_other_tokens_is_not_timed_nor_a_filter_that_keeps_others(
     tmp_path: Path,
     tiny: None,

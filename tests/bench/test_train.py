@@ -127,6 +127,7 @@ def test_a_peer_that_does_other_work_or_fails_is_not_timed(
     assert "wrong is left out: failed: RuntimeError: out of luck" in printed
 
 
+@pytest.mark.slow
 def test_of_several_ways_the_fastest_counts_and_one_that_cannot_run_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -49,7 +49,7 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["--model.cell", "lstm"],
         pytest.param(["--model.cell", "gru"], marks=pytest.mark.slow),
         pytest.param(["--model.layers", "2"], marks=pytest.mark.slow),
-        ["--model.bidirectional"],
+        pytest.param(["--model.bidirectional"], marks=pytest.mark.slow),
         pytest.param(["--model.bidirectional", "--as-published"], marks=pytest.mark.slow),
     ],
     ids=" ".join,

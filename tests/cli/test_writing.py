@@ -63,6 +63,7 @@ def test_a_stream_is_the_text_that_is_written_whole(call: Command, song_run: Pat
     assert written(call, *options, *lines, "--stream") == written(call, *options, *lines)
 
 
+@pytest.mark.slow
 def test_many_prompts_are_written_as_each_alone_however_many_side_by_side(
     call: Command, song_run: Path, prompts: Path
 ) -> None:
@@ -94,6 +95,7 @@ def test_what_is_written_ends_before_a_stop_text(call: Command, song_run: Path) 
         assert (row["stopped"], row["text"]) == (True, plain[:end])
 
 
+@pytest.mark.slow
 def test_each_filter_has_a_flag(call: Command, song_run: Path) -> None:
     options = (song_run, "--prompt", "7 grüne", "--length", 80, "--temperature", 3)
     plain = written(call, *options)
@@ -198,6 +200,7 @@ def test_a_text_is_scored_as_what_goes_on_from_a_prompt(
     assert len(scored("end", "--prompt", "7")["log_probabilities"]) == 1
 
 
+@pytest.mark.slow
 def test_the_best_of_many_and_a_search_are_likelier_than_a_draw(
     call: Command, song_run: Path, tmp_path: Path
 ) -> None:

@@ -62,8 +62,8 @@ def test_token_ids_scaled_by_dropout_go_through_chunks(chunk: int) -> None:
     [
         ({}, V, 4),
         pytest.param({"embedding_size": 4}, V, 1, marks=pytest.mark.slow),
-        ({"embedding_size": 4}, 40, T - 1),
-        ({"embedding_size": H, "tied": True}, V, T),
+        pytest.param({"embedding_size": 4}, 40, T - 1, marks=pytest.mark.slow),
+        pytest.param({"embedding_size": H, "tied": True}, V, T, marks=pytest.mark.slow),
         ({"dropout": 0.5, "dropout_place": "inputs"}, V, 4),
         pytest.param({"bidirectional": True, "embedding_size": 4}, V, 4, marks=pytest.mark.slow),
     ],

@@ -151,6 +151,7 @@ def test_sampling(setting: str) -> None:
         jax.eval_shape(choose, row, uniform, seen, many)
 
 
+@pytest.mark.slow
 def test_checks_for_leaks_and_nans_find_none() -> None:
     """Not even where a target is no token."""
     params = init("lstm", random.key(0), D, H)

@@ -117,6 +117,7 @@ def test_the_key_data_of_a_small_seed_is_a_pair() -> None:
     np.testing.assert_array_equal(random.key_data(random.key(5)), [0, 5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -163,6 +164,7 @@ np.savez("found.npz", h=carry[0], c=carry[1], logits=logits, sampled=sampled, p=
 """
 
 
+@pytest.mark.slow
 def test_saved_artefacts_run_in_a_process_that_has_jax_and_numpy_alone(tmp_path: Path) -> None:
     model, params = language_model()
     judge, judge_params = classifier()
@@ -187,6 +189,7 @@ def test_saved_artefacts_run_in_a_process_that_has_jax_and_numpy_alone(tmp_path:
     assert_near(found["p"], np.asarray(jax.nn.sigmoid(logits)), 1e-6)
 
 
+@pytest.mark.slow
 def test_one_artefact_serves_several_platforms() -> None:
     model, params = language_model()
     platforms = ("cpu", "cuda", "tpu")
@@ -272,6 +275,7 @@ def loaded(path: Path) -> Any:
     return jax.export.deserialize(bytearray(path.read_bytes()))
 
 
+@pytest.mark.slow
 def test_runs_become_artefacts(call: Command, runs: Path, tmp_path: Path) -> None:
     target = tmp_path / "model.bin"
     code, out, err = call("export", runs / "words", target, "--platforms", "cpu", "cuda")

@@ -237,6 +237,7 @@ def test_three_rows_padded_to_four_are_the_first_three_of_four_bit_for_bit() -> 
         )
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(places=st.sampled_from([1, 3, 8, 20]), seed=st.integers(0, 99), stop=st.booleans())
 def test_a_stream_s_pieces_are_the_whole_text(places: int, seed: int, stop: bool) -> None:
@@ -322,6 +323,7 @@ def test_the_prompt_s_tokens_and_all_that_follow_are_penalised() -> None:
     assert penalised != [greedy_by_hand(row) for row in known]
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_the_likeliest_with_what_is_given_later() -> None:
     places = np.array([[2, 1], [FREE, FREE], [FREE, 3], [5, FREE], [5, 7]], np.int32)
     key = random.key(3)
@@ -353,6 +355,7 @@ def test_a_prompt_longer_than_one_scan_is_absorbed_in_several(
         assert found.row(index).tolist() == greedy_by_hand(known)
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_halve_the_matrices_and_all_but_keep_the_logits() -> None:
     model, params = with_weights(MODEL, PARAMS, "bfloat16")
     assert params.layers[0].w_h.dtype == jnp.bfloat16

@@ -217,6 +217,7 @@ def test_a_step_begins_only_once_the_save_before_it_is_on_disk(
     assert 20 < tokens / report.rows[-1]["tokens_per_second"] <= 30
 
 
+@pytest.mark.slow
 def test_a_corpus_fed_piece_by_piece_gives_the_same_run(
     tmp_path: Path, uninterrupted: tuple[Path, object]
 ) -> None:
@@ -246,6 +247,7 @@ def test_rows_hold_what_they_promise(uninterrupted: tuple[Path, object]) -> None
     assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
 
 
+@pytest.mark.slow
 def test_intervals_may_count_epochs(tmp_path: Path) -> None:
     settings = config(
         intervals="epochs", steps=None, epochs=4, log_every=1, evaluate_every=2, checkpoint_every=3
@@ -290,6 +292,7 @@ def test_samples_go_on_from_each_prompt(
     assert rest.samples == whole.samples[-4:]
 
 
+@pytest.mark.slow
 def test_a_run_can_be_taken_further(tmp_path: Path) -> None:
     settings = config(steps=12, optimizer=replace(config().optimizer, schedule="constant"))
     run(tmp_path / "run", task(settings))

@@ -56,6 +56,7 @@ def test_one_program_serves_all_steps() -> None:
     assert train_step._cache_size() == programs
 
 
+@pytest.mark.slow
 def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
     the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
     state = first_state(the_task)

@@ -71,7 +71,16 @@ def published_config(folder: Path) -> LanguageConfig:
     return LanguageConfig(**COMMON | own)
 
 
-@pytest.mark.parametrize("make", [poems_config, reviews_config, published_config])
+@pytest.mark.parametrize(
+    "make",
+    [
+        poems_config,
+        *(
+            pytest.param(each, marks=pytest.mark.slow)
+            for each in (reviews_config, published_config)
+        ),
+    ],
+)
 def test_every_system_stopped_and_resumed_equals_itself_uninterrupted(
     make: Any, folder: Path, tmp_path: Path
 ) -> None:
