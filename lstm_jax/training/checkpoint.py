@@ -281,6 +281,10 @@ def _quietly(work: Callable[[], T]) -> T:
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+        if not gc.get_freeze_count():
+            # Looking for what is left of the work then passes over all that was there before.
+            gc.freeze()
+            stack.callback(gc.unfreeze)
         stack.callback(setattr, sys, "unraisablehook", hook)
         sys.unraisablehook = report
         for logger in loggers:
