@@ -128,6 +128,7 @@ def test_a_folder_may_hold_both_labels_itself(tmp_path: Path, above: str) -> Non
     files = {above + name.removeprefix("train/"): text for name, text in FILES.items()}
     root = write_folder(tmp_path / "data", files)
     packed = write(tmp_path / "a.tgz", gzip.compress(tar_bytes(files)))
+    write_folder(root, {above + "train/readme.txt": b"no review"})
     for path in (root, packed):
         data = read_reviews(path)
         assert data.training.texts == POSITIVE + NEGATIVE
