@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lstm_jax.settings import flat
 from lstm_jax.systems import PRESETS, preset_named, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.training.log import read_rows
@@ -134,12 +135,12 @@ def number(row: Mapping[str, Any], name: str) -> float:
 
 def settings(config: TrainConfig) -> dict[str, Any]:
     """What makes a run's numbers what they are, but for its seed and its data; flat names."""
-    flat = _flat(to_dict(config))
-    if flat.get("vectors") is not None:
-        flat["vectors"] = Path(flat["vectors"]).name
+    found = flat(to_dict(config))
+    if found.get("vectors") is not None:
+        found["vectors"] = Path(found["vectors"]).name
     return {
         name: value
-        for name, value in flat.items()
+        for name, value in found.items()
         if name not in _BOOKKEEPING and not name.startswith(_BOOKKEEPING_GROUP)
     }
 
@@ -179,16 +180,6 @@ def _device(written_by: object) -> str:
         return "device not recorded"
     cores = written_by.get("processor_cores")
     return f"{written_by['device']}, {cores} cores" if cores else str(written_by["device"])
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _flags(config: TrainConfig, base: TrainConfig) -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from bench.report import write_line
 from bench.runs import Run, differences, keep_run, number, read_run, settings
 from lstm_jax.cli.arguments import parse
 from lstm_jax.systems import PRESETS
+from lstm_jax.training.log import finite
 
 _HEADS = ("system", "settings", "runs", "figure", "published", "n-gram", "time")
 _NONE = "–"  # noqa: RUF001
@@ -196,15 +197,6 @@ def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(padded)} |"
 
 
-def _finite(value: Any) -> Any:
-    """The same JSON values, None for numbers that JSON doesn't have."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def main(arguments: Sequence[str]) -> int:
     """Runs the command."""
     options = parse(Options, None, arguments, "bench systems")
@@ -221,5 +213,5 @@ def main(arguments: Sequence[str]) -> int:
     if options.json is not None:
         with options.json.open("w", encoding="utf-8") as file:
             for line in lines:
-                write_line(_finite(line.as_json()), file)
+                write_line(finite(line.as_json()), file)
     return 0

@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import stat
+from itertools import count
 from pathlib import Path
 
 
@@ -53,3 +54,16 @@ def is_device(path: str | os.PathLike[str]) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+
+
+def set_aside(path: Path) -> Path:
+    """Renames it to NAME.damaged, or NAME.damaged-2 and so on: nothing is thrown away.
+
+    Returns:
+        Where it is now.
+    """
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.damaged{f'-{number}' if number > 1 else ''}")
+        if not aside.exists():
+            return path.rename(aside)
+    raise AssertionError  # the numbers never end

@@ -46,8 +46,7 @@ def classify_command(arguments: Sequence[str], prog: str = "classify") -> int:
         from lstm_jax.systems.reviews import probabilities
         from lstm_jax.training.run import load
 
-    loaded = load(command.run_dir, step=command.step, kind=Classifier)
-    model, params, vocabulary, config = loaded
+    model, params, vocabulary, config = load(command.run_dir, step=command.step, kind=Classifier)
     for texts in _batches(_lines(command.file), command.batch_size):
         found = probabilities(model, params, vocabulary, config, texts, command.batch_size)
         for probability, text in zip(found, texts, strict=True):

@@ -39,8 +39,7 @@ def load_writer(command: SampleCommand) -> Writer:
     Raises:
         ValueError: see `load`; or a bidirectional model.
     """
-    loaded = load(command.run_dir, step=command.step, kind=LanguageModel)
-    model, params, vocabulary, _ = loaded
+    model, params, vocabulary, _ = load(command.run_dir, step=command.step, kind=LanguageModel)
     if model.config.bidirectional and not command.force:
         raise ValueError(
             f"{command.run_dir} holds a bidirectional model: it learnt with the future in view, so "

@@ -31,8 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
-from lstm_jax.files import one_line
-from lstm_jax.training.damage import set_aside
+from lstm_jax.files import one_line, set_aside
 
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from lstm_jax.training.damage import set_aside
+from lstm_jax.files import set_aside, write_whole
 
 Row = dict[str, float | int | None]
 
@@ -194,9 +194,7 @@ class MetricsLog:
                 aside,
             )
         if unreadable or kept != found:
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(kept)
-            os.replace(temporary, path)
+            write_whole(path, kept)
         self._path, self._file = path, path.open("ab", buffering=0)
         self._waiting: list[bytes] = []
 
