@@ -12,7 +12,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from runs import Place, Promise, task_of
+from short_runs import Place, Promise, task_of
 
 from lstm_jax.training.task import Task
 

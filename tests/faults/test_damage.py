@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import Promise, bytes_of, differences, leaf_bytes, rows_of
+from short_runs import Promise, bytes_of, differences, leaf_bytes, rows_of
 
 from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore

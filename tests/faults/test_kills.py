@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 from picture import draw_runs
 from processes import Process
-from runs import MOMENTS, SAVE_EVERY, Place, Promise, differences, last_row, moment, newest_step
+from short_runs import (
+    MOMENTS,
+    SAVE_EVERY,
+    Place,
+    Promise,
+    differences,
+    last_row,
+    moment,
+    newest_step,
+)
 
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.task import Task

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import TEXT, Place, Promise, differences, leaf_bytes
+from short_runs import TEXT, Place, Promise, differences, leaf_bytes
 
 from lstm_jax.cli.train import train_command
 from lstm_jax.training import loop

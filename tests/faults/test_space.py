@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from runs import Promise, differences, newest_step
+from short_runs import Promise, differences, newest_step
 
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
