@@ -189,13 +189,14 @@ class CheckpointStore:
 
     def _write(self, step: int, arrays: dict[str, Any], record: str, loss: float) -> None:
         """With a manager of its own: a failed save spoils it, and a new one costs 4 ms."""
+        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            _remove(leftover)
         target = self.directory / str(step)
         if target.exists():
             target.rename(target.with_suffix(".replaced"))
         losses = {each: self._heldout_loss(each) for each in self.steps()}
         best = _lowest(losses | {step: loss})
         options = ocp.CheckpointManagerOptions(
-            cleanup_tmp_directories=True,
             enable_async_checkpointing=False,  # training waits for it anyway
             save_root_metadata=False,
             lightweight_initialize=True,
@@ -299,6 +300,15 @@ def _quietly(work: Callable[[], T]) -> T:
                 break
             time.sleep(_SECONDS_A_WAIT)
     raise CheckpointError(reason)
+
+
+def _remove(folder: Path) -> None:
+    """Deletes what a save that failed has left, to which TensorStore may still be adding files."""
+    for _ in range(_WAITS):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(_SECONDS_A_WAIT)
 
 
 def _has_futures_of_closed_loops() -> bool:
