@@ -59,6 +59,7 @@ def test_every_file_that_the_readme_names_exists() -> None:
     assert [link for link in links if not (ROOT / link).exists()] == []
 
 
+@pytest.mark.slow
 def test_the_python_in_documents_runs() -> None:
     """In one process, which sees one device; each snippet by itself."""
     snippets = []

@@ -28,9 +28,9 @@ configs = pytest.mark.parametrize(
     "options",
     [
         {"cell": "lstm"},
-        {"cell": "lstm", "layers": 2, "embedding_size": 3},
+        pytest.param({"layers": 2, "embedding_size": 3}, marks=pytest.mark.slow),
         {"cell": "gru", "embedding_size": 3, "bidirectional": True},
-        {"cell": "gru", "gru_reset": "before"},
+        pytest.param({"cell": "gru", "gru_reset": "before"}, marks=pytest.mark.slow),
         {"cell": "lstm", "embedding_size": H, "tied": True},
     ],
     ids=["lstm", "lstm-2-embedding", "gru-both-embedding", "gru-before", "tied"],
@@ -85,7 +85,7 @@ def test_token_sums_are_those_of_all_logits(float64: None, options: dict[str, An
     assert_near(gradients, expected, 1e-10)
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_folded_embedding_is_the_gathered_one(float64: None, bidirectional: bool) -> None:
     """Fewer distinct tokens than places fold it; the same tokens of a larger vocabulary don't."""
     options = {"embedding_size": 3, "bidirectional": bidirectional, "layers": 2}
@@ -139,7 +139,7 @@ def test_tokens_outside_the_vocabulary_are_the_nearest_one(float64: None) -> Non
         assert_near(*steps, 1e-12)
 
 
-@pytest.mark.parametrize("embedding_size", [None, 3])
+@pytest.mark.parametrize("embedding_size", [pytest.param(None, marks=pytest.mark.slow), 3])
 def test_whole_is_chunked_with_the_carry(float64: None, embedding_size: int | None) -> None:
     model, params = build(layers=2, embedding_size=embedding_size)
     tokens, targets, flags = batch()
@@ -156,7 +156,13 @@ def test_whole_is_chunked_with_the_carry(float64: None, embedding_size: int | No
 
 
 @pytest.mark.parametrize(
-    "options", [{"cell": "lstm"}, {"cell": "gru", "gru_reset": "before", "embedding_size": 3}]
+    "options",
+    [
+        {"cell": "lstm"},
+        pytest.param(
+            {"cell": "gru", "gru_reset": "before", "embedding_size": 3}, marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_a_small_step_against_the_gradient_lowers_the_loss(options: dict[str, Any]) -> None:
     model, params = build(dtype=jnp.float32, **options)
@@ -182,7 +188,10 @@ def test_uniform_model_has_the_vocabulary_as_perplexity(float64: None) -> None:
     assert abs(math.exp(sums.loss / sums.weight) - V) < 1e-12
 
 
-@pytest.mark.parametrize("vocabulary", [V, 4 * T * B], ids=["folded", "gathered"])
+@pytest.mark.parametrize(
+    "vocabulary",
+    [pytest.param(V, id="folded", marks=pytest.mark.slow), pytest.param(4 * T * B, id="gathered")],
+)
 def test_a_tied_embedding_s_gradient_is_the_sum_of_both_uses(
     float64: None, vocabulary: int
 ) -> None:

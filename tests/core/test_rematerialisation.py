@@ -48,7 +48,7 @@ def test_a_layer_in_chunks_gives_what_it_gives_whole(form: str, reverse: bool, c
     assert_near(found, run_with_gradients(params, carry, xs, **options), NEAR)
 
 
-@pytest.mark.parametrize("chunk", [2, 4])
+@pytest.mark.parametrize("chunk", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_token_ids_scaled_by_dropout_go_through_chunks(chunk: int) -> None:
     params = init("lstm", random.key(0), V, H)
     scale = random.uniform(random.key(1), (T, B))
@@ -60,7 +60,7 @@ def test_token_ids_scaled_by_dropout_go_through_chunks(chunk: int) -> None:
 @pytest.mark.parametrize(
     ("options", "vocabulary_size", "chunk"),
     [
-        ({}, V, 4),
+        pytest.param({}, V, 4, marks=pytest.mark.slow),
         pytest.param({"embedding_size": 4}, V, 1, marks=pytest.mark.slow),
         pytest.param({"embedding_size": 4}, 40, T - 1, marks=pytest.mark.slow),
         pytest.param({"embedding_size": H, "tied": True}, V, T, marks=pytest.mark.slow),
@@ -105,7 +105,7 @@ def test_each_chunk_draws_what_it_drops(options: dict[str, Any]) -> None:
     assert not np.allclose(scores.loss[:4], scores.loss[4:])
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("bidirectional", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_stack_in_chunks_gives_what_it_gives_whole(bidirectional: bool) -> None:
     config = StackConfig(layers=2, hidden_size=H, bidirectional=bidirectional, dropout=0.5)
     layers = init_stack(random.key(0), config, D)

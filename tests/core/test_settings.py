@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import FORMS, init
+from core_cases import init
 from jax import random
 
 from lstm_jax import cells, sampling
@@ -40,7 +40,11 @@ def trace_gradient(loss: Callable[[Any], Any], params: Any) -> None:
 
 
 @strict
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form",
+    ["lstm", "gru_before"]
+    + [pytest.param(form, marks=pytest.mark.slow) for form in ("rnn", "gru_after")],
+)
 def test_layers_and_steps(setting: str, form: str) -> None:
     params = init(form, random.key(0), D, H)
     flags = {"mask": MASK, "resets": ~MASK}

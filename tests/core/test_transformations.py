@@ -27,13 +27,9 @@ from lstm_jax.recurrence import layer
 
 T, B, D, H = 4, 2, 3, 3
 
+slow = pytest.mark.slow
 forms = pytest.mark.parametrize(
-    "form",
-    [
-        "lstm",
-        "gru_after",
-        *(pytest.param(f, marks=pytest.mark.slow) for f in ("rnn", "gru_before")),
-    ],
+    "form", ["lstm", *(pytest.param(form, marks=slow) for form in FORMS if form != "lstm")]
 )
 
 
@@ -174,7 +170,11 @@ def mesh() -> Any:
     return jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
 
 
-@pytest.mark.parametrize(("form", "carried"), [*((form, True) for form in FORMS), ("lstm", False)])
+@pytest.mark.parametrize(
+    ("form", "carried"),
+    [("lstm", True), ("lstm", False), ("gru_before", True)]
+    + [pytest.param(form, True, marks=slow) for form in ("rnn", "gru_after")],
+)
 def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bool) -> None:
     """The batch over the devices, parameters on each: their gradients arrive summed."""
     params, carry, xs = draw(form, batch=BATCH)

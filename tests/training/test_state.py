@@ -195,7 +195,7 @@ def test_two_devices_equal_one_within_rounding() -> None:
     ("cell", "compute_dtype"),
     [
         ("lstm", "float32"),
-        ("gru", "bfloat16"),
+        pytest.param("gru", "bfloat16", marks=pytest.mark.slow),
         pytest.param("rnn", "float32", marks=pytest.mark.slow),
         pytest.param("rnn", "bfloat16", marks=pytest.mark.slow),
         pytest.param("gru", "float32", marks=pytest.mark.slow),
