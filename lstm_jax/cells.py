@@ -23,7 +23,12 @@ GRUReset = Literal["after", "before"]
 
 
 class RNNParams(NamedTuple):
-    """Weights of a tanh cell: `w_x [D, H]`, `w_h [H, H]`, `b [H]`."""
+    """Weights of a tanh cell: `w_x [D, H]`, `w_h [H, H]`, `b [H]`.
+
+    Examples:
+        >>> lstm_jax.init_rnn(jax.random.key(0), 3, 4).w_h.shape
+        (4, 4)
+    """
 
     w_x: Array
     w_h: Array
@@ -31,7 +36,12 @@ class RNNParams(NamedTuple):
 
 
 class LSTMParams(NamedTuple):
-    """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o."""
+    """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o.
+
+    Examples:
+        >>> lstm_jax.init_lstm(jax.random.key(0), 3, 4).w_x.shape
+        (3, 16)
+    """
 
     w_x: Array
     w_h: Array
@@ -43,6 +53,11 @@ class GRUParams(NamedTuple):
 
     `b_hn` is the bias inside the reset product; None chooses the form that applies the reset
     gate before the recurrent product.
+
+    Examples:
+        >>> params = lstm_jax.init_gru(jax.random.key(0), 3, 4, reset="before")
+        >>> params.w_x.shape, params.b_hn
+        ((3, 12), None)
     """
 
     w_x: Array
@@ -52,20 +67,39 @@ class GRUParams(NamedTuple):
 
 
 class RNNCarry(NamedTuple):
-    """State of a tanh cell: `h [B, H]`."""
+    """State of a tanh cell: `h [B, H]`.
+
+    Examples:
+        >>> lstm_jax.RNNCarry(h=jnp.zeros((2, 4)))._fields
+        ('h',)
+    """
 
     h: Array
 
 
 class LSTMCarry(NamedTuple):
-    """State of an LSTM: `h [B, H]`, and the cell `c [B, H]`."""
+    """State of an LSTM: `h [B, H]`, and the cell `c [B, H]`.
+
+    Examples:
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4)
+        >>> h, c = lstm_jax.zero_carry(params, batch_size=2)
+        >>> h.shape, c.shape
+        ((2, 4), (2, 4))
+    """
 
     h: Array
     c: Array
 
 
 class GRUCarry(NamedTuple):
-    """State of a GRU: `h [B, H]`."""
+    """State of a GRU: `h [B, H]`.
+
+    Examples:
+        >>> carry = lstm_jax.GRUCarry(h=jnp.ones((2, 4)))
+        >>> carry, h = lstm_jax.gru_step(
+        ...     lstm_jax.init_gru(jax.random.key(0), 3, 4), carry, jnp.ones((2, 3))
+        ... )
+    """
 
     h: Array
 
@@ -91,6 +125,12 @@ def rnn_step(
 
     Returns:
         The new carry, and its `h` `[B, H]` as output.
+
+    Examples:
+        >>> params = lstm_jax.init_rnn(jax.random.key(0), 3, 4)
+        >>> carry, h = lstm_jax.rnn_step(params, lstm_jax.zero_carry(params, 2), jnp.ones((2, 3)))
+        >>> h.shape
+        (2, 4)
     """
     policy = _policy(params, compute_dtype)
     h_BH = jnp.tanh(_gates(policy, params, x) + policy.dot(carry.h, params.w_h))
@@ -121,6 +161,12 @@ def lstm_step(
 
     References:
         Hochreiter and Schmidhuber (1997); with forget gates, Gers et al. (2000).
+
+    Examples:
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4)
+        >>> carry, h = lstm_jax.lstm_step(params, lstm_jax.zero_carry(params, 2), jnp.ones((2, 3)))
+        >>> carry.c.shape, h.shape
+        ((2, 4), (2, 4))
     """
     policy = _policy(params, compute_dtype)
     gates_BG = _gates(policy, params, x) + policy.dot(carry.h, params.w_h)
@@ -155,6 +201,12 @@ def gru_step(
 
     References:
         Cho et al., arXiv:1406.1078 (reset before); cuDNN, PyTorch and Keras (reset after).
+
+    Examples:
+        >>> params = lstm_jax.init_gru(jax.random.key(0), 3, 4)
+        >>> carry, h = lstm_jax.gru_step(params, lstm_jax.zero_carry(params, 2), jnp.ones((2, 3)))
+        >>> h.shape
+        (2, 4)
     """
     policy = _policy(params, compute_dtype)
     hidden_size = params.w_h.shape[0]
@@ -196,7 +248,13 @@ def init_rnn(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> RNNParams:
-    """Draws the weights of a tanh cell; see `init_lstm` for the arguments."""
+    """Draws the weights of a tanh cell; see `init_lstm` for the arguments.
+
+    Examples:
+        >>> w_x, w_h, b = lstm_jax.init_rnn(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> w_x.shape, w_h.shape, b.shape
+        ((3, 4), (4, 4), (4,))
+    """
     w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 1, initialisation, dtype)
     return cast_tree(RNNParams(w_x, w_h, b), dtype)
 
@@ -224,6 +282,11 @@ def init_lstm(
 
     Raises:
         ValueError: a size below 1, or an unknown name.
+
+    Examples:
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4, initialisation="keras")
+        >>> params.b[:8].tolist()  # of the input and the forget gate
+        [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     """
     w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 4, initialisation, dtype)
     if initialisation != "pytorch":
@@ -253,6 +316,11 @@ def init_gru(
 
     Raises:
         ValueError: a size below 1, or an unknown name.
+
+    Examples:
+        >>> params = lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> params.w_x.shape, params.b.shape, params.b_hn.shape
+        ((3, 12), (12,), (4,))
     """
     if reset not in get_args(GRUReset):
         raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
@@ -358,7 +426,12 @@ def cell_of(params: Params) -> Cell:
 
 
 def zero_carry(params: Params, batch_size: int) -> Any:
-    """The carry of zeros that starts a sequence, in the accumulator's dtype; takes no key."""
+    """The carry of zeros that starts a sequence, in the accumulator's dtype; takes no key.
+
+    Examples:
+        >>> lstm_jax.zero_carry(lstm_jax.init_gru(jax.random.key(0), 3, 4), batch_size=2).h.shape
+        (2, 4)
+    """
     cell = cell_of(params)
     dtype = jnp.promote_types(params.w_h.dtype, jnp.float32)
     shape = (batch_size, params.w_h.shape[0])

@@ -32,6 +32,11 @@ class TokenSums(NamedTuple):
         loss: sum of weight * negative log-likelihood, in nats.
         correct: sum of weight where the most likely token (the first, if tied) is the target.
         weight: sum of the weights: the number of real tokens.
+
+    Examples:
+        >>> sums = lstm_jax.losses.TokenSums(loss=jnp.array(5.0), correct=jnp.array(2.0), weight=4)
+        >>> float(sums.loss / sums.weight)  # the mean, in nats a token
+        1.25
     """
 
     loss: Array
@@ -45,6 +50,14 @@ class TokenScores(NamedTuple):
     Attributes:
         loss: `[T, B]`, negative log-likelihood in nats.
         correct: `[T, B]`, 1 where the most likely token (the first, if tied) is the target.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> tokens = jnp.zeros((10, 2), jnp.int32)
+        >>> _, scores, _ = model.token_scores(model.init(jax.random.key(0)), None, tokens, tokens)
+        >>> scores.loss.shape
+        (10, 2)
     """
 
     loss: Array
@@ -87,6 +100,15 @@ def fused_cross_entropy(
     Returns:
         The sums, scalars in the accumulator's dtype, of which only `loss` has a gradient; and
         what was summed.
+
+    Examples:
+        >>> from lstm_jax.losses import OutputParams, fused_cross_entropy
+        >>> policy = lstm_jax.precision.products("float32", jnp.float32)
+        >>> output = OutputParams(w=jnp.zeros((4, 5)), b=jnp.zeros(5))
+        >>> hs, targets = jnp.ones((10, 2, 4)), jnp.ones((10, 2), jnp.int32)
+        >>> sums, _ = fused_cross_entropy(policy, None, output, hs, targets, None)
+        >>> bool(jnp.isclose(sums.loss / sums.weight, jnp.log(5)))
+        True
     """
     return _fused(policy, chunk, vary_as(hs, params), hs, targets, mask)
 

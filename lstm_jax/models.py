@@ -50,6 +50,12 @@ class LanguageModelParams(NamedTuple):
         embedding: `[V, E]`, or None where tokens enter one-hot.
         layers: the stack's.
         output: from the last layer to the logits.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4, embedding_size=3)
+        >>> params = lstm_jax.LanguageModel(config, vocabulary_size=5).init(jax.random.key(0))
+        >>> params.embedding.shape, params.output.w.shape
+        ((5, 3), (4, 5))
     """
 
     embedding: Array | None
@@ -72,6 +78,12 @@ class LanguageModelConfig(StackConfig):
             time; besides `dropout`.
         tied: the output layer's weights are the embedding's, transposed (Press and Wolf, 2017),
             so that what is learnt of a token as an input holds for it as a target.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(cell="gru", layers=2, hidden_size=4, tied=True,
+        ...     embedding_size=4)
+        >>> config.output_size
+        4
     """
 
     embedding_size: Size | None = None
@@ -126,6 +138,15 @@ class LanguageModel:
     Attributes:
         config: sizes and choices.
         vocabulary_size: V.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(layers=2, hidden_size=16)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> tokens = jnp.arange(22).reshape(11, 2) % 5
+        >>> sums, carry = model.token_sums(params, None, tokens[:-1], tokens[1:])
+        >>> float(sums.weight), model.apply(params, carry, tokens)[1].shape
+        (20.0, (11, 2, 5))
     """
 
     config: LanguageModelConfig

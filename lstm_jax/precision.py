@@ -22,6 +22,11 @@ class Products(NamedTuple):
         operand: dtype to which both operands are cast.
         accumulate: dtype of the sums, of the results, of carries, softmax and loss.
         precision: what the hardware may do to float32 operands.
+
+    Examples:
+        >>> policy = lstm_jax.precision.products("bfloat16", jnp.float32)
+        >>> policy.dot(jnp.ones((2, 3)), jnp.ones((3, 4))).dtype
+        dtype('float32')
     """
 
     operand: jnp.dtype
@@ -100,6 +105,11 @@ def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Prod
 
     Raises:
         ValueError: `compute_dtype` is none of these.
+
+    Examples:
+        >>> policy = lstm_jax.precision.products("bfloat16", jnp.float32)
+        >>> policy.operand, policy.accumulate
+        (dtype(bfloat16), dtype('float32'))
     """
     accumulate = jnp.promote_types(param_dtype, jnp.float32)
     match compute_dtype:

@@ -78,6 +78,14 @@ def lstm(
 
     Raises:
         ValueError: shapes, dtypes or names that don't fit, before anything is computed.
+
+    Examples:
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> xs = jnp.ones((10, 2, 3))
+        >>> mask = jnp.arange(10)[:, None] < jnp.array([10, 7])  # the second row has 7 steps
+        >>> carry, ys = lstm_jax.lstm(params, None, xs, mask=mask)
+        >>> ys.shape, bool(jnp.allclose(carry.h[1], ys[6, 1]))
+        ((10, 2, 4), True)
     """
     return layer(
         params,
@@ -106,7 +114,14 @@ def gru(
     unroll: int = 1,
     remat: int | None = None,
 ) -> tuple[GRUCarry, Array]:
-    """A GRU layer over time, `gru_step` at each; all else as for `lstm`."""
+    """A GRU layer over time, `gru_step` at each; all else as for `lstm`.
+
+    Examples:
+        >>> params = lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> carry, ys = lstm_jax.gru(params, None, jnp.ones((10, 2, 3)), reverse=True)
+        >>> bool(jnp.allclose(carry.h, ys[0]))  # backward, the first time is the last step
+        True
+    """
     return layer(
         params,
         carry,
@@ -134,7 +149,14 @@ def rnn(
     unroll: int = 1,
     remat: int | None = None,
 ) -> tuple[RNNCarry, Array]:
-    """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`."""
+    """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`.
+
+    Examples:
+        >>> params = lstm_jax.init_rnn(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> carry, ys = lstm_jax.rnn(params, None, jnp.ones((10, 2, 3)))
+        >>> ys.shape
+        (10, 2, 4)
+    """
     return layer(
         params,
         carry,

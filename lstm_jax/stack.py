@@ -23,7 +23,14 @@ DropoutPlace = Literal["between", "outputs", "inputs"]
 
 
 class Directions(NamedTuple):
-    """What belongs to a bidirectional layer's two directions: parameters, or carries."""
+    """What belongs to a bidirectional layer's two directions: parameters, or carries.
+
+    Examples:
+        >>> config = lstm_jax.StackConfig(hidden_size=4, bidirectional=True)
+        >>> (layer,) = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+        >>> layer.backward.w_x.shape
+        (3, 16)
+    """
 
     forward: Any
     backward: Any
@@ -51,6 +58,10 @@ class StackConfig:
         unroll: steps per iteration of the loop over time.
         remat: times per chunk whose activations are computed again in the backward pass, see
             `lstm`; None keeps all.
+
+    Examples:
+        >>> lstm_jax.StackConfig(layers=2, hidden_size=4, bidirectional=True).output_size
+        8
     """
 
     cell: CellName = "lstm"
@@ -78,7 +89,14 @@ class StackConfig:
 def init_stack(
     key: Array, config: StackConfig, input_size: int, dtype: DTypeLike = jnp.float32
 ) -> tuple[Any, ...]:
-    """Draws the parameters: one entry a layer, `Directions` of two where bidirectional."""
+    """Draws the parameters: one entry a layer, `Directions` of two where bidirectional.
+
+    Examples:
+        >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4)
+        >>> layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+        >>> [layer.w_x.shape for layer in layers]
+        [(3, 16), (4, 16)]
+    """
     cell = cell_named(config.cell)
     options = {"reset": config.gru_reset} if config.cell == "gru" else {}
 
@@ -105,7 +123,14 @@ def init_stack(
 
 
 def stack_zero_carry(layers: tuple[Any, ...], batch_size: int) -> tuple[Any, ...]:
-    """The stack's carry of zeros, shaped as its parameters are; takes no key."""
+    """The stack's carry of zeros, shaped as its parameters are; takes no key.
+
+    Examples:
+        >>> config = lstm_jax.StackConfig(cell="gru", layers=2, hidden_size=4)
+        >>> layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+        >>> [carry.h.shape for carry in lstm_jax.stack_zero_carry(layers, batch_size=2)]
+        [(2, 4), (2, 4)]
+    """
 
     def zeros(params: Any) -> Any:
         if isinstance(params, Directions):
@@ -150,6 +175,15 @@ def run_stack(
 
     Returns:
         The final carry, and the last layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
+
+    Examples:
+        >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4, bidirectional=True, dropout=0.5)
+        >>> layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+        >>> carry, ys = lstm_jax.run_stack(
+        ...     config, layers, None, jnp.ones((10, 2, 3)), dropout_key=jax.random.key(1)
+        ... )
+        >>> ys.shape
+        (10, 2, 8)
     """
     if carry is None:
         carry = (None,) * len(layers)
@@ -192,6 +226,14 @@ def step_stack(
 
     Raises:
         ValueError: the stack is bidirectional; it has no single next step.
+
+    Examples:
+        >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4)
+        >>> layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+        >>> carry = lstm_jax.stack_zero_carry(layers, 2)
+        >>> carry, y = lstm_jax.step_stack(config, layers, carry, jnp.ones((2, 3)))
+        >>> y.shape
+        (2, 4)
     """
     if config.bidirectional and not allow_bidirectional:
         raise ValueError(

@@ -38,6 +38,10 @@ class Hypothesis(NamedTuple):
         score: `log_probability / n^length_penalty` of its n tokens after the prompt, the stop
             sequence among them: what hypotheses are ranked by.
         stopped: whether a stop sequence ended it.
+
+    Examples:
+        >>> lstm_jax.sampling.Hypothesis(np.array([1, 2]), -1.5, -0.75, stopped=False).score
+        -0.75
     """
 
     tokens: npt.NDArray[np.int32]
@@ -78,6 +82,14 @@ def beam_search(
 
     Raises:
         ValueError: an argument that makes no sense, or a bidirectional model.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> best, *others = lstm_jax.sampling.beam_search(model, params, [1, -1, -1], beams=3)
+        >>> len(best.tokens), len(others), best.score >= others[0].score
+        (3, 2, True)
     """
     row = np.asarray(template)
     refuse_bidirectional(model)

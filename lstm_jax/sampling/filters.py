@@ -37,6 +37,11 @@ class Filters(NamedTuple):
         min_p: see `keep_min_p`; 0 for all.
         repetition_penalty: see `penalise_repetition`; 1 for none.
         forbidden: bool `[V]`, True = never chosen.
+
+    Examples:
+        >>> filters = lstm_jax.sampling.make_filters(5, temperature=0.5, forbidden=[0])
+        >>> filters.forbidden.tolist()
+        [True, False, False, False, False]
     """
 
     temperature: Array
@@ -59,6 +64,10 @@ class FilterOptions(TypedDict, total=False):
             to 1.
         repetition_penalty: above 1 makes tokens less likely that the row has already; by default 1.
         forbidden: token ids that are never chosen; by default none.
+
+    Examples:
+        >>> options = lstm_jax.sampling.FilterOptions(temperature=0.8, top_n=5)
+        >>> filters = lstm_jax.sampling.make_filters(50, **options)
     """
 
     temperature: float
@@ -74,6 +83,12 @@ def make_filters(vocabulary_size: int, **options: Unpack[FilterOptions]) -> Filt
 
     Raises:
         ValueError: a value that makes no sense, or every token is forbidden.
+
+    Examples:
+        >>> lstm_jax.sampling.make_filters(5, top_n=-1)
+        Traceback (most recent call last):
+            ...
+        ValueError: top_n is -1; it must be 0 (all tokens) or above
     """
     temperature, top_n = options.get("temperature", 1.0), options.get("top_n", 0)
     top_p, min_p = options.get("top_p", 1.0), options.get("min_p", 0.0)
@@ -103,7 +118,13 @@ def make_filters(vocabulary_size: int, **options: Unpack[FilterOptions]) -> Filt
 
 
 def forbid(logits: Array, forbidden: Array) -> Array:
-    """-inf where `forbidden` `[V]`."""
+    """-inf where `forbidden` `[V]`.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import forbid
+        >>> forbid(jnp.array([1.0, 2.0]), jnp.array([False, True])).tolist()
+        [1.0, -inf]
+    """
     return jnp.where(forbidden, -jnp.inf, logits)
 
 
@@ -119,12 +140,24 @@ def penalise_repetition(logits: Array, seen: Array, penalty: Array) -> Array:
 
     References:
         Keskar et al., arXiv:1909.05858, with the sign of the logit regarded.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import penalise_repetition
+        >>> logits, seen = jnp.array([2.0, -2.0, 2.0]), jnp.array([True, True, False])
+        >>> penalise_repetition(logits, seen, jnp.float32(2)).tolist()
+        [1.0, -4.0, 2.0]
     """
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def sharpen(logits: Array, temperature: Array) -> Array:
-    """`(z - max z) / temperature`, which no temperature overflows; 0 is read as 1."""
+    """`(z - max z) / temperature`, which no temperature overflows; 0 is read as 1.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import sharpen
+        >>> sharpen(jnp.array([1.0, 2.0]), jnp.float32(0.5)).tolist()
+        [-2.0, 0.0]
+    """
     highest = lax.stop_gradient(logits.max(-1, keepdims=True))
     return (logits - highest) / jnp.where(temperature > 0, temperature, 1)
 
@@ -133,6 +166,11 @@ def keep_top_n(logits: Array, n: Array) -> Array:
     """Sets all but the `n` largest logits `[..., V]` to -inf; `n` = 0 keeps all.
 
     Exactly n are kept: of equal logits, those with the lower token ids.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import keep_top_n
+        >>> keep_top_n(jnp.array([1.0, 3.0, 2.0]), jnp.int32(2)).tolist()
+        [-inf, 3.0, 2.0]
     """
     keys = _ordered(logits)
     wanted = n.astype(jnp.float32)
@@ -150,6 +188,12 @@ def keep_top_p(logits: Array, p: Array) -> Array:
 
     References:
         Holtzman et al., arXiv:1904.09751.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import keep_top_p
+        >>> logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+        >>> jnp.isfinite(keep_top_p(logits, jnp.float32(0.7))).tolist()
+        [True, True, False]
     """
     keys, weights = _ordered(logits), _weights(logits)
     wanted = p.astype(weights.dtype) * weights.sum(-1)
@@ -171,6 +215,12 @@ def keep_min_p(logits: Array, p: Array) -> Array:
 
     References:
         Nguyen et al., arXiv:2407.01082.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import keep_min_p
+        >>> logits = jnp.log(jnp.array([0.6, 0.3, 0.1]))
+        >>> jnp.isfinite(keep_min_p(logits, jnp.float32(0.4))).tolist()
+        [True, True, False]
     """
     least = logits.max(-1, keepdims=True) + jnp.log(p.astype(logits.dtype))
     return jnp.where((logits >= least) | (p == 0), logits, -jnp.inf)
@@ -183,6 +233,12 @@ def filtered(logits: Array, seen: Array, filters: Filters) -> Array:
         logits: `[..., V]`.
         seen: bool `[..., V]`, which tokens a row has already.
         filters: from `make_filters`.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import filtered
+        >>> filters = lstm_jax.sampling.make_filters(3, temperature=0.5, top_n=2)
+        >>> filtered(jnp.array([1.0, 3.0, 2.0]), jnp.zeros(3, bool), filters).tolist()
+        [-inf, 0.0, -2.0]
     """
     return _left(_allowed(logits, seen, filters), filters)
 
@@ -192,6 +248,12 @@ def draw(logits: Array, uniform: Array) -> Array:
 
     The token is where the cumulative probability first exceeds `uniform` in [0, 1), so it takes
     one random number a row, and never a token of probability 0.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import draw
+        >>> logits = jnp.log(jnp.array([0.5, 0.25, 0.25]))
+        >>> int(draw(logits, jnp.float32(0.6)))  # between 0.5 and 0.75
+        1
     """
     weights = _weights(logits)
     if logits.shape[-1] <= 4 * _BLOCK:
@@ -221,6 +283,13 @@ def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Arra
 
     Returns:
         int32 `[...]`.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import choose
+        >>> filters = lstm_jax.sampling.make_filters(3, temperature=0)
+        >>> logits, seen = jnp.array([[1.0, 3.0, 2.0]]), jnp.zeros((1, 3), bool)
+        >>> choose(logits, jnp.zeros(1), seen, filters).tolist()
+        [1]
     """
     lists = [length for length in _LISTS if length < logits.shape[-1]]
     branches: list[Callable[[Array], Array]] = [

@@ -47,6 +47,11 @@ class Texts(NamedTuple):
         log_probabilities: float32 `[T, B]`, in nats, of each token after the prompt, those that
             the template gives included, under the model itself, whatever the filters say; NaN
             elsewhere. None where they were not asked for.
+
+    Examples:
+        >>> tokens, lengths = np.array([[3], [4], [-1]], np.int32), np.array([2], np.int32)
+        >>> lstm_jax.sampling.Texts(tokens, lengths, np.array([True]), None).row(0).tolist()
+        [3, 4]
     """
 
     tokens: Ids
@@ -96,6 +101,15 @@ def generate(
 
     Raises:
         ValueError: an argument that makes no sense, or a bidirectional model.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> template = np.array([[1], [2], [-1], [3], [-1]])  # fill in the third and the last
+        >>> texts = lstm_jax.generate(model, params, template, key=jax.random.key(1), top_n=3)
+        >>> texts.tokens.shape, texts.tokens[[0, 1, 3], 0].tolist()
+        ((5, 1), [1, 2, 3])
     """
     job = _prepare(model, template, lengths, allow_bidirectional)
     settings = make_filters(model.vocabulary_size, **filters)
@@ -142,6 +156,16 @@ def stream(
 
     Raises:
         ValueError: see `generate`; before anything is written.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> params, template = model.init(jax.random.key(0)), np.full((8, 1), -1)
+        >>> written = lstm_jax.sampling.stream(
+        ...     model, params, template, key=jax.random.key(1), places=4
+        ... )
+        >>> [len(rows[0]) for rows in written]
+        [4, 4]
     """
     if places < 1:
         raise ValueError(f"places is {places}; it must be at least 1")
@@ -174,6 +198,14 @@ def best_of(
 
     Raises:
         ValueError: see `generate`, or `number` is below 1.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> params, template = model.init(jax.random.key(0)), np.full((8, 2), -1)
+        >>> texts = lstm_jax.sampling.best_of(model, params, template, 3, key=jax.random.key(1))
+        >>> texts.tokens.shape
+        (8, 2)
     """
     if number < 1:
         raise ValueError(f"number is {number}; it must be at least 1")
@@ -202,6 +234,11 @@ def stack_rows(rows: Sequence[npt.ArrayLike]) -> tuple[Ids, Ids]:
 
     Raises:
         ValueError: no rows, or one that is no list of integers.
+
+    Examples:
+        >>> template, lengths = lstm_jax.sampling.stack_rows([[1, 2, -1], [3, -1]])
+        >>> template.tolist(), lengths.tolist()
+        ([[1, 3], [2, -1], [-1, -1]], [3, 2])
     """
     arrays = [np.asarray(row) for row in rows]
     if not arrays:
@@ -225,6 +262,14 @@ def with_weights(
 
     Writing one text reads every weight at every step, so half the bytes are up to twice the
     speed. Biases stay float32, as sums, carry and softmax do.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> model, params = lstm_jax.sampling.with_weights(model, params, "bfloat16")
+        >>> params.output.w.dtype, params.output.b.dtype
+        (dtype(bfloat16), dtype('float32'))
     """
     config = dataclasses.replace(model.config, compute_dtype=dtype)
     stored = jnp.dtype(dtype)

@@ -25,6 +25,11 @@ class TextScore(NamedTuple):
     Attributes:
         log_probabilities: float32, in nats, of each token `[T]`; without a context `[T - 1]`, as
             nothing comes before the first.
+
+    Examples:
+        >>> scores = np.log(np.array([0.5, 0.125], np.float32))
+        >>> round(lstm_jax.sampling.TextScore(scores).perplexity, 3)
+        4.0
     """
 
     log_probabilities: npt.NDArray[np.float32]
@@ -41,7 +46,12 @@ class TextScore(NamedTuple):
 
 
 def perplexity(log_likelihood: float, tokens: int) -> float:
-    """exp(-log_likelihood / tokens); infinite where that is too large for a float."""
+    """exp(-log_likelihood / tokens); infinite where that is too large for a float.
+
+    Examples:
+        >>> round(lstm_jax.sampling.perplexity(log_likelihood=-2 * np.log(8), tokens=2), 3)
+        8.0
+    """
     try:
         return math.exp(-log_likelihood / tokens)
     except OverflowError:
@@ -72,6 +82,13 @@ def score(
     Raises:
         ValueError: a text of fewer tokens, or with something that is no token id; contexts of
             another number than the texts; or a bidirectional model.
+
+    Examples:
+        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
+        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> (score,) = lstm_jax.sampling.score(model, model.init(jax.random.key(0)), [[1, 2, 3]])
+        >>> score.log_probabilities.shape
+        (2,)
     """
     refuse_bidirectional(model)
     if batch_size < 1:

@@ -370,6 +370,11 @@ class Loaded(NamedTuple):
         params: its parameters; word vectors that were frozen are among them.
         vocabulary: turns text into the model's ids.
         config: the run's settings.
+
+    Examples:
+        >>> loaded = lstm_jax.load("runs/docs", step="best")
+        >>> loaded.model.vocabulary_size == len(loaded.vocabulary)
+        True
     """
 
     model: Any
@@ -391,9 +396,12 @@ def load(
     Raises:
         ValueError: it is no run folder, has no such checkpoint, or its model is of another kind.
 
-    Example:
-        >>> import lstm_jax
-        >>> model, params, vocabulary, config = lstm_jax.load("runs/docs")  # doctest: +SKIP
+    Examples:
+        >>> model, params, vocabulary, config = lstm_jax.load("runs/docs")
+        >>> ids = vocabulary.encode("the")
+        >>> carry, logits = model.apply(params, None, ids[:, None])
+        >>> logits.shape == (3, 1, len(vocabulary))
+        True
     """
     folder = RunFolder(Path(run_dir))
     config = read_description(folder).config
