@@ -55,50 +55,23 @@ _OF_THE_SYSTEM = frozenset(
 """What file managers and file systems leave in a folder, in lower case."""
 
 
-class RunFolder(NamedTuple):
-    """The places in a run folder."""
+class RunFolder:
+    """The places in a run folder, as this module's docstring lists them."""
 
-    path: Path
-
-    @property
-    def config(self) -> Path:
-        """Settings and data."""
-        return self.path / "config.json"
-
-    @property
-    def vocabulary(self) -> Path:
-        """Tokens."""
-        return self.path / "vocab.json"
-
-    @property
-    def metrics(self) -> Path:
-        """Rows of numbers."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Training states."""
-        return self.path / "checkpoints"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard events, where they were asked for."""
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.json"
+        self.vocabulary = path / "vocab.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.plot = path / "curves.png"
+        self.tensorboard = path / "tensorboard"
+        self.lock = path / ".lock"
 
     @property
     def nonfinite(self) -> RunFolder:
         """Where a run is left that repeats losses that are not finite."""
         return RunFolder(self.path / "nonfinite")
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains here."""
-        return self.path / ".lock"
-
-    @property
-    def plot(self) -> Path:
-        """Curves."""
-        return self.path / "curves.png"
 
 
 class Description(NamedTuple):
