@@ -24,6 +24,7 @@ from bench.shapes import (
     LayerWork,
     System,
 )
+from lstm_jax import sharding
 from lstm_jax.losses import TokenSums
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.recurrence import layer
@@ -95,7 +96,9 @@ def make_program(system: AnySystem, dtype: DType) -> Program:
     clip_norm = None if isinstance(system, Classification) else system.clip_norm
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
     optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1))
-    return Program(_objective(system, dtype), optimizer, BATCHES)
+    return Program(
+        _objective(system, dtype), optimizer, BATCHES, system.batch_size, sharding.data_mesh(1)
+    )
 
 
 def _objective(system: AnySystem, dtype: DType) -> Objective:

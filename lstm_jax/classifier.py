@@ -17,6 +17,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import Initialisation, look_up
+from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.precision import cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Share, Size, SizeOrZero
@@ -24,7 +25,6 @@ from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
-    dropout_mask,
     init_stack,
     run_stack,
 )
@@ -129,7 +129,7 @@ class Classifier:
                 pooled to zeros.
             vectors: `[V, E]`, the word vectors where `frozen_embedding`; they get no gradient. With
                 `learn_missing` a row of zeros is a word without one.
-            dropout_key: None outside training.
+            dropout_key: a typed key, or one for each sequence, `[B]`; None outside training.
 
         Returns:
             `[B]`.
@@ -141,11 +141,12 @@ class Classifier:
         config = self.config
         key_stack = key_dense = key_words = None
         if dropout_key is not None:
-            key_stack, key_dense, key_words = random.split(dropout_key, 3)
+            key_stack, key_dense, key_words = (fold(dropout_key, number) for number in range(3))
         xs_TBE = look_up(self.word_vectors(params, vectors), tokens)
         if key_words is not None and config.word_dropout:
-            keep_TB = random.bernoulli(key_words, 1 - config.word_dropout, tokens.shape)
-            xs_TBE = jnp.where(keep_TB[..., None], xs_TBE, 0)
+            words_TB1 = (*tokens.shape, 1)
+            is_kept_TB1 = dropout_mask(key_words, config.word_dropout, words_TB1, xs_TBE.dtype) > 0
+            xs_TBE = jnp.where(is_kept_TB1, xs_TBE, 0)
         carry, hs_TBH = run_stack(
             config, params.layers, None, xs_TBE, mask=mask, dropout_key=key_stack
         )

@@ -16,6 +16,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
+from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
 from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
@@ -24,7 +25,6 @@ from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
     Directions,
     StackConfig,
-    dropout_mask,
     init_stack,
     run_stack,
     stack_zero_carry,
@@ -189,7 +189,7 @@ class LanguageModel:
             tokens: integers `[T, B]`.
             mask: bool `[T, B]`, True = a real token.
             resets: bool `[T, B]`, True = a new sequence starts here.
-            dropout_key: None outside training.
+            dropout_key: a typed key, or one for each sequence, `[B]`; None outside training.
 
         Returns:
             The carry after the last token, and `[T, B, H]`.
@@ -329,9 +329,9 @@ class LanguageModel:
         """
         if key is None:
             return None
-        drawn = key if chunk is None else random.fold_in(key, chunk)
+        drawn = key if chunk is None else fold(key, chunk)
         stack_key = key if self.config.dropout_place == "inputs" else drawn
-        return _DropoutKeys(stack_key, random.fold_in(drawn, self.config.layers))
+        return _DropoutKeys(stack_key, fold(drawn, self.config.layers))
 
     def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool

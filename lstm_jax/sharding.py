@@ -1,26 +1,30 @@
-"""Data parallelism: the mesh, where each array lives on it, and types inside `shard_map`.
+"""Data parallelism: the mesh, where each array lives on it, and what devices tell each other.
 
-Only the batch axis is split. Parameters are whole on every device; XLA adds the all-reduces of
-gradients and sums that follow from it: one for each chunk of the loss, one for all else.
+Each device has its rows of the batch, and all parameters. Inside `jax.shard_map` it computes the
+gradient of its own rows (of parameters made `varying`, so that JAX adds nothing up by itself), and
+`summed` adds all of them up in a single all-reduce.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
 
+Tree = TypeVar("Tree")
 
-def data_mesh(devices: int) -> Mesh:
+
+def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
     """A mesh of the first `devices` local devices along one axis.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: there are fewer, or a batch of this size does not divide evenly among them.
     """
     local = jax.local_devices()
     if not 1 <= devices <= len(local):
@@ -28,37 +32,41 @@ def data_mesh(devices: int) -> Mesh:
             f"devices is {devices}, but this process sees {len(local)} ({local[0].platform}); "
             "lower it (on CPU, JAX_NUM_CPU_DEVICES=N splits the processor into N devices)"
         )
+    if batch_size % devices:
+        raise ValueError(
+            f"a batch of {batch_size} does not divide among {devices} devices; choose a batch size "
+            "that is a multiple of their number"
+        )
     return jax.make_mesh(
         (devices,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=local[:devices]
     )
 
 
-def put_whole(mesh: Mesh, tree: Any) -> Any:
-    """Puts every array of the tree on the mesh, whole on each device."""
-    return _put(mesh, tree, PartitionSpec())
+def rows_at(axis: int | None) -> PartitionSpec:
+    """How an array is split whose rows of the batch lie along this axis; None, not at all."""
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA_AXIS)
 
 
-def split_batch(mesh: Mesh, tree: Any, axis: int) -> Any:
-    """Puts every array of the tree on the mesh, split along its batch axis.
-
-    Raises:
-        ValueError: the batch does not divide evenly among the devices.
-    """
-    for leaf in jax.tree.leaves(tree):
-        if leaf.shape[axis] % mesh.size:
-            raise ValueError(
-                f"a batch of {leaf.shape[axis]} does not divide among {mesh.size} devices; "
-                "choose a batch size that is a multiple of their number"
-            )
-    return _put(mesh, tree, PartitionSpec(*[None] * axis, DATA_AXIS))
-
-
-def _put(mesh: Mesh, tree: Any, spec: PartitionSpec) -> Any:
+def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
+    """Puts every array of the tree on the mesh, split as `rows_at` says."""
     # On one device arrays stay plain: beside one that is on a mesh, a step that gives back plain
     # ones would be compiled twice.
     if mesh.size == 1:
         return jax.tree.map(jnp.asarray, tree)
-    return jax.device_put(tree, NamedSharding(mesh, spec))
+    return jax.device_put(tree, NamedSharding(mesh, rows_at(axis)))
+
+
+def varying(tree: Tree) -> Tree:
+    """The same values, as ones that may differ from device to device; inside `shard_map`."""
+    varies: Tree = jax.tree.map(lambda array: lax.pcast(array, DATA_AXIS, to="varying"), tree)
+    return varies
+
+
+def summed(tree: Tree) -> Tree:
+    """Adds up the arrays of all devices, in one all-reduce; inside `shard_map`."""
+    flat, unravel = ravel_pytree(tree)
+    total: Tree = unravel(lax.psum(flat, DATA_AXIS))
+    return total
 
 
 def vary_as(xs: Array, tree: Any) -> Any:

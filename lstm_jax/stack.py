@@ -11,10 +11,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax, random
+from jax import Array, random
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import CellName, GRUReset, Initialisation, Params, cell_named, zero_carry
+from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer
 from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
@@ -171,7 +172,7 @@ def run_stack(
         xs: `[T, B, D]`, or integers `[T, B]` that stand for one-hot rows.
         mask: bool `[T, B]`, see `lstm`.
         resets: bool `[T, B]`, see `lstm`.
-        dropout_key: typed key; None switches dropout off (evaluation).
+        dropout_key: a typed key, or one for each sequence, `[B]`; None switches dropout off.
 
     Returns:
         The final carry, and the last layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
@@ -188,7 +189,7 @@ def run_stack(
     if carry is None:
         carry = (None,) * len(layers)
     place = config.dropout_place if config.dropout else None
-    keys = None if dropout_key is None else random.split(dropout_key, len(layers))
+    keys = None if dropout_key is None else [fold(dropout_key, n) for n in range(len(layers))]
     finals = []
     for index, (params, before) in enumerate(zip(layers, carry, strict=True)):
         input_scale = None
@@ -299,20 +300,3 @@ def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[A
     if xs.ndim == 3:
         return xs * scale_BD[None], None
     return xs, scale_BD[jnp.arange(xs.shape[1]), xs]
-
-
-def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Inverted dropout: 0 with probability `rate`, else the inverse of the share that is kept.
-
-    One random 32-bit word serves as many entries as it can: 32 at a rate of 1/2, 16 at multiples of
-    1/4, 8 at those of 1/16, 4 at those of 1/256, else 2, and the rate is then rounded to a multiple
-    of 1/65536. On CPU drawing a word an entry took a tenth of a step.
-    """
-    bits = next((n for n in (1, 2, 4, 8) if (rate * 2**n).is_integer()), 16)
-    levels, per_word = 1 << bits, 32 // bits
-    dropped = min(round(rate * levels), levels - 1)
-    words = random.bits(key, (*shape[:-1], -(-shape[-1] // per_word)), jnp.uint32)
-    shifts = jnp.arange(per_word, dtype=jnp.uint32) * bits
-    draws = (words[..., None] >> lax.broadcast_to_rank(shifts, len(shape) + 1)) & (levels - 1)
-    draws = draws.reshape(*shape[:-1], words.shape[-1] * per_word)[..., : shape[-1]]
-    return jnp.where(draws >= dropped, levels / (levels - dropped), 0).astype(dtype)

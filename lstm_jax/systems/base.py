@@ -140,12 +140,25 @@ class TrainConfig:
         return interval * (batches if self.intervals == "epochs" else 1)
 
 
+class Batch(Protocol):
+    """What a system's feed gives: a named tuple of arrays."""
+
+    @property
+    def batch_axes(self) -> tuple[int | None, ...]:
+        """Along which axis of each field the sequences lie; None for what all of them share."""
+
+
 class Predictions(NamedTuple):
     """A batch: `inputs` and `targets`, int32 `[T, B]`; `mask`, bool `[T, B]`, or None."""
 
     inputs: AnyArray
     targets: AnyArray
     mask: AnyArray | None
+
+    @property
+    def batch_axes(self) -> tuple[int | None, ...]:
+        """See `Batch`."""
+        return (1, 1, 1)
 
 
 class BatchSums(NamedTuple):
@@ -181,7 +194,7 @@ class Objective(Protocol):
             carry: from `zero_carry` or an earlier batch.
             data: what the system's feed gives.
             index: the batch's place in its epoch.
-            dropout_key: None outside training.
+            dropout_key: one for each sequence, `[B]`; None outside training.
         """
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array, lax, random
 
 from lstm_jax import sharding
+from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.models import (
     LanguageModel,
     LanguageModelConfig,
@@ -196,6 +197,11 @@ class LaneRows(NamedTuple):
     rows: Array
     first_row: Array | np.int32
 
+    @property
+    def batch_axes(self) -> tuple[int | None, ...]:
+        """See `Batch`."""
+        return (1, None)
+
 
 @dataclass(frozen=True)
 class LanguageObjective:
@@ -237,8 +243,8 @@ class LanguageObjective:
         if not self.carry_backward:
             carry = without_backward_carry(carry)
         if self.zero_carry_rate and dropout_key is not None:
-            key_carry, dropout_key = random.split(dropout_key)
-            carry = _zero_at_random(key_carry, self.zero_carry_rate, carry)
+            carry = _zero_at_random(fold(dropout_key, 0), self.zero_carry_rate, carry)
+            dropout_key = fold(dropout_key, 1)
         inputs, targets, mask = jax.tree.map(jnp.asarray, tuple(data))
         found, carry = self.model.token_sums(
             params, carry, inputs, targets, mask=mask, dropout_key=dropout_key
@@ -249,8 +255,8 @@ class LanguageObjective:
 def _zero_at_random(key: Array, rate: float, carry: Any) -> Any:
     """Zeroes the whole carry, leaves of `[B, H]`, of each lane with probability `rate`."""
     batch_size = jax.tree.leaves(carry)[0].shape[0]
-    is_zeroed_B1 = random.bernoulli(key, rate, (batch_size, 1))
-    return jax.tree.map(lambda leaf_BH: jnp.where(is_zeroed_B1, 0, leaf_BH), carry)
+    is_kept_B1 = dropout_mask(key, rate, (batch_size, 1), jnp.float32) > 0
+    return jax.tree.map(lambda leaf_BH: jnp.where(is_kept_B1, leaf_BH, 0), carry)
 
 
 @dataclass(frozen=True)
@@ -362,7 +368,7 @@ class LanguageSystem(System):
             epoch, index = divmod(step, training.batches)
             batch = training.order(self.config.seed, epoch)[index]
             found = Predictions(training.inputs[batch], training.targets[batch], None)
-            split: Predictions = sharding.split_batch(mesh, found, axis=1)
+            split: Predictions = sharding.put(mesh, found, 1)
             return split
 
         return shuffled
@@ -431,5 +437,5 @@ class _LaneFeed:
             self._first = min(batch, self._batches - self._stretch)
             first = self._first * self._times
             stretch = self._tokens[first : first + self._stretch * self._times + 1]
-            self._rows = sharding.split_batch(self._mesh, stretch, axis=1)
+            self._rows = sharding.put(self._mesh, stretch, 1)
         return LaneRows(self._rows, np.int32(self._first * self._times))

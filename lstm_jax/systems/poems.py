@@ -311,7 +311,7 @@ class PoemsSystem(System):
         def data(step: int) -> Predictions:
             rows, width = order.batch(*divmod(step, order.batches))
             batch = self._batch([self.training[row] for row in rows], width)
-            split: Predictions = sharding.split_batch(mesh, batch, axis=1)
+            split: Predictions = sharding.put(mesh, batch, 1)
             return split
 
         return data

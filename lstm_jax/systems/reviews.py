@@ -126,6 +126,11 @@ class LabelledTexts(NamedTuple):
     weights: Array
     vectors: Array | None
 
+    @property
+    def batch_axes(self) -> tuple[int | None, ...]:
+        """See `Batch`."""
+        return (1, 1, 0, 0, None)
+
 
 class Encoded(NamedTuple):
     """Reviews as ids, and their labels."""
@@ -320,8 +325,8 @@ class ReviewsSystem(System):
         def data(step: int) -> LabelledTexts:
             rows, width = order.batch(*divmod(step, order.batches))
             batch = self._batch(self.training, rows, width)
-            tokens, mask = sharding.split_batch(mesh, (batch.tokens, batch.mask), axis=1)
-            labels, weights = sharding.split_batch(mesh, (batch.labels, batch.weights), axis=0)
+            tokens, mask = sharding.put(mesh, (batch.tokens, batch.mask), 1)
+            labels, weights = sharding.put(mesh, (batch.labels, batch.weights), 0)
             return LabelledTexts(tokens, mask, labels, weights, vectors)
 
         return data
@@ -342,7 +347,7 @@ class ReviewsSystem(System):
     def _vectors_on(self, mesh: Any) -> Array | None:
         if self._frozen is None:
             return None
-        vectors: Array = sharding.put_whole(mesh, self._frozen)
+        vectors: Array = sharding.put(mesh, self._frozen, None)
         return vectors
 
     def _order(self, texts: Encoded) -> LengthBatches:

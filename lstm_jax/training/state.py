@@ -11,10 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
-from jax import Array, random
+from jax import Array, lax, random
+from jax.sharding import Mesh, NamedSharding
 
+from lstm_jax import sharding
+from lstm_jax.dropout import keys_of_rows
 from lstm_jax.losses import TokenSums
-from lstm_jax.systems.base import BatchSums, Objective
+from lstm_jax.systems.base import Batch, BatchSums, Objective
 from lstm_jax.training.log import MetricSums, total
 
 
@@ -56,28 +59,43 @@ class Program(NamedTuple):
         objective: parameters and batch -> loss.
         optimizer: gradients -> updates.
         batches: batches of one epoch.
+        batch_size: sequences side by side.
+        mesh: the devices that share them.
     """
 
     objective: Objective
     optimizer: optax.GradientTransformation
     batches: int
+    batch_size: int
+    mesh: Mesh
 
 
-@partial(jax.jit, static_argnums=(0, 2))
-def init_state(program: Program, seed: Array, batch_size: int) -> TrainState:
+@partial(jax.jit, static_argnums=0)
+def init_state(program: Program, seed: Array) -> TrainState:
     """The state before the first step."""
     key_params, key = random.split(random.key(seed))
     params = program.objective.init(key_params)
     zero = partial(jnp.zeros, (), jnp.int32)
-    return TrainState(
+    state = TrainState(
         step=zero(),
         params=params,
         opt_state=program.optimizer.init(params),
-        carry=program.objective.zero_carry(params, batch_size),
+        carry=program.objective.zero_carry(params, program.batch_size),
         key=key,
         batch=zero(),
         skipped=zero(),
     )
+    places = places_of(program)
+    return state if places is None else lax.with_sharding_constraint(state, places)
+
+
+def places_of(program: Program) -> TrainState | None:
+    """Where each part of the state lives on the mesh; None on one device, where JAX puts it."""
+    if program.mesh.size == 1:
+        return None
+    places: list[Any] = [NamedSharding(program.mesh, sharding.rows_at(axis)) for axis in (None, 0)]
+    whole, rows = places
+    return TrainState(whole, whole, whole, rows, whole, whole, whole)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -92,17 +110,21 @@ def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainSta
     Returns:
         The state, and the step's metrics.
     """
-    key = random.fold_in(state.key, state.step)
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
-
-    def mean_loss(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
-        sums, carry = program.objective.sums(params, before, data, state.batch, key)
-        parts = list(sums.parts.values())
-        whole: TokenSums = jax.tree.map(lambda *each: sum(each), *parts)
-        return whole.loss / whole.weight, (sums, carry)
-
-    (loss, (sums, carry)), gradients = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+    gradients_of = partial(_gradients, program)
+    if program.mesh.size > 1:
+        rows = sharding.rows_at(0)
+        whole = sharding.rows_at(None)
+        gradients_of = jax.shard_map(
+            gradients_of,
+            mesh=program.mesh,
+            in_specs=(whole, rows, _specs(data), whole, whole),
+            out_specs=(whole, whole, rows),
+        )
+    key = random.fold_in(state.key, state.step)
+    gradients, sums, carry = gradients_of(state.params, before, data, state.batch, key)
+    loss = _mean_loss(sums)
     grad_norm = optax.tree.norm(gradients)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -121,6 +143,51 @@ def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainSta
         skipped=state.skipped + ~finite,
     )
     return state, StepMetrics(sums, loss.astype(jnp.float32), grad_norm.astype(jnp.float32))
+
+
+def _gradients(
+    program: Program, params: Any, carry: Any, data: Any, index: Array, key: Array
+) -> tuple[Any, BatchSums, Any]:
+    """Gradients of the batch's mean loss, its sums, and the carry of this device's rows.
+
+    What is drawn for a row depends on the key and on the row's number in the batch alone. Only
+    gradients and sums go from device to device, together.
+    """
+    devices = program.mesh.size
+    rows = program.batch_size // devices
+    first = lax.axis_index(sharding.DATA_AXIS) * rows if devices > 1 else 0
+    keys = keys_of_rows(key, first, rows)
+
+    def mean_loss(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
+        sums, after = program.objective.sums(params, carry, data, index, keys)
+        return _mean_loss(sums), (sums, after)
+
+    if devices > 1:
+        params = sharding.varying(params)
+    gradients, (sums, after) = jax.grad(mean_loss, has_aux=True)(params)
+    if devices == 1:
+        return gradients, sums, after
+    weight = _total(sums).weight
+    gradients, sums = sharding.summed((jax.tree.map(lambda g: g * weight, gradients), sums))
+    weight = _total(sums).weight
+    return jax.tree.map(lambda g: g / weight, gradients), sums, after
+
+
+def _total(sums: BatchSums) -> TokenSums:
+    """Of all parts."""
+    total: TokenSums = jax.tree.map(lambda *each: sum(each), *sums.parts.values())
+    return total
+
+
+def _mean_loss(sums: BatchSums) -> Array:
+    """In nats a token; 0 on a device whose rows are all there to fill up the batch."""
+    total = _total(sums)
+    return total.loss / jnp.where(total.weight > 0, total.weight, 1)
+
+
+def _specs(batch: Batch) -> Any:
+    """How the arrays of a batch are split."""
+    return type(batch)(*map(sharding.rows_at, batch.batch_axes))
 
 
 def evaluate(

@@ -18,7 +18,7 @@ from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import Row, part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.run import RunFolder, learnt_params
-from lstm_jax.training.state import Program, TrainState, evaluate, init_state
+from lstm_jax.training.state import Program, TrainState, evaluate, init_state, places_of
 
 _MOST_STEPS = 2**31 - 1
 
@@ -60,7 +60,9 @@ def make_task(system: System) -> Task:
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     _refuse_too_large(parameters)
     schedule = learning_rate_schedule(config.optimizer, steps)
-    program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
+    optimizer = make_optimizer(config.optimizer, schedule)
+    mesh = sharding.data_mesh(config.devices, config.batch_size)
+    program = Program(system.objective, optimizer, batches, config.batch_size, mesh)
     return Task(system, program, steps, schedule, parameters)
 
 
@@ -91,33 +93,31 @@ def _memory() -> int | None:
 
 
 def first_state(task: Task) -> TrainState:
-    """The state before the first step, placed on the run's devices."""
-    seed = np.uint32(task.config.seed)
-    state: TrainState = init_state(task.program, seed, task.config.batch_size)
+    """The state before the first step, on the run's devices."""
+    state: TrainState = init_state(task.program, np.uint32(task.config.seed))
     if task.config.init_from is None:
         params = task.system.first_params(state.params)
     else:
         params = learnt_params(RunFolder(Path(task.config.init_from)), state.params)
-    return _place(task, dataclasses.replace(state, params=params))
+    return dataclasses.replace(state, params=sharding.put(task.program.mesh, params, None))
 
 
 def restored_state(
     task: Task, store: CheckpointStore, *, step: int | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state of a step, or the newest good one, on the run's devices, and its progress."""
-    seed = np.uint32(task.config.seed)
-    template = jax.eval_shape(lambda: init_state(task.program, seed, task.config.batch_size))
+    template = jax.eval_shape(lambda: init_state(task.program, np.uint32(task.config.seed)))
+    places = places_of(task.program)
+    if places is not None:
+
+        def placed(place: Any, part: Any) -> Any:
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), part
+            )
+
+        template = jax.tree.map(placed, places, template)
     saved = store.restore(template, step=step)
-    return _place(task, saved.state), saved.progress
-
-
-def _place(task: Task, state: TrainState) -> TrainState:
-    if task.config.devices == 1:
-        return state
-    mesh = sharding.data_mesh(task.config.devices)
-    carry = sharding.split_batch(mesh, state.carry, axis=0)
-    placed: TrainState = sharding.put_whole(mesh, dataclasses.replace(state, carry=None))
-    return dataclasses.replace(placed, carry=carry)
+    return saved.state, saved.progress
 
 
 def heldout_metrics(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from typing import Any
 
 import jax
@@ -171,46 +170,6 @@ def test_an_evaluation_is_given_up_before_the_next_batch() -> None:
     answers = iter([False, False, True])
     assert evaluate(system.objective, params, batches, size, lambda: next(answers)) == {}
     assert len([*batches]) == len([*system.heldout()]) - 3 > 0
-
-
-def test_two_devices_equal_one_within_rounding() -> None:
-    assert len(jax.local_devices()) >= 2
-    results = []
-    for devices in (1, 2):
-        the_task = task(config(devices=devices))
-        state = first_state(the_task)
-        feed = the_task.system.feed()
-        losses = []
-        for step in range(6):
-            state, metrics = train_step(the_task.program, state, feed(step))
-            losses.append(float(metrics.loss))
-        assert len(jax.tree.leaves(state.carry)[0].devices()) == devices
-        results.append((losses, state))
-    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
-    for a, b in zip(*(jax.tree.leaves(r[1].params) for r in results), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5)  # Adam magnifies rounding
-
-
-@pytest.mark.parametrize(
-    ("cell", "compute_dtype"),
-    [
-        ("lstm", "float32"),
-        pytest.param("gru", "bfloat16", marks=pytest.mark.slow),
-        pytest.param("rnn", "float32", marks=pytest.mark.slow),
-        pytest.param("rnn", "bfloat16", marks=pytest.mark.slow),
-        pytest.param("gru", "float32", marks=pytest.mark.slow),
-        pytest.param("lstm", "bfloat16", marks=pytest.mark.slow),
-    ],
-)
-def test_devices_exchange_sums_alone(cell: Any, compute_dtype: Any) -> None:
-    """Each multiplies its own rows of the batch; gradients are added up, and no row travels."""
-    model = dataclasses.replace(config().model, cell=cell, compute_dtype=compute_dtype)
-    the_task = task(config(devices=2, model=model))
-    lowered = train_step.lower(the_task.program, first_state(the_task), the_task.system.feed()(0))
-    exchanges = re.findall(
-        r"= .* (all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(", lowered.compile().as_text()
-    )
-    assert set(exchanges) == {"all-reduce"}
 
 
 def test_dropout_differs_from_step_to_step_and_not_from_run_to_run() -> None:
