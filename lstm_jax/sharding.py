@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -21,16 +22,21 @@ Tree = TypeVar("Tree")
 
 
 def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
-    """A mesh of the first `devices` local devices along one axis.
+    """A mesh of `devices` devices along one axis: of all processes, or the first local ones.
 
     Raises:
-        ValueError: there are fewer, or a batch of this size does not divide evenly among them.
+        ValueError: there are not as many, or a batch of this size does not divide among them.
     """
-    local = jax.local_devices()
-    if not 1 <= devices <= len(local):
+    found = jax.devices()
+    is_shared = jax.process_count() > 1
+    if not 1 <= devices <= len(found) or (is_shared and devices != len(found)):
+        number = f"{len(found)} ({found[0].platform})"
         raise ValueError(
-            f"devices is {devices}, but this process sees {len(local)} ({local[0].platform}); "
-            "lower it (on CPU, JAX_NUM_CPU_DEVICES=N splits the processor into N devices)"
+            f"devices is {devices}, but there are {number} in {jax.process_count()} processes, "
+            "all of which take part; give that number"
+            if is_shared
+            else f"devices is {devices}, but this process sees {number}; lower it (on CPU, "
+            "JAX_NUM_CPU_DEVICES=N splits the processor into N devices)"
         )
     if batch_size % devices:
         raise ValueError(
@@ -38,7 +44,7 @@ def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
             "that is a multiple of their number"
         )
     return jax.make_mesh(
-        (devices,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=local[:devices]
+        (devices,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=found[:devices]
     )
 
 
@@ -48,12 +54,22 @@ def rows_at(axis: int | None) -> PartitionSpec:
 
 
 def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
-    """Puts every array of the tree on the mesh, split as `rows_at` says."""
+    """Puts every array of the tree on the mesh, split as `rows_at` says.
+
+    Each process has the whole arrays, and takes what its devices need.
+    """
     # On one device arrays stay plain: beside one that is on a mesh, a step that gives back plain
     # ones would be compiled twice.
     if mesh.size == 1:
         return jax.tree.map(jnp.asarray, tree)
-    return jax.device_put(tree, NamedSharding(mesh, rows_at(axis)))
+    place = NamedSharding(mesh, rows_at(axis))
+
+    def placed(array: Any) -> Array:
+        # Not `device_put`, which has all processes compare what they were given.
+        array = np.asarray(array)
+        return jax.make_array_from_callback(array.shape, place, array.__getitem__)
+
+    return jax.tree.map(placed, tree)
 
 
 def varying(tree: Tree) -> Tree:
