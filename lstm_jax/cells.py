@@ -38,6 +38,8 @@ class RNNParams(NamedTuple):
 class LSTMParams(NamedTuple):
     """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o.
 
+    With a projection `w_hr [H, P]` the hidden state has size P, and `w_h` is `[P, 4H]`.
+
     Examples:
         >>> lstm_jax.init_lstm(jax.random.key(0), 3, 4).w_x.shape
         (3, 16)
@@ -46,6 +48,7 @@ class LSTMParams(NamedTuple):
     w_x: Array
     w_h: Array
     b: Array
+    w_hr: Array | None = None
 
 
 class GRUParams(NamedTuple):
@@ -78,7 +81,7 @@ class RNNCarry(NamedTuple):
 
 
 class LSTMCarry(NamedTuple):
-    """State of an LSTM: `h [B, H]`, and the cell `c [B, H]`.
+    """State of an LSTM: `h [B, H]`, with a projection `[B, P]`, and the cell `c [B, H]`.
 
     Examples:
         >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4)
@@ -148,11 +151,11 @@ def lstm_step(
 
         i, f, g, o = x w_x + h w_h + b
         c' = sigmoid(f) c + sigmoid(i) tanh(g)
-        h' = sigmoid(o) tanh(c')
+        h' = sigmoid(o) tanh(c')                with a projection: (sigmoid(o) tanh(c')) w_hr
 
     Args:
         params: weights.
-        carry: `h [B, H]` and `c [B, H]`.
+        carry: `h [B, H]` and `c [B, H]`; with a projection `h [B, P]`.
         x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
         compute_dtype: see `lstm_jax.precision.products`.
 
@@ -160,7 +163,8 @@ def lstm_step(
         The new carry, and its `h` `[B, H]` as output.
 
     References:
-        Hochreiter and Schmidhuber (1997); with forget gates, Gers et al. (2000).
+        Hochreiter and Schmidhuber (1997); with forget gates, Gers et al. (2000); with a
+        projection, Sak et al., arXiv:1402.1128.
 
     Examples:
         >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4)
@@ -173,7 +177,8 @@ def lstm_step(
     i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
     c_BH = jax.nn.sigmoid(f_BH) * carry.c + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
     h_BH = jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH)
-    return LSTMCarry(h_BH, c_BH), h_BH
+    h_BP = h_BH if params.w_hr is None else policy.dot(h_BH, params.w_hr)
+    return LSTMCarry(h_BP, c_BH), h_BP
 
 
 def gru_step(
@@ -264,6 +269,7 @@ def init_lstm(
     input_size: int,
     hidden_size: int,
     *,
+    projection_size: int | None = None,
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> LSTMParams:
@@ -273,10 +279,12 @@ def init_lstm(
         key: a typed PRNG key.
         input_size: D.
         hidden_size: H.
+        projection_size: P; None for a hidden state that is not projected.
         initialisation: `"pytorch"`: every weight and both of PyTorch's biases (here their sum)
             uniform in +-1/sqrt(H); `"keras"`: Glorot uniform `w_x`, orthogonal `w_h`, zero
             biases but 1 for the forget gate; `"tf1"`: one Glorot uniform kernel over input and
-            hidden state together, zero biases but 1 for the forget gate.
+            hidden state together, zero biases but 1 for the forget gate. A projection is
+            uniform in +-1/sqrt(H), with the other two Glorot uniform.
         dtype: dtype of the parameters; in one narrower than float32 they are drawn in float32 and
             cast.
 
@@ -288,10 +296,18 @@ def init_lstm(
         >>> params.b[:8].tolist()  # of the input and the forget gate
         [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     """
-    w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 4, initialisation, dtype)
+    w_x, w_h, b, _ = _init_gates(
+        key, input_size, hidden_size, 4, initialisation, dtype, projection_size
+    )
     if initialisation != "pytorch":
         b = b.at[hidden_size : 2 * hidden_size].set(1)
-    return cast_tree(LSTMParams(w_x, w_h, b), dtype)
+    if projection_size is None:
+        return cast_tree(LSTMParams(w_x, w_h, b), dtype)
+    draw: Any = initializers.glorot_uniform()
+    if initialisation == "pytorch":
+        draw = _uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
+    w_hr = draw(random.fold_in(key, 4), (hidden_size, projection_size))
+    return cast_tree(LSTMParams(w_x, w_h, b, w_hr), dtype)
 
 
 def init_gru(
@@ -327,8 +343,8 @@ def init_gru(
     w_x, w_h, b, b_h = _init_gates(key, input_size, hidden_size, 3, initialisation, dtype)
     if initialisation == "tf1":
         keys = random.split(key)
-        gates_x, gates_h = _tf1_kernel(keys[0], input_size, hidden_size, 2, dtype)
-        candidate_x, candidate_h = _tf1_kernel(keys[1], input_size, hidden_size, 1, dtype)
+        gates_x, gates_h = _tf1_kernel(keys[0], input_size, hidden_size, 2 * hidden_size, dtype)
+        candidate_x, candidate_h = _tf1_kernel(keys[1], input_size, hidden_size, hidden_size, dtype)
         w_x = jnp.concatenate([gates_x, candidate_x], axis=1)
         w_h = jnp.concatenate([gates_h, candidate_h], axis=1)
         b = b.at[: 2 * hidden_size].set(1)
@@ -346,9 +362,12 @@ def _init_gates(
     gates: int,
     initialisation: Initialisation,
     dtype: DTypeLike,
+    projection_size: int | None = None,
 ) -> tuple[Array, Array, Array, Array]:
     """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU)."""
-    for name, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+    read_size = hidden_size if projection_size is None else projection_size
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "projection_size": read_size}
+    for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
     width = gates * hidden_size
@@ -359,13 +378,13 @@ def _init_gates(
         case "pytorch":
             draw = _uniform(1 / math.sqrt(hidden_size), dtype)
             b_x, b_h = draw(key_bx, (width,)), draw(key_bh, (width,))
-            w_x, w_h = draw(key_x, (input_size, width)), draw(key_h, (hidden_size, width))
+            w_x, w_h = draw(key_x, (input_size, width)), draw(key_h, (read_size, width))
             return (w_x, w_h, b_x, b_h) if gates == 3 else (w_x, w_h, b_x + b_h, zero)
         case "keras":
             w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
-            return w_x, initializers.orthogonal()(key_h, (hidden_size, width), dtype), zero, zero
+            return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero
         case "tf1":
-            return *_tf1_kernel(key_x, input_size, hidden_size, gates, dtype), zero, zero
+            return *_tf1_kernel(key_x, input_size, read_size, width, dtype), zero, zero
     raise ValueError(
         f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
     )
@@ -376,9 +395,9 @@ def _uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]
 
 
 def _tf1_kernel(
-    key: Array, input_size: int, hidden_size: int, gates: int, dtype: DTypeLike
+    key: Array, input_size: int, hidden_size: int, width: int, dtype: DTypeLike
 ) -> tuple[Array, Array]:
-    shape = (input_size + hidden_size, gates * hidden_size)
+    shape = (input_size + hidden_size, width)
     kernel = initializers.glorot_uniform()(key, shape, draw_dtype(dtype))
     return kernel[:input_size], kernel[input_size:]
 
@@ -432,8 +451,14 @@ def zero_carry(params: Params, batch_size: int) -> Any:
         >>> lstm_jax.zero_carry(lstm_jax.init_gru(jax.random.key(0), 3, 4), batch_size=2).h.shape
         (2, 4)
     """
-    cell = cell_of(params)
     dtype = jnp.promote_types(params.w_h.dtype, jnp.float32)
-    shape = (batch_size, params.w_h.shape[0])
     # A buffer for each: one shared by h and c could not be donated.
-    return cell.carry(*(jnp.zeros(shape, dtype) for _ in cell.carry._fields))  # type: ignore[attr-defined]
+    shapes = carry_shapes(params, batch_size)
+    return cell_of(params).carry(*(jnp.zeros(shape, dtype) for shape in shapes))
+
+
+def carry_shapes(params: Params, batch_size: int) -> tuple[tuple[int, int], ...]:
+    """The shapes of h and, where there is one, c."""
+    cell = cell_of(params)
+    sizes = params.w_h.shape[0], params.w_h.shape[1] // cell.gates
+    return tuple((batch_size, size) for size in sizes[: len(cell.carry._fields)])  # type: ignore[attr-defined]

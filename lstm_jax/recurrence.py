@@ -19,6 +19,7 @@ from lstm_jax.cells import (
     Params,
     RNNCarry,
     RNNParams,
+    carry_shapes,
     cell_of,
     look_up,
     zero_carry,
@@ -51,8 +52,8 @@ def lstm(
 
     Args:
         params: weights, from `init_lstm`.
-        carry: initial carry, `h [B, H]` and `c [B, H]`; None starts from zeros. In reverse it
-            goes into the last time.
+        carry: initial carry, `h [B, H]` (with a projection `[B, P]`) and `c [B, H]`; None starts
+            from zeros. In reverse it goes into the last time.
         xs: inputs `[T, B, D]`; or integers `[T, B]`, which stand for one-hot rows of size D and
             are looked up in `w_x` (the one-hot product is never formed; an integer below 0 or
             above D-1 is read as the nearest row).
@@ -73,8 +74,8 @@ def lstm(
             square root of T takes the least memory. None keeps all.
 
     Returns:
-        The final carry, and the hidden states `[T, B, H]`. A row with no real step and no reset
-        returns its initial carry, and so do all rows where T is 0.
+        The final carry, and the hidden states `[T, B, H]`, or `[T, B, P]`. A row with no real step
+        and no reset returns its initial carry, and so do all rows where T is 0.
 
     Raises:
         ValueError: shapes, dtypes or names that don't fit, before anything is computed.
@@ -315,7 +316,7 @@ def _check_carry(params: Params, carry: Any, batch_size: int) -> None:
         raise ValueError(
             f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
         )
-    shape = (batch_size, params.w_h.shape[0])
-    for name, array in zip(carry._fields, carry, strict=True):
+    shapes = carry_shapes(params, batch_size)
+    for name, array, shape in zip(carry._fields, carry, shapes, strict=True):
         if array.shape != shape:
             raise ValueError(f"carry.{name} has shape {array.shape}; expected {shape}")

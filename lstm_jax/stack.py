@@ -45,6 +45,8 @@ class StackConfig:
         cell: the recurrent cell.
         layers: how many, one on the other.
         hidden_size: H, of each layer and direction.
+        projection_size: P, of an LSTM's hidden states after their projection (PyTorch's
+            `proj_size`; Sak et al., arXiv:1402.1128); None for none.
         bidirectional: each layer also runs backward in time; outputs are concatenated, so a
             layer on top sees 2H.
         gru_reset: whether a GRU's reset gate works after the recurrent product (cuDNN, PyTorch,
@@ -68,6 +70,7 @@ class StackConfig:
     cell: CellName = "lstm"
     layers: Annotated[int, Bounds(1, 128)] = 1
     hidden_size: Size = 128
+    projection_size: Size | None = None
     bidirectional: bool = False
     gru_reset: GRUReset = "after"
     initialisation: Initialisation = "pytorch"
@@ -80,11 +83,16 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.projection_size and self.cell != "lstm":
+            raise ValueError(
+                f"projection_size is {self.projection_size}, and a {self.cell} has no projection; "
+                "leave it, or set cell to 'lstm'"
+            )
 
     @property
     def output_size(self) -> int:
         """Size of the last layer's outputs."""
-        return self.hidden_size * (2 if self.bidirectional else 1)
+        return (self.projection_size or self.hidden_size) * (2 if self.bidirectional else 1)
 
 
 def init_stack(
@@ -99,7 +107,11 @@ def init_stack(
         [(3, 16), (4, 16)]
     """
     cell = cell_named(config.cell)
-    options = {"reset": config.gru_reset} if config.cell == "gru" else {}
+    options: dict[str, Any] = {}
+    if config.cell == "gru":
+        options = {"reset": config.gru_reset}
+    if config.projection_size:
+        options = {"projection_size": config.projection_size}
 
     def draw(key: Array, input_size: int) -> Params:
         return cell.init(  # type: ignore[no-any-return]

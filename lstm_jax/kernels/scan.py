@@ -232,7 +232,7 @@ def _previous(h_BH: Array, hs_TBH: Array, reverse: bool) -> Array:
 
 def _halve(params: Any, *blocks: bool) -> Any:
     """Halves the columns of the gates that are sigmoids."""
-    hidden_size = params.w_h.shape[0]
+    hidden_size = params.w_h.shape[1] // len(blocks)
     scale = jnp.repeat(jnp.array([0.5 if block else 1.0 for block in blocks]), hidden_size)
     scale_G = scale.astype(params.w_h.dtype)
     w_x, w_h = params.w_x * scale_G[None], params.w_h * scale_G[None]
@@ -265,7 +265,10 @@ def _lstm_forward(
     i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
     c_BH = _sigmoid(f_BH) * carry.c + _sigmoid(i_BH) * g_BH
     c_BH = lax.optimization_barrier(c_BH)
-    return LSTMCarry(_sigmoid(o_BH) * jnp.tanh(c_BH), c_BH), row, carry.c
+    h_BH = _sigmoid(o_BH) * jnp.tanh(c_BH)
+    for w_hr in weights[1:]:
+        h_BH = policy.dot(h_BH, w_hr)
+    return LSTMCarry(h_BH, c_BH), row, carry.c
 
 
 def _lstm_factors(saved_TBG: Array, previous_c_TBH: Array, previous_TBH: Array) -> Array:
@@ -274,18 +277,32 @@ def _lstm_factors(saved_TBG: Array, previous_c_TBH: Array, previous_TBH: Array) 
 
 def _lstm_backward(
     policy: Products, weights: Weights, row: Row, previous_c_BH: Array, dcarry: LSTMCarry
-) -> tuple[LSTMCarry, Row, None]:
+) -> tuple[LSTMCarry, Row, Any]:
+    dh_BH, emitted = dcarry.h, None
+    for w_rh in weights[1:]:
+        dh_BH = policy.dot(dcarry.h, w_rh)
     i_BH, f_BH, g_BH, o_BH = jnp.split(lax.optimization_barrier(jnp.tanh(row.read())), 4, axis=-1)
     i, f, o = _sigmoid(i_BH), _sigmoid(f_BH), _sigmoid(o_BH)
     tanh_c_BH = lax.optimization_barrier(jnp.tanh(f * previous_c_BH + i * g_BH))
-    dc_BH = lax.optimization_barrier(dcarry.c + dcarry.h * o * (1 - tanh_c_BH * tanh_c_BH))
+    dc_BH = lax.optimization_barrier(dcarry.c + dh_BH * o * (1 - tanh_c_BH * tanh_c_BH))
     row = row.write(
         dc_BH * g_BH * _sigmoid_slope(i_BH),
         dc_BH * previous_c_BH * _sigmoid_slope(f_BH),
         dc_BH * i * (1 - g_BH * g_BH),
-        dcarry.h * tanh_c_BH * _sigmoid_slope(o_BH),
+        dh_BH * tanh_c_BH * _sigmoid_slope(o_BH),
     )
-    return LSTMCarry(policy.dot(row.read(), weights[0]), dc_BH * f), row, None
+    if len(weights) > 1:
+        emitted = (o * tanh_c_BH, dcarry.h)
+    return LSTMCarry(policy.dot(row.read(), weights[0]), dc_BH * f), row, emitted
+
+
+def _lstm_gather(
+    policy: Products, factors: Array, previous_TBH: Array, drows_TBG: Array, emitted: Any
+) -> tuple[Array, Weights]:
+    dgates_TBG, dweights = _one_gather(policy, factors, previous_TBH, drows_TBG, None)
+    if emitted is not None:
+        dweights += (policy.weight_gradient(*emitted),)
+    return dgates_TBG, dweights
 
 
 def _one_gather(
@@ -435,11 +452,11 @@ _RNN = Kernel(
 )
 _LSTM = Kernel(
     _lstm_fold,
-    lambda params: (params.w_h,),
+    lambda params: (params.w_h,) if params.w_hr is None else (params.w_h, params.w_hr),
     _lstm_forward,
     _lstm_factors,
     _lstm_backward,
-    _one_gather,
+    _lstm_gather,
 )
 _GRU_AFTER = Kernel(
     _gru_fold,

@@ -14,16 +14,26 @@ from jax import Array, random
 from lstm_jax import cells
 from lstm_jax.recurrence import layer
 
-FORMS = ("rnn", "lstm", "gru_after", "gru_before")
+FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
 REVERSE = (False, True)
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")
 """Of `layer`, those that are no arrays."""
 
 
-def init(form: str, key: Array, input_size: int, hidden_size: int, dtype: Any = jnp.float32) -> Any:
-    """Parameters of one of the four forms; every bias is drawn, none is zero."""
-    name, _, reset = form.partition("_")
-    options = {"reset": reset} if reset else {}
+def init(
+    form: str,
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> Any:
+    """Parameters of one of the forms; every bias is drawn, none is zero."""
+    name, _, kind = form.partition("_")
+    if name == "gru":
+        options["reset"] = kind
+    if kind == "projected":
+        options["projection_size"] = hidden_size  # as large, so that shapes are those of the others
     return cells.cell_named(name).init(key, input_size, hidden_size, dtype=dtype, **options)
 
 

@@ -9,7 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import FORMS, assert_near, assert_same_bits, draw_carry, init, run
+from core_cases import (
+    FORMS,
+    assert_near,
+    assert_same_bits,
+    draw_carry,
+    init,
+    run,
+    run_with_gradients,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import random
@@ -26,7 +34,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def naive_step(params: Any, carry: Any, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """The docstrings' equations, gate by gate, one row at a time."""
     w_x, w_h, b, *rest = (None if p is None else np.asarray(p, np.float64) for p in params)
-    size = w_h.shape[0]
+    size = w_h.shape[1] // cells.cell_of(params).gates
     rows = []
     for h, x_row, *c in zip(np.asarray(carry[0]), x, *map(np.asarray, carry[1:]), strict=True):
 
@@ -39,7 +47,8 @@ def naive_step(params: Any, carry: Any, x: np.ndarray) -> tuple[list[np.ndarray]
         elif isinstance(params, cells.LSTMParams):
             i, f, g, o = (gate(index, h) for index in range(4))
             new_c = sigmoid(f) * c[0] + sigmoid(i) * np.tanh(g)
-            rows.append([sigmoid(o) * np.tanh(new_c), new_c])
+            new_h = sigmoid(o) * np.tanh(new_c)
+            rows.append([new_h if params.w_hr is None else new_h @ rest[0], new_c])
         else:
             r, z = sigmoid(gate(0, h)), sigmoid(gate(1, h))
             part = slice(2 * size, 3 * size)
@@ -110,10 +119,7 @@ def test_pytorch_draws_every_weight_within_one_over_root_hidden(form: str) -> No
 
 
 def init_as(form: str, initialisation: str, dtype: Any = jnp.float32) -> Any:
-    name, _, reset = form.partition("_")
-    options = {"dtype": dtype, **({"reset": reset} if reset else {})}
-    draw = cells.cell_named(name).init
-    return draw(random.key(2), D, H, initialisation=initialisation, **options)
+    return init(form, random.key(2), D, H, dtype, initialisation=initialisation)
 
 
 @forms
@@ -123,7 +129,7 @@ def test_keras_draws_glorot_and_orthogonal_weights(form: str) -> None:
     # Rows of [H, G] with G >= H are orthonormal.
     np.testing.assert_allclose(params.w_h @ params.w_h.T, np.eye(H), atol=1e-5)
     forget = np.zeros_like(params.b)
-    if form == "lstm":
+    if form.startswith("lstm"):
         forget[H : 2 * H] = 1
     np.testing.assert_array_equal(params.b, forget)
     if form == "gru_after":
@@ -141,7 +147,7 @@ def test_tf1_draws_one_glorot_kernel_over_inputs_and_state(form: str) -> None:
         expected[: 2 * H] = 1
     else:
         uniform_moments(kernel, math.sqrt(6 / (D + H + kernel.shape[1])))
-        if form == "lstm":
+        if form.startswith("lstm"):
             expected[H : 2 * H] = 1
     np.testing.assert_array_equal(params.b, expected)
     if form == "gru_after":
@@ -168,6 +174,28 @@ def test_no_two_gates_and_no_two_keys_share_weights(form: str, initialisation: s
     assert_same_bits(init_as(form, initialisation), params)
     other = init(form, random.key(3), D, H)
     assert not np.any(np.asarray(other.w_h) == np.asarray(init(form, random.key(4), D, H).w_h))
+
+
+def test_a_projection_has_a_size_of_its_own(float64: None) -> None:
+    """In the step's equation, in the layer, in every initialisation."""
+    for initialisation in ("pytorch", "keras", "tf1"):
+        params = cells.init_lstm(
+            random.key(0), 3, 7, projection_size=2, initialisation=initialisation, dtype=jnp.float64
+        )
+        assert [a.shape for a in params] == [(3, 28), (2, 28), (28,), (7, 2)]
+        carry = draw_carry(1, params, 4)
+        assert (carry.h.shape, carry.c.shape) == ((4, 2), (4, 7))
+        xs = random.normal(random.key(2), (5, 4, 3), jnp.float64)
+        states, output = naive_step(params, carry, np.asarray(xs[0]))
+        final, ys = run(params, carry, xs[:1])
+        assert_near((list(final), ys[0]), (states, output), 1e-13)
+    found, expected = (
+        run_with_gradients(params, carry, xs, backend=backend, mask=jnp.ones((5, 4), bool))
+        for backend in ("scan", "reference")
+    )
+    assert_near(found, expected, 1e-12)
+    with pytest.raises(ValueError, match="projection_size is 0"):
+        cells.init_lstm(random.key(0), 3, 7, projection_size=0)
 
 
 def test_zero_carry_is_zero_in_separate_buffers_of_the_accumulator() -> None:

@@ -211,7 +211,7 @@ def test_every_product_of_a_language_model_follows_its_policy(
 # Structure ---------------------------------------------------------------------------------------
 
 # Recurrent products of a step; reset before the product splits the GRU's into two.
-RECURRENT = {"rnn": 1, "lstm": 1, "gru_after": 1, "gru_before": 2}
+RECURRENT = {"rnn": 1, "lstm": 1, "gru_after": 1, "gru_before": 2, "lstm_projected": 2}
 
 
 @forms
@@ -233,6 +233,7 @@ def test_gradient_has_one_product_a_weight_outside_the_scans(form: str, tokens: 
     params, _, _ = draw(form)
     gates = params.w_h.shape[1]
     split = [(H, 2 * H), (H, H)] if form == "gru_before" else [(H, gates)]
+    split += [(H, H)] if form == "lstm_projected" else []
     dense = [(T, B, gates), (T, B, D), (D, gates)]
     assert outside == sorted(split if tokens else dense + split)
     # Forward and reverse scan: the recurrent product, and its transpose.
