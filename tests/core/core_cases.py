@@ -9,12 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax import Array, random
 
 from lstm_jax import cells
 from lstm_jax.recurrence import layer
 
 FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
+forms = pytest.mark.parametrize(
+    "form",
+    [pytest.param(form, marks=[pytest.mark.slow] * (form == "lstm_projected")) for form in FORMS],
+)
 REVERSE = (False, True)
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")
 """Of `layer`, those that are no arrays."""

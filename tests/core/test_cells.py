@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import (
-    FORMS,
     assert_near,
     assert_same_bits,
     draw_carry,
+    forms,
     init,
     run,
     run_with_gradients,
@@ -23,8 +23,6 @@ from hypothesis import strategies as st
 from jax import random
 
 from lstm_jax import cells
-
-forms = pytest.mark.parametrize("form", FORMS)
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

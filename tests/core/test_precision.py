@@ -12,11 +12,11 @@ import numpy as np
 import optax
 import pytest
 from core_cases import (
-    FORMS,
     assert_near,
     dot_products,
     draw_carry,
     equations,
+    forms,
     init,
     run_with_gradients,
     weighted,
@@ -30,8 +30,6 @@ from lstm_jax.precision import products
 from lstm_jax.recurrence import layer
 
 T, B, D, H = 6, 3, 4, 5
-
-forms = pytest.mark.parametrize("form", FORMS)
 
 
 def draw(form: str, dtype: Any = jnp.float32) -> Any:

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import (
-    FORMS,
     REVERSE,
     assert_near,
     assert_same_bits,
     draw_carry,
+    forms,
     init,
     run,
     run_with_gradients,
@@ -32,7 +32,6 @@ T, B, D, H = 8, 3, 4, 5
 # times, decides how XLA forms its sums, and so their last bit. Of one length, laws hold to the bit.
 OTHER_LENGTH = 1e-6
 
-forms = pytest.mark.parametrize("form", FORMS)
 reversals = pytest.mark.parametrize("reverse", REVERSE)
 backends = pytest.mark.parametrize("backend", ["scan", "reference"])
 seeds = st.integers(0, 2**31 - 1)
