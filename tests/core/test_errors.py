@@ -114,7 +114,9 @@ def test_config_names_what_does_not_fit(
         ({"output_stddev": 0.0}, ("output_stddev is 0.0",)),
         ({"output_stddev": float("inf")}, ("output_stddev is inf",)),
         ({"output_dropout": 1.0}, ("output_dropout is 1.0",)),
+        ({"cell": "gru", "projection_size": 4}, ("projection_size is 4", "gru", "'lstm'")),
         ({"tied": True}, ("embedding_size is None", "needs it to be 128")),
+        ({"tied": True, "projection_size": 4}, ("needs it to be 4",)),
         ({"tied": True, "embedding_size": 128, "bidirectional": True}, ("needs it to be 256",)),
         (
             {"tied": True, "embedding_size": 128, "output_stddev": 0.1},

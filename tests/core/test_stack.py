@@ -55,9 +55,12 @@ def test_stack_is_its_layers_one_after_another(cell: str, function: Any) -> None
     assert_near(run(config, layers, carry, xs, **flags()), ((first, second), ys), 1e-6)
 
 
-def test_bidirectional_is_both_directions_side_by_side() -> None:
-    config = StackConfig(cell="gru", layers=2, hidden_size=H, bidirectional=True)
-    assert config.output_size == 2 * H
+@pytest.mark.parametrize(
+    ("options", "size"), [({"cell": "gru"}, H), ({"cell": "lstm", "projection_size": 2}, 2)]
+)
+def test_bidirectional_is_both_directions_side_by_side(options: dict[str, Any], size: int) -> None:
+    config = StackConfig(layers=2, hidden_size=H, bidirectional=True, **options)
+    assert config.output_size == 2 * size
     layers, carry, ys = draw(config)
     inputs = (layers, carry, ys)
     finals = []
