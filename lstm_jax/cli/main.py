@@ -1,12 +1,26 @@
-"""The command `lstm-jax`, or `python -m lstm_jax`: all commands by name."""
+"""The commands: `lstm-jax COMMAND`, `python -m lstm_jax COMMAND`, train.py and sample.py.
+
+A command line is read first; what does the work takes longer to import.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+from typing import Any
 
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.arguments import parse
+from lstm_jax.cli.console import importing, run_command
+from lstm_jax.cli.options import (
+    SAMPLE_HELP,
+    ClassifyCommand,
+    ConvertCommand,
+    ExportCommand,
+    PlotCommand,
+    SampleCommand,
+)
 
 PROG = "lstm-jax"
 
@@ -18,11 +32,19 @@ COMMANDS = {
     "export": "RUN_DIR TARGET: a run's model as a program that needs JAX alone",
     "plot": "RUN_DIR ...: the curves of several runs in one picture",
 }
-"""Each is the function `NAME_command` of the module `lstm_jax.cli.NAME`."""
+"""Each is the function `run` of the module `lstm_jax.cli.NAME`."""
+
+_OPTIONS: dict[str, type[Any]] = {
+    "sample": SampleCommand,
+    "classify": ClassifyCommand,
+    "convert": ConvertCommand,
+    "export": ExportCommand,
+    "plot": PlotCommand,
+}
 
 
 def main() -> int:
-    """The entry point."""
+    """`lstm-jax`."""
     words = sys.argv[1:2]
     return run_command(" ".join([PROG, *(word for word in words if word in COMMANDS)]), dispatch)
 
@@ -38,6 +60,24 @@ def dispatch(arguments: Sequence[str]) -> int:
     if word not in COMMANDS:
         choices = ", ".join(COMMANDS)
         raise ValueError(f"the command is {word!r}; choose one of {choices}, see {PROG} --help")
-    command = getattr(import_module(f"lstm_jax.cli.{word}"), f"{word}_command")
-    code: int = command(rest, f"{PROG} {word}")
+    return run(word, rest)
+
+
+def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
+    """Runs a command; gives the exit code, and raises ValueError for what the user can mend."""
+    prog, command = prog or f"{PROG} {word}", None
+    if word == "train":
+        with importing():
+            from lstm_jax.cli.train_options import read_arguments
+        command = read_arguments(arguments, prog)
+    else:
+        short_help = SAMPLE_HELP if word == "sample" else None
+        command = parse(_OPTIONS[word], None, arguments, prog, short_help)
+    with importing():
+        work = import_module(f"lstm_jax.cli.{word}")
+    code: int = work.run(command)
     return code
+
+
+train_command = partial(run, "train", prog="train.py")
+sample_command = partial(run, "sample", prog="sample.py")

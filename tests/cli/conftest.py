@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.console import run_command
 
 sys.path.append(str(Path(__file__).parent))
 

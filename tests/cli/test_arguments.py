@@ -11,12 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.cli import sample, train
 from lstm_jax.cli.arguments import parse
-from lstm_jax.cli.classify import ClassifyCommand
-from lstm_jax.cli.convert import ConvertCommand
-from lstm_jax.cli.sample import SampleCommand
-from lstm_jax.cli.train import read_arguments
+from lstm_jax.cli.main import sample_command
+from lstm_jax.cli.options import SAMPLE_HELP, ClassifyCommand, ConvertCommand, SampleCommand
+from lstm_jax.cli.train_options import HELP, read_arguments
 from lstm_jax.systems import PRESETS
 
 
@@ -117,10 +115,10 @@ def test_help_names_presets_and_flags_that_every_preset_has(
     with pytest.raises(SystemExit) as exit:
         read_arguments([*preset, "--resume", "-h"])
     assert not exit.value.code
-    assert capsys.readouterr().out == train.HELP.format(prog="train.py") + "\n"
-    names = re.findall(r"^  (\w+) ", train.HELP, re.MULTILINE)
+    assert capsys.readouterr().out == HELP.format(prog="train.py") + "\n"
+    names = re.findall(r"^  (\w+) ", HELP, re.MULTILINE)
     assert names == [each.preset for each in PRESETS]
-    flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", train.HELP, re.MULTILINE)
+    flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", HELP, re.MULTILINE)
     assert len(flags) == 8
     values = (("--layers", "2") if flag == "--layers" else (flag, "256") for flag in flags)
     read_arguments([*preset, *itertools.chain(*values)])
@@ -137,9 +135,9 @@ def test_all_flags_are_a_page_of_their_own(capsys: pytest.CaptureFixture[str]) -
         page = capsys.readouterr().out
         assert all(flag in page for flag in flags)
     with pytest.raises(SystemExit):
-        sample.sample_command(["--help-all"])
+        sample_command(["--help-all"])
     page = capsys.readouterr().out
-    flags = re.findall(r"^  (--[a-z-]+) ", sample.HELP, re.MULTILINE)
+    flags = re.findall(r"^  (--[a-z-]+) ", SAMPLE_HELP, re.MULTILINE)
     assert len(flags) == 10
     assert all(f" {flag} " in page for flag in flags)
 

@@ -17,8 +17,7 @@ import pytest
 from commands import Command, snapshot
 
 import lstm_jax
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import sample_command, train_command
 from lstm_jax.sampling import score
 from lstm_jax.systems import corpus, reviews
 from lstm_jax.systems.downloads import SOURCES

@@ -14,7 +14,7 @@ import pytest
 from commands import Command
 
 from lstm_jax.classifier import ClassifierConfig
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import train_command
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.systems import read_system
 from lstm_jax.systems.base import TrainConfig

@@ -15,19 +15,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import jax
-import numpy as np
 import pytest
 from commands import Command
 
-from lstm_jax.cli import judging, running
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli import train as train_work
+from lstm_jax.cli.console import json_line, run_command
 from lstm_jax.cli.display import Display
-from lstm_jax.cli.output import json_line
-from lstm_jax.cli.sample import SampleCommand, sample_command
-from lstm_jax.cli.train import _Stop, train_command
-from lstm_jax.sampling import TextScore
+from lstm_jax.cli.main import sample_command, train_command
+from lstm_jax.cli.train import Stop
 from lstm_jax.systems.language import LanguageSystem
-from lstm_jax.text import Vocabulary
 from lstm_jax.training import plots
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.recorders import TensorBoardRecorder
@@ -205,15 +201,10 @@ def test_json_is_strict_whatever_the_numbers(
     call: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": math.inf, "x": math.nan}
-    monkeypatch.setattr(running, "evaluate_run", lambda *_: found)
+    monkeypatch.setattr(train_work, "evaluate_run", lambda *_: found)
     code, out, _ = call(train_command, "--run-dir", run, "--eval-only")
     expected = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": None, "x": None}
     assert (code, strict(out)) == (0, expected)
-    score = TextScore(np.array([-1e25, -np.inf], np.float32))
-    vocabulary = Vocabulary("char", ("a", "b"))
-    line = judging._shown(SampleCommand(run, jsonl=True), vocabulary, "abb", [0, 1, 1], score)  # type: ignore[arg-type]
-    assert strict(line)["perplexity"] is None
-    assert strict(line)["log_probabilities"][2] is None
     assert strict(json_line({"a": ({"b": math.nan},)})) == {"a": [{"b": None}]}
 
 
@@ -229,7 +220,7 @@ def hang_up() -> Iterator[None]:
 def test_a_hang_up_stops_training_as_a_termination_does(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with _Stop() as stop:
+    with Stop() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert (stop.asked(), stop.signal) == (True, signal.SIGHUP)
         signal.raise_signal(signal.SIGHUP)  # a closed terminal's second one
@@ -241,7 +232,7 @@ def test_a_hang_up_stops_training_as_a_termination_does(
 @pytest.mark.usefixtures("hang_up")
 def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _Stop() as stop:
+    with Stop() as stop:
         signal.raise_signal(signal.SIGHUP)
         assert not stop.asked()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -253,7 +244,7 @@ def test_a_signal_is_heard_though_standard_error_is_gone(monkeypatch: pytest.Mon
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sys, "stderr", Gone())
-    with _Stop() as stop:
+    with Stop() as stop:
         signal.raise_signal(signal.SIGTERM)
         assert stop.asked()
 
@@ -265,9 +256,9 @@ def test_a_platform_that_is_absent_is_one_line_that_names_its_variable(
     """In a process of its own: JAX chooses its devices once."""
     script = f"""
 import sys
-from lstm_jax.cli.arguments import run_command
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.console import run_command
+from lstm_jax.cli.main import sample_command
+from lstm_jax.cli.main import train_command
 for command, *sys.argv in (
     (sample_command, "sample.py", {str(run)!r}),
     (train_command, "train.py", "--run-dir", {str(run)!r}, "--eval-only"),

@@ -12,8 +12,9 @@ import jax
 import pytest
 from commands import Command, snapshot
 
-from lstm_jax.cli import running
-from lstm_jax.cli.train import read_arguments, train_command
+from lstm_jax.cli import train as train_work
+from lstm_jax.cli.main import train_command
+from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import preset_named
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.training import loop
@@ -153,7 +154,7 @@ def test_a_run_that_fails_later_is_kept(
         store.save(1, {"x": jax.numpy.ones(1)}, {})
         raise ValueError("the device is out of order")
 
-    monkeypatch.setattr(running.loop, "train", train)
+    monkeypatch.setattr(train_work.loop, "train", train)
     assert call(train_command, "--data", data, "--run-dir", "run", *SMALL)[0] == 2
     assert Path("run/config.json").exists()
     assert Path("run/checkpoints/1").exists()

@@ -6,17 +6,19 @@ import io
 import json
 import sys
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import Command, snapshot
 
-from lstm_jax.cli.classify import classify_command
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import run as run_a_command
+from lstm_jax.cli.main import sample_command, train_command
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import load
+
+classify_command = partial(run_a_command, "classify")
 
 SONG = "我想带你 去看海 看海的天\n你说想要 风的声音 海的蓝\n" * 60
 PLAY = "To be, or not to be: that is the question! Thou art more lovely and more temperate.\n" * 60

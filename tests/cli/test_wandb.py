@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from commands import Command
 
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import train_command
 from lstm_jax.training.log import read_rows
 
 SMALL = shlex.split(

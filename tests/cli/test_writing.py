@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 from commands import Command
 
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
-from lstm_jax.cli.writing import file_lines
+from lstm_jax.cli.main import sample_command, train_command
+from lstm_jax.cli.sample import file_lines
 
 ROOT = Path(__file__).parents[2]
 SONG = "".join(
