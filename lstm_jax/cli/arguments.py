@@ -95,7 +95,7 @@ def _flags(owner: Any, prefix: str = "--") -> dict[str, bool]:
         if dataclasses.is_dataclass(value):
             is_unnamed = any(getattr(mark, "name", None) == "" for mark in marks)
             found |= _flags(value, prefix if is_unnamed else f"{flag}.")
-        elif not {tyro.conf.Positional, tyro.conf.SuppressFixed} & set(marks):
+        elif not {tyro.conf.Positional, tyro.conf.Suppress} & set(marks):
             found[flag] = _TEXT.search(str(kind)) is not None
     return found
 

@@ -73,7 +73,7 @@ class TrainCommand(Generic[C]):
     profile: Path | None = None
     tensorboard: bool = False
     wandb: bool = False
-    own_samples: tyro.conf.SuppressFixed[bool] = False
+    own_samples: tyro.conf.Suppress[bool] = False
 
 
 def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCommand[TrainConfig]:
