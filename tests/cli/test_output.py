@@ -7,28 +7,23 @@ import json
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
 import pytest
-from commands import Command
+from commands import ROOT, sample_command, train_command
 
 from lstm_jax.cli import train as train_work
 from lstm_jax.cli.console import json_line, run_command
 from lstm_jax.cli.display import Display
-from lstm_jax.cli.main import sample_command, train_command
-from lstm_jax.cli.train import Stop
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.training import plots
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.recorders import TensorBoardRecorder
 
-ROOT = Path(__file__).parents[2]
 TEXT = "月亮下面的人在唱歌,風吹過山川.\n我想带你走到海的尽头 é😀.\n" * 40
 SMALL = shlex.split(
     "--model.hidden-size 4 --batch-size 2 --sequence-length 8 --steps 6 --log-every 2 "
@@ -61,12 +56,6 @@ def shown_in(
 
 def fail(*_: object) -> NoReturn:
     raise MemoryError("nothing is left")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_optimisation(quick_compilation: None) -> None:
-    """Numbers don't matter here; `quick_compilation` undoes it."""
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
@@ -197,56 +186,13 @@ def strict(line: str) -> Any:
     return json.loads(line, parse_constant=fail)
 
 
-def test_json_is_strict_whatever_the_numbers(
-    call: Command, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_is_strict_whatever_the_numbers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": math.inf, "x": math.nan}
     monkeypatch.setattr(train_work, "evaluate_run", lambda *_: found)
-    code, out, _ = call(train_command, "--run-dir", run, "--eval-only")
+    code, out = shown_in("utf-8", train_command, "--run-dir", run, "--eval-only")
     expected = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": None, "x": None}
     assert (code, strict(out)) == (0, expected)
     assert strict(json_line({"a": ({"b": math.nan},)})) == {"a": [{"b": None}]}
-
-
-@pytest.fixture
-def hang_up() -> Iterator[None]:
-    """The tests may be run under nohup themselves."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hang_up")
-def test_a_hang_up_stops_training_as_a_termination_does(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with Stop() as stop:
-        signal.raise_signal(signal.SIGHUP)
-        assert (stop.asked(), stop.signal) == (True, signal.SIGHUP)
-        signal.raise_signal(signal.SIGHUP)  # a closed terminal's second one
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert capsys.readouterr().err == "stopping: the state is being saved\n"
-
-
-@pytest.mark.usefixtures("hang_up")
-def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with Stop() as stop:
-        signal.raise_signal(signal.SIGHUP)
-        assert not stop.asked()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-
-
-def test_a_signal_is_heard_though_standard_error_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(io.StringIO):
-        def write(self, _: str) -> int:
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys, "stderr", Gone())
-    with Stop() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.asked()
 
 
 @pytest.mark.parametrize("platform", ["cuda", pytest.param("gpu", marks=pytest.mark.slow)])
