@@ -24,23 +24,15 @@ from lstm_jax.cli.options import (
 
 PROG = "lstm-jax"
 
-COMMANDS = {
-    "train": "[PRESET]: train a model, evaluate it, resume it, as train.py does",
-    "sample": "RUN_DIR: write with it, or score texts, as sample.py does",
-    "classify": "RUN_DIR [FILE]: label texts, one a line, with a trained classifier",
-    "convert": "SOURCE TARGET: weights of a run or a file, as safetensors",
-    "export": "RUN_DIR TARGET: a run's model as a program that needs JAX alone",
-    "plot": "RUN_DIR ...: the curves of several runs in one picture",
+COMMANDS: dict[str, tuple[type[Any] | None, str]] = {
+    "train": (None, "[PRESET]: train a model, evaluate it, resume it, as train.py does"),
+    "sample": (SampleCommand, "RUN_DIR: write with it, or score texts, as sample.py does"),
+    "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one a line, with a classifier"),
+    "convert": (ConvertCommand, "SOURCE TARGET: weights of a run or a file, as safetensors"),
+    "export": (ExportCommand, "RUN_DIR TARGET: a run's model as a program that needs JAX alone"),
+    "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
 }
-"""Each is the function `run` of the module `lstm_jax.cli.NAME`."""
-
-_OPTIONS: dict[str, type[Any]] = {
-    "sample": SampleCommand,
-    "classify": ClassifyCommand,
-    "convert": ConvertCommand,
-    "export": ExportCommand,
-    "plot": PlotCommand,
-}
+"""What a command can be given, and what it is for; it is `run` of the module of its name."""
 
 
 def main() -> int:
@@ -53,7 +45,7 @@ def dispatch(arguments: Sequence[str]) -> int:
     """Runs the command that the first word names; raises ValueError for what the user can mend."""
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(f"usage: {PROG} COMMAND ...; see {PROG} COMMAND --help")
-        for word, about in COMMANDS.items():
+        for word, (_, about) in COMMANDS.items():
             print(f"  {word:8} {about}")
         return 0
     word, *rest = arguments
@@ -65,14 +57,14 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
     """Runs a command; gives the exit code, and raises ValueError for what the user can mend."""
-    prog, command = prog or f"{PROG} {word}", None
-    if word == "train":
+    prog = prog or f"{PROG} {word}"
+    options, _ = COMMANDS[word]
+    if options is None:  # a preset's or a run's: the line says which
         with importing():
             from lstm_jax.cli.train_options import read_arguments
-        command = read_arguments(arguments, prog)
+        command: Any = read_arguments(arguments, prog)
     else:
-        short_help = SAMPLE_HELP if word == "sample" else None
-        command = parse(_OPTIONS[word], None, arguments, prog, short_help)
+        command = parse(options, None, arguments, prog, SAMPLE_HELP if word == "sample" else None)
     with importing():
         work = import_module(f"lstm_jax.cli.{word}")
     code: int = work.run(command)

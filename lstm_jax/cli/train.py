@@ -148,12 +148,11 @@ def _begun(
     if first is not None and not resume:
         create_run(folder, the_task.system)
         return first, {}
-    progress: dict[str, Any] = {}
     with CheckpointStore(folder.checkpoints) as store:  # a damaged checkpoint is set aside
-        if first is not None and store.is_empty:
-            state = first
-        else:
+        if first is None or not store.is_empty:
             state, progress = task.restored_state(the_task, store)
+        else:
+            state, progress = first, {}
     write_config(folder, the_task.system, read_description(folder).files)
     return state, progress
 

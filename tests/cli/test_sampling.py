@@ -89,26 +89,6 @@ def test_each_text_of_a_batch_has_draws_of_its_own_and_a_stream_is_the_same_text
     assert write(*options, *lines, "--stream") == write(*options, *lines)
 
 
-@pytest.mark.slow
-def test_many_prompts_are_written_as_each_alone_however_many_side_by_side(
-    write: Write, tmp_path: Path
-) -> None:
-    (tmp_path / "prompts.txt").write_text("7 grüne\n\nWand\n1\n", encoding="utf-8")
-    options = ("--prompts", tmp_path / "prompts.txt", "--jsonl", "--batch", 2)
-    rows = [json.loads(line) for line in write(*options).splitlines()]
-    assert [row["prompt"] for row in rows] == ["7 grüne"] * 2 + ["Wand"] * 2 + ["1"] * 2
-    for side_by_side in (1, 4):
-        again = write(*options, "--side-by-side", side_by_side).splitlines()
-        assert [json.loads(line)["text"] for line in again] == [row["text"] for row in rows]
-    assert len({row["text"] for row in rows[:2]}) == 2
-    for row in rows:
-        assert "".join(row["tokens"]) == row["text"]
-        assert len(row["ids"]) == len(row["tokens"]) == len(row["log_probabilities"])
-        known = len(row["prompt"])
-        assert row["log_probabilities"][:known] == [None] * known
-        assert all(value <= 0 for value in row["log_probabilities"][known:])
-
-
 def test_what_is_written_ends_before_a_stop_text(write: Write) -> None:
     options = ("--prompt", PROMPT, "--seed", 2)
     plain = write(*options)
@@ -172,11 +152,22 @@ def test_texts_are_taken_in_the_normal_form_that_the_model_learnt(
     assert scores[0]["log_likelihood"] == scores[1]["log_likelihood"]
 
 
-def test_scores_agree_with_the_log_probabilities_of_what_is_written(
+def test_json_lines_say_how_likely_each_text_is_and_scores_agree(
     write: Write, call: Command, song_run: Path, tmp_path: Path
 ) -> None:
-    options = ("--prompt", "7", "--jsonl", "--forbid", "\n", "--batch", 3)
+    (tmp_path / "prompts").write_text("7 grüne\n\nWand\n1\n", encoding="utf-8")
+    options = ("--prompts", tmp_path / "prompts", "--jsonl", "--forbid", "\n", "--batch", 2)
     rows = [json.loads(line) for line in write(*options).splitlines()]
+    again = [json.loads(line) for line in write(*options, "--side-by-side", 1).splitlines()]
+    assert [row["text"] for row in again] == [row["text"] for row in rows]
+    assert [row["prompt"] for row in rows] == ["7 grüne"] * 2 + ["Wand"] * 2 + ["1"] * 2
+    for row in rows:
+        assert "".join(row["tokens"]) == row["text"]
+        assert len(row["ids"]) == len(row["tokens"]) == len(row["log_probabilities"])
+        known = len(row["prompt"])
+        assert row["log_probabilities"][:known] == [None] * known
+        assert all(value <= 0 for value in row["log_probabilities"][known:])
+    rows = rows[-2:]  # of the prompt of one character
     file = tmp_path / "texts.txt"
     file.write_text("".join(row["text"] + "\n" for row in rows), encoding="utf-8")
     code, out, err = call(sample_command, song_run, "--score", file)
@@ -188,22 +179,13 @@ def test_scores_agree_with_the_log_probabilities_of_what_is_written(
         assert float(likelihood) == pytest.approx(nats, abs=1e-3)
         assert float(perplexity) == pytest.approx(math.exp(-nats / 60), rel=1e-3)
     total = math.fsum(float(line.split("\t")[0]) for line in out.splitlines())
-    assert float(err.split()[0]) == pytest.approx(-total / 180, abs=1e-4)
-    described = json.loads(write("--score", file, "--jsonl").splitlines()[0])
-    first, *others = described["log_probabilities"]
-    assert first is None
-    assert math.fsum(others) == pytest.approx(described["log_likelihood"], abs=1e-4)
-
-
-def test_a_text_is_scored_as_what_goes_on_from_a_prompt(write: Write, tmp_path: Path) -> None:
-    file = tmp_path / "text"
-    whole, start = scored(write, file, "7 grüne Flaschen"), scored(write, file, "7 grü")
-    rest = scored(write, file, "ne Flaschen", "--prompt", "7 grü")
-    assert rest["tokens"] == list("ne Flaschen")
-    assert rest["log_probabilities"] == pytest.approx(whole["log_probabilities"][5:], abs=1e-5)
-    likelihood = whole["log_likelihood"] - start["log_likelihood"]
-    assert rest["log_likelihood"] == pytest.approx(likelihood, abs=1e-4)
-    assert len(scored(write, file, "n", "--prompt", "7")["log_probabilities"]) == 1
+    assert float(err.split()[0]) == pytest.approx(-total / 120, abs=1e-4)
+    whole, start = (scored(write, file, text) for text in (rows[0]["text"], rows[0]["text"][:4]))
+    rest = scored(write, file, rows[0]["text"][4:], "--prompt", rows[0]["text"][:4])
+    assert whole["log_probabilities"][0] is None
+    assert rest["log_probabilities"] == pytest.approx(whole["log_probabilities"][4:], abs=1e-5)
+    both = start["log_likelihood"] + rest["log_likelihood"]
+    assert both == pytest.approx(whole["log_likelihood"], abs=1e-3)
 
 
 @pytest.mark.slow

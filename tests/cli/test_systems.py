@@ -17,10 +17,11 @@ from commands import (
     Refusal,
     classify_command,
     sample_command,
-    snapshot,
     train_command,
 )
 
+from lstm_jax.cli.train_options import read_arguments
+from lstm_jax.systems import read_system
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import load
 
@@ -127,13 +128,14 @@ def test_prompts_of_a_preset_give_way_to_the_text_s_own_beginning(
         assert "U+5206" in refusal(train_command, *begin, "--run-dir", tmp_path / "no", *asked)
 
 
-def test_a_text_may_begin_with_blank_lines_and_without_samples(
-    train: Train, call: Command, tmp_path: Path
-) -> None:
+def test_a_text_of_blank_lines_alone_has_a_beginning(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("\n \n" * 400 + "words at last", encoding="utf-8")
-    options = ("--data", tmp_path / "text", "--run-dir", tmp_path / "run", *SHORT)
-    train(*options, "--characters", 1000, "--sample-every", 0)
-    assert call(sample_command, tmp_path / "run", "--length", 3)[0] == 0
+    command = read_arguments(
+        ["--data", str(tmp_path / "text"), "--characters", "1000", "--batch-size", "2"]
+    )
+    system = read_system(command.config).with_samples(replace=not command.own_samples)
+    (prompt,) = system.config.sample_prompts
+    assert system.vocabulary.encode_prompt(prompt).size
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +336,11 @@ def test_a_classifier_learns_and_the_best_step_is_kept_and_judged(
 
 
 def test_lines_are_labelled_with_a_probability(
-    call: Command, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Command,
+    refusal: Refusal,
+    classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Of the last line's words the model reads the last 24, the good one among them.
     cut = "dull awful boring " + " ".join(f"word{n}" for n in range(23)) + " great"
@@ -353,29 +359,9 @@ def test_lines_are_labelled_with_a_probability(
             assert (float(probability) > 0.5) == (label == "positive")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes()), "ascii"))
         assert call(classify_command, classifier, "--batch-size", 2)[1] == out
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"good\ncaf\xe9 noir\n", "WINDOWS-1252 ('caf\u00e9 noir')"),
-        (b"good\nna\xc3\xafve \xe2\x80", "cut off"),
-        (b"\x1f\x8b\x08\n", "gunzip"),
-    ],
-)
-def test_what_is_no_text_is_not_classified(
-    content: bytes,
-    said: str,
-    refusal: Refusal,
-    classifier: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "lines.txt").write_bytes(content)
-    assert said in refusal(classify_command, classifier, tmp_path / "lines.txt")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\ncaf\xe9 noir\n")))
     err = refusal(classify_command, classifier)
-    assert said in err and f"line {1 + content.startswith(b'good')} of standard input" in err
+    assert "line 2 of standard input is" in err and "WINDOWS-1252 ('caf\u00e9 noir')" in err
 
 
 def test_vectors_of_a_file_may_be_what_training_begins_with(
@@ -416,22 +402,3 @@ def test_the_folder_and_its_archive_train_the_same_and_the_test_half_is_judged(
         found.append(json.loads(call(train_command, "--run-dir", run, "--eval-only")[1]))
     assert found[0] == found[1]
     assert 0 <= found[0]["test_accuracy"] <= 1
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "columns named text"),
-        ("text\tlabel\n", "review"),
-        ("text\tlabel\nfine\t3\n", "line 2"),
-        ("words\tlabel\nfine\t1\n", "text"),
-    ],
-)
-def test_reviews_that_cannot_be_read_are_one_line(
-    content: str, said: str, refusal: Refusal, tmp_path: Path
-) -> None:
-    (tmp_path / "reviews.tsv").write_text(content, encoding="utf-8")
-    before = snapshot(tmp_path)
-    options = ("--data", tmp_path / "reviews.tsv", "--run-dir", tmp_path / "run")
-    assert said in refusal(train_command, "reviews", *options)
-    assert snapshot(tmp_path) == before
