@@ -122,14 +122,14 @@ VERBATIM = ":smile: :heart: [b]bold[/b]\t[link=x] 1.5 \x0c\r" + "long " * 60
 
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_sample_is_shown_verbatim(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO(newline=""))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    out = io.StringIO(newline="")
+    monkeypatch.setattr(out, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", out)
     with Display(0, 6) as display:
         display.sample(3, ":x:", VERBATIM)
         display.note(VERBATIM)
-        out = display._console.file._stream.getvalue()  # type: ignore[attr-defined]
-    assert f"--- sample at step 3 ---\n{VERBATIM}\n---\n" in out
-    assert out.count(VERBATIM) == 2
+    assert f"--- sample at step 3 ---\n{VERBATIM}\n---\n" in out.getvalue()
+    assert out.getvalue().count(VERBATIM) == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -203,8 +203,7 @@ def test_a_platform_that_is_absent_is_one_line_that_names_its_variable(
     script = f"""
 import sys
 from lstm_jax.cli.console import run_command
-from lstm_jax.cli.main import sample_command
-from lstm_jax.cli.main import train_command
+from lstm_jax.cli.main import sample_command, train_command
 for command, *sys.argv in (
     (sample_command, "sample.py", {str(run)!r}),
     (train_command, "train.py", "--run-dir", {str(run)!r}, "--eval-only"),
