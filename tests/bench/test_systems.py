@@ -17,7 +17,7 @@ from bench.baselines import NOT_AT_HAND, NGrams, published
 from bench.figures import figures
 from bench.ngram import NGram, choose_discount, heldout_loss, heldout_loss_of_sequences
 from bench.runs import differences, read_run
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.console import run_command
 from lstm_jax.systems import PRESETS, preset_named, read_system, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.language import ANNA, DOCS, LYRICS, SHAKESPEARE, LanguageConfig

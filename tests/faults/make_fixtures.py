@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import train_command
 
 sys.path.append(str(Path(__file__).parent))
 

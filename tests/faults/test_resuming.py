@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from short_runs import TEXT, Place, Promise, differences, leaf_bytes
 
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import train_command
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.run import (

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from hypothesis import settings
 
-from lstm_jax.cli.arguments import error_line
+from lstm_jax.cli.console import error_line
 
 SECONDS = 10.0
 MEBIBYTES = 300

@@ -25,8 +25,7 @@ from test_options import flags, names_of
 from test_run_files import summed
 from test_weights import safetensors_files
 
-from lstm_jax.cli.convert import ConvertCommand
-from lstm_jax.cli.sample import SampleCommand
+from lstm_jax.cli.options import ConvertCommand, SampleCommand
 from lstm_jax.systems import preset_named
 
 MEMORY, SECONDS, LONGEST_LINE = 12 << 30, 240.0, 1_200

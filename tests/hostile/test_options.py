@@ -11,12 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law import Surface, assert_types, many
 
-from lstm_jax.cli.arguments import error_line, parse
-from lstm_jax.cli.classify import ClassifyCommand
-from lstm_jax.cli.convert import ConvertCommand
-from lstm_jax.cli.export import ExportCommand
-from lstm_jax.cli.sample import SampleCommand
-from lstm_jax.cli.train import TrainCommand, read_arguments
+from lstm_jax.cli.arguments import parse
+from lstm_jax.cli.console import error_line
+from lstm_jax.cli.options import ClassifyCommand, ConvertCommand, ExportCommand, SampleCommand
+from lstm_jax.cli.train_options import TrainCommand, read_arguments
 from lstm_jax.systems import PRESETS
 
 VALUES = ("", " ", "0", "1", "-1", "2", "1.5", "1e3", "1e400", "-1e400", "nan", "inf", "-inf",

@@ -6,15 +6,18 @@ import ast
 import io
 import pickle
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import lstm_jax
-from lstm_jax.cli.convert import convert_command
+from lstm_jax.cli.main import run as run_a_command
 from lstm_jax.interop.files import load_arrays
 from lstm_jax.systems.reviews import load_vectors
+
+convert_command = partial(run_a_command, "convert")
 
 PACKAGE = Path(lstm_jax.__file__).parent
 RUNS_CODE = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -26,7 +26,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from law import Surface, assert_types, many
 
-from lstm_jax.cli.writing import file_lines
+from lstm_jax.cli.sample import file_lines
 from lstm_jax.sampling.stops import make_stops
 from lstm_jax.systems import PRESETS, from_dict, to_dict
 from lstm_jax.systems.base import TrainConfig

@@ -13,8 +13,8 @@ import pytest
 
 from lstm_jax import Classifier, LanguageModel
 from lstm_jax.classifier import ClassifierConfig
-from lstm_jax.cli.arguments import run_command
-from lstm_jax.cli.sample import SampleCommand
+from lstm_jax.cli.console import run_command
+from lstm_jax.cli.options import SampleCommand
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.systems import read_system
 from lstm_jax.systems.base import OptimizerConfig, SampleConfig

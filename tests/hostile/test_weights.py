@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from law import Surface, many
 
-from lstm_jax.cli.convert import convert_command
+from lstm_jax.cli.main import run as run_a_command
 from lstm_jax.interop.files import load_safetensors
+
+convert_command = partial(run_a_command, "convert")
 
 DTYPES = ("F32", "F64", "F16", "BF16", "I32", "BOOL", "U8", "F8_E4M3", "F8_E5M2", "F4", "C64", "?")
 NAMES = ("rnn.weight_ih_l999999999", "rnn.weight_ih_l" + "9" * 5_000, "rnn.weight_ih_l\u0663",

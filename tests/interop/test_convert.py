@@ -15,8 +15,7 @@ from interop_cases import assert_near, assert_same_bits, draw_layers, normal
 
 import lstm_jax
 from lstm_jax import interop
-from lstm_jax.cli.main import COMMANDS, PROG, main
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import COMMANDS, PROG, main, train_command
 
 pytest.importorskip("safetensors", reason="safetensors, an optional extra, is not installed")
 

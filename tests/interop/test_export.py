@@ -19,8 +19,7 @@ from jax import random
 import lstm_jax
 from lstm_jax import interop
 from lstm_jax.classifier import Classifier, ClassifierConfig
-from lstm_jax.cli.main import PROG, main
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import PROG, main, train_command
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.sampling import FREE, generate, stack_rows
 
