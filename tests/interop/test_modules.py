@@ -26,14 +26,15 @@ from interop_cases import (
 from recorded import Arrays, Peer
 
 from lstm_jax.cells import LSTMCarry
-from lstm_jax.interop import linen_modules, nnx_modules, sequences
+from lstm_jax.interop import linen_modules, nnx_modules
+from lstm_jax.interop import modules as sequences
 from lstm_jax.interop.flax import (
     params_from_linen,
     params_from_nnx,
     params_to_linen,
     params_to_nnx,
 )
-from lstm_jax.interop.plain import layer_from_dict
+from lstm_jax.interop.plain import _layer_from_dict as layer_from_dict
 from lstm_jax.stack import Directions
 
 PEERS = ("flax", "jax")
@@ -426,7 +427,7 @@ def test_a_carry_of_one_layer_is_not_taken_for_two(flavour: str) -> None:
 
 
 def test_weights_of_other_modules_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"cells \['lstm'\]; GRU needs gru"):
+    with pytest.raises(ValueError, match="of the cell lstm; GRU needs gru"):
         nnx_modules.GRU.from_layers(draw_layers("lstm", 1, False, D, H))
     uneven = (*draw_layers("lstm", 1, False, D, H), *draw_layers("lstm", 1, False, H, H + 1))
     with pytest.raises(ValueError, match=r"hidden sizes \[4, 5\]"):
