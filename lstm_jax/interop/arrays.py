@@ -26,11 +26,7 @@ AnyArray = npt.NDArray[Any]
 
 
 def read_array(name: str, value: Any, dimensions: int) -> AnyArray:
-    """Whatever numpy can read, PyTorch's tensors on any device included.
-
-    Raises:
-        ValueError: it is no array of floating-point numbers, or has not so many dimensions.
-    """
+    """Floating-point numbers that numpy can read, PyTorch's tensors on any device included."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
@@ -74,11 +70,7 @@ def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
-    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM."""
     for cell in map(cell_named, get_args(CellName)):
         if hidden_size and width == cell.gates * hidden_size:
             return cell
@@ -158,15 +150,7 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
 def params_of_two_biases(
     cell: Cell, w_x: AnyArray, w_h: AnyArray, b_x: AnyArray, b_h: AnyArray
 ) -> Any:
-    """Parameters, still of numpy's arrays; a GRU's with its reset after the product.
-
-    Args:
-        cell: the recurrent cell.
-        w_x: `[D, G]`, gates in our order.
-        w_h: `[H, G]`.
-        b_x: the input's bias `[G]`.
-        b_h: the hidden state's bias `[G]`.
-    """
+    """Parameters of `w_x [D, G]`, `w_h [H, G]`, biases `[G]`; a GRU resets after the product."""
     if cell.name != "gru":
         return cell.params(w_x, w_h, b_x + b_h)
     inside = 2 * w_h.shape[0]

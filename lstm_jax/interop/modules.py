@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
@@ -187,55 +189,40 @@ def _flat_lengths(seq_lengths: Array, batch: tuple[int, ...]) -> Array:
     return seq_lengths.reshape(math.prod(batch))
 
 
+def _nested(config: StackConfig, states: list[Any], pair: Any = tuple) -> Any:
+    """States from the lowest layer up: in pairs where bidirectional, of several layers a tuple."""
+    if config.bidirectional:
+        states = [pair(two) for two in zip(states[::2], states[1::2], strict=True)]
+    return tuple(states) if config.layers > 1 else states[0]
+
+
+def _carry_out(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> Any:
+    """The stack's carry as Flax's, each of its arrays `[*batch, H]`."""
+    kind = cell_named(config.cell).carry
+    carry = jax.tree.map(lambda array: array.reshape(*batch, config.hidden_size), carry)
+    states = jax.tree.leaves(carry, is_leaf=lambda node: isinstance(node, kind))
+    # Flax's order is c, h; that of ours h, c.
+    return _nested(config, [state[::-1] if len(state) > 1 else state[0] for state in states])
+
+
 def _carry_in(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
-    """Flax's carry as the stack's, its batch axes made one."""
-    cell = cell_named(config.cell)
-    shape = (*batch, config.hidden_size)
-
-    def state(given: Any) -> Any:
-        parts = given if isinstance(given, tuple | list) else (given,)
-        # Flax's order is c, h; that of ours h, c.
-        parts = parts if isinstance(given, cell.carry) else parts[::-1]
-        arrays = [jnp.asarray(part) for part in parts]
-        fields = cell.carry._fields  # type: ignore[attr-defined]
-        if [array.shape for array in arrays] != [shape] * len(fields):
-            form = "a tuple (c, h), each" if config.cell == "lstm" else "an array h"
-            found = " and ".join(str(array.shape) for array in arrays) or "nothing"
-            several = f", and {config.layers} layers a tuple of these" if config.layers > 1 else ""
-            raise ValueError(
-                f"initial_carry has {found} for a layer of {config.cell}; it needs {form} of shape "
-                f"{shape}{several}"
-            )
-        return cell.carry(*(array.reshape(math.prod(batch), shape[-1]) for array in arrays))
-
-    def entry(given: Any) -> Any:
-        if not config.bidirectional:
-            return state(given)
-        return Directions(*map(state, _entries(given, 2, "directions")))
-
-    if config.layers == 1:
-        return (entry(carry),)
-    return tuple(map(entry, _entries(carry, config.layers, "layers")))
-
-
-def _entries(given: Any, number: int, what: str) -> tuple[Any, ...]:
-    is_tuple = isinstance(given, tuple | list)
-    if not is_tuple or len(given) != number:
-        found = f"a tuple of {len(given)}" if is_tuple else "no tuple"
+    """Flax's carry, or the core's own, as the stack's, its batch axes made one."""
+    kind: Any = cell_named(config.cell).carry
+    shape, number = (*batch, config.hidden_size), len(kind._fields)
+    zeros = kind(*[np.zeros(shape)] * number)
+    own = _nested(config, [zeros] * (config.layers * (1 + config.bidirectional)), Directions._make)
+    expected = _carry_out(config, own, batch)
+    leaves, structure = jax.tree.leaves(carry), cast(Any, jax.tree.structure(carry))
+    is_own = structure == jax.tree.structure(own)
+    fits = is_own or structure == jax.tree.structure(expected)
+    if not fits or any(np.shape(leaf) != shape for leaf in leaves):
+        found, wanted = (jax.tree.map(np.shape, each) for each in (carry, expected))
         raise ValueError(
-            f"initial_carry is {found} for {number} {what}; expected a tuple of {number}"
+            f"initial_carry has the shapes {found}; expected {wanted}: (c, h) of an LSTM, a pair "
+            "where bidirectional, and of several layers a tuple of one entry a layer"
         )
-    return tuple(given)
-
-
-def _carry_out(config: StackConfig, carry: tuple[Any, ...], batch: tuple[int, ...]) -> Any:
-    """The inverse of `_carry_in`."""
-
-    def state(own: Any) -> Any:
-        arrays = tuple(array.reshape(*batch, config.hidden_size) for array in reversed(own))
-        return arrays if len(arrays) > 1 else arrays[0]
-
-    entries = tuple(
-        tuple(map(state, own)) if isinstance(own, Directions) else state(own) for own in carry
-    )
-    return entries if config.layers > 1 else entries[0]
+    arrays = [jnp.reshape(leaf, (math.prod(batch), shape[-1])) for leaf in leaves]
+    each = [arrays[first : first + number] for first in range(0, len(arrays), number)]
+    states = [kind(*(state if is_own else state[::-1])) for state in each]
+    stack = _nested(config, states, Directions._make)
+    return stack if config.layers > 1 else (stack,)

@@ -32,6 +32,7 @@ from lstm_jax.stack import Directions
 PEERS = ("flax", "jax")
 T, B, D, H = 6, 3, 3, 4
 LENGTHS = np.array([6, 1, 4])
+ALL = dict.fromkeys(("time_major", "return_carry", "reverse", "keep_order"), True)
 REAL = (np.arange(T) < LENGTHS[:, None])[..., None]
 TOLERANCE = 1e-12
 CLASSES = {"lstm": "LSTM", "gru_after": "GRU", "gru_before": "GRU", "rnn": "SimpleRNN"}
@@ -208,21 +209,24 @@ def test_both_modules_are_the_pure_stack_and_one_another(
 ) -> None:
     drawn, xs = draw_layers(form, layers, bidirectional, D, H), normal(1, B, T, D)
     expected = outputs(config_of(form, layers, bidirectional, H), drawn, xs.swapaxes(0, 1))
-    options = dict.fromkeys(("time_major", "return_carry", "reverse", "keep_order"), True)
     found = []
     for flavour in ("nnx", "linen"):
-        plain, set_up = ours(flavour, form, drawn), ours(flavour, form, drawn, **options)
-        ys = plain.call(plain.weights, xs)
+        side = ours(flavour, form, drawn)
+        assert_same_bits(side.to_params(side.weights), drawn)
+        ys = jax.jit(side.call)(side.weights, xs)
         assert_near(ys, expected.swapaxes(0, 1), 1e-6)
-        # Options of the module are defaults of the call.
-        off = dict.fromkeys(options, False)
-        assert_same_bits(set_up.call(set_up.weights, xs, **off), ys)
-        reverse = set_up.call(set_up.weights, xs.swapaxes(0, 1), seq_lengths=LENGTHS)
-        again = plain.call(plain.weights, xs.swapaxes(0, 1), seq_lengths=LENGTHS, **options)
-        assert_same_bits(reverse, again)
-        assert_same_bits(plain.to_params(plain.weights), drawn)
-        found.append((ys, reverse))
+        reverse = jax.jit(partial(side.call, **ALL, seq_lengths=LENGTHS))
+        found.append((ys, reverse(side.weights, xs.swapaxes(0, 1))))
     assert_same_bits(*found)
+
+
+@both
+def test_options_of_the_module_are_defaults_of_the_call(flavour: str) -> None:
+    drawn, xs = draw_layers("rnn", 1, False, D, H), normal(1, T, B, D)
+    plain, set_up = ours(flavour, "rnn", drawn), ours(flavour, "rnn", drawn, **ALL)
+    assert_same_bits(set_up.call(set_up.weights, xs), plain.call(plain.weights, xs, **ALL))
+    off, xs = dict.fromkeys(ALL, False), xs.swapaxes(0, 1)
+    assert_same_bits(set_up.call(set_up.weights, xs, **off), plain.call(plain.weights, xs))
 
 
 def call_of(form: str, *stack: Any, **options: Any) -> Any:
@@ -251,15 +255,11 @@ def test_a_sequence_in_two_pieces_is_the_whole() -> None:
     xs = normal(1, B, T, D)
     carry, whole = call(xs)
     between, first = call(xs[:, : T // 2])
-    # The core's own carries are taken too.
-    own = tuple(LSTMCarry(h, c) for c, h in between)
-    for given in (between, own):
-        end, second = call(xs[:, T // 2 :], initial_carry=given)
-        assert_near(jnp.concatenate([first, second], axis=1), whole, 1e-6)
-        assert_near(end, carry, 1e-6)
+    end, second = call(xs[:, T // 2 :], initial_carry=between)
+    assert_near((jnp.concatenate([first, second], axis=1), end), (whole, carry), 1e-6)
 
 
-def test_a_carry_of_both_directions_is_a_pair_a_layer() -> None:
+def test_a_carry_is_flax_s_or_the_core_s_own() -> None:
     call = call_of("lstm", 2, True, return_carry=True)
     xs = normal(1, B, T, D)
     own = tuple(
@@ -345,6 +345,7 @@ def test_flax_s_own_bidirectional_takes_our_modules() -> None:
 
 
 ZEROS = np.zeros((B, H))
+STATE = r"\(\(3, 4\), \(3, 4\)\)"
 
 
 @pytest.mark.parametrize(
@@ -354,11 +355,15 @@ ZEROS = np.zeros((B, H))
         ((1, False), (B, T, D + 1), {}, r"expected \[T, B, 3\]"),
         ((1, False), (B, T, D), {"seq_lengths": np.ones(2, int)}, r"integers of shape \(3,\)"),
         ((1, False), (B, T, D), {"seq_lengths": np.ones(3)}, "expected integers"),
-        ((1, False), (B, T, D), {"initial_carry": ()}, r"a tuple \(c, h\), each of shape \(3, 4\)"),
-        ((1, False), (B, T, D), {"initial_carry": ZEROS}, r"has \(3, 4\) for a layer of"),
-        ((2, False), (B, T, D), {"initial_carry": (ZEROS, ZEROS)}, "and 2 layers a tuple of these"),
-        ((2, True), (B, T, D), {"initial_carry": ((),)}, "a tuple of 1 for 2 layers"),
-        ((1, True), (B, T, D), {"initial_carry": ZEROS}, "no tuple for 2 directions"),
+        ((1, False), (B, T, D), {"initial_carry": ()}, rf"expected {STATE}: \(c, h\) of an LSTM"),
+        ((1, False), (B, T, D), {"initial_carry": ZEROS}, rf"shapes \(3, 4\); expected {STATE}:"),
+        ((2, False), (B, T, D), {"initial_carry": (ZEROS,) * 2}, rf"d \({STATE}, {STATE}\):"),
+        (
+            (1, True),
+            (B, T, D),
+            {"initial_carry": ((),)},
+            rf"\(\(\),\); expected \({STATE}, {STATE}\):",
+        ),
     ],
 )
 def test_calls_that_do_not_fit_are_refused_in_words(

@@ -125,7 +125,7 @@ def changed(arrays: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
-def test_names_that_training_wraps_are_the_module_s(wrapper: str) -> None:
+def test_names_that_training_wraps_and_a_cell_s_are_the_module_s(wrapper: str) -> None:
     state = model_state()
     wrapped = {wrapper.format(name): value for name, value in state.items()}
     expected = language_model_from_pytorch(state)
@@ -136,8 +136,12 @@ def test_names_that_training_wraps_are_the_module_s(wrapper: str) -> None:
         assert_same_bits(params, expected[1])
     for prefix in ("rnn.", wrapper.format("rnn.")):
         assert_same_bits(layers_from_pytorch(wrapped, prefix), expected[1].layers)
-    inner = {wrapper.format(n[4:]): state[n] for n in state if n.startswith("rnn.")}
-    assert_same_bits(layers_from_pytorch(inner), expected[1].layers)
+    inner = {n[4:]: state[n] for n in state if n.startswith("rnn.")}
+    # A cell's names are a layer's without its number.
+    of_cell = {n.removesuffix("_l0"): array for n, array in inner.items()}
+    for arrays in (inner, of_cell):
+        named = {wrapper.format(n): array for n, array in arrays.items()}
+        assert_same_bits(layers_from_pytorch(named), expected[1].layers)
     with pytest.raises(ValueError, match="twice, with and without module"):
         language_model_from_pytorch(wrapped | state)
 
@@ -273,6 +277,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
             ({"layers/0/b": np.ones(16)}, "set jax_enable_x64"),
         )
     ),
+    (layers_from_plain, {"arrays": {}}, "layers lacks 0; it has nothing"),
     (language_model_from_plain, {"arrays": {"output/w": ones(2, 3)}}, "model lacks output/b"),
     (
         language_model_from_plain,
@@ -302,8 +307,3 @@ def test_layers_without_biases_go_out_without(form: str) -> None:
         state = layers_to_pytorch(zeros, bias=False)
         assert not [name for name in state if "bias" in name]
         assert_same_bits(layers_from_pytorch(state), zeros)
-
-
-def test_a_stack_without_a_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="layers lacks 0; it has nothing"):
-        layers_from_plain({})
