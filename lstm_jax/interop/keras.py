@@ -103,34 +103,36 @@ def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
     hidden_size, width = recurrent.shape
     cell = cell_of_width("the recurrent kernel", width, hidden_size)
     require_shape("the kernel", kernel, (kernel.shape[0], width))
-    given = np.asarray(weights[2]).ndim if len(weights) == 3 else None
-    two_rows = cell.name == "gru" and _is_reset_after(given, reset)
-    shape = (2, width) if two_rows else (width,)
+    has_bias = len(weights) == 3
+    if cell.name == "gru":
+        reset = _reset_of(np.ndim(weights[2]) if has_bias else None, reset)
+    shape = (2, width) if (cell.name, reset) == ("gru", "after") else (width,)
     bias = np.zeros(shape, recurrent.dtype)
-    if given is not None:
+    if has_bias:
         bias = read_array("the bias", weights[2], len(shape))
         require_shape("the bias", bias, shape)
-    arrays = [kernel, recurrent, bias]
-    if cell.name == "gru":
-        arrays = [_exchange(array) for array in arrays]
-    if two_rows:
-        w_x, w_h, biases = arrays
-        return to_jax("the layer", params_of_two_biases(cell, w_x, w_h, *biases))
-    return to_jax("the layer", cell.params(*arrays, *([None] if cell.name == "gru" else [])))
+    arrays = (kernel, recurrent, bias)
+    if cell.name != "gru":
+        return to_jax("the layer", cell.params(*arrays))
+    w_x, w_h, b = map(_exchange, arrays)
+    if reset == "before":
+        return to_jax("the layer", cell.params(w_x, w_h, b, None))
+    return to_jax("the layer", params_of_two_biases(cell, w_x, w_h, *b))
 
 
-def _is_reset_after(bias_dimensions: int | None, reset: GRUReset | None) -> bool:
+def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
+    """Where a GRU's reset gate works, which its bias shows, or the caller says."""
     if bias_dimensions is None:
         if reset is None:
             raise ValueError(
                 'a GRU without bias does not show where its reset gate works; say reset="after" '
                 '(Keras\'s default) or "before"'
             )
-        return reset == "after"
-    shown = "after" if bias_dimensions == 2 else "before"
+        return reset
+    shown: GRUReset = "after" if bias_dimensions == 2 else "before"
     if reset not in (None, shown):
         raise ValueError(f"reset is {reset!r}, but the bias is of a GRU that resets {shown}")
-    return shown == "after"
+    return shown
 
 
 def _direction_out(params: Params, use_bias: bool) -> list[AnyArray]:

@@ -41,9 +41,6 @@ class Options:
         layers: how many, one on the other.
         bidirectional: each layer also runs backward in time; outputs are concatenated.
         time_major: default of the call's option, as are `return_carry`, `reverse`, `keep_order`.
-        return_carry: see `time_major`.
-        reverse: see `time_major`.
-        keep_order: see `time_major`.
         unroll: steps per iteration of the loop over time.
         backend: how the recurrence is run, see `lstm_jax.lstm`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
@@ -47,7 +48,8 @@ class _Recurrent(Recurrent, nnx.Module):
             if rngs is None:
                 raise ValueError("rngs is None; give nnx.Rngs(seed), from which weights are drawn")
             weights = init_stack(rngs.params(), self.config, in_features, chosen.param_dtype)
-        self.layers = nnx.List(map(_as_module, layers_to_dicts(weights).values()))
+        layers = layers_to_dicts(weights).values()
+        self.layers = nnx.data(jax.tree.map(lambda a: nnx.Param(jnp.asarray(a)), list(layers)))
 
     @classmethod
     def from_layers(cls, layers: tuple[Any, ...], **options: Any) -> Self:
@@ -78,7 +80,10 @@ class _Recurrent(Recurrent, nnx.Module):
 
     def to_layers(self) -> tuple[Any, ...]:
         """The stack's parameters, for the pure functions or `layers_to_pytorch`."""
-        return layers_from_dicts({str(n): _as_dict(layer) for n, layer in enumerate(self.layers)})
+        arrays = jax.tree.map(
+            lambda param: param[...], self.layers, is_leaf=lambda leaf: isinstance(leaf, nnx.Param)
+        )
+        return layers_from_dicts({str(index): layer for index, layer in enumerate(arrays)})
 
     def _stack(self, xs: Array) -> tuple[StackConfig, tuple[Any, ...]]:
         return self.config, self.to_layers()
@@ -109,19 +114,3 @@ class SimpleRNN(_Recurrent):
     """Layers of tanh cells; see `LSTM` for the arguments."""
 
     _cell = "rnn"
-
-
-def _as_module(tree: dict[str, Any]) -> nnx.Dict[Any]:
-    return nnx.Dict(
-        {
-            name: _as_module(value) if isinstance(value, dict) else nnx.Param(jnp.asarray(value))
-            for name, value in tree.items()
-        }
-    )
-
-
-def _as_dict(module: Any) -> dict[str, Any]:
-    return {
-        name: value[...] if isinstance(value, nnx.Variable) else _as_dict(value)
-        for name, value in module.items()
-    }
