@@ -147,7 +147,11 @@ def test_values_and_gradients_are_flax_s(
         dlayers = side.to_params(dweights)
         if (flavour, form) == ("nnx", "gru_after"):
             dlayers = (dlayers[0]._replace(b_hn=None),)
-        return numbered((carry, np.asarray(ys) * REAL, dlayers, dxs))
+        tree = params_to_linen(*layers)
+        if flavour == "nnx":
+            tree = params_to_nnx(*layers, optimized=cell != "LSTMCell")
+        named = {str(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        return numbered((carry, np.asarray(ys) * REAL, dlayers, dxs)) | named
 
     their = peer(
         str((flavour, form, bidirectional)),
