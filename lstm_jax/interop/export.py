@@ -1,12 +1,7 @@
 """A trained model as a program of its own: StableHLO, weights and all, by way of `jax.export`.
 
-What is saved here runs wherever jax, numpy and flatbuffers are, without this library:
-
-    import jax, jax.export, numpy as np
-
-    sampler = jax.export.deserialize(open("sampler.bin", "rb").read())
-    prompt = np.array([[3], [1], [4]], np.int32)
-    tokens = sampler.call(prompt, np.array([0, 1], np.uint32), np.float32(0.7), np.int32(5))
+What is saved here runs wherever jax, numpy and flatbuffers are, without this library: by the `call`
+of `jax.export.deserialize(open("sampler.bin", "rb").read())`.
 
 Batch and time are symbolic: one artefact takes any. Arguments and results are arrays alone, and
 `exported.in_avals` and `exported.out_avals` say their shapes and dtypes; `sampler.call` must get
@@ -90,10 +85,10 @@ def export_sampler(
 
     Args:
         model: a language model; not bidirectional.
-        params: its parameters, which become constants of the artefact.
+        params: see `export_step`.
         places: how many tokens it writes.
         forbidden: token ids that it never writes.
-        platforms: where it is to run; by default where this process does.
+        platforms: see `export_step`.
 
     Raises:
         ValueError: a bidirectional model, an unknown platform, or another argument that makes no
