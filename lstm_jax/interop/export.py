@@ -52,6 +52,15 @@ def export_step(
 
     Raises:
         ValueError: a bidirectional model, or an unknown platform.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> exported = interop.export_step(model, params)
+        >>> h, c, logits = exported.call(jnp.zeros((2, 4)), jnp.zeros((2, 4)), jnp.int32([1, 2]))
+        >>> logits.shape
+        (2, 5)
     """
     refuse_bidirectional(model)
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: model.zero_carry(params, 1)))
@@ -93,6 +102,15 @@ def export_sampler(
     Raises:
         ValueError: a bidirectional model, an unknown platform, or another argument that makes no
             sense.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> exported = interop.export_sampler(model, params, places=6)
+        >>> tokens = exported.call(jnp.int32([[1], [2]]), jnp.uint32([0, 7]), 0.8, jnp.int32(3))
+        >>> tokens.shape
+        (6, 1)
     """
     refuse_bidirectional(model)
     if places < 1:
@@ -136,6 +154,14 @@ def export_classifier(
 
     Raises:
         ValueError: an unknown platform, or vectors missing or not asked for.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4)
+        >>> model = lstm_jax.Classifier(config, 5)
+        >>> exported = interop.export_classifier(model, model.init(jax.random.key(0)))
+        >>> exported.call(jnp.int32([[1], [2]]), jnp.ones((2, 1), bool)).shape
+        (1,)
     """
 
     def probability(tokens_TB: Array, mask_TB: Array) -> Array:
@@ -155,6 +181,12 @@ def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> in
     Raises:
         ValueError: flatbuffers is not installed, which JAX writes and reads artefacts with.
         OSError: it cannot be written.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> size = interop.save_exported("step.bin", interop.export_step(model, params))
     """
     try:
         data = exported.serialize()
@@ -165,7 +197,15 @@ def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> in
 
 
 def signature(exported: export.Exported) -> str:
-    """Shapes and dtypes of arguments and results, for example `(int32[t,b]) -> (float32[b])`."""
+    """Shapes and dtypes of arguments and results, for example `(int32[t,b]) -> (float32[b])`.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> interop.signature(interop.export_step(model, params)).endswith("float32[b,5])")
+        True
+    """
     arguments, results = (
         ", ".join(aval.str_short() for aval in avals)
         for avals in (exported.in_avals, exported.out_avals)

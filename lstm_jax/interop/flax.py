@@ -60,6 +60,15 @@ def params_from_linen(tree: Mapping[str, Any]) -> Any:
 
     Raises:
         ValueError: names or shapes that are no such cell's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> cell = {
+        ...     "i": {"kernel": np.ones((3, 4), np.float32), "bias": np.zeros(4, np.float32)},
+        ...     "h": {"kernel": np.ones((4, 4), np.float32)},
+        ... }
+        >>> interop.params_from_linen(cell).w_h.shape  # of a SimpleCell
+        (4, 4)
     """
     return _from_tree(tree, _LINEN, "Linen")
 
@@ -73,6 +82,13 @@ def params_from_nnx(tree: Mapping[str, Any]) -> Any:
 
     Raises:
         ValueError: names or shapes that are no such cell's.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax import interop
+        >>> cell = nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0))
+        >>> interop.params_from_nnx(nnx.to_pure_dict(nnx.state(cell, nnx.Param))).w_x.shape
+        (3, 16)
     """
     return _from_tree(tree, _NNX, "nnx")
 
@@ -84,6 +100,12 @@ def params_to_linen(params: Any) -> Tree:
 
     Raises:
         ValueError: a GRU with its reset before the product, which Flax has not.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> list(interop.params_to_linen(layers[0]))[:4]
+        ['ii', 'if', 'ig', 'io']
     """
     by_cell = {cell: sides for sides, cell in _LINEN.items()}
     return _to_tree(params, lambda one: by_cell[cell_of(one).name])
@@ -99,6 +121,12 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     Raises:
         ValueError: a GRU with its reset before the product, or with a `b_hn` that is not zero,
             neither of which nnx has.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> list(interop.params_to_nnx(layers[0]))
+        ['dense_i', 'dense_h']
     """
 
     def sides(one: Params) -> Sides:

@@ -43,6 +43,12 @@ def layers_from_keras(
 
     Raises:
         ValueError: see `layer_from_keras`; or one layer's outputs don't fit the next.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> weights = [np.ones((3, 16)), np.ones((4, 16)), np.zeros(16)]  # layer.get_weights()
+        >>> layers = interop.layers_from_keras([[w.astype(np.float32) for w in weights]])
+        >>> carry, ys = lstm_jax.lstm(layers[0], None, jnp.ones((10, 2, 3)))
     """
     layers = tuple(layer_from_keras(arrays, reset=reset) for arrays in weights)
     require_chain(layers)
@@ -50,7 +56,14 @@ def layers_from_keras(
 
 
 def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[list[AnyArray]]:
-    """What each Keras layer's `set_weights` takes; see `layer_to_keras`."""
+    """What each Keras layer's `set_weights` takes; see `layer_to_keras`.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> [array.shape for array in interop.layers_to_keras(layers)[0]]
+        [(3, 16), (4, 16), (16,)]
+    """
     require_chain(layers)
     return [layer_to_keras(layer, use_bias=use_bias) for layer in layers]
 
@@ -65,6 +78,12 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
 
     Raises:
         ValueError: arrays that are no such layer's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> weights = [np.ones(shape, np.float32) for shape in ((3, 12), (4, 12), (2, 12))]
+        >>> interop.layer_from_keras(weights).b_hn.shape  # reset_after, as Keras's default is
+        (4,)
     """
     if reset not in (None, *get_args(GRUReset)):
         raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
@@ -91,6 +110,12 @@ def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
 
     Raises:
         ValueError: `use_bias` is False where a bias is not zero.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> len(interop.layer_to_keras(layers[0]))
+        3
     """
     return [array for params in directions_of(layer) for array in _direction_out(params, use_bias)]
 

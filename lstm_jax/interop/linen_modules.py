@@ -73,18 +73,38 @@ class LSTM(_Recurrent):
         in_features: D; None takes it from the inputs, which integers don't tell.
 
     The others are those of `lstm_jax.interop.modules.Options`.
+
+    Examples:
+        >>> from lstm_jax.interop import linen_modules
+        >>> module, xs = linen_modules.LSTM(4, layers=2), jnp.ones((2, 10, 3))
+        >>> variables = module.init(jax.random.key(0), xs)
+        >>> module.apply(variables, xs, seq_lengths=jnp.array([10, 7])).shape
+        (2, 10, 4)
     """
 
     _cell = "lstm"
 
 
 class GRU(_Recurrent, GRUOptions):
-    """Layers of GRU cells; see `LSTM` for the attributes, and `GRUOptions` for `reset`."""
+    """Layers of GRU cells; see `LSTM` for the attributes, and `GRUOptions` for `reset`.
+
+    Examples:
+        >>> from lstm_jax.interop import linen_modules
+        >>> module, xs = linen_modules.GRU(4, reset="before"), jnp.ones((2, 10, 3))
+        >>> ys, variables = module.init_with_output(jax.random.key(0), xs)
+    """
 
     _cell = "gru"
 
 
 class SimpleRNN(_Recurrent):
-    """Layers of tanh cells; see `LSTM` for the attributes."""
+    """Layers of tanh cells; see `LSTM` for the attributes.
+
+    Examples:
+        >>> from lstm_jax.interop import linen_modules
+        >>> module, xs = linen_modules.SimpleRNN(4, bidirectional=True), jnp.ones((2, 10, 3))
+        >>> module.init_with_output(jax.random.key(0), xs)[0].shape
+        (2, 10, 8)
+    """
 
     _cell = "rnn"

@@ -98,19 +98,41 @@ class LSTM(_Recurrent):
         rngs: `nnx.Rngs`, whose `params` stream draws the weights.
         weights: the stack's parameters in place of drawn ones; `from_layers` is the way to it.
         options: see `lstm_jax.interop.modules.Options`.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> module = nnx_modules.LSTM(3, 4, layers=2, rngs=nnx.Rngs(0))
+        >>> module(jnp.ones((2, 10, 3)), seq_lengths=jnp.array([10, 7])).shape  # batch first
+        (2, 10, 4)
     """
 
     _cell = "lstm"
 
 
 class GRU(_Recurrent):
-    """Layers of GRU cells; see `LSTM` for the arguments, and `GRUOptions` for `reset`."""
+    """Layers of GRU cells; see `LSTM` for the arguments, and `GRUOptions` for `reset`.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> module = nnx_modules.GRU(3, 4, reset="before", rngs=nnx.Rngs(0))
+        >>> carry, ys = module(jnp.ones((2, 10, 3)), return_carry=True)
+    """
 
     _cell = "gru"
     _options = GRUOptions
 
 
 class SimpleRNN(_Recurrent):
-    """Layers of tanh cells; see `LSTM` for the arguments."""
+    """Layers of tanh cells; see `LSTM` for the arguments.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> module = nnx_modules.SimpleRNN(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
+        >>> module(jnp.ones((2, 10, 3))).shape
+        (2, 10, 8)
+    """
 
     _cell = "rnn"

@@ -57,6 +57,12 @@ def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
 
     Raises:
         ValueError: one layer's outputs don't fit the next.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> list(interop.layers_to_plain(layers))
+        ['layers/0/w_x', 'layers/0/w_h', 'layers/0/b']
     """
     return _flattened("layers", layers_to_dicts(layers))
 
@@ -66,6 +72,11 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
 
     Raises:
         ValueError: names or shapes that are no stack's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> (layer,) = interop.layers_from_plain(interop.layers_to_plain(layers))
     """
     trees: dict[str, dict[str, Any]] = {}
     for name, value in arrays.items():
@@ -82,7 +93,15 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:
-    """Every array of a language model under its plain name."""
+    """Every array of a language model under its plain name.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> list(interop.language_model_to_plain(params))[-2:]
+        ['output/w', 'output/b']
+    """
     arrays = {} if params.embedding is None else {"embedding": to_numpy(params.embedding)}
     return arrays | layers_to_plain(params.layers) | _flattened("output", params.output._asdict())
 
@@ -92,6 +111,12 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
 
     Raises:
         ValueError: names or shapes that are no language model's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> params = interop.language_model_from_plain(interop.language_model_to_plain(params))
     """
     layers = {name: value for name, value in arrays.items() if name.startswith("layers/")}
     others = {name: value for name, value in arrays.items() if name not in layers}

@@ -70,6 +70,11 @@ class LanguageModelNames(NamedTuple):
         encoder: the embedding.
         rnn: the recurrent layers.
         decoder: the linear layer to the logits.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> interop.LanguageModelNames(rnn="lstm").decoder
+        'decoder'
     """
 
     encoder: str = "encoder"
@@ -97,6 +102,13 @@ def layers_from_pytorch(
 
     Raises:
         ValueError: names or shapes that are no such module's, or a projection (`proj_size`).
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> ones = {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4)}
+        >>> state = {name: np.ones(shape, np.float32) for name, shape in ones.items()}
+        >>> (layer,) = interop.layers_from_pytorch(state)
+        >>> carry, ys = lstm_jax.lstm(layer, None, jnp.ones((10, 2, 3)))
     """
     for name, value in state.items():
         if isinstance(value, Mapping):
@@ -130,6 +142,12 @@ def layers_to_pytorch(
     Raises:
         ValueError: layers of several sizes, or a GRU with its reset before the product, which
             PyTorch has not; or `bias` is False where a bias is not zero.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> interop.layers_to_pytorch(layers, "rnn.")["rnn.weight_hh_l0"].shape
+        (16, 4)
     """
     config_of_layers(layers, "a PyTorch module has one of each, so export each layer alone")
     arrays: dict[str, AnyArray] = {}
@@ -164,6 +182,15 @@ def language_model_from_pytorch(
 
     Raises:
         ValueError: names or shapes that are no such model's, or `tied` weights that differ.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> state = interop.language_model_to_pytorch(params, identity_encoder=True)
+        >>> read, params = interop.language_model_from_pytorch(state)
+        >>> read.config.embedding_size, read.vocabulary_size
+        (5, 5)
     """
     state = _unwrapped_names(state)
     names = LanguageModelNames(*map(unwrapped_name, names))
@@ -204,6 +231,13 @@ def language_model_to_pytorch(
 
     Raises:
         ValueError: see `layers_to_pytorch`.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> list(interop.language_model_to_pytorch(params))[-2:]
+        ['decoder.weight', 'decoder.bias']
     """
     output = output_layer(params)
     embedding = params.embedding
