@@ -303,14 +303,17 @@ class System:
         return iter(())
 
 
-def known_characters(vocabulary: Vocabulary, text: str, config: TrainConfig) -> Vocabulary:
-    """The vocabulary of the run that this one begins with.
+def known_characters(
+    vocabulary: Vocabulary | None, text: str, config: TrainConfig
+) -> Vocabulary | None:
+    """The vocabulary of the run that this one begins with, if it does.
 
     Raises:
         ValueError: it lacks a character of the text.
     """
     try:
-        vocabulary.encode(text)
+        if vocabulary is not None:
+            vocabulary.encode(text)
     except ValueError as error:
         raise ValueError(
             f"cannot begin with the vocabulary of {config.init_from}: {error}; or leave --init-from"

@@ -39,16 +39,9 @@ from lstm_jax.systems.base import (
     known_characters,
 )
 from lstm_jax.systems.writer import BLANK, blanks_template, joined, sample_writer
-from lstm_jax.text import (
-    LengthBatches,
-    Vocabulary,
-    bucket_widths,
-    prediction_rows,
-    prediction_steps,
-    read_lines,
-    split_rows,
-)
+from lstm_jax.text import LengthBatches, Vocabulary, pad_rows, read_lines, split_rows
 from lstm_jax.text.ids import Ids
+from lstm_jax.text.vocabulary import by_frequency
 
 PADDING_CHARACTER = "\0"
 
@@ -91,16 +84,12 @@ class PoemsConfig(TrainConfig):
 POEMS = PoemsConfig(
     preset="poems",
     output_bias="frequencies",
-    batch_size=32,
-    epochs=10,
     intervals="epochs",
     log_every=1,
     evaluate_every=1,
     checkpoint_every=1,
     sample_every=1,
     model=LanguageModelConfig(
-        cell="lstm",
-        layers=1,
         hidden_size=256,
         embedding_size=256,
         tied=True,
@@ -150,7 +139,6 @@ class PoemObjective(Objective):
     model: LanguageModel
 
     def init(self, key: Array) -> LanguageModelParams:
-        """See `Objective`."""
         return self.model.init(key)
 
     def sums(
@@ -161,7 +149,6 @@ class PoemObjective(Objective):
         index: Array,
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
-        """See `Objective`."""
         inputs, targets, mask = map(jnp.asarray, data)
         sums, scores_TB, _ = self.model.token_scores(
             params, None, inputs, targets, mask=mask, dropout_key=dropout_key
@@ -203,10 +190,7 @@ class PoemsSystem(System):
             widths=1,
             output_bias="drawn",
             batch_size=128,
-            epochs=10,
-            model=LanguageModelConfig(
-                cell="lstm", layers=1, hidden_size=64, embedding_size=128, initialisation="keras"
-            ),
+            model=LanguageModelConfig(hidden_size=64, embedding_size=128, initialisation="keras"),
             optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=None),
         ),
     }
@@ -222,7 +206,6 @@ class PoemsSystem(System):
     def read(
         cls, config: PoemsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
     ) -> Self:
-        """See `System`."""
         if config.data is None:
             raise ValueError(
                 f"preset {config.preset!r} has no poems of its own; name a UTF-8 text of lines "
@@ -236,10 +219,8 @@ class PoemsSystem(System):
             drop_empty=config.drop_unfit,
             drop_repeated=config.drop_unfit,
         )
-        if vocabulary is None:
-            vocabulary = build_poem_vocabulary(found.poems)
-        else:
-            vocabulary = known_characters(vocabulary, "".join(found.poems), config)
+        vocabulary = known_characters(vocabulary, "".join(found.poems), config)
+        vocabulary = vocabulary or build_poem_vocabulary(found.poems)
         if BLANK in vocabulary:
             raise ValueError(
                 f"{config.data} holds poems with a {BLANK}, which is what templates mark places to "
@@ -261,26 +242,21 @@ class PoemsSystem(System):
 
     @classmethod
     def model_of(cls, config: PoemsConfig, tokens: int) -> LanguageModel:
-        """See `System`."""
         return LanguageModel(config.model, tokens)
 
     @property
     def objective(self) -> PoemObjective:
-        """See `System`."""
         return PoemObjective(self.model)
 
     @property
     def batches(self) -> int:
-        """See `System`."""
         return -(-len(self.training) // self.config.batch_size)
 
     @property
     def heldout_batch_size(self) -> int:
-        """See `System`."""
         return self.config.batch_size if self.held_out else 0
 
     def summary(self) -> str:
-        """See `System`."""
         found = self.found
         summary = (
             f"{len(self.training):,} poems to train on and {len(self.held_out):,} held out, "
@@ -304,12 +280,11 @@ class PoemsSystem(System):
         return with_frequencies(params, jnp.asarray(counts))
 
     def feed(self) -> Callable[[int], Predictions]:
-        """See `System`."""
         mesh = sharding.data_mesh(self.config.devices)
         order = self._order(self.training)
 
         def data(step: int) -> Predictions:
-            rows, width = order.batch(*divmod(step, order.batches))
+            rows, width = order.batch(step)
             batch = self._batch([self.training[row] for row in rows], width)
             split: Predictions = sharding.split_batch(mesh, batch, axis=1)
             return split
@@ -317,7 +292,6 @@ class PoemsSystem(System):
         return data
 
     def heldout(self) -> Iterator[Predictions]:
-        """See `System`."""
         for rows, width in self._order(self.held_out).in_order():
             yield self._batch([self.held_out[row] for row in rows], width)
 
@@ -328,7 +302,6 @@ class PoemsSystem(System):
         return self
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        """See `System`."""
         key = random.fold_in(random.key(self.config.seed), step)
         writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
         for text in self.config.sample_templates:
@@ -337,15 +310,23 @@ class PoemsSystem(System):
             yield text, joined(self.vocabulary, written.tokens)
 
     def _order(self, poems: tuple[Ids, ...]) -> LengthBatches:
-        lengths = prediction_steps([len(poem) for poem in poems], self.config.length)
-        widths = bucket_widths(lengths, self.config.widths)
-        return LengthBatches(lengths, self.config.batch_size, widths, self.config.seed)
+        # A poem of the greatest length has no end to predict.
+        steps = np.array([min(len(poem), self.config.length - 1) for poem in poems], np.int64)
+        return LengthBatches(steps, self.config.batch_size, self.config.widths, self.config.seed)
 
     def _batch(self, poems: list[Ids], width: int) -> Predictions:
-        rows = prediction_rows(
-            poems, width=width, batch_size=self.config.batch_size, longest=self.config.length
-        )
-        return Predictions(rows.inputs, rows.targets, rows.mask)
+        """Each character of each poem, and the one to predict from it: 0, its end, from the last.
+
+        It is what one gets by filling every poem up to `length` with zeros, taking all but its
+        last place as inputs and all but its first as targets.
+        """
+
+        def columns(poems: list[Ids]) -> tuple[Any, Any]:
+            size = self.config.batch_size
+            return pad_rows(poems, width=width, batch_size=size, side="end")
+
+        inputs, mask = columns([poem[: self.config.length - 1] for poem in poems])
+        return Predictions(inputs, columns([poem[1:] for poem in poems])[0], mask)
 
 
 def read_poems(
@@ -405,15 +386,12 @@ def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
     Raises:
         ValueError: no characters, a poem that holds the padding character, or a lone surrogate.
     """
-    counts: Counter[str] = Counter()
-    for poem in poems:
-        counts.update(poem)
+    counts = Counter("".join(poems))
     if not counts:
         raise ValueError("the poems hold no characters to build a vocabulary from; give some text")
     if PADDING_CHARACTER in counts:
         raise ValueError("a poem holds the character U+0000, which is the padding; remove it")
-    ordered = sorted(counts, key=lambda character: (-counts[character], character))
-    return Vocabulary("char", (PADDING_CHARACTER, *ordered), None)
+    return Vocabulary("char", (PADDING_CHARACTER, *by_frequency(counts)))
 
 
 def _body(line: str) -> str | None:

@@ -33,17 +33,22 @@ from lstm_jax.settings import (
     Vocabular,
 )
 from lstm_jax.systems.base import BatchSums, Objective, OptimizerConfig, System, TrainConfig
-from lstm_jax.systems.downloads import SOURCES, fetch
-from lstm_jax.text import LengthBatches, Vocabulary, bucket_widths, pad_rows, split_rows
-from lstm_jax.text.ids import Ids
-from lstm_jax.text.reviews import (
+from lstm_jax.systems.downloads import located
+from lstm_jax.text import (
+    LengthBatches,
     Reviews,
+    Vocabulary,
+    WordVectors,
     build_review_vocabulary,
     encode_review,
+    pad_rows,
     read_reviews,
+    read_vectors,
     review_words,
+    split_rows,
 )
-from lstm_jax.text.vectors import Missing, WordVectors, read_vectors
+from lstm_jax.text.ids import Ids
+from lstm_jax.text.vectors import Missing
 
 VECTORS_FILE = "vectors.npy"
 """Where a run folder keeps frozen vectors."""
@@ -90,7 +95,6 @@ REVIEWS = ReviewsConfig(
     checkpoint_every=1,
     patience=5,
     model=ClassifierConfig(
-        cell="lstm",
         layers=2,
         hidden_size=64,
         dropout=0.2,
@@ -141,7 +145,6 @@ class ReviewObjective(Objective):
     model: Classifier
 
     def init(self, key: Array) -> ClassifierParams:
-        """See `Objective`."""
         return self.model.init(key)
 
     def sums(
@@ -152,7 +155,6 @@ class ReviewObjective(Objective):
         index: Array,
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
-        """See `Objective`."""
         found = self.model.sums(
             params,
             data.tokens,
@@ -209,7 +211,6 @@ class ReviewsSystem(System):
     def read(
         cls, config: ReviewsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
     ) -> Self:
-        """See `System`."""
         if kept is None and config.init_from is not None:
             kept = Path(config.init_from)
         if config.data is None:
@@ -217,8 +218,7 @@ class ReviewsSystem(System):
                 f"preset {config.preset!r} has no reviews of its own; name with --data PATH the "
                 "aclImdb folder, its tar.gz, or a CSV or TSV file with columns text and label"
             )
-        source = SOURCES.get(config.data)
-        found = read_reviews(config.data if source is None else fetch(source))
+        found = read_reviews(located(config.data))
         digest = hashlib.sha256()
         for text, label in zip(found.training.texts, found.training.labels, strict=True):
             digest.update(f"{label} {len(text)} {text}".encode())
@@ -248,7 +248,6 @@ class ReviewsSystem(System):
 
     @classmethod
     def model_of(cls, config: ReviewsConfig, tokens: int) -> Classifier:
-        """See `System`."""
         return Classifier(config.model, tokens)
 
     @classmethod
@@ -265,17 +264,14 @@ class ReviewsSystem(System):
 
     @property
     def objective(self) -> ReviewObjective:
-        """See `System`."""
         return ReviewObjective(self.model)
 
     @property
     def batches(self) -> int:
-        """See `System`."""
         return -(-len(self.training.rows) // self.config.batch_size)
 
     @property
     def heldout_batch_size(self) -> int:
-        """See `System`."""
         return self.config.batch_size if self.held_out.rows else 0
 
     @property
@@ -286,7 +282,6 @@ class ReviewsSystem(System):
         return self.vectors.table
 
     def summary(self) -> str:
-        """See `System`."""
         summary = (
             f"{len(self.training.rows):,} reviews to train on and {len(self.held_out.rows):,} "
             f"held out, {len(self.vocabulary):,} words in the vocabulary"
@@ -298,13 +293,11 @@ class ReviewsSystem(System):
         return summary
 
     def first_params(self, params: ClassifierParams) -> ClassifierParams:
-        """See `System`."""
         if self.vectors is None or not self.config.train_vectors:
             return params
         return params._replace(embedding=jnp.asarray(self.vectors.table))
 
     def files(self) -> dict[str, bytes]:
-        """See `System`."""
         if self._frozen is None:
             return {}
         buffer = io.BytesIO()
@@ -312,13 +305,12 @@ class ReviewsSystem(System):
         return {VECTORS_FILE: buffer.getvalue()}
 
     def feed(self) -> Callable[[int], LabelledTexts]:
-        """See `System`."""
         order = self._order(self.training)
         mesh = sharding.data_mesh(self.config.devices)
         vectors = self._vectors_on(mesh)
 
         def data(step: int) -> LabelledTexts:
-            rows, width = order.batch(*divmod(step, order.batches))
+            rows, width = order.batch(step)
             batch = self._batch(self.training, rows, width)
             tokens, mask = sharding.split_batch(mesh, (batch.tokens, batch.mask), axis=1)
             labels, weights = sharding.split_batch(mesh, (batch.labels, batch.weights), axis=0)
@@ -327,11 +319,9 @@ class ReviewsSystem(System):
         return data
 
     def heldout(self) -> Iterator[LabelledTexts]:
-        """See `System`."""
         return self._batches_of(self.held_out)
 
     def test_batches(self) -> Iterator[LabelledTexts]:
-        """See `System`."""
         return iter(()) if self.test is None else self._batches_of(self.test)
 
     def _batches_of(self, texts: Encoded) -> Iterator[LabelledTexts]:
@@ -347,17 +337,15 @@ class ReviewsSystem(System):
 
     def _order(self, texts: Encoded) -> LengthBatches:
         lengths = np.array([len(row) for row in texts.rows], np.int64)
-        widths = bucket_widths(lengths, self.config.widths)
-        return LengthBatches(lengths, self.config.batch_size, widths, self.config.seed)
+        return LengthBatches(lengths, self.config.batch_size, self.config.widths, self.config.seed)
 
     def _batch(self, texts: Encoded, rows: npt.NDArray[np.int64], width: int) -> Any:
         size = self.config.batch_size
-        padded = pad_rows(
-            [texts.rows[row] for row in rows], width=width, batch_size=size, side="front"
-        )
+        chosen = [texts.rows[row] for row in rows]
+        tokens, mask = pad_rows(chosen, width=width, batch_size=size, side="front")
         labels, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
         labels[: len(rows)], weights[: len(rows)] = texts.labels[rows], 1
-        return LabelledTexts(padded.tokens, padded.mask, labels, weights, None)  # type: ignore[arg-type]
+        return LabelledTexts(tokens, mask, labels, weights, None)  # type: ignore[arg-type]
 
 
 def probabilities(
@@ -377,8 +365,8 @@ def probabilities(
         encode_review(vocabulary, review_words(text), config.length, config.keep) for text in known
     ]
     width = 1 << (max(map(len, rows)) - 1).bit_length()
-    padded = pad_rows(rows, width=width, batch_size=batch_size, side="front")
-    found = _probabilities(model, params, padded.tokens, padded.mask)
+    tokens, mask = pad_rows(rows, width=width, batch_size=batch_size, side="front")
+    found = _probabilities(model, params, tokens, mask)
     return np.asarray(found)[: len(texts)]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_jax.text.ids import Ids, as_ids
+from lstm_jax.text.sequences import heldout_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +92,7 @@ def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
         ValueError: `share` is above 0 and leaves either part empty, or `ids` are not ids.
     """
     stream = as_ids(ids)
-    heldout = round(share * len(stream))
-    if share > 0 and not 0 < heldout < len(stream):
-        raise ValueError(
-            f"holding out {share} of {len(stream)} tokens leaves one part empty; "
-            "use another share (0 holds out nothing) or more text"
-        )
-    cut = len(stream) - heldout
+    cut = len(stream) - heldout_count(len(stream), share, "tokens")
     return stream[:cut], stream[cut:]
 
 

@@ -1,4 +1,4 @@
-"""Labelled reviews for a sentiment classifier: a data set to texts, words and ids."""
+"""Labelled reviews for a sentiment classifier: a data set to texts, and words to ids."""
 
 import csv
 import gzip
@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import tarfile
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,13 +20,12 @@ from numpy.typing import NDArray
 from lstm_jax.files import one_line, reason
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
-from lstm_jax.text.vocabulary import Vocabulary
+from lstm_jax.text.vocabulary import Vocabulary, by_frequency
 
 PAD, START, UNKNOWN, UNUSED = range(4)
 """The ids of the special tokens of a review vocabulary."""
 
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<unused>")
-_LAYOUT = "{train,test}/{pos,neg}/NAME.txt or {pos,neg}/NAME.txt"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _TABLES = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
 # How a field in quotes holds a quote: doubled, or after a backslash.
@@ -39,12 +37,11 @@ _MOST_REVIEWS = 1_000_000
 _MOST_BYTES = 4 * 2**30
 _LONGEST_REVIEW = 2**20
 _READS_AFTER_END = 100
-# Possessive quantifiers: a long run of blanks after "<" is passed over once.
-_LINE_BREAK = re.compile(r"<\s*+/?+\s*+br\s*+/?+\s*+>")
 _SEPARATOR_LINE = re.compile(r"\"?sep=([,;|\t])\"?(?=\r?\n)", re.IGNORECASE)
 _REVIEW = re.compile(r"(?:^|/)(?:(train|test)/)?(pos|neg)/([^/.][^/]*\.txt)\Z")
 # What tarfile and zlib raise when the bytes are not what they should be.
-_DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError)
+_DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
+           RecursionError)  # fmt: skip
 
 _Pairs = list[tuple[str, int]]  # texts and labels
 _Rows = Iterable[tuple[int, list[str]]]  # each with the number of its first line
@@ -95,18 +92,18 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     Raises:
         ValueError: one line that names the file, what is wrong and the cure: not readable, damaged,
             not UTF-8, no such layout or columns, a wrong row (by its line), the same review file
-            twice in an archive, one label only in training, or too much: a review of over 1 MiB,
-            over 1,000,000 reviews, over 4 GiB in all (of an archive: unpacked).
+            twice, one label only in training, or too much: a review of over 1 MiB, over 1,000,000
+            reviews, over 4 GiB in all (of an archive: unpacked).
     """
     place, shown = Path(path), repr(os.fspath(path))
     try:
         if place.is_dir():
-            return _sorted_set(_folder_files(place, shown), shown)
-        if place.is_file() and place.suffix.lower() in _TABLES:
-            return _read_table(place, shown)
-        if place.is_file() and place.name.lower().endswith(_ARCHIVES):
-            return _sorted_set(_archive_files(place, shown), shown)
+            return _sorted_set(_folder_files(place), shown)
         if place.is_file():
+            if place.suffix.lower() in _TABLES:
+                return _read_table(place, shown)
+            if place.name.lower().endswith(_ARCHIVES):
+                return _sorted_set(_archive_files(place, shown), shown)
             with open(place, "rb") as file:
                 refuse_packed(file.read(tarfile.BLOCKSIZE), shown)
     except OSError as error:
@@ -117,24 +114,6 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     raise ValueError(
         f"{shown} does not exist or is of no known kind; give a folder, .tar, .tar.gz, .csv or .tsv"
     )
-
-
-def review_words(text: str) -> list[str]:
-    """Split `text` into lower-cased words.
-
-    A word is a run of letters, combining marks and numbers of any script (Unicode categories L, M
-    and N) and of apostrophes inside it: U+0027, and U+2019, which becomes U+0027. Apostrophes at
-    the ends of a word are quotes and dropped. Every other character acts as a space, and so does
-    the line break of HTML in any spelling, such as `<br />` or `</BR>`.
-
-    The result is a fixed point: `review_words(" ".join(review_words(text))) == review_words(text)`.
-    """
-    lowered = _LINE_BREAK.sub(" ", text.lower())
-    # Categories are looked up once per distinct character, not once per character.
-    table = {ord(char): " " for char in set(lowered) if unicodedata.category(char)[0] not in "LMN"}
-    table |= {ord("'"): "'", 0x2019: "'"}
-    stripped = (word.strip("'") for word in lowered.translate(table).split())
-    return [word for word in stripped if word]
 
 
 def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> Vocabulary:
@@ -154,7 +133,7 @@ def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> V
         counts.pop(token, None)
     if not counts:
         raise ValueError("cannot build a vocabulary from no words; give texts that have some")
-    kept = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(_SPECIAL)]
+    kept = by_frequency(counts)[: size - len(_SPECIAL)]
     return Vocabulary("word", (*_SPECIAL, *kept), UNKNOWN)
 
 
@@ -204,7 +183,8 @@ def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
     if not 0 < positive < len(training):
         raise ValueError(
             f"{shown} has {positive} positive and {len(training) - positive} negative reviews for "
-            f"training; give some of both, as files {_LAYOUT} or as rows of a table"
+            "training; give some of both, as files {train,test}/{pos,neg}/NAME.txt or "
+            "{pos,neg}/NAME.txt, or as rows of a table"
         )
     halves = [
         Reviews(tuple(text for text, _ in pairs), np.array([label for _, label in pairs], np.int32))
@@ -220,20 +200,9 @@ def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
     return label == "neg", [(text, len(digits), digits) for text, digits in parts], name
 
 
-def _folder_files(folder: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
-    roots = (folder, folder / "aclImdb")
-
-    def has_labels(folder: Path) -> bool:
-        return (folder / "pos").is_dir() or (folder / "neg").is_dir()
-
-    whole, bare = [r for r in roots if has_labels(r / "train")], list(filter(has_labels, roots))
-    if not whole and not bare:
-        raise ValueError(
-            f"{shown} has no folders pos and neg, in train or alone; give a folder of {_LAYOUT}"
-        )
-    root, splits = (whole[0], ("train", "test")) if whole else (bare[0], ("", "test"))
-    for split, label in product(splits, ("pos", "neg")):
-        half = root / split / label
+def _folder_files(folder: Path) -> Iterator[tuple[_Key, bytes]]:
+    for above, split, label in product(("", "aclImdb"), ("train", "test", ""), ("pos", "neg")):
+        half = folder / above / split / label
         for file in half.iterdir() if half.is_dir() else ():
             if _REVIEW.search(file.as_posix()) and file.is_file() and not file.is_symlink():
                 with open(file, "rb") as opened:
@@ -288,29 +257,24 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
         if not packed and head[257:262] != b"ustar":
             refuse_packed(head, shown)
         file.seek(0)
+        reader = _BoundedReader(gzip.GzipFile(fileobj=file) if packed else file)
         try:
-            yield from _tar_files(gzip.GzipFile(fileobj=file) if packed else file)
+            with tarfile.open(None, "r|", reader, tarinfo=_StrictTarInfo, encoding="utf-8") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+                    match = _REVIEW.search(member.name)
+                    if match and member.isreg() and (content := tar.extractfile(member)):
+                        key = match[1] or "", match[2], match[3]
+                        yield key, content.read(_LONGEST_REVIEW + 1)
+            while reader.read():  # to the check sum at the end
+                pass
             return
         except _RefusedError as error:
             problem = str(error)
-        except (*_DAMAGE, RecursionError) as error:
+        except _DAMAGE as error:
             why = one_line(error, 80) or type(error).__name__
             problem = f"is damaged or cut short ({why}); get a new copy"
     raise ValueError(f"{shown} {problem}")
-
-
-def _tar_files(file: io.BufferedIOBase) -> Iterator[tuple[_Key, bytes]]:
-    reader = _BoundedReader(file)
-    with tarfile.open(None, "r|", reader, tarinfo=_StrictTarInfo, encoding="utf-8") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
-            match = _REVIEW.search(member.name)
-            if match and member.isreg():
-                content = archive.extractfile(member)
-                raw = content.read(_LONGEST_REVIEW + 1) if content else b""
-                yield (match[1] or "", match[2], match[3]), raw
-    while reader.read():  # to the check sum at the end
-        pass
 
 
 class _UnfitError(Exception):
@@ -320,8 +284,7 @@ class _UnfitError(Exception):
 def _read_table(path: Path, shown: str) -> ReviewSet:
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{shown} has over 4 GiB; give a part of it")
-    with open(path, "rb") as file:
-        text = decode(file.read(), shown).removeprefix("\ufeff")
+    text = decode(path.read_bytes(), shown).removeprefix("\ufeff")
     separators: Iterable[str] = _TABLES[path.suffix.lower()]
     if match := _SEPARATOR_LINE.match(text):
         separators, text = match[1], text[match.end() :]
@@ -343,11 +306,12 @@ def _header(text: str, separators: Iterable[str], shown: str) -> tuple[list[str]
     """Return the names of the columns, and the separator that finds those that are needed."""
     first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     headers = {separator: _fields(first, separator, None) for separator in separators}
+    needed = (_TEXT_COLUMNS, _LABEL_COLUMNS)
     for separator, header in headers.items():
-        if all(len(_columns(header, names)) == 1 for names in (_TEXT_COLUMNS, _LABEL_COLUMNS)):
+        if all(len(_columns(header, names)) == 1 for names in needed):
             return header, separator
     header = max(headers.values(), key=len)
-    names = next(n for n in (_TEXT_COLUMNS, _LABEL_COLUMNS) if len(_columns(header, n)) != 1)
+    names = next(names for names in needed if len(_columns(header, names)) != 1)
     raise ValueError(
         f"{shown} has {len(_columns(header, names))} columns named {', '.join(names)}: its first "
         f"line names {', '.join(map(repr, header))[:200]}; name just one so, in a header such as "
@@ -381,8 +345,8 @@ def _pairs(rows: _Rows, header: list[str]) -> _Pairs:
 
 def _line_rows(text: str, separator: str, columns: int) -> _Rows:
     """Yield the rows of a table whose texts hold no line ends."""
-    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
-        if stripped := line.removesuffix("\n").removesuffix("\r"):
+    for number, line in enumerate(text.split("\n"), 1):
+        if stripped := line.removesuffix("\r"):
             yield number, _fields(stripped, separator, columns)
 
 
@@ -402,17 +366,15 @@ def _quoted_rows(text: str, separator: str, quoting: dict[str, Any]) -> _Rows:
     """Yield the rows that are not empty of a table whose texts may hold line ends, in quotes."""
     lines = io.StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=separator, strict=True, **quoting)
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise _UnfitError(
-                line,
-                f"begins a row that cannot be read ({error}); close the quotes of each text and "
-                "double those inside it",
-            ) from None
-        if row is None:
-            return
-        if row:
-            yield line, row
+    line = 1
+    try:
+        for row in reader:
+            if row:
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _UnfitError(
+            line,
+            f"begins a row that cannot be read ({error}); close the quotes of each text and double "
+            "those inside it",
+        ) from None

@@ -20,8 +20,7 @@ import lstm_jax
 from lstm_jax.cli.sample import sample_command
 from lstm_jax.cli.train import train_command
 from lstm_jax.sampling import score
-from lstm_jax.systems import corpus, reviews
-from lstm_jax.systems.downloads import SOURCES
+from lstm_jax.systems import downloads
 from lstm_jax.training.log import read_rows
 
 ROOT = Path(__file__).parents[2]
@@ -285,10 +284,9 @@ def test_a_preset_s_own_data_without_a_network_says_where_to_put_it(
 ) -> None:
     nowhere = {
         name: source._replace(url=f"http://127.0.0.1:9/{source.file_name}")
-        for name, source in SOURCES.items()
+        for name, source in downloads.SOURCES.items()
     }
-    monkeypatch.setattr(corpus, "SOURCES", nowhere)
-    monkeypatch.setattr(reviews, "SOURCES", nowhere)
+    monkeypatch.setattr(downloads, "SOURCES", nowhere)
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
     code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")
     assert code == 2

@@ -79,7 +79,6 @@ def test_vocab_json(surface: Surface, content: bytes) -> None:
         found.save(path)
         again = Vocabulary.load(path)
         assert again == found
-        assert again.fingerprint() == found.fingerprint()
         assert found.decode(np.arange(len(found))) is not None
 
 
