@@ -53,7 +53,7 @@ def read_system(config: TrainConfig, kept: Path | None = None) -> System:
     Args:
         config: the run's settings.
         kept: the folder of a run that exists, with the files that it keeps. A new run that begins
-            with another's weights takes that one's vocabulary and frozen vectors.
+            with another's weights takes that one's vocabulary.
 
     Raises:
         ValueError: the data can't be used, with the cure.
