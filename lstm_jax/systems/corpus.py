@@ -35,11 +35,8 @@ from lstm_jax.text import (
 )
 from lstm_jax.text.ids import Ids
 
-PYTHON_DOCS = "python-docs"
-"""The name, in place of a file's, of the documentation text that comes with Python."""
-
-BUILT_IN = frozenset([PYTHON_DOCS])
-"""Names of texts that need neither a file nor a network."""
+BUILT_IN = frozenset(["python-docs"])
+"""Names, in place of a file's, of texts that come with Python: its documentation."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
         raise ValueError(
             f"preset {config.preset!r} has no text of its own; name a UTF-8 text with --data PATH"
         )
-    if config.data == PYTHON_DOCS:
+    if config.data in BUILT_IN:
         return python_documentation()
     # The published cleaning drops a number of the file's own characters, line ends included.
     return read_text(located(config.data), as_is=config.cleaning == "published")

@@ -43,7 +43,7 @@ from lstm_jax.systems.corpus import (
     read_corpus_text,
 )
 from lstm_jax.systems.published import PublishedBatches
-from lstm_jax.systems.writer import prompt_template, sample_writer, shown_pieces
+from lstm_jax.systems.writer import prompt_template, write_samples
 from lstm_jax.text import Vocabulary
 
 CORPUS_FILE = "corpus.txt"
@@ -398,9 +398,9 @@ class LanguageSystem(System):
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
         if self.config.model.bidirectional:
             return
-        key = random.fold_in(random.key(self.config.seed), step)
-        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
-        for prompt in self.config.sample_prompts:
-            template = prompt_template(self.vocabulary, prompt, self.config.sample.length)
-            (written,) = writer.write([template], key=key)
-            yield prompt, "".join(shown_pieces(self.vocabulary, template, written.tokens))
+        config, key = self.config, random.fold_in(random.key(self.config.seed), step)
+        templates = {
+            prompt: prompt_template(self.vocabulary, prompt, config.sample.length)
+            for prompt in config.sample_prompts
+        }
+        yield from write_samples(self.model, params, self.vocabulary, config.sample, templates, key)

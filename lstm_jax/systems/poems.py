@@ -38,7 +38,7 @@ from lstm_jax.systems.base import (
     TrainConfig,
     known_characters,
 )
-from lstm_jax.systems.writer import BLANK, blanks_template, joined, sample_writer
+from lstm_jax.systems.writer import BLANK, blanks_template, write_samples
 from lstm_jax.text import LengthBatches, Vocabulary, pad_rows, read_lines, split_rows
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import by_frequency
@@ -115,8 +115,7 @@ class Poems(NamedTuple):
         poems: the poems kept, in the order of the text, without white space.
         lines: the lines that are not blank.
         empty: the lines with a title only.
-        repeated: the poems that an earlier line holds too, kept or not. An empty poem after the
-            first one is repeated as well, so it counts here and in `empty`.
+        repeated: the poems that an earlier line holds too, kept or not, empty ones included.
         malformed: the lines without a colon.
         cut: the poems among those kept that were longer than `length`.
     """
@@ -213,11 +212,7 @@ class PoemsSystem(System):
             )
         text = "\n".join(read_lines(config.data))
         found = read_poems(
-            text,
-            length=config.length,
-            keep=config.keep,
-            drop_empty=config.drop_unfit,
-            drop_repeated=config.drop_unfit,
+            text, length=config.length, keep=config.keep, drop_unfit=config.drop_unfit
         )
         vocabulary = known_characters(vocabulary, "".join(found.poems), config)
         vocabulary = vocabulary or build_poem_vocabulary(found.poems)
@@ -261,9 +256,9 @@ class PoemsSystem(System):
         summary = (
             f"{len(self.training):,} poems to train on and {len(self.held_out):,} held out, "
             f"{len(self.vocabulary):,} characters in the vocabulary; of {found.lines:,} lines "
-            f"{found.empty:,} were empty poems and {found.repeated:,} repeated ones"
+            f"{found.empty:,} were empty poems and {found.repeated:,} repeated ones, "
+            f"{'left out' if self.config.drop_unfit else 'kept'}"
         )
-        summary += ", left out" if self.config.drop_unfit else ", kept"
         if found.malformed:
             summary += f"; {found.malformed:,} without a colon were left out"
         if found.cut:
@@ -271,11 +266,11 @@ class PoemsSystem(System):
         return summary
 
     def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
-        """See `System`; the end is among the targets."""
         if self.config.output_bias == "drawn":
             return params
         targets = np.concatenate([poem[1:] for poem in self.training])
         counts = np.bincount(targets, minlength=len(self.vocabulary))
+        # The end is among the targets.
         counts[0] = sum(len(poem) < self.config.length for poem in self.training)
         return with_frequencies(params, jnp.asarray(counts))
 
@@ -296,18 +291,16 @@ class PoemsSystem(System):
             yield self._batch([self.held_out[row] for row in rows], width)
 
     def with_samples(self, *, replace: bool) -> PoemsSystem:
-        """See `System`; a template without given characters fits any poems."""
+        # A template without given characters, such as the default, fits any poems.
         for template in self.config.sample_templates:
             blanks_template(self.vocabulary, template)
         return self
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        key = random.fold_in(random.key(self.config.seed), step)
-        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
-        for text in self.config.sample_templates:
-            template = blanks_template(self.vocabulary, text)
-            (written,) = writer.write([template], key=key)
-            yield text, joined(self.vocabulary, written.tokens)
+        config, key = self.config, random.fold_in(random.key(self.config.seed), step)
+        texts = config.sample_templates
+        templates = {text: blanks_template(self.vocabulary, text) for text in texts}
+        return write_samples(self.model, params, self.vocabulary, config.sample, templates, key)
 
     def _order(self, poems: tuple[Ids, ...]) -> LengthBatches:
         # A poem of the greatest length has no end to predict.
@@ -334,8 +327,7 @@ def read_poems(
     *,
     length: int = 50,
     keep: Literal["first", "last"] = "first",
-    drop_empty: bool = True,
-    drop_repeated: bool = True,
+    drop_unfit: bool = True,
 ) -> Poems:
     """Read the poems of `text`, one a line as `title:poem`; blank lines are ignored.
 
@@ -346,8 +338,8 @@ def read_poems(
         text: the lines, each ended by a line feed.
         length: the most characters of a poem.
         keep: which characters of a longer poem are kept, its first or its last `length`.
-        drop_empty: leave out poems without a character; else they are empty strings.
-        drop_repeated: leave out a poem equal, before cutting, to one of an earlier line.
+        drop_unfit: leave out poems without a character, and those equal, before cutting, to one of
+            an earlier line.
 
     Raises:
         ValueError: no poem is left.
@@ -355,11 +347,9 @@ def read_poems(
     lines = [line for line in text.split("\n") if line.strip()]
     bodies = [body for body in map(_body, lines) if body is not None]
     first_line = {body: line for line, body in reversed(list(enumerate(bodies)))}
-    kept = [
-        body
-        for line, body in enumerate(bodies)
-        if (body or not drop_empty) and (first_line[body] == line or not drop_repeated)
-    ]
+    kept = bodies
+    if drop_unfit:
+        kept = [body for line, body in enumerate(bodies) if body and first_line[body] == line]
     empty, malformed = bodies.count(""), len(lines) - len(bodies)
     if not kept:
         raise ValueError(

@@ -288,50 +288,30 @@ def _read_table(path: Path, shown: str) -> ReviewSet:
     separators: Iterable[str] = _TABLES[path.suffix.lower()]
     if match := _SEPARATOR_LINE.match(text):
         separators, text = match[1], text[match.end() :]
-    header, separator = _header(text, separators, shown)
     failures: list[tuple[int, str]] = []
-    for rows in (
-        _line_rows(text, separator, len(header)),
-        *(_quoted_rows(text, separator, quoting) for quoting in _QUOTINGS),
-    ):
+    for separator, quoting in product(separators, (None, *_QUOTINGS)):
+        if quoting is None:
+            rows = _line_rows(text, separator)
+        else:
+            rows = _quoted_rows(text, separator, quoting)
         try:
-            return _review_set(_pairs(rows, header), [], shown)
+            return _review_set(_pairs(rows), [], shown)
         except _UnfitError as error:
             failures.append(error.args)
-    line, problem = max(failures, key=lambda failure: failure[0])
-    raise ValueError(f"line {line} of {shown} {problem}")
+    # The one that came furthest; of headers that don't fit, the one with the most columns.
+    line, problem = max(failures, key=lambda failure: (failure[0], failure[1].count("', '")))
+    raise ValueError(f"{f'line {line} of ' * (line > 0)}{shown} {problem}")
 
 
-def _header(text: str, separators: Iterable[str], shown: str) -> tuple[list[str], str]:
-    """Return the names of the columns, and the separator that finds those that are needed."""
-    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    headers = {separator: _fields(first, separator, None) for separator in separators}
-    needed = (_TEXT_COLUMNS, _LABEL_COLUMNS)
-    for separator, header in headers.items():
-        if all(len(_columns(header, names)) == 1 for names in needed):
-            return header, separator
-    header = max(headers.values(), key=len)
-    names = next(names for names in needed if len(_columns(header, names)) != 1)
-    raise ValueError(
-        f"{shown} has {len(_columns(header, names))} columns named {', '.join(names)}: its first "
-        f"line names {', '.join(map(repr, header))[:200]}; name just one so, in a header such as "
-        "text,label, with commas, semicolons or tabs between"
-    )
-
-
-def _columns(header: list[str], names: tuple[str, ...]) -> list[int]:
-    return [at for at, name in enumerate(header) if name.strip().lower() in names]
-
-
-def _pairs(rows: _Rows, header: list[str]) -> _Pairs:
+def _pairs(rows: _Rows) -> _Pairs:
     """Return the texts and labels of the rows that follow the header."""
-    (text_at,), (label_at,) = (_columns(header, n) for n in (_TEXT_COLUMNS, _LABEL_COLUMNS))
+    numbered = iter(rows)
+    _, header = next(numbered, (0, []))
+    text_at, label_at = (_column(header, names) for names in (_TEXT_COLUMNS, _LABEL_COLUMNS))
     pairs: _Pairs = []
-    for at, (line, row) in enumerate(rows):
+    for line, row in numbered:
         if len(row) != len(header):
             raise _UnfitError(line, f"has {len(row)} columns, not {len(header)}; quote texts")
-        if not at:
-            continue
         label, text = row[label_at].strip().lower(), row[text_at]
         if label not in _LABELS:
             raise _UnfitError(line, f"has the label {label[:40]!r}; use {', '.join(_LABELS)}")
@@ -343,11 +323,26 @@ def _pairs(rows: _Rows, header: list[str]) -> _Pairs:
     return pairs
 
 
-def _line_rows(text: str, separator: str, columns: int) -> _Rows:
+def _column(header: list[str], names: tuple[str, ...]) -> int:
+    found = [at for at, name in enumerate(header) if name.strip().lower() in names]
+    if len(found) == 1:
+        return found[0]
+    raise _UnfitError(
+        0,
+        f"has {len(found)} columns named {', '.join(names)}: its first line names "
+        f"{', '.join(map(repr, header))[:200]}; name just one so, in a header such as text,label, "
+        "with commas, semicolons or tabs between",
+    )
+
+
+def _line_rows(text: str, separator: str) -> _Rows:
     """Yield the rows of a table whose texts hold no line ends."""
+    columns = None
     for number, line in enumerate(text.split("\n"), 1):
         if stripped := line.removesuffix("\r"):
-            yield number, _fields(stripped, separator, columns)
+            row = _fields(stripped, separator, columns)
+            columns = columns or len(row)
+            yield number, row
 
 
 def _fields(line: str, separator: str, columns: int | None) -> list[str]:
@@ -364,8 +359,7 @@ def _fields(line: str, separator: str, columns: int | None) -> list[str]:
 
 def _quoted_rows(text: str, separator: str, quoting: dict[str, Any]) -> _Rows:
     """Yield the rows that are not empty of a table whose texts may hold line ends, in quotes."""
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=separator, strict=True, **quoting)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **quoting)
     line = 1
     try:
         for row in reader:

@@ -90,8 +90,7 @@ def test_tokenizers(surface: Surface, text: str, which: int, size: int, flag: bo
         {
             "length": st.sampled_from((1, 2, 50)),
             "keep": st.sampled_from(("first", "last")),
-            "drop_empty": st.booleans(),
-            "drop_repeated": st.booleans(),
+            "drop_unfit": st.booleans(),
         }
     ),
 )

@@ -23,24 +23,22 @@ bodies_of_poems = st.lists(st.text("ab月", max_size=5), min_size=1, max_size=12
 choices: Any = st.sampled_from(["first", "last"])
 
 
-@given(bodies_of_poems, st.integers(1, 6), choices, st.booleans(), st.booleans())
+@given(bodies_of_poems, st.integers(1, 6), choices, st.booleans())
 def test_same_as_one_line_after_the_other(
     bodies: list[str],
     length: int,
     keep: Literal["first", "last"],
-    drop_empty: bool,
-    drop_repeated: bool,
+    drop_unfit: bool,
 ) -> None:
     kept: list[str] = []
     repeated = 0
     for position, body in enumerate(bodies):
         again = body in bodies[:position]  # which is judged before cutting
         repeated += again
-        if not (again and drop_repeated) and not (not body and drop_empty):
+        if not drop_unfit or (body and not again):
             kept.append(body)
     text = "".join(f"title:{body}\n\n" for body in bodies) + "no colon\n"
-    options: Any = {"length": length, "keep": keep}
-    options |= {"drop_empty": drop_empty, "drop_repeated": drop_repeated}
+    options: Any = {"length": length, "keep": keep, "drop_unfit": drop_unfit}
     if not kept:
         assert "title:poem" in refusal(read_poems, text, **options)
         return
@@ -126,7 +124,7 @@ def test_prediction_is_that_of_poems_filled_up_to_the_longest(
 @real_corpora
 def test_tang_poems() -> None:
     text = read_text(DATA / "tang_poems.txt")
-    whole = read_poems(text, drop_empty=False, drop_repeated=False)
+    whole = read_poems(text, drop_unfit=False)
     assert whole[1:] == (37_260, 193, 1_129, 0, 0)
     assert len(whole.poems) == 37_260
     assert max(map(len, whole.poems)) < 50
