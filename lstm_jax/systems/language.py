@@ -86,14 +86,11 @@ DOCS = LanguageConfig(
     data="python-docs",
     heldout_share=0.05,
     batch_size=16,
-    sequence_length=64,
     zero_carry_rate=0.01,
-    epochs=10,
     evaluate_every=1000,
     checkpoint_every=1000,
     sample_every=1000,
-    sample_prompts=("The ",),
-    sample=SampleConfig(length=200, temperature=0.7),
+    sample=SampleConfig(temperature=0.7),
     model=LanguageModelConfig(hidden_size=256, initialisation="keras"),
     optimizer=OptimizerConfig(
         learning_rate=8e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
@@ -115,7 +112,7 @@ ANNA = LanguageConfig(
     keep_checkpoints=100,
     sample_every=200,
     sample_prompts=("Far",),
-    sample=SampleConfig(length=200, top_n=5),
+    sample=SampleConfig(top_n=5),
     model=LanguageModelConfig(
         layers=2,
         hidden_size=512,
@@ -124,7 +121,6 @@ ANNA = LanguageConfig(
         initialisation="tf1",
         output_stddev=0.1,
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=5.0),
 )
 """A novel, a character at a time; after a published TensorFlow notebook."""
 
@@ -138,9 +134,7 @@ SHAKESPEARE = LanguageConfig(
     batch_size=20,
     sequence_length=50,
     zero_carry_rate=0.01,
-    epochs=10,
     evaluate_every=50,
-    checkpoint_every=500,
     sample_every=50,
     sample_prompts=("thou art more", "to be or not to", "wherefore art thou"),
     sample=SampleConfig(length=10),
@@ -152,7 +146,7 @@ SHAKESPEARE = LanguageConfig(
         initialisation="tf1",
         embedding_stddev=1.0,
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=4.5),
+    optimizer=OptimizerConfig(clip_norm=4.5),
 )
 """Plays, a word at a time; after a published TensorFlow recipe.
 
@@ -370,12 +364,7 @@ class LanguageSystem(System):
             return
         times = self.config.sequence_length
         for first in range(0, len(self.corpus.heldout.inputs), times):
-            stretch = slice(first, first + times)
-            yield Predictions(
-                self.corpus.heldout.inputs[stretch],
-                self.corpus.heldout.targets[stretch],
-                self.corpus.heldout.mask[stretch],
-            )
+            yield Predictions(*(part[first : first + times] for part in self.corpus.heldout))
 
     def with_samples(self, *, replace: bool) -> LanguageSystem:
         prompts = self.config.sample_prompts

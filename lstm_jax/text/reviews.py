@@ -44,7 +44,7 @@ _DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueE
            RecursionError)  # fmt: skip
 
 _Pairs = list[tuple[str, int]]  # texts and labels
-_Rows = Iterable[tuple[int, list[str]]]  # each with the number of its first line
+_Rows = Iterator[tuple[int, list[str]]]  # each with the number of its first line
 _Key = tuple[str, str, str]  # "train", "test" or "", "pos" or "neg", the file name
 
 
@@ -70,24 +70,19 @@ class ReviewSet(NamedTuple):
 def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     """Read a folder, an archive or a table of labelled reviews; all text is UTF-8.
 
-    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011): the files
-    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; `test` may be missing,
-    and so may the name `train`: where there is none, `{pos,neg}/NAME.txt` are for training. Or a
-    `.tar`, `.tar.gz` or `.tgz` of such a folder at any depth, which is read as a stream; nothing is
-    written to disk. All other files, links, and names that begin with a dot are ignored. Either way
-    positive reviews come first, then file names with their numbers in numeric order.
+    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011), the files
+    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; without `train` those
+    of `{pos,neg}` are for training, and `test` may be missing. A `.tar`, `.tar.gz` or `.tgz` has it
+    at any depth, and is read as a stream. Other files, links, and names that begin with a dot are
+    ignored. Positive reviews come first, then file names with their numbers in numeric order.
 
-    Or a `.csv` or `.tsv`: its header has a column `text`, `review` or `sentence`, and a column
-    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case.
-    Rows keep their order, all are for training, and fields hold 131,072 characters at most (the
-    limit of Python's `csv`). The separator is what a first line `sep=;` says, else the first of
-    comma, semicolon and tab (of a `.tsv`: tab, comma and semicolon) that finds both columns.
-
-    Texts may be in quotes or not, and a quote within quotes may be doubled or follow a backslash:
-    - Where every line has as many fields as the header, and a label, each line is a row. A line
-      whose quotes don't close, or close and open amid a text, has its quotes as plain characters.
-    - Else texts hold line ends, and the whole table is read with quotes doubled or, where that does
-      not fit all of its rows, after backslashes.
+    The header of a `.csv` or `.tsv` has a column `text`, `review` or `sentence`, and a column
+    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case;
+    fields hold 131,072 characters at most. The separator is what a first line `sep=;` says, else
+    the first of comma, semicolon and tab (of a `.tsv`: tab first) that fits. Where every line has
+    as many fields as the header, and a label, each line is a row, and quotes that don't close, or
+    close amid a text, are plain characters. Else texts hold line ends: the table is read with the
+    quotes inside quotes doubled or, where that does not fit all of its rows, after backslashes.
 
     Raises:
         ValueError: one line that names the file, what is wrong and the cure: not readable, damaged,
@@ -305,11 +300,10 @@ def _read_table(path: Path, shown: str) -> ReviewSet:
 
 def _pairs(rows: _Rows) -> _Pairs:
     """Return the texts and labels of the rows that follow the header."""
-    numbered = iter(rows)
-    _, header = next(numbered, (0, []))
+    _, header = next(rows, (0, []))
     text_at, label_at = (_column(header, names) for names in (_TEXT_COLUMNS, _LABEL_COLUMNS))
     pairs: _Pairs = []
-    for line, row in numbered:
+    for line, row in rows:
         if len(row) != len(header):
             raise _UnfitError(line, f"has {len(row)} columns, not {len(header)}; quote texts")
         label, text = row[label_at].strip().lower(), row[text_at]

@@ -50,18 +50,16 @@ def read_vectors(
     numbers, for a few of GloVe's words hold spaces (`. . .`), but no such word may end in a number.
     A first line `count E`, as in the text format of word2vec, gives E and is skipped; without it
     the numbers that end the first vector's line are counted. Blank lines are skipped, and LF alone
-    ends a line. A word that comes again keeps its first vector. The file is read as a stream, and
-    of other words' lines the numbers are not.
-
-    Words without a vector (GloVe has a contraction such as `don't` only in parts, so it is one) and
-    tokens in angle brackets draw theirs from a normal distribution of mean 0 and the standard
-    deviation of all numbers found, or are zeros, as token 0, the padding, is always.
+    ends a line. A word that comes again keeps its first vector, and numbers of words outside the
+    vocabulary are not read.
 
     Args:
-        path: the file.
-        vocabulary: its token 0 is padding (`Vocabulary.padding` is not None).
+        path: the file, which is read as a stream.
+        vocabulary: its token 0 is padding (`Vocabulary.padding` is not None), of zeros.
         seed: of the vectors drawn; the same seed draws the same.
-        missing: what a word without a vector gets, "drawn" or "zeros".
+        missing: what words without a vector, and tokens in angle brackets, get: "zeros", or
+            numbers "drawn" from a normal distribution of mean 0 and the standard deviation of all
+            numbers found.
 
     Raises:
         ValueError: a vocabulary without padding, a file that cannot be read or is empty, a line of

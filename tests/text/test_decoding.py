@@ -35,29 +35,32 @@ TEXTS = {
 }
 
 
+NAMES = {
+    "french": {
+        "latin-1": "WINDOWS-1252",
+        "utf-16-le": "UTF-16LE",
+        "utf-32": "UTF-32",
+        "utf-32-be": "UTF-32BE",
+        "mac-roman": None,
+    },
+    "english": {"cp1252": "WINDOWS-1252"},
+    "czech": {"cp1250": None},
+    "russian": {
+        "cp1251": "WINDOWS-1251",
+        "koi8-r": "KOI8-R",
+        "utf-16-be": "UTF-16BE",
+        "cp866": None,
+    },
+    "simplified": {"gbk": "GB18030", "utf-16": "UTF-16", "utf-16-le": "UTF-16LE"},
+    "traditional": {"big5": "BIG5", "gbk": "GB18030"},
+    "japanese": {"shift_jis": "SHIFT_JIS", "euc-jp": "EUC-JP"},
+    "korean": {"euc-kr": "EUC-KR"},
+}
+
+
 @pytest.mark.parametrize(
     ("language", "encoding", "named"),
-    [
-        ("french", "latin-1", "WINDOWS-1252"),
-        ("french", "utf-16-le", "UTF-16LE"),
-        ("french", "utf-32", "UTF-32"),
-        ("french", "utf-32-be", "UTF-32BE"),
-        ("french", "mac-roman", None),
-        ("english", "cp1252", "WINDOWS-1252"),
-        ("czech", "cp1250", None),
-        ("russian", "cp1251", "WINDOWS-1251"),
-        ("russian", "koi8-r", "KOI8-R"),
-        ("russian", "utf-16-be", "UTF-16BE"),
-        ("russian", "cp866", None),
-        ("simplified", "gbk", "GB18030"),
-        ("simplified", "utf-16", "UTF-16"),
-        ("simplified", "utf-16-le", "UTF-16LE"),
-        ("traditional", "big5", "BIG5"),
-        ("traditional", "gbk", "GB18030"),
-        ("japanese", "shift_jis", "SHIFT_JIS"),
-        ("japanese", "euc-jp", "EUC-JP"),
-        ("korean", "euc-kr", "EUC-KR"),
-    ],
+    [(language, *each) for language, names in NAMES.items() for each in names.items()],
 )
 def test_an_encoding_is_named_with_what_the_bytes_say_in_it(
     language: str, encoding: str, named: str | None

@@ -292,26 +292,3 @@ def test_every_truncation_is_noticed(tmp_path: Path, vocabulary: Vocabulary, dat
     content = file.read_bytes().rstrip()
     write(file, content[: data.draw(st.integers(0, len(content) - 1))])
     load_refusal(file)
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-@given(
-    json_values
-    | st.fixed_dictionaries({}, optional=dict.fromkeys(GOOD, json_values))
-    | st.builds(lambda field, value: {**GOOD, field: value}, st.sampled_from([*GOOD]), json_values)
-)
-def test_any_json_loads_or_is_one_clear_line(tmp_path: Path, value: Any) -> None:
-    file = write(tmp_path / "any.json", json.dumps(value))
-    try:
-        loaded = Vocabulary.load(file)
-    except ValueError:
-        load_refusal(file)
-        refusal(Vocabulary.from_dict, value)
-    else:
-        assert loaded.to_dict() == value
