@@ -23,9 +23,10 @@ from bench.ngram import (
 from bench.runs import Run, settings
 from lstm_jax.systems import read_system
 from lstm_jax.systems.base import TrainConfig
-from lstm_jax.systems.corpus import Corpus, PublishedBatches
+from lstm_jax.systems.corpus import Corpus
 from lstm_jax.systems.language import LanguageConfig, LanguageSystem
 from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
+from lstm_jax.systems.published import PublishedBatches
 from lstm_jax.text import NOT_COUNTED, PaddedLanes, heldout_split
 
 _ORDERS = {"char": 6, "word": 2}

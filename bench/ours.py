@@ -75,6 +75,8 @@ class OurTraining:
         self._program = make_program(system, dtype)
         self._data = epoch(system)
         self._index = 0
+        if isinstance(system, Classification):
+            params = params._replace(vectors=jnp.asarray(system.vectors()))  # type: ignore[call-arg]
         params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
         self._state = first_state(self._program, params, system.batch_size)
 
@@ -94,7 +96,8 @@ def make_program(system: AnySystem, dtype: DType) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
     clip_norm = None if isinstance(system, Classification) else system.clip_norm
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
-    optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1))
+    frozen = ("vectors",) if isinstance(system, Classification) else ()
+    optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
     return Program(_objective(system, dtype), optimizer, BATCHES)
 
 
@@ -114,8 +117,8 @@ def epoch(system: AnySystem) -> list[Any]:
     batches = [jax.device_put(system.batch(index)) for index in range(BATCHES)]
     if isinstance(system, System):
         return [Predictions(inputs, targets, real) for inputs, targets in batches]
-    weights, vectors = jnp.ones(system.batch_size), jnp.asarray(system.vectors())
-    return [LabelledTexts(words, real, labels, weights, vectors) for words, labels in batches]
+    weights = jnp.ones(system.batch_size)
+    return [LabelledTexts(words, real, labels, weights) for words, labels in batches]
 
 
 def first_state(program: Program, params: Any, batch_size: int) -> TrainState:

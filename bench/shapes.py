@@ -201,9 +201,9 @@ class Classification:
         return Classifier(config, self.vocabulary_size)
 
     def initial_params(self, seed: int = 0) -> ClassifierParams:
-        """The weights that every implementation starts from; see `System.initial_params`."""
+        """The weights that every implementation learns; see `System.initial_params`."""
         params = self.model("float32").init(random.key(seed))
-        return params._replace(output=_enlarged(params.output))
+        return params._replace(output=_enlarged(params.output), vectors=None)
 
     def without_dropout(self) -> Classification:
         """The same, all of it deterministic."""

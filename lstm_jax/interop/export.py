@@ -137,7 +137,6 @@ def export_classifier(
     model: Classifier,
     params: ClassifierParams,
     *,
-    vectors: Array | None = None,
     platforms: Sequence[Platform] | None = None,
 ) -> export.Exported:
     """The probability of label 1: `(tokens, mask) -> probability`.
@@ -149,11 +148,10 @@ def export_classifier(
     Args:
         model: a classifier.
         params: its parameters, which become constants of the artefact.
-        vectors: the word vectors, likewise, where `frozen_embedding`.
         platforms: where it is to run; by default where this process does.
 
     Raises:
-        ValueError: an unknown platform, or vectors missing or not asked for.
+        ValueError: an unknown platform.
 
     Examples:
         >>> from lstm_jax import interop
@@ -165,7 +163,7 @@ def export_classifier(
     """
 
     def probability(tokens_TB: Array, mask_TB: Array) -> Array:
-        return jax.nn.sigmoid(model.logits(params, tokens_TB, mask=mask_TB, vectors=vectors))
+        return jax.nn.sigmoid(model.logits(params, tokens_TB, mask=mask_TB))
 
     tokens = _time_and_batch(jnp.int32)
     mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)

@@ -35,16 +35,15 @@ def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
     Raises:
         ValueError: there is none.
     """
-    presets = [preset for system in SYSTEMS for preset in system.presets]
-    for preset in presets:
-        if preset.preset != name:
-            continue
-        published = system_of(preset).published
-        if as_published and name not in published:
-            raise ValueError(f"preset {name!r} follows no published system; leave --as-published")
-        return published[name] if as_published else preset
-    names = ", ".join(preset.preset for preset in presets)
-    raise ValueError(f"there is no preset {name!r}; choose one of {names}")
+    named = {preset.preset: preset for preset in PRESETS}
+    if name not in named:
+        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(named)}")
+    if not as_published:
+        return named[name]
+    published = system_of(named[name]).published
+    if name not in published:
+        raise ValueError(f"preset {name!r} follows no published system; leave --as-published")
+    return published[name]
 
 
 def read_system(config: TrainConfig, kept: Path | None = None) -> System:
@@ -53,7 +52,7 @@ def read_system(config: TrainConfig, kept: Path | None = None) -> System:
     Args:
         config: the run's settings.
         kept: the folder of a run that exists, with the files that it keeps. A new run that begins
-            with another's weights takes that one's vocabulary and frozen vectors.
+            with another's weights takes that one's vocabulary.
 
     Raises:
         ValueError: the data can't be used, with the cure.

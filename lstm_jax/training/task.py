@@ -57,10 +57,13 @@ def make_task(system: System) -> Task:
             f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
         )
     shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
+    if system.frozen:
+        shapes = shapes._replace(**dict.fromkeys(system.frozen))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     _refuse_too_large(parameters)
     schedule = learning_rate_schedule(config.optimizer, steps)
-    program = Program(system.objective, make_optimizer(config.optimizer, schedule), batches)
+    optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
+    program = Program(system.objective, optimizer, batches)
     return Task(system, program, steps, schedule, parameters)
 
 

@@ -94,7 +94,7 @@ def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_
     config, old, new = CASES[case]
     old_run, new_run = tmp_path / "old", tmp_path / "new"
     system, params = begin(named(config, tmp_path, "old", old), old_run)
-    asked = named(config, tmp_path, "new", new, init_from=str(old_run), seed=1)
+    asked = named(system.config, tmp_path, "new", new, init_from=str(old_run), seed=1)
     found, begun = begin(asked, new_run)
     assert found.vocabulary == system.vocabulary
     assert found.sha256 != system.sha256
@@ -109,9 +109,6 @@ def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_
     if isinstance(found, ReviewsSystem):
         for one, other in zip(found.training.rows, resumed.training.rows, strict=True):
             assert one.tolist() == other.tolist()
-        if case == "frozen vectors":
-            assert same(found.vectors.table, system.vectors.table)  # type: ignore[union-attr]
-            assert same(found.vectors.table, resumed.vectors.table)  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="module")

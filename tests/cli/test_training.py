@@ -19,8 +19,7 @@ from commands import ROOT, SMALL, TEXT, Command, Refusal, snapshot, train_comman
 import lstm_jax
 from lstm_jax.cli.train import Stop
 from lstm_jax.sampling import score
-from lstm_jax.systems import corpus, reviews
-from lstm_jax.systems.downloads import SOURCES
+from lstm_jax.systems import downloads
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, held
@@ -189,10 +188,9 @@ def test_data_that_is_not_there_is_asked_for(
 ) -> None:
     nowhere = {
         name: source._replace(url=f"http://127.0.0.1:9/{source.file_name}")
-        for name, source in SOURCES.items()
+        for name, source in downloads.SOURCES.items()
     }
-    monkeypatch.setattr(corpus, "SOURCES", nowhere)
-    monkeypatch.setattr(reviews, "SOURCES", nowhere)
+    monkeypatch.setattr(downloads, "SOURCES", nowhere)
     monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
     code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")
     *told, error = err.splitlines()

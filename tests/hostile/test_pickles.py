@@ -9,13 +9,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import lstm_jax
 from lstm_jax.cli.main import run as run_a_command
 from lstm_jax.interop.files import load_arrays
-from lstm_jax.systems.reviews import load_vectors
 
 convert_command = partial(run_a_command, "convert")
 
@@ -87,17 +85,6 @@ def touched(tmp_path: Path) -> Path:
     assert path.exists()  # it works where a pickle is read
     path.unlink()
     return path
-
-
-def test_a_pickle_in_an_npy_is_refused(touched: Path, tmp_path: Path) -> None:
-    path = tmp_path / "vectors.npy"
-    np.save(path, np.array([Touches(touched)], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="restore it"):
-        load_vectors(path)
-    path.write_bytes(pickle.dumps(Touches(touched)))
-    with pytest.raises(ValueError, match="restore it"):
-        load_vectors(path)
-    assert not touched.exists()
 
 
 @pytest.mark.slow

@@ -14,18 +14,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from law import Surface, many
 
+from lstm_jax.systems.corpus import CorpusConfig, first_characters
 from lstm_jax.systems.poems import build_poem_vocabulary, read_poems
+from lstm_jax.systems.published import published_vocabulary, published_words
 from lstm_jax.text import (
     Vocabulary,
     build_char_vocabulary,
-    build_published_word_vocabulary,
     build_review_vocabulary,
     build_word_vocabulary,
     encode_review,
-    first_characters,
     lanes,
     padded_lanes,
-    published_shakespeare_words,
     read_reviews,
     read_text,
     read_vectors,
@@ -75,12 +74,11 @@ def test_tokenizers(surface: Surface, text: str, which: int, size: int, flag: bo
                 vocabulary = build_review_vocabulary([reviewed], 8 if flag else 10_000)
                 encode_review(vocabulary, reviewed, size)
             case 2:
-                kept = published_shakespeare_words(text, skip=0 if flag else 7_675)
-                build_published_word_vocabulary(kept, more_than=size - 1)
+                kept = published_words(text, skip=0 if flag else 7_675)
+                published_vocabulary(kept, min_count=size)
             case 3:
-                build_char_vocabulary(
-                    first_characters(text, None if flag else size, line_ends="space")
-                )
+                config = CorpusConfig(characters=None if flag else size, line_ends="space")
+                build_char_vocabulary(first_characters(text, config))
             case _:
                 build_char_vocabulary(PROSE, unknown=flag).encode_prompt(text)
 
@@ -92,8 +90,7 @@ def test_tokenizers(surface: Surface, text: str, which: int, size: int, flag: bo
         {
             "length": st.sampled_from((1, 2, 50)),
             "keep": st.sampled_from(("first", "last")),
-            "drop_empty": st.booleans(),
-            "drop_repeated": st.booleans(),
+            "drop_unfit": st.booleans(),
         }
     ),
 )
