@@ -12,7 +12,6 @@ from jax import random
 
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
-from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
 
 DType = Literal["float32", "bfloat16"]
@@ -118,7 +117,8 @@ class System:
         """
         params = self.model("float32").init(random.key(seed))
         if not self.tied:
-            params = params._replace(output=_enlarged(output_layer(params)))
+            output = output_layer(params)
+            params = params._replace(output=output._replace(w=output.w * _OUTPUT_SCALE))
         if self.cell == "gru":
             layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in params.layers)
             params = params._replace(layers=layers)
@@ -203,7 +203,8 @@ class Classification:
     def initial_params(self, seed: int = 0) -> ClassifierParams:
         """The weights that every implementation starts from; see `System.initial_params`."""
         params = self.model("float32").init(random.key(seed))
-        return params._replace(output=_enlarged(params.output))
+        output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
+        return params._replace(output=output)
 
     def without_dropout(self) -> Classification:
         """The same, all of it deterministic."""
@@ -212,15 +213,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One recurrent layer over time.
-
-    Attributes:
-        cell: "lstm", or "gru" (reset after the product).
-        times: T.
-        batch: B.
-        input_size: D.
-        hidden_size: H.
-    """
+    """One recurrent layer, an LSTM or a GRU (reset after the product), of T, B, D and H."""
 
     cell: CellName
     times: int
@@ -233,12 +226,6 @@ class LayerShape:
         """What the rows call it: the cell, and T, B, D, H."""
         sizes = (self.times, self.batch, self.input_size, self.hidden_size)
         return " ".join([self.cell, ",".join(map(str, sizes))])
-
-    @property
-    def products_size(self) -> int:
-        """Multiplications of one gate's products."""
-        sizes = self.input_size + self.hidden_size
-        return self.times * self.batch * sizes * self.hidden_size
 
     def work(self, seed: int = 0) -> LayerWork:
         """What every implementation is given; a GRU's bias inside the reset product is zero."""
@@ -268,10 +255,6 @@ class LayerWork(NamedTuple):
 
 AnySystem = System | Classification
 AnyParams = LanguageModelParams | ClassifierParams
-
-
-def _enlarged(output: OutputParams) -> OutputParams:
-    return output._replace(w=output.w * _OUTPUT_SCALE)
 
 
 @dataclass(frozen=True)
@@ -321,17 +304,13 @@ SYSTEMS: tuple[AnySystem, ...] = (
 """Those that the library trains, with vocabulary, cell, layers, hidden size, batch, length, ..."""
 
 
-def system_named(name: str) -> AnySystem:
-    """The system of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for system in SYSTEMS:
-        if system.name == name:
-            return system
-    names = ", ".join(system.name for system in SYSTEMS)
-    raise ValueError(f"there is no system {name!r}; choose from {names}")
+def system_named(name: str, *, writes: bool = False) -> AnySystem:
+    """The system of that name; ValueError where there is none, or none that writes."""
+    found = {each.name: each for each in SYSTEMS if isinstance(each, System) or not writes}
+    if name not in found:
+        kind = "system that writes" if writes else "system"
+        raise ValueError(f"there is no {kind} {name!r}; choose from {', '.join(found)}")
+    return found[name]
 
 
 def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
@@ -339,16 +318,3 @@ def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
     if not names:
         return list(SYSTEMS[:1] if quick else SYSTEMS)
     return [system_named(name) for name in names]
-
-
-def language_system_named(name: str) -> System:
-    """The language model of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    system = system_named(name)
-    if not isinstance(system, System):
-        names = ", ".join(each.name for each in SYSTEMS if isinstance(each, System))
-        raise ValueError(f"{name} is a classifier and writes nothing; choose from {names}")
-    return system

@@ -55,7 +55,6 @@ class Peer(Implementation):
         self._compile: Callable[[Any], Any] = torch.compile if compiled else lambda run: run
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> PyTorchTraining:
-        """See `Implementation`."""
         if isinstance(system, Classification):
             assert isinstance(params, ClassifierParams)
             modules = _reviews_modules(system, params).to(self._device)
@@ -70,13 +69,11 @@ class Peer(Implementation):
         return PyTorchTraining(system, dtype, modules, self._compile(forward), beyond, self._device)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> PyTorchLayerPass:
-        """See `Implementation`."""
         return PyTorchLayerPass(shape, dtype, work, self._compile, self._device)
 
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> PyTorchSampling:
-        """See `Implementation`."""
         return PyTorchSampling(system, dtype, params, job, self._device)
 
 
@@ -119,7 +116,6 @@ class PyTorchTraining:
         }
 
     def loss(self) -> float:
-        """See `Training`."""
         self._modules.eval()
         with torch.no_grad(), _autocast(self._device, self._dtype):
             loss, _ = self._forward(self._batches[0], None)
@@ -127,7 +123,6 @@ class PyTorchTraining:
         return float(loss)
 
     def step(self) -> None:
-        """See `Training`."""
         carry = None if self._index == 0 or not self._carried else self._carry
         self._optimizer.zero_grad(set_to_none=True)
         with _autocast(self._device, self._dtype):
@@ -261,11 +256,9 @@ class PyTorchLayerPass:
         }
 
     def run(self) -> None:
-        """See `LayerPass`."""
         self._gradients()
 
     def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
-        """See `LayerPass`."""
         arrays = [each.float().cpu().numpy() for each in self._gradients()]
         (xs, *carry), (w_x, w_h, b, b_hh) = arrays[:-4], arrays[-4:]
         found = {"xs": xs, "w_x": w_x.T, "w_h": w_h.T, "b": b}
@@ -311,7 +304,6 @@ class PyTorchSampling:
         }
 
     def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """See `Sampling`."""
         with torch.inference_mode():
             tokens, carry = self._prompts, None
             written = []
