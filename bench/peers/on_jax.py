@@ -16,15 +16,11 @@ from bench.shapes import BATCHES, AnySystem, Classification, System
 
 Forward = Callable[[Any, Any, Any], Array]
 Loss = Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
+"""(weights, carry, batch, dropout key or None) -> (mean loss, carry)."""
 
 
 class Program(NamedTuple):
-    """What a step is compiled for; code is found again by the identity of what it holds.
-
-    Attributes:
-        loss: (weights, carry, batch, dropout key or None) -> (mean loss, carry).
-        optimizer: gradients -> updates.
-    """
+    """What a step is compiled for; code is found again by the identity of what it holds."""
 
     loss: Loss
     optimizer: optax.GradientTransformation
@@ -43,7 +39,7 @@ class OptaxTraining:
 
     Args:
         system: its shape.
-        loss: see `Program`.
+        loss: what it minimises.
         weights: what is trained; taken over.
         settings: see `Training`.
         beyond_ours: how many of the weights its cell has more than ours; negative if fewer.

@@ -55,18 +55,18 @@ class Peer(Implementation):
         self._compile: Callable[[Any], Any] = torch.compile if compiled else lambda run: run
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> PyTorchTraining:
+        gates = 4  # of the second bias; a GRU of ours has the part of it that is not redundant
         if isinstance(system, Classification):
             assert isinstance(params, ClassifierParams)
             modules = _reviews_modules(system, params).to(self._device)
             forward = _reviews_forward(system, modules, self._device)
-            beyond = system.layers * 4 * system.hidden_size  # its second bias
         else:
             assert isinstance(params, LanguageModelParams)
             modules = _language_modules(system, params).to(self._device)
             forward = _language_forward(system, modules, self._device)
-            # Of it a GRU of ours has the part that is not redundant.
-            beyond = system.layers * (4 if system.cell == "lstm" else 2) * system.hidden_size
-        return PyTorchTraining(system, dtype, modules, self._compile(forward), beyond, self._device)
+            gates = 4 if system.cell == "lstm" else 2
+        beyond = gates * system.layers * system.hidden_size
+        return PyTorchTraining(system, dtype, modules, self._compile(forward), beyond)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> PyTorchLayerPass:
         return PyTorchLayerPass(shape, dtype, work, self._compile, self._device)
@@ -78,41 +78,25 @@ class Peer(Implementation):
 
 
 class PyTorchTraining:
-    """See `Training`.
-
-    Args:
-        system: its shape.
-        dtype: of the products.
-        modules: what is trained.
-        forward: (batch, carry) -> (mean loss, carry).
-        beyond: how many parameters it has more than ours.
-        device: where they are.
-    """
+    """See `Training`; `beyond` is how many parameters it has more than ours."""
 
     def __init__(
-        self,
-        system: AnySystem,
-        dtype: DType,
-        modules: Any,
-        forward: Forward,
-        beyond: int,
-        device: torch.device,
+        self, system: AnySystem, dtype: DType, modules: Any, forward: Forward, beyond: int
     ) -> None:
         self.parameters = sum(p.numel() for p in modules.parameters()) - beyond
-        self._modules, self._forward, self._device, self._dtype = modules, forward, device, dtype
+        self._modules, self._forward, self._dtype = modules, forward, dtype
+        self._device = next(modules.parameters()).device
         self._clip = None if isinstance(system, Classification) else system.clip_norm
         self._carried = isinstance(system, System) and system.carried
         self._optimizer, optimizer_name = _adam(modules.parameters(), system.learning_rate)
         self._batches = [
-            tuple(_on_device(ids, device) for ids in system.batch(index))
+            tuple(_on_device(ids, self._device) for ids in system.batch(index))
             for index in range(BATCHES)
         ]
         self._index, self._carry = 0, None
-        self.settings: Mapping[str, str] = {
+        self.settings = _settings(dtype) | {
             "optimizer": optimizer_name,
-            "threads": str(torch.get_num_threads()),
             "input": "one-hot" if system.embedding_size is None else "nn.Embedding",
-            "autocast": str(dtype == "bfloat16"),
         }
 
     def loss(self) -> float:
@@ -157,11 +141,7 @@ def _language_forward(system: System, modules: Any, device: torch.device) -> For
 
 
 def _language_modules(system: System, params: LanguageModelParams) -> Any:
-    """The system's layers by name, with our weights.
-
-    Raises:
-        ValueError: dropout on the inputs of more than one layer, which `nn.LSTM` has not.
-    """
+    """The system's layers by name, with our weights; ValueError where `nn.LSTM` has no such."""
     if system.dropout_place == "inputs" and system.layers > 1:
         raise ValueError("dropout on the inputs of several layers")
     recurrent = nn.LSTM if system.cell == "lstm" else nn.GRU
@@ -250,10 +230,7 @@ class PyTorchLayerPass:
 
         self._xs, self._dys = placed(work.xs), torch.from_numpy(work.dys).to(device)
         self._carry = tuple(placed(part[None]) for part in work.carry)
-        self.settings: Mapping[str, str] = {
-            "threads": str(torch.get_num_threads()),
-            "autocast": str(dtype == "bfloat16"),
-        }
+        self.settings = _settings(dtype)
 
     def run(self) -> None:
         self._gradients()
@@ -326,6 +303,10 @@ class PyTorchSampling:
         return ids.gather(-1, drawn)[:, 0]
 
 
+def _settings(dtype: DType) -> dict[str, str]:
+    return {"threads": str(torch.get_num_threads()), "autocast": str(dtype == "bfloat16")}
+
+
 def _synchronize(device: torch.device) -> None:
     """Waits until all is done."""
     if device.type == "cuda":
@@ -334,10 +315,7 @@ def _synchronize(device: torch.device) -> None:
 
 def _autocast(device: torch.device, dtype: DType) -> AbstractContextManager[Any]:
     """Products in bfloat16 where that is asked for."""
-    context: AbstractContextManager[Any] = torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
-    )
-    return context
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def _adam(parameters: Iterable[Any], rate: float) -> tuple[Any, str]:
@@ -381,6 +359,6 @@ def _on_device(array: np.ndarray[Any, Any], device: torch.device) -> Any:
 
 
 def _detached(carry: Any) -> Any:
-    if carry is None or not isinstance(carry, tuple):
-        return None if carry is None else carry.detach()
-    return tuple(part.detach() for part in carry)
+    if isinstance(carry, tuple):
+        return tuple(part.detach() for part in carry)
+    return None if carry is None else carry.detach()
