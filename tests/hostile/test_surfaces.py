@@ -115,6 +115,8 @@ FOUND: list[tuple[str, bytes, str]] = [
     # Python's text has more line ends than its bytes.
     ("metrics jsonl", '{"step": 1, "\u2028": 0}\n'.encode(), ""),
     ("metrics jsonl", f'{{"step": {DEEP}}}\n'.encode(), ""),
+    # JSON has white space that Python takes for line ends.
+    ("metrics jsonl", b'{"step"\r: 4}\n', ""),
     ("metrics jsonl", b'{"step": true}\n{"step": 1.5}\n"\xed\xa0\x80"\n', ""),
     *[("vectors npy", NPY.pack(FIRST | odd, first), "restore it$") for odd in NPY.trees()[2:9]],
     ("vectors npy", b"PK\x03\x04 no archive", "restore it$"),
@@ -124,6 +126,7 @@ FOUND: list[tuple[str, bytes, str]] = [
         ("config json", config_of(files={name: "0" * 64}), "names the file")
         for name in ("../secret", "/dev/zero", "/etc/hostname", "", ".", "a\0b")
     ],
+    ("config json", config_of(config=""), "its system is None"),
     *[
         ("config json", config_of(files=each), "checksums")
         for each in ([], {"vocab.json": 5}, "x", None)
