@@ -118,14 +118,7 @@ def with_peer(
 
 
 class Contest:
-    """Who takes part in measuring one system, and who is left out.
-
-    Args:
-        pool: where the processes are.
-        kind: of the work.
-        system: the system's name.
-        check: what each peer has to show, once.
-    """
+    """Who takes part in measuring one system, and who is left out; each peer is checked once."""
 
     def __init__(self, pool: Pool, kind: Kind, system: str, check: Check) -> None:
         self.pool, self.left_out = pool, LeftOut(system)
@@ -136,12 +129,9 @@ class Contest:
     def enter(
         self, names: Sequence[str], build: Callable[..., Built], *given: Any
     ) -> list[Entrant]:
-        """Those that run here and do the same work as ours.
+        """Those that run here and do the same work as ours, which is named first.
 
-        Args:
-            names: ours first, then the peers'.
-            build: the work of an implementation and of `given`; a function of a module.
-            given: the further arguments.
+        `build`, a function of a module, makes an implementation's work, of it and of `given`.
         """
         entrants = []
         for name in names:
@@ -218,13 +208,10 @@ class Work:
     """One call of each implementation that is timed beside its matrix products.
 
     Attributes:
-        bench: the bench's name.
-        kind: of the work.
         shape: of the work; its name is the system's in the rows.
         tokens: of a call.
         products: how often a call needs each.
         build: (implementation, shape, dtype) -> the call; a function of a module.
-        check: what each peer has to show.
     """
 
     bench: str

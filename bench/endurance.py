@@ -91,14 +91,7 @@ class Slope(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What became of memory and rate.
-
-    Attributes:
-        memory: in MB an hour.
-        rate: in percent of the median rate, an hour.
-        grows: whether memory grows by more than the limit.
-        slows: whether the rate falls by more than the limit.
-    """
+    """Slopes of memory, in MB, and rate, in percent; whether they are worse than is allowed."""
 
     memory: Slope
     rate: Slope
@@ -111,13 +104,7 @@ class Verdict(NamedTuple):
 
 
 class Watch(Quiet):
-    """Notes memory and rate while something, such as a step, is done again and again.
-
-    Args:
-        seconds: how long.
-        clock: seconds since any moment.
-        memory: resident MB.
-    """
+    """Notes memory and rate for so long, while something, such as a step, is done repeatedly."""
 
     def __init__(
         self,
@@ -149,15 +136,10 @@ class Watch(Quiet):
 
 
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
-    """The slopes of memory and rate.
-
-    Args:
-        points: three at least after what does not count: the first tenth, and half a minute.
-        most_mb: an hour, that memory may grow by.
-        most_percent: an hour, that the rate may fall by.
+    """The slopes of memory and rate, and whether they are worse than is allowed in an hour.
 
     Raises:
-        ValueError: there are too few points.
+        ValueError: fewer than three points come after the first tenth, and half a minute.
     """
     first = max(_WARMING_UP_SECONDS, _WARMING_UP * points[-1].seconds) if points else 0.0
     kept = [point for point in points if point.seconds >= first]

@@ -15,30 +15,19 @@ from pathlib import Path
 import jax
 
 _PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
-_VARIABLES = (
-    "XLA_FLAGS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "GLIBC_TUNABLES",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_ARENA_TEST",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
-)
+_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES",
+              "MALLOC_ARENA_MAX", "MALLOC_ARENA_TEST", "MALLOC_MMAP_THRESHOLD_",
+              "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
 _BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a measurement ran on.
+    """What a measurement ran on, and on which day in UTC.
 
     Attributes:
-        device: the kind of device, a processor's or an accelerator's name.
-        processor: the host's.
         threads: cores of this process, and the variables that change what is made of them.
-        versions: of Python and of the packages that are installed.
         load: the host's load average of the last minute, what other programs ask for included.
-        date: the day in UTC.
     """
 
     device: str

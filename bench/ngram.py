@@ -44,14 +44,9 @@ class NGramResult(NamedTuple):
 
 
 class NGram:
-    """An n-gram's counts and discounts.
+    """An n-gram's counts and discounts, each between 0 and 1, of the orders 1, ..., n.
 
-    Args:
-        training: what is counted.
-        vocabulary_size: V; every id is below it.
-        discounts: d of the orders 1, ..., n, each between 0 and 1.
-        given: so many tokens at the start of each sequence are only ever part of a history: they
-            are not counted as what follows one.
+    The first `given` tokens of each sequence are not counted as what follows a history.
 
     Raises:
         ValueError: no discounts or impossible ones, or an id outside the vocabulary.
@@ -73,11 +68,7 @@ class NGram:
         self._levels = _count(_join(training, given, vocabulary_size), len(discounts))
 
     def losses(self, sequences: Sequences, given: int = 0) -> Floats:
-        """-log p in nats of each token in turn but the first `given` of each sequence.
-
-        Raises:
-            ValueError: an id outside the vocabulary.
-        """
+        """-log p in nats of each token in turn but the first `given` of each sequence."""
         evidence = _gather(self._levels, _join(sequences, given, self._size))
         return evidence.losses(self._discounts, self._size)
 
@@ -91,8 +82,7 @@ def choose_discount(
     them, each predicted but for the given tokens at its start.
 
     Raises:
-        ValueError: fewer than two tokens or sequences, nothing to predict in the last tenth, an id
-            outside the vocabulary, or an order below 1.
+        ValueError: too little to choose by, an id outside the vocabulary, or an order below 1.
     """
     arrays = [as_ids(sequence) for sequence in sequences]
     noun, parts = ("ids", arrays[0]) if len(arrays) == 1 else ("sequences", arrays)
@@ -122,14 +112,9 @@ def heldout_loss(
 ) -> NGramResult:
     """Fits an n-gram, and predicts held-out tokens, each once.
 
-    Args:
-        training: what it is fitted to.
-        heldout: what it predicts.
-        order: n.
-        vocabulary_size: V.
-        goes_on: whether each held-out sequence goes on where the training one in its place ends,
-            as in a text or in lanes of one, whose discount is chosen on them one after the other;
-            if not, the first token of every sequence is given.
+    Where `goes_on`, each held-out sequence goes on where the training one in its place ends, as in
+    a text or in lanes of one, whose discount is chosen on them one after the other. If not, the
+    first token of every sequence is given.
 
     Raises:
         ValueError: too little to train on, nothing to predict, an id outside the vocabulary, or an

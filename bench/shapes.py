@@ -30,20 +30,13 @@ _MISSING_VECTORS = 50
 
 @dataclass(frozen=True)
 class System:
-    """A language model's shape, and how it is trained.
+    """A language model's shape, and how it is trained by Adam.
 
     Attributes:
-        name: what the command line calls it.
-        vocabulary_size: V, distinct tokens.
         cell: "lstm", or "gru" (reset after the product).
-        layers: how many, one on the other.
-        hidden_size: H.
-        batch_size: B, sequences side by side.
-        sequence_length: T, steps of truncated backpropagation.
         embedding_size: None feeds tokens one-hot.
         dropout: share dropped of every layer's outputs, the last's included, or of its inputs.
         clip_norm: the global norm that gradients are scaled down to.
-        learning_rate: Adam's.
         dropout_place: "outputs", drawn anew at each time; or "inputs", one mask a sequence, which
             the peers have for one layer only.
         output_dropout: share dropped of the output layer's inputs, besides.
@@ -94,18 +87,7 @@ class System:
 
     def model(self, dtype: DType) -> LanguageModel:
         """As the library has it."""
-        config = LanguageModelConfig(
-            cell=self.cell,
-            layers=self.layers,
-            hidden_size=self.hidden_size,
-            embedding_size=self.embedding_size,
-            dropout=self.dropout,
-            dropout_place=self.dropout_place,
-            output_dropout=self.output_dropout,
-            tied=self.tied,
-            compute_dtype=dtype,
-            remat=self.remat,
-        )
+        config = LanguageModelConfig(compute_dtype=dtype, **_shared(self, LanguageModelConfig))
         return LanguageModel(config, self.vocabulary_size)
 
     def initial_params(self, seed: int = 0) -> LanguageModelParams:
@@ -131,23 +113,16 @@ class System:
 
 @dataclass(frozen=True)
 class Classification:
-    """The shape of a classifier of texts on frozen word vectors, and how it is trained.
+    """The shape of a classifier of texts on frozen word vectors, and how it is trained by Adam.
 
-    A word that has no vector learns one. Each batch holds texts of its own.
+    A word that has no vector learns one. Each batch holds texts of its own. The logit comes from
+    the last LSTM's last state, by a ReLU layer.
 
     Attributes:
-        name: what the command line calls it.
-        vocabulary_size: V, distinct words.
-        layers: how many LSTMs, one on the other; the logit comes from the last one's last state.
-        hidden_size: H.
-        batch_size: B, texts side by side.
-        sequence_length: T, words of each.
-        embedding_size: E, of the word vectors.
-        dense_size: of the ReLU layer before the logit.
+        dense_size: of the ReLU layer.
         dropout: share dropped of every layer's inputs, one mask a text.
         word_dropout: share of words whose vector is zeros.
         dense_dropout: share dropped of the ReLU layer's outputs.
-        learning_rate: Adam's.
     """
 
     name: str
@@ -186,17 +161,11 @@ class Classification:
         """As the library has it."""
         config = ClassifierConfig(
             cell="lstm",
-            layers=self.layers,
-            hidden_size=self.hidden_size,
-            dropout=self.dropout,
             dropout_place="inputs",
             compute_dtype=dtype,
-            embedding_size=self.embedding_size,
             frozen_embedding=True,
             learn_missing=True,
-            dense_size=self.dense_size,
-            dense_dropout=self.dense_dropout,
-            word_dropout=self.word_dropout,
+            **_shared(self, ClassifierConfig),
         )
         return Classifier(config, self.vocabulary_size)
 
@@ -209,6 +178,12 @@ class Classification:
     def without_dropout(self) -> Classification:
         """The same, all of it deterministic."""
         return dataclasses.replace(self, dropout=0.0, word_dropout=0.0, dense_dropout=0.0)
+
+
+def _shared(shape: Any, config: Any) -> dict[str, Any]:
+    """The fields of a shape that the library's config has too."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: getattr(shape, name) for name in names if hasattr(shape, name)}
 
 
 @dataclass(frozen=True)
@@ -261,12 +236,8 @@ AnyParams = LanguageModelParams | ClassifierParams
 class Job:
     """What is asked for when sampling is measured: texts side by side that go on from prompts.
 
-    Attributes:
-        batch: B, how many texts.
-        prompt_length: tokens that each begins with, at least 1.
-        places: tokens that are written to each.
-        temperature: 0 takes the most likely token.
-        top_n: how many of the most likely tokens may be drawn; 0 for all.
+    So many places are written to each, at temperature 0 the most likely token, else one of the
+    `top_n` most likely, or of all where that is 0.
     """
 
     batch: int

@@ -29,12 +29,6 @@ class Visit:
     """A call, repeated for about a quarter of a second at each visit.
 
     It is called twice at once: the first time it compiles, the second tells how often it fits.
-
-    Args:
-        call: returns when all of its work is done.
-
-    Attributes:
-        first_s: seconds of the first call.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:

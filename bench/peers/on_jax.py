@@ -35,15 +35,9 @@ class _State(NamedTuple):
 
 
 class OptaxTraining:
-    """See `Training`: one jitted step over donated state.
+    """See `Training`: one jitted step over donated state, which takes the weights over.
 
-    Args:
-        system: its shape.
-        loss: what it minimises.
-        weights: what is trained; taken over.
-        settings: see `Training`.
-        beyond_ours: how many of the weights its cell has more than ours; negative if fewer.
-        shared: arrays that go with every batch.
+    Its cell has `beyond_ours` weights more than ours; the `shared` arrays go with every batch.
     """
 
     def __init__(
@@ -113,14 +107,7 @@ def stacked_loss(
     *,
     batch_major: bool = False,
 ) -> Loss:
-    """A language model's loss.
-
-    Args:
-        system: its shape.
-        parts: what it consists of.
-        prepared: (weights, carry) -> the same as the parts take them.
-        batch_major: its tokens are [B, T], and its logits [B, T, V].
-    """
+    """A language model's loss; `prepared` gives weights and carry as the parts take them."""
 
     def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
         inputs, targets = (ids.T for ids in batch) if batch_major else batch
