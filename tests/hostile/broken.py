@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
@@ -34,6 +34,10 @@ ODD_ARGUMENTS = ("", " ", "0", "1", "-1", "2", "1.5", "1e3", "1e400", "-1e400", 
                  "e\u0301", "\U0001f600", "\udc80", "a\0b", "a\nb", "a" * 5_000, "../..",
                  "/dev/null", "newest", "lstm", "float32")  # fmt: skip
 """What a flag may be given."""
+
+
+Choose = Callable[[Sequence[Any]], Any]
+"""One of several: which, Hypothesis says."""
 
 
 def rarely(often: Any, rare: Any, out_of: int = 20) -> st.SearchStrategy[Any]:
@@ -125,6 +129,14 @@ def json_bytes(value: Any, indent: int | None = None, times: int = 1, depth: int
     if text.startswith("{") and len(text) > 2:
         text = "{" + ",".join([text[1:-1]] * times) + "}"
     return text.encode("utf-8", errors="surrogatepass")
+
+
+def encoded(text: str, choose: Choose) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def as_json(value: Any, choose: Choose) -> bytes:
+    return json_bytes(value, choose((None, 2)), choose((1, 1, 1, 2)), choose((50, 1_000, 100_000)))
 
 
 @st.composite

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import gzip
 import hashlib
 import io
 import json
-import struct
-import tarfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from broken import broken_bytes, broken_tree, json_bytes, rarely
+from broken import Choose, as_json, broken_bytes, broken_tree, encoded, rarely
+from containers import (
+    archive,
+    archive_trees,
+    npy,
+    npy_trees,
+    pytorch_files,
+    safetensors,
+    safetensors_trees,
+)
 from hypothesis import strategies as st
 
 from lstm_jax.cli.convert import convert_command
@@ -62,20 +67,14 @@ VOCABULARIES = (
     build_poem_vocabulary(read_poems(POEMS).poems),
     build_review_vocabulary([["the", "film", "was", "good", "été", "it's"]]),
 )
-Choose = Callable[[Sequence[Any]], Any]
-"""One of several: which, Hypothesis says."""
 
 
 class Surface(NamedTuple):
-    """A kind of file.
+    """A kind of file: valid trees, of which parts are replaced, or texts or bytes as a whole.
 
-    Attributes:
-        file: its name.
-        trees: valid ones, of which parts are replaced; of a text or of bytes no part has a name.
-        pack: (tree, which of several forms) -> the file's content.
-        read: reads the file, in one of several ways, and asserts what is true if it is accepted.
-        writes: the file that reading may make or change.
-        beside: other files.
+    `pack` makes a tree the file's content, in one of several forms. `read` reads the file, in one
+    of several ways, asserts what is true if it is accepted, and may make or change what it
+    `writes`.
     """
 
     file: str
@@ -86,11 +85,6 @@ class Surface(NamedTuple):
     beside: Mapping[str, bytes] = {}
 
 
-UNMAKEABLE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, struct.error,
-              csv.Error)  # fmt: skip
-"""What is raised where nobody can make such a file."""
-
-
 @st.composite
 def contents(draw: st.DrawFn, surface: Surface, whole: int = 3) -> bytes:
     """The content of a file in which something is odd, or its bytes are broken."""
@@ -99,17 +93,9 @@ def contents(draw: st.DrawFn, surface: Surface, whole: int = 3) -> bytes:
     content = surface.pack(tree, choose)
     if isinstance(tree, str | bytes):
         return draw(broken_bytes(content))
-    with contextlib.suppress(*UNMAKEABLE):
+    with contextlib.suppress(Exception):  # nobody can make such a file
         content = surface.pack(draw(broken_tree(tree)), choose)
     return draw(rarely(st.just(content), broken_bytes(content), whole))
-
-
-def encoded(text: str, choose: Choose) -> bytes:
-    return text.encode("utf-8", errors="surrogatepass")
-
-
-def as_json(value: Any, choose: Choose) -> bytes:
-    return json_bytes(value, choose((None, 2)), choose((1, 1, 1, 2)), choose((50, 1_000, 100_000)))
 
 
 # Texts
@@ -151,9 +137,9 @@ def tokens(path: Path, choose: Choose) -> None:
 
 
 def poem_file(path: Path, choose: Choose) -> None:
-    length, flags = choose((50, 1, 2)), {"drop_empty": choose((True, False))}
-    flags["drop_repeated"] = choose((True, False))
-    found = read_poems(read_text(path), length=length, keep=choose(("first", "last")), **flags)
+    length, flags = choose((50, 1, 2)), ("drop_empty", "drop_repeated")
+    chosen = {"keep": choose(("first", "last"))} | {flag: choose((True, False)) for flag in flags}
+    found = read_poems(read_text(path), length=length, **chosen)
     assert all(len(poem) <= length for poem in found.poems)
     vocabulary = build_poem_vocabulary(found.poems)
     assert all(vocabulary.decode(vocabulary.encode(poem)) == poem for poem in found.poems)
@@ -213,147 +199,10 @@ def reviews(path: Path, choose: Choose) -> None:
     assert all(len(text) <= 2**20 for text in found.texts)
 
 
-# Archives, arrays, weights: what a header says is a part of the tree
-
-
-def archive_trees() -> list[dict[str, Any]]:
-    def member(name: str, text: str = "", **others: Any) -> dict[str, Any]:
-        plain = {"name": name, "text": text, "more": 0, "type": "0", "link": "", "pax": {}}
-        return plain | {"format": tarfile.GNU_FORMAT} | others
-
-    kept = [member("aclImdb/train/pos/0_1.txt", "A good film."),
-            member("aclImdb/train/neg/1_1.txt", "Très mauvais !"),
-            member("aclImdb/train/pos/2_1.txt", "A good film.")]  # fmt: skip
-    names = ("../../train/pos/1_9.txt", "/train/pos/1_9.txt", "train/pos/../../../../x.txt",
-             "a/" * 120 + "train/pos/1_9.txt", "train/pos/1_9.txt\n", "train/pos/.hidden.txt",
-             "train/pos/" + "9" * 6_000 + ".txt", "TRAIN/POS/1_9.TXT")  # fmt: skip
-    odd = [[member(name, "bad")] for name in names]
-    links = ("/etc/passwd", "../../..", "train/pos/0_1.txt")
-    kinds = "01234567LKSxg?"
-    odd += [[member("train/pos/5_5.txt", type=kind, link=link)] for kind in kinds for link in links]
-    pax = {"path": "x", "size": "1", "GNU.sparse.map": "1,2,3", "GNU.sparse.size": "1"}
-    odd.append([member("train/pos/5_5.txt", "good", pax=pax, format=tarfile.PAX_FORMAT)])
-    bombs: list[tuple[str, str]] = [("", ""), ("gz", ""), ("gz", "bomb"), ("gzgz", "")]
-    return [{"members": kept + more, "packed": packed, "after": after}
-            for more in ([], *odd) for packed, after in bombs]  # fmt: skip
-
-
-def archive(tree: Any, choose: Choose) -> bytes:
-    content = b""
-    for member in tree["members"]:
-        info, text = tarfile.TarInfo(member["name"]), encoded(member["text"], choose)
-        info.size, info.type = len(text) + member["more"], member["type"].encode()[:1]
-        info.linkname, info.pax_headers = member["link"], member["pax"]
-        header = info.tobuf(member["format"], "utf-8", "surrogatepass")
-        content += header + text + bytes(-len(text) % 512)
-    content += bytes(1024)
-    for _ in range(tree["packed"].count("gz")):
-        content = gzip.compress(content, 1)
-    after = gzip.compress(bytes(1 << 20), 9) if tree["after"] == "bomb" else b""
-    return content + after
-
-
-def npy_trees() -> list[dict[str, Any]]:
-    header = {"descr": "<f4", "fortran_order": False, "shape": [4, 3], "version": 1, "more": 0}
-    odd = [{"descr": kind} for kind in ("<f8", "|O", "<M8", "|V0", "<f4 ", None)]
-    shapes = ([400_000_000_000, 3], [-4, -3], [12], [2, 2, 3], [0, 3])
-    odd += [{"shape": shape} for shape in shapes] + [{"fortran_order": True}, {"version": 9}]
-    return [header | each for each in ({}, *odd)]
-
-
-def npy(tree: Any, choose: Choose) -> bytes:
-    shape = tuple(tree["shape"]) if isinstance(tree["shape"], list) else tree["shape"]
-    names = {"descr": tree["descr"], "fortran_order": tree["fortran_order"], "shape": shape}
-    header = repr(names).encode(errors="surrogatepass") + b"\n"
-    length = struct.pack("<H", len(header) + tree["more"])
-    values = np.linspace(-1, 1, 12).astype(tree["descr"] if tree["descr"] == "<f8" else "<f4")
-    return b"\x93NUMPY" + bytes([tree["version"], 0]) + length + header + values.tobytes()
-
-
 def vectors(path: Path, choose: Choose) -> None:
     found = load_vectors(path)
     assert (found.dtype, found.ndim) == (np.float32, 2)
     assert np.isfinite(found).all()
-
-
-@lru_cache
-def layouts() -> list[dict[str, Any]]:
-    """Layers and models, by PyTorch's names and by our own."""
-    rng = np.random.default_rng(0)
-
-    def draw(*shape: int) -> Any:
-        return rng.normal(size=shape).astype(np.float32)
-
-    found: list[dict[str, Any]] = []
-    for size in (3, 9, 12):
-        kinds = {"weight_ih_l0": draw(size, 5), "weight_hh_l0": draw(size, 3)}
-        kinds |= {"bias_ih_l0": draw(size), "bias_hh_l0": draw(size)}
-        decoder = {"decoder.weight": draw(5, 3), "decoder.bias": draw(5)}
-        plain = {"layers/0/w_x": draw(5, size), "layers/0/w_h": draw(3, size)}
-        plain |= {"layers/0/b": draw(size)}
-        found += [kinds, {f"rnn.{name}": array for name, array in kinds.items()} | decoder]
-        found += [plain, plain | {"output/w": draw(3, 5), "output/b": draw(5)}]
-    return found
-
-
-ODD_NAMES = ("rnn.weight_ih_l999999999", "rnn.weight_ih_l" + "9" * 5_000, "rnn.weight_ih_l\u0663",
-             "rnn.weight_ih_l0_reverse", "layers/\u0663/w_x", "layers/00/w_x", "layers/0/b_hn",
-             "layers/0/forward/w_x", "layers/" + "9" * 5_000 + "/w_x", "layers/0", "embedding",
-             "decoder.", "encoder.weight", "__metadata__")  # fmt: skip
-"""One array has such a name."""
-OTHER_TYPES: tuple[dict[str, Any], ...] = (
-    *({"dtype": name} for name in ("F8_E4M3", "F8_E5M2", "F4", "C64", "BOOL", "?")),
-    *({"shape": shape} for shape in ([], [2**62, 4], [2**32, 2**32], [1] * 70, [12, 5], [60, 1])),
-    {"dtype": "F16", "shape": [120]},
-    {"dtype": "BF16", "shape": [1, 120]},
-    {"dtype": "F64", "shape": [30]},
-)
-"""Of 60 numbers of float32: some are as many bytes, so that the file itself is valid."""
-
-
-@lru_cache
-def safetensors_trees() -> list[dict[str, Any]]:
-    found = []
-    for layout in layouts():
-        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-        end = 0
-        for name, array in layout.items():
-            places = [end, end + array.nbytes]
-            header[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": places}
-            end += array.nbytes
-        data = b"".join(array.tobytes() for array in layout.values()).hex()
-        found.append({"header": header, "data": data, "more": 0})
-        first = next(iter(layout))
-        others = {name: each for name, each in header.items() if name != first}
-        odd = [{**others, name: header[first]} for name in ODD_NAMES]
-        odd += [header | {first: header[first] | other} for other in OTHER_TYPES]
-        found += [{"header": each, "data": data, "more": 0} for each in odd if len(layout) == 6]
-    return found
-
-
-def safetensors(tree: Any, choose: Choose) -> bytes:
-    header = as_json(tree["header"], choose)
-    return struct.pack("<Q", len(header) + tree["more"]) + header + bytes.fromhex(tree["data"])
-
-
-@lru_cache
-def pytorch_files() -> list[bytes]:
-    import torch
-
-    states: list[Any] = [
-        {name: torch.from_numpy(array) for name, array in layout.items()} for layout in layouts()
-    ]
-    states += [{"state_dict": states[0]}, [1, 2], torch.zeros(3), {"a": "b"}, {1: states[0]}]
-    states.append({"weight_ih_l0": torch.zeros(2, 2).to_sparse()})
-    states.append({"weight_ih_l0": torch.zeros(12, 5, dtype=torch.complex64)})
-    states.append({"weight_ih_l0": torch.zeros(12, 5, device="meta")})
-    found = []
-    for state in states:
-        for is_zip in (True, False):
-            buffer = io.BytesIO()
-            torch.save(state, buffer, _use_new_zipfile_serialization=is_zip)
-            found.append(buffer.getvalue())
-    return found
 
 
 def convert(path: Path, choose: Choose) -> None:
