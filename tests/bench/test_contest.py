@@ -136,6 +136,7 @@ def test_the_command_writes_rows_and_a_picture(
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_peers_in_processes_of_their_own_are_timed(apart: None) -> None:
     with contest.Pool() as pool:
         options = train.Options(quick=True)

@@ -20,6 +20,7 @@ SMALL = dataclasses.replace(TINY, layers=1, dropout=0.0)
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_a_large_table_shows_in_the_memory_of_its_process(apart: None) -> None:
     """Its weights, a copy to train, and Adam's two means."""
     large = dataclasses.replace(SMALL, vocabulary_size=4_000, hidden_size=500)
@@ -31,6 +32,7 @@ def test_a_large_table_shows_in_the_memory_of_its_process(apart: None) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 @named(*INSTALLED)
 def test_every_peer_runs_apart(name: str, apart: None) -> None:
     assert steps_of(name, SMALL, "float32", 3).peak_mb > 0

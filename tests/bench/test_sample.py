@@ -101,6 +101,7 @@ def test_writing_is_timed_beside_prompts_weights_and_filters(
 
 
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_all_really_write(tmp_path: Path, tiny: None) -> None:
     rows = run(tmp_path / "rows.jsonl", "--rounds", "1", "--batch-sizes", "1", "3")
     require_writing_beside_all_that_it_is_compared_with(rows, WRITING)
