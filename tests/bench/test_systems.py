@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -218,29 +219,34 @@ def test_published_figures_stand_only_beside_the_settings_they_hold_for() -> Non
     assert published(SHAKESPEARE) is published(POEMS) is published(REVIEWS) is None
 
 
+OF_TEXT = dataclasses.replace(DOCS, batch_size=2, sequence_length=8, epochs=1)
+
+
+def with_text(folder: Path, config: Any, rows: Rows, seeds: int = 1, text: str = TEXT) -> Any:
+    """A line of runs on a text that is there."""
+    data, sha256 = text_file(folder, text)
+    kept = dataclasses.replace(config, data=data)
+    paths = (
+        write(folder / str(seed), with_seed(kept, seed), rows, sha256=sha256)
+        for seed in range(seeds)
+    )
+    (line,) = lines_of(*paths)
+    return line
+
+
 def test_the_ngram_of_a_stream_is_that_of_the_bench(tmp_path: Path) -> None:
-    data, sha256 = text_file(tmp_path)
-    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8, epochs=1)
-    (line,) = lines_of(write(tmp_path / "a", config, evaluations(1.0), sha256=sha256))
-    vocabulary = build_char_vocabulary(TEXT)
+    line, vocabulary = with_text(tmp_path, OF_TEXT, evaluations(1.0)), build_char_vocabulary(TEXT)
     ids = vocabulary.encode(TEXT)
     cut = len(ids) - round(0.05 * len(ids))
     wanted = heldout_loss([ids[:cut]], [ids[cut:]], order=6, vocabulary_size=len(vocabulary))
-    assert isinstance(line.ngram, systems.Spread)
-    assert line.ngram.mean == wanted.loss
-    assert line.order == 6
+    assert (line.ngram.mean, line.order) == (wanted.loss, 6)
     assert line.cells()[5] == f"{wanted.loss:.3f} (n = 6)"
 
 
 def test_the_ngram_of_lanes_sees_each_lane_s_own_past(tmp_path: Path) -> None:
-    data, sha256 = text_file(tmp_path)
-    config = dataclasses.replace(
-        ANNA, data=data, heldout_share=0.25, heldout_from="lanes", batch_size=3, sequence_length=8
-    )
-    result = NGrams().figure(
-        read_run(write(tmp_path / "a", config, evaluations(1.0), sha256=sha256))
-    )
-    vocabulary = build_char_vocabulary(TEXT)
+    lanes_of = {"heldout_share": 0.25, "heldout_from": "lanes", "batch_size": 3}
+    config: Any = dataclasses.replace(ANNA, sequence_length=8, **lanes_of)
+    line, vocabulary = with_text(tmp_path, config, evaluations(1.0)), build_char_vocabulary(TEXT)
     ids, size = vocabulary.encode(TEXT), len(vocabulary)
     batches = (len(ids) - 1) // 24
     steps, kept = 8 * batches, 8 * int(batches * 0.75) + 1
@@ -248,57 +254,34 @@ def test_the_ngram_of_lanes_sees_each_lane_s_own_past(tmp_path: Path) -> None:
     training = [lane[:kept] for lane in lanes]
     discount = choose_discount([np.concatenate(training)], 6, size)
     model = NGram(training, vocabulary_size=size, discounts=(discount,) * 6)
-    wanted = [model.losses([lane], kept) for lane in lanes]
-    assert not isinstance(result, str)
-    assert result is not None
-    assert result.loss == pytest.approx(np.concatenate(wanted).mean(), rel=1e-12)
+    wanted = np.concatenate([model.losses([lane], kept) for lane in lanes]).mean()
+    assert line.ngram.mean == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_ngram_of_poems_follows_each_seed_s_split(tmp_path: Path) -> None:
     text = "".join(f"t{n}:{'abcde'[n % 5]}{'vwxyz'[n % 3]}{'klm'[n % 2]}ab{n}\n" for n in range(60))
-    data, sha256 = text_file(tmp_path, text)
-    config = dataclasses.replace(POEMS, data=data, epochs=1)
     rows = evaluations(6.0, heldout_accuracy=[0.1], heldout_end_loss=[0.2])
-    paths = [
-        write(tmp_path / str(seed), with_seed(config, seed), rows, sha256=sha256)
-        for seed in range(2)
-    ]
-    (line,) = lines_of(*paths)
+    line = with_text(tmp_path, dataclasses.replace(POEMS, epochs=1), rows, 2, text)
     wanted = []
-    for seed in range(2):
-        system: Any = read_system(with_seed(config, seed))
+    for run in line.runs:
+        system: Any = read_system(run.config)
         split = (system.training, system.held_out)
         sizes: Any = {"order": 3, "vocabulary_size": len(system.vocabulary)}
         wanted.append(heldout_loss(*split, goes_on=False, **sizes).loss)
     assert wanted[0] != wanted[1]
-    assert isinstance(line.ngram, systems.Spread)
     assert line.ngram.values == tuple(wanted)
     assert line.cells()[5].startswith(f"{np.mean(wanted):.3f} [{min(wanted):.3f}, ")
 
 
-def test_one_split_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[Path] = []
-
-    def counted(config: TrainConfig, kept: Path) -> Any:
-        reads.append(kept)
-        return read_system(config, kept)
-
-    monkeypatch.setattr("bench.baselines.read_system", counted)
-    data, sha256 = text_file(tmp_path)
-    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8)
-    ngrams, results = NGrams(), []
-    for seed in range(2):
-        path = write(tmp_path / str(seed), with_seed(config, seed), evaluations(1.0), sha256=sha256)
-        results.append(ngrams.figure(read_run(path)))
-    assert results[0] is results[1]
-    assert len(reads) == 1
-
-
-def test_other_data_in_the_old_one_s_place_is_not_taken_for_it(tmp_path: Path) -> None:
-    data, _ = text_file(tmp_path)
-    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8)
-    run = read_run(write(tmp_path / "a", config, evaluations(1.0)))
-    assert NGrams().figure(run) == NOT_AT_HAND
+def test_one_split_is_fitted_once_and_other_data_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Mock(side_effect=read_system)
+    monkeypatch.setattr("bench.baselines.read_system", read)
+    line = with_text(tmp_path, OF_TEXT, evaluations(1.0), 2)
+    assert len(set(line.ngram.values)) == read.call_count == 1
+    other = write(tmp_path / "other", line.runs[0].config, evaluations(1.0), sha256="6" * 64)
+    assert NGrams().figure(read_run(other)) == NOT_AT_HAND
 
 
 def test_damaged_metrics_end_at_the_damage(tmp_path: Path) -> None:
