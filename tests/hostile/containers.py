@@ -46,9 +46,9 @@ def archive(tree: Any, choose: Choose) -> bytes:
         header = info.tobuf(member["format"], "utf-8", "surrogatepass")
         content += header + text + bytes(-len(text) % 512)
     content += bytes(1024)
-    for _ in range(tree["packed"]):
+    for _ in range(min(tree["packed"], 3)):
         content = gzip.compress(content, 1)
-    return content + gzip.compress(bytes(1 << 20), 9) * tree["bombs"]
+    return content + gzip.compress(bytes(1 << 20), 9) * min(tree["bombs"], 9)
 
 
 def npy_trees() -> list[dict[str, Any]]:
