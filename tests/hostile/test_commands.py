@@ -199,7 +199,7 @@ def written_by(words: list[str], place: Path) -> str | None:
     if "--run-dir" not in joined or "--eval-only" in words:
         return None
     name = joined[joined.index("--run-dir") + 1]
-    is_there = (place / name).exists() or (place / name).is_symlink()
+    is_there = os.path.lexists(place / name)  # of a name that is too long it says no
     return name if name and ("--resume" in words or not is_there) else None
 
 
