@@ -21,7 +21,7 @@ from bench.agreement import (
 )
 from bench.peers import Candidate
 from bench.report import Row, read_rows
-from bench.workers import Disagreement, NotRun
+from bench.workers import Disagreement
 
 WAYS = {
     "other": ["other work"],
@@ -204,8 +204,3 @@ def test_the_first_place_of_another_text_is_named() -> None:
         require_same_continuations(both | {"top-n 1": other}, both)
     with pytest.raises(Disagreement, match=r"greedy tokens are \(49, 3\), ours \(50, 3\)"):
         require_same_continuations(both | {"greedy": wanted[1:]}, both)
-
-
-def test_a_library_that_is_not_there_is_named() -> None:
-    with pytest.raises(NotRun, match="a_library_that_nobody_wrote is not installed"):
-        peers.load("a_library_that_nobody_wrote", {})
