@@ -43,12 +43,9 @@ class Peer(Implementation):
     """`lstm_jax`."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
-        """See `Implementation`."""
         return OurTraining(system, dtype, params)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
-        """See `Implementation`."""
-
         def forward(params: Any, carry: Any, xs: Array) -> Array:
             return layer(params, carry, xs, compute_dtype=dtype)[1]
 
@@ -61,7 +58,6 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> OurSampling:
-        """See `Implementation`."""
         return OurSampling(system, dtype, params, job)
 
 
@@ -81,11 +77,9 @@ class OurTraining:
         self._state = first_state(self._program, params, system.batch_size)
 
     def loss(self) -> float:
-        """See `Training`."""
         return float(_mean_loss(self._program.objective, self._state.params, self._data[0]))
 
     def step(self) -> None:
-        """See `Training`."""
         done = train_step(self._program, self._state, self._data[self._index])
         self._state, _ = jax.block_until_ready(done)
         self._index = (self._index + 1) % BATCHES
@@ -157,7 +151,6 @@ class OurSampling:
         self._job, self._key, self._prompts = job, random.key(0), jax.device_put(prompts)
 
     def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """See `Sampling`."""
         texts = generate(
             self._model,
             self._params,

@@ -68,15 +68,15 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return {"system": system_of(config).name, **dataclasses.asdict(config)}
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
+def from_dict(values: Any) -> TrainConfig:
     """The settings that `to_dict` gave; fields that they lack take their defaults.
 
     Raises:
         ValueError: a field that this version doesn't know, or a value that makes no sense.
     """
-    rest = {name: value for name, value in values.items() if name != "system"}
     known = {system.name: system for system in SYSTEMS}
-    system = values.get("system")
+    system = values.get("system") if isinstance(values, dict) else None
     if not isinstance(system, str) or system not in known:
         raise ValueError(f"its system is {system!r}; expected one of {', '.join(known)}")
+    rest = {name: value for name, value in values.items() if name != "system"}
     return from_json(known[system].Config, rest)

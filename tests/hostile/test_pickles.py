@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import io
 import pickle
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -94,17 +93,13 @@ def test_a_pickle_in_pytorch_s_file_is_refused(
     is_zip: bool, suffix: str, touched: Path, tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch")
-    buffer = io.BytesIO()
     state = {"weight_ih_l0": torch.zeros(4, 1), "weight_hh_l0": Touches(touched)}
-    torch.save(state, buffer, _use_new_zipfile_serialization=is_zip)
-    source = tmp_path / f"weights{suffix}"
-    source.write_bytes(buffer.getvalue())
+    source, target = tmp_path / f"weights{suffix}", tmp_path / "out.safetensors"
+    torch.save(state, source, _use_new_zipfile_serialization=is_zip)
     with pytest.raises(ValueError, match="no file of tensors alone"):
-        load_arrays(source)
-    with pytest.raises(ValueError, match="no file of tensors alone"):
-        convert_command([str(source), str(tmp_path / "out.safetensors")], "convert")
+        convert_command([str(source), str(target)], "convert")
     assert not touched.exists()
-    assert not (tmp_path / "out.safetensors").exists()
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.npz", "weights.pkl", "weights"])
