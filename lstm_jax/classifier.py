@@ -43,6 +43,12 @@ class ClassifierParams(NamedTuple):
         output: to the logit, `w [F, 1]` and `b [1]`.
         vectors: `[V, E]`, word vectors that get no gradient, where `frozen_embedding`; else None.
             `init` makes zeros of them, which the caller replaces: `params._replace(vectors=...)`.
+
+    Examples:
+        >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4, dense_size=0)
+        >>> params = lstm_jax.Classifier(config, vocabulary_size=5).init(jax.random.key(0))
+        >>> params.embedding.shape, params.dense, params.output.w.shape
+        ((5, 3), None, (4, 1))
     """
 
     embedding: Array | None
@@ -66,6 +72,10 @@ class ClassifierConfig(StackConfig):
         dense_dropout: share of that layer's outputs dropped in training.
         word_dropout: share of the words whose vector is zeros in training, drawn anew for each
             word of a sequence (Iyyer et al. 2015); the others are not scaled up.
+
+    Examples:
+        >>> lstm_jax.ClassifierConfig(hidden_size=4, bidirectional=True, pooling="max").output_size
+        8
     """
 
     embedding_size: Size = 50
@@ -86,6 +96,15 @@ class Classifier:
     Attributes:
         config: sizes and choices.
         vocabulary_size: V.
+
+    Examples:
+        >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4)
+        >>> model = lstm_jax.Classifier(config, vocabulary_size=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> tokens = jnp.arange(20).reshape(10, 2) % 5
+        >>> sums = model.sums(params, tokens, labels=jnp.array([0, 1]))
+        >>> model.logits(params, tokens).shape, float(sums.weight)
+        ((2,), 2.0)
     """
 
     config: ClassifierConfig

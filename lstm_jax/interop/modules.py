@@ -46,6 +46,12 @@ class Options:
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`.
         initialisation: whose distribution the weights are drawn from, see `init_lstm`.
         param_dtype: dtype of the weights.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> nnx_modules.LSTM(3, 4, layers=2, time_major=True, rngs=nnx.Rngs(0)).config.layers
+        2
     """
 
     layers: int = 1
@@ -68,6 +74,11 @@ class GRUOptions(Options):
     Attributes:
         reset: whether the reset gate works `"after"` the recurrent product, as in Flax's own cell,
             or `"before"` it.
+
+    Examples:
+        >>> from lstm_jax.interop.modules import GRUOptions
+        >>> GRUOptions(reset="before").unroll
+        1
     """
 
     reset: GRUReset = "after"

@@ -42,6 +42,13 @@ class Vocabulary:
     Raises:
         ValueError: no tokens, a repeated token, a token that is not one character or one word, or
             an `unknown` that is no id.
+
+    Examples:
+        >>> from lstm_jax.text import Vocabulary
+        >>> vocabulary = Vocabulary("char", ("a", "b", "c"))
+        >>> ids = vocabulary.encode("cab")
+        >>> ids.tolist(), vocabulary.decode(ids)
+        ([2, 0, 1], 'cab')
     """
 
     kind: Literal["char", "word"]
