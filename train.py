@@ -7,7 +7,8 @@ import sys
 if __name__ == "__main__":
     # Ctrl-C during imports; as an exception it may get lost there, or crash an extension module.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
-    from lstm_jax.cli.train import main
+    from lstm_jax.cli.console import run_command
+    from lstm_jax.cli.main import train_command
 
     signal.signal(signal.SIGINT, before)
-    sys.exit(main())
+    sys.exit(run_command("train.py", train_command))

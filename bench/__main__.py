@@ -10,7 +10,7 @@ from importlib import import_module
 # On a GPU several processes share the memory, of which each would take three quarters at once.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.console import run_command
 
 BENCHES = {
     "train": "a whole training step, beside PyTorch, Flax, Keras, Equinox",

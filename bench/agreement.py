@@ -32,13 +32,7 @@ _GRADIENT_TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
 
 
 class Learning(NamedTuple):
-    """What an implementation computes from the shared weights and batches, with dropout off.
-
-    Attributes:
-        parameters: how many numbers it trains, without those its cell has beyond ours.
-        loss: the first batch's, before any training.
-        drop: how much lower that loss is after `STEPS` steps.
-    """
+    """Parameters (without those a cell has beyond ours), first loss, its drop in `STEPS` steps."""
 
     parameters: int
     loss: float
@@ -55,12 +49,7 @@ def learning(peer: Implementation, system: AnySystem, dtype: DType) -> Learning:
 
 
 def require_same_learning(found: Learning, ours: Learning, dtype: DType) -> None:
-    """Compares an implementation's training with ours.
-
-    Raises:
-        Disagreement: it trains another number of parameters, begins with another loss, or does not
-            learn as fast.
-    """
+    """Raises Disagreement where it trains or begins with something else, or learns otherwise."""
     if found.parameters != ours.parameters:
         raise Disagreement(f"trains {found.parameters} parameters, ours {ours.parameters}")
     _require_near("the first loss", found.loss, ours.loss, _LOSS_TOLERANCE[dtype])
@@ -79,11 +68,7 @@ def gradients(peer: Implementation, shape: LayerShape, dtype: DType) -> Arrays:
 
 
 def require_same_gradients(found: Arrays, ours: Arrays, dtype: DType) -> None:
-    """Compares a layer's gradients with ours, those that it has.
-
-    Raises:
-        Disagreement: with the first that differs.
-    """
+    """Raises Disagreement with the first of a layer's gradients that is not ours."""
     for name, gradient in found.items():
         if gradient.shape != ours[name].shape:
             raise Disagreement(f"gradient of {name} is {gradient.shape}, ours {ours[name].shape}")
@@ -116,11 +101,7 @@ def _scaled(params: LanguageModelParams) -> LanguageModelParams:
 
 
 def require_same_continuations(found: Arrays, ours: Arrays) -> None:
-    """Compares what `continuations` gives for an implementation with ours, token by token.
-
-    Raises:
-        Disagreement: with the first place where they differ.
-    """
+    """Raises Disagreement with the first place where what `continuations` gives differs."""
     for how, those in ours.items():
         these = found[how]
         if these.shape != those.shape:

@@ -8,25 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from bench.figures import LYRICS
-from bench.ngram import (
-    NGram,
-    NGramResult,
-    choose_discount,
-    end_of,
-    heldout_loss,
-    heldout_loss_of_sequences,
-    mean,
-)
+from bench.ngram import NGramResult, heldout_loss
 from bench.runs import Run, settings
 from lstm_jax.systems import read_system
 from lstm_jax.systems.base import TrainConfig
-from lstm_jax.systems.corpus import Corpus, PublishedBatches
-from lstm_jax.systems.language import LanguageConfig, LanguageSystem
+from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
-from lstm_jax.text import NOT_COUNTED, PaddedLanes, heldout_split
+from lstm_jax.text import NOT_COUNTED, heldout_split
 
 _ORDERS = {"char": 6, "word": 2}
 _POEMS_ORDER = 3
@@ -36,55 +25,39 @@ NOT_AT_HAND = "data not at hand"
 
 
 class Published(NamedTuple):
-    """Figures that others published.
-
-    Attributes:
-        preset: of the system.
-        where: the settings they hold for.
-        text: the figures.
-    """
+    """Figures that others published for a preset's system, and the settings they hold for."""
 
     preset: str
     where: Mapping[str, object]
     text: str
 
 
-def _lyrics(cell: str, layers: int, text: str, *, bidirectional: bool = False) -> Published:
-    network = {"cell": cell, "layers": layers, "hidden_size": 256, "bidirectional": bidirectional}
-    return Published(LYRICS, {f"model.{name}": value for name, value in network.items()}, text)
+def _figures(
+    text: str, preset: str, cell: str, layers: int, size: int, both: bool = False, **others: float
+) -> Published:
+    network = {"cell": cell, "layers": layers, "hidden_size": size, "bidirectional": both}
+    settings = {f"model.{name}": value for name, value in network.items()}
+    return Published(preset, settings | others, text)
 
 
 PUBLISHED = (
     # A notebook on the same novel, whose split is not known to be the end's or the lanes'.
-    Published(
-        "anna",
-        {
-            "heldout_share": 0.1,
-            "model.cell": "lstm",
-            "model.layers": 2,
-            "model.hidden_size": 512,
-            "model.bidirectional": False,
-        },
+    _figures(
         "1.488 at step 990, 1.292 at epoch 20 (split not stated)",
+        *("anna", "lstm", 2, 512),
+        heldout_share=0.1,
     ),
     # A TensorFlow recipe; its text is the full works, all of them trained on.
-    Published(
-        "shakespeare",
-        {
-            "heldout_share": 0.0,
-            "model.cell": "lstm",
-            "model.layers": 1,
-            "model.hidden_size": 128,
-            "model.bidirectional": False,
-        },
-        "about 5.99 (full works)",
-    ),
+    _figures("about 5.99 (full works)", "shakespeare", "lstm", 1, 128, heldout_share=0.0),
     # The first two figures: PyTorch on the published set-up. The last: a book. Both: other lyrics.
-    _lyrics("lstm", 1, "1.041 at epoch 40, 1.016 at 160 (other text); a book's 1.02 at 40"),
+    _figures(
+        "1.041 at epoch 40, 1.016 at 160 (other text); a book's 1.02 at 40",
+        *(LYRICS, "lstm", 1, 256),
+    ),
     # PyTorch on the published set-up, with other lyrics; so are the next two.
-    _lyrics("gru", 1, "1.021 at epoch 40, 1.017 at 160 (other text)"),
-    _lyrics("lstm", 2, "1.105 at epoch 40, 1.014 at 160 (other text)"),
-    _lyrics("lstm", 1, "1.00 (other text)", bidirectional=True),
+    _figures("1.021 at epoch 40, 1.017 at 160 (other text)", LYRICS, "gru", 1, 256),
+    _figures("1.105 at epoch 40, 1.014 at 160 (other text)", LYRICS, "lstm", 2, 256),
+    _figures("1.00 (other text)", LYRICS, "lstm", 1, 256, True),
 )
 """No figure is known for poems, nor for reviews of this kind and size."""
 
@@ -140,10 +113,15 @@ def _fit(config: LanguageConfig | PoemsConfig, run: Run) -> NGramResult | str:
     if system.sha256 != run.sha256:
         return NOT_AT_HAND
     if isinstance(system, PoemsSystem):
-        sizes = {"order": _POEMS_ORDER, "vocabulary_size": len(system.vocabulary)}
-        return heldout_loss_of_sequences(system.training, system.held_out, **sizes)
-    assert isinstance(system, LanguageSystem)
-    return _of_text(system.config, system.corpus)
+        sizes: Any = {"order": _POEMS_ORDER, "vocabulary_size": len(system.vocabulary)}
+        return heldout_loss(system.training, system.held_out, goes_on=False, **sizes)
+    corpus = system.corpus
+    sizes = {"order": _ORDERS[system.config.tokens], "vocabulary_size": len(corpus.vocabulary)}
+    if system.config.heldout_from == "end":
+        training, heldout = heldout_split(corpus.ids, system.config.heldout_share)
+        return heldout_loss([training], [heldout], **sizes)
+    lanes = [targets[targets != NOT_COUNTED] for targets in corpus.heldout.targets.T]
+    return heldout_loss(list(corpus.training.tokens.T), lanes, **sizes)
 
 
 def _with_corpora(config: LanguageConfig | PoemsConfig) -> LanguageConfig | PoemsConfig:
@@ -153,26 +131,3 @@ def _with_corpora(config: LanguageConfig | PoemsConfig) -> LanguageConfig | Poem
         return config
     named = Path(folder, config.data)
     return dataclasses.replace(config, data=str(named)) if named.is_file() else config
-
-
-def _of_text(config: LanguageConfig, corpus: Corpus) -> NGramResult:
-    order, size = _ORDERS[config.tokens], len(corpus.vocabulary)
-    if config.heldout_from == "end":
-        training, heldout = heldout_split(corpus.ids, config.heldout_share)
-        return heldout_loss(training, heldout, order=order, vocabulary_size=size)
-    assert corpus.heldout is not None and not isinstance(corpus.training, PublishedBatches)
-    return _of_lanes(corpus.training.tokens, corpus.heldout, order, size)
-
-
-def _of_lanes(
-    training: np.ndarray[Any, Any], heldout: PaddedLanes, order: int, size: int
-) -> NGramResult:
-    """Each lane `[:, b]` is a sequence, whose held-out end follows what is trained on."""
-    discount = choose_discount([np.concatenate(training.T)], order, size)
-    model = NGram(list(training.T), vocabulary_size=size, discounts=(discount,) * order)
-    contexts = [end_of(lane, order) for lane in training.T]
-    lanes = [
-        np.concatenate((context, targets[targets != NOT_COUNTED]))
-        for context, targets in zip(contexts, heldout.targets.T, strict=True)
-    ]
-    return NGramResult(mean(model.losses(lanes, len(contexts[0]))), discount, order)

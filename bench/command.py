@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.environment import Environment, environment
 from bench.peers import PEERS, require_peers
 from bench.plot import draw, require_matplotlib
 from bench.report import Row, print_environment, write_rows
 from bench.shapes import DType
-from bench.timing import require_at_least_one
+from lstm_jax.settings import Count, check
 
 QUICK_ROUNDS = 2
 DISAGREES = 1
@@ -36,13 +34,13 @@ class Options:
     """
 
     dtype: DType = "float32"
-    rounds: int = 20
+    rounds: Count = 20
     quick: bool = False
     json: Path | None = None
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        require_at_least_one(rounds=self.rounds)
+        check(self)
         require_matplotlib(self.plot)
 
     @property
@@ -66,21 +64,20 @@ class OptionsWithPeers(Options):
         require_peers(self.peers)
 
 
-def measure(options: Options, parts: Callable[[Environment], Iterable[Measured]]) -> int:
+def measure(options: Options, parts: Iterable[Measured]) -> int:
     """Measures part after part; keeps the rows of each as soon as they are there, and draws all.
 
     Returns:
         The exit code: 1 if a peer did other work than ours.
     """
-    found = environment()
-    print_environment(found, sys.stdout)
+    print_environment()
     rows: list[Row] = []
     all_agree = True
     with ExitStack() as stack:
         file = None
         if options.json is not None:
             file = stack.enter_context(options.json.open("w", encoding="utf-8"))
-        for part, agrees in parts(found):
+        for part, agrees in parts:
             rows += part
             all_agree &= agrees
             if file is not None:

@@ -7,15 +7,14 @@ has to agree with ours, and the fastest is timed and named.
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, TextIO
+from typing import Any, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
-from bench.environment import Environment, cpu_cores
+from bench.environment import cpu_cores
 from bench.peers import ONLY, OURS, Candidate, Kind, candidates, load, module_of
 from bench.products import Floor, Product, build_products
 from bench.report import Row, make_row, print_table, with_ratios
@@ -49,23 +48,38 @@ class Pool(ExitStack):
         self._workers.pop((name, candidate.name)).close()
 
 
-class Entrant(NamedTuple):
-    """An implementation that takes part.
+class LeftOut(dict[str, str]):
+    """The peers that take no part in measuring a system, and why, which is told at once.
 
     Attributes:
-        name: what its rows call it.
-        worker: its process.
-        entered: what was built there, and how.
+        all_agree: whether none of them did other work than ours, or failed.
     """
+
+    def __init__(self, system: str) -> None:
+        super().__init__()
+        self._system, self.all_agree = system, True
+
+    def add(self, name: str, reason: Exception) -> None:
+        """One that does other work, failed, or cannot run here; of ours the reason is raised."""
+        if name.startswith(OURS):
+            raise reason
+        how = {Disagreement: "does other work", Failed: "failed"}.get(type(reason), "cannot run")
+        self.all_agree &= isinstance(reason, NotRun)
+        self[name] = f"{how}: {reason}"
+        print(f"{self._system}: {name} is left out: {self[name]}", flush=True)
+
+
+class Entrant(NamedTuple):
+    """An implementation that takes part: its name in the rows, its process, what is built there."""
 
     name: str
     worker: Worker
     entered: Entered
 
-    def row(self, timing: Timing, call: str, found: Environment, **fields: Any) -> Row:
+    def row(self, timings: Timings, call: str, **fields: Any) -> Row:
         """A row of one of its calls; `fields` are those that `make_row` takes."""
         given = {"implementation": self.name, "settings": self.entered.settings} | fields
-        return make_row(found, timing, first_s=self.entered.first_s[call], **given)
+        return make_row(timings[self.name, call], first_s=self.entered.first_s[call], **given)
 
 
 Timings = Mapping[tuple[str, str], Timing]
@@ -104,39 +118,20 @@ def with_peer(
 
 
 class Contest:
-    """Who takes part in measuring one system, and who is left out.
+    """Who takes part in measuring one system, and who is left out; each peer is checked once."""
 
-    Args:
-        pool: where the processes are.
-        kind: of the work.
-        system: the system's name.
-        check: what each peer has to show, once.
-        out: where to print who is left out.
-
-    Attributes:
-        left_out: the peers that do not take part, and why.
-        all_agree: whether none of them did other work than ours, or failed.
-    """
-
-    def __init__(self, pool: Pool, kind: Kind, system: str, check: Check, out: TextIO) -> None:
-        self.pool, self.left_out, self.all_agree = pool, dict[str, str](), True
-        self._kind, self._system, self._check, self._out = kind, system, check, out
+    def __init__(self, pool: Pool, kind: Kind, system: str, check: Check) -> None:
+        self.pool, self.left_out = pool, LeftOut(system)
+        self._kind, self._check = kind, check
         self._checked: set[tuple[str, str]] = set()
         self._ours: Any = None
 
     def enter(
         self, names: Sequence[str], build: Callable[..., Built], *given: Any
     ) -> list[Entrant]:
-        """Those of these names that run here and do the same work as ours.
+        """Those that run here and do the same work as ours, which is named first.
 
-        Args:
-            names: ours first, then the peers'.
-            build: the work of an implementation and of `given`; a function of a module.
-            given: the further arguments.
-
-        Raises:
-            NotRun: ours cannot run.
-            Failed: ours failed.
+        `build`, a function of a module, makes an implementation's work, of it and of `given`.
         """
         entrants = []
         for name in names:
@@ -145,17 +140,8 @@ class Contest:
             try:
                 entrants.append(self._enter(name, build, given))
             except (Disagreement, NotRun, Failed) as reason:
-                if name.startswith(OURS):
-                    raise
-                self._leave_out(name, reason)
+                self.left_out.add(name, reason)
         return entrants
-
-    def _leave_out(self, name: str, reason: Exception) -> None:
-        how = {Disagreement: "does other work", Failed: "failed"}.get(type(reason), "cannot run")
-        self.all_agree &= isinstance(reason, NotRun)
-        self.left_out[name] = f"{how}: {reason}"
-        line = f"{self._system}: {name} is left out: {self.left_out[name]}"
-        print(line, file=self._out, flush=True)
 
     def _enter(self, name: str, build: Callable[..., Built], given: tuple[Any, ...]) -> Entrant:
         """In each of the ways that it can run; the fastest stays."""
@@ -170,11 +156,10 @@ class Contest:
                 )
                 self._require_same(name, candidate, worker)
                 entrants[candidate.name] = Entrant(name, worker, entered)
-            except NotRun as reason:
+            except (NotRun, Failed) as reason:
                 tried[candidate.name] = reason
-            except Failed as reason:
-                tried[candidate.name] = reason
-                self.pool.drop(name, candidate)
+                if isinstance(reason, Failed):
+                    self.pool.drop(name, candidate)
         if not entrants:
             raise next(iter(tried.values()))
         return _fastest(entrants, tried)
@@ -223,13 +208,10 @@ class Work:
     """One call of each implementation that is timed beside its matrix products.
 
     Attributes:
-        bench: the bench's name.
-        kind: of the work.
         shape: of the work; its name is the system's in the rows.
         tokens: of a call.
         products: how often a call needs each.
         build: (implementation, shape, dtype) -> the call; a function of a module.
-        check: what each peer has to show.
     """
 
     bench: str
@@ -241,11 +223,9 @@ class Work:
     check: Check
 
 
-def compete(
-    pool: Pool, work: Work, options: OptionsWithPeers, found: Environment, out: TextIO
-) -> Measured:
+def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
     """Times ours and the peers that do the same work, and prints it."""
-    contest = Contest(pool, work.kind, work.shape.name, work.check, out)
+    contest = Contest(pool, work.kind, work.shape.name, work.check)
     entrants = contest.enter((OURS, *options.peers), work.build, work.shape, options.dtype)
     worker = pool.worker(LIMIT)
     products = worker.ask(Server.enter, build_products, list(work.products), options.dtype)
@@ -260,22 +240,17 @@ def compete(
         "peers_left_out": contest.left_out,
     }
     rows = [
-        floor.marked(each.row(timings[each.name, call], call, found, **fields))
+        floor.marked(each.row(timings, call, **fields))
         for each in entrants
         for call in each.entered.first_s
     ]
     rows = with_ratios(rows)
-    print_table(rows, out)
-    print(f"the products alone: {floor}", file=out, flush=True)
-    return rows, contest.all_agree
+    print_table(rows)
+    print(f"the products alone: {floor}", flush=True)
+    return rows, contest.left_out.all_agree
 
 
 def run(options: OptionsWithPeers, works: Iterable[Work]) -> int:
     """Times one work after the other; the exit code of the command."""
-
-    def parts(found: Environment) -> Iterator[Measured]:
-        with Pool() as pool:
-            for work in works:
-                yield compete(pool, work, options, found, sys.stdout)
-
-    return measure(options, parts)
+    with Pool() as pool:
+        return measure(options, (compete(pool, work, options) for work in works))

@@ -9,10 +9,9 @@ is above the limit, and the rate falls if the interval is below minus the limit.
 
 from __future__ import annotations
 
-import itertools
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,17 +23,17 @@ from scipy.stats import theilslopes  # type: ignore[import-untyped]
 from bench.environment import environment
 from bench.memory import status_mb
 from bench.plot import new_figure, open_axes, require_matplotlib
+from bench.rate import Quiet
 from bench.report import write_line
 from lstm_jax.cli.arguments import parse
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
+from lstm_jax.settings import Count, Positive, check
 from lstm_jax.systems import read_system
 from lstm_jax.systems.base import SampleConfig
 from lstm_jax.systems.language import LanguageConfig
-from lstm_jax.text import Vocabulary
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.log import Row
 from lstm_jax.training.run import RunFolder, create_run, load
 from lstm_jax.training.task import first_state, make_task
 
@@ -43,6 +42,8 @@ _POINTS = 400
 _WORSE = 1
 _WARMING_UP = 0.1
 _WARMING_UP_SECONDS = 30.0
+_WRITTEN, _TEXTS = 100, 4
+"""Tokens to each of so many texts, a call."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +59,15 @@ class Options:
         plot: where to draw them.
     """
 
-    minutes: float = 20.0
-    hidden_size: int = 64
-    most_mb_an_hour: float = 20.0
-    most_percent_an_hour: float = 10.0
+    minutes: Positive = 20.0
+    hidden_size: Count = 64
+    most_mb_an_hour: Positive = 20.0
+    most_percent_an_hour: Positive = 10.0
     json: Path | None = None
     plot: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("minutes", "hidden_size", "most_mb_an_hour", "most_percent_an_hour"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0")
+        check(self)
         require_matplotlib(self.plot)
 
 
@@ -87,16 +86,12 @@ class Slope(NamedTuple):
     low: float
     high: float
 
+    def __str__(self) -> str:
+        return f"{self.slope:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
 
 class Verdict(NamedTuple):
-    """What became of memory and rate.
-
-    Attributes:
-        memory: in MB an hour.
-        rate: in percent of the median rate, an hour.
-        grows: whether memory grows by more than the limit.
-        slows: whether the rate falls by more than the limit.
-    """
+    """Slopes of memory, in MB, and rate, in percent; whether they are worse than is allowed."""
 
     memory: Slope
     rate: Slope
@@ -104,38 +99,31 @@ class Verdict(NamedTuple):
     slows: bool
 
     def __str__(self) -> str:
-        memory, rate = (
-            f"{each.slope:+.2f} [{each.low:+.2f}, {each.high:+.2f}]"
-            for each in (self.memory, self.rate)
-        )
-        told = [text for text, is_so in (("grows", self.grows), ("slows", self.slows)) if is_so]
-        return f"memory {memory} MB/hour, rate {rate} %/hour: {' and '.join(told) or 'steady'}"
+        told = ["grows"] * self.grows + ["slows"] * self.slows or ["steady"]
+        return f"memory {self.memory} MB/hour, rate {self.rate} %/hour: {' and '.join(told)}"
 
 
-class Watch:
-    """Notes memory and rate while something is done again and again.
-
-    Args:
-        seconds: how long.
-        clock: seconds since any moment.
-        memory: resident MB.
-    """
+class Watch(Quiet):
+    """Notes memory and rate for so long, while something, such as a step, is done repeatedly."""
 
     def __init__(
         self,
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
-        memory: Callable[[], float] | None = None,
+        memory: Callable[[], float] = lambda: status_mb("VmRSS"),
     ) -> None:
-        self._clock, self._memory = clock, memory or resident_mb
+        self._clock, self._memory = clock, memory
         self._seconds, self._began = seconds, clock()
         self._last, self._done = self._began, 0
         self.points: list[Point] = []
 
-    @property
     def is_over(self) -> bool:
         """Whether the time is up."""
         return self._clock() - self._began >= self._seconds
+
+    def advance(self, step: int) -> None:
+        """Counts a step."""
+        self.did(1)
 
     def did(self, number: int) -> None:
         """Counts so many things done."""
@@ -147,56 +135,25 @@ class Watch:
             self._last, self._done = now, 0
 
 
-def resident_mb() -> float:
-    """What this process has in memory; ValueError where the system doesn't say."""
-    return status_mb("VmRSS")
-
-
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
-    """The slopes of memory and rate.
-
-    Args:
-        points: three at least after what does not count: the first tenth, and half a minute.
-        most_mb: an hour, that memory may grow by.
-        most_percent: an hour, that the rate may fall by.
+    """The slopes of memory and rate, and whether they are worse than is allowed in an hour.
 
     Raises:
-        ValueError: there are too few points.
+        ValueError: fewer than three points come after the first tenth, and half a minute.
     """
     first = max(_WARMING_UP_SECONDS, _WARMING_UP * points[-1].seconds) if points else 0.0
     kept = [point for point in points if point.seconds >= first]
     if len(kept) < 3:
         raise ValueError(f"{len(kept)} points say nothing of a trend; give it more --minutes")
-    hours = np.array([point.seconds for point in kept]) / 3600
-    rates = np.array([point.rate for point in kept])
-    memory = _slope(hours, np.array([point.resident_mb for point in kept]))
-    rate = _slope(hours, 100 * rates / np.median(rates))
+    seconds, resident, rates = np.array(kept).T
+    memory = _slope(seconds / 3600, resident)
+    rate = _slope(seconds / 3600, 100 * rates / np.median(rates))
     return Verdict(memory, rate, memory.low > most_mb, rate.high < -most_percent)
 
 
 def _slope(hours: Any, values: Any) -> Slope:
     found = theilslopes(values, hours, 0.95)
     return Slope(float(found[0]), float(found[2]), float(found[3]))
-
-
-class _Watched:
-    """A report that counts steps."""
-
-    def __init__(self, watch: Watch) -> None:
-        self._watch = watch
-
-    def advance(self, step: int) -> None:
-        """See `Report`."""
-        self._watch.did(1)
-
-    def row(self, row: Row) -> None:
-        """See `Report`."""
-
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        """See `Report`."""
-
-    def note(self, text: str) -> None:
-        """See `Report`."""
 
 
 def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point]:
@@ -216,37 +173,25 @@ def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point
     )
     task = make_task(read_system(config))
     create_run(folder, task.system)
-    watch = Watch(seconds)
+    watch, state = Watch(seconds), first_state(task)
     with CheckpointStore(folder.checkpoints) as store:
-        loop.train(
-            task,
-            first_state(task),
-            folder,
-            store,
-            _Watched(watch),
-            should_stop=lambda: watch.is_over,
-        )
+        loop.train(task, state, folder, store, watch, should_stop=watch.is_over)
     return watch.points
 
 
 def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
-    """Writes with a trained model: 100 tokens to each of four prompts, a call."""
+    """Writes with a trained model, to prompts of all lengths in turn."""
     model, params, vocabulary, _ = load(folder.path)
-    watch = Watch(seconds)
-    for number in itertools.count():
-        if watch.is_over:
-            return watch.points
-        template = _template(vocabulary, 1 + number % 60)
+    text = vocabulary.encode("the statement of a function " * 3)
+    watch, number = Watch(seconds), 0
+    while not watch.is_over():
+        prompt = text[: 1 + number % 60]
+        template = np.full((len(prompt) + _WRITTEN, _TEXTS), FREE)
+        template[: len(prompt)] = prompt[:, None]
         generate(model, params, template, key=jax.random.key(number), top_n=number % 7)
-        watch.did(4 * 100)
-    raise AssertionError  # the numbers never end
-
-
-def _template(vocabulary: Vocabulary, length: int) -> Any:
-    prompt = vocabulary.encode("the statement of a function " * 3)[:length]
-    template = np.full((length + 100, 4), FREE)
-    template[:length] = prompt[:, None]
-    return template
+        watch.did(_TEXTS * _WRITTEN)
+        number += 1
+    return watch.points
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -262,22 +207,20 @@ def main(arguments: Sequence[str]) -> int:
     for name, each in verdicts.items():
         print(f"{name}, {len(found[name])} points: {each}")
     if options.json is not None:
+        shared = vars(environment()) | {"minutes": options.minutes, "limits": limits}
         with options.json.open("w", encoding="utf-8") as file:
             for name, points in found.items():
-                shared = vars(environment()) | {"bench": "endurance", "system": name}
-                write_line(shared | line_of(points, verdicts[name], options.minutes, limits), file)
+                write_line(shared | line_of(name, points, verdicts[name]), file)
     if options.plot is not None:
         draw(found, verdicts, options.plot)
     return _WORSE if any(each.grows or each.slows for each in verdicts.values()) else 0
 
 
-def line_of(
-    points: Sequence[Point], told: Verdict, minutes: float, limits: Mapping[str, float]
-) -> dict[str, Any]:
+def line_of(name: str, points: Sequence[Point], told: Verdict) -> dict[str, Any]:
     """What is kept of one of the two, as JSON values."""
     values = told._asdict() | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
     rounded = [[round(value, 3) for value in point] for point in points]
-    return {"minutes": minutes, "limits": limits, **values, "points": rounded}
+    return {"bench": "endurance", "system": name, **values, "points": rounded}
 
 
 def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path) -> None:
@@ -286,19 +229,16 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
     panels = figure.subplots(2, len(found), squeeze=False, sharex="col")
     for column, (name, points) in zip(panels.T, found.items(), strict=True):
         told, work = verdicts[name], "tokens" if name == "sampling" else "steps"
+        seconds, resident, rates = np.array(points).T
         shown = (
-            ("resident MB", [point.resident_mb for point in points], told.memory, "MB"),
-            (f"{work} a second", [point.rate for point in points], told.rate, "%"),
+            ("resident MB", resident, told.memory, "MB"),
+            (f"{work} a second", rates, told.rate, "%"),
         )
         for axes, (label, values, slope, unit) in zip(column, shown, strict=True):
-            minutes = [point.seconds / 60 for point in points]
-            axes.plot(minutes, values, ".", color="#0072b2", markersize=3)
+            axes.plot(seconds / 60, values, ".", color="#0072b2", markersize=3)
             axes.set_ylim(0, 1.15 * max(values))
             axes.set_ylabel(label)
-            axes.set_title(
-                f"{name}: {slope.slope:+.1f} [{slope.low:+.1f}, {slope.high:+.1f}] {unit} an hour",
-                fontsize=9,
-            )
+            axes.set_title(f"{name}: {slope} {unit} an hour", fontsize=9)
             open_axes(axes)
         column[-1].set_xlabel("minutes")
     figure.savefig(file)

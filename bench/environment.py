@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import re
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -13,30 +15,19 @@ from pathlib import Path
 import jax
 
 _PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
-_VARIABLES = (
-    "XLA_FLAGS",
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "GLIBC_TUNABLES",
-    "MALLOC_ARENA_MAX",
-    "MALLOC_ARENA_TEST",
-    "MALLOC_MMAP_THRESHOLD_",
-    "MALLOC_TRIM_THRESHOLD_",
-)
+_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES",
+              "MALLOC_ARENA_MAX", "MALLOC_ARENA_TEST", "MALLOC_MMAP_THRESHOLD_",
+              "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
 _BUSY_SHARE = 0.25
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a measurement ran on.
+    """What a measurement ran on, and on which day in UTC.
 
     Attributes:
-        device: the kind of device, a processor's or an accelerator's name.
-        processor: the host's.
         threads: cores of this process, and the variables that change what is made of them.
-        versions: of Python and of the packages that are installed.
         load: the host's load average of the last minute, what other programs ask for included.
-        date: the day in UTC.
     """
 
     device: str
@@ -52,8 +43,9 @@ class Environment:
         return self.load > _BUSY_SHARE * int(self.threads["cores"])
 
 
+@cache
 def environment() -> Environment:
-    """Where this process runs."""
+    """Where this process runs; its load is that of when it is first asked."""
     device = jax.devices()[0]
     on_cpu = device.platform == "cpu"
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
@@ -69,9 +61,7 @@ def environment() -> Environment:
 
 def cores() -> int:
     """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_cores() -> int:
@@ -82,19 +72,14 @@ def cpu_cores() -> int:
 @cache
 def _processor() -> str:
     information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                return value.strip()
-    return platform.processor() or platform.machine()
+    text = information.read_text() if information.exists() else ""
+    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return found

@@ -15,6 +15,7 @@ from lstm_jax.systems.reviews import ReviewsConfig
 LYRICS = "lyrics"
 """The preset that is to know its text by heart: its training perplexity is what counts."""
 
+Row = Mapping[str, Any]
 _LYRICS_EPOCHS = (40, 160)
 
 
@@ -26,15 +27,7 @@ class Point(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """A figure of several runs.
-
-    Attributes:
-        mean: of the values.
-        low: the lowest.
-        high: the highest.
-        values: one of each run that has the figure.
-        epochs: when each run had it.
-    """
+    """A figure of several runs: its range, the value of each that has it, and when it had it."""
 
     mean: float
     low: float
@@ -68,11 +61,12 @@ def figures(run: Run) -> dict[str, Point]:
     evaluations = [row for row in run.rows if "heldout_loss" in row]
     if not evaluations:
         return {}
-    best = _lowest(evaluations, "heldout_loss")
+    best = _best(evaluations, "heldout_loss")
     if isinstance(run.config, ReviewsConfig):
+        highest = _best(evaluations, "heldout_accuracy", max)
         return {
             "best_heldout_accuracy": _point(best, "heldout_accuracy"),
-            "highest_heldout_accuracy": _highest(evaluations, "heldout_accuracy"),
+            "highest_heldout_accuracy": _point(highest, "heldout_accuracy"),
             "best_heldout_loss": _point(best, "heldout_loss"),
         }
     found = {
@@ -143,7 +137,7 @@ def _share(found: Spread) -> str:
 def _ranged(found: Spread, written: Callable[[float], str]) -> str:
     if math.isnan(found.mean):
         return "not finite"
-    if len(found.values) == 1:
+    if found.low == found.high:
         return written(found.mean)
     return f"{written(found.mean)} [{written(found.low)}, {written(found.high)}]"
 
@@ -153,7 +147,7 @@ def _when(found: Spread) -> str:
     return f"at epoch {low:.4g}" if low == high else f"at epochs {low:.4g} to {high:.4g}"
 
 
-def _perplexities(rows: Sequence[Mapping[str, Any]]) -> dict[str, Point]:
+def _perplexities(rows: Sequence[Row]) -> dict[str, Point]:
     at = {row.get("epoch"): row for row in rows}
     found = {
         f"perplexity_at_{epoch}": _point(at[epoch], "perplexity")
@@ -163,17 +157,11 @@ def _perplexities(rows: Sequence[Mapping[str, Any]]) -> dict[str, Point]:
     return found or {"perplexity": _point(rows[-1], "perplexity")}
 
 
-def _point(row: Mapping[str, Any], name: str) -> Point:
+def _point(row: Row, name: str) -> Point:
     return Point(number(row, name), number(row, "epoch"))
 
 
-def _lowest(rows: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    return min(rows, key=lambda row: _or(number(row, name), math.inf))
-
-
-def _highest(rows: Sequence[Mapping[str, Any]], name: str) -> Point:
-    return _point(max(rows, key=lambda row: _or(number(row, name), -math.inf)), name)
-
-
-def _or(value: float, otherwise: float) -> float:
-    return otherwise if math.isnan(value) else value
+def _best(rows: Sequence[Row], name: str, choose: Callable[..., Row] = min) -> Row:
+    """The row with the lowest number, or, by `max`, the highest."""
+    finite = [row for row in rows if not math.isnan(number(row, name))]
+    return choose(finite or rows, key=lambda row: number(row, name))

@@ -28,13 +28,7 @@ Filter = Callable[[Array], Array]
 
 
 def build_filters(kind: str, batch: int, top_n: int, size: int) -> Built:
-    """A call for each way to filter rows of logits.
-
-    Args:
-        kind: one of `KINDS`.
-        batch: rows.
-        top_n: n.
-        size: of the vocabulary.
+    """A call for each way to filter a batch of logits; `kind` is one of `KINDS`.
 
     Raises:
         Disagreement: a filter keeps other tokens than ours.

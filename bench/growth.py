@@ -8,18 +8,16 @@ as XLA tells; compile time is that ahead of time, from shapes.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
 
 import jax
 
 from bench.command import Measured, Options, measure
-from bench.environment import Environment
 from bench.ours import epoch, first_state, make_program
 from bench.peers import OURS
 from bench.report import Row, make_row, print_table
@@ -27,6 +25,7 @@ from bench.shapes import BATCHES, DType, System
 from bench.timing import Visit, take_turns
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax.cli.arguments import parse
+from lstm_jax.settings import Count
 from lstm_jax.training.state import train_step
 
 BASE = System("growth", 100, "lstm", 1, 128, batch_size=16, sequence_length=50)
@@ -70,9 +69,7 @@ class _Steps:
         self._index = (self._index + 1) % BATCHES
 
 
-def measure_point(
-    size: str, value: int, options: Options, found: Environment, base: System | None = None
-) -> Row:
+def measure_point(size: str, value: int, options: Options, base: System | None = None) -> Row:
     """Measures one value of one size of `SIZES`, the others as in `base`."""
     changed: dict[str, Any] = {size: value}
     system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
@@ -80,7 +77,6 @@ def measure_point(
     rounds = 1 if options.quick else options.rounds
     (timing,) = take_turns({OURS: Visit(steps.step)}, rounds).values()
     return make_row(
-        found,
         timing,
         bench="growth",
         system=f"{size.replace('_', ' ')} {value}",
@@ -94,41 +90,33 @@ def measure_point(
     )
 
 
-def measure_size(
-    worker: Worker, size: str, options: Options, found: Environment, out: TextIO
-) -> list[Row]:
+def measure_size(worker: Worker, size: str, options: Options) -> Measured:
     """Measures all values of one size, and prints them."""
     values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
     rows: list[Row] = [
-        worker.ask(Server.call, measure_point, size, value, options, found) for value in values
+        worker.ask(Server.call, measure_point, size, value, options) for value in values
     ]
-    print_table(rows, out)
+    print_table(rows)
     if size == "remat":
         *chunks, whole = rows
         for row in chunks:
             memory = (row.memory_mb or 0.0) / (whole.memory_mb or 1.0)
             print(
                 f"{row.system}: {memory:.3f} of the memory and "
-                f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}",
-                file=out,
+                f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}"
             )
-    return rows
+    return rows, True
 
 
 @dataclass(frozen=True)
 class GrowthOptions(Options):
     """Measures how our training step grows with each size."""
 
-    rounds: int = 5
+    rounds: Count = 5
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench."""
     options = parse(GrowthOptions, None, arguments, "bench growth")
-
-    def parts(found: Environment) -> Iterator[Measured]:
-        with closing(Worker(NO_CACHE)) as worker:
-            for size in SIZES:
-                yield measure_size(worker, size, options, found, sys.stdout), True
-
-    return measure(options, parts)
+    with closing(Worker(NO_CACHE)) as worker:
+        return measure(options, (measure_size(worker, size, options) for size in SIZES))

@@ -11,16 +11,18 @@ from bench.shapes import AnyParams, AnySystem, DType, Job, LayerShape, LayerWork
 from lstm_jax.models import LanguageModelParams
 
 
-class Training(Protocol):
+class _Built(Protocol):
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What was chosen to make it fast."""
+
+
+class Training(_Built, Protocol):
     """A network in training, on the system's batches in order, from the weights it was given."""
 
     @property
     def parameters(self) -> int:
         """How many numbers are trained, without those its cell has beyond ours by definition."""
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """What was chosen to make it fast."""
 
     def loss(self) -> float:
         """Mean loss of the epoch's first batch, in nats, from a zero carry, without dropout."""
@@ -29,12 +31,8 @@ class Training(Protocol):
         """Trains on the next batch: forward, backward, clip, Adam; returns when all is done."""
 
 
-class LayerPass(Protocol):
+class LayerPass(_Built, Protocol):
     """A layer over time, forward and backward, on the work it was given."""
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """What was chosen to make it fast."""
 
     def run(self) -> None:
         """Outputs, and all gradients; returns when all is done."""
@@ -46,12 +44,8 @@ class LayerPass(Protocol):
         """
 
 
-class Sampling(Protocol):
+class Sampling(_Built, Protocol):
     """A network that writes what it was asked for, from the weights it was given."""
-
-    @property
-    def settings(self) -> Mapping[str, str]:
-        """What was chosen to make it fast."""
 
     def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
         """Absorbs the prompts from a zero carry and writes: tokens `[places, B]`, on the host."""

@@ -46,26 +46,22 @@ class Options(OptionsWithPeers):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.cells or not self.shapes:
+        if not self.layers():
             raise ValueError("there is nothing to measure; name a cell and a shape")
-        for shape in self.shapes:
-            _sizes(shape)
 
     def layers(self) -> list[LayerShape]:
         """What is measured."""
-        found = [LayerShape(cell, *_sizes(shape)) for shape in self.shapes for cell in self.cells]
-        if not self.quick:
-            return found
-        least = min(each.products_size for each in found)
-        return [each for each in found if each.products_size == least]
+        sizes = [_sizes(shape) for shape in self.shapes]
+        if self.quick:
+            sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
+        return [LayerShape(cell, *size) for size in sizes for cell in self.cells]
 
 
-def _sizes(shape: str) -> tuple[int, int, int, int]:
+def _sizes(shape: str) -> list[int]:
     parts = shape.split(",")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a shape is {shape!r}; expected four sizes T,B,D,H, such as {SHAPES[0]}")
-    times, batch, inputs, hidden = map(int, parts)
-    return times, batch, inputs, hidden
+    return list(map(int, parts))
 
 
 def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:

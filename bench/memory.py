@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import re
 import statistics
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import Annotated, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
-from bench.contest import with_peer
-from bench.environment import Environment, cpu_cores
+from bench.contest import LeftOut, with_peer
+from bench.environment import cpu_cores
 from bench.implementation import Implementation
 from bench.peers import OURS, candidates, module_of
 from bench.report import make_row, print_table, with_ratios
@@ -29,8 +29,9 @@ from bench.shapes import AnySystem, DType, System, systems_named
 from bench.timing import seconds, timing_of
 from bench.workers import NO_CACHE, Failed, NotRun, Server, Worker
 from lstm_jax.cli.arguments import parse
+from lstm_jax.settings import Bounds, Count
 
-_STATUS = Path("/proc/self/status")
+STATUS = Path("/proc/self/status")
 _TINY = System("tiny", 5, "lstm", 1, 4, batch_size=2, sequence_length=3)
 _QUICK_STEPS = 2
 
@@ -42,29 +43,20 @@ class Options(OptionsWithPeers):
     Attributes:
         systems: which systems; none named means all, or, if quick, the first.
         rounds: processes of each implementation.
-        steps: steps that each process takes, at least 2.
+        steps: steps that each process takes, at least 2: the first compiles.
     """
 
     systems: tuple[str, ...] = ()
-    rounds: int = 3
-    steps: int = 6
+    rounds: Count = 3
+    steps: Annotated[int, Bounds(2)] = 6
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 2:
-            raise ValueError(f"steps is {self.steps}; it must be at least 2, the first compiles")
-        _require_status()
+        status_mb("VmRSS")
 
 
 class Steps(NamedTuple):
-    """What one process found.
-
-    Attributes:
-        first_s: seconds of the first step, compilation and all.
-        step_s: seconds of each later one.
-        peak_mb: megabytes at the peak of building and of all steps, less what was there before.
-        settings: see `Training`.
-    """
+    """What one process found: the peak is of building and all steps, less what was there before."""
 
     first_s: float
     step_s: list[float]
@@ -86,12 +78,7 @@ def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int
 
 
 def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
-    """Trains in a process of its own, in the usual way of the implementation of that name.
-
-    Raises:
-        NotRun: it cannot run here.
-        Failed: it ended with an error.
-    """
+    """Trains in a process of its own, in the usual way of the implementation of that name."""
     usual = candidates(name, "training", cpu_cores())[0]
     with closing(Worker({**usual.environment, **NO_CACHE})) as worker:
         given = (module_of(name), usual.options, system, dtype, steps)
@@ -99,26 +86,19 @@ def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
     return found
 
 
-def measure_system(
-    options: Options, system: AnySystem, found: Environment, out: TextIO
-) -> Measured:
+def measure_system(options: Options, system: AnySystem) -> Measured:
     """Measures one system, and prints it; the ratios are those of memory."""
     steps = min(options.steps, _QUICK_STEPS) if options.quick else options.steps
-    left_out: dict[str, str] = {}
+    left_out = LeftOut(system.name)
     runs: dict[str, list[Steps]] = {name: [] for name in (OURS, *options.peers)}
-    all_ran = True
     for _ in range(1 if options.quick else options.rounds):
-        for name in [name for name in runs if name not in left_out]:
+        for name in [each for each in runs if each not in left_out]:
             try:
                 runs[name].append(steps_of(name, system, options.dtype, steps))
             except (NotRun, Failed) as reason:
-                all_ran &= isinstance(reason, NotRun)
-                left_out[name] = str(reason)
-                line = f"{system.name}: {name} is left out: {reason}"
-                print(line, file=out, flush=True)
+                left_out.add(name, reason)
     rows = [
         make_row(
-            found,
             timing_of([each for run in some for each in run.step_s]),
             bench="memory",
             system=system.name,
@@ -136,48 +116,31 @@ def measure_system(
         if name not in left_out
     ]
     rows = with_ratios(rows, lambda row: row.memory_mb)
-    print_table(rows, out)
+    print_table(rows)
     first = {row.implementation: row.details["first_s"] for row in rows}
     ours, others = first.pop(OURS), first.values()
     beside = f", that of the fastest peer {min(others):.2f} s" if others else ""
-    print(f"our first step takes {ours:.2f} s{beside}", file=out, flush=True)
-    return rows, all_ran
-
-
-def _require_status() -> None:
-    if not _STATUS.exists():
-        raise ValueError(f"there is no {_STATUS}; a process's memory is only read on Linux")
+    print(f"our first step takes {ours:.2f} s{beside}", flush=True)
+    return rows, left_out.all_agree
 
 
 def _forget_peak() -> None:
     """Lets the peak of resident memory begin anew, where the system allows it."""
-    try:
+    with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
 
 
 def status_mb(name: str) -> float:
-    """A number of this process's status, such as VmRSS, what it has in memory.
-
-    Raises:
-        ValueError: this system doesn't say.
-    """
-    _require_status()
-    for line in _STATUS.read_text().splitlines():
-        key, _, value = line.partition(":")
-        if key == name:
-            return int(value.split()[0]) * 1024 / 1e6
-    raise ValueError(f"{_STATUS} has no {name}")
+    """A number of this process's status, such as VmRSS; ValueError where it cannot be read."""
+    text = STATUS.read_text() if STATUS.exists() else ""
+    found = re.search(rf"^{name}:\s*(\d+) kB$", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{STATUS} has no {name}; a process's memory is only read on Linux")
+    return int(found[1]) * 1024 / 1e6
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench."""
     options = parse(Options, None, arguments, "bench memory")
     systems = systems_named(options.systems, quick=options.quick)
-
-    def parts(found: Environment) -> Iterator[Measured]:
-        for system in systems:
-            yield measure_system(options, system, found, sys.stdout)
-
-    return measure(options, parts)
+    return measure(options, (measure_system(options, system) for system in systems))

@@ -36,13 +36,7 @@ _DEVELOPMENT_SHARE = 0.1
 
 
 class NGramResult(NamedTuple):
-    """How well an n-gram predicts a held-out text.
-
-    Attributes:
-        loss: mean nats a token.
-        discount: of every order, chosen on the training text alone.
-        order: n; a history is n - 1 tokens long.
-    """
+    """Mean nats a held-out token; the discount, chosen on what was trained on alone; n."""
 
     loss: float
     discount: float
@@ -50,7 +44,13 @@ class NGramResult(NamedTuple):
 
 
 class NGram:
-    """An n-gram's counts and discounts."""
+    """An n-gram's counts and discounts, each between 0 and 1, of the orders 1, ..., n.
+
+    The first `given` tokens of each sequence are not counted as what follows a history.
+
+    Raises:
+        ValueError: no discounts or impossible ones, or an id outside the vocabulary.
+    """
 
     def __init__(
         self,
@@ -60,18 +60,6 @@ class NGram:
         discounts: Sequence[float],
         given: int = 0,
     ) -> None:
-        """Counts.
-
-        Args:
-            training: what is counted.
-            vocabulary_size: V; every id is below it.
-            discounts: d of the orders 1, ..., n, each between 0 and 1.
-            given: so many tokens at the start of each sequence are only ever part of a history:
-                they are not counted as what follows one.
-
-        Raises:
-            ValueError: no discounts or impossible ones, or an id outside the vocabulary.
-        """
         if not discounts or not all(0 < discount < 1 for discount in discounts):
             raise ValueError(
                 f"discounts are {tuple(discounts)}; give one between 0 and 1 for each order"
@@ -80,15 +68,7 @@ class NGram:
         self._levels = _count(_join(training, given, vocabulary_size), len(discounts))
 
     def losses(self, sequences: Sequences, given: int = 0) -> Floats:
-        """-log p in nats of every token, one sequence after the other, but for those given.
-
-        Args:
-            sequences: ids.
-            given: so many tokens at the start of each sequence are not predicted.
-
-        Raises:
-            ValueError: an id outside the vocabulary.
-        """
+        """-log p in nats of each token in turn but the first `given` of each sequence."""
         evidence = _gather(self._levels, _join(sequences, given, self._size))
         return evidence.losses(self._discounts, self._size)
 
@@ -102,68 +82,65 @@ def choose_discount(
     them, each predicted but for the given tokens at its start.
 
     Raises:
-        ValueError: fewer than two tokens or sequences, nothing to predict in the last tenth, an id
-            outside the vocabulary, or an order below 1.
+        ValueError: too little to choose by, an id outside the vocabulary, or an order below 1.
     """
-    if len(sequences) == 1:
-        ids = as_ids(sequences[0])
-        cut = _development_start(len(ids), "ids")
-        context = end_of(ids[:cut], order)
-        counted, development = [ids[:cut]], [np.concatenate((context, ids[cut:]))]
-        predicted = _join(development, len(context), vocabulary_size)
-    else:
-        cut = _development_start(len(sequences), "sequences")
-        counted = list(map(as_ids, sequences[:cut]))
-        predicted = _join(sequences[cut:], given, vocabulary_size)
-    evidence = _gather(_count(_join(counted, given, vocabulary_size), order), predicted)
+    arrays = [as_ids(sequence) for sequence in sequences]
+    noun, parts = ("ids", arrays[0]) if len(arrays) == 1 else ("sequences", arrays)
+    if len(parts) < 2:
+        raise ValueError(f"a discount cannot be chosen on {len(parts)} {noun}; give at least 2")
+    cut = len(parts) - max(1, int(len(parts) * _DEVELOPMENT_SHARE))
+    counted, development, known = arrays[:cut], arrays[cut:], given
+    if len(arrays) == 1:
+        counted, context = [arrays[0][:cut]], _end_of(arrays[0][:cut], order)
+        development, known = [np.concatenate((context, arrays[0][cut:]))], len(context)
+    levels = _count(_join(counted, given, vocabulary_size), order)
+    evidence = _gather(levels, _join(development, known, vocabulary_size))
 
     def loss(discount: float) -> float:
-        return mean(evidence.losses((discount,) * order, vocabulary_size))
+        return _mean(evidence.losses((discount,) * order, vocabulary_size))
 
     return min(DISCOUNTS, key=loss)
 
 
 def heldout_loss(
-    training: npt.ArrayLike, heldout: npt.ArrayLike, *, order: int, vocabulary_size: int
+    training: Sequences,
+    heldout: Sequences,
+    *,
+    order: int,
+    vocabulary_size: int,
+    goes_on: bool = True,
 ) -> NGramResult:
-    """Fits an n-gram to a text, and predicts every token of the text's held-out end once.
+    """Fits an n-gram, and predicts held-out tokens, each once.
+
+    Where `goes_on`, each held-out sequence goes on where the training one in its place ends, as in
+    a text or in lanes of one, whose discount is chosen on them one after the other. If not, the
+    first token of every sequence is given.
 
     Raises:
-        ValueError: too few ids, one outside the vocabulary, or an order below 1.
+        ValueError: too little to train on, nothing to predict, an id outside the vocabulary, or an
+            order below 1.
     """
-    ids = as_ids(training, name="training")
-    discount = choose_discount([ids], order, vocabulary_size)
-    model = NGram([ids], vocabulary_size=vocabulary_size, discounts=(discount,) * order)
-    context = end_of(ids, order)
-    losses = model.losses([np.concatenate((context, as_ids(heldout)))], len(context))
-    return NGramResult(mean(losses), discount, order)
+    counted, predicted = list(map(as_ids, training)), list(map(as_ids, heldout))
+    given = known = 0 if goes_on else 1
+    text = [np.concatenate(counted)] if goes_on else counted
+    discount = choose_discount(text, order, vocabulary_size, given)
+    discounts = (discount,) * order
+    model = NGram(counted, vocabulary_size=vocabulary_size, discounts=discounts, given=given)
+    if goes_on:
+        ends = [_end_of(each, order) for each in counted]
+        predicted, known = (
+            list(map(np.concatenate, zip(ends, predicted, strict=True))),
+            len(ends[0]),
+        )
+    return NGramResult(_mean(model.losses(predicted, known)), discount, order)
 
 
-def heldout_loss_of_sequences(
-    training: Sequences, heldout: Sequences, *, order: int, vocabulary_size: int
-) -> NGramResult:
-    """Fits an n-gram to sequences, and predicts held-out ones, each but for its first token.
-
-    Raises:
-        ValueError: too few sequences, nothing to predict in them, an id outside the vocabulary, or
-            an order below 1.
-    """
-    discount = choose_discount(training, order, vocabulary_size, given=1)
-    model = NGram(training, vocabulary_size=vocabulary_size, discounts=(discount,) * order, given=1)
-    return NGramResult(mean(model.losses(heldout, given=1)), discount, order)
-
-
-def end_of(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
+def _end_of(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
     """What an n-gram of this order looks back on after these ids."""
     return ids[max(0, len(ids) - order + 1) :]
 
 
-def mean(losses: Floats) -> float:
-    """The mean loss.
-
-    Raises:
-        ValueError: there is none.
-    """
+def _mean(losses: Floats) -> float:
     if not losses.size:
         raise ValueError("there is no token to predict; hold out more text, or longer sequences")
     return float(losses.mean())
@@ -271,9 +248,3 @@ def _gather(levels: Sequence[_Level], tokens: _Tokens) -> _Evidence:
         rows.append((level.counts[grams], level.totals[followed], level.distinct[followed]))
         histories = _lengthen(level, histories, tokens)
     return _Evidence(*(np.stack(kind) for kind in zip(*rows, strict=True)))
-
-
-def _development_start(length: int, noun: str) -> int:
-    if length < 2:
-        raise ValueError(f"a discount cannot be chosen on {length} {noun}; give at least 2")
-    return length - max(1, int(length * _DEVELOPMENT_SHARE))

@@ -44,12 +44,9 @@ class Peer(Implementation):
     """`lstm_jax`."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
-        """See `Implementation`."""
         return OurTraining(system, dtype, params)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
-        """See `Implementation`."""
-
         def forward(params: Any, carry: Any, xs: Array) -> Array:
             return layer(params, carry, xs, compute_dtype=dtype)[1]
 
@@ -62,7 +59,6 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> OurSampling:
-        """See `Implementation`."""
         return OurSampling(system, dtype, params, job)
 
 
@@ -76,15 +72,15 @@ class OurTraining:
         self._program = make_program(system, dtype)
         self._data = epoch(system)
         self._index = 0
+        if isinstance(system, Classification):
+            params = params._replace(vectors=jnp.asarray(system.vectors()))  # type: ignore[call-arg]
         params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
         self._state = first_state(self._program, params, system.batch_size)
 
     def loss(self) -> float:
-        """See `Training`."""
         return float(_mean_loss(self._program.objective, self._state.params, self._data[0]))
 
     def step(self) -> None:
-        """See `Training`."""
         done = train_step(self._program, self._state, self._data[self._index])
         self._state, _ = jax.block_until_ready(done)
         self._index = (self._index + 1) % BATCHES
@@ -95,10 +91,10 @@ def make_program(system: AnySystem, dtype: DType) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
     clip_norm = None if isinstance(system, Classification) else system.clip_norm
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
-    optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1))
-    return Program(
-        _objective(system, dtype), optimizer, BATCHES, system.batch_size, sharding.data_mesh(1)
-    )
+    frozen = ("vectors",) if isinstance(system, Classification) else ()
+    optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
+    mesh = sharding.data_mesh(1)
+    return Program(_objective(system, dtype), optimizer, BATCHES, system.batch_size, mesh, frozen)
 
 
 def _objective(system: AnySystem, dtype: DType) -> Objective:
@@ -117,8 +113,8 @@ def epoch(system: AnySystem) -> list[Any]:
     batches = [jax.device_put(system.batch(index)) for index in range(BATCHES)]
     if isinstance(system, System):
         return [Predictions(inputs, targets, real) for inputs, targets in batches]
-    weights, vectors = jnp.ones(system.batch_size), jnp.asarray(system.vectors())
-    return [LabelledTexts(words, real, labels, weights, vectors) for words, labels in batches]
+    weights = jnp.ones(system.batch_size)
+    return [LabelledTexts(words, real, labels, weights) for words, labels in batches]
 
 
 def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
@@ -157,7 +153,6 @@ class OurSampling:
         self._job, self._key, self._prompts = job, random.key(0), jax.device_put(prompts)
 
     def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """See `Sampling`."""
         texts = generate(
             self._model,
             self._params,

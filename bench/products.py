@@ -100,12 +100,7 @@ def _recurrent(times: int, batch: int, hidden_size: int, gates: int) -> Counter[
 
 
 class Floor(NamedTuple):
-    """The least time of some products.
-
-    Attributes:
-        needed: how often each is needed.
-        median_ms: of each, by its name.
-    """
+    """The least time of some products: how often each is needed, and its median by its name."""
 
     needed: Mapping[Product, int]
     median_ms: Mapping[str, float]
@@ -148,7 +143,7 @@ def _fastest(forms: Mapping[str, Callable[[], object]]) -> Callable[[], object]:
     return forms[min(took, key=took.__getitem__)]
 
 
-_SPECS = {
+SPECS = {
     "x @ w": "mk,kn->mn",
     "x @ w, w.T stored": "mk,nk->mn",
     "x @ w, x.T stored": "km,kn->mn",
@@ -169,13 +164,14 @@ def _forms(product: Product, dtype: DType) -> dict[str, Callable[[], object]]:
             )
             for key, axes in zip(keys, spec.partition("->")[0].split(","), strict=True)
         )
-        return lambda: jax.block_until_ready(_repeat(spec, dtype, product.times, left, right))
+        return lambda: jax.block_until_ready(repeat(spec, dtype, product.times, left, right))
 
-    return {name: form(spec) for name, spec in _SPECS.items()}
+    return {name: form(spec) for name, spec in SPECS.items()}
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Array:
+def repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Array:
+    """The product, so many times one after the other."""
     policy = products(dtype, jnp.float32)
     if times == 1:
         return policy.einsum(spec, left, right)

@@ -11,24 +11,23 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TextIO
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from bench.command import Measured, Options, measure
-from bench.environment import Environment
 from bench.peers import OURS
-from bench.report import Row, make_row, print_table
+from bench.report import make_row, print_table
 from bench.shapes import BATCHES, system_named
-from bench.timing import require_at_least_one, seconds, timing_of
+from bench.timing import seconds, timing_of
 from lstm_jax.cli.arguments import parse
+from lstm_jax.settings import Bounds, Count, check
 from lstm_jax.systems import preset_named, to_dict
 from lstm_jax.systems.base import System
 from lstm_jax.systems.corpus import Corpus
@@ -52,20 +51,18 @@ class RateOptions:
 
     Attributes:
         system: which preset.
-        steps: of each run, at least 2.
+        steps: of each run, at least 2: the first is left out.
         rounds: runs of the loop, and of the bare step.
         json: where to write the row.
     """
 
     system: Literal["lyrics", "shakespeare", "anna", "poems", "reviews"] = "lyrics"
-    steps: int = 200
-    rounds: int = 3
+    steps: Annotated[int, Bounds(2)] = 200
+    rounds: Count = 3
     json: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 2:
-            raise ValueError(f"steps is {self.steps}; it must be at least 2, the first is left out")
-        require_at_least_one(rounds=self.rounds)
+        check(self)
 
 
 class Pace(NamedTuple):
@@ -105,26 +102,34 @@ def random_system(name: str, steps: int) -> System:
     return ReviewsSystem(config, vocabulary, "", None, Encoded(texts, labels), nothing, None)
 
 
-class _Noted:
-    """A report that keeps the rows, and when each step was done."""
+class Quiet:
+    """A `Report` that tells nobody."""
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def row(self, row: MetricsRow) -> None:
+        pass
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class _Noted(Quiet):
+    """Keeps the rows, and when each step was done."""
 
     def __init__(self) -> None:
         self.rows: list[MetricsRow] = []
         self.times: list[float] = []
 
     def advance(self, step: int) -> None:
-        """See `Report`."""
         self.times.append(time.perf_counter())
 
     def row(self, row: MetricsRow) -> None:
-        """See `Report`."""
         self.rows.append(row)
-
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        """See `Report`."""
-
-    def note(self, text: str) -> None:
-        """See `Report`."""
 
 
 def loop_pace(task: Task) -> Pace:
@@ -163,25 +168,18 @@ def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
     return Pace(tokens / (times[-1] - times[0]), np.diff(times).tolist())
 
 
-def measure_rate(system: System, options: RateOptions, found: Environment, out: TextIO) -> Row:
-    """Measures one system, and prints it; its rate is what the loop reports, the runs' median.
-
-    Args:
-        system: with as many steps as the options say.
-        options: the rounds and the steps.
-        found: what the process runs on.
-        out: where to print.
-    """
+def measure_rate(system: System, options: RateOptions) -> Measured:
+    """Measures a system of as many steps as the options say; its rate is the runs' median."""
     task, feed = make_task(system), system.feed()
     batches = jax.block_until_ready([feed(step) for step in range(options.steps)])
     first_s = seconds(
         lambda: jax.block_until_ready(train_step(task.program, first_state(task), batches[0]))
     )
-    paces: dict[str, list[Pace]] = {"loop": [], "bare": []}
+    loops, bare = list[Pace](), list[Pace]()
     for turn in range(options.rounds):
-        for name in ("loop", "bare") if turn % 2 else ("bare", "loop"):
-            paces[name].append(loop_pace(task) if name == "loop" else bare_pace(task, batches))
-    rates, bare_rates = ([each.tokens_per_second for each in kind] for kind in paces.values())
+        for paces in (loops, bare) if turn % 2 else (bare, loops):
+            paces.append(loop_pace(task) if paces is loops else bare_pace(task, batches))
+    rates, bare_rates = ([each.tokens_per_second for each in paces] for paces in (loops, bare))
     ratios = [rate / other for rate, other in zip(rates, bare_rates, strict=True)]
     details = {
         "bare_tokens_per_second": statistics.median(bare_rates),
@@ -189,8 +187,7 @@ def measure_rate(system: System, options: RateOptions, found: Environment, out: 
         "ratios": ratios,
     }
     row = make_row(
-        found,
-        timing_of([each for pace in paces["loop"] for each in pace.step_s]),
+        timing_of([each for pace in loops for each in pace.step_s]),
         bench="rate",
         system=options.system,
         implementation=OURS,
@@ -202,22 +199,16 @@ def measure_rate(system: System, options: RateOptions, found: Environment, out: 
         shape=to_dict(system.config) | {"vocabulary_size": len(system.vocabulary)},
         details=details,
     )
-    print_table([row], out)
+    print_table([row])
     print(
         f"the bare step: {details['bare_tokens_per_second']:,.0f} tokens/s; the loop reaches "
-        f"{details['ratio']:.3f} of it ({', '.join(f'{ratio:.3f}' for ratio in ratios)})",
-        file=out,
-        flush=True,
+        f"{details['ratio']:.3f} of it ({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
     )
-    return row
+    return [row], True
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench."""
     options = parse(RateOptions, None, arguments, "bench rate")
-
-    def parts(found: Environment) -> Iterator[Measured]:
-        system = random_system(options.system, options.steps)
-        yield [measure_rate(system, options, found, sys.stdout)], True
-
-    return measure(Options(json=options.json), parts)
+    system = random_system(options.system, options.steps)
+    return measure(Options(json=options.json), map(measure_rate, [system], [options]))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from bench.environment import Environment
+from bench.environment import Environment, environment
 from bench.peers import OURS
 from bench.timing import Timing
 
@@ -67,20 +67,10 @@ class Row(Environment):
         return self.implementation.startswith(OURS)
 
 
-def make_row(
-    found: Environment, timing: Timing, *, tokens: int, first_s: float = 0.0, **fields: Any
-) -> Row:
-    """A row from what was measured.
-
-    Args:
-        found: what it ran on.
-        timing: of one call.
-        tokens: of one call.
-        first_s: seconds that the first call took.
-        fields: others of `Row`.
-    """
+def make_row(timing: Timing, *, tokens: int, first_s: float = 0.0, **fields: Any) -> Row:
+    """A row from what one call took, its tokens, the seconds of the first, and fields of `Row`."""
     median_s = timing.median_ms / 1e3
-    values = vars(found) | vars(timing) | fields
+    values = vars(environment()) | vars(timing) | fields
     values.setdefault("tokens_per_second", tokens / median_s)
     values.setdefault("compile_s", max(0.0, first_s - median_s))
     return Row(**values)
@@ -101,18 +91,18 @@ def with_ratios(
     return [with_ratio(row) for row in rows]
 
 
-def print_environment(found: Environment, out: TextIO) -> None:
+def print_environment() -> None:
     """Prints what the measurements run on."""
+    found = environment()
     for title, values in (("threads", found.threads), ("versions", found.versions)):
-        print(f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()), file=out)
-    print(f"device: {found.device}; processor: {found.processor}; load {found.load}", file=out)
+        print(f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
+    print(f"device: {found.device}; processor: {found.processor}; load {found.load}")
     if found.is_busy:
         # Measured with both of two cores taken: PyTorch's lyrics step took 300-450 ms on two OpenMP
         # threads, which wait for each other at every barrier, and 120-160 ms on one.
         print(
             "warning: other programs are running; that slows PyTorch above all, so wait for "
-            "a quiet machine before you quote these ratios",
-            file=out,
+            "a quiet machine before you quote these ratios"
         )
 
 
@@ -134,7 +124,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 _LEFT = ("system", "implementation", "dtype", "as")
 
 
-def print_table(rows: Sequence[Row], out: TextIO) -> None:
+def print_table(rows: Sequence[Row]) -> None:
     """Prints one line a row; a column that no row has is left out."""
     columns = {head: [cell(row) for row in rows] for head, cell in _COLUMNS.items()}
     columns = {head: [head, *cells] for head, cells in columns.items() if any(cells)}
@@ -144,7 +134,7 @@ def print_table(rows: Sequence[Row], out: TextIO) -> None:
             for head, cells in columns.items()
             for width in [max(map(len, cells))]
         )
-        print("  ".join(padded).rstrip(), file=out, flush=True)
+        print("  ".join(padded).rstrip(), flush=True)
 
 
 def _number(value: float | None, form: str) -> str:
@@ -154,8 +144,7 @@ def _number(value: float | None, form: str) -> str:
 def write_rows(rows: Iterable[Row], file: TextIO) -> None:
     """Writes one row a line, without what it has not, so that each is kept as soon as it is."""
     for row in rows:
-        values = {name: value for name, value in vars(row).items() if value not in (None, {})}
-        write_line(values, file)
+        write_line({k: v for k, v in vars(row).items() if v not in (None, {})}, file)
     file.flush()
 
 
@@ -165,11 +154,7 @@ def write_line(values: Mapping[str, Any], file: TextIO) -> None:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """What `write_rows` wrote.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """What `write_rows` wrote; ValueError where it is something else."""
     try:
         return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (TypeError, ValueError) as error:

@@ -15,39 +15,16 @@ from lstm_jax.systems.base import TrainConfig
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 
-_BOOKKEEPING = frozenset(
-    [
-        "system",
-        "preset",
-        "data",
-        "seed",
-        "devices",
-        "intervals",
-        "log_every",
-        "evaluate_every",
-        "checkpoint_every",
-        "sample_every",
-        "keep_checkpoints",
-        "sample_prompts",
-        "sample_templates",
-        "corpus_on_device_mb",
-        "model.frozen_embedding",  # `vectors` says it
-    ]
-)
-_BOOKKEEPING_GROUP = "sample."
+_BOOKKEEPING = {"system", "preset", "data", "seed", "devices", "intervals", "log_every",
+                "evaluate_every", "checkpoint_every", "sample_every", "keep_checkpoints",
+                "sample_prompts", "sample_templates", "corpus_on_device_mb",
+                "model.frozen_embedding"}  # fmt: skip
+"""And the group `sample`; `vectors` says whether an embedding is frozen."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
-
-    Attributes:
-        path: of the folder.
-        config: the settings.
-        sha256: of the data.
-        device: what it ran on.
-        rows: of metrics, at least one.
-    """
+    """A run folder: its settings, its data's SHA-256, what it ran on, its rows of metrics."""
 
     path: Path
     config: TrainConfig
@@ -92,11 +69,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run folder.
-
-    Raises:
-        ValueError: it is no run folder, its config is damaged, or it has no metrics.
-    """
+    """Reads a run folder; ValueError where it is none, is damaged, or has no metrics."""
     folder = RunFolder(path)
     described = _described(folder.config)
     config, sha256, _ = read_description(folder)
@@ -123,8 +96,10 @@ def keep_run(run: Run, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     RunFolder(folder).config.write_text(text, encoding="utf-8")
-    rows = "".join(json.dumps(_rounded(row)) + "\n" for row in run.rows)
-    RunFolder(folder).metrics.write_text(rows, encoding="utf-8")
+    with RunFolder(folder).metrics.open("w", encoding="utf-8") as file:
+        for row in run.rows:  # with the seven digits that float32 has
+            short = {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()}
+            file.write(json.dumps(short) + "\n")
 
 
 def number(row: Mapping[str, Any], name: str) -> float:
@@ -141,7 +116,7 @@ def settings(config: TrainConfig) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.items()
-        if name not in _BOOKKEEPING and not name.startswith(_BOOKKEEPING_GROUP)
+        if name not in _BOOKKEEPING and not name.startswith("sample.")
     }
 
 
@@ -156,14 +131,6 @@ def differences(config: TrainConfig) -> tuple[str, ...]:
     except ValueError:  # it follows nothing that was published
         return found
     return min(found, ("--as-published", *_flags(config, published)), key=len)
-
-
-def _rounded(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose numbers have the seven digits that float32 has."""
-    return {
-        name: float(f"{value:.7g}") if isinstance(value, float) else value
-        for name, value in row.items()
-    }
 
 
 def _described(file: Path) -> dict[str, Any]:
@@ -183,13 +150,12 @@ def _device(written_by: object) -> str:
 
 
 def _flags(config: TrainConfig, base: TrainConfig) -> tuple[str, ...]:
-    kept = settings(base)
-    changed = ((name, value) for name, value in settings(config).items() if value != kept.get(name))
-    return tuple(_flag(name.replace("_", "-"), value) for name, value in changed)
-
-
-def _flag(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        group, dot, last = name.rpartition(".")
-        return f"--{group}{dot}{'' if value else 'no-'}{last}"
-    return f"--{name} {value}"
+    kept, flags = settings(base), []
+    for name, value in settings(config).items():
+        group, dot, last = name.replace("_", "-").rpartition(".")
+        if isinstance(value, bool):
+            flag = f"--{group}{dot}{'' if value else 'no-'}{last}"
+        else:
+            flag = f"--{group}{dot}{last} {value}"
+        flags += [flag] if value != kept.get(name) else []
+    return tuple(flags)

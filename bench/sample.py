@@ -11,27 +11,24 @@ fast a long prompt is read (prefill); and what filters cost over a large vocabul
 from __future__ import annotations
 
 import dataclasses
-import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TextIO
+from typing import Any
 
 from bench.agreement import continuations, require_same_continuations
 from bench.command import Measured, OptionsWithPeers, measure
 from bench.contest import LIMIT, Check, Contest, Entrant, Pool, Timings, time_in_turns
-from bench.environment import Environment
 from bench.filters import KINDS, TOP_P, VOCABULARY_SIZE, build_filters
 from bench.implementation import Implementation
 from bench.limits import build_reading
 from bench.ours import OurSampling
 from bench.peers import OURS, SAMPLING_PEERS, require_peers
 from bench.report import Row, print_table, with_ratios
-from bench.shapes import DType, Job, System, language_system_named
-from bench.timing import require_at_least_one
+from bench.shapes import DType, Job, System, system_named
 from bench.workers import Built, Disagreement, Server
 from lstm_jax.cli.arguments import parse
+from lstm_jax.settings import Count, CountOrZero, PositiveOrZero
 
 BENCH = "sample"
 FILTER_BATCHES = (1, 16, 128)
@@ -60,23 +57,18 @@ class Options(OptionsWithPeers):
 
     systems: tuple[str, ...] = ("anna", "shakespeare")
     batch_sizes: tuple[int, ...] = (1, 16, 128, 1024)
-    places: int = 200
-    top_n: int = 5
-    temperature: float = 1.0
-    prompt_length: int = 100
-    rounds: int = 5
+    places: Count = 200
+    top_n: CountOrZero = 5
+    temperature: PositiveOrZero = 1.0
+    prompt_length: Count = 100
+    rounds: Count = 5
     peers: tuple[str, ...] = SAMPLING_PEERS
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_peers(self.peers, SAMPLING_PEERS)
-        require_at_least_one(places=self.places, prompt_length=self.prompt_length)
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"batch_sizes are {self.batch_sizes}; expected numbers of at least 1")
-        if self.top_n < 0:
-            raise ValueError(f"top_n is {self.top_n}; it must be 0 (all tokens) or above")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
 
     def shortened(self) -> Options:
         """What is measured: if quick, less."""
@@ -119,15 +111,12 @@ def build(peer: Implementation, system: System, dtype: DType, job: Job) -> Built
 class _Bench:
     """One system, and who takes part in measuring it."""
 
-    def __init__(
-        self, pool: Pool, system: System, options: Options, found: Environment, out: TextIO
-    ) -> None:
+    def __init__(self, pool: Pool, system: System, options: Options) -> None:
         self._pool, self._system, self._options = pool, system, options
-        self._found, self._out = found, out
         check = Check(continuations, (system,), require_same_continuations)
-        self.contest = Contest(pool, "sampling", system.name, check, out)
+        self.contest = Contest(pool, "sampling", system.name, check)
 
-    def measure_writing(self, batch: int) -> list[Row]:
+    def measure_writing(self, batch: int) -> Measured:
         """Times all at a batch size; one text beside the prompt alone and what memory allows."""
         job, name = self._options.job(batch), self._system.name
         entrants, reading = self._enter(job), self._reading(job) if batch == 1 else []
@@ -148,45 +137,37 @@ class _Bench:
             for each in reading
             for call in each.entered.first_s
         ]
-        rows = with_ratios([with_limit(each, prompts, weights) for each in rows])
-        rows += prompts + weights
-        self._print(f"{name}, batch {batch}, {job.places} places", rows)
-        return rows
+        rows = [with_limit(each, prompts, weights) for each in rows]
+        return self._told(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
 
-    def measure_prompt(self, length: int) -> list[Row]:
+    def measure_prompt(self, length: int) -> Measured:
         """Times how fast one long prompt is absorbed: calls that write a single token after it."""
         job = dataclasses.replace(self._options.job(1), prompt_length=length, places=1)
-        entrants = self._enter(job)
+        entrants, name = self._enter(job), f"{self._system.name} prompt {length}"
         timings = time_in_turns(entrants, self._options.turns)
         rows = [
             dataclasses.replace(
-                self._row(timings, job, each, call, f"{self._system.name} prompt {length}", length),
+                self._row(timings, job, each, call, name, length),
                 implementation=each.name if call == "write" else f"{each.name}, training scan",
             )
             for call in ("write", "scan")
             for each in entrants
             if call in each.entered.first_s
         ]
-        rows = with_ratios(rows)
-        self._print(rows[0].system, rows)
-        return rows
+        return self._told(name, rows)
 
     def _enter(self, job: Job) -> list[Entrant]:
-        entrants = []
-        for name, dtype in self._options.entrants.items():
-            entrants += self.contest.enter([name], build, self._system, dtype, job)
-        return entrants
+        return [
+            entrant
+            for name, dtype in self._options.entrants.items()
+            for entrant in self.contest.enter([name], build, self._system, dtype, job)
+        ]
 
     def _reading(self, job: Job) -> list[Entrant]:
         ours = [each for name, each in self._options.entrants.items() if name.startswith(OURS)]
         worker = self._pool.worker(LIMIT)
-        return [
-            Entrant(
-                LIMIT,
-                worker,
-                worker.ask(Server.enter, build_reading, self._system, ours, job.places),
-            )
-        ]
+        entered = worker.ask(Server.enter, build_reading, self._system, ours, job.places)
+        return [Entrant(LIMIT, worker, entered)]
 
     def _row(
         self,
@@ -198,25 +179,26 @@ class _Bench:
         steps: int,
         **shape: Any,
     ) -> Row:
-        timing = timings[entrant.name, call]
         names = ("name", "vocabulary_size", "cell", "layers", "hidden_size", "embedding_size")
         sizes: dict[str, Any] = {name: getattr(self._system, name) for name in names}
         return entrant.row(
-            timing,
+            timings,
             call,
-            self._found,
             bench=BENCH,
             system=system,
             dtype=self._options.entrants.get(entrant.name, ""),
             tokens=steps * job.batch,
-            steps_per_second=1e3 * steps / timing.median_ms,
+            steps_per_second=1e3 * steps / timings[entrant.name, call].median_ms,
             shape=sizes | dataclasses.asdict(job) | shape,
             peers_left_out=self.contest.left_out,
         )
 
-    def _print(self, title: str, rows: Sequence[Row]) -> None:
-        print(f"\n{title}", file=self._out)
-        print_table(rows, self._out)
+    def _told(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
+        """The rows, which are compared with each other, and others; printed."""
+        found = [*with_ratios(rows), *others]
+        print(f"\n{title}")
+        print_table(found)
+        return found, self.contest.left_out.all_agree
 
 
 def with_limit(row: Row, prompts: Sequence[Row], weights: Sequence[Row]) -> Row:
@@ -235,24 +217,21 @@ def with_limit(row: Row, prompts: Sequence[Row], weights: Sequence[Row]) -> Row:
     return dataclasses.replace(row, limit_fraction=share)
 
 
-def measure_filters(
-    pool: Pool, kind: str, batch: int, options: Options, found: Environment, out: TextIO
-) -> Measured:
+def measure_filters(pool: Pool, kind: str, batch: int, options: Options) -> Measured:
     """Times ours beside other ways to filter; no rows where they keep other tokens than ours."""
     top_n, worker = max(1, options.top_n), pool.worker("filters")
     try:
         entered = worker.ask(Server.enter, build_filters, kind, batch, top_n, VOCABULARY_SIZE)
     except Disagreement as reason:
-        print(f"filters are left out: {reason}", file=out, flush=True)
+        print(f"filters are left out: {reason}", flush=True)
         return [], False
     entrant = Entrant("filters", worker, entered)
     timings = time_in_turns([entrant], options.turns)
     number = {"top_n": top_n} if kind == "top-n" else {"top_p": TOP_P}
     rows = [
         entrant.row(
-            timings["filters", name],
+            timings,
             name,
-            found,
             bench=BENCH,
             system=f"filter {kind} {VOCABULARY_SIZE}",
             implementation=name,
@@ -262,27 +241,26 @@ def measure_filters(
         )
         for name in entered.first_s
     ]
-    print(f"\n{rows[0].system}, batch {batch}", file=out)
+    print(f"\n{rows[0].system}, batch {batch}")
     rows = with_ratios(rows)
-    print_table(rows, out)
+    print_table(rows)
     return rows, True
+
+
+def measure_all(pool: Pool, systems: Sequence[System], options: Options) -> Iterator[Measured]:
+    """Measures one system after the other, then the filters."""
+    for system in systems:
+        bench = _Bench(pool, system, options)
+        yield from map(bench.measure_writing, options.batch_sizes)
+        yield bench.measure_prompt(_QUICK_PROMPT if options.quick else LONG_PROMPT)
+    for batch in FILTER_BATCHES[:1] if options.quick else FILTER_BATCHES:
+        for kind in KINDS:
+            yield measure_filters(pool, kind, batch, options)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench; 1 if a peer wrote other tokens than ours."""
     options = parse(Options, None, arguments, "bench sample").shortened()
-    systems = [language_system_named(name) for name in options.systems]
-
-    def parts(found: Environment) -> Iterator[Measured]:
-        with Pool() as pool:
-            for system in systems:
-                bench = _Bench(pool, system, options, found, sys.stdout)
-                for batch in options.batch_sizes:
-                    yield bench.measure_writing(batch), bench.contest.all_agree
-                length = _QUICK_PROMPT if options.quick else LONG_PROMPT
-                yield bench.measure_prompt(length), bench.contest.all_agree
-            for batch in FILTER_BATCHES[:1] if options.quick else FILTER_BATCHES:
-                for kind in KINDS:
-                    yield measure_filters(pool, kind, batch, options, found, sys.stdout)
-
-    return measure(options, parts)
+    systems: Any = [system_named(name, writes=True) for name in options.systems]
+    with Pool() as pool:
+        return measure(options, measure_all(pool, systems, options))

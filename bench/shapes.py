@@ -12,7 +12,6 @@ from jax import random
 
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
-from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
 
 DType = Literal["float32", "bfloat16"]
@@ -31,20 +30,13 @@ _MISSING_VECTORS = 50
 
 @dataclass(frozen=True)
 class System:
-    """A language model's shape, and how it is trained.
+    """A language model's shape, and how it is trained by Adam.
 
     Attributes:
-        name: what the command line calls it.
-        vocabulary_size: V, distinct tokens.
         cell: "lstm", or "gru" (reset after the product).
-        layers: how many, one on the other.
-        hidden_size: H.
-        batch_size: B, sequences side by side.
-        sequence_length: T, steps of truncated backpropagation.
         embedding_size: None feeds tokens one-hot.
         dropout: share dropped of every layer's outputs, the last's included, or of its inputs.
         clip_norm: the global norm that gradients are scaled down to.
-        learning_rate: Adam's.
         dropout_place: "outputs", drawn anew at each time; or "inputs", one mask a sequence, which
             the peers have for one layer only.
         output_dropout: share dropped of the output layer's inputs, besides.
@@ -95,18 +87,7 @@ class System:
 
     def model(self, dtype: DType) -> LanguageModel:
         """As the library has it."""
-        config = LanguageModelConfig(
-            cell=self.cell,
-            layers=self.layers,
-            hidden_size=self.hidden_size,
-            embedding_size=self.embedding_size,
-            dropout=self.dropout,
-            dropout_place=self.dropout_place,
-            output_dropout=self.output_dropout,
-            tied=self.tied,
-            compute_dtype=dtype,
-            remat=self.remat,
-        )
+        config = LanguageModelConfig(compute_dtype=dtype, **_shared(self, LanguageModelConfig))
         return LanguageModel(config, self.vocabulary_size)
 
     def initial_params(self, seed: int = 0) -> LanguageModelParams:
@@ -118,7 +99,8 @@ class System:
         """
         params = self.model("float32").init(random.key(seed))
         if not self.tied:
-            params = params._replace(output=_enlarged(output_layer(params)))
+            output = output_layer(params)
+            params = params._replace(output=output._replace(w=output.w * _OUTPUT_SCALE))
         if self.cell == "gru":
             layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in params.layers)
             params = params._replace(layers=layers)
@@ -131,23 +113,16 @@ class System:
 
 @dataclass(frozen=True)
 class Classification:
-    """The shape of a classifier of texts on frozen word vectors, and how it is trained.
+    """The shape of a classifier of texts on frozen word vectors, and how it is trained by Adam.
 
-    A word that has no vector learns one. Each batch holds texts of its own.
+    A word that has no vector learns one. Each batch holds texts of its own. The logit comes from
+    the last LSTM's last state, by a ReLU layer.
 
     Attributes:
-        name: what the command line calls it.
-        vocabulary_size: V, distinct words.
-        layers: how many LSTMs, one on the other; the logit comes from the last one's last state.
-        hidden_size: H.
-        batch_size: B, texts side by side.
-        sequence_length: T, words of each.
-        embedding_size: E, of the word vectors.
-        dense_size: of the ReLU layer before the logit.
+        dense_size: of the ReLU layer.
         dropout: share dropped of every layer's inputs, one mask a text.
         word_dropout: share of words whose vector is zeros.
         dense_dropout: share dropped of the ReLU layer's outputs.
-        learning_rate: Adam's.
     """
 
     name: str
@@ -186,41 +161,34 @@ class Classification:
         """As the library has it."""
         config = ClassifierConfig(
             cell="lstm",
-            layers=self.layers,
-            hidden_size=self.hidden_size,
-            dropout=self.dropout,
             dropout_place="inputs",
             compute_dtype=dtype,
-            embedding_size=self.embedding_size,
             frozen_embedding=True,
             learn_missing=True,
-            dense_size=self.dense_size,
-            dense_dropout=self.dense_dropout,
-            word_dropout=self.word_dropout,
+            **_shared(self, ClassifierConfig),
         )
         return Classifier(config, self.vocabulary_size)
 
     def initial_params(self, seed: int = 0) -> ClassifierParams:
-        """The weights that every implementation starts from; see `System.initial_params`."""
+        """The weights that every implementation learns; see `System.initial_params`."""
         params = self.model("float32").init(random.key(seed))
-        return params._replace(output=_enlarged(params.output))
+        output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
+        return params._replace(output=output, vectors=None)
 
     def without_dropout(self) -> Classification:
         """The same, all of it deterministic."""
         return dataclasses.replace(self, dropout=0.0, word_dropout=0.0, dense_dropout=0.0)
 
 
+def _shared(shape: Any, config: Any) -> dict[str, Any]:
+    """The fields of a shape that the library's config has too."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return {name: getattr(shape, name) for name in names if hasattr(shape, name)}
+
+
 @dataclass(frozen=True)
 class LayerShape:
-    """One recurrent layer over time.
-
-    Attributes:
-        cell: "lstm", or "gru" (reset after the product).
-        times: T.
-        batch: B.
-        input_size: D.
-        hidden_size: H.
-    """
+    """One recurrent layer, an LSTM or a GRU (reset after the product), of T, B, D and H."""
 
     cell: CellName
     times: int
@@ -233,12 +201,6 @@ class LayerShape:
         """What the rows call it: the cell, and T, B, D, H."""
         sizes = (self.times, self.batch, self.input_size, self.hidden_size)
         return " ".join([self.cell, ",".join(map(str, sizes))])
-
-    @property
-    def products_size(self) -> int:
-        """Multiplications of one gate's products."""
-        sizes = self.input_size + self.hidden_size
-        return self.times * self.batch * sizes * self.hidden_size
 
     def work(self, seed: int = 0) -> LayerWork:
         """What every implementation is given; a GRU's bias inside the reset product is zero."""
@@ -270,20 +232,12 @@ AnySystem = System | Classification
 AnyParams = LanguageModelParams | ClassifierParams
 
 
-def _enlarged(output: OutputParams) -> OutputParams:
-    return output._replace(w=output.w * _OUTPUT_SCALE)
-
-
 @dataclass(frozen=True)
 class Job:
     """What is asked for when sampling is measured: texts side by side that go on from prompts.
 
-    Attributes:
-        batch: B, how many texts.
-        prompt_length: tokens that each begins with, at least 1.
-        places: tokens that are written to each.
-        temperature: 0 takes the most likely token.
-        top_n: how many of the most likely tokens may be drawn; 0 for all.
+    So many places are written to each, at temperature 0 the most likely token, else one of the
+    `top_n` most likely, or of all where that is 0.
     """
 
     batch: int
@@ -321,17 +275,13 @@ SYSTEMS: tuple[AnySystem, ...] = (
 """Those that the library trains, with vocabulary, cell, layers, hidden size, batch, length, ..."""
 
 
-def system_named(name: str) -> AnySystem:
-    """The system of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    for system in SYSTEMS:
-        if system.name == name:
-            return system
-    names = ", ".join(system.name for system in SYSTEMS)
-    raise ValueError(f"there is no system {name!r}; choose from {names}")
+def system_named(name: str, *, writes: bool = False) -> AnySystem:
+    """The system of that name; ValueError where there is none, or none that writes."""
+    found = {each.name: each for each in SYSTEMS if isinstance(each, System) or not writes}
+    if name not in found:
+        kind = "system that writes" if writes else "system"
+        raise ValueError(f"there is no {kind} {name!r}; choose from {', '.join(found)}")
+    return found[name]
 
 
 def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
@@ -339,16 +289,3 @@ def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
     if not names:
         return list(SYSTEMS[:1] if quick else SYSTEMS)
     return [system_named(name) for name in names]
-
-
-def language_system_named(name: str) -> System:
-    """The language model of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
-    system = system_named(name)
-    if not isinstance(system, System):
-        names = ", ".join(each.name for each in SYSTEMS if isinstance(each, System))
-        raise ValueError(f"{name} is a classifier and writes nothing; choose from {names}")
-    return system

@@ -58,13 +58,10 @@ class Options:
 
 @dataclass(frozen=True)
 class Line:
-    """Runs that differ in their seed only.
+    """Runs that differ in their seed only, all finished or none; what they are judged by.
 
-    Attributes:
-        runs: one or more, all finished or none.
-        figures: what they are judged by, by name.
-        ngram: an n-gram's held-out loss, or why there is none; None where there is none to have.
-        order: the n-gram's.
+    `ngram` is the held-out loss of an n-gram of this order, or why there is none; None where there
+    is none to have.
     """
 
     runs: tuple[Run, ...]
@@ -130,9 +127,7 @@ class Line:
     def _ngram(self) -> str:
         if not isinstance(self.ngram, Spread):
             return self.ngram or _NONE
-        same = self.ngram.low == self.ngram.high
-        found = spread([Point(self.ngram.mean, math.nan)]) if same else self.ngram
-        return f"{decimals(found)} (n = {self.order})"
+        return f"{decimals(self.ngram)} (n = {self.order})"
 
 
 def make_lines(runs: Iterable[Run]) -> list[Line]:
@@ -153,7 +148,8 @@ def table(lines: Sequence[Line]) -> str:
     rows = [_HEADS, *(line.cells() for line in lines)]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
-    heads, *body = (_joined(row, widths) for row in escaped)
+    padded = [[*map(str.ljust, row, widths)] for row in escaped]
+    heads, *body = (f"| {' | '.join(row)} |" for row in padded)
     rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
     about: defaultdict[str, dict[str, None]] = defaultdict(dict)
     for line in lines:
@@ -174,27 +170,19 @@ def _line(runs: Sequence[Run], ngrams: NGrams) -> Line:
         for name, point in figures(run).items():
             points[name].append(point)
     found = {name: spread(each) for name, each in points.items()}
-    return Line(tuple(runs), found, *_baseline([ngrams.figure(run) for run in runs]))
-
-
-def _baseline(
-    results: Sequence[NGramResult | str | None],
-) -> tuple[Spread | str | None, int | None]:
-    fitted = [each for each in results if isinstance(each, NGramResult)]
-    if len(fitted) < len(results):
-        return next(each for each in results if not isinstance(each, NGramResult)), None
-    return spread([Point(each.loss, math.nan) for each in fitted]), fitted[0].order
+    losses, order = [], None
+    for result in map(ngrams.figure, runs):
+        if not isinstance(result, NGramResult):
+            return Line(tuple(runs), found, result, None)
+        losses.append(Point(result.loss, math.nan))
+        order = result.order
+    return Line(tuple(runs), found, spread(losses), order)
 
 
 def _duration(seconds: float) -> str:
     if math.isnan(seconds):
         return "time not recorded"
     return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
-
-
-def _joined(cells: Sequence[str], widths: Sequence[int]) -> str:
-    padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
-    return f"| {' | '.join(padded)} |"
 
 
 def main(arguments: Sequence[str]) -> int:

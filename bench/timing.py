@@ -11,20 +11,13 @@ import numpy as np
 
 Name = TypeVar("Name")
 
-_SECONDS_PER_VISIT = 0.25
+SECONDS_PER_VISIT = 0.25
 _MOST_CALLS_PER_VISIT = 100
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What one call took.
-
-    Attributes:
-        median_ms: milliseconds, the median of all timed calls.
-        p10_ms: the tenth percentile.
-        p90_ms: the ninetieth.
-        calls: how many were timed.
-    """
+    """Milliseconds of one call: the median, the tenth and the ninetieth percentile of `calls`."""
 
     median_ms: float
     p10_ms: float
@@ -36,12 +29,6 @@ class Visit:
     """A call, repeated for about a quarter of a second at each visit.
 
     It is called twice at once: the first time it compiles, the second tells how often it fits.
-
-    Args:
-        call: returns when all of its work is done.
-
-    Attributes:
-        first_s: seconds of the first call.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:
@@ -55,19 +42,14 @@ class Visit:
         Where more than one fits, the first is not counted: the caches, and another library's
         threads that still wait for work, would slow it.
         """
-        wanted = int(min(max(1.0, _SECONDS_PER_VISIT / self._expected), _MOST_CALLS_PER_VISIT))
+        wanted = int(min(max(1.0, SECONDS_PER_VISIT / self._expected), _MOST_CALLS_PER_VISIT))
         took = [seconds(self._call) for _ in range(wanted + (wanted > 1))]
         self._expected = min(self._expected, *took)  # what compiles at its third call, too
         return took[wanted > 1 :]
 
 
 def take_turns(visits: Mapping[Name, Callable[[], list[float]]], rounds: int) -> dict[Name, Timing]:
-    """Makes all visits in every round; each round begins with another one.
-
-    Raises:
-        ValueError: no rounds are asked for.
-    """
-    require_at_least_one(rounds=rounds)
+    """Makes all visits in each of one round or more, which begin with another one in turn."""
     samples: dict[Name, list[float]] = {name: [] for name in visits}
     names = list(visits)
     for turn in range(rounds):
@@ -75,13 +57,6 @@ def take_turns(visits: Mapping[Name, Callable[[], list[float]]], rounds: int) ->
         for name in names[start:] + names[:start]:
             samples[name] += visits[name]()
     return {name: timing_of(each) for name, each in samples.items()}
-
-
-def require_at_least_one(**counts: int) -> None:
-    """Raises ValueError, with the name and the value, where one of the numbers is below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} is {count}; it must be at least 1")
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -41,12 +41,7 @@ class Disagreement(Exception):
 
 
 class Built(NamedTuple):
-    """What an implementation made of the work.
-
-    Attributes:
-        calls: by name; each does all of it once, and returns when it is done.
-        settings: what was chosen to make it fast.
-    """
+    """What an implementation made of the work: calls that do all of it once, and its settings."""
 
     calls: Mapping[str, Callable[[], object]]
     settings: Mapping[str, str]
@@ -100,11 +95,7 @@ class Server:
 
 
 class Worker:
-    """A process with a `Server`; to be closed.
-
-    Args:
-        environment: variables that it has besides ours.
-    """
+    """A process with a `Server` and variables besides ours in its environment; to be closed."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._connection, theirs = _SPAWN.Pipe()
@@ -125,8 +116,7 @@ class Worker:
         """What a method of the process's `Server` returns; all arguments go by place.
 
         Raises:
-            NotRun: it cannot run there.
-            Disagreement: it says so.
+            NotRun, Disagreement: it says so.
             Failed: it ended with another error, or the process did.
         """
         answer = self.answer(method, *given)
@@ -136,7 +126,6 @@ class Worker:
         return found
 
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
-        """See `Server`."""
         try:
             self._connection.send((method, *given))
             return self._connection.recv()
@@ -163,6 +152,6 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     finally:
-        for name in variables:
+        for name in variables.keys() - before.keys():
             del os.environ[name]
         os.environ.update(before)

@@ -13,7 +13,7 @@ import numpy as np
 
 import lstm_jax
 from lstm_jax import StackConfig, init_stack, run_stack, systems
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import train_command
 from lstm_jax.losses import TokenSums
 from lstm_jax.settings import Count
 from lstm_jax.systems.base import BatchSums, Objective, System, TrainConfig

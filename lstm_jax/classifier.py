@@ -33,20 +33,29 @@ Pooling = Literal["last", "max", "mean"]
 
 
 class ClassifierParams(NamedTuple):
-    """Parameters of a classifier; frozen word vectors are none of them.
+    """Parameters of a classifier.
 
     Attributes:
-        embedding: `[V, E]`, or None where vectors are frozen and given with each call; with
-            `learn_missing` the vectors of the words that have no frozen one.
+        embedding: `[V, E]`, or None where vectors are frozen; with `learn_missing` the vectors of
+            the words that have no frozen one.
         layers: the stack's.
         dense: from the pooled features to the layer before the logit, or None.
         output: to the logit, `w [F, 1]` and `b [1]`.
+        vectors: `[V, E]`, word vectors that get no gradient, where `frozen_embedding`; else None.
+            `init` makes zeros of them, which the caller replaces: `params._replace(vectors=...)`.
+
+    Examples:
+        >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4, dense_size=0)
+        >>> params = lstm_jax.Classifier(config, vocabulary_size=5).init(jax.random.key(0))
+        >>> params.embedding.shape, params.dense, params.output.w.shape
+        ((5, 3), None, (4, 1))
     """
 
     embedding: Array | None
     layers: tuple[Any, ...]
     dense: OutputParams | None
     output: OutputParams
+    vectors: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ class ClassifierConfig(StackConfig):
 
     Attributes:
         embedding_size: E.
-        frozen_embedding: whether the word vectors are given with each call and never trained.
+        frozen_embedding: whether the word vectors are never trained.
         learn_missing: whether a word whose frozen vector is all zeros learns one, from zeros on.
         pooling: what the stack says of a sequence: each direction's "last" state, or the "max"
             or "mean" of the top layer's outputs over the real steps.
@@ -63,6 +72,10 @@ class ClassifierConfig(StackConfig):
         dense_dropout: share of that layer's outputs dropped in training.
         word_dropout: share of the words whose vector is zeros in training, drawn anew for each
             word of a sequence (Iyyer et al. 2015); the others are not scaled up.
+
+    Examples:
+        >>> lstm_jax.ClassifierConfig(hidden_size=4, bidirectional=True, pooling="max").output_size
+        8
     """
 
     embedding_size: Size = 50
@@ -83,6 +96,15 @@ class Classifier:
     Attributes:
         config: sizes and choices.
         vocabulary_size: V.
+
+    Examples:
+        >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4)
+        >>> model = lstm_jax.Classifier(config, vocabulary_size=5)
+        >>> params = model.init(jax.random.key(0))
+        >>> tokens = jnp.arange(20).reshape(10, 2) % 5
+        >>> sums = model.sums(params, tokens, labels=jnp.array([0, 1]))
+        >>> model.logits(params, tokens).shape, float(sums.weight)
+        ((2,), 2.0)
     """
 
     config: ClassifierConfig
@@ -93,11 +115,12 @@ class Classifier:
         config, drawn = self.config, draw_dtype(dtype)
         draw = config.initialisation
         key_embedding, key_layers, key_dense, key_output = random.split(key, 4)
-        embedding = dense = None
+        embedding = dense = vectors = None
         shape = (self.vocabulary_size, config.embedding_size)
-        if config.frozen_embedding and config.learn_missing:
-            embedding = jnp.zeros(shape, drawn)
-        elif not config.frozen_embedding:
+        if config.frozen_embedding:
+            vectors = jnp.zeros(shape, drawn)
+            embedding = jnp.zeros(shape, drawn) if config.learn_missing else None
+        else:
             embedding = _init_embedding(key_embedding, draw, shape, drawn)
         features = config.output_size
         if config.dense_size:
@@ -108,6 +131,7 @@ class Classifier:
             init_stack(key_layers, config, config.embedding_size, drawn),
             dense,
             _init_affine(key_output, draw, features, 1, drawn),
+            vectors,
         )
         return cast_tree(params, dtype)
 
@@ -117,7 +141,6 @@ class Classifier:
         tokens: Array,
         *,
         mask: Array | None = None,
-        vectors: Array | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
         """The logit of each sequence; its sigmoid is the probability of label 1.
@@ -127,22 +150,21 @@ class Classifier:
             tokens: integers `[T, B]`.
             mask: bool `[T, B]`, True = a real token, in any pattern. A sequence without any is
                 pooled to zeros.
-            vectors: `[V, E]`, the word vectors where `frozen_embedding`; they get no gradient. With
-                `learn_missing` a row of zeros is a word without one.
             dropout_key: a typed key, or one for each sequence, `[B]`; None outside training.
 
         Returns:
             `[B]`.
 
         Raises:
-            ValueError: shapes or dtypes that don't fit, or vectors missing or not asked for.
+            ValueError: shapes or dtypes that don't fit, or `params.vectors` missing or not asked
+                for.
         """
         _check(tokens, mask)
         config = self.config
         key_stack = key_dense = key_words = None
         if dropout_key is not None:
             key_stack, key_dense, key_words = (fold(dropout_key, number) for number in range(3))
-        xs_TBE = look_up(self.word_vectors(params, vectors), tokens)
+        xs_TBE = look_up(self.word_vectors(params), tokens)
         if key_words is not None and config.word_dropout:
             words_TB1 = (*tokens.shape, 1)
             is_kept_TB1 = dropout_mask(key_words, config.word_dropout, words_TB1, xs_TBE.dtype) > 0
@@ -165,7 +187,6 @@ class Classifier:
         *,
         mask: Array | None = None,
         weights: Array | None = None,
-        vectors: Array | None = None,
         dropout_key: Array | None = None,
     ) -> TokenSums:
         """Summed binary cross-entropy (nats) and hits; here each sum is over sequences.
@@ -181,7 +202,6 @@ class Classifier:
             mask: see `logits`.
             weights: `[B]`; a sequence of weight 0 fills up a batch, and counts for nothing in
                 sums and gradients, whatever it holds. None means 1 each.
-            vectors: see `logits`.
             dropout_key: see `logits`.
 
         Returns:
@@ -198,7 +218,7 @@ class Classifier:
             # Without a real step a filler row cannot bring a NaN into any product of gradients.
             counts_TB = jnp.broadcast_to(weights != 0, tokens.shape)
             mask = counts_TB if mask is None else mask & counts_TB
-        logits_B = self.logits(params, tokens, mask=mask, vectors=vectors, dropout_key=dropout_key)
+        logits_B = self.logits(params, tokens, mask=mask, dropout_key=dropout_key)
         dtype, is_label_B = logits_B.dtype, (labels == 0) | (labels == 1)
         weights_B = jnp.where(is_label_B, 1 if weights is None else weights, 0).astype(dtype)
         # A choice and not a product, before the loss and not after it: 0 times NaN is NaN.
@@ -212,33 +232,28 @@ class Classifier:
             weight=jnp.sum(weights_B),
         )
 
-    def word_vectors(self, params: ClassifierParams, vectors: Array | None) -> Array:
+    def word_vectors(self, params: ClassifierParams) -> Array:
         """The word vectors `[V, E]`: trained, frozen, or frozen where there is one.
 
-        Args:
-            params: from `init`.
-            vectors: see `logits`.
-
         Raises:
-            ValueError: vectors missing, of another shape or dtype, or not asked for.
+            ValueError: `params.vectors` missing, of another shape or dtype, or not asked for.
         """
+        vectors, is_frozen = params.vectors, self.config.frozen_embedding
         shape = (self.vocabulary_size, self.config.embedding_size)
-        if not self.config.frozen_embedding:
-            if vectors is not None or params.embedding is None:
-                raise ValueError(
-                    "this embedding is trained and part of params; leave vectors out, or set "
-                    "frozen_embedding"
-                )
-            return params.embedding
-        if vectors is None:
+        is_floats = vectors is not None and jnp.issubdtype(vectors.dtype, jnp.floating)
+        if is_frozen and (vectors is None or vectors.shape != shape or not is_floats):
+            found = None if vectors is None else f"{vectors.dtype} of shape {vectors.shape}"
             raise ValueError(
-                f"frozen_embedding needs vectors; give them, floats {shape}, with each call"
-            )
-        if vectors.shape != shape or not jnp.issubdtype(vectors.dtype, jnp.floating):
-            raise ValueError(
-                f"vectors are {vectors.dtype} of shape {vectors.shape}; expected floats {shape}, "
+                f"params.vectors is {found}; frozen_embedding needs floats {shape}, "
                 "vocabulary_size by embedding_size"
             )
+        if vectors is None or not is_frozen:
+            if vectors is not None or params.embedding is None:
+                raise ValueError(
+                    "this embedding is trained: params.embedding is needed and params.vectors is "
+                    "None, or set frozen_embedding"
+                )
+            return params.embedding
         vectors = lax.stop_gradient(vectors)
         if params.embedding is None:
             return vectors

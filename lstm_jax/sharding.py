@@ -72,6 +72,13 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     return jax.tree.map(placed, tree)
 
 
+def put_batch(mesh: Mesh, batch: Tree) -> Tree:
+    """Puts a batch on the mesh, a named tuple that says in `batch_axes` where its rows lie."""
+    fields: Any = batch
+    placed = (put(mesh, *each) for each in zip(fields, fields.batch_axes, strict=True))
+    return type(batch)(*placed)
+
+
 def varying(tree: Tree) -> Tree:
     """The same values, as ones that may differ from device to device; inside `shard_map`."""
     varies: Tree = jax.tree.map(lambda array: lax.pcast(array, DATA_AXIS, to="varying"), tree)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
-_IMPORTED_LATE = ("cli.running", "cli.train", "cli.sample", "cli.writing", "cli.convert")
+_IMPORTED_LATE = ("cli.main", "cli.train", "cli.sample", "cli.convert")
 
 
 class Process:

@@ -14,9 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.cli.main import dispatch
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import dispatch, sample_command, train_command
 
 ROOT = Path(__file__).parents[1]
 TOOLS = Path(sys.executable).parent

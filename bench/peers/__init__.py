@@ -32,12 +32,10 @@ Kind = Literal["training", "layer", "sampling"]
 
 
 class Candidate(NamedTuple):
-    """A way to run an implementation; of several the fastest counts.
+    """A way to run an implementation, of several of which the fastest counts.
 
-    Attributes:
-        name: what the rows call it; empty where it is the only one.
-        options: given to its class.
-        environment: variables of its process.
+    Its name in the rows is empty where it is the only one; the options go to the implementation's
+    class, the variables into the environment of its process.
     """
 
     name: str = ""
@@ -49,12 +47,9 @@ ONLY = Candidate()
 
 
 def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
-    """The ways to run the implementation of that name, the usual one first.
+    """The ways to run an implementation for this kind of work, the usual one first.
 
-    Args:
-        name: of the implementation.
-        kind: of the work.
-        cpu_cores: how many it may use; 0 where it runs on an accelerator.
+    `cpu_cores` is how many it may use; 0 where it runs on an accelerator.
     """
     if name == "keras":
         return [Candidate(environment={"KERAS_BACKEND": "jax"})]
@@ -74,11 +69,7 @@ def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
 
 
 def module_of(name: str) -> str:
-    """Where an implementation is, ours or a peer.
-
-    Raises:
-        ValueError: there is no peer of that name.
-    """
+    """Where an implementation is, ours or a peer; ValueError where there is none."""
     if name.startswith(OURS):
         return "bench.ours"
     require_peers([name])
@@ -94,11 +85,7 @@ def require_peers(names: Sequence[str], known: Sequence[str] = ()) -> None:
 
 
 def load(module: str, options: Mapping[str, Any]) -> Implementation:
-    """An implementation, its library imported.
-
-    Raises:
-        NotRun: its library is not installed.
-    """
+    """An implementation, its library imported; NotRun where that is not installed."""
     try:
         peer: Implementation = import_module(module).Peer(**options)
     except ModuleNotFoundError as error:

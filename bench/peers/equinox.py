@@ -12,15 +12,7 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 from bench.implementation import Implementation
-from bench.peers.on_jax import (
-    JaxLayerPass,
-    Loss,
-    OptaxTraining,
-    Parts,
-    cast,
-    stacked_loss,
-    zero_carry,
-)
+from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, Parts, cast, stacked_loss
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
 from lstm_jax.cells import CellName
 from lstm_jax.models import LanguageModelParams, output_layer
@@ -30,7 +22,6 @@ class Peer(Implementation):
     """Equinox's modules as one pytree, in one jitted step."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
-        """See `Implementation`."""
         if not isinstance(system, System):
             raise ValueError(f"no {system.name} are built for Equinox")
         assert isinstance(params, LanguageModelParams)
@@ -40,13 +31,9 @@ class Peer(Implementation):
             "step": "one jax.jit, state donated",
         }
         weights = _weights(system, params)
-        return OptaxTraining(
-            system, _loss(system, dtype), weights, lambda: zero_carry(system), settings
-        )
+        return OptaxTraining(system, _loss(system, dtype), weights, settings)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
-        """See `Implementation`."""
-
         def forward(cell: Any, carry: Any, xs: Array) -> Array:
             return _run_cell(*cast((cell, carry, xs), dtype))[1]
 
@@ -112,11 +99,10 @@ def _loss(system: System, dtype: DType) -> Loss:
         return _everywhere(modules["embedding"])(tokens)
 
     def layer(index: int, modules: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
-        return _run_cell(modules["cells"][index], carry, xs)
+        carry, ys = _run_cell(modules["cells"][index], carry, xs)
+        return cast(carry, "float32"), ys
 
-    def drop(rate: float, xs: Array, key: Array | None, at_all_times: bool) -> Array:
-        if key is None or not rate:
-            return xs
+    def drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
         dropout = eqx.nn.Dropout(rate)
         dropped: Array = (
             xs * dropout(jnp.ones_like(xs[0]), key=key) if at_all_times else dropout(xs, key=key)
@@ -129,7 +115,10 @@ def _loss(system: System, dtype: DType) -> Loss:
             return tied
         return _everywhere(modules["output"])(hs)
 
-    return stacked_loss(system, dtype, Parts(inputs, layer, drop, logits))
+    def prepared(modules: Any, carry: Any) -> Any:
+        return cast((modules, carry), dtype)
+
+    return stacked_loss(system, Parts(inputs, layer, drop, logits), prepared)
 
 
 def _everywhere(module: Callable[[Array], Array]) -> Callable[[Array], Array]:

@@ -14,7 +14,15 @@ from flax import nnx
 from jax import Array, lax, random
 
 from bench.implementation import Implementation
-from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, token_loss, zero_carry
+from bench.peers.on_jax import (
+    JaxLayerPass,
+    Loss,
+    OptaxTraining,
+    Parts,
+    hidden,
+    stacked_loss,
+    zero_carry,
+)
 from bench.shapes import (
     AnyParams,
     AnySystem,
@@ -36,7 +44,6 @@ class Peer(Implementation):
     """Flax as its performance guide has it: `jax.jit` over split state, donated."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
-        """See `Implementation`."""
         if isinstance(system, Classification):
             assert isinstance(params, ClassifierParams)
             return _reviews_training(system, dtype, params)
@@ -50,12 +57,9 @@ class Peer(Implementation):
         # Its GRU lacks the bias inside the reset product.
         lacking = system.layers * system.hidden_size if system.cell == "gru" else 0
         weights = _with_weights(made.module, _weights(system, params))
-        return OptaxTraining(
-            system, made.loss, weights, lambda: zero_carry(system), settings, -lacking
-        )
+        return OptaxTraining(system, made.loss, weights, settings, -lacking)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
-        """See `Implementation`."""
         sizes = (shape.input_size, shape.hidden_size)
         module: nnx.RNN = nnx.eval_shape(
             lambda: _make_rnn(shape.cell, *sizes, jnp.dtype(dtype), nnx.Rngs(0))
@@ -81,7 +85,6 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> FlaxSampling:
-        """See `Implementation`."""
         return FlaxSampling(system, dtype, params, job)
 
 
@@ -128,10 +131,6 @@ class LanguageNetwork(nnx.Module):
             _make_rnn(system.cell, inputs, size, compute, rngs)
             for inputs in [system.input_size] + [size] * (system.layers - 1)
         )
-        at_inputs = system.dropout_place == "inputs"
-        self.input_dropout = nnx.Dropout(system.dropout if at_inputs else 0.0, broadcast_dims=(0,))
-        self.dropout = nnx.Dropout(0.0 if at_inputs else system.dropout)
-        self.output_dropout = nnx.Dropout(system.output_dropout)
         if system.tied:
             self.output_bias = nnx.Param(jnp.zeros(system.vocabulary_size))
         else:
@@ -151,16 +150,19 @@ class LanguageNetwork(nnx.Module):
             return xs
         return jax.nn.one_hot(tokens, self.system.vocabulary_size, dtype=self.dtype)
 
-    def hidden(self, tokens: Array, carry: Any, key: Array | None) -> tuple[list[Any], Array]:
-        """All but the output layer; a key switches dropout on."""
-        rngs = None if key is None else nnx.Rngs(key)
-        how: dict[str, Any] = {"deterministic": rngs is None, "rngs": rngs}
-        xs, finals = self.inputs(tokens), []
-        for layer, before in zip(self.layers, carry, strict=True):
-            final, xs = layer(self.input_dropout(xs, **how), initial_carry=before)
-            xs = self.dropout(xs, **how)
-            finals.append(final)
-        return finals, self.output_dropout(xs, **how)
+
+def _drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
+    dropout = nnx.Dropout(rate, broadcast_dims=(0,) if at_all_times else ())
+    dropped: Array = dropout(xs, deterministic=False, rngs=nnx.Rngs(key))
+    return dropped
+
+
+_PARTS = Parts(
+    inputs=LanguageNetwork.inputs,
+    layer=lambda index, network, carry, xs: network.layers[index](xs, initial_carry=carry),
+    drop=_drop,
+    logits=LanguageNetwork.logits,
+)
 
 
 class ReviewsNetwork(nnx.Module):
@@ -208,23 +210,16 @@ class _Made(NamedTuple):
 @cache
 def _made(system: AnySystem, dtype: DType) -> _Made:
     """Cached, because compiled code is found again by the loss's identity."""
-    module: Any
-    if isinstance(system, Classification):
-        module = nnx.eval_shape(lambda: ReviewsNetwork(system, dtype, nnx.Rngs(0)))
-        graph = nnx.graphdef(module)
-        return _Made(module, graph, _reviews_loss(system, graph))
-    module = nnx.eval_shape(lambda: LanguageNetwork(system, dtype, nnx.Rngs(0)))
+    kind: Any = ReviewsNetwork if isinstance(system, Classification) else LanguageNetwork
+    module: Any = nnx.eval_shape(lambda: kind(system, dtype, nnx.Rngs(0)))
     graph = nnx.graphdef(module)
-    drops = bool(system.dropout or system.output_dropout)
+    if isinstance(system, Classification):
+        return _Made(module, graph, _reviews_loss(system, graph))
 
-    def forward(
-        weights: Any, carry: Any, tokens: Array, key: Array | None
-    ) -> tuple[list[Any], Array]:
-        network = nnx.merge(graph, weights)
-        finals, hs = network.hidden(tokens, carry, key if drops else None)
-        return finals, network.logits(hs)
+    def prepared(weights: Any, carry: Any) -> Any:
+        return nnx.merge(graph, weights), carry
 
-    return _Made(module, graph, token_loss(forward))
+    return _Made(module, graph, stacked_loss(system, _PARTS, prepared))
 
 
 def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
@@ -253,7 +248,7 @@ def _reviews_training(
     }
     settings = {"cell": "OptimizedLSTMCell", "jit": _JIT}
     loaded, vectors = _with_weights(made.module, weights), jnp.asarray(system.vectors())
-    return OptaxTraining(system, made.loss, loaded, tuple, settings, shared=(vectors,))
+    return OptaxTraining(system, made.loss, loaded, settings, shared=(vectors,))
 
 
 def _reviews_loss(system: Classification, graph: Any) -> Loss:
@@ -285,7 +280,6 @@ class FlaxSampling:
         self._places, self._prompts = job.places, jnp.asarray(job.prompts(system))
 
     def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """See `Sampling`."""
         state = _State(self._zeros(), random.key(0))
         token, state = _absorb(self._how, self._weights, state, self._prompts)
         written = [token]
@@ -319,7 +313,7 @@ def _absorb(
 ) -> tuple[Array, _State]:
     network = how.network(weights)
     with jax.default_matmul_precision("highest"):
-        carry, hs = network.hidden(tokens, state.carry, None)
+        carry, hs = hidden(network.system, _PARTS, network, state.carry, tokens, None)
         logits = network.logits(hs[-1])
     return _chosen(how, state._replace(carry=carry), logits)
 

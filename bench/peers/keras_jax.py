@@ -16,15 +16,7 @@ import numpy as np
 from jax import Array, random
 
 from bench.implementation import Implementation
-from bench.peers.on_jax import (
-    JaxLayerPass,
-    Loss,
-    OptaxTraining,
-    Parts,
-    cast,
-    stacked_loss,
-    zero_carry,
-)
+from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, Parts, cast, stacked_loss
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
 from lstm_jax.cells import CellName
 from lstm_jax.interop.keras import layer_to_keras
@@ -39,7 +31,6 @@ class Peer(Implementation):
             raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
-        """See `Implementation`."""
         if not isinstance(system, System):
             raise ValueError(f"no {system.name} are built for Keras")
         assert isinstance(params, LanguageModelParams)
@@ -52,9 +43,7 @@ class Peer(Implementation):
         # Its GRU has both of the biases of r and z.
         beyond = system.layers * 2 * system.hidden_size if system.cell == "gru" else 0
         weights = _weights(system, params)
-        return OptaxTraining(
-            system, _loss(system, dtype), weights, lambda: zero_carry(system), settings, beyond
-        )
+        return OptaxTraining(system, _loss(system, dtype), weights, settings, beyond)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
         """See `Implementation`; inputs are batch-major, its own form."""
@@ -148,9 +137,7 @@ def _loss(system: System, dtype: DType) -> Loss:
     layers = _Layers(system, dtype)
     fixed = [[each.value for each in layer.non_trainable_variables] for layer in layers.recurrent]
 
-    def drop(rate: float, xs: Array, key: Array | None, at_all_times: bool) -> Array:
-        if key is None or not rate:
-            return xs
+    def drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
         noise = (xs.shape[0], 1, xs.shape[2]) if at_all_times else None
         dropout = keras.layers.Dropout(rate, noise_shape=noise, dtype=dtype)
         seed = [random.bits(key, (2,), jnp.uint32)]
@@ -175,6 +162,10 @@ def _loss(system: System, dtype: DType) -> Loss:
         state = list(carry) if system.cell == "lstm" else [carry]
         given = (weights["recurrent"][index], fixed[index], xs)
         (ys, *final), _ = layers.recurrent[index].stateless_call(*given, initial_state=state)
+        final = cast(final, "float32")
         return tuple(final) if system.cell == "lstm" else final[0], ys
 
-    return stacked_loss(system, dtype, Parts(inputs, layer, drop, logits), batch_major=True)
+    def prepared(weights: Any, carry: Any) -> Any:
+        return cast((weights, carry), dtype)
+
+    return stacked_loss(system, Parts(inputs, layer, drop, logits), prepared, batch_major=True)

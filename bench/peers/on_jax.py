@@ -12,19 +12,15 @@ import numpy as np
 import optax
 from jax import Array, random
 
-from bench.shapes import BATCHES, AnySystem, Classification, DType, System
+from bench.shapes import BATCHES, AnySystem, Classification, System
 
 Forward = Callable[[Any, Any, Any], Array]
 Loss = Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
+"""(weights, carry, batch, dropout key or None) -> (mean loss, carry)."""
 
 
 class Program(NamedTuple):
-    """What a step is compiled for; code is found again by the identity of what it holds.
-
-    Attributes:
-        loss: (weights, carry, batch, dropout key or None) -> (mean loss, carry).
-        optimizer: gradients -> updates.
-    """
+    """What a step is compiled for; code is found again by the identity of what it holds."""
 
     loss: Loss
     optimizer: optax.GradientTransformation
@@ -39,16 +35,9 @@ class _State(NamedTuple):
 
 
 class OptaxTraining:
-    """See `Training`: one jitted step over donated state.
+    """See `Training`: one jitted step over donated state, which takes the weights over.
 
-    Args:
-        system: its shape.
-        loss: see `Program`.
-        weights: what is trained; taken over.
-        zero_carry: gives what an epoch starts from.
-        settings: see `Training`.
-        beyond_ours: how many of the weights its cell has more than ours; negative if fewer.
-        shared: arrays that go with every batch.
+    Its cell has `beyond_ours` weights more than ours; the `shared` arrays go with every batch.
     """
 
     def __init__(
@@ -56,29 +45,29 @@ class OptaxTraining:
         system: AnySystem,
         loss: Loss,
         weights: Any,
-        zero_carry: Callable[[], Any],
         settings: Mapping[str, str],
         beyond_ours: int = 0,
         shared: tuple[Array, ...] = (),
     ) -> None:
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(weights)) - beyond_ours
         self.settings = settings
-        self._program, self._zero_carry = Program(loss, make_optimizer(system)), zero_carry
+        self._program, self._zero_carry = (
+            Program(loss, make_optimizer(system)),
+            partial(zero_carry, system),
+        )
         self._carried = isinstance(system, System) and system.carried
         self._batches: Sequence[Any] = [
             (*map(jnp.asarray, system.batch(index)), *shared) for index in range(BATCHES)
         ]
         self._index = 0
         opt_state = self._program.optimizer.init(weights)
-        self._state = _State(weights, opt_state, zero_carry(), jnp.int32(0), random.key(0))
+        self._state = _State(weights, opt_state, zero_carry(system), jnp.int32(0), random.key(0))
 
     def loss(self) -> float:
-        """See `Training`."""
         weights, carry = self._state.weights, self._zero_carry()
         return float(_mean_loss(self._program, weights, carry, self._batches[0]))
 
     def step(self) -> None:
-        """See `Training`."""
         if self._index == 0 or not self._carried:
             self._state = self._state._replace(carry=self._zero_carry())
         done = _train_step(self._program, self._state, self._batches[self._index])
@@ -95,66 +84,63 @@ def make_optimizer(system: AnySystem) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(system.clip_norm), adam)
 
 
-def token_loss(
-    forward: Callable[[Any, Any, Array, Array | None], tuple[Any, Array]],
-    *,
-    batch_major: bool = False,
-) -> Loss:
-    """A language model's loss.
-
-    Args:
-        forward: (weights, carry, tokens [T, B], dropout key or None) -> (carry, logits [T, B, V]).
-        batch_major: its tokens are [B, T], and its logits [B, T, V].
-    """
-
-    def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
-        inputs, targets = (ids.T for ids in batch) if batch_major else batch
-        # Full float32 on a GPU, as ours: its default there is TF32.
-        with jax.default_matmul_precision("highest"):
-            carry, logits = forward(weights, carry, inputs, key)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-        return losses.mean(), carry
-
-    return loss
-
-
 class Parts(NamedTuple):
     """Of a language model, in a library's own terms; a carry is that of one layer.
 
     Attributes:
         inputs: (weights, tokens) -> what enters the first layer.
         layer: (index, weights, carry, xs) -> (carry, outputs).
-        drop: (rate, xs, key or None, whether the same at all times) -> xs.
+        drop: (rate, xs, key, whether the same at all times) -> xs.
         logits: (weights, outputs) -> logits.
     """
 
     inputs: Callable[[Any, Array], Array]
     layer: Callable[[int, Any, Any, Array], tuple[Any, Array]]
-    drop: Callable[[float, Array, Array | None, bool], Array]
+    drop: Callable[[float, Array, Array, bool], Array]
     logits: Callable[[Any, Array], Array]
 
 
-def stacked_loss(system: System, dtype: DType, parts: Parts, *, batch_major: bool = False) -> Loss:
-    """A language model's loss, its weights and carries cast to the dtype of the products."""
+def stacked_loss(
+    system: System,
+    parts: Parts,
+    prepared: Callable[[Any, Any], tuple[Any, Any]],
+    *,
+    batch_major: bool = False,
+) -> Loss:
+    """A language model's loss; `prepared` gives weights and carry as the parts take them."""
+
+    def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
+        inputs, targets = (ids.T for ids in batch) if batch_major else batch
+        # Full float32 on a GPU, as ours: its default there is TF32.
+        with jax.default_matmul_precision("highest"):
+            weights, carry = prepared(weights, carry)
+            carry, hs = hidden(system, parts, weights, carry, inputs, key)
+            logits = parts.logits(weights, hs).astype(jnp.float32)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        return losses.mean(), carry
+
+    return loss
+
+
+def hidden(
+    system: System, parts: Parts, weights: Any, carry: Any, tokens: Array, key: Array | None
+) -> tuple[list[Any], Array]:
+    """All of a language model but its output layer; a key switches dropout on."""
+    keys = None if key is None else random.split(key, system.layers + 1)
     at_inputs = system.dropout_place == "inputs"
 
-    def forward(
-        weights: Any, carry: Any, tokens: Array, key: Array | None
-    ) -> tuple[list[Any], Array]:
-        weights, carry = cast((weights, carry), dtype)
-        keys = [None] * (system.layers + 1) if key is None else random.split(key, system.layers + 1)
-        xs, finals = parts.inputs(weights, tokens), []
-        for index, before in enumerate(carry):
-            if at_inputs:
-                xs = parts.drop(system.dropout, xs, keys[index], True)
-            final, xs = parts.layer(index, weights, before, xs)
-            if not at_inputs:
-                xs = parts.drop(system.dropout, xs, keys[index], False)
-            finals.append(cast(final, "float32"))
-        hs = parts.drop(system.output_dropout, xs, keys[-1], False)
-        return finals, parts.logits(weights, hs).astype(jnp.float32)
+    def drop(rate: float, xs: Array, place: int, at_all_times: bool = False) -> Array:
+        if keys is None or not rate:
+            return xs
+        return parts.drop(rate, xs, keys[place], at_all_times)
 
-    return token_loss(forward, batch_major=batch_major)
+    xs, finals = parts.inputs(weights, tokens), []
+    for index, before in enumerate(carry):
+        xs = drop(system.dropout * at_inputs, xs, index, at_all_times=True)
+        final, xs = parts.layer(index, weights, before, xs)
+        xs = drop(system.dropout * (not at_inputs), xs, index)
+        finals.append(final)
+    return finals, drop(system.output_dropout, xs, -1)
 
 
 def cast(tree: Any, dtype: str) -> Any:
@@ -162,12 +148,14 @@ def cast(tree: Any, dtype: str) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
-def zero_carry(system: System, batch: int | None = None) -> list[Any]:
-    """What every layer starts from: a pair for an LSTM, else one array."""
+def zero_carry(system: AnySystem, batch: int | None = None) -> list[Any]:
+    """What every layer starts from: a pair for an LSTM, else one array; a classifier has none."""
 
     def zeros() -> Array:
         return jnp.zeros((batch or system.batch_size, system.hidden_size))
 
+    if isinstance(system, Classification):
+        return []
     return [(zeros(), zeros()) if system.cell == "lstm" else zeros() for _ in range(system.layers)]
 
 
@@ -195,11 +183,9 @@ class JaxLayerPass:
         self.settings = settings
 
     def run(self) -> None:
-        """See `LayerPass`."""
         jax.block_until_ready(_forward_backward(self._forward, self._inputs, self._dys))
 
     def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
-        """See `LayerPass`."""
         _, gradients = _forward_backward(self._forward, self._inputs, self._dys)
         named = self._named(*gradients)
         return {name: np.asarray(each, np.float32) for name, each in named.items()}

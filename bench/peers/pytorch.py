@@ -55,71 +55,51 @@ class Peer(Implementation):
         self._compile: Callable[[Any], Any] = torch.compile if compiled else lambda run: run
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> PyTorchTraining:
-        """See `Implementation`."""
+        gates = 4  # of the second bias; a GRU of ours has the part of it that is not redundant
         if isinstance(system, Classification):
             assert isinstance(params, ClassifierParams)
             modules = _reviews_modules(system, params).to(self._device)
             forward = _reviews_forward(system, modules, self._device)
-            beyond = system.layers * 4 * system.hidden_size  # its second bias
         else:
             assert isinstance(params, LanguageModelParams)
             modules = _language_modules(system, params).to(self._device)
             forward = _language_forward(system, modules, self._device)
-            # Of it a GRU of ours has the part that is not redundant.
-            beyond = system.layers * (4 if system.cell == "lstm" else 2) * system.hidden_size
-        return PyTorchTraining(system, dtype, modules, self._compile(forward), beyond, self._device)
+            gates = 4 if system.cell == "lstm" else 2
+        beyond = gates * system.layers * system.hidden_size
+        return PyTorchTraining(system, dtype, modules, self._compile(forward), beyond)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> PyTorchLayerPass:
-        """See `Implementation`."""
         return PyTorchLayerPass(shape, dtype, work, self._compile, self._device)
 
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> PyTorchSampling:
-        """See `Implementation`."""
         return PyTorchSampling(system, dtype, params, job, self._device)
 
 
 class PyTorchTraining:
-    """See `Training`.
-
-    Args:
-        system: its shape.
-        dtype: of the products.
-        modules: what is trained.
-        forward: (batch, carry) -> (mean loss, carry).
-        beyond: how many parameters it has more than ours.
-        device: where they are.
-    """
+    """See `Training`; `beyond` is how many parameters it has more than ours."""
 
     def __init__(
-        self,
-        system: AnySystem,
-        dtype: DType,
-        modules: Any,
-        forward: Forward,
-        beyond: int,
-        device: torch.device,
+        self, system: AnySystem, dtype: DType, modules: Any, forward: Forward, beyond: int
     ) -> None:
         self.parameters = sum(p.numel() for p in modules.parameters()) - beyond
-        self._modules, self._forward, self._device, self._dtype = modules, forward, device, dtype
+        self._modules, self._forward, self._dtype = modules, forward, dtype
+        self._device = next(modules.parameters()).device
         self._clip = None if isinstance(system, Classification) else system.clip_norm
         self._carried = isinstance(system, System) and system.carried
         self._optimizer, optimizer_name = _adam(modules.parameters(), system.learning_rate)
         self._batches = [
-            tuple(_on_device(ids, device) for ids in system.batch(index))
+            tuple(_on_device(ids, self._device) for ids in system.batch(index))
             for index in range(BATCHES)
         ]
         self._index, self._carry = 0, None
-        self.settings: Mapping[str, str] = {
+        self.settings = _settings(dtype) | {
             "optimizer": optimizer_name,
-            "threads": str(torch.get_num_threads()),
             "input": "one-hot" if system.embedding_size is None else "nn.Embedding",
-            "autocast": str(dtype == "bfloat16"),
         }
 
     def loss(self) -> float:
-        """See `Training`."""
         self._modules.eval()
         with torch.no_grad(), _autocast(self._device, self._dtype):
             loss, _ = self._forward(self._batches[0], None)
@@ -127,7 +107,6 @@ class PyTorchTraining:
         return float(loss)
 
     def step(self) -> None:
-        """See `Training`."""
         carry = None if self._index == 0 or not self._carried else self._carry
         self._optimizer.zero_grad(set_to_none=True)
         with _autocast(self._device, self._dtype):
@@ -162,11 +141,7 @@ def _language_forward(system: System, modules: Any, device: torch.device) -> For
 
 
 def _language_modules(system: System, params: LanguageModelParams) -> Any:
-    """The system's layers by name, with our weights.
-
-    Raises:
-        ValueError: dropout on the inputs of more than one layer, which `nn.LSTM` has not.
-    """
+    """The system's layers by name, with our weights; ValueError where `nn.LSTM` has no such."""
     if system.dropout_place == "inputs" and system.layers > 1:
         raise ValueError("dropout on the inputs of several layers")
     recurrent = nn.LSTM if system.cell == "lstm" else nn.GRU
@@ -255,17 +230,12 @@ class PyTorchLayerPass:
 
         self._xs, self._dys = placed(work.xs), torch.from_numpy(work.dys).to(device)
         self._carry = tuple(placed(part[None]) for part in work.carry)
-        self.settings: Mapping[str, str] = {
-            "threads": str(torch.get_num_threads()),
-            "autocast": str(dtype == "bfloat16"),
-        }
+        self.settings = _settings(dtype)
 
     def run(self) -> None:
-        """See `LayerPass`."""
         self._gradients()
 
     def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
-        """See `LayerPass`."""
         arrays = [each.float().cpu().numpy() for each in self._gradients()]
         (xs, *carry), (w_x, w_h, b, b_hh) = arrays[:-4], arrays[-4:]
         found = {"xs": xs, "w_x": w_x.T, "w_h": w_h.T, "b": b}
@@ -311,7 +281,6 @@ class PyTorchSampling:
         }
 
     def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """See `Sampling`."""
         with torch.inference_mode():
             tokens, carry = self._prompts, None
             written = []
@@ -334,6 +303,10 @@ class PyTorchSampling:
         return ids.gather(-1, drawn)[:, 0]
 
 
+def _settings(dtype: DType) -> dict[str, str]:
+    return {"threads": str(torch.get_num_threads()), "autocast": str(dtype == "bfloat16")}
+
+
 def _synchronize(device: torch.device) -> None:
     """Waits until all is done."""
     if device.type == "cuda":
@@ -342,10 +315,7 @@ def _synchronize(device: torch.device) -> None:
 
 def _autocast(device: torch.device, dtype: DType) -> AbstractContextManager[Any]:
     """Products in bfloat16 where that is asked for."""
-    context: AbstractContextManager[Any] = torch.autocast(
-        device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16"
-    )
-    return context
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def _adam(parameters: Iterable[Any], rate: float) -> tuple[Any, str]:
@@ -389,6 +359,6 @@ def _on_device(array: np.ndarray[Any, Any], device: torch.device) -> Any:
 
 
 def _detached(carry: Any) -> Any:
-    if carry is None or not isinstance(carry, tuple):
-        return None if carry is None else carry.detach()
-    return tuple(part.detach() for part in carry)
+    if isinstance(carry, tuple):
+        return tuple(part.detach() for part in carry)
+    return None if carry is None else carry.detach()

@@ -13,7 +13,13 @@ import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGEST = 2**31 - 1
-_PAD = 64 * 2**20
+# All threads share one arena, since the others give back what is larger than theirs can hold.
+_SETTINGS = {
+    _ARENA_MAX: 1,
+    _MMAP_THRESHOLD: _LARGEST,
+    _TRIM_THRESHOLD: _LARGEST,
+    _TOP_PAD: 64 * 2**20,
+}
 
 
 def keep_freed_memory() -> bool:
@@ -23,19 +29,11 @@ def keep_freed_memory() -> bool:
         Whether it took effect: on Linux with glibc, unless the environment has settings of the
         user's own (`MALLOC_...` or `GLIBC_TUNABLES`), which are left as they are.
     """
-    if sys.platform != "linux" or any(
-        name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ
-    ):
+    has_own = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if has_own or sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    # All threads share one arena, since the others give back what is larger than theirs can hold.
-    settings = (
-        (_ARENA_MAX, 1),
-        (_MMAP_THRESHOLD, _LARGEST),
-        (_TRIM_THRESHOLD, _LARGEST),
-        (_TOP_PAD, _PAD),
-    )
-    return all([bool(mallopt(parameter, value)) for parameter, value in settings])
+    return all([bool(mallopt(parameter, value)) for parameter, value in _SETTINGS.items()])

@@ -1,37 +1,25 @@
-"""Command lines generated from dataclasses, and errors of one line."""
+"""Command lines read into dataclasses, whose fields are the flags."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
-import os
+import itertools
 import re
-import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
-from lstm_jax.cli.allocator import keep_freed_memory
-from lstm_jax.cli.output import (
-    discard,
-    open_closed_streams,
-    replace_what_cannot_be_shown,
-    tell,
-)
-
 T = TypeVar("T")
 
-USAGE_ERROR = 2
 HELP_ALL = "--help-all"
-_LONGEST_LINE = 1_000
 _MOST_HINTS = 3
-_COLUMNS_OF_FLAGS = "80"
-# On an output that is not UTF-8 the box is drawn in ASCII.
+# tyro draws a box around an error; in ASCII, where the output is not UTF-8.
 _FRAME = re.compile(r"[╭╮╰╯│─]+|-{9,}")
-_FLAG_OF_HELP = re.compile(r"^[│ ]*(--[a-z][\w.-]*) *(\S*)", re.MULTILINE)
+_TEXT = re.compile(r"\b(str|Path)\b")
 
 
 def parse(
@@ -61,57 +49,55 @@ def parse(
     if short_help is not None and not {"-h", "--help"}.isdisjoint(arguments):
         print(short_help.format(prog=prog))
         raise SystemExit
+    flags = {"-h": False, "--help": False, **_flags(default or cls)}
     arguments = ["--help" if each == HELP_ALL else each for each in arguments]
+    box = io.StringIO()
     try:
-        return _parse(cls, default, arguments, prog)
-    except _UsageError:
-        flags = _flags(cls, default, prog)
-    try:
-        return _parse(cls, default, _as_meant(arguments, flags), prog)
-    except _UsageError as error:
-        hints = "".join(f"; {hint}" for hint in _hints(arguments, flags))
-        full_help = "--help" if short_help is None else HELP_ALL
-        raise ValueError(f"{error}{hints}; see {prog} {full_help}") from None
-
-
-class _UsageError(ValueError):
-    """What tyro says of arguments that are none of its flags, or no value of one."""
-
-
-def _parse(cls: type[T], default: T | None, arguments: Sequence[str], prog: str) -> T:
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
+        with contextlib.redirect_stderr(box):
             return tyro.cli(
                 cls,
                 default=tyro.MISSING_NONPROP if default is None else default,
-                args=list(arguments),
+                args=_as_meant(arguments, flags),
                 prog=prog,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise _UsageError(_first_part(printed.getvalue())) from None
+    hints = "".join(f"; {hint}" for hint in _hints(arguments, flags))
+    full_help = "--help" if short_help is None else HELP_ALL
+    raise ValueError(f"{_message(box.getvalue())}{hints}; see {prog} {full_help}")
 
 
-def _flags(cls: type[T], default: T | None, prog: str) -> dict[str, bool]:
-    """All flags, and of each whether texts are its values, as the help has them."""
-    page = io.StringIO()
-    width = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = (
-        _COLUMNS_OF_FLAGS  # a narrower page breaks them, a wider one has columns
-    )
-    try:
-        with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-            _parse(cls, default, ["--help"], prog)
-    finally:
-        del os.environ["COLUMNS"]
-        if width is not None:
-            os.environ["COLUMNS"] = width
-    found = _FLAG_OF_HELP.findall(page.getvalue())
-    flags = {flag: "STR" in kind or "PATH" in kind for flag, kind in found}
-    return flags | {"-h": False, "--help": False}
+def given(flag: str, arguments: Sequence[str]) -> str | None:
+    """What a command line gives as a flag's value, or puts after it; None if it is not there."""
+    found = None
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, equals, value = argument.partition("=")
+        if name.replace("_", "-") == flag:
+            found = value if equals else following
+    return found
+
+
+def _message(box: str) -> str:
+    """The first part of what tyro's box says."""
+    lines = [_FRAME.sub(" ", line).strip() for line in box.splitlines()[1:]]
+    return " ".join("\n".join(lines).strip().partition("\n\n")[0].split())
+
+
+def _flags(owner: Any, prefix: str = "--") -> dict[str, bool]:
+    """All flags of a dataclass, or of one with others inside, and of each whether it is a text."""
+    found: dict[str, bool] = {}
+    cls = owner if isinstance(owner, type) else type(owner)
+    for name, kind in get_type_hints(cls, include_extras=True).items():
+        value, marks = getattr(owner, name, None), getattr(kind, "__metadata__", ())
+        flag = prefix + name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            is_unnamed = any(getattr(mark, "name", None) == "" for mark in marks)
+            found |= _flags(value, prefix if is_unnamed else f"{flag}.")
+        elif not {tyro.conf.Positional, tyro.conf.Suppress} & set(marks):
+            found[flag] = _TEXT.search(str(kind)) is not None
+    return found
 
 
 def _flag(argument: str, flags: Mapping[str, bool]) -> str | None:
@@ -165,92 +151,3 @@ def _near(argument: str, flags: Mapping[str, bool]) -> list[str]:
     near = [part for part in parts if part.startswith(name)]
     near += difflib.get_close_matches(name, parts, cutoff=0.7)
     return list(dict.fromkeys(flag for part in near for flag in parts[part]))[:_MOST_HINTS]
-
-
-def _first_part(box: str) -> str:
-    """The message at the top of the box that tyro draws around an error."""
-    lines: list[str] = []
-    for line in box.splitlines()[1:]:
-        text = _FRAME.sub(" ", line).strip()
-        if not text and lines:
-            break
-        lines.append(text)
-    return " ".join(" ".join(lines).split())
-
-
-def error_line(error: Exception) -> str:
-    """What an error says in one line: all of it, or its beginning and its end, where the cure is.
-
-    What a user gave may be of any length, and errors repeat it.
-    """
-    line = " ".join(str(error).split())
-    if len(line) <= _LONGEST_LINE:
-        return line
-    return f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 3 :]}"
-
-
-@contextlib.contextmanager
-def importing() -> Iterator[None]:
-    """Ctrl-C ends the process at once, meanwhile.
-
-    As an exception it may get lost in the midst of an import, or crash an extension module.
-    """
-    before = signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
-    """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
-    keep_freed_memory()
-    open_closed_streams()
-    replace_what_cannot_be_shown()
-    try:
-        return command(sys.argv[1:])
-    except BrokenPipeError:
-        # Whoever read the output has had enough; Python would complain once more at its exit.
-        discard(sys.stdout)
-        return 128 + signal.SIGPIPE
-    except (ValueError, OSError) as error:
-        tell(f"{prog}: error: {error_line(error)}")
-        return USAGE_ERROR
-    except Exception as error:
-        line = _out_of_memory(error) or _guarded_transfer(error) or _absent_backend()
-        if line is None:
-            raise
-        tell(f"{prog}: error: {line}")
-        return USAGE_ERROR
-    except KeyboardInterrupt:
-        tell(f"{prog}: interrupted")
-        return 128 + signal.SIGINT
-
-
-def _out_of_memory(error: Exception) -> str | None:
-    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
-        return None
-    wanted = error_line(error) or "nothing was left"
-    return f"there is not enough memory ({wanted}); use a smaller model, batch or length"
-
-
-def _guarded_transfer(error: Exception) -> str | None:
-    if "Disallowed" not in str(error) or "transfer" not in str(error):
-        return None
-    set_to = ", ".join(f"{k}={v}" for k, v in os.environ.items() if k.startswith("JAX_TRANSFER"))
-    return f"{error_line(error)} ({set_to}); unset that, or set it to log"
-
-
-def _absent_backend() -> str | None:
-    """What to do where JAX has no device to compute on; None where it has one."""
-    jax = sys.modules.get("jax")
-    if jax is None:
-        return None
-    try:
-        jax.local_devices()
-    except (RuntimeError, AssertionError) as error:
-        names = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
-        asked = [f"{name} is {os.environ[name]!r}" for name in names if name in os.environ]
-        reasons = ", ".join(filter(None, [*asked, error_line(error)]))
-        return f"JAX finds no device to compute on: {reasons}; unset it, or set it to cpu"
-    return None

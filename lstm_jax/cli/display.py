@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.segment import Segment, Segments
 
-from lstm_jax.cli.output import Shown
+from lstm_jax.cli.console import Shown
 from lstm_jax.training.log import Row, figure
 
 _SECONDS_BETWEEN_LINES = 5.0
@@ -33,6 +33,7 @@ class Display:
 
     def __init__(self, first_step: int, total_steps: int) -> None:
         self._console = Console(file=cast(TextIO, Shown(sys.stdout)), soft_wrap=True)
+        self._is_live = self._console.is_terminal
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),
@@ -40,7 +41,7 @@ class Display:
             TextColumn("{task.fields[numbers]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._is_live,
         )
         self._bar = self._progress.add_task(
             "train", total=total_steps, completed=first_step, numbers="compiling"
@@ -59,24 +60,17 @@ class Display:
     def advance(self, step: int) -> None:
         """Moves the live line; elsewhere, says now and then how far training has come."""
         self._progress.update(self._bar, completed=step)
-        now = time.monotonic()
-        self._compiled = self._compiled or (step, now)
-        if not self._console.is_terminal and now - self._last_line >= _SECONDS_OF_SILENCE:
-            self._last_line = now
-            self.note(f"step {step}/{self._total_steps}{self._left(step)}")
+        self._compiled = self._compiled or (step, time.monotonic())
+        if not self._is_live and self._silence() >= _SECONDS_OF_SILENCE:
+            self._line(step, "")
 
     def row(self, row: Row) -> None:
         """Shows a row of metrics: every evaluation, and others a few seconds apart."""
-        numbers = _numbers(row)
+        numbers, step = _numbers(row), int(row["step"] or 0)
         self._progress.update(self._bar, numbers=numbers)
-        step = int(row["step"] or 0)
-        evaluated, last = "heldout_loss" in row, step == self._total_steps
-        now = time.monotonic()
-        if self._console.is_terminal and not (evaluated or last):
-            return
-        if evaluated or last or now - self._last_line >= _SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            self.note(f"step {step}/{self._total_steps}  {numbers}{self._left(step)}")
+        is_due = not self._is_live and self._silence() >= _SECONDS_BETWEEN_LINES
+        if is_due or "heldout_loss" in row or step == self._total_steps:
+            self._line(step, f"  {numbers}")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Shows what the model writes."""
@@ -86,13 +80,17 @@ class Display:
         """Shows a line as it is; rich would read markup, emoji and tabs into a text."""
         self._console.print(Segments([Segment(f"{text}\n")]))
 
-    def _left(self, step: int) -> str:
+    def _silence(self) -> float:
+        return time.monotonic() - self._last_line
+
+    def _line(self, step: int, numbers: str) -> None:
+        self._last_line = time.monotonic()
         first, since = self._compiled or (step, 0.0)
-        if self._console.is_terminal or step == first or step == self._total_steps:
-            return ""
-        seconds = (time.monotonic() - since) / (step - first) * (self._total_steps - step)
-        minutes, seconds = divmod(round(seconds), 60)
-        return f"  {minutes}:{seconds:02d} left"
+        left = ""
+        if not self._is_live and first < step < self._total_steps:
+            seconds = (self._last_line - since) / (step - first) * (self._total_steps - step)
+            left = "  {}:{:02d} left".format(*divmod(round(seconds), 60))
+        self.note(f"step {step}/{self._total_steps}{numbers}{left}")
 
 
 def _numbers(row: Row) -> str:

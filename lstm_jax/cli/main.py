@@ -1,28 +1,42 @@
-"""The command `lstm-jax`, or `python -m lstm_jax`: all commands by name."""
+"""The commands: `lstm-jax COMMAND`, `python -m lstm_jax COMMAND`, train.py and sample.py.
+
+A command line is read first; what does the work takes longer to import.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
+from typing import Any
 
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.arguments import parse
+from lstm_jax.cli.console import importing, run_command
+from lstm_jax.cli.options import (
+    SAMPLE_HELP,
+    ClassifyCommand,
+    ConvertCommand,
+    ExportCommand,
+    PlotCommand,
+    SampleCommand,
+)
 
 PROG = "lstm-jax"
 
-COMMANDS = {
-    "train": "[PRESET]: train a model, evaluate it, resume it, as train.py does",
-    "sample": "RUN_DIR: write with it, or score texts, as sample.py does",
-    "classify": "RUN_DIR [FILE]: label texts, one a line, with a trained classifier",
-    "convert": "SOURCE TARGET: weights of a run or a file, as safetensors",
-    "export": "RUN_DIR TARGET: a run's model as a program that needs JAX alone",
-    "plot": "RUN_DIR ...: the curves of several runs in one picture",
+COMMANDS: dict[str, tuple[type[Any] | None, str]] = {
+    "train": (None, "[PRESET]: train a model, evaluate it, resume it, as train.py does"),
+    "sample": (SampleCommand, "RUN_DIR: write with it, or score texts, as sample.py does"),
+    "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one a line, with a classifier"),
+    "convert": (ConvertCommand, "SOURCE TARGET: weights of a run or a file, as safetensors"),
+    "export": (ExportCommand, "RUN_DIR TARGET: a run's model as a program that needs JAX alone"),
+    "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
 }
-"""Each is the function `NAME_command` of the module `lstm_jax.cli.NAME`."""
+"""What a command can be given, and what it is for; it is `run` of the module of its name."""
 
 
 def main() -> int:
-    """The entry point."""
+    """`lstm-jax`."""
     words = sys.argv[1:2]
     return run_command(" ".join([PROG, *(word for word in words if word in COMMANDS)]), dispatch)
 
@@ -31,13 +45,31 @@ def dispatch(arguments: Sequence[str]) -> int:
     """Runs the command that the first word names; raises ValueError for what the user can mend."""
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(f"usage: {PROG} COMMAND ...; see {PROG} COMMAND --help")
-        for word, about in COMMANDS.items():
+        for word, (_, about) in COMMANDS.items():
             print(f"  {word:8} {about}")
         return 0
     word, *rest = arguments
     if word not in COMMANDS:
         choices = ", ".join(COMMANDS)
         raise ValueError(f"the command is {word!r}; choose one of {choices}, see {PROG} --help")
-    command = getattr(import_module(f"lstm_jax.cli.{word}"), f"{word}_command")
-    code: int = command(rest, f"{PROG} {word}")
+    return run(word, rest)
+
+
+def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
+    """Runs a command; gives the exit code, and raises ValueError for what the user can mend."""
+    prog = prog or f"{PROG} {word}"
+    options, _ = COMMANDS[word]
+    if options is None:  # a preset's or a run's: the line says which
+        with importing():
+            from lstm_jax.cli.train_options import read_arguments
+        command: Any = read_arguments(arguments, prog)
+    else:
+        command = parse(options, None, arguments, prog, SAMPLE_HELP if word == "sample" else None)
+    with importing():
+        work = import_module(f"lstm_jax.cli.{word}")
+    code: int = work.run(command)
     return code
+
+
+train_command = partial(run, "train", prog="train.py")
+sample_command = partial(run, "sample", prog="sample.py")

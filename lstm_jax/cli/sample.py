@@ -1,185 +1,284 @@
-"""The command `sample.py`: writes text with a trained model, or judges given texts."""
+"""Writes texts with a trained model, or says how likely it finds given ones."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+import sys
+import time
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any
 
-import tyro
+import jax
 
-from lstm_jax.cli.arguments import importing, parse, run_command
+from lstm_jax.cli.console import json_line, tell
+from lstm_jax.cli.options import SampleCommand
+from lstm_jax.models import LanguageModel
+from lstm_jax.sampling import FilterOptions, perplexity, score, with_weights
+from lstm_jax.systems.language import LanguageConfig
+from lstm_jax.systems.poems import PoemsConfig
+from lstm_jax.systems.writer import (
+    Template,
+    Writer,
+    Written,
+    blanks_template,
+    joined,
+    prompt_template,
+    shown_pieces,
+    unknown_options,
+)
+from lstm_jax.text import Vocabulary, read_lines
+from lstm_jax.text.ids import Ids
+from lstm_jax.training.log import figure
+from lstm_jax.training.run import load
 
-PROG = "sample.py"
-
-HELP = """\
-usage: {prog} RUN_DIR [--FLAG VALUE] ...
-
-Writes text with a model that train.py made, to standard output.
-
-common flags:
-  --prompt TEXT      what the text begins with; by default one of the run's own
-  --template TEXT    in place of a prompt: a text whose every * is to be filled
-  --prompts PATH     a file of prompts, one a line
-  --length N         tokens to add to a prompt, at most; by default 500
-  --temperature X    below 1 more likely tokens, above 1 more surprising ones
-  --top-n N          take only the N most likely tokens
-  --stop TEXT ...    texts that end what is written
-  --batch N          texts to write of each prompt
-  --seed N           random seed
-  --stream           show the text as it is made
-
-{prog} --help-all prints all flags: filters, beams, scores, JSON lines."""
-
-_WAYS = ("stream", "best_of", "beams", "score")
-_MOST = {
-    "length": 10_000_000,
-    "batch": 1_000_000,
-    "best_of": 2**16,
-    "beams": 2**16,
-    "side_by_side": 2**16,
-    "temperature": 1e30,
-    "repetition_penalty": 1e30,
-    "length_penalty": 1e6,
-}
-_MOST_AT_ONCE = 2**28
+_LISTED_AT_MOST = 10
 
 
-@dataclass(frozen=True)
-class SampleCommand:
-    """Write text with a trained model; standard output carries the texts alone.
-
-    Attributes:
-        run_dir: a folder that train.py made.
-        prompt: what the text begins with; by default the run's first sample prompt.
-        template: in place of a prompt: a text whose characters stand where they are, and each *
-            of which is filled (words, each * one of them, for a model of words).
-        prompts: a UTF-8 file of prompts, one a line.
-        templates: a UTF-8 file of templates, one a line.
-        score: a UTF-8 file of texts, one a line: write nothing, but print of each its
-            log-likelihood in nats, perplexity, number of tokens that were predicted, and the text;
-            each is read as what goes on from the prompt, if there is one.
-        length: tokens to add to a prompt, at most.
-        ending: a model of poems has learnt where one ends: what goes on from a prompt ends where
-            the "model" ends it, or goes on all its "length". A template is always filled.
-        stop: texts that end what is written; they are left out.
-        top_n: take only the most likely n tokens; 0 for all.
-        top_p: take only the most likely tokens that have this share of probability together.
-        min_p: take only tokens at least so likely, compared with the most likely one.
-        repetition_penalty: above 1 makes tokens less likely that the text has already.
-        forbid: characters (words, for a model of words) that are never written.
-        temperature: divides the logits; 0 takes the most likely token.
-        greedy: always take the most likely token, as temperature 0 does.
-        unknown: whether the unknown token of a model of words is never taken, or ends the text.
-        feed_unknown: a character of the template that the vocabulary lacks is shown as it is, and
-            the model reads it as unknown; else it is an error.
-        line_length: begin a new line after so many tokens.
-        stream: show the text as it is made.
-        best_of: of so many texts write the one that the model finds most likely, given characters
-            that come later included.
-        beams: in place of drawing, search for the most likely texts with so many hypotheses, and
-            write the best ones, as many as `batch` says.
-        length_penalty: exponent of the length that a search divides log-probabilities by.
-        seed: of the random draws.
-        batch: texts to write of each prompt or template, each with draws of its own.
-        side_by_side: how many texts are written at once.
-        weights: dtype of the weights; bfloat16 takes half the memory, and less time.
-        jsonl: write a JSON object a line, with tokens and log-probabilities.
-        step: which checkpoint: a step, the newest good one, or the best on held-out data.
-        force: let a bidirectional model write, which it cannot do well: it saw the future.
-    """
-
-    run_dir: Annotated[Path, tyro.conf.Positional]
-    prompt: str | None = None
-    template: str | None = None
-    prompts: Path | None = None
-    templates: Path | None = None
-    score: Path | None = None
-    length: int = 500
-    ending: Literal["model", "length"] = "model"
-    stop: tuple[str, ...] = ()
-    top_n: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    forbid: str = ""
-    temperature: float = 1.0
-    greedy: bool = False
-    unknown: Literal["never", "ends"] = "never"
-    feed_unknown: bool = False
-    line_length: int | None = None
-    stream: bool = False
-    best_of: int | None = None
-    beams: int | None = None
-    length_penalty: float = 1.0
-    seed: int = 0
-    batch: int = 1
-    side_by_side: int = 64
-    weights: Literal["float32", "bfloat16"] | None = None
-    jsonl: bool = False
-    step: int | Literal["newest", "best"] = "newest"
-    force: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("length", "batch", "line_length", "best_of", "beams", "side_by_side"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        for name, most in _MOST.items():
-            value = getattr(self, name)
-            if value is not None and value > most:
-                raise ValueError(f"{name} is {value}; it must be at most {most}")
-        at_once = min(self.batch, self.side_by_side) * self.length
-        at_once *= max(self.best_of or 1, self.beams or 1)
-        if at_once > _MOST_AT_ONCE:
-            raise ValueError(
-                f"length is {self.length}, which makes {at_once:,} tokens of texts side by side; "
-                f"lower length, side_by_side, best_of or beams: at most {_MOST_AT_ONCE:,} fit"
-            )
-        if self.top_n < 0:
-            raise ValueError(f"top_n is {self.top_n}; it must be 0 (all tokens) or above")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above")
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"seed is {self.seed}; it must be from 0 to {2**32 - 1}")
-        if isinstance(self.step, int) and self.step < 0:
-            raise ValueError(f"step is {self.step}; it must be 0 or above")
-        if self.prompt is not None and not self.prompt:
-            raise ValueError("the prompt is empty; give at least one character")
-        if any(not stop for stop in self.stop):
-            raise ValueError("a stop text is empty; give at least one character")
-        self._refuse_two("prompt", "template", "prompts", "templates")
-        self._refuse_two("template", "prompts", "templates", "score")
-        self._refuse_two(*_WAYS)
-        if self.stream and self.jsonl:
-            raise ValueError("both stream and jsonl are given; a JSON object is written whole")
-        if self.beams is not None and self.batch > self.beams:
-            raise ValueError(
-                f"batch is {self.batch}, but {self.beams} beams find no more texts than that; "
-                "raise beams"
-            )
-
-    def _refuse_two(self, *names: str) -> None:
-        given = [name for name in names if getattr(self, name) not in (None, False)]
-        if len(given) > 1:
-            raise ValueError(f"both {given[0]} and {given[1]} are given; choose one of them")
-
-
-def main() -> int:
-    """The entry point."""
-    return run_command(PROG, sample_command)
-
-
-def sample_command(arguments: Sequence[str], prog: str = PROG) -> int:
-    """Runs the command; raises ValueError for whatever the user can mend."""
-    command = parse(SampleCommand, None, arguments, prog, HELP)
-    with importing():
-        from lstm_jax.cli import judging, writing
-
+def run(command: SampleCommand) -> int:
+    """Writes or judges; raises ValueError for whatever the user can mend."""
+    model, params, vocabulary, config = load(command.run_dir, step=command.step, kind=LanguageModel)
+    if config.model.bidirectional and not command.force:
+        raise ValueError(
+            f"{command.run_dir} holds a bidirectional model: it learnt with the future in view, so "
+            "it cannot write what comes next; train one without --model.bidirectional, or see "
+            "what comes of it with --force"
+        )
+    if command.weights is not None:
+        model, params = with_weights(model, params, command.weights)
+    writer = _writer(command, model, params, vocabulary)
     if command.score is not None:
-        judging.print_scores(command, command.score)
+        _print_scores(command, writer, command.score)
     else:
-        writing.print_texts(command)
+        _print_texts(command, writer, _templates(command, vocabulary, config))
     return 0
+
+
+def _writer(
+    command: SampleCommand, model: LanguageModel, params: Any, vocabulary: Vocabulary
+) -> Writer:
+    forbidden, stops = unknown_options(vocabulary, command.unknown)
+    filters = FilterOptions(
+        temperature=0.0 if command.greedy else command.temperature,
+        top_n=command.top_n,
+        top_p=command.top_p,
+        min_p=command.min_p,
+        repetition_penalty=command.repetition_penalty,
+        forbidden=(*forbidden, *_forbidden(vocabulary, command.forbid)),
+    )
+    stops += _stops(vocabulary, command.stop)
+    goes_on = command.prompt is not None or command.prompts is not None
+    if goes_on and command.ending == "model" and vocabulary.padding is not None:
+        stops += ((vocabulary.padding,),)
+    return Writer(model, params, vocabulary, filters, stops, command.force)
+
+
+def _forbidden(vocabulary: Vocabulary, forbid: str) -> list[int]:
+    """The ids of the tokens to forbid; one that the model cannot write needs no forbidding."""
+    found = vocabulary.in_known_form(forbid)
+    if vocabulary.kind == "char" and len(found) > len(forbid):
+        apart = [each for each in unicodedata.normalize("NFC", forbid) if each not in vocabulary]
+        raise ValueError(
+            f"--forbid cannot name {_listed(apart)}: in this model's text that is a letter and its "
+            "accents, tokens of their own; forbid one of these"
+        )
+    tokens = vocabulary.split(found)
+    if missing := [token for token in dict.fromkeys(tokens) if token not in vocabulary]:
+        tell(f"note: the model never writes {_listed(missing)}, so --forbid need not name it")
+    return [vocabulary.tokens.index(token) for token in tokens if token in vocabulary]
+
+
+def _stops(vocabulary: Vocabulary, stops: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+    """The ids of the texts that end what is written; one that the model cannot write ends none."""
+    found = []
+    for stop in stops:
+        missing = vocabulary.outside(stop)
+        if not missing and (ids := vocabulary.encode(vocabulary.in_known_form(stop)).tolist()):
+            found.append(tuple(ids))
+            continue
+        why = f"the model never writes {_listed(missing)}" if missing else "it holds no word"
+        tell(f"note: the stop {stop!r} ends no text: {why}")
+    return tuple(found)
+
+
+def _note_unknown(vocabulary: Vocabulary, texts: Iterable[str]) -> None:
+    """Names on standard error what a model with an unknown token reads as that."""
+    if vocabulary.unknown is None:
+        return
+    found: dict[str, None] = {}
+    for text in texts:
+        for token in vocabulary.outside(text):
+            as_given = re.search(re.escape(token), text, re.IGNORECASE)
+            found[as_given[0] if as_given else token] = None
+    if found:
+        tell(f"note: not in the model's vocabulary, and read as unknown: {_listed(list(found))}")
+
+
+def _listed(tokens: list[str]) -> str:
+    more = len(tokens) - _LISTED_AT_MOST
+    shown = ", ".join(map(repr, tokens[:_LISTED_AT_MOST]))
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _templates(command: SampleCommand, vocabulary: Vocabulary, config: Any) -> list[Template]:
+    """What is to be filled: of a file's lines, of the command, or of the run's own settings."""
+    file = command.prompts or command.templates
+    has_blanks = command.templates is not None or command.template is not None
+    if file is not None:
+        texts = [(f"line {number}: ", line) for number, line in file_lines(file)]
+    else:
+        text = command.template if command.prompt is None else command.prompt
+        if text is None:
+            has_blanks = isinstance(config, PoemsConfig)
+            text = config.sample_templates[0] if has_blanks else _own_prompt(vocabulary, config)
+        texts = [("", text)]
+    if not command.feed_unknown:
+        _note_unknown(vocabulary, (text for _, text in texts))
+    templates = []
+    for place, text in texts:
+        try:
+            if has_blanks:
+                feed_unknown = command.feed_unknown
+                templates.append(blanks_template(vocabulary, text, feed_unknown=feed_unknown))
+            else:
+                templates.append(prompt_template(vocabulary, text, command.length))
+        except ValueError as error:
+            raise ValueError(f"{place}{error}") from None
+    return templates
+
+
+def _own_prompt(vocabulary: Vocabulary, config: LanguageConfig) -> str:
+    """The first of a run's prompts that can be used, else a letter of its text."""
+    for prompt in config.sample_prompts:
+        if vocabulary.unknown is not None or not vocabulary.outside(prompt):
+            return prompt
+    letters = (token for token in vocabulary.tokens if token.isalpha())
+    return next(letters, vocabulary.tokens[-1])
+
+
+def file_lines(path: Path) -> list[tuple[int, str]]:
+    """The lines of a file that hold text, with their numbers from 1 on."""
+    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    if not lines:
+        raise ValueError(f"{str(path)!r} holds no line with text; give at least one")
+    return lines
+
+
+def _print_texts(command: SampleCommand, writer: Writer, templates: list[Template]) -> None:
+    """Writes to standard output what the command asks for, and to standard error how fast."""
+    rows = [template for template in templates for _ in range(command.batch)]
+    tokens, began = 0, time.perf_counter()
+    if command.stream:
+        for row, template in enumerate(rows):
+            tokens += _stream(command, writer, row, template)
+    else:
+        for template, written in _written(command, writer, templates, rows):
+            text = "".join(
+                shown_pieces(writer.vocabulary, template, written.tokens, command.line_length)
+            )
+            _put((_described(writer, template, written, text) if command.jsonl else text) + "\n")
+            tokens += len(written.tokens) - template.known
+    rate = tokens / (time.perf_counter() - began)
+    tell(f"{rate:,.0f} tokens/s, compilation included")
+
+
+def _stream(command: SampleCommand, writer: Writer, row: int, template: Template) -> int:
+    """Shows a text as it is made; gives the number of its tokens after the prompt."""
+    tokens = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal tokens
+        for token in writer.stream(template, key=jax.random.key(command.seed), row=row):
+            tokens += 1
+            yield token
+
+    try:
+        for piece in shown_pieces(writer.vocabulary, template, counted(), command.line_length):
+            _put(piece)
+    finally:
+        _put("\n")
+    return tokens - template.known
+
+
+def _put(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _written(
+    command: SampleCommand, writer: Writer, templates: list[Template], rows: list[Template]
+) -> Iterator[tuple[Template, Written]]:
+    if command.beams is not None:
+        for template in templates:
+            found = writer.search(template, command.beams, command.length_penalty)
+            yield from ((template, each) for each in found[: command.batch])
+        return
+    key = jax.random.key(command.seed)
+    for first in range(0, len(rows), command.side_by_side):
+        some = rows[first : first + command.side_by_side]
+        if command.best_of is not None:
+            found = writer.best_of(some, command.best_of, key=key, first_row=first)
+        else:
+            scored = command.jsonl
+            found = writer.write(some, key=key, first_row=first, log_probabilities=scored)
+        yield from zip(some, found, strict=True)
+
+
+def _described(writer: Writer, template: Template, written: Written, text: str) -> str:
+    """A JSON line."""
+    known = written.tokens[: template.known]
+    described = {
+        "prompt": template.prompt or joined(writer.vocabulary, known),
+        "text": text,
+        "tokens": written.tokens,
+        "ids": written.ids.tolist(),
+        "log_probabilities": written.log_probabilities,
+        "stopped": written.stopped,
+    }
+    score = {} if written.score is None else {"score": written.score}
+    return json_line(described | score)
+
+
+def _print_scores(command: SampleCommand, writer: Writer, path: Path) -> None:
+    """Prints a line a text to standard output, and the perplexity of all to standard error."""
+    vocabulary, lines, prompt = writer.vocabulary, file_lines(path), command.prompt or ""
+    _note_unknown(vocabulary, (prompt, *(line for _, line in lines)))
+    context = vocabulary.encode_prompt(prompt) if prompt else ()
+    texts = [_ids(vocabulary, line, number, 1 if prompt else 2) for number, line in lines]
+    contexts, batch_size = [context] * len(texts), command.side_by_side
+    found = score(writer.model, writer.params, texts, contexts=contexts, batch_size=batch_size)
+    for (_, line), ids, each in zip(lines, texts, found, strict=True):
+        if command.jsonl:
+            scores = each.log_probabilities.tolist()
+            described = {
+                "text": line,
+                "log_likelihood": each.log_likelihood,
+                "perplexity": each.perplexity,
+                "tokens": [vocabulary.tokens[id] for id in ids],
+                "log_probabilities": [None] * (len(ids) - len(scores)) + scores,
+            }
+            print(json_line(described))
+        else:
+            likelihood, tokens = each.log_likelihood, len(each.log_probabilities)
+            print(f"{likelihood:.4f}\t{figure(each.perplexity)}\t{tokens}\t{line}")
+    total = math.fsum(each.log_likelihood for each in found)
+    tokens = sum(len(each.log_probabilities) for each in found)
+    tell(
+        f"{figure(-total / tokens)} nats a token, perplexity {figure(perplexity(total, tokens))}, "
+        f"over {tokens:,} tokens of {len(found):,} texts"
+    )
+
+
+def _ids(vocabulary: Vocabulary, line: str, number: int, least: int) -> Ids:
+    try:
+        ids = vocabulary.encode_prompt(line, name="text")
+    except ValueError as error:
+        raise ValueError(f"line {number}: {error}") from None
+    if len(ids) < least:
+        raise ValueError(
+            f"line {number} has a single token, and nothing that it is told from; give at least "
+            "two, or what comes before as --prompt"
+        )
+    return ids

@@ -1,90 +1,55 @@
-"""The command `train.py`: trains a preset on a text, evaluates it, resumes it."""
+"""Trains a system in a run folder, goes on with it, or evaluates it."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
+import math
 import os
 import signal
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any
 
-import tyro
+import jax
 
-from lstm_jax.cli.arguments import HELP_ALL, importing, parse, run_command
-from lstm_jax.cli.output import json_line, tell
-from lstm_jax.systems import PRESETS, preset_named
-from lstm_jax.systems.base import TrainConfig
-
-PROG = "train.py"
-
-HELP = """\
-usage: {prog} [PRESET] [--FLAG VALUE] ...
-
-Trains a model, shows its losses and samples, and keeps it in a run folder.
-
-presets:
-  docs         Python's own documentation, by characters; the default
-  anna         a novel, by characters
-  shakespeare  plays, by words
-  lyrics       10,000 characters by heart; --data names a text
-  poems        short poems, which fill acrostics; --data names a file of them
-  reviews      a classifier: is a film review favourable?
-
-common flags:
-  --data PATH        what to train on, in place of the preset's own data
-  --run-dir DIR      where the run is kept; by default runs/PRESET
-  --epochs N         passes over the data
-  --steps N          optimizer steps in all, in place of epochs
-  --batch-size N     sequences side by side
-  --layers N         stacked layers
-  --hidden-size N    units of each layer
-  --learning-rate X  the highest of the schedule
-  --resume           go on from the newest checkpoint of the run's folder
-  --eval-only        only print the held-out loss of that checkpoint
-
-{prog} PRESET --help-all prints all flags with the preset's values."""
-
-C = TypeVar("C", bound=TrainConfig)
+from lstm_jax.cli.console import error_line, json_line, tell
+from lstm_jax.cli.display import Display
+from lstm_jax.cli.train_options import TrainCommand
+from lstm_jax.systems import read_system, to_dict
+from lstm_jax.systems.base import System, TrainConfig
+from lstm_jax.systems.corpus import BUILT_IN
+from lstm_jax.systems.downloads import SOURCES
+from lstm_jax.training import loop, plots, task
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.log import part_metrics
+from lstm_jax.training.optimizer import learning_rate_schedule
+from lstm_jax.training.recorders import (
+    Recorded,
+    Recorder,
+    TensorBoardRecorder,
+    WandbRecorder,
+    require_tensorboard,
+    require_wandb,
+)
+from lstm_jax.training.run import (
+    RunFolder,
+    create_run,
+    held,
+    read_description,
+    refuse_changes,
+    refuse_damaged_files,
+    refuse_existing,
+    refuse_other_data,
+    refuse_other_model,
+    write_config,
+)
+from lstm_jax.training.state import TrainState, evaluate
 
 
-@dataclass(frozen=True)
-class TrainCommand(Generic[C]):
-    """Train a system, watch it learn, and keep it in a run folder.
-
-    Attributes:
-        config: the run's settings.
-        preset: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
-        as_published: with every setting and flaw of the published system that the preset follows.
-        run_dir: the run's folder; by default runs/PRESET.
-        resume: go on from the newest checkpoint of the run folder, with its own settings.
-        eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
-        profile: write a JAX trace of a few steps into this folder.
-        tensorboard: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
-        wandb: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
-    """
-
-    config: Annotated[C, tyro.conf.arg(name="")]
-    preset: Annotated[str, tyro.conf.Positional] = "docs"
-    as_published: bool = False
-    run_dir: Path | None = None
-    resume: bool = False
-    eval_only: bool = False
-    profile: Path | None = None
-    tensorboard: bool = False
-    wandb: bool = False
-
-
-def main() -> int:
-    """The entry point."""
-    return run_command(PROG, train_command)
-
-
-def train_command(arguments: Sequence[str], prog: str = PROG) -> int:
-    """Runs the command.
+def run(command: TrainCommand[Any]) -> int:
+    """Trains, or evaluates.
 
     Returns:
         The exit code: 0, or 128 + the number of the signal that stopped the run.
@@ -92,85 +57,176 @@ def train_command(arguments: Sequence[str], prog: str = PROG) -> int:
     Raises:
         ValueError: for whatever the user can mend.
     """
-    command = read_arguments(arguments, prog)
-    folder_path = command.run_dir or Path("runs") / command.config.preset
-    # Flax, Optax and Orbax take seconds to import: arguments are checked, and help shown, before.
-    with importing():
-        from lstm_jax.cli import running
-
+    folder = RunFolder(command.run_dir)
     if command.eval_only:
-        print(json_line(running.evaluate_run(folder_path, command.config)))
+        print(json_line(evaluate_run(folder, command.config)))
         return 0
-    preset = preset_named(command.preset)
-    with _Stop() as stop:
-        profile = None if command.profile is None else str(command.profile)
-        running.train_run(
-            folder_path,
-            command.config,
-            resume=command.resume,
-            own_samples=_is_named("--sample-prompts", arguments)
-            or _samples(command.config) != _samples(preset),
-            profile_dir=profile,
-            tensorboard=command.tensorboard,
-            wandb=command.wandb,
-            should_stop=stop.asked,
-        )
+    with Stop() as stop:
+        train_run(folder, command, stop.asked)
     return 128 + stop.signal if stop.signal else 0
 
 
-def _samples(config: TrainConfig) -> object:
-    return getattr(config, "sample_prompts", None)
+def train_run(
+    folder: RunFolder, command: TrainCommand[Any], should_stop: Callable[[], bool]
+) -> None:
+    """Starts or resumes a run, and draws its curves.
+
+    Raises:
+        ValueError: for whatever the user can mend, before anything is written.
+    """
+    if command.tensorboard:
+        require_tensorboard()
+    if command.wandb:
+        require_wandb()
+    config, resume = command.config, command.resume
+    before = read_description(folder).config if resume else None
+    system = _system_of_run(folder, config) if resume else _new_system(folder, config)
+    system = system.with_samples(replace=not command.own_samples)
+    the_task = task.make_task(system)
+    # A first state is made before the folder is: settings that don't fit leave nothing behind.
+    first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
+    with ExitStack() as stack:
+        stack.enter_context(held(folder, new=not resume))
+        state, progress = _begun(folder, the_task, first, resume)
+        step = int(state.step)
+        store = stack.enter_context(
+            CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
+        )
+        display = stack.enter_context(Display(step, the_task.total_steps))
+        recorders: list[Recorder] = []
+        if command.tensorboard:
+            recorders.append(stack.enter_context(TensorBoardRecorder(folder.tensorboard, step)))
+        if command.wandb:
+            settings = to_dict(system.config)
+            recorders.append(stack.enter_context(WandbRecorder(folder.path, settings)))
+        # Whatever is drawn from here on is drawn as when the run began.
+        stack.enter_context(jax.default_prng_impl(str(jax.random.key_impl(state.key))))
+        # Optax adds integers to floats, which "strict" forbids.
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        display.note(_summary(the_task, folder.path, step))
+        if before is not None and (note := _change_of_rate(the_task, before, state)):
+            display.note(note)
+        state = loop.train(
+            the_task,
+            state,
+            folder,
+            store,
+            Recorded(display, recorders),
+            progress=progress,
+            should_stop=should_stop,
+            profile_dir=None if command.profile is None else str(command.profile),
+        )
+        display.note(f"saved step {int(state.step)} in {folder.path}")
+        if plots.have_matplotlib() and folder.metrics.stat().st_size:
+            try:
+                plots.draw_curves([folder.path], folder.plot)
+            except Exception as error:  # whatever comes of the user's matplotlib and its settings
+                display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
 
 
-def _is_named(flag: str, arguments: Sequence[str]) -> bool:
-    """Whether a flag was given, be it with the value that it has anyway."""
-    flags = (argument.partition("=")[0].replace("_", "-") for argument in arguments)
-    return flag in flags
+def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
+    """The held-out loss and the like of a run's newest checkpoint.
+
+    For reviews it is the best checkpoint, and what it makes of the data's own test half.
+    """
+    system = _system_of_run(folder, config)
+    the_task = task.make_task(system)
+    with CheckpointStore(folder.checkpoints, read_only=True) as store:
+        best = store.best_step() if system.used_step == "best" else None
+        state, _ = task.restored_state(the_task, store, step=best)
+    found = {"step": int(state.step), **task.heldout_metrics(the_task, state)}
+    sums = evaluate(system.objective, state.params, system.test_batches(), config.batch_size)
+    for name, part in sums.items():
+        found |= part_metrics(f"test_{name}", part, with_perplexity=system.has_perplexity)
+    return found
 
 
-def read_arguments(arguments: Sequence[str], prog: str = PROG) -> TrainCommand[TrainConfig]:
-    """Reads the flags over the defaults they change: a preset's, or those of the run resumed."""
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--preset")
-    first.add_argument("--run-dir", "--run_dir", type=Path)
-    first.add_argument("--init-from", "--init_from", type=Path)
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--eval-only", "--eval_only", action="store_true")
-    first.add_argument("--as-published", "--as_published", action="store_true")
-    try:
-        seen, _ = first.parse_known_args(arguments)
-    except argparse.ArgumentError as error:
-        raise ValueError(
-            f"{error}; one that begins with dashes is given as --run-dir=DIR; see {prog} --help"
-        ) from None
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else seen.preset
-    default = preset_named(named or PRESETS[0].preset, as_published=seen.as_published)
-    goes_on = seen.resume or seen.eval_only
-    if (goes_on or seen.init_from) and not {"-h", "--help", HELP_ALL} & set(arguments):
-        with importing():
-            from lstm_jax.training.run import RunFolder, read_description
+def _begun(
+    folder: RunFolder, the_task: task.Task, first: TrainState | None, resume: bool
+) -> tuple[TrainState, dict[str, Any]]:
+    """The state to train from, and its progress; a new run's folder is made."""
+    if first is not None and not resume:
+        create_run(folder, the_task.system)
+        return first, {}
+    with CheckpointStore(folder.checkpoints) as store:  # a damaged checkpoint is set aside
+        if first is None or not store.is_empty:
+            state, progress = task.restored_state(the_task, store)
+        else:
+            state, progress = first, {}
+    write_config(folder, the_task.system, read_description(folder).files)
+    return state, progress
 
-        folder = (seen.run_dir or Path("runs") / default.preset) if goes_on else seen.init_from
-        stored = read_description(RunFolder(folder)).config
-        if named and stored.preset != named:
-            raise ValueError(f"{folder} is a run of preset {stored.preset!r}, not {named!r}")
-        default = stored
-    with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
-    command: TrainCommand[TrainConfig] = parse(
-        with_flags_of, TrainCommand(default, default.preset), arguments, prog, HELP
-    )
-    for preset in (command.preset, command.config.preset):
-        if preset != default.preset:
-            raise ValueError(f"the preset comes first: {prog} {preset} ...; see {prog} --help")
-    config = command.config
-    if _is_named("--epochs", arguments) and not _is_named("--steps", arguments):
-        config = dataclasses.replace(config, steps=None)
+
+def _is_barely_begun(folder: RunFolder) -> bool:
+    """Whether its run was killed before the first checkpoint: then it begins anew."""
+    with CheckpointStore(folder.checkpoints, read_only=True) as store:
+        return store.is_empty
+
+
+def _new_system(folder: RunFolder, config: TrainConfig) -> System:
+    refuse_existing(folder)
     if config.init_from is not None:
-        config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
-    return dataclasses.replace(command, config=config)
+        refuse_other_model(RunFolder(Path(config.init_from)), config)
+    return read_system(_located(config))
 
 
-class _Stop:
+def _system_of_run(folder: RunFolder, config: TrainConfig) -> System:
+    refuse_changes(folder, config)
+    refuse_damaged_files(folder)
+    config = _located(config, moved=True)
+    # Vectors that a run goes on training are among its parameters, once it has a checkpoint.
+    system = read_system(config, None if _is_barely_begun(folder) else folder.path)
+    refuse_other_data(folder, system)
+    return system
+
+
+def _located(config: TrainConfig, *, moved: bool = False) -> TrainConfig:
+    """The settings with absolute paths of files, so that the run finds them from any folder.
+
+    With `moved`, a file that is not where it was is looked for, from the current folder, under the
+    end of its old path; whether it is the same is for `refuse_other_data` to say.
+    """
+    found: dict[str, Any] = {}
+    for name in ("data", "vectors"):
+        given = getattr(config, name, None)
+        if not given or given in SOURCES or given in BUILT_IN:
+            continue
+        parts = Path(given).parts if moved else ()
+        places = [given, *(os.path.join(*parts[first:]) for first in range(1, len(parts)))]
+        found[name] = os.path.abspath(next(filter(os.path.exists, places), given))
+    return dataclasses.replace(config, **found)
+
+
+def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
+    """A note that the settings of a resumed run change its learning rate; empty if they do not."""
+    updates = int(state.step) - int(state.skipped)
+    steps = task.total_steps(before, the_task.program.batches)
+    old = learning_rate_schedule(before.optimizer, steps)
+    was, becomes = (float(rate(updates)) for rate in (old, the_task.learning_rate))
+    if not updates or math.isclose(was, becomes, rel_tol=1e-6):
+        return ""
+    totals = ((before, steps), (the_task.config, the_task.total_steps))
+    kept, new = ({**dataclasses.asdict(each.optimizer), "steps": end} for each, end in totals)
+    changes = (
+        f"{name} is {new[name]}, was {kept[name]}" for name in new if new[name] != kept[name]
+    )
+    rates = f"from {float(old(updates - 1)):.3g} to {becomes:.3g}"
+    return f"the learning rate goes {rates} here: {'; '.join(changes)}"
+
+
+def _summary(the_task: task.Task, path: Path, step: int) -> str:
+    device = jax.local_devices()[0]
+    begun = f"resumed at step {step}" if step else "begins at step 0"
+    if the_task.config.init_from is not None and not step:
+        begun += f" with the weights of {the_task.config.init_from}"
+    return (
+        f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
+        f"{the_task.parameters:,} parameters, {the_task.program.batches} batches an epoch, "
+        f"{the_task.total_steps} steps, {the_task.config.devices} x {device.device_kind}"
+    )
+
+
+class Stop:
     """Notes SIGINT, SIGTERM or SIGHUP, so that training ends after a step.
 
     Another SIGINT or SIGTERM ends it at once; SIGHUP comes twice where a terminal is closed, from
@@ -184,7 +240,7 @@ class _Stop:
         """Whether a signal has come."""
         return self.signal != 0
 
-    def __enter__(self) -> _Stop:
+    def __enter__(self) -> Stop:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)

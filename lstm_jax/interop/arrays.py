@@ -1,5 +1,11 @@
 """Arrays on their way in and out: copied, and checked before anything is made of them.
 
+PyTorch and Keras give the input and the hidden state a bias each. Where both are only ever added,
+we keep their sum. A GRU whose reset gate works after the recurrent product multiplies the hidden
+state's candidate bias with the gate, so that part stays apart:
+
+    b = b_x + b_h for r and z, b_x for n;  b_hn = b_h for n
+
 Shapes: D input size, H hidden size, G gates side by side.
 """
 
@@ -13,18 +19,14 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.cells import Cell, CellName, Params, cell_named, cell_of
-from lstm_jax.stack import Directions
+from lstm_jax.cells import Cell, CellName, GRUParams, Params, cell_named, cell_of
+from lstm_jax.stack import Directions, StackConfig
 
 AnyArray = npt.NDArray[Any]
 
 
 def read_array(name: str, value: Any, dimensions: int) -> AnyArray:
-    """Whatever numpy can read, PyTorch's tensors on any device included.
-
-    Raises:
-        ValueError: it is no array of floating-point numbers, or has not so many dimensions.
-    """
+    """Floating-point numbers that numpy can read, PyTorch's tensors on any device included."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
@@ -62,12 +64,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(names[:6]) + rest if names else "nothing"
 
 
-def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
-    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM.
+def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The entries whose names begin with the prefix, which is cut off."""
+    return {name[len(prefix) :]: mapping[name] for name in mapping if name.startswith(prefix)}
 
-    Raises:
-        ValueError: there is none.
-    """
+
+def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
+    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM."""
     for cell in map(cell_named, get_args(CellName)):
         if hidden_size and width == cell.gates * hidden_size:
             return cell
@@ -123,6 +126,48 @@ def require_chain(layers: tuple[Any, ...]) -> None:
                 )
 
 
-def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose names begin with the prefix, which is cut off."""
-    return {name[len(prefix) :]: mapping[name] for name in mapping if name.startswith(prefix)}
+def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
+    """What the weights tell of a stack that has one cell and one hidden size.
+
+    Raises:
+        ValueError: it has several, which the cure then follows; or see `require_chain`.
+    """
+    require_chain(layers)
+    each = [params for layer in layers for params in directions_of(layer)]
+    cells = sorted({cell_of(params).name for params in each})
+    sizes = sorted({int(params.w_h.shape[0]) for params in each})
+    if len(cells) > 1 or len(sizes) > 1:
+        raise ValueError(f"the layers have hidden sizes {sizes} and cells {cells}; {cure}")
+    return StackConfig(
+        cell=cells[0],
+        layers=len(layers),
+        hidden_size=sizes[0],
+        bidirectional=isinstance(layers[0], Directions),
+        gru_reset="before" if getattr(each[0], "b_hn", 0) is None else "after",
+    )
+
+
+def params_of_two_biases(
+    cell: Cell, w_x: AnyArray, w_h: AnyArray, b_x: AnyArray, b_h: AnyArray
+) -> Any:
+    """Parameters of `w_x [D, G]`, `w_h [H, G]`, biases `[G]`; a GRU resets after the product."""
+    if cell.name != "gru":
+        return cell.params(w_x, w_h, b_x + b_h)
+    inside = 2 * w_h.shape[0]
+    b = np.concatenate([b_x[:inside] + b_h[:inside], b_x[inside:]])
+    return cell.params(w_x, w_h, b, b_h[inside:])
+
+
+def two_biases(params: Params) -> tuple[AnyArray, AnyArray]:
+    """The input's bias, which gets every sum, and the hidden state's: zeros but a GRU's `b_hn`."""
+    b_x = to_numpy(params.b)
+    b_h = np.zeros_like(b_x)
+    if isinstance(params, GRUParams) and params.b_hn is not None:
+        b_h[2 * params.w_h.shape[0] :] = params.b_hn
+    return b_x, b_h
+
+
+def require_no_bias(what: str, params: Params) -> None:
+    """Raises ValueError where a bias that is to be left out is not zero."""
+    if any(np.any(b) for b in two_biases(params)):
+        raise ValueError(f"{what} has biases that are not zero; export them too")

@@ -1,12 +1,7 @@
 """A trained model as a program of its own: StableHLO, weights and all, by way of `jax.export`.
 
-What is saved here runs wherever jax, numpy and flatbuffers are, without this library:
-
-    import jax, jax.export, numpy as np
-
-    sampler = jax.export.deserialize(open("sampler.bin", "rb").read())
-    prompt = np.array([[3], [1], [4]], np.int32)
-    tokens = sampler.call(prompt, np.array([0, 1], np.uint32), np.float32(0.7), np.int32(5))
+What is saved here runs wherever jax, numpy and flatbuffers are, without this library: by the `call`
+of `jax.export.deserialize(open("sampler.bin", "rb").read())`.
 
 Batch and time are symbolic: one artefact takes any. Arguments and results are arrays alone, and
 `exported.in_avals` and `exported.out_avals` say their shapes and dtypes; `sampler.call` must get
@@ -57,6 +52,15 @@ def export_step(
 
     Raises:
         ValueError: a bidirectional model, or an unknown platform.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> exported = interop.export_step(model, params)
+        >>> h, c, logits = exported.call(jnp.zeros((2, 4)), jnp.zeros((2, 4)), jnp.int32([1, 2]))
+        >>> logits.shape
+        (2, 5)
     """
     refuse_bidirectional(model)
     leaves, structure = jax.tree.flatten(jax.eval_shape(lambda: model.zero_carry(params, 1)))
@@ -90,14 +94,23 @@ def export_sampler(
 
     Args:
         model: a language model; not bidirectional.
-        params: its parameters, which become constants of the artefact.
+        params: see `export_step`.
         places: how many tokens it writes.
         forbidden: token ids that it never writes.
-        platforms: where it is to run; by default where this process does.
+        platforms: see `export_step`.
 
     Raises:
         ValueError: a bidirectional model, an unknown platform, or another argument that makes no
             sense.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> exported = interop.export_sampler(model, params, places=6)
+        >>> tokens = exported.call(jnp.int32([[1], [2]]), jnp.uint32([0, 7]), 0.8, jnp.int32(3))
+        >>> tokens.shape
+        (6, 1)
     """
     refuse_bidirectional(model)
     if places < 1:
@@ -124,7 +137,6 @@ def export_classifier(
     model: Classifier,
     params: ClassifierParams,
     *,
-    vectors: Array | None = None,
     platforms: Sequence[Platform] | None = None,
 ) -> export.Exported:
     """The probability of label 1: `(tokens, mask) -> probability`.
@@ -136,15 +148,22 @@ def export_classifier(
     Args:
         model: a classifier.
         params: its parameters, which become constants of the artefact.
-        vectors: the word vectors, likewise, where `frozen_embedding`.
         platforms: where it is to run; by default where this process does.
 
     Raises:
-        ValueError: an unknown platform, or vectors missing or not asked for.
+        ValueError: an unknown platform.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4)
+        >>> model = lstm_jax.Classifier(config, 5)
+        >>> exported = interop.export_classifier(model, model.init(jax.random.key(0)))
+        >>> exported.call(jnp.int32([[1], [2]]), jnp.ones((2, 1), bool)).shape
+        (1,)
     """
 
     def probability(tokens_TB: Array, mask_TB: Array) -> Array:
-        return jax.nn.sigmoid(model.logits(params, tokens_TB, mask=mask_TB, vectors=vectors))
+        return jax.nn.sigmoid(model.logits(params, tokens_TB, mask=mask_TB))
 
     tokens = _time_and_batch(jnp.int32)
     mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
@@ -160,6 +179,12 @@ def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> in
     Raises:
         ValueError: flatbuffers is not installed, which JAX writes and reads artefacts with.
         OSError: it cannot be written.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> size = interop.save_exported("step.bin", interop.export_step(model, params))
     """
     try:
         data = exported.serialize()
@@ -170,7 +195,15 @@ def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> in
 
 
 def signature(exported: export.Exported) -> str:
-    """Shapes and dtypes of arguments and results, for example `(int32[t,b]) -> (float32[b])`."""
+    """Shapes and dtypes of arguments and results, for example `(int32[t,b]) -> (float32[b])`.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> interop.signature(interop.export_step(model, params)).endswith("float32[b,5])")
+        True
+    """
     arguments, results = (
         ", ".join(aval.str_short() for aval in avals)
         for avals in (exported.in_avals, exported.out_avals)

@@ -29,6 +29,13 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: it ends with something else, or the file is no such file.
         OSError: it cannot be read.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> interop.save_safetensors("layers.safetensors", interop.layers_to_plain(layers))
+        >>> interop.load_arrays("layers.safetensors")["layers/0/b"].shape
+        (16,)
     """
     suffix = Path(path).suffix
     if suffix == SAFETENSORS_SUFFIX:
@@ -52,6 +59,12 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, AnyArray]:
     Raises:
         ValueError: it is no safetensors file, or the library is not installed.
         OSError: it cannot be read.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> interop.save_safetensors("layers.safetensors", interop.layers_to_plain(layers))
+        >>> layers = interop.layers_from_plain(interop.load_safetensors("layers.safetensors"))
     """
     library = _safetensors()
     try:
@@ -76,6 +89,11 @@ def save_safetensors(
     Raises:
         ValueError: an array's dtype is none of the format's, or the library is not installed.
         OSError: it cannot be written.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> interop.save_safetensors("layers.safetensors", interop.layers_to_pytorch(layers))
     """
     library = _safetensors()
     # The library writes an array's memory as it lies, strides and byte order unseen.
@@ -102,6 +120,10 @@ def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError: it holds something else, or PyTorch is not installed.
         OSError: it cannot be read.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = interop.layers_from_pytorch(interop.load_pytorch("model.pt"))
     """
     try:
         import torch

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.cells import Cell, GRUParams, Params, cell_named, cell_of
+from lstm_jax.cells import GRUParams, Params, cell_named, cell_of
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
@@ -38,8 +38,17 @@ from lstm_jax.interop.arrays import (
 from lstm_jax.stack import Directions
 
 Tree = dict[str, Any]
+Sides = tuple[str, str]
+"""The names of the inputs' kernels and those of the hidden state's: one a gate, or one for all."""
 
-_GATES = {"lstm": "ifgo", "gru": "rzn"}
+_DENSE = ("dense_i", "dense_h")
+_LINEN: dict[Sides, str] = {
+    ("ii if ig io", "hi hf hg ho"): "lstm",
+    ("ir iz in", "hr hz hn"): "gru",
+    ("i", "h"): "rnn",
+}
+# Whose cell a dense kernel is, its width tells.
+_NNX: dict[Sides, str] = {("ii if_ ig io", "hi hf hg ho"): "lstm", _DENSE: ""}
 _DIRECTIONS = ("forward_rnn", "backward_rnn")
 
 
@@ -51,8 +60,17 @@ def params_from_linen(tree: Mapping[str, Any]) -> Any:
 
     Raises:
         ValueError: names or shapes that are no such cell's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> cell = {
+        ...     "i": {"kernel": np.ones((3, 4), np.float32), "bias": np.zeros(4, np.float32)},
+        ...     "h": {"kernel": np.ones((4, 4), np.float32)},
+        ... }
+        >>> interop.params_from_linen(cell).w_h.shape  # of a SimpleCell
+        (4, 4)
     """
-    return _from_tree(tree, _linen_cell)
+    return _from_tree(tree, _LINEN, "Linen")
 
 
 def params_from_nnx(tree: Mapping[str, Any]) -> Any:
@@ -64,8 +82,15 @@ def params_from_nnx(tree: Mapping[str, Any]) -> Any:
 
     Raises:
         ValueError: names or shapes that are no such cell's.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax import interop
+        >>> cell = nnx.OptimizedLSTMCell(3, 4, rngs=nnx.Rngs(0))
+        >>> interop.params_from_nnx(nnx.to_pure_dict(nnx.state(cell, nnx.Param))).w_x.shape
+        (3, 16)
     """
-    return _from_tree(tree, _nnx_cell)
+    return _from_tree(tree, _NNX, "nnx")
 
 
 def params_to_linen(params: Any) -> Tree:
@@ -75,8 +100,15 @@ def params_to_linen(params: Any) -> Tree:
 
     Raises:
         ValueError: a GRU with its reset before the product, which Flax has not.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> list(interop.params_to_linen(layers[0]))[:4]
+        ['ii', 'if', 'ig', 'io']
     """
-    return _to_tree(params, _linen_out)
+    by_cell = {cell: sides for sides, cell in _LINEN.items()}
+    return _to_tree(params, lambda one: by_cell[cell_of(one).name])
 
 
 def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
@@ -89,63 +121,52 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     Raises:
         ValueError: a GRU with its reset before the product, or with a `b_hn` that is not zero,
             neither of which nnx has.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> list(interop.params_to_nnx(layers[0]))
+        ['dense_i', 'dense_h']
     """
-    return _to_tree(params, lambda one: _nnx_out(one, optimized))
+
+    def sides(one: Params) -> Sides:
+        if isinstance(one, GRUParams) and np.any(to_numpy(one.b_hn)):
+            raise ValueError(
+                "the GRU has a b_hn that is not zero, and nnx's GRUCell no such bias; use Linen's, "
+                "or lstm_jax.interop.nnx_modules.GRU"
+            )
+        return _DENSE if optimized or cell_of(one).name != "lstm" else next(iter(_NNX))
+
+    return _to_tree(params, sides)
 
 
-def _from_tree(tree: Mapping[str, Any], convert: Callable[[Mapping[str, Any]], Any]) -> Any:
-    names = set(tree)
-    if names == {"cell"}:
-        return _from_tree(tree["cell"], convert)
-    if names == set(_DIRECTIONS):
-        return Directions(*(_from_tree(tree[name], convert) for name in _DIRECTIONS))
-    params = convert(tree)
-    _require_shapes(params)
-    return to_jax("the cell", params)
+def _from_tree(tree: Mapping[str, Any], layouts: dict[Sides, str], flavour: str) -> Any:
+    if set(tree) == {"cell"}:
+        return _from_tree(tree["cell"], layouts, flavour)
+    if set(tree) == set(_DIRECTIONS):
+        return Directions(*(_from_tree(tree[name], layouts, flavour) for name in _DIRECTIONS))
+    for sides, cell_name in layouts.items():
+        if set(tree) == set(" ".join(sides).split()):
+            return to_jax("the cell", _from_cell(tree, sides, cell_name))
+    raise ValueError(f"the tree has {listed(tree)}; expected the names of one {flavour} cell")
 
 
-def _to_tree(params: Any, convert: Callable[[Params], Tree]) -> Tree:
-    if not isinstance(params, Directions):
-        return convert(params)
-    return {name: {"cell": convert(one)} for name, one in zip(_DIRECTIONS, params, strict=True)}
-
-
-def _linen_cell(tree: Mapping[str, Any]) -> Any:
-    for name, gates in _GATES.items():
-        if set(tree) == {side + gate for side in "ih" for gate in gates}:
-            return _of_gates(cell_named(name), tree, gates)
-    if set(tree) == {"i", "h"}:
-        return cell_named("rnn").params(*(_kernel(tree, side) for side in "ih"), _bias(tree, "i"))
-    raise ValueError(f"the tree has {listed(tree)}; expected the names of one Linen cell")
-
-
-def _nnx_cell(tree: Mapping[str, Any]) -> Any:
-    if set(tree) == {"dense_i", "dense_h"}:
-        return _of_dense(tree)
-    spelt = {name.rstrip("_"): tree[name] for name in tree}
-    if "if_" in tree and set(spelt) == {side + gate for side in "ih" for gate in "ifgo"}:
-        return _of_gates(cell_named("lstm"), spelt, "ifgo")
-    raise ValueError(f"the tree has {listed(tree)}; expected the names of one nnx cell")
-
-
-def _of_gates(cell: Cell, tree: Mapping[str, Any], gates: str) -> Any:
-    """Of one kernel a gate and side: the LSTM and Linen's GRU."""
+def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
     w_x, w_h = (
-        np.concatenate([_kernel(tree, side + gate) for gate in gates], axis=1) for side in "ih"
+        np.concatenate([_kernel(tree, name) for name in side.split()], axis=1) for side in sides
     )
-    biased = "h" if cell.name == "lstm" else "i"
-    b = np.concatenate([_bias(tree, biased + gate) for gate in gates])
-    return cell.params(w_x, w_h, b, *([_bias(tree, "hn")] if cell.name == "gru" else []))
-
-
-def _of_dense(tree: Mapping[str, Any]) -> Any:
-    """Of one kernel a side: nnx's cells but `LSTMCell`."""
-    w_x, w_h = (_kernel(tree, name) for name in ("dense_i", "dense_h"))
     hidden_size, width = w_h.shape
-    cell = cell_of_width("dense_h/kernel", width, hidden_size)
-    b = _bias(tree, "dense_h" if cell.name == "lstm" else "dense_i")
-    b_hn = [np.zeros(hidden_size, b.dtype)] if cell.name == "gru" else []
-    return cell.params(w_x, w_h, b, *b_hn)
+    cell = cell_named(cell_name) if cell_name else cell_of_width("dense_h", width, hidden_size)
+    b = np.concatenate([_bias(tree, name) for name in _biased(cell.name, sides)])
+    width = cell.gates * hidden_size
+    require_shape("the hidden state's kernels together", w_h, (hidden_size, width))
+    require_shape("the inputs' kernels together", w_x, (w_x.shape[0], width))
+    require_shape("the biases together", b, (width,))
+    if cell.name != "gru":
+        return cell.params(w_x, w_h, b)
+    b_hn = _bias(tree, "hn") if "hn" in tree else np.zeros(hidden_size, b.dtype)
+    require_shape("hn/bias", b_hn, (hidden_size,))
+    return cell.params(w_x, w_h, b, b_hn)
 
 
 def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
@@ -160,66 +181,29 @@ def _bias(tree: Mapping[str, Any], name: str) -> AnyArray:
     return read_array(f"{name}/bias", tree[name]["bias"], 1)
 
 
-def _require_shapes(params: Any) -> None:
-    """Raises ValueError where kernels and biases of one cell don't fit each other."""
-    hidden_size = params.w_h.shape[0]
-    width = cell_of(params).gates * hidden_size
-    require_shape("the hidden state's kernels together", params.w_h, (hidden_size, width))
-    require_shape("the inputs' kernels together", params.w_x, (params.w_x.shape[0], width))
-    require_shape("the biases together", params.b, (width,))
-    if isinstance(params, GRUParams):
-        require_shape("hn/bias", np.asarray(params.b_hn), (hidden_size,))
-
-
-def _linen_out(params: Params) -> Tree:
-    _require_reset_after(params)
-    cell = cell_of(params)
-    if cell.name == "rnn":
-        return _dense_out(params, "i", "h")
-    tree = _gates_out(params, _GATES[cell.name])
-    if isinstance(params, GRUParams):
-        tree["hn"]["bias"] = to_numpy(params.b_hn)
-    return tree
-
-
-def _nnx_out(params: Params, optimized: bool) -> Tree:
-    _require_reset_after(params)
-    if isinstance(params, GRUParams) and np.any(to_numpy(params.b_hn)):
-        raise ValueError(
-            "the GRU has a b_hn that is not zero, and nnx's GRUCell no such bias; use Linen's, or "
-            "lstm_jax.interop.nnx_modules.GRU"
-        )
-    if cell_of(params).name != "lstm" or optimized:
-        return _dense_out(params, "dense_i", "dense_h")
-    tree = _gates_out(params, _GATES["lstm"])
-    return {"if_" if name == "if" else name: tree[name] for name in tree}
-
-
-def _gates_out(params: Params, gates: str) -> Tree:
-    biased = _biased(params)
-    tree: Tree = {}
-    for side, kernel in zip("ih", (params.w_x, params.w_h), strict=True):
-        for gate, part in zip(gates, np.split(to_numpy(kernel), len(gates), axis=1), strict=True):
-            tree[side + gate] = {"kernel": to_numpy(part)}
-    for gate, part in zip(gates, np.split(to_numpy(params.b), len(gates)), strict=True):
-        tree[biased + gate]["bias"] = to_numpy(part)
-    return tree
-
-
-def _dense_out(params: Params, i: str, h: str) -> Tree:
-    tree: Tree = {i: {"kernel": to_numpy(params.w_x)}, h: {"kernel": to_numpy(params.w_h)}}
-    tree[h if _biased(params) == "h" else i]["bias"] = to_numpy(params.b)
-    return tree
-
-
-def _biased(params: Params) -> str:
-    """Which side of the cell has the bias."""
-    return "h" if cell_of(params).name == "lstm" else "i"
-
-
-def _require_reset_after(params: Params) -> None:
+def _to_tree(params: Any, sides_of: Callable[[Params], Sides]) -> Tree:
+    if isinstance(params, Directions):
+        each = zip(_DIRECTIONS, params, strict=True)
+        return {name: {"cell": _to_tree(one, sides_of)} for name, one in each}
     if isinstance(params, GRUParams) and params.b_hn is None:
         raise ValueError(
             "a GRU with its reset gate before the recurrent product has no counterpart in Flax; "
             'use lstm_jax.interop.nnx_modules or linen_modules with reset="before"'
         )
+    sides = sides_of(params)
+    tree: Tree = {}
+    for side, kernel in zip(sides, (params.w_x, params.w_h), strict=True):
+        names = side.split()
+        for name, part in zip(names, np.split(np.asarray(kernel), len(names), axis=1), strict=True):
+            tree[name] = {"kernel": to_numpy(part)}
+    names = _biased(cell_of(params).name, sides)
+    for name, part in zip(names, np.split(np.asarray(params.b), len(names)), strict=True):
+        tree[name]["bias"] = to_numpy(part)
+    if isinstance(params, GRUParams) and "hn" in tree:
+        tree["hn"]["bias"] = to_numpy(params.b_hn)
+    return tree
+
+
+def _biased(cell_name: str, sides: Sides) -> list[str]:
+    """The names that have the cell's bias."""
+    return sides[cell_name == "lstm"].split()

@@ -4,7 +4,7 @@ A layer's list is kernel `[D, G]`, recurrent kernel `[H, G]` and bias; a `Bidire
 forward layer's and then the backward layer's. Gates stand in the order i, f, c, o, which is ours,
 and z, r, h, of which ours exchanges the first two. The bias is `[G]`; a GRU with `reset_after=True`
 has `[2, G]`, the input's and the hidden state's, of which we keep the sum for r and z: on the way
-out the input's row gets it, and the other row keeps the candidate's part alone (see `biases`).
+out the input's row gets it, and the other row keeps the candidate's part alone (see `arrays`).
 
 Keras must compute what ours does: tanh and sigmoid, its defaults, and a `Bidirectional` that
 concatenates. Nothing here imports keras: `layer.set_weights(arrays)` takes what comes out.
@@ -19,18 +19,20 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lstm_jax.cells import Cell, GRUParams, GRUReset, Params, cell_of
+from lstm_jax.cells import GRUParams, GRUReset, Params, cell_of
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
     directions_of,
+    params_of_two_biases,
     read_array,
     require_chain,
+    require_no_bias,
     require_shape,
     to_jax,
     to_numpy,
+    two_biases,
 )
-from lstm_jax.interop.biases import params_of_two_biases, require_no_bias, two_biases
 from lstm_jax.stack import Directions
 
 
@@ -41,6 +43,12 @@ def layers_from_keras(
 
     Raises:
         ValueError: see `layer_from_keras`; or one layer's outputs don't fit the next.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> weights = [np.ones((3, 16)), np.ones((4, 16)), np.zeros(16)]  # layer.get_weights()
+        >>> layers = interop.layers_from_keras([[w.astype(np.float32) for w in weights]])
+        >>> carry, ys = lstm_jax.lstm(layers[0], None, jnp.ones((10, 2, 3)))
     """
     layers = tuple(layer_from_keras(arrays, reset=reset) for arrays in weights)
     require_chain(layers)
@@ -48,7 +56,14 @@ def layers_from_keras(
 
 
 def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[list[AnyArray]]:
-    """What each Keras layer's `set_weights` takes; see `layer_to_keras`."""
+    """What each Keras layer's `set_weights` takes; see `layer_to_keras`.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> [array.shape for array in interop.layers_to_keras(layers)[0]]
+        [(3, 16), (4, 16), (16,)]
+    """
     require_chain(layers)
     return [layer_to_keras(layer, use_bias=use_bias) for layer in layers]
 
@@ -63,6 +78,12 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
 
     Raises:
         ValueError: arrays that are no such layer's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> weights = [np.ones(shape, np.float32) for shape in ((3, 12), (4, 12), (2, 12))]
+        >>> interop.layer_from_keras(weights).b_hn.shape  # reset_after, as Keras's default is
+        (4,)
     """
     if reset not in (None, *get_args(GRUReset)):
         raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
@@ -89,6 +110,12 @@ def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
 
     Raises:
         ValueError: `use_bias` is False where a bias is not zero.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> len(interop.layer_to_keras(layers[0]))
+        3
     """
     return [array for params in directions_of(layer) for array in _direction_out(params, use_bias)]
 
@@ -101,37 +128,36 @@ def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
     hidden_size, width = recurrent.shape
     cell = cell_of_width("the recurrent kernel", width, hidden_size)
     require_shape("the kernel", kernel, (kernel.shape[0], width))
-    given = np.asarray(weights[2]).ndim if len(weights) == 3 else None
-    two_rows = cell.name == "gru" and _is_reset_after(given, reset)
-    shape = (2, width) if two_rows else (width,)
+    has_bias = len(weights) == 3
+    if cell.name == "gru":
+        reset = _reset_of(np.ndim(weights[2]) if has_bias else None, reset)
+    shape = (2, width) if (cell.name, reset) == ("gru", "after") else (width,)
     bias = np.zeros(shape, recurrent.dtype)
-    if given is not None:
+    if has_bias:
         bias = read_array("the bias", weights[2], len(shape))
         require_shape("the bias", bias, shape)
-    return to_jax("the layer", _params(cell, kernel, recurrent, bias))
+    arrays = (kernel, recurrent, bias)
+    if cell.name != "gru":
+        return to_jax("the layer", cell.params(*arrays))
+    w_x, w_h, b = map(_exchange, arrays)
+    if reset == "before":
+        return to_jax("the layer", cell.params(w_x, w_h, b, None))
+    return to_jax("the layer", params_of_two_biases(cell, w_x, w_h, *b))
 
 
-def _is_reset_after(bias_dimensions: int | None, reset: GRUReset | None) -> bool:
+def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
+    """Where a GRU's reset gate works, which its bias shows, or the caller says."""
     if bias_dimensions is None:
         if reset is None:
             raise ValueError(
                 'a GRU without bias does not show where its reset gate works; say reset="after" '
                 '(Keras\'s default) or "before"'
             )
-        return reset == "after"
-    shown = "after" if bias_dimensions == 2 else "before"
+        return reset
+    shown: GRUReset = "after" if bias_dimensions == 2 else "before"
     if reset not in (None, shown):
         raise ValueError(f"reset is {reset!r}, but the bias is of a GRU that resets {shown}")
-    return shown == "after"
-
-
-def _params(cell: Cell, kernel: AnyArray, recurrent: AnyArray, bias: AnyArray) -> Any:
-    if cell.name != "gru":
-        return cell.params(kernel, recurrent, bias)
-    w_x, w_h, b = map(_exchange, (kernel, recurrent, bias))
-    if b.ndim == 1:
-        return cell.params(w_x, w_h, b, None)
-    return params_of_two_biases(cell, w_x, w_h, b[0], b[1])
+    return shown
 
 
 def _direction_out(params: Params, use_bias: bool) -> list[AnyArray]:

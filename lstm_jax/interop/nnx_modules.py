@@ -4,15 +4,8 @@
     outputs = module(inputs)                                    # [B, T, 8] -> [B, T, 16]
     carry, outputs = module(inputs, seq_lengths=lengths, return_carry=True)
 
-On real steps outputs, carries and gradients are those of `nnx.RNN` around the cell with the same
-weights. What differs:
-
-- Outputs at padding are zeros (`nnx.RNN` computes on there), and a sequence of length 0 gives its
-  initial carry back.
-- A module of several layers has a carry of several: a tuple of one entry a layer, each as the
-  cell's is there, `(c, h)` of an LSTM.
-- A zero carry draws no random numbers, so a module keeps no random state.
-- Inputs may be integers, which stand for one-hot rows.
+What they take at a call, and where they differ from `nnx.RNN`, is in `lstm_jax.interop.modules`.
+A module's state has our plain names: `layers/0/w_x` and so on.
 
 Shapes: T time, B batch (any number of axes), D input size, H hidden size.
 """
@@ -21,65 +14,42 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.typing import ArrayLike, DTypeLike
+from jax import Array
 
-from lstm_jax.cells import CellName, GRUParams, GRUReset, Initialisation, cell_of
-from lstm_jax.interop.arrays import directions_of, require_chain
-from lstm_jax.interop.plain import layer_from_dict, layer_to_dict
-from lstm_jax.interop.sequences import run_sequences
-from lstm_jax.precision import ComputeDtype
-from lstm_jax.recurrence import Backend
-from lstm_jax.stack import Directions, StackConfig, init_stack
+from lstm_jax.interop.arrays import config_of_layers, directions_of
+from lstm_jax.interop.modules import CALL_OPTIONS, GRUOptions, Options, Recurrent, stack_config
+from lstm_jax.interop.plain import layers_from_dicts, layers_to_dicts
+from lstm_jax.stack import StackConfig, init_stack
 
 
-class _Recurrent(nnx.Module):
-    """What the three modules share; `layers` holds an `nnx.Param` an array, by our plain names."""
+class _Recurrent(Recurrent, nnx.Module):
+    """What the three modules share."""
 
-    _cell: ClassVar[CellName]
+    _options: ClassVar[type[Options]] = Options
 
     def __init__(
         self,
         in_features: int,
         hidden_features: int,
         *,
-        layers: int = 1,
-        bidirectional: bool = False,
-        time_major: bool = False,
-        return_carry: bool = False,
-        reverse: bool = False,
-        keep_order: bool = False,
-        unroll: int = 1,
-        backend: Backend = "auto",
-        compute_dtype: ComputeDtype = "float32",
-        initialisation: Initialisation = "pytorch",
-        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs | None = None,
         weights: tuple[Any, ...] | None = None,
-        gru_reset: GRUReset = "after",
+        **options: Any,
     ) -> None:
-        self.config = StackConfig(
-            cell=self._cell,
-            layers=layers,
-            hidden_size=hidden_features,
-            bidirectional=bidirectional,
-            gru_reset=gru_reset,
-            initialisation=initialisation,
-            compute_dtype=compute_dtype,
-            backend=backend,
-            unroll=unroll,
-        )
+        chosen = self._options(**options)
+        self.config = stack_config(self._cell, hidden_features, chosen)
         self.in_features = in_features
-        self.time_major = time_major
-        self.return_carry = return_carry
-        self.reverse = reverse
-        self.keep_order = keep_order
+        for name in CALL_OPTIONS:
+            setattr(self, name, getattr(chosen, name))
         if weights is None:
             if rngs is None:
                 raise ValueError("rngs is None; give nnx.Rngs(seed), from which weights are drawn")
-            weights = init_stack(rngs.params(), self.config, in_features, param_dtype)
-        self.layers = nnx.List([_as_module(layer_to_dict(layer)) for layer in weights])
+            weights = init_stack(rngs.params(), self.config, in_features, chosen.param_dtype)
+        layers = layers_to_dicts(weights).values()
+        self.layers = nnx.data(jax.tree.map(lambda a: nnx.Param(jnp.asarray(a)), list(layers)))
 
     @classmethod
     def from_layers(cls, layers: tuple[Any, ...], **options: Any) -> Self:
@@ -92,75 +62,31 @@ class _Recurrent(nnx.Module):
         Raises:
             ValueError: the layers are of another cell, or no stack of one hidden size.
         """
-        require_chain(layers)
-        each = [params for layer in layers for params in directions_of(layer)]
-        if {cell_of(params).name for params in each} != {cls._cell}:
-            found = sorted({cell_of(params).name for params in each})
+        found = config_of_layers(layers, "a module has one of each")
+        if found.cell != cls._cell:
             raise ValueError(
-                f"the layers are of the cells {found}; {cls.__name__} needs {cls._cell}"
+                f"the layers are of the cell {found.cell}; {cls.__name__} needs {cls._cell}"
             )
-        sizes = {int(params.w_h.shape[0]) for params in each}
-        if len(sizes) > 1:
-            raise ValueError(f"the layers have hidden sizes {sorted(sizes)}; expected one for all")
-        if isinstance(each[0], GRUParams):
-            options["reset"] = "before" if each[0].b_hn is None else "after"
+        if found.cell == "gru":
+            options["reset"] = found.gru_reset
         return cls(
-            int(each[0].w_x.shape[0]),
-            sizes.pop(),
-            layers=len(layers),
-            bidirectional=isinstance(layers[0], Directions),
+            int(directions_of(layers[0])[0].w_x.shape[0]),
+            found.hidden_size,
+            layers=found.layers,
+            bidirectional=found.bidirectional,
             weights=layers,
             **options,
         )
 
     def to_layers(self) -> tuple[Any, ...]:
         """The stack's parameters, for the pure functions or `layers_to_pytorch`."""
-        return tuple(layer_from_dict(_as_dict(layer)) for layer in self.layers)
-
-    def __call__(
-        self,
-        inputs: ArrayLike,
-        *,
-        initial_carry: Any = None,
-        seq_lengths: ArrayLike | None = None,
-        return_carry: bool | None = None,
-        time_major: bool | None = None,
-        reverse: bool | None = None,
-        keep_order: bool | None = None,
-        rngs: object = None,
-    ) -> Any:
-        """Runs over sequences; options left None are the module's own.
-
-        Args:
-            inputs: `[B, T, D]`, `[T, B, D]` where time-major; or integers without the last axis.
-            initial_carry: `(c, h)` of an LSTM, `h` of the others; a pair of these where
-                bidirectional, and of several layers a tuple of one entry a layer. None starts
-                from zeros.
-            seq_lengths: integers `[B]`: real steps from the beginning of each sequence.
-            return_carry: give `(carry, outputs)`; the carry is that after the last real step.
-            time_major: time comes first, in inputs and outputs.
-            reverse: run from each sequence's last real step to its first.
-            keep_order: where reversed, outputs in the order of the inputs, not that of the run.
-            rngs: never used; `nnx.Bidirectional` passes it to what it is made of.
-
-        Returns:
-            Outputs `[B, T, H]`, `[B, T, 2H]` where bidirectional; or carry and outputs.
-
-        Raises:
-            ValueError: shapes or dtypes that don't fit.
-        """
-        carry, outputs = run_sequences(
-            self.config,
-            self.to_layers(),
-            jnp.asarray(inputs),
-            initial_carry=initial_carry,
-            seq_lengths=None if seq_lengths is None else jnp.asarray(seq_lengths),
-            time_major=self.time_major if time_major is None else time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
+        arrays = jax.tree.map(
+            lambda param: param[...], self.layers, is_leaf=lambda leaf: isinstance(leaf, nnx.Param)
         )
-        give_carry = self.return_carry if return_carry is None else return_carry
-        return (carry, outputs) if give_carry else outputs
+        return layers_from_dicts({str(index): layer for index, layer in enumerate(arrays)})
+
+    def _stack(self, xs: Array) -> tuple[StackConfig, tuple[Any, ...]]:
+        return self.config, self.to_layers()
 
 
 class LSTM(_Recurrent):
@@ -169,57 +95,44 @@ class LSTM(_Recurrent):
     Args:
         in_features: D.
         hidden_features: H, of each layer and direction.
-        layers: how many, one on the other.
-        bidirectional: each layer also runs backward in time; outputs are concatenated.
-        time_major: default of the call's option, as are `return_carry`, `reverse`, `keep_order`.
-        unroll: steps per iteration of the loop over time.
-        backend: how the recurrence is run, see `lstm_jax.lstm`.
-        compute_dtype: dtype of the products, see `lstm_jax.precision.products`.
-        initialisation: whose distribution the weights are drawn from, see `init_lstm`.
-        param_dtype: dtype of the weights.
         rngs: `nnx.Rngs`, whose `params` stream draws the weights.
         weights: the stack's parameters in place of drawn ones; `from_layers` is the way to it.
+        options: see `lstm_jax.interop.modules.Options`.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> module = nnx_modules.LSTM(3, 4, layers=2, rngs=nnx.Rngs(0))
+        >>> module(jnp.ones((2, 10, 3)), seq_lengths=jnp.array([10, 7])).shape  # batch first
+        (2, 10, 4)
     """
 
     _cell = "lstm"
 
 
 class GRU(_Recurrent):
-    """Layers of GRU cells; see `LSTM` for the other arguments.
+    """Layers of GRU cells; see `LSTM` for the arguments, and `GRUOptions` for `reset`.
 
-    Args:
-        in_features: D.
-        hidden_features: H.
-        reset: whether the reset gate works `"after"` the recurrent product, as in nnx's own cell,
-            or `"before"` it.
-        options: see `LSTM`.
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> module = nnx_modules.GRU(3, 4, reset="before", rngs=nnx.Rngs(0))
+        >>> carry, ys = module(jnp.ones((2, 10, 3)), return_carry=True)
     """
 
     _cell = "gru"
-
-    def __init__(
-        self, in_features: int, hidden_features: int, *, reset: GRUReset = "after", **options: Any
-    ) -> None:
-        super().__init__(in_features, hidden_features, gru_reset=reset, **options)
+    _options = GRUOptions
 
 
 class SimpleRNN(_Recurrent):
-    """Layers of tanh cells; see `LSTM` for the arguments."""
+    """Layers of tanh cells; see `LSTM` for the arguments.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> module = nnx_modules.SimpleRNN(3, 4, bidirectional=True, rngs=nnx.Rngs(0))
+        >>> module(jnp.ones((2, 10, 3))).shape
+        (2, 10, 8)
+    """
 
     _cell = "rnn"
-
-
-def _as_module(tree: dict[str, Any]) -> nnx.Dict[Any]:
-    return nnx.Dict(
-        {
-            name: _as_module(value) if isinstance(value, dict) else nnx.Param(jnp.asarray(value))
-            for name, value in tree.items()
-        }
-    )
-
-
-def _as_dict(module: Any) -> dict[str, Any]:
-    return {
-        name: value[...] if isinstance(value, nnx.Variable) else _as_dict(value)
-        for name, value in module.items()
-    }

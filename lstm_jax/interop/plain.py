@@ -1,4 +1,4 @@
-"""Our own plain names: a path to each array, as a checkpoint has them.
+"""Our own plain names: a path to each array, as checkpoints and the modules for Flax have them.
 
     embedding  layers/0/w_x  layers/0/w_h  layers/0/b  layers/0/b_hn  output/w  output/b
     layers/0/forward/w_x  layers/0/backward/w_x  ...
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lstm_jax.cells import Cell, GRUParams
+from lstm_jax.cells import GRUParams
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
@@ -33,38 +33,38 @@ from lstm_jax.stack import Directions
 _NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|b|b_hn)")
 
 
-def layer_to_dict(layer: Any) -> dict[str, Any]:
-    """A layer's arrays by the names of its fields, those of `Directions` one level down."""
-    if isinstance(layer, Directions):
-        return {name: layer_to_dict(one) for name, one in layer._asdict().items()}
-    directions_of(layer)
-    return {name: array for name, array in layer._asdict().items() if array is not None}
+def layers_to_dicts(layers: tuple[Any, ...]) -> dict[str, Any]:
+    """The arrays by what plain names have after `layers/`: dicts in dicts, one level a slash."""
+    require_chain(layers)
+    return {str(index): _layer_to_dict(layer) for index, layer in enumerate(layers)}
 
 
-def layer_from_dict(tree: Mapping[str, Any]) -> Any:
-    """The inverse of `layer_to_dict`, of arrays of any kind.
+def layers_from_dicts(tree: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The inverse of `layers_to_dicts`, of arrays of any kind.
 
     Raises:
-        ValueError: names or shapes that belong to no cell.
+        ValueError: names or shapes that are no stack's.
     """
-    if set(tree) == set(Directions._fields):
-        return Directions(*(layer_from_dict(tree[name]) for name in Directions._fields))
-    require_names("the layer", {*tree, "b_hn"}, GRUParams._fields)
-    hidden_size, width = tree["w_h"].shape
-    cell = cell_of_width("w_h", width, hidden_size)
-    _require_shapes(cell, tree, hidden_size)
-    if "b_hn" in tree and cell.name != "gru":
-        raise ValueError(f"the layer has a b_hn, but its shapes are of the cell {cell.name}")
-    return cell.params(**({"b_hn": None, **tree} if cell.name == "gru" else tree))
+    names = list(map(str, range(max(1, len(tree)))))
+    require_names("layers", tree, names)
+    layers = tuple(_layer_from_dict(tree[name]) for name in names)
+    require_chain(layers)
+    return layers
 
 
 def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
-    """Every array of a stack under its plain name."""
-    return {
-        f"layers/{index}/{name}": to_numpy(array)
-        for index, layer in enumerate(layers)
-        for name, array in _flattened(layer_to_dict(layer)).items()
-    }
+    """Every array of a stack under its plain name.
+
+    Raises:
+        ValueError: one layer's outputs don't fit the next.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> list(interop.layers_to_plain(layers))
+        ['layers/0/w_x', 'layers/0/w_h', 'layers/0/b']
+    """
+    return _flattened("layers", layers_to_dicts(layers))
 
 
 def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -72,6 +72,11 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
 
     Raises:
         ValueError: names or shapes that are no stack's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> (layer,) = interop.layers_from_plain(interop.layers_to_plain(layers))
     """
     trees: dict[str, dict[str, Any]] = {}
     for name, value in arrays.items():
@@ -83,18 +88,22 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
         if direction is not None:
             tree = tree.setdefault(direction, {})
         tree[field] = read_array(name, value, 2 if field.startswith("w") else 1)
-    indices = list(map(str, range(max(1, len(trees)))))
-    require_names("layers", trees, indices)
-    layers = tuple(to_jax("the stack", layer_from_dict(trees[index])) for index in indices)
-    require_chain(layers)
+    layers: tuple[Any, ...] = to_jax("the stack", layers_from_dicts(trees))
     return layers
 
 
 def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:
-    """Every array of a language model under its plain name."""
+    """Every array of a language model under its plain name.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> list(interop.language_model_to_plain(params))[-2:]
+        ['output/w', 'output/b']
+    """
     arrays = {} if params.embedding is None else {"embedding": to_numpy(params.embedding)}
-    arrays |= layers_to_plain(params.layers)
-    return arrays | {f"output/{n}": to_numpy(a) for n, a in params.output._asdict().items()}
+    return arrays | layers_to_plain(params.layers) | _flattened("output", params.output._asdict())
 
 
 def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
@@ -102,6 +111,12 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
 
     Raises:
         ValueError: names or shapes that are no language model's.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> params = interop.language_model_from_plain(interop.language_model_to_plain(params))
     """
     layers = {name: value for name, value in arrays.items() if name.startswith("layers/")}
     others = {name: value for name, value in arrays.items() if name not in layers}
@@ -119,17 +134,31 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
     return LanguageModelParams(read.get("embedding"), layers_from_plain(layers), output)
 
 
-def _flattened(tree: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        inside = _flattened(value) if isinstance(value, dict) else {"": value}
-        flat |= {f"{name}/{rest}".rstrip("/"): array for rest, array in inside.items()}
-    return flat
+def _layer_to_dict(layer: Any) -> dict[str, Any]:
+    if isinstance(layer, Directions):
+        return {name: _layer_to_dict(one) for name, one in layer._asdict().items()}
+    directions_of(layer)
+    return {name: array for name, array in layer._asdict().items() if array is not None}
 
 
-def _require_shapes(cell: Cell, tree: Mapping[str, Any], hidden_size: int) -> None:
-    width = cell.gates * hidden_size
+def _layer_from_dict(tree: Mapping[str, Any]) -> Any:
+    if set(tree) == set(Directions._fields):
+        return Directions(*(_layer_from_dict(tree[name]) for name in Directions._fields))
+    require_names("the layer", {*tree, "b_hn"}, GRUParams._fields)
+    hidden_size, width = tree["w_h"].shape
+    cell = cell_of_width("w_h", width, hidden_size)
     require_shape("w_x", tree["w_x"], (tree["w_x"].shape[0], width))
     require_shape("b", tree["b"], (width,))
+    if cell.name == "gru":
+        if "b_hn" in tree:
+            require_shape("b_hn", tree["b_hn"], (hidden_size,))
+        return cell.params(**{"b_hn": None, **tree})
     if "b_hn" in tree:
-        require_shape("b_hn", tree["b_hn"], (hidden_size,))
+        raise ValueError(f"the layer has a b_hn, but its shapes are of the cell {cell.name}")
+    return cell.params(**tree)
+
+
+def _flattened(name: str, tree: Any) -> dict[str, AnyArray]:
+    if not isinstance(tree, dict):
+        return {name: to_numpy(tree)}
+    return {k: v for part in tree for k, v in _flattened(f"{name}/{part}", tree[part]).items()}

@@ -16,7 +16,7 @@ here imports torch: a mapping of names to tensors or numpy arrays comes in, one 
 out (`module.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})`).
 
 Of the two biases the sum is kept: on the way in they are added, on the way out `bias_ih` gets the
-sum and `bias_hh` zeros. A GRU's candidate keeps both apart, as it must (see `biases`).
+sum and `bias_hh` zeros. A GRU's candidate keeps both apart, as it must (see `arrays`).
 
 Shapes: D input size, H hidden size, G = 4H, 3H or H gates, V vocabulary, E embedding size.
 """
@@ -24,27 +24,30 @@ Shapes: D input size, H hidden size, G = 4H, 3H or H gates, V vocabulary, E embe
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.cells import CellName, GRUParams, Params, cell_of
+from lstm_jax.cells import CellName, GRUParams, Params
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
+    config_of_layers,
     directions_of,
     listed,
+    params_of_two_biases,
     read_array,
     require_chain,
     require_names,
+    require_no_bias,
     require_shape,
     to_jax,
     to_numpy,
+    two_biases,
     without_prefix,
 )
-from lstm_jax.interop.biases import params_of_two_biases, require_no_bias, two_biases
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import (
     LanguageModel,
@@ -67,6 +70,11 @@ class LanguageModelNames(NamedTuple):
         encoder: the embedding.
         rnn: the recurrent layers.
         decoder: the linear layer to the logits.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> interop.LanguageModelNames(rnn="lstm").decoder
+        'decoder'
     """
 
     encoder: str = "encoder"
@@ -94,6 +102,13 @@ def layers_from_pytorch(
 
     Raises:
         ValueError: names or shapes that are no such module's, or a projection (`proj_size`).
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> ones = {"weight_ih_l0": (16, 3), "weight_hh_l0": (16, 4)}
+        >>> state = {name: np.ones(shape, np.float32) for name, shape in ones.items()}
+        >>> (layer,) = interop.layers_from_pytorch(state)
+        >>> carry, ys = lstm_jax.lstm(layer, None, jnp.ones((10, 2, 3)))
     """
     for name, value in state.items():
         if isinstance(value, Mapping):
@@ -127,14 +142,14 @@ def layers_to_pytorch(
     Raises:
         ValueError: layers of several sizes, or a GRU with its reset before the product, which
             PyTorch has not; or `bias` is False where a bias is not zero.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> layers = (lstm_jax.init_lstm(jax.random.key(0), 3, 4),)
+        >>> interop.layers_to_pytorch(layers, "rnn.")["rnn.weight_hh_l0"].shape
+        (16, 4)
     """
-    require_chain(layers)
-    sizes = {int(params.w_h.shape[0]) for layer in layers for params in directions_of(layer)}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"the layers have hidden sizes {sorted(sizes)}, and a PyTorch module one for all; "
-            "export each layer alone"
-        )
+    config_of_layers(layers, "a PyTorch module has one of each, so export each layer alone")
     arrays: dict[str, AnyArray] = {}
     for index, layer in enumerate(layers):
         for params, end in zip(directions_of(layer), ("", "_reverse"), strict=False):
@@ -167,6 +182,15 @@ def language_model_from_pytorch(
 
     Raises:
         ValueError: names or shapes that are no such model's, or `tied` weights that differ.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> state = interop.language_model_to_pytorch(params, identity_encoder=True)
+        >>> read, params = interop.language_model_from_pytorch(state)
+        >>> read.config.embedding_size, read.vocabulary_size
+        (5, 5)
     """
     state = _unwrapped_names(state)
     names = LanguageModelNames(*map(unwrapped_name, names))
@@ -174,20 +198,21 @@ def language_model_from_pytorch(
     if strange := [name for name in state if not name.startswith(known)]:
         raise ValueError(f"the state has {listed(strange)}; expected names in {', '.join(known)}")
     layers = layers_from_pytorch(state, f"{names.rnn}.", cell=cell)
-    embedding = _embedding(state, names)
-    weight, bias = _decoder(state, names, layers)
-    tied = _is_tied(embedding, weight, tied)
-    config = _config(layers, None if embedding is None else embedding.shape[1], tied)
-    if embedding is not None:
-        require_shape(f"{names.encoder}.weight", embedding, (len(bias), _input_size(layers)))
-    elif _input_size(layers) != len(bias):
-        raise ValueError(
-            f"{names.encoder}.weight is missing, and the layers' inputs of size "
-            f"{_input_size(layers)} are no one-hot rows of {len(bias)} tokens"
-        )
-    output = TiedOutputParams(_jax(bias)) if tied else OutputParams(_jax(weight.T), _jax(bias))
-    params = LanguageModelParams(None if embedding is None else _jax(embedding), layers, output)
-    return LanguageModel(config, len(bias)), params
+    cure = "a language model has one of each, so read the layers alone, by their prefix"
+    stack = config_of_layers(layers, cure)
+    weight, bias = _decoder(state, f"{names.decoder}.", stack.output_size)
+    input_size = int(directions_of(layers[0])[0].w_x.shape[0])
+    embedding = _embedding(state, f"{names.encoder}.", (len(bias), input_size))
+    embedding, weight, bias = to_jax("the model", (embedding, weight, bias))
+    equal = embedding is not None and np.array_equal(embedding, weight)
+    if tied and not equal:
+        raise ValueError("the weights of encoder and decoder differ; they are not tied")
+    tied = equal if tied is None else tied
+    config = LanguageModelConfig(
+        **vars(stack), embedding_size=None if embedding is None else input_size, tied=tied
+    )
+    output = TiedOutputParams(bias) if tied else OutputParams(weight.T, bias)
+    return LanguageModel(config, len(bias)), LanguageModelParams(embedding, layers, output)
 
 
 def language_model_to_pytorch(
@@ -206,6 +231,13 @@ def language_model_to_pytorch(
 
     Raises:
         ValueError: see `layers_to_pytorch`.
+
+    Examples:
+        >>> from lstm_jax import interop
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
+        >>> params = model.init(jax.random.key(0))
+        >>> list(interop.language_model_to_pytorch(params))[-2:]
+        ['decoder.weight', 'decoder.bias']
     """
     output = output_layer(params)
     embedding = params.embedding
@@ -239,7 +271,21 @@ def _modules(arrays: Mapping[str, Any]) -> list[str]:
 
 
 def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None) -> list[Any]:
-    arrays = _of_module(state, prefix)
+    arrays = _without_wrappers(state, prefix)
+    if projections := [prefix + name for name in arrays if name.startswith("weight_hr_")]:
+        raise ValueError(
+            f"the module has {listed(projections)}: a projected LSTM (proj_size), which is not "
+            "supported; train one without proj_size"
+        )
+    if strange := [prefix + name for name in arrays if not _NAME.fullmatch(name)]:
+        inner = (name.partition("weight_ih") for name in arrays)
+        example = next((before for before, found, _ in inner if before and found), "rnn.")
+        raise ValueError(
+            f"{listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is inside "
+            f"another, say where with a prefix such as {example!r}"
+        )
+    if not arrays.keys() & {"weight_ih_l0", "weight_ih"}:
+        raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {listed(state)}")
     found = [match for match in map(_NAME.fullmatch, arrays) if match]
     if all(match["layer"] is None for match in found):
         return [_direction(arrays, "", prefix, cell)]
@@ -252,8 +298,8 @@ def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None)
     return layers
 
 
-def _of_module(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The module's own names and arrays; anything that is none of a recurrent module's raises."""
+def _without_wrappers(state: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays by their module's own names, each that is in parts as the weight they make."""
     arrays: dict[str, Any] = {}
     wrapped: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
@@ -262,27 +308,7 @@ def _of_module(state: dict[str, Any], prefix: str) -> dict[str, Any]:
             wrapped.setdefault(match["name"], {})[match["part"]] = value
         else:
             arrays[name] = value
-    arrays |= {name: _unwrapped(prefix + name, parts) for name, parts in wrapped.items()}
-    if projections := [prefix + name for name in arrays if name.startswith("weight_hr_")]:
-        raise ValueError(
-            f"the module has {listed(projections)}: a projected LSTM (proj_size), which is not "
-            "supported; train one without proj_size"
-        )
-    if strange := [prefix + name for name in arrays if not _NAME.fullmatch(name)]:
-        raise ValueError(
-            f"{listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is inside "
-            f"another, say where with a prefix such as {_prefix_of(arrays)!r}"
-        )
-    if not arrays.keys() & {"weight_ih_l0", "weight_ih"}:
-        raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {listed(state)}")
-    return arrays
-
-
-def _prefix_of(names: Iterable[str]) -> str:
-    """What stands before the name of a first layer's weight."""
-    ends = ("weight_ih_l0", "weight_ih")
-    found = (name.removesuffix(end) for end in ends for name in names if name.endswith(f".{end}"))
-    return next(found, "rnn.")
+    return arrays | {name: _unwrapped(prefix + name, parts) for name, parts in wrapped.items()}
 
 
 def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
@@ -349,57 +375,27 @@ def _direction_out(params: Params, name: str, bias: bool) -> dict[str, AnyArray]
     return arrays | {name.format("bias_ih"): b_ih, name.format("bias_hh"): b_hh}
 
 
-def _embedding(state: Mapping[str, Any], names: LanguageModelNames) -> AnyArray | None:
-    prefix = f"{names.encoder}."
+def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) -> AnyArray | None:
     inside = without_prefix(state, prefix)
-    if not inside:
-        return None
-    require_names(names.encoder, inside, ["weight"])
-    return read_array(f"{prefix}weight", inside["weight"], 2)
+    if inside:
+        require_names(prefix.rstrip("."), inside, ["weight"])
+        weight = read_array(f"{prefix}weight", inside["weight"], 2)
+        require_shape(f"{prefix}weight", weight, shape)
+        return weight
+    tokens, input_size = shape
+    if tokens != input_size:
+        raise ValueError(
+            f"{prefix}weight is missing, and the layers' inputs of size {input_size} are no "
+            f"one-hot rows of {tokens} tokens"
+        )
+    return None
 
 
-def _decoder(
-    state: Mapping[str, Any], names: LanguageModelNames, layers: tuple[Any, ...]
-) -> tuple[AnyArray, AnyArray]:
-    prefix = f"{names.decoder}."
+def _decoder(state: Mapping[str, Any], prefix: str, input_size: int) -> tuple[AnyArray, AnyArray]:
     inside = without_prefix(state, prefix)
-    require_names(names.decoder, {*inside, "bias"}, ["weight", "bias"])
+    require_names(prefix.rstrip("."), {*inside, "bias"}, ["weight", "bias"])
     weight = read_array(f"{prefix}weight", inside["weight"], 2)
-    hidden_size = sum(int(params.w_h.shape[0]) for params in directions_of(layers[-1]))
-    require_shape(f"{prefix}weight", weight, (len(weight), hidden_size))
+    require_shape(f"{prefix}weight", weight, (len(weight), input_size))
     bias = read_array(f"{prefix}bias", inside.get("bias", np.zeros(len(weight), weight.dtype)), 1)
     require_shape(f"{prefix}bias", bias, (len(weight),))
     return weight, bias
-
-
-def _is_tied(embedding: AnyArray | None, weight: AnyArray, tied: bool | None) -> bool:
-    equal = embedding is not None and np.array_equal(embedding, weight)
-    if tied and not equal:
-        raise ValueError("the weights of encoder and decoder differ; they are not tied")
-    return equal if tied is None else tied
-
-
-def _config(layers: tuple[Any, ...], embedding_size: int | None, tied: bool) -> LanguageModelConfig:
-    sizes = {int(params.w_h.shape[0]) for layer in layers for params in directions_of(layer)}
-    cells = {cell_of(params).name for layer in layers for params in directions_of(layer)}
-    if len(sizes) > 1 or len(cells) > 1:
-        raise ValueError(
-            f"the layers have hidden sizes {sorted(sizes)} and cells {sorted(cells)}; a language "
-            "model has one of each, so read the layers alone, by their prefix"
-        )
-    return LanguageModelConfig(
-        cell=cells.pop(),
-        layers=len(layers),
-        hidden_size=sizes.pop(),
-        bidirectional=isinstance(layers[0], Directions),
-        embedding_size=embedding_size,
-        tied=tied,
-    )
-
-
-def _input_size(layers: tuple[Any, ...]) -> int:
-    return int(directions_of(layers[0])[0].w_x.shape[0])
-
-
-def _jax(array: AnyArray) -> Any:
-    return to_jax("the model", array)

@@ -35,16 +35,15 @@ def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
     Raises:
         ValueError: there is none.
     """
-    presets = [preset for system in SYSTEMS for preset in system.presets]
-    for preset in presets:
-        if preset.preset != name:
-            continue
-        published = system_of(preset).published
-        if as_published and name not in published:
-            raise ValueError(f"preset {name!r} follows no published system; leave --as-published")
-        return published[name] if as_published else preset
-    names = ", ".join(preset.preset for preset in presets)
-    raise ValueError(f"there is no preset {name!r}; choose one of {names}")
+    named = {preset.preset: preset for preset in PRESETS}
+    if name not in named:
+        raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(named)}")
+    if not as_published:
+        return named[name]
+    published = system_of(named[name]).published
+    if name not in published:
+        raise ValueError(f"preset {name!r} follows no published system; leave --as-published")
+    return published[name]
 
 
 def read_system(config: TrainConfig, kept: Path | None = None) -> System:
@@ -53,7 +52,7 @@ def read_system(config: TrainConfig, kept: Path | None = None) -> System:
     Args:
         config: the run's settings.
         kept: the folder of a run that exists, with the files that it keeps. A new run that begins
-            with another's weights takes that one's vocabulary and frozen vectors.
+            with another's weights takes that one's vocabulary.
 
     Raises:
         ValueError: the data can't be used, with the cure.
@@ -69,15 +68,15 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
     return {"system": system_of(config).name, **dataclasses.asdict(config)}
 
 
-def from_dict(values: dict[str, Any]) -> TrainConfig:
+def from_dict(values: Any) -> TrainConfig:
     """The settings that `to_dict` gave; fields that they lack take their defaults.
 
     Raises:
         ValueError: a field that this version doesn't know, or a value that makes no sense.
     """
-    rest = {name: value for name, value in values.items() if name != "system"}
     known = {system.name: system for system in SYSTEMS}
-    system = values.get("system")
+    system = values.get("system") if isinstance(values, dict) else None
     if not isinstance(system, str) or system not in known:
         raise ValueError(f"its system is {system!r}; expected one of {', '.join(known)}")
+    rest = {name: value for name, value in values.items() if name != "system"}
     return from_json(known[system].Config, rest)

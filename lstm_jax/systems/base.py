@@ -235,7 +235,7 @@ class System:
 
         Args:
             config: the run's settings.
-            kept: the folder of the run, or of the one that it begins with, which has `files`.
+            kept: the folder of a run that goes on, which has `files`; None for a new one.
             vocabulary: to take in place of the data's own.
 
         Raises:
@@ -248,11 +248,6 @@ class System:
         """The network, for a vocabulary of so many tokens."""
         raise NotImplementedError
 
-    @classmethod
-    def loaded(cls, model: Any, params: Any, folder: Path) -> tuple[Any, Any]:
-        """The network and its parameters as they are used after training, from a run's folder."""
-        return model, params
-
     @property
     def model(self) -> Any:
         """The network."""
@@ -263,6 +258,11 @@ class System:
         """What is learnt; by default the network has the methods."""
         objective: Objective = self.model
         return objective
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Fields of the parameters that training leaves as they are."""
+        return ()
 
     @property
     def batches(self) -> int:
@@ -316,14 +316,17 @@ class System:
         return iter(())
 
 
-def known_characters(vocabulary: Vocabulary, text: str, config: TrainConfig) -> Vocabulary:
-    """The vocabulary of the run that this one begins with.
+def known_characters(
+    vocabulary: Vocabulary | None, text: str, config: TrainConfig
+) -> Vocabulary | None:
+    """The vocabulary of the run that this one begins with, if it does.
 
     Raises:
         ValueError: it lacks a character of the text.
     """
     try:
-        vocabulary.encode(text)
+        if vocabulary is not None:
+            vocabulary.encode(text)
     except ValueError as error:
         raise ValueError(
             f"cannot begin with the vocabulary of {config.init_from}: {error}; or leave --init-from"

@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_jax.settings import Count, Vocabular
 from lstm_jax.systems.base import TrainConfig, known_characters
-from lstm_jax.systems.downloads import SOURCES, fetch
+from lstm_jax.systems.downloads import located
+from lstm_jax.systems.published import (
+    PublishedBatches,
+    published_batches,
+    published_vocabulary,
+    published_words,
+)
 from lstm_jax.text import (
     NOT_COUNTED,
     Lanes,
     PaddedLanes,
     Vocabulary,
     build_char_vocabulary,
-    build_published_word_vocabulary,
     build_word_vocabulary,
-    first_characters,
     heldout_split,
     lanes,
     padded_lanes,
-    published_batches,
-    published_shakespeare_words,
     python_documentation,
     read_text,
     words,
 )
 from lstm_jax.text.ids import Ids
 
-PYTHON_DOCS = "python-docs"
-"""The name, in place of a file's, of the documentation text that comes with Python."""
-
-BUILT_IN = frozenset([PYTHON_DOCS])
-"""Names of texts that need neither a file nor a network."""
+BUILT_IN = frozenset(["python-docs"])
+"""Names, in place of a file's, of texts that come with Python: its documentation."""
 
 
 @dataclass(frozen=True)
@@ -74,27 +72,6 @@ class CorpusConfig(TrainConfig):
             raise ValueError('layout "published" has no lanes; hold out from the "end"')
         if self.cleaning == "published" and self.tokens != "word":
             raise ValueError('cleaning "published" is of words; set tokens to "word"')
-
-
-class PublishedBatches(NamedTuple):
-    """Batches of consecutive pieces of a text: `inputs` and `targets`, int32 `[S, T, B]`."""
-
-    inputs: Ids
-    targets: Ids
-
-    @property
-    def batches(self) -> int:
-        """S, the number of batches of one epoch."""
-        return len(self.inputs)
-
-    def order(self, seed: int, epoch: int) -> tuple[int, ...]:
-        """Which batch comes when in an epoch: shuffled."""
-        return _shuffled(self.batches, seed, epoch)
-
-
-@lru_cache(maxsize=2)
-def _shuffled(number: int, seed: int, epoch: int) -> tuple[int, ...]:
-    return tuple(np.random.default_rng([seed, epoch]).permutation(number).tolist())
 
 
 class Corpus(NamedTuple):
@@ -135,12 +112,10 @@ def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
         raise ValueError(
             f"preset {config.preset!r} has no text of its own; name a UTF-8 text with --data PATH"
         )
-    if config.data == PYTHON_DOCS:
+    if config.data in BUILT_IN:
         return python_documentation()
-    source = SOURCES.get(config.data)
-    path = config.data if source is None else fetch(source)
     # The published cleaning drops a number of the file's own characters, line ends included.
-    return read_text(path, as_is=config.cleaning == "published")
+    return read_text(located(config.data), as_is=config.cleaning == "published")
 
 
 def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
@@ -155,41 +130,39 @@ def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None =
         ValueError: the text is too short for one batch, or has characters outside the vocabulary.
     """
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    text = first_characters(text, config.characters, line_ends=config.line_ends)
+    text = first_characters(text, config)
     vocabulary, ids = _tokenize(config, text, vocabulary)
     if config.heldout_from == "lanes" and config.heldout_share:
         return Corpus(text, sha256, vocabulary, ids, *_split_lanes(config, ids))
     training, heldout = heldout_split(ids, config.heldout_share)
     sizes = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
-    laid_out: Lanes | PublishedBatches
-    if config.layout == "published":
-        laid_out = PublishedBatches(*published_batches(training, **sizes))
-    else:
-        laid_out = lanes(training, **sizes)
+    lay_out = published_batches if config.layout == "published" else lanes
     padded = None
     if heldout.size:
         context = training[-(config.sequence_length + 1) :]
         padded = padded_lanes(heldout, context=context, **sizes)
-    return Corpus(text, sha256, vocabulary, ids, laid_out, padded)
+    return Corpus(text, sha256, vocabulary, ids, lay_out(training, **sizes), padded)
+
+
+def first_characters(text: str, config: CorpusConfig) -> str:
+    """The text's first characters, counted once its line ends (LF, CRLF or CR) are dealt with."""
+    if config.line_ends != "keep":
+        text = re.sub("\r\n|\r|\n", " " if config.line_ends == "space" else "", text)
+    return text[: config.characters]
 
 
 def _tokenize(config: CorpusConfig, text: str, known: Vocabulary | None) -> tuple[Vocabulary, Ids]:
     if config.tokens == "char":
-        if known is None:
-            vocabulary = build_char_vocabulary(text)
-        else:
-            vocabulary = known_characters(known, text, config)
+        vocabulary = known_characters(known, text, config) or build_char_vocabulary(text)
         return vocabulary, vocabulary.encode(text)
-    if config.cleaning == "published":
-        found = published_shakespeare_words(text)
-        vocabulary = known or build_published_word_vocabulary(found, more_than=config.min_count - 1)
-    else:
-        found = words(text)
-        vocabulary = known or build_word_vocabulary(found, min_count=config.min_count)
+    is_published = config.cleaning == "published"
+    found = published_words(text) if is_published else words(text)
+    build = published_vocabulary if is_published else build_word_vocabulary
+    vocabulary = known or build(found, min_count=config.min_count)
     return vocabulary, vocabulary.encode_tokens(found)
 
 
-def _split_lanes(config: CorpusConfig, ids: npt.NDArray[np.int32]) -> tuple[Lanes, PaddedLanes]:
+def _split_lanes(config: CorpusConfig, ids: Ids) -> tuple[Lanes, PaddedLanes]:
     """Lays out the whole text, and cuts the same share off the end of every lane."""
     times = config.sequence_length
     whole = lanes(ids, batch_size=config.batch_size, sequence_length=times)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -27,6 +28,7 @@ from lstm_jax.models import (
 from lstm_jax.settings import Changeable, CountOrZero, Share
 from lstm_jax.stack import without_backward_carry
 from lstm_jax.systems.base import (
+    AnyArray,
     BatchSums,
     OptimizerConfig,
     OutputBias,
@@ -39,11 +41,11 @@ from lstm_jax.systems.corpus import (
     BUILT_IN,
     Corpus,
     CorpusConfig,
-    PublishedBatches,
     make_corpus,
     read_corpus_text,
 )
-from lstm_jax.systems.writer import prompt_template, sample_writer, shown_pieces
+from lstm_jax.systems.published import PublishedBatches
+from lstm_jax.systems.writer import prompt_template, write_samples
 from lstm_jax.text import Vocabulary
 
 CORPUS_FILE = "corpus.txt"
@@ -86,15 +88,12 @@ DOCS = LanguageConfig(
     data="python-docs",
     heldout_share=0.05,
     batch_size=16,
-    sequence_length=64,
     zero_carry_rate=0.01,
-    epochs=10,
     evaluate_every=1000,
     checkpoint_every=1000,
     sample_every=1000,
-    sample_prompts=("The ",),
-    sample=SampleConfig(length=200, temperature=0.7),
-    model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256, initialisation="keras"),
+    sample=SampleConfig(temperature=0.7),
+    model=LanguageModelConfig(hidden_size=256, initialisation="keras"),
     optimizer=OptimizerConfig(
         learning_rate=8e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     ),
@@ -115,9 +114,8 @@ ANNA = LanguageConfig(
     keep_checkpoints=100,
     sample_every=200,
     sample_prompts=("Far",),
-    sample=SampleConfig(length=200, top_n=5),
+    sample=SampleConfig(top_n=5),
     model=LanguageModelConfig(
-        cell="lstm",
         layers=2,
         hidden_size=512,
         dropout=0.5,
@@ -125,7 +123,6 @@ ANNA = LanguageConfig(
         initialisation="tf1",
         output_stddev=0.1,
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=5.0),
 )
 """A novel, a character at a time; after a published TensorFlow notebook."""
 
@@ -136,19 +133,14 @@ SHAKESPEARE = LanguageConfig(
     tokens="word",
     min_count=6,
     output_bias="frequencies",
-    heldout_share=0.1,
     batch_size=20,
     sequence_length=50,
     zero_carry_rate=0.01,
-    epochs=10,
     evaluate_every=50,
-    checkpoint_every=500,
     sample_every=50,
     sample_prompts=("thou art more", "to be or not to", "wherefore art thou"),
     sample=SampleConfig(length=10),
     model=LanguageModelConfig(
-        cell="lstm",
-        layers=1,
         hidden_size=128,
         embedding_size=128,
         dropout=0.5,
@@ -156,7 +148,7 @@ SHAKESPEARE = LanguageConfig(
         initialisation="tf1",
         embedding_stddev=1.0,
     ),
-    optimizer=OptimizerConfig(learning_rate=1e-3, clip_norm=4.5),
+    optimizer=OptimizerConfig(clip_norm=4.5),
 )
 """Plays, a word at a time; after a published TensorFlow recipe.
 
@@ -179,7 +171,7 @@ LYRICS = LanguageConfig(
     sample_every=40,
     sample_prompts=("分开", "不分开"),
     sample=SampleConfig(length=50, temperature=0.0),
-    model=LanguageModelConfig(cell="lstm", layers=1, hidden_size=256, initialisation="pytorch"),
+    model=LanguageModelConfig(hidden_size=256),
     optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=1e-2),
 )
 """Ten thousand characters by heart, with any cell; after a published PyTorch text."""
@@ -194,7 +186,7 @@ class LaneRows(NamedTuple):
         first_row: which row of the corpus `rows` begins with.
     """
 
-    rows: Array
+    rows: AnyArray
     first_row: Array | np.int32
 
     @property
@@ -220,11 +212,9 @@ class LanguageObjective:
     zero_carry_rate: float = 0.0
 
     def init(self, key: Array) -> LanguageModelParams:
-        """See `Objective`."""
         return self.model.init(key)
 
     def zero_carry(self, params: LanguageModelParams, batch_size: int) -> Any:
-        """See `Objective`."""
         return self.model.zero_carry(params, batch_size)
 
     def sums(
@@ -235,7 +225,6 @@ class LanguageObjective:
         index: Array,
         dropout_key: Array | None,
     ) -> tuple[BatchSums, Any]:
-        """See `Objective`."""
         if isinstance(data, LaneRows):
             start = index * self.sequence_length - data.first_row
             tokens_TB = lax.dynamic_slice_in_dim(data.rows, start, self.sequence_length + 1)
@@ -291,13 +280,11 @@ class LanguageSystem(System):
     def read(
         cls, config: LanguageConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
     ) -> Self:
-        """See `System`."""
         text = read_corpus_text(config, None if kept is None else kept / CORPUS_FILE)
         return cls(config, make_corpus(config, text, vocabulary))
 
     @classmethod
     def model_of(cls, config: LanguageConfig, tokens: int) -> LanguageModel:
-        """See `System`."""
         return LanguageModel(config.model, tokens)
 
     @property
@@ -312,7 +299,6 @@ class LanguageSystem(System):
 
     @property
     def objective(self) -> LanguageObjective:
-        """See `System`."""
         return LanguageObjective(
             self.model,
             self.config.sequence_length,
@@ -322,16 +308,13 @@ class LanguageSystem(System):
 
     @property
     def batches(self) -> int:
-        """See `System`."""
         return self.corpus.training.batches
 
     @property
     def heldout_batch_size(self) -> int:
-        """See `System`."""
         return 0 if self.corpus.heldout is None else self.corpus.heldout.inputs.shape[1]
 
     def summary(self) -> str:
-        """See `System`."""
         summary = (
             f"{len(self.corpus.text):,} characters, {len(self.vocabulary):,} tokens in the "
             "vocabulary"
@@ -341,7 +324,6 @@ class LanguageSystem(System):
         return summary
 
     def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
-        """See `System`."""
         if self.config.output_bias == "drawn":
             return params
         training = self.corpus.training
@@ -358,36 +340,38 @@ class LanguageSystem(System):
         return {}
 
     def feed(self) -> Callable[[int], Any]:
-        """See `System`."""
         mesh = sharding.data_mesh(self.config.devices)
         training = self.corpus.training
-        if not isinstance(training, PublishedBatches):
-            return _LaneFeed(training.tokens, self.config, training.batches, mesh)
+        if isinstance(training, PublishedBatches):
 
-        def shuffled(step: int) -> Predictions:
-            epoch, index = divmod(step, training.batches)
-            batch = training.order(self.config.seed, epoch)[index]
-            found = Predictions(training.inputs[batch], training.targets[batch], None)
-            split: Predictions = sharding.put(mesh, found, 1)
-            return split
+            def shuffled(step: int) -> Predictions:
+                found = Predictions(*training.batch(step, self.config.seed), None)
+                return sharding.put_batch(mesh, found)
 
-        return shuffled
+            return shuffled
+        times, batches, rows = training.sequence_length, training.batches, training.tokens
+        affordable = (self.config.corpus_on_device_mb << 20) // rows[:times].nbytes
+        stretch = max(1, min(batches, affordable))
+
+        @lru_cache(maxsize=1)
+        def on_device(first: int) -> LaneRows:
+            held = rows[first * times : (first + stretch) * times + 1]
+            return sharding.put_batch(mesh, LaneRows(held, np.int32(first * times)))
+
+        def stretch_of(step: int) -> LaneRows:
+            batch = step % batches
+            return on_device(min(batch // stretch * stretch, batches - stretch))
+
+        return stretch_of
 
     def heldout(self) -> Iterator[Predictions]:
-        """See `System`."""
         if self.corpus.heldout is None:
             return
         times = self.config.sequence_length
         for first in range(0, len(self.corpus.heldout.inputs), times):
-            stretch = slice(first, first + times)
-            yield Predictions(
-                self.corpus.heldout.inputs[stretch],
-                self.corpus.heldout.targets[stretch],
-                self.corpus.heldout.mask[stretch],
-            )
+            yield Predictions(*(part[first : first + times] for part in self.corpus.heldout))
 
     def with_samples(self, *, replace: bool) -> LanguageSystem:
-        """See `System`."""
         prompts = self.config.sample_prompts
         if replace:
             fitting = (prompt for prompt in prompts if not self.vocabulary.outside(prompt))
@@ -406,36 +390,11 @@ class LanguageSystem(System):
         return (self.corpus.text.split() or [self.corpus.text])[0][:20]
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        """See `System`."""
         if self.config.model.bidirectional:
             return
-        key = random.fold_in(random.key(self.config.seed), step)
-        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
-        for prompt in self.config.sample_prompts:
-            template = prompt_template(self.vocabulary, prompt, self.config.sample.length)
-            (written,) = writer.write([template], key=key)
-            yield prompt, "".join(shown_pieces(self.vocabulary, template, written.tokens))
-
-
-class _LaneFeed:
-    """Gives the device the rows of the corpus: all of them once, or a stretch at a time."""
-
-    def __init__(
-        self, tokens: np.ndarray[Any, Any], config: LanguageConfig, batches: int, mesh: Any
-    ) -> None:
-        self._tokens, self._mesh = tokens, mesh
-        self._times, self._batches = config.sequence_length, batches
-        row_bytes = self._times * tokens.shape[1] * tokens.itemsize
-        affordable = (config.corpus_on_device_mb << 20) // row_bytes
-        self._stretch = max(1, min(batches, affordable))
-        self._first = 0
-        self._rows: jax.Array | None = None
-
-    def __call__(self, step: int) -> LaneRows:
-        batch = step % self._batches
-        if self._rows is None or not self._first <= batch < self._first + self._stretch:
-            self._first = min(batch, self._batches - self._stretch)
-            first = self._first * self._times
-            stretch = self._tokens[first : first + self._stretch * self._times + 1]
-            self._rows = sharding.put(self._mesh, stretch, 1)
-        return LaneRows(self._rows, np.int32(self._first * self._times))
+        config, key = self.config, random.fold_in(random.key(self.config.seed), step)
+        templates = {
+            prompt: prompt_template(self.vocabulary, prompt, config.sample.length)
+            for prompt in config.sample_prompts
+        }
+        yield from write_samples(self.model, params, self.vocabulary, config.sample, templates, key)

@@ -38,17 +38,10 @@ from lstm_jax.systems.base import (
     TrainConfig,
     known_characters,
 )
-from lstm_jax.systems.writer import BLANK, blanks_template, joined, sample_writer
-from lstm_jax.text import (
-    LengthBatches,
-    Vocabulary,
-    bucket_widths,
-    prediction_rows,
-    prediction_steps,
-    read_lines,
-    split_rows,
-)
+from lstm_jax.systems.writer import BLANK, blanks_template, write_samples
+from lstm_jax.text import LengthBatches, Vocabulary, pad_rows, read_lines, split_rows
 from lstm_jax.text.ids import Ids
+from lstm_jax.text.vocabulary import by_frequency
 
 PADDING_CHARACTER = "\0"
 
@@ -91,16 +84,12 @@ class PoemsConfig(TrainConfig):
 POEMS = PoemsConfig(
     preset="poems",
     output_bias="frequencies",
-    batch_size=32,
-    epochs=10,
     intervals="epochs",
     log_every=1,
     evaluate_every=1,
     checkpoint_every=1,
     sample_every=1,
     model=LanguageModelConfig(
-        cell="lstm",
-        layers=1,
         hidden_size=256,
         embedding_size=256,
         tied=True,
@@ -126,8 +115,7 @@ class Poems(NamedTuple):
         poems: the poems kept, in the order of the text, without white space.
         lines: the lines that are not blank.
         empty: the lines with a title only.
-        repeated: the poems that an earlier line holds too, kept or not. An empty poem after the
-            first one is repeated as well, so it counts here and in `empty`.
+        repeated: the poems that an earlier line holds too, kept or not, empty ones included.
         malformed: the lines without a colon.
         cut: the poems among those kept that were longer than `length`.
     """
@@ -150,7 +138,6 @@ class PoemObjective(Objective):
     model: LanguageModel
 
     def init(self, key: Array) -> LanguageModelParams:
-        """See `Objective`."""
         return self.model.init(key)
 
     def sums(
@@ -161,7 +148,6 @@ class PoemObjective(Objective):
         index: Array,
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
-        """See `Objective`."""
         inputs, targets, mask = map(jnp.asarray, data)
         sums, scores_TB, _ = self.model.token_scores(
             params, None, inputs, targets, mask=mask, dropout_key=dropout_key
@@ -203,10 +189,7 @@ class PoemsSystem(System):
             widths=1,
             output_bias="drawn",
             batch_size=128,
-            epochs=10,
-            model=LanguageModelConfig(
-                cell="lstm", layers=1, hidden_size=64, embedding_size=128, initialisation="keras"
-            ),
+            model=LanguageModelConfig(hidden_size=64, embedding_size=128, initialisation="keras"),
             optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=None),
         ),
     }
@@ -222,7 +205,6 @@ class PoemsSystem(System):
     def read(
         cls, config: PoemsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
     ) -> Self:
-        """See `System`."""
         if config.data is None:
             raise ValueError(
                 f"preset {config.preset!r} has no poems of its own; name a UTF-8 text of lines "
@@ -230,16 +212,10 @@ class PoemsSystem(System):
             )
         text = "\n".join(read_lines(config.data))
         found = read_poems(
-            text,
-            length=config.length,
-            keep=config.keep,
-            drop_empty=config.drop_unfit,
-            drop_repeated=config.drop_unfit,
+            text, length=config.length, keep=config.keep, drop_unfit=config.drop_unfit
         )
-        if vocabulary is None:
-            vocabulary = build_poem_vocabulary(found.poems)
-        else:
-            vocabulary = known_characters(vocabulary, "".join(found.poems), config)
+        vocabulary = known_characters(vocabulary, "".join(found.poems), config)
+        vocabulary = vocabulary or build_poem_vocabulary(found.poems)
         if BLANK in vocabulary:
             raise ValueError(
                 f"{config.data} holds poems with a {BLANK}, which is what templates mark places to "
@@ -261,33 +237,28 @@ class PoemsSystem(System):
 
     @classmethod
     def model_of(cls, config: PoemsConfig, tokens: int) -> LanguageModel:
-        """See `System`."""
         return LanguageModel(config.model, tokens)
 
     @property
     def objective(self) -> PoemObjective:
-        """See `System`."""
         return PoemObjective(self.model)
 
     @property
     def batches(self) -> int:
-        """See `System`."""
         return -(-len(self.training) // self.config.batch_size)
 
     @property
     def heldout_batch_size(self) -> int:
-        """See `System`."""
         return self.config.batch_size if self.held_out else 0
 
     def summary(self) -> str:
-        """See `System`."""
         found = self.found
         summary = (
             f"{len(self.training):,} poems to train on and {len(self.held_out):,} held out, "
             f"{len(self.vocabulary):,} characters in the vocabulary; of {found.lines:,} lines "
-            f"{found.empty:,} were empty poems and {found.repeated:,} repeated ones"
+            f"{found.empty:,} were empty poems and {found.repeated:,} repeated ones, "
+            f"{'left out' if self.config.drop_unfit else 'kept'}"
         )
-        summary += ", left out" if self.config.drop_unfit else ", kept"
         if found.malformed:
             summary += f"; {found.malformed:,} without a colon were left out"
         if found.cut:
@@ -295,57 +266,60 @@ class PoemsSystem(System):
         return summary
 
     def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
-        """See `System`; the end is among the targets."""
         if self.config.output_bias == "drawn":
             return params
         targets = np.concatenate([poem[1:] for poem in self.training])
         counts = np.bincount(targets, minlength=len(self.vocabulary))
+        # The end is among the targets.
         counts[0] = sum(len(poem) < self.config.length for poem in self.training)
         return with_frequencies(params, jnp.asarray(counts))
 
     def feed(self) -> Callable[[int], Predictions]:
-        """See `System`."""
         mesh = sharding.data_mesh(self.config.devices)
         order = self._order(self.training)
 
         def data(step: int) -> Predictions:
-            rows, width = order.batch(*divmod(step, order.batches))
-            batch = self._batch([self.training[row] for row in rows], width)
-            split: Predictions = sharding.put(mesh, batch, 1)
-            return split
+            rows, width = order.batch(step)
+            return sharding.put_batch(
+                mesh, self._batch([self.training[row] for row in rows], width)
+            )
 
         return data
 
     def heldout(self) -> Iterator[Predictions]:
-        """See `System`."""
         for rows, width in self._order(self.held_out).in_order():
             yield self._batch([self.held_out[row] for row in rows], width)
 
     def with_samples(self, *, replace: bool) -> PoemsSystem:
-        """See `System`; a template without given characters fits any poems."""
+        # A template without given characters, such as the default, fits any poems.
         for template in self.config.sample_templates:
             blanks_template(self.vocabulary, template)
         return self
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        """See `System`."""
-        key = random.fold_in(random.key(self.config.seed), step)
-        writer = sample_writer(self.model, params, self.vocabulary, self.config.sample)
-        for text in self.config.sample_templates:
-            template = blanks_template(self.vocabulary, text)
-            (written,) = writer.write([template], key=key)
-            yield text, joined(self.vocabulary, written.tokens)
+        config, key = self.config, random.fold_in(random.key(self.config.seed), step)
+        texts = config.sample_templates
+        templates = {text: blanks_template(self.vocabulary, text) for text in texts}
+        return write_samples(self.model, params, self.vocabulary, config.sample, templates, key)
 
     def _order(self, poems: tuple[Ids, ...]) -> LengthBatches:
-        lengths = prediction_steps([len(poem) for poem in poems], self.config.length)
-        widths = bucket_widths(lengths, self.config.widths)
-        return LengthBatches(lengths, self.config.batch_size, widths, self.config.seed)
+        # A poem of the greatest length has no end to predict.
+        steps = np.array([min(len(poem), self.config.length - 1) for poem in poems], np.int64)
+        return LengthBatches(steps, self.config.batch_size, self.config.widths, self.config.seed)
 
     def _batch(self, poems: list[Ids], width: int) -> Predictions:
-        rows = prediction_rows(
-            poems, width=width, batch_size=self.config.batch_size, longest=self.config.length
-        )
-        return Predictions(rows.inputs, rows.targets, rows.mask)
+        """Each character of each poem, and the one to predict from it: 0, its end, from the last.
+
+        It is what one gets by filling every poem up to `length` with zeros, taking all but its
+        last place as inputs and all but its first as targets.
+        """
+
+        def columns(poems: list[Ids]) -> tuple[Any, Any]:
+            size = self.config.batch_size
+            return pad_rows(poems, width=width, batch_size=size, side="end")
+
+        inputs, mask = columns([poem[: self.config.length - 1] for poem in poems])
+        return Predictions(inputs, columns([poem[1:] for poem in poems])[0], mask)
 
 
 def read_poems(
@@ -353,8 +327,7 @@ def read_poems(
     *,
     length: int = 50,
     keep: Literal["first", "last"] = "first",
-    drop_empty: bool = True,
-    drop_repeated: bool = True,
+    drop_unfit: bool = True,
 ) -> Poems:
     """Read the poems of `text`, one a line as `title:poem`; blank lines are ignored.
 
@@ -365,8 +338,8 @@ def read_poems(
         text: the lines, each ended by a line feed.
         length: the most characters of a poem.
         keep: which characters of a longer poem are kept, its first or its last `length`.
-        drop_empty: leave out poems without a character; else they are empty strings.
-        drop_repeated: leave out a poem equal, before cutting, to one of an earlier line.
+        drop_unfit: leave out poems without a character, and those equal, before cutting, to one of
+            an earlier line.
 
     Raises:
         ValueError: no poem is left.
@@ -374,11 +347,9 @@ def read_poems(
     lines = [line for line in text.split("\n") if line.strip()]
     bodies = [body for body in map(_body, lines) if body is not None]
     first_line = {body: line for line, body in reversed(list(enumerate(bodies)))}
-    kept = [
-        body
-        for line, body in enumerate(bodies)
-        if (body or not drop_empty) and (first_line[body] == line or not drop_repeated)
-    ]
+    kept = bodies
+    if drop_unfit:
+        kept = [body for line, body in enumerate(bodies) if body and first_line[body] == line]
     empty, malformed = bodies.count(""), len(lines) - len(bodies)
     if not kept:
         raise ValueError(
@@ -405,15 +376,12 @@ def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
     Raises:
         ValueError: no characters, a poem that holds the padding character, or a lone surrogate.
     """
-    counts: Counter[str] = Counter()
-    for poem in poems:
-        counts.update(poem)
+    counts = Counter("".join(poems))
     if not counts:
         raise ValueError("the poems hold no characters to build a vocabulary from; give some text")
     if PADDING_CHARACTER in counts:
         raise ValueError("a poem holds the character U+0000, which is the padding; remove it")
-    ordered = sorted(counts, key=lambda character: (-counts[character], character))
-    return Vocabulary("char", (PADDING_CHARACTER, *ordered), None)
+    return Vocabulary("char", (PADDING_CHARACTER, *by_frequency(counts)))
 
 
 def _body(line: str) -> str | None:

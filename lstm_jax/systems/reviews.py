@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,6 @@ from jax import Array
 
 from lstm_jax import sharding
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
-from lstm_jax.files import one_line
 from lstm_jax.settings import (
     LARGEST_INTEGER,
     Bounds,
@@ -33,20 +31,21 @@ from lstm_jax.settings import (
     Vocabular,
 )
 from lstm_jax.systems.base import BatchSums, Objective, OptimizerConfig, System, TrainConfig
-from lstm_jax.systems.downloads import SOURCES, fetch
-from lstm_jax.text import LengthBatches, Vocabulary, bucket_widths, pad_rows, split_rows
-from lstm_jax.text.ids import Ids
-from lstm_jax.text.reviews import (
-    Reviews,
+from lstm_jax.systems.downloads import located
+from lstm_jax.text import (
+    LengthBatches,
+    Vocabulary,
+    WordVectors,
     build_review_vocabulary,
     encode_review,
+    pad_rows,
     read_reviews,
+    read_vectors,
     review_words,
+    split_rows,
 )
-from lstm_jax.text.vectors import Missing, WordVectors, read_vectors
-
-VECTORS_FILE = "vectors.npy"
-"""Where a run folder keeps frozen vectors."""
+from lstm_jax.text.ids import Ids
+from lstm_jax.text.vectors import Missing
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,6 @@ REVIEWS = ReviewsConfig(
     checkpoint_every=1,
     patience=5,
     model=ClassifierConfig(
-        cell="lstm",
         layers=2,
         hidden_size=64,
         dropout=0.2,
@@ -117,19 +115,17 @@ class LabelledTexts(NamedTuple):
         mask: bool `[T, B]`, True = a word.
         labels: int32 `[B]`, 1 = positive.
         weights: float32 `[B]`, 0 where a row only fills the batch up.
-        vectors: float32 `[V, E]`, or None where vectors are trained.
     """
 
     tokens: Array
     mask: Array
     labels: Array
     weights: Array
-    vectors: Array | None
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
         """See `Batch`."""
-        return (1, 1, 0, 0, None)
+        return (1, 1, 0, 0)
 
 
 class Encoded(NamedTuple):
@@ -146,7 +142,6 @@ class ReviewObjective(Objective):
     model: Classifier
 
     def init(self, key: Array) -> ClassifierParams:
-        """See `Objective`."""
         return self.model.init(key)
 
     def sums(
@@ -157,14 +152,12 @@ class ReviewObjective(Objective):
         index: Array,
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
-        """See `Objective`."""
         found = self.model.sums(
             params,
             data.tokens,
             data.labels,
             mask=data.mask,
             weights=data.weights,
-            vectors=data.vectors,
             dropout_key=dropout_key,
         )
         return BatchSums({"": found}, data.mask.sum()), carry
@@ -214,16 +207,12 @@ class ReviewsSystem(System):
     def read(
         cls, config: ReviewsConfig, kept: Path | None = None, vocabulary: Vocabulary | None = None
     ) -> Self:
-        """See `System`."""
-        if kept is None and config.init_from is not None:
-            kept = Path(config.init_from)
         if config.data is None:
             raise ValueError(
                 f"preset {config.preset!r} has no reviews of its own; name with --data PATH the "
                 "aclImdb folder, its tar.gz, or a CSV or TSV file with columns text and label"
             )
-        source = SOURCES.get(config.data)
-        found = read_reviews(config.data if source is None else fetch(source))
+        found = read_reviews(located(config.data))
         digest = hashlib.sha256()
         for text, label in zip(found.training.texts, found.training.labels, strict=True):
             digest.update(f"{label} {len(text)} {text}".encode())
@@ -233,65 +222,52 @@ class ReviewsSystem(System):
             texts = (split[row] for row in training)
             vocabulary = build_review_vocabulary(texts, config.vocabulary_size)
 
-        def encoded(words: Sequence[list[str]], labels: npt.NDArray[np.int32]) -> Encoded:
+        def encoded(words: Iterable[list[str]], labels: npt.NDArray[np.int32]) -> Encoded:
             rows = (encode_review(vocabulary, each, config.length, config.keep) for each in words)
             return Encoded(tuple(rows), labels)
 
-        def part(rows: npt.NDArray[np.int64]) -> Encoded:
-            return encoded([split[row] for row in rows], found.training.labels[rows])
-
-        config, vectors = _vectors(config, vocabulary, kept)
-        return cls(
-            config,
-            vocabulary,
-            digest.hexdigest(),
-            vectors,
-            part(training),
-            part(held_out),
-            None if found.test is None else _encoded_test(found.test, encoded),
+        trained_on, judged_by = (
+            encoded((split[row] for row in rows), found.training.labels[rows])
+            for rows in (training, held_out)
         )
+        test = found.test and encoded(map(review_words, found.test.texts), found.test.labels)
+        vectors = None
+        # Those of a run that goes on, or that this one begins with, are among its parameters.
+        if config.vectors is not None and kept is None and config.init_from is None:
+            is_learnt = config.train_vectors
+            keeps_zeros = config.model.learn_missing and not is_learnt
+            missing: Missing = "zeros" if keeps_zeros else "drawn"
+            vectors = read_vectors(config.vectors, vocabulary, seed=config.seed, missing=missing)
+            model = dataclasses.replace(
+                config.model,
+                frozen_embedding=not is_learnt,
+                embedding_size=vectors.table.shape[1],
+            )
+            config = dataclasses.replace(config, model=model)
+        sha256 = digest.hexdigest()
+        return cls(config, vocabulary, sha256, vectors, trained_on, judged_by, test)
 
     @classmethod
     def model_of(cls, config: ReviewsConfig, tokens: int) -> Classifier:
-        """See `System`."""
         return Classifier(config.model, tokens)
-
-    @classmethod
-    def loaded(
-        cls, model: Classifier, params: ClassifierParams, folder: Path
-    ) -> tuple[Classifier, ClassifierParams]:
-        """See `System`; frozen vectors become parameters."""
-        if not model.config.frozen_embedding:
-            return model, params
-        vectors = jnp.asarray(load_vectors(folder / VECTORS_FILE))
-        thawed = dataclasses.replace(model.config, frozen_embedding=False)
-        params = params._replace(embedding=model.word_vectors(params, vectors))
-        return Classifier(thawed, model.vocabulary_size), params
 
     @property
     def objective(self) -> ReviewObjective:
-        """See `System`."""
         return ReviewObjective(self.model)
 
     @property
     def batches(self) -> int:
-        """See `System`."""
         return -(-len(self.training.rows) // self.config.batch_size)
 
     @property
     def heldout_batch_size(self) -> int:
-        """See `System`."""
         return self.config.batch_size if self.held_out.rows else 0
 
     @property
-    def _frozen(self) -> npt.NDArray[np.float32] | None:
-        """Vectors that travel with each batch, since they are no parameters."""
-        if self.vectors is None or self.config.train_vectors:
-            return None
-        return self.vectors.table
+    def frozen(self) -> tuple[str, ...]:
+        return ("vectors",) if self.config.model.frozen_embedding else ()
 
     def summary(self) -> str:
-        """See `System`."""
         summary = (
             f"{len(self.training.rows):,} reviews to train on and {len(self.held_out.rows):,} "
             f"held out, {len(self.vocabulary):,} words in the vocabulary"
@@ -303,66 +279,42 @@ class ReviewsSystem(System):
         return summary
 
     def first_params(self, params: ClassifierParams) -> ClassifierParams:
-        """See `System`."""
-        if self.vectors is None or not self.config.train_vectors:
+        if self.vectors is None:
             return params
-        return params._replace(embedding=jnp.asarray(self.vectors.table))
-
-    def files(self) -> dict[str, bytes]:
-        """See `System`."""
-        if self._frozen is None:
-            return {}
-        buffer = io.BytesIO()
-        np.save(buffer, self._frozen, allow_pickle=False)
-        return {VECTORS_FILE: buffer.getvalue()}
+        table = jnp.asarray(self.vectors.table)
+        return params._replace(vectors=table) if self.frozen else params._replace(embedding=table)
 
     def feed(self) -> Callable[[int], LabelledTexts]:
-        """See `System`."""
         order = self._order(self.training)
         mesh = sharding.data_mesh(self.config.devices)
-        vectors = self._vectors_on(mesh)
 
         def data(step: int) -> LabelledTexts:
-            rows, width = order.batch(*divmod(step, order.batches))
-            batch = self._batch(self.training, rows, width)
-            tokens, mask = sharding.put(mesh, (batch.tokens, batch.mask), 1)
-            labels, weights = sharding.put(mesh, (batch.labels, batch.weights), 0)
-            return LabelledTexts(tokens, mask, labels, weights, vectors)
+            rows, width = order.batch(step)
+            return sharding.put_batch(mesh, self._batch(self.training, rows, width))
 
         return data
 
     def heldout(self) -> Iterator[LabelledTexts]:
-        """See `System`."""
         return self._batches_of(self.held_out)
 
     def test_batches(self) -> Iterator[LabelledTexts]:
-        """See `System`."""
         return iter(()) if self.test is None else self._batches_of(self.test)
 
     def _batches_of(self, texts: Encoded) -> Iterator[LabelledTexts]:
-        vectors = self._vectors_on(sharding.data_mesh(1))
         for rows, width in self._order(texts).in_order():
-            yield self._batch(texts, rows, width)._replace(vectors=vectors)
-
-    def _vectors_on(self, mesh: Any) -> Array | None:
-        if self._frozen is None:
-            return None
-        vectors: Array = sharding.put(mesh, self._frozen, None)
-        return vectors
+            yield self._batch(texts, rows, width)
 
     def _order(self, texts: Encoded) -> LengthBatches:
         lengths = np.array([len(row) for row in texts.rows], np.int64)
-        widths = bucket_widths(lengths, self.config.widths)
-        return LengthBatches(lengths, self.config.batch_size, widths, self.config.seed)
+        return LengthBatches(lengths, self.config.batch_size, self.config.widths, self.config.seed)
 
-    def _batch(self, texts: Encoded, rows: npt.NDArray[np.int64], width: int) -> Any:
+    def _batch(self, texts: Encoded, rows: npt.NDArray[np.int64], width: int) -> LabelledTexts:
         size = self.config.batch_size
-        padded = pad_rows(
-            [texts.rows[row] for row in rows], width=width, batch_size=size, side="front"
-        )
+        chosen = [texts.rows[row] for row in rows]
+        tokens, mask = pad_rows(chosen, width=width, batch_size=size, side="front")
         labels, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
         labels[: len(rows)], weights[: len(rows)] = texts.labels[rows], 1
-        return LabelledTexts(padded.tokens, padded.mask, labels, weights, None)  # type: ignore[arg-type]
+        return LabelledTexts(tokens, mask, labels, weights)  # type: ignore[arg-type]
 
 
 def probabilities(
@@ -382,8 +334,8 @@ def probabilities(
         encode_review(vocabulary, review_words(text), config.length, config.keep) for text in known
     ]
     width = 1 << (max(map(len, rows)) - 1).bit_length()
-    padded = pad_rows(rows, width=width, batch_size=batch_size, side="front")
-    found = _probabilities(model, params, padded.tokens, padded.mask)
+    tokens, mask = pad_rows(rows, width=width, batch_size=batch_size, side="front")
+    found = _probabilities(model, params, tokens, mask)
     return np.asarray(found)[: len(texts)]
 
 
@@ -392,45 +344,3 @@ def _probabilities(
     model: Classifier, params: ClassifierParams, tokens: Array, mask: Array
 ) -> Array:
     return jax.nn.sigmoid(model.logits(params, tokens, mask=mask))
-
-
-def _encoded_test(test: Reviews, encoded: Callable[..., Encoded]) -> Encoded:
-    return encoded([review_words(text) for text in test.texts], test.labels)
-
-
-def _vectors(
-    config: ReviewsConfig, vocabulary: Vocabulary, kept: Path | None
-) -> tuple[ReviewsConfig, WordVectors | None]:
-    """The vectors of the file, or those that a run has kept; and a model config that fits."""
-    # A run that has trained its vectors finds them among its parameters.
-    if config.vectors is None or (config.train_vectors and kept is not None):
-        return config, None
-    if kept is None:
-        keeps_zeros = config.model.learn_missing and not config.train_vectors
-        missing: Missing = "zeros" if keeps_zeros else "drawn"
-        vectors = read_vectors(config.vectors, vocabulary, seed=config.seed, missing=missing)
-    else:
-        vectors = WordVectors(load_vectors(kept / VECTORS_FILE), 0, ())
-    model = dataclasses.replace(
-        config.model,
-        frozen_embedding=not config.train_vectors,
-        embedding_size=vectors.table.shape[1],
-    )
-    return dataclasses.replace(config, model=model), vectors
-
-
-def load_vectors(path: Path) -> npt.NDArray[np.float32]:
-    """The frozen vectors that a run folder keeps, float32 `[V, E]`.
-
-    Raises:
-        ValueError: the file is missing or damaged.
-    """
-    try:
-        # np.load would also take an .npz, and gives no array then.
-        with path.open("rb") as file:
-            vectors = np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:  # whatever becomes of broken files
-        raise ValueError(f"{path} cannot be used: {one_line(error)}; restore it") from None
-    if vectors.ndim != 2 or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
-        raise ValueError(f"{path} holds no table of finite float32 vectors; restore it")
-    return np.asarray(vectors, np.float32)

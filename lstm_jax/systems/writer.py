@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax import Array
@@ -96,38 +96,17 @@ class Writer:
         log_probabilities: bool = False,
     ) -> list[Written]:
         """Fills templates side by side, each with draws of its own; see `generate`."""
-        stacked, lengths = stack_rows([template.ids for template in templates])
-        texts = generate(
-            self.model,
-            self.params,
-            stacked,
-            key=key,
-            lengths=lengths,
-            stops=self.stops,
-            first_row=first_row,
-            log_probabilities=log_probabilities,
-            allow_bidirectional=self.allow_bidirectional,
-            **self._filters(),
-        )
-        return self._written(templates, texts)
+        options = {
+            "log_probabilities": log_probabilities,
+            "allow_bidirectional": self.allow_bidirectional,
+        }
+        return self._write(generate, templates, key=key, first_row=first_row, **options)
 
     def best_of(
         self, templates: Sequence[Template], number: int, *, key: Array, first_row: int = 0
     ) -> list[Written]:
         """The likeliest of `number` fillings of each template; see `lstm_jax.sampling.best_of`."""
-        stacked, lengths = stack_rows([template.ids for template in templates])
-        texts = best_of(
-            self.model,
-            self.params,
-            stacked,
-            number,
-            key=key,
-            lengths=lengths,
-            stops=self.stops,
-            first_row=first_row,
-            **self._filters(),
-        )
-        return self._written(templates, texts)
+        return self._write(best_of, templates, number=number, key=key, first_row=first_row)
 
     def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
         """The tokens of one text, its prompt's first, as they are made."""
@@ -178,7 +157,12 @@ class Writer:
             forbidden.append(padding)
         return {**self.filters, "forbidden": forbidden}
 
-    def _written(self, templates: Sequence[Template], texts: Texts) -> list[Written]:
+    def _write(
+        self, way: Callable[..., Texts], templates: Sequence[Template], **options: Any
+    ) -> list[Written]:
+        rows, lengths = stack_rows([template.ids for template in templates])
+        options |= {"lengths": lengths, "stops": self.stops, **self._filters()}
+        texts = way(self.model, self.params, rows, **options)
         written = []
         for index, template in enumerate(templates):
             ids, scores = texts.row(index), None
@@ -196,16 +180,21 @@ class Writer:
         return template.shown[place] or self.vocabulary.tokens[token]
 
 
-def sample_writer(
+def write_samples(
     model: LanguageModel,
     params: LanguageModelParams,
     vocabulary: Vocabulary,
     sample: SampleConfig,
-) -> Writer:
-    """A writer of samples in training."""
+    templates: Mapping[str, Template],
+    key: Array,
+) -> Iterator[tuple[str, str]]:
+    """What a model makes of each template in training, by its name."""
     forbidden, stops = unknown_options(vocabulary, sample.unknown)
     filters = FilterOptions(temperature=sample.temperature, top_n=sample.top_n, forbidden=forbidden)
-    return Writer(model, params, vocabulary, filters, stops)
+    writer = Writer(model, params, vocabulary, filters, stops)
+    for name, template in templates.items():
+        (written,) = writer.write([template], key=key)
+        yield name, "".join(shown_pieces(vocabulary, template, written.tokens))
 
 
 def unknown_options(

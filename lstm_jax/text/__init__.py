@@ -8,12 +8,6 @@ from lstm_jax.text.batches import (
     lanes,
     padded_lanes,
 )
-from lstm_jax.text.cleaning import (
-    build_published_word_vocabulary,
-    first_characters,
-    published_batches,
-    published_shakespeare_words,
-)
 from lstm_jax.text.readers import python_documentation, read_lines, read_text
 from lstm_jax.text.reviews import (
     Reviews,
@@ -21,19 +15,9 @@ from lstm_jax.text.reviews import (
     build_review_vocabulary,
     encode_review,
     read_reviews,
-    review_words,
 )
-from lstm_jax.text.sequences import (
-    LengthBatches,
-    PaddedRows,
-    PredictionRows,
-    bucket_widths,
-    pad_rows,
-    prediction_rows,
-    prediction_steps,
-    split_rows,
-)
-from lstm_jax.text.tokenizers import words
+from lstm_jax.text.sequences import LengthBatches, pad_rows, split_rows
+from lstm_jax.text.tokenizers import review_words, words
 from lstm_jax.text.vectors import WordVectors, read_vectors
 from lstm_jax.text.vocabulary import Vocabulary, build_char_vocabulary, build_word_vocabulary
 
@@ -42,27 +26,18 @@ __all__ = [
     "Lanes",
     "LengthBatches",
     "PaddedLanes",
-    "PaddedRows",
-    "PredictionRows",
     "ReviewSet",
     "Reviews",
     "Vocabulary",
     "WordVectors",
-    "bucket_widths",
     "build_char_vocabulary",
-    "build_published_word_vocabulary",
     "build_review_vocabulary",
     "build_word_vocabulary",
     "encode_review",
-    "first_characters",
     "heldout_split",
     "lanes",
     "pad_rows",
     "padded_lanes",
-    "prediction_rows",
-    "prediction_steps",
-    "published_batches",
-    "published_shakespeare_words",
     "python_documentation",
     "read_lines",
     "read_reviews",

@@ -6,11 +6,13 @@ time first, `[T, B]`; the carry of a recurrent network goes from one batch to th
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from lstm_jax.text.ids import Ids, as_ids
+from lstm_jax.text.sequences import heldout_count
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +48,7 @@ NOT_COUNTED = -1
 """The target of a token that is read as context: it is in no vocabulary, so no loss counts it."""
 
 
-@dataclass(frozen=True, eq=False)
-class PaddedLanes:
+class PaddedLanes(NamedTuple):
     """Lanes of a whole stream, for evaluation; only where `mask` is True is there a token.
 
     Attributes:
@@ -91,13 +92,7 @@ def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
         ValueError: `share` is above 0 and leaves either part empty, or `ids` are not ids.
     """
     stream = as_ids(ids)
-    heldout = round(share * len(stream))
-    if share > 0 and not 0 < heldout < len(stream):
-        raise ValueError(
-            f"holding out {share} of {len(stream)} tokens leaves one part empty; "
-            "use another share (0 holds out nothing) or more text"
-        )
-    cut = len(stream) - heldout
+    cut = len(stream) - heldout_count(len(stream), share, "tokens")
     return stream[:cut], stream[cut:]
 
 
@@ -134,9 +129,4 @@ def padded_lanes(
     mask = positions < bounds[1:] + unpredicted - 1
     positions[~mask] = 0  # any valid position will do: the padding is overwritten below
     targets = np.where(rows < unpredicted - 1, NOT_COUNTED, stream[positions + 1])
-    zero = np.int32(0)
-    return PaddedLanes(
-        inputs=np.where(mask, stream[positions], zero),
-        targets=np.where(mask, targets, zero).astype(np.int32),
-        mask=mask,
-    )
+    return PaddedLanes(stream[positions] * mask, (targets * mask).astype(np.int32), mask)

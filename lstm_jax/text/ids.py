@@ -5,8 +5,6 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 
-_END = 2**31
-
 
 def as_ids(ids: npt.ArrayLike, *, name: str = "ids") -> Ids:
     """Return `ids` as an int32 array [N], uncopied where it already is one.
@@ -21,17 +19,15 @@ def as_ids(ids: npt.ArrayLike, *, name: str = "ids") -> Ids:
     try:
         array = np.asarray(ids)
     except (ValueError, TypeError, OverflowError):
-        raise ValueError(f"{name} must be one flat sequence of integers; flatten it") from None
+        array = np.array(None)
     if array.ndim != 1:
-        raise ValueError(
-            f"{name} must be one-dimensional, got shape {array.shape}; pass one row, or flatten it"
-        )
+        raise ValueError(f"{name} must be one flat sequence of integers; flatten it")
     if array.size == 0:
         return np.zeros(0, np.int32)  # numpy calls an empty list float64, so its dtype says nothing
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got {array.dtype}; pass what encode() gave")
     lowest, highest = int(array.min()), int(array.max())
-    if lowest < 0 or highest >= _END:
+    if lowest < 0 or highest >= 2**31:
         wrong = lowest if lowest < 0 else highest
         raise ValueError(f"{name} must lie in [0, 2**31), found {wrong}; pass what encode() gave")
     return array.astype(np.int32, copy=False)

@@ -26,9 +26,7 @@ def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
         raise ValueError(
             f"{os.fspath(path)!r} holds no text; give a file with something to learn from"
         )
-    if as_is:
-        return decoded
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return decoded if as_is else text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
@@ -47,10 +45,9 @@ def python_documentation() -> str:
     r"""Return the language reference that comes with Python, the corpus that needs no download.
 
     The topics of `pydoc_data.topics` in sorted key order, about 0.5 million characters (the exact
-    text is that of the running Python version). Three normalisations make it read as one document:
-    a topic that repeats an earlier one word for word is dropped, so that no held-out topic has been
-    seen in training; topics are separated by one blank line; the runs of three or more line ends
-    before section titles become two, one blank line everywhere. Nothing else is touched.
+    text is that of the running Python version), read as one document: a topic that repeats an
+    earlier one word for word is dropped, so that no held-out topic has been seen in training, and
+    there is one blank line between topics and before section titles.
 
     Raises:
         ValueError: this Python was stripped of `pydoc_data`.
@@ -68,23 +65,16 @@ def python_documentation() -> str:
 
 def _read_decoded(path: str | os.PathLike[str]) -> str:
     shown = repr(os.fspath(path))  # repr keeps a path with a line end in it on one line
-    return decode(_read_bytes(path, shown), shown)
-
-
-def _read_bytes(path: str | os.PathLike[str], shown: str) -> bytes:
     if is_device(path):
         raise ValueError(f"{shown} is a device; give a text file")
     try:
-        return Path(path).read_bytes()
+        raw = Path(path).read_bytes()
     except FileNotFoundError:
-        problem = "does not exist; check the spelling and the working folder"
-    except IsADirectoryError:
-        problem = "is a folder; give a text file, such as one inside it"
-    except PermissionError:
-        # Windows also refuses to open a folder with this error.
-        problem = "may not be read (no permission); make it a readable file, e.g. chmod u+r"
-    except OSError as error:
-        problem = f"cannot be read ({reason(error)}); give the path of a readable text file"
-    except ValueError:
-        problem = "is not a possible path; give the path of a readable text file"
-    raise ValueError(f"{shown} {problem}")
+        raise ValueError(
+            f"{shown} does not exist; check the spelling and the working folder"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{shown} cannot be read ({reason(error)}); give the path of a readable text file"
+        ) from None
+    return decode(raw, shown)

@@ -1,4 +1,4 @@
-"""Labelled reviews for a sentiment classifier: a data set to texts, words and ids."""
+"""Labelled reviews for a sentiment classifier: a data set to texts, and words to ids."""
 
 import csv
 import gzip
@@ -7,7 +7,6 @@ import os
 import re
 import struct
 import tarfile
-import unicodedata
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,13 +20,12 @@ from numpy.typing import NDArray
 from lstm_jax.files import one_line, reason
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
-from lstm_jax.text.vocabulary import Vocabulary
+from lstm_jax.text.vocabulary import Vocabulary, by_frequency
 
 PAD, START, UNKNOWN, UNUSED = range(4)
 """The ids of the special tokens of a review vocabulary."""
 
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<unused>")
-_LAYOUT = "{train,test}/{pos,neg}/NAME.txt or {pos,neg}/NAME.txt"
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _TABLES = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
 # How a field in quotes holds a quote: doubled, or after a backslash.
@@ -39,15 +37,14 @@ _MOST_REVIEWS = 1_000_000
 _MOST_BYTES = 4 * 2**30
 _LONGEST_REVIEW = 2**20
 _READS_AFTER_END = 100
-# Possessive quantifiers: a long run of blanks after "<" is passed over once.
-_LINE_BREAK = re.compile(r"<\s*+/?+\s*+br\s*+/?+\s*+>")
 _SEPARATOR_LINE = re.compile(r"\"?sep=([,;|\t])\"?(?=\r?\n)", re.IGNORECASE)
 _REVIEW = re.compile(r"(?:^|/)(?:(train|test)/)?(pos|neg)/([^/.][^/]*\.txt)\Z")
 # What tarfile and zlib raise when the bytes are not what they should be.
-_DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError)
+_DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
+           RecursionError)  # fmt: skip
 
 _Pairs = list[tuple[str, int]]  # texts and labels
-_Rows = Iterable[tuple[int, list[str]]]  # each with the number of its first line
+_Rows = Iterator[tuple[int, list[str]]]  # each with the number of its first line
 _Key = tuple[str, str, str]  # "train", "test" or "", "pos" or "neg", the file name
 
 
@@ -73,40 +70,35 @@ class ReviewSet(NamedTuple):
 def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     """Read a folder, an archive or a table of labelled reviews; all text is UTF-8.
 
-    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011): the files
-    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; `test` may be missing,
-    and so may the name `train`: where there is none, `{pos,neg}/NAME.txt` are for training. Or a
-    `.tar`, `.tar.gz` or `.tgz` of such a folder at any depth, which is read as a stream; nothing is
-    written to disk. All other files, links, and names that begin with a dot are ignored. Either way
-    positive reviews come first, then file names with their numbers in numeric order.
+    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011), the files
+    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; without `train` those
+    of `{pos,neg}` are for training, and `test` may be missing. A `.tar`, `.tar.gz` or `.tgz` has it
+    at any depth, and is read as a stream. Other files, links, and names that begin with a dot are
+    ignored. Positive reviews come first, then file names with their numbers in numeric order.
 
-    Or a `.csv` or `.tsv`: its header has a column `text`, `review` or `sentence`, and a column
-    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case.
-    Rows keep their order, all are for training, and fields hold 131,072 characters at most (the
-    limit of Python's `csv`). The separator is what a first line `sep=;` says, else the first of
-    comma, semicolon and tab (of a `.tsv`: tab, comma and semicolon) that finds both columns.
-
-    Texts may be in quotes or not, and a quote within quotes may be doubled or follow a backslash:
-    - Where every line has as many fields as the header, and a label, each line is a row. A line
-      whose quotes don't close, or close and open amid a text, has its quotes as plain characters.
-    - Else texts hold line ends, and the whole table is read with quotes doubled or, where that does
-      not fit all of its rows, after backslashes.
+    The header of a `.csv` or `.tsv` has a column `text`, `review` or `sentence`, and a column
+    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case;
+    fields hold 131,072 characters at most. The separator is what a first line `sep=;` says, else
+    the first of comma, semicolon and tab (of a `.tsv`: tab first) that fits. Where every line has
+    as many fields as the header, and a label, each line is a row, and quotes that don't close, or
+    close amid a text, are plain characters. Else texts hold line ends: the table is read with the
+    quotes inside quotes doubled or, where that does not fit all of its rows, after backslashes.
 
     Raises:
         ValueError: one line that names the file, what is wrong and the cure: not readable, damaged,
             not UTF-8, no such layout or columns, a wrong row (by its line), the same review file
-            twice in an archive, one label only in training, or too much: a review of over 1 MiB,
-            over 1,000,000 reviews, over 4 GiB in all (of an archive: unpacked).
+            twice, one label only in training, or too much: a review of over 1 MiB, over 1,000,000
+            reviews, over 4 GiB in all (of an archive: unpacked).
     """
     place, shown = Path(path), repr(os.fspath(path))
     try:
         if place.is_dir():
-            return _sorted_set(_folder_files(place, shown), shown)
-        if place.is_file() and place.suffix.lower() in _TABLES:
-            return _read_table(place, shown)
-        if place.is_file() and place.name.lower().endswith(_ARCHIVES):
-            return _sorted_set(_archive_files(place, shown), shown)
+            return _sorted_set(_folder_files(place), shown)
         if place.is_file():
+            if place.suffix.lower() in _TABLES:
+                return _read_table(place, shown)
+            if place.name.lower().endswith(_ARCHIVES):
+                return _sorted_set(_archive_files(place, shown), shown)
             with open(place, "rb") as file:
                 refuse_packed(file.read(tarfile.BLOCKSIZE), shown)
     except OSError as error:
@@ -117,24 +109,6 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     raise ValueError(
         f"{shown} does not exist or is of no known kind; give a folder, .tar, .tar.gz, .csv or .tsv"
     )
-
-
-def review_words(text: str) -> list[str]:
-    """Split `text` into lower-cased words.
-
-    A word is a run of letters, combining marks and numbers of any script (Unicode categories L, M
-    and N) and of apostrophes inside it: U+0027, and U+2019, which becomes U+0027. Apostrophes at
-    the ends of a word are quotes and dropped. Every other character acts as a space, and so does
-    the line break of HTML in any spelling, such as `<br />` or `</BR>`.
-
-    The result is a fixed point: `review_words(" ".join(review_words(text))) == review_words(text)`.
-    """
-    lowered = _LINE_BREAK.sub(" ", text.lower())
-    # Categories are looked up once per distinct character, not once per character.
-    table = {ord(char): " " for char in set(lowered) if unicodedata.category(char)[0] not in "LMN"}
-    table |= {ord("'"): "'", 0x2019: "'"}
-    stripped = (word.strip("'") for word in lowered.translate(table).split())
-    return [word for word in stripped if word]
 
 
 def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> Vocabulary:
@@ -154,7 +128,7 @@ def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> V
         counts.pop(token, None)
     if not counts:
         raise ValueError("cannot build a vocabulary from no words; give texts that have some")
-    kept = sorted(counts, key=lambda word: (-counts[word], word))[: size - len(_SPECIAL)]
+    kept = by_frequency(counts)[: size - len(_SPECIAL)]
     return Vocabulary("word", (*_SPECIAL, *kept), UNKNOWN)
 
 
@@ -204,7 +178,8 @@ def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
     if not 0 < positive < len(training):
         raise ValueError(
             f"{shown} has {positive} positive and {len(training) - positive} negative reviews for "
-            f"training; give some of both, as files {_LAYOUT} or as rows of a table"
+            "training; give some of both, as files {train,test}/{pos,neg}/NAME.txt or "
+            "{pos,neg}/NAME.txt, or as rows of a table"
         )
     halves = [
         Reviews(tuple(text for text, _ in pairs), np.array([label for _, label in pairs], np.int32))
@@ -220,20 +195,9 @@ def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
     return label == "neg", [(text, len(digits), digits) for text, digits in parts], name
 
 
-def _folder_files(folder: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
-    roots = (folder, folder / "aclImdb")
-
-    def has_labels(folder: Path) -> bool:
-        return (folder / "pos").is_dir() or (folder / "neg").is_dir()
-
-    whole, bare = [r for r in roots if has_labels(r / "train")], list(filter(has_labels, roots))
-    if not whole and not bare:
-        raise ValueError(
-            f"{shown} has no folders pos and neg, in train or alone; give a folder of {_LAYOUT}"
-        )
-    root, splits = (whole[0], ("train", "test")) if whole else (bare[0], ("", "test"))
-    for split, label in product(splits, ("pos", "neg")):
-        half = root / split / label
+def _folder_files(folder: Path) -> Iterator[tuple[_Key, bytes]]:
+    for above, split, label in product(("", "aclImdb"), ("train", "test", ""), ("pos", "neg")):
+        half = folder / above / split / label
         for file in half.iterdir() if half.is_dir() else ():
             if _REVIEW.search(file.as_posix()) and file.is_file() and not file.is_symlink():
                 with open(file, "rb") as opened:
@@ -288,29 +252,24 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
         if not packed and head[257:262] != b"ustar":
             refuse_packed(head, shown)
         file.seek(0)
+        reader = _BoundedReader(gzip.GzipFile(fileobj=file) if packed else file)
         try:
-            yield from _tar_files(gzip.GzipFile(fileobj=file) if packed else file)
+            with tarfile.open(None, "r|", reader, tarinfo=_StrictTarInfo, encoding="utf-8") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
+                    match = _REVIEW.search(member.name)
+                    if match and member.isreg() and (content := tar.extractfile(member)):
+                        key = match[1] or "", match[2], match[3]
+                        yield key, content.read(_LONGEST_REVIEW + 1)
+            while reader.read():  # to the check sum at the end
+                pass
             return
         except _RefusedError as error:
             problem = str(error)
-        except (*_DAMAGE, RecursionError) as error:
+        except _DAMAGE as error:
             why = one_line(error, 80) or type(error).__name__
             problem = f"is damaged or cut short ({why}); get a new copy"
     raise ValueError(f"{shown} {problem}")
-
-
-def _tar_files(file: io.BufferedIOBase) -> Iterator[tuple[_Key, bytes]]:
-    reader = _BoundedReader(file)
-    with tarfile.open(None, "r|", reader, tarinfo=_StrictTarInfo, encoding="utf-8") as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # it would keep every header
-            match = _REVIEW.search(member.name)
-            if match and member.isreg():
-                content = archive.extractfile(member)
-                raw = content.read(_LONGEST_REVIEW + 1) if content else b""
-                yield (match[1] or "", match[2], match[3]), raw
-    while reader.read():  # to the check sum at the end
-        pass
 
 
 class _UnfitError(Exception):
@@ -320,54 +279,33 @@ class _UnfitError(Exception):
 def _read_table(path: Path, shown: str) -> ReviewSet:
     if path.stat().st_size > _MOST_BYTES:
         raise ValueError(f"{shown} has over 4 GiB; give a part of it")
-    with open(path, "rb") as file:
-        text = decode(file.read(), shown).removeprefix("\ufeff")
+    text = decode(path.read_bytes(), shown).removeprefix("\ufeff")
     separators: Iterable[str] = _TABLES[path.suffix.lower()]
     if match := _SEPARATOR_LINE.match(text):
         separators, text = match[1], text[match.end() :]
-    header, separator = _header(text, separators, shown)
     failures: list[tuple[int, str]] = []
-    for rows in (
-        _line_rows(text, separator, len(header)),
-        *(_quoted_rows(text, separator, quoting) for quoting in _QUOTINGS),
-    ):
+    for separator, quoting in product(separators, (None, *_QUOTINGS)):
+        if quoting is None:
+            rows = _line_rows(text, separator)
+        else:
+            rows = _quoted_rows(text, separator, quoting)
         try:
-            return _review_set(_pairs(rows, header), [], shown)
+            return _review_set(_pairs(rows), [], shown)
         except _UnfitError as error:
             failures.append(error.args)
-    line, problem = max(failures, key=lambda failure: failure[0])
-    raise ValueError(f"line {line} of {shown} {problem}")
+    # The one that came furthest; of headers that don't fit, the one with the most columns.
+    line, problem = max(failures, key=lambda failure: (failure[0], failure[1].count("', '")))
+    raise ValueError(f"{f'line {line} of ' * (line > 0)}{shown} {problem}")
 
 
-def _header(text: str, separators: Iterable[str], shown: str) -> tuple[list[str], str]:
-    """Return the names of the columns, and the separator that finds those that are needed."""
-    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
-    headers = {separator: _fields(first, separator, None) for separator in separators}
-    for separator, header in headers.items():
-        if all(len(_columns(header, names)) == 1 for names in (_TEXT_COLUMNS, _LABEL_COLUMNS)):
-            return header, separator
-    header = max(headers.values(), key=len)
-    names = next(n for n in (_TEXT_COLUMNS, _LABEL_COLUMNS) if len(_columns(header, n)) != 1)
-    raise ValueError(
-        f"{shown} has {len(_columns(header, names))} columns named {', '.join(names)}: its first "
-        f"line names {', '.join(map(repr, header))[:200]}; name just one so, in a header such as "
-        "text,label, with commas, semicolons or tabs between"
-    )
-
-
-def _columns(header: list[str], names: tuple[str, ...]) -> list[int]:
-    return [at for at, name in enumerate(header) if name.strip().lower() in names]
-
-
-def _pairs(rows: _Rows, header: list[str]) -> _Pairs:
+def _pairs(rows: _Rows) -> _Pairs:
     """Return the texts and labels of the rows that follow the header."""
-    (text_at,), (label_at,) = (_columns(header, n) for n in (_TEXT_COLUMNS, _LABEL_COLUMNS))
+    _, header = next(rows, (0, []))
+    text_at, label_at = (_column(header, names) for names in (_TEXT_COLUMNS, _LABEL_COLUMNS))
     pairs: _Pairs = []
-    for at, (line, row) in enumerate(rows):
+    for line, row in rows:
         if len(row) != len(header):
             raise _UnfitError(line, f"has {len(row)} columns, not {len(header)}; quote texts")
-        if not at:
-            continue
         label, text = row[label_at].strip().lower(), row[text_at]
         if label not in _LABELS:
             raise _UnfitError(line, f"has the label {label[:40]!r}; use {', '.join(_LABELS)}")
@@ -379,11 +317,26 @@ def _pairs(rows: _Rows, header: list[str]) -> _Pairs:
     return pairs
 
 
-def _line_rows(text: str, separator: str, columns: int) -> _Rows:
+def _column(header: list[str], names: tuple[str, ...]) -> int:
+    found = [at for at, name in enumerate(header) if name.strip().lower() in names]
+    if len(found) == 1:
+        return found[0]
+    raise _UnfitError(
+        0,
+        f"has {len(found)} columns named {', '.join(names)}: its first line names "
+        f"{', '.join(map(repr, header))[:200]}; name just one so, in a header such as text,label, "
+        "with commas, semicolons or tabs between",
+    )
+
+
+def _line_rows(text: str, separator: str) -> _Rows:
     """Yield the rows of a table whose texts hold no line ends."""
-    for number, line in enumerate(io.StringIO(text, newline="\n"), 1):
-        if stripped := line.removesuffix("\n").removesuffix("\r"):
-            yield number, _fields(stripped, separator, columns)
+    columns = None
+    for number, line in enumerate(text.split("\n"), 1):
+        if stripped := line.removesuffix("\r"):
+            row = _fields(stripped, separator, columns)
+            columns = columns or len(row)
+            yield number, row
 
 
 def _fields(line: str, separator: str, columns: int | None) -> list[str]:
@@ -400,19 +353,16 @@ def _fields(line: str, separator: str, columns: int | None) -> list[str]:
 
 def _quoted_rows(text: str, separator: str, quoting: dict[str, Any]) -> _Rows:
     """Yield the rows that are not empty of a table whose texts may hold line ends, in quotes."""
-    lines = io.StringIO(text, newline="")
-    reader = csv.reader(lines, delimiter=separator, strict=True, **quoting)
-    while True:
-        line = reader.line_num + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
-            raise _UnfitError(
-                line,
-                f"begins a row that cannot be read ({error}); close the quotes of each text and "
-                "double those inside it",
-            ) from None
-        if row is None:
-            return
-        if row:
-            yield line, row
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **quoting)
+    line = 1
+    try:
+        for row in reader:
+            if row:
+                yield line, row
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise _UnfitError(
+            line,
+            f"begins a row that cannot be read ({error}); close the quotes of each text and double "
+            "those inside it",
+        ) from None

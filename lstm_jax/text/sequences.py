@@ -1,46 +1,20 @@
 """Many short sequences in batches of like length, time first: buckets, epochs, padded columns.
 
-A batch is a choice of rows and a width; `pad_rows` and `prediction_rows` lay the rows out as the
-columns of arrays `[T, B]`, T the width. Only where the mask is True is there a token.
+A batch is a choice of rows and a width; `pad_rows` lays the rows out as the columns of arrays
+`[T, B]`, T the width. Only where the mask is True is there a token.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.ids import Ids, as_ids
+from lstm_jax.text.ids import Ids
 
 Rows = npt.NDArray[np.int64]
-
-
-class PaddedRows(NamedTuple):
-    """Rows as columns.
-
-    Attributes:
-        tokens: int32 [T, B], 0 where padded.
-        mask: bool [T, B].
-    """
-
-    tokens: Ids
-    mask: npt.NDArray[np.bool_]
-
-
-class PredictionRows(NamedTuple):
-    """Rows as columns, each token with the one to predict from it.
-
-    Attributes:
-        inputs: int32 [T, B], 0 where padded.
-        targets: int32 [T, B], 0 where padded and for the end of a row.
-        mask: bool [T, B], False at the end of columns only.
-    """
-
-    inputs: Ids
-    targets: Ids
-    mask: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +28,13 @@ class LengthBatches:
     Attributes:
         lengths: integers [N], the length of every row, at least 1.
         batch_size: B, the rows of a batch; one batch of an epoch may have fewer.
-        widths: the widths of the buckets, ascending; a row is in the first that holds it.
+        most_widths: how many widths batches may be padded to, at most.
         seed: of the order of the rows and batches, not negative.
     """
 
     lengths: npt.NDArray[np.integer]
     batch_size: int
-    widths: tuple[int, ...]
+    most_widths: int
     seed: int
     # The order of the latest epoch by its number: one entry at most.
     _latest: dict[int, tuple[Rows, Rows]] = field(init=False, repr=False, default_factory=dict)
@@ -70,14 +44,20 @@ class LengthBatches:
         """S, the number of batches of one epoch, ceil(N / B)."""
         return -(-len(self.lengths) // self.batch_size)
 
-    def batch(self, epoch: int, index: int) -> tuple[Rows, int]:
+    def batch(self, step: int) -> tuple[Rows, int]:
         """Return the rows of a batch, int64 [B] or fewer, and its width.
 
         Args:
-            epoch: its number, from 0.
-            index: the batch in it, from 0 to S - 1.
+            step: its number, from 0; an epoch is S of them.
         """
-        rows, batch_order = self._order(epoch)
+        epoch, index = divmod(step, self.batches)
+        if epoch not in self._latest:
+            generator = np.random.default_rng([self.seed, epoch])
+            rows = generator.permutation(len(self.lengths))
+            rows = rows[np.argsort(self._buckets[rows], kind="stable")]
+            self._latest.clear()
+            self._latest[epoch] = rows, generator.permutation(self.batches)
+        rows, batch_order = self._latest[epoch]
         return self._cut(rows, int(batch_order[index]))
 
     def in_order(self) -> Iterator[tuple[Rows, int]]:
@@ -86,20 +66,13 @@ class LengthBatches:
         return (self._cut(rows, k) for k in range(self.batches))
 
     @cached_property
+    def widths(self) -> tuple[int, ...]:
+        """The widths of the buckets, ascending; a row is in the first that holds it."""
+        return bucket_widths(self.lengths, self.most_widths)
+
+    @cached_property
     def _buckets(self) -> Rows:
         return np.searchsorted(self.widths, self.lengths).astype(np.int64, copy=False)
-
-    def _order(self, epoch: int) -> tuple[Rows, Rows]:
-        """Return the rows [N] of an epoch, bucket by bucket, and the order [S] of its batches."""
-        order = self._latest.get(epoch)
-        if order is None:
-            generator = np.random.default_rng([self.seed, epoch])
-            rows = generator.permutation(len(self.lengths))
-            rows = rows[np.argsort(self._buckets[rows], kind="stable")]
-            order = rows, generator.permutation(self.batches)
-            self._latest.clear()
-            self._latest[epoch] = order
-        return order
 
     def _cut(self, rows: Rows, k: int) -> tuple[Rows, int]:
         """Return batch `k` of `rows`, which are sorted by bucket at least, and its width."""
@@ -137,15 +110,8 @@ def bucket_widths(lengths: npt.ArrayLike, most: int) -> tuple[int, ...]:
     return tuple(reversed(widths))
 
 
-def split_rows(count: int, share: float, seed: int | None) -> tuple[Rows, Rows]:
-    """Split the rows 0 to `count` - 1 in (train, held out), int64 [N] each, ascending.
-
-    `round(share * count)` rows are held out.
-
-    Args:
-        count: the number of rows.
-        share: of the rows to hold out; 0 holds out none.
-        seed: of the random choice of those held out; None holds out the last ones.
+def heldout_count(count: int, share: float, what: str) -> int:
+    """Return round(share * count), how many of so many tokens or rows are held out.
 
     Raises:
         ValueError: `share` is above 0 and leaves either part empty.
@@ -153,24 +119,41 @@ def split_rows(count: int, share: float, seed: int | None) -> tuple[Rows, Rows]:
     heldout = round(share * count)
     if share > 0 and not 0 < heldout < count:
         raise ValueError(
-            f"holding out {share} of {count} rows leaves one part empty; "
-            "use another share (0 holds out nothing) or more rows"
+            f"holding out {share} of {count} {what} leaves one part empty; "
+            f"use another share (0 holds out nothing) or more {what}"
         )
+    return heldout
+
+
+def split_rows(count: int, share: float, seed: int | None) -> tuple[Rows, Rows]:
+    """Split the rows 0 to `count` - 1 in (train, held out), int64 [N] each, ascending.
+
+    Args:
+        count: the number of rows.
+        share: of the rows to hold out; 0 holds out none.
+        seed: of the random choice of those held out; None holds out the last ones.
+
+    Raises:
+        ValueError: see `heldout_count`.
+    """
+    cut = count - heldout_count(count, share, "rows")
     order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
-    cut = count - heldout
     return np.sort(order[:cut]), np.sort(order[cut:])
 
 
 def pad_rows(
     rows: Sequence[Ids], *, width: int, batch_size: int, side: Literal["front", "end"]
-) -> PaddedRows:
-    """Lay `rows` out as columns [T, B], padded with id 0 in front of or behind the tokens.
+) -> tuple[Ids, npt.NDArray[np.bool_]]:
+    """Lay `rows` out as columns, padded with id 0 in front of or behind the tokens.
 
     Args:
         rows: ids, at most T a row; those missing up to B are padding all through.
         width: T.
         batch_size: B.
         side: where the padding goes.
+
+    Returns:
+        Tokens, int32 [T, B], and the mask, bool [T, B].
     """
     lengths_B = np.zeros(batch_size, np.int64)
     lengths_B[: len(rows)] = [len(row) for row in rows]
@@ -178,38 +161,5 @@ def pad_rows(
     mask_BT = places < lengths_B[:, None]
     tokens_BT = np.zeros((batch_size, width), np.int32)
     if rows:
-        tokens_BT[mask_BT] = as_ids(np.concatenate(rows), name="rows")
-    return PaddedRows(np.ascontiguousarray(tokens_BT.T), np.ascontiguousarray(mask_BT.T))
-
-
-def prediction_rows(
-    rows: Sequence[Ids], *, width: int, batch_size: int, longest: int
-) -> PredictionRows:
-    """Lay `rows` out as columns [T, B] to predict each next id, and 0 after the last: the end.
-
-    A row of n ids has `prediction_steps(n, longest)` steps, so one of `longest` ids has no end
-    to predict. It is what filling every row up with zeros to `longest`, taking all but the last
-    as inputs, all but the first as targets and masking the steps whose input was filled in gives.
-
-    Args:
-        rows: ids, at most `longest` a row; those missing up to B are padding all through.
-        width: T, no less than the steps of any row.
-        batch_size: B.
-        longest: the ids of the longest row there may be, at least 2.
-    """
-
-    def columns(rows: list[Ids]) -> PaddedRows:
-        return pad_rows(rows, width=width, batch_size=batch_size, side="end")
-
-    inputs, mask = columns([row[: longest - 1] for row in rows])
-    return PredictionRows(inputs, columns([row[1:] for row in rows]).tokens, mask)
-
-
-def prediction_steps(lengths: npt.ArrayLike, longest: int) -> Rows:
-    """Return the steps that `prediction_rows` makes of rows of `lengths`: min(length, longest - 1).
-
-    Args:
-        lengths: integers of any shape, which is that of the result.
-        longest: as in `prediction_rows`.
-    """
-    return np.minimum(np.asarray(lengths, np.int64), longest - 1)
+        tokens_BT[mask_BT] = np.concatenate(rows)
+    return np.ascontiguousarray(tokens_BT.T), np.ascontiguousarray(mask_BT.T)

@@ -1,8 +1,8 @@
 """Word vectors from a file, such as GloVe's, as the first values of an embedding table."""
 
 import os
-import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
@@ -14,14 +14,13 @@ from lstm_jax.files import reason
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.vocabulary import Vocabulary
 
-_Vector = NDArray[np.float64]
-
 Missing = Literal["drawn", "zeros"]
 
 _WIDEST = 4096
 _LONGEST_LINE = 2**20
 # Past it, sums of squares and float32 are no longer safe; it refuses inf as well.
 _LARGEST = 1e30
+_CURE = "give a text file of a word and its numbers a line, with spaces between"
 
 
 class WordVectors(NamedTuple):
@@ -47,28 +46,25 @@ def read_vectors(
 ) -> WordVectors:
     """Read the vectors of the words of `vocabulary` from a text file of one vector a line.
 
-    A line is `word v1 ... vE`, single spaces between, UTF-8 (GloVe: Pennington et al. 2014). Its
-    last E fields are the numbers, for a few of GloVe's words hold spaces (`. . .`), but no such
-    word may end in a number. A first line `count E`, as in the text format of word2vec, gives E and
-    is skipped; without it the numbers that end the first vector's line are counted. Blank lines are
-    skipped. LF and CRLF end a line, and no other character does. A word that comes again keeps its
-    first vector. The file is read as a stream, and only lines of words of the vocabulary, and the
-    first one, are parsed into numbers.
-
-    Words without a vector (GloVe has a contraction such as `don't` only in parts, so it is one) and
-    tokens in angle brackets draw theirs from a normal distribution of mean 0 and the standard
-    deviation of all numbers found, or are zeros, as token 0, the padding, is always.
+    A line is `word v1 ... vE`, UTF-8 (GloVe: Pennington et al. 2014). Its last E fields are the
+    numbers, for a few of GloVe's words hold spaces (`. . .`), but no such word may end in a number.
+    A first line `count E`, as in the text format of word2vec, gives E and is skipped; without it
+    the numbers that end the first vector's line are counted. Blank lines are skipped, and LF alone
+    ends a line. A word that comes again keeps its first vector, and numbers of words outside the
+    vocabulary are not read.
 
     Args:
-        path: the file.
-        vocabulary: its token 0 is padding (`Vocabulary.padding` is not None).
+        path: the file, which is read as a stream.
+        vocabulary: its token 0 is padding (`Vocabulary.padding` is not None), of zeros.
         seed: of the vectors drawn; the same seed draws the same.
-        missing: what a word without a vector gets, "drawn" or "zeros".
+        missing: what words without a vector, and tokens in angle brackets, get: "zeros", or
+            numbers "drawn" from a normal distribution of mean 0 and the standard deviation of all
+            numbers found.
 
     Raises:
-        ValueError: a vocabulary without padding, a file that cannot be read or is
-            empty, a line of another width (or E over 4,096), something that is no finite number of
-            usual size (below 1e30), or no word of the vocabulary in the file.
+        ValueError: a vocabulary without padding, a file that cannot be read or is empty, a line of
+            another width (or E over 4,096), something that is no finite number of usual size
+            (below 1e30), or no word of the vocabulary in the file.
     """
     shown = repr(os.fspath(path))
     if vocabulary.padding is None:
@@ -95,7 +91,15 @@ def read_vectors(
             f"{shown} has a vector for none of the {len(vocabulary)} tokens; "
             "give vectors of the language of the vocabulary, in lower case"
         )
-    return _fill(vectors, vocabulary, np.random.default_rng(seed) if missing == "drawn" else None)
+    ids = sorted(vectors)
+    found = np.stack([vectors[token_id] for token_id in ids])
+    shape = (len(vocabulary), found.shape[1])
+    drawn = np.random.default_rng(seed).normal(0.0, found.std(), shape)
+    table = drawn if missing == "drawn" else np.zeros(shape)
+    table[ids] = found
+    table[0] = 0.0
+    without = (word for token_id, word in _words(vocabulary) if token_id not in vectors)
+    return WordVectors(table.astype(np.float32), len(vectors), tuple(without))
 
 
 def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
@@ -105,68 +109,51 @@ def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
             yield token_id, token
 
 
-def _read_found(file: IO[bytes], vocabulary: Vocabulary, shown: str) -> dict[int, _Vector]:
+def _read_found(
+    file: IO[bytes], vocabulary: Vocabulary, shown: str
+) -> dict[int, NDArray[np.float64]]:
     """Return the vectors [E] of the file by the id of their word."""
     id_of = {word.encode("utf-8"): token_id for token_id, word in _words(vocabulary)}
-    vectors: dict[int, _Vector] = {}
+    vectors: dict[int, NDArray[np.float64]] = {}
     width = 0
-    for number, line in _lines(file, shown):
+    for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), 1):
+        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         where = f"line {number} of {shown}"
+        if not (fields := line.split() if not width else line.rsplit(None, width)):
+            continue
         if not width:
-            fields = line.split()
-            if number == 1 and len(fields) == 2 and all(field.isdigit() for field in fields):
-                width = _checked_width(int(fields[1][:9]), where)
-                continue
-            width = _checked_width(_numbers(line), where)
-            _parse(line, width, where)
-        word = line[: line.find(b" ")]
-        if line.count(b" ") != width:
-            word = line.rsplit(b" ", width)[0]
-            if (found := _numbers(line)) != width:
+            is_header = number == 1 and len(fields) == 2 and all(map(bytes.isdigit, fields))
+            width = int(fields[1][:9]) if is_header else _numbers(fields)
+            if not 1 <= width <= _WIDEST or len(line) == _LONGEST_LINE:
                 raise ValueError(
-                    f"{where} has {found} numbers, not {width}; give a word and {width} numbers a "
-                    "line, with single spaces, or get a whole copy if that's the last line"
+                    f"{where} gives vectors of {width} numbers, not 1 to {_WIDEST}; {_CURE}"
                 )
-        token_id = id_of.pop(word.strip(b" "), None)
-        if token_id is not None:
-            vectors[token_id] = _parse(line, width, where)
+            if is_header:
+                continue
+            fields = line.rsplit(None, width)
+        word = fields[0].lstrip()
+        _, space, end = word.replace(b"\t", b" ").rpartition(b" ")
+        if len(fields) <= width or (space and _number(end) is not None):
+            raise ValueError(
+                f"{where} has {_numbers(line.split())} numbers, not {width}; {_CURE}, or get a "
+                "whole copy if that's the last line"
+            )
+        if (token_id := id_of.pop(word, None)) is not None:
+            vector = np.array([_number(field) for field in fields[1:]], np.float64)
+            # None becomes NaN, which compares False.
+            if not (np.abs(vector) < _LARGEST).all():
+                raise ValueError(
+                    f"{where} holds something that is no finite number below {_LARGEST:g}; {_CURE}"
+                )
+            vectors[token_id] = vector
     if not width:
-        raise ValueError(f"{shown} is empty; give a file of lines such as 'word 0.1 -0.2'")
+        raise ValueError(f"{shown} is empty; {_CURE}")
     return vectors
 
 
-def _lines(file: IO[bytes], shown: str) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank and their numbers, with single spaces between fields.
-
-    White space is what ASCII has; a word may hold others, such as a no-break space.
-    """
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) == _LONGEST_LINE:
-            raise ValueError(
-                f"line {number} of {shown} is longer than any vector; give a text file of a word "
-                "and its numbers a line"
-            )
-        stripped = (line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line).rstrip()
-        if b"\t" in stripped or b"  " in stripped:
-            stripped = re.sub(rb"[ \t]+", b" ", stripped)
-        if stripped:
-            yield number, stripped
-
-
-def _checked_width(width: int, where: str) -> int:
-    if not 1 <= width <= _WIDEST:
-        raise ValueError(
-            f"{where} gives vectors of {width} numbers, not 1 to {_WIDEST}; "
-            "give a text file of a word and its numbers a line, with single spaces"
-        )
-    return width
-
-
-def _numbers(line: bytes) -> int:
+def _numbers(fields: list[bytes]) -> int:
     """Return how many fields at the end of a line are numbers; the first field is none."""
-    numbers = map(_number, line.split(b" ")[:0:-1])
+    numbers = map(_number, fields[:0:-1])
     return sum(1 for _ in takewhile(lambda number: number is not None, numbers))
 
 
@@ -176,29 +163,3 @@ def _number(field: bytes) -> float | None:
         return float(field.replace(b"_", b"?"))
     except ValueError:
         return None
-
-
-def _parse(line: bytes, width: int, where: str) -> _Vector:
-    numbers = [_number(field) for field in line.rsplit(b" ", width)[1:]]
-    vector = np.array([np.nan if number is None else number for number in numbers])
-    # NaN compares False, so it is refused here as well.
-    if not (np.abs(vector) < _LARGEST).all():
-        raise ValueError(
-            f"{where} holds something that is no finite number below {_LARGEST:g}; "
-            "give a word and its numbers a line, with single spaces"
-        )
-    return vector
-
-
-def _fill(
-    vectors: dict[int, _Vector], vocabulary: Vocabulary, rng: np.random.Generator | None
-) -> WordVectors:
-    """Return the table of `vectors` by id; other rows are drawn, or zeros without `rng`."""
-    ids = sorted(vectors)
-    found = np.stack([vectors[token_id] for token_id in ids])
-    shape = (len(vocabulary), found.shape[1])
-    table = np.zeros(shape) if rng is None else rng.normal(0.0, found.std(), shape)
-    table[ids] = found
-    table[0] = 0.0
-    missing = (word for token_id, word in _words(vocabulary) if token_id not in vectors)
-    return WordVectors(table.astype(np.float32), len(vectors), tuple(missing))

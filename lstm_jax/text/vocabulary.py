@@ -1,22 +1,22 @@
 """Vocabularies: the two-way map between tokens and int32 ids, its builders and its file format."""
 
-import hashlib
 import json
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal, NoReturn, Self, cast
+from typing import Any, Literal, Self, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.files import is_device, reason, write_whole
+from lstm_jax.files import one_line, reason, write_whole
+from lstm_jax.settings import CountOrZero, check, from_json
 from lstm_jax.text.ids import Ids, as_ids
+from lstm_jax.text.readers import read_text
 from lstm_jax.text.tokenizers import words as split_words
 
 FORMAT_VERSION = 1
@@ -25,7 +25,7 @@ UNKNOWN_WORD = "unknown"
 PADDING_TOKENS = ("\0", "<pad>")
 """Tokens that no text contains; one of them with id 0 pads sequences."""
 
-_FIELDS = ("format_version", "kind", "unknown", "tokens")
+_FIELDS = ("kind", "tokens", "unknown")
 _LISTED_AT_MOST = 10
 
 
@@ -42,25 +42,35 @@ class Vocabulary:
     Raises:
         ValueError: no tokens, a repeated token, a token that is not one character or one word, or
             an `unknown` that is no id.
+
+    Examples:
+        >>> from lstm_jax.text import Vocabulary
+        >>> vocabulary = Vocabulary("char", ("a", "b", "c"))
+        >>> ids = vocabulary.encode("cab")
+        >>> ids.tolist(), vocabulary.decode(ids)
+        ([2, 0, 1], 'cab')
     """
 
     kind: Literal["char", "word"]
     tokens: tuple[str, ...]
-    unknown: int | None = None
+    unknown: CountOrZero | None = None
 
     def __post_init__(self) -> None:
         """Refuse what could not be encoded, decoded and saved without loss."""
-        if self.kind not in ("char", "word"):
-            raise ValueError("kind must be 'char' or 'word'; choose one of the two")
-        _check_tokens(self.tokens, self.kind)
-        # type() rather than isinstance(): True is an int, but no id.
-        if self.unknown is not None and (
-            type(self.unknown) is not int or not 0 <= self.unknown < len(self.tokens)
-        ):
+        check(self)
+        if not self.tokens:
+            raise ValueError("a vocabulary needs at least one token; build it from some text")
+        if self.unknown is not None and self.unknown >= len(self.tokens):
             raise ValueError(
-                f"unknown must be None or an id from 0 to {len(self.tokens) - 1}; "
-                "give the position of the unknown token"
+                f"unknown is {self.unknown}; it must be None or an id below {len(self.tokens)}"
             )
+        for position, token in enumerate(self.tokens):
+            if (len(token) != 1) if self.kind == "char" else (token.split() != [token]):
+                raise ValueError(f"token {position} is not one {self._noun}; split it")
+        _code_points("".join(self.tokens), holder="the list of tokens")
+        if len(set(self.tokens)) != len(self.tokens):
+            ((repeated, _),) = Counter(self.tokens).most_common(1)
+            raise ValueError(f"token {repeated[:40]!r} occurs twice; list every token once")
 
     def __len__(self) -> int:
         """Return the number of tokens; ids run from 0 to one below it."""
@@ -84,7 +94,11 @@ class Vocabulary:
         """
         if self.kind == "word":
             return self.encode_tokens(self.split(text))
-        return self._encode_characters(text)
+        code_points = _code_points(text)
+        ids = self._id_of_code_point[code_points]
+        if self.unknown is None and (ids < 0).any():
+            raise self._outside(map(chr, np.unique(code_points[ids < 0]).tolist()))
+        return ids
 
     def encode_tokens(self, tokens: Sequence[str]) -> Ids:
         """Return the ids [N] of a text split in tokens already.
@@ -93,10 +107,8 @@ class Vocabulary:
             ValueError: a token outside the vocabulary while `unknown` is None.
         """
         id_of = self._id_of_token
-        if self.unknown is None:
-            missing = dict.fromkeys(token for token in tokens if token not in id_of)
-            if missing:
-                raise _outside(self._noun, [repr(token) for token in missing])
+        if self.unknown is None and (missing := [token for token in tokens if token not in id_of]):
+            raise self._outside(missing)
         ids = (id_of.get(token, self.unknown) for token in tokens)
         return np.fromiter(cast(Iterable[int], ids), np.int32, count=len(tokens))
 
@@ -159,12 +171,7 @@ class Vocabulary:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain JSON types; `from_dict` is the inverse."""
-        return {
-            "format_version": FORMAT_VERSION,
-            "kind": self.kind,
-            "unknown": self.unknown,
-            "tokens": list(self.tokens),
-        }
+        return {"format_version": FORMAT_VERSION, **asdict(self), "tokens": list(self.tokens)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -173,13 +180,19 @@ class Vocabulary:
         Raises:
             ValueError: a field missing, unexpected, of the wrong type or value, or a newer format.
         """
-        _check_fields(data)
-        kind, tokens = data["kind"], data["tokens"]
-        if not isinstance(kind, str):
-            raise ValueError("kind must be 'char' or 'word'; choose one of the two")
-        if not isinstance(tokens, list):
-            raise ValueError("tokens must be a list of strings; list every token once")
-        return cls(cast(Literal["char", "word"], kind), tuple(tokens), data["unknown"])
+        fields = dict(data) if isinstance(data, Mapping) else {}
+        version = fields.pop("format_version", None)
+        if type(version) is int and version > FORMAT_VERSION:
+            raise ValueError(
+                f"its format_version is newer than {FORMAT_VERSION}, the newest known; upgrade "
+                "lstm_jax"
+            )
+        if version != FORMAT_VERSION or type(version) is not int or len(fields) < len(_FIELDS):
+            raise ValueError(
+                f"it lacks a field, or format_version is not {FORMAT_VERSION}; it must have "
+                f"format_version, {', '.join(_FIELDS)}"
+            )
+        return from_json(cls, fields)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it to `path` as UTF-8 JSON: all of it or, if anything fails, none of it.
@@ -203,33 +216,14 @@ class Vocabulary:
         Raises:
             ValueError: one line that names the file, what is wrong with it and the cure.
         """
-        shown = repr(os.fspath(path))
-        if is_device(path):
-            raise ValueError(f"{shown} is a device; give a file that Vocabulary.save wrote")
+        text = read_text(path)
         try:
-            raw = Path(path).read_bytes()
-        except (OSError, ValueError) as error:
+            return cls.from_dict(json.loads(text))
+        except (ValueError, RecursionError) as error:
             raise ValueError(
-                f"cannot read the vocabulary {shown} ({reason(error)}); "
-                "give a file that Vocabulary.save wrote"
+                f"{os.fspath(path)!r} is not a vocabulary this version can load: "
+                f"{one_line(error)} (or restore it from a good copy; save the vocabulary anew)"
             ) from None
-        try:
-            return cls.from_dict(_parse_json(raw))
-        except ValueError as error:
-            raise ValueError(
-                f"{shown} is not a vocabulary this version can load: {error} "
-                "(or save the vocabulary anew)"
-            ) from None
-
-    def fingerprint(self) -> str:
-        """Return the SHA-256, in hexadecimal, of the canonical JSON: equal if and only if equal.
-
-        Canonical: `to_dict()` with sorted keys and no white space, as UTF-8.
-        """
-        canonical = json.dumps(
-            self.to_dict(), ensure_ascii=False, sort_keys=True, separators=(",", ":")
-        )
-        return hashlib.sha256(canonical.encode("utf-8")).hexdigest()
 
     @property
     def _noun(self) -> str:
@@ -245,22 +239,21 @@ class Vocabulary:
 
     @cached_property
     def _id_of_code_point(self) -> Ids:
-        """Id by code point, -1 where there is none; the last entry is for all code points above."""
-        code_points = _code_points("".join(self.tokens))
-        table = np.full(int(code_points.max()) + 2, -1, np.int32)
-        table[code_points] = np.arange(len(self), dtype=np.int32)
+        """Id by code point, that of the unknown token or -1 where there is none."""
+        table = np.full(0x110000, -1 if self.unknown is None else self.unknown, np.int32)
+        table[_code_points("".join(self.tokens))] = np.arange(len(self), dtype=np.int32)
         return table
 
-    def _encode_characters(self, text: str) -> Ids:
-        table = self._id_of_code_point
-        code_points = _code_points(text)
-        ids = table[np.minimum(code_points, len(table) - 1)]
-        missing = ids < 0
-        if missing.any():
-            if self.unknown is None:
-                raise _outside("character", _characters(code_points[missing]))
-            ids[missing] = self.unknown
-        return ids
+    def _outside(self, tokens: Iterable[str]) -> ValueError:
+        is_word, missing = self.kind == "word", list(dict.fromkeys(tokens))
+        shown = (f"{each!r}" if is_word else f"{each!r} (U+{ord(each):04X})" for each in missing)
+        more = len(missing) - _LISTED_AT_MOST
+        return ValueError(
+            f"the text holds {len(missing)} {self._noun}{'s' * (len(missing) > 1)} outside the "
+            f"vocabulary: {', '.join([*shown][:_LISTED_AT_MOST])}{f' and {more} more' * (more > 0)}"
+            "; remove them, build the vocabulary from a text that holds them, or build it with an "
+            "unknown token"
+        )
 
 
 def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:
@@ -276,7 +269,7 @@ def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:
         raise ValueError("cannot build a vocabulary from an empty text; give some text")
     characters = sorted(set(text))
     if not unknown:
-        return Vocabulary("char", tuple(characters), None)
+        return Vocabulary("char", tuple(characters))
     known = (char for char in characters if char != UNKNOWN_CHARACTER)
     return Vocabulary("char", (UNKNOWN_CHARACTER, *known), 0)
 
@@ -296,18 +289,19 @@ def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabu
         ValueError: no words, or none frequent enough.
     """
     counts = Counter(words)
-    if not counts:
-        raise ValueError("cannot build a vocabulary from no words; give a text that has some")
-    if max(counts.values()) < min_count:
+    if max(counts.values(), default=0) < min_count:
         raise ValueError(
-            f"no word occurs {min_count} times, the most frequent one {max(counts.values())}; "
-            "lower min_count or give more text"
+            f"no word occurs {min_count} times, the most frequent one "
+            f"{max(counts.values(), default=0)}; lower min_count or give more text"
         )
     counts.pop(UNKNOWN_WORD, None)
-    frequent = (word for word, count in counts.items() if count >= min_count)
-    return Vocabulary(
-        "word", (UNKNOWN_WORD, *sorted(frequent, key=lambda word: (-counts[word], word))), 0
-    )
+    frequent = [word for word in by_frequency(counts) if counts[word] >= min_count]
+    return Vocabulary("word", (UNKNOWN_WORD, *frequent), 0)
+
+
+def by_frequency(counts: Counter[str]) -> list[str]:
+    """Return the tokens by falling frequency, equally frequent ones in code point order."""
+    return sorted(counts, key=lambda token: (-counts[token], token))
 
 
 def _code_points(text: str, *, holder: str = "the text") -> npt.NDArray[np.uint32]:
@@ -319,69 +313,3 @@ def _code_points(text: str, *, holder: str = "the text") -> npt.NDArray[np.uint3
             f"{holder} holds a lone surrogate, U+{ord(text[error.start]):04X} at position "
             f"{error.start}; drop it, e.g. text.encode('utf-8', 'ignore').decode('utf-8')"
         ) from None
-
-
-def _characters(code_points: npt.NDArray[np.uint32]) -> list[str]:
-    """Return each distinct code point as `'x' (U+0078)`, sorted."""
-    distinct = np.unique(code_points).tolist()
-    return [f"{chr(code_point)!r} (U+{code_point:04X})" for code_point in distinct]
-
-
-def _outside(noun: str, shown: list[str]) -> ValueError:
-    listed = ", ".join(shown[:_LISTED_AT_MOST])
-    more = len(shown) - _LISTED_AT_MOST
-    return ValueError(
-        f"the text holds {len(shown)} {noun}{'s' * (len(shown) > 1)} outside the vocabulary: "
-        f"{listed}{f' and {more} more' * (more > 0)}; remove them, build the vocabulary from a "
-        "text that holds them, or build it with an unknown token"
-    )
-
-
-def _check_tokens(tokens: object, kind: str) -> None:
-    if not isinstance(tokens, tuple) or not all(isinstance(token, str) for token in tokens):
-        raise ValueError("tokens must be strings only; list every token once, as a string")
-    if not tokens:
-        raise ValueError("a vocabulary needs at least one token; build it from some text")
-    for position, token in enumerate(tokens):
-        if kind == "char" and len(token) != 1:
-            raise ValueError(f"token {position} is not one character; use kind 'word' for words")
-        if kind == "word" and token.split() != [token]:
-            raise ValueError(f"token {position} is not one word; split it at its white space")
-    _code_points("".join(tokens), holder="the list of tokens")
-    if len(set(tokens)) != len(tokens):
-        # Counter keeps first-seen order, so the first token with a repetition is named.
-        repeated = next(token for token, count in Counter(tokens).items() if count > 1)
-        raise ValueError(f"token {repeated[:40]!r} occurs twice; list every token once")
-
-
-def _check_fields(data: object) -> None:
-    if not isinstance(data, Mapping):
-        raise ValueError("it is not a JSON object; give what to_dict() or save() made")
-    version = data.get("format_version")
-    if type(version) is not int or version < 1:
-        raise ValueError("format_version is not a positive integer; give what save() made")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"its format_version is newer than {FORMAT_VERSION}, the newest known; upgrade lstm_jax"
-        )
-    missing = [field for field in _FIELDS if field not in data]
-    if missing:
-        raise ValueError(f"the field {missing[0]!r} is missing; give what save() made")
-    if len(data) > len(_FIELDS):
-        raise ValueError(f"it has fields besides {', '.join(_FIELDS)}; remove them")
-
-
-def _parse_json(raw: bytes) -> Any:
-    try:
-        return json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
-    except UnicodeDecodeError as error:
-        problem = f"not UTF-8 (offset {error.start})"
-    except RecursionError:
-        problem = "nested too deeply"
-    except ValueError as error:
-        problem = f"not JSON ({error})"
-    raise ValueError(f"it is {problem}, damaged or cut short; restore it from a good copy")
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON number")

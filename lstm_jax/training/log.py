@@ -235,7 +235,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     if not path.is_file():
         return rows
-    for line in path.read_bytes().splitlines():
+    for line in path.read_bytes().split(b"\n"):
         row = _row(line)
         if row is None:
             break

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import optax
 
 from lstm_jax.systems.base import OptimizerConfig
@@ -27,9 +29,15 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.S
 
 
 def make_optimizer(
-    config: OptimizerConfig, schedule: optax.Schedule
+    config: OptimizerConfig, schedule: optax.Schedule, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then Adam (Kingma and Ba, arXiv:1412.6980)."""
+    """Clipping by global norm, then Adam (Kingma and Ba, arXiv:1412.6980).
+
+    Args:
+        config: its settings.
+        schedule: the learning rate.
+        frozen: fields of the parameters that stay as they are, and of which it keeps no means.
+    """
     # Without clipping a stateless identity keeps its place, so checkpoints fit either way.
     clip = (
         optax.identity()
@@ -37,4 +45,11 @@ def make_optimizer(
         else optax.clip_by_global_norm(config.clip_norm)
     )
     adam = optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
-    return optax.chain(clip, adam)
+    learn = optax.chain(clip, adam)
+    if not frozen:
+        return learn
+
+    def is_frozen(params: Any) -> Any:
+        return type(params)(*(name in frozen for name in params._fields))
+
+    return optax.partition({False: learn, True: optax.set_to_zero()}, is_frozen)

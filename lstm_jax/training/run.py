@@ -3,7 +3,6 @@
 config.json      the settings, and which text they were applied to
 vocab.json       the tokens
 corpus.txt       the text itself, where it is not a file of the user's
-vectors.npy      a classifier's frozen word vectors
 metrics.jsonl    one row a log step
 checkpoints/     the training state, a folder a step
 curves.png       the curves, where matplotlib is present
@@ -36,7 +35,6 @@ from lstm_jax.settings import MAY_CHANGE, OF_THE_VOCABULARY, flat, marked
 from lstm_jax.systems import from_dict, system_of, to_dict
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.systems.language import CORPUS_FILE
-from lstm_jax.systems.reviews import VECTORS_FILE
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
@@ -46,8 +44,10 @@ FORMAT = 2
 _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
 """Of a config that has no checksum."""
 
-_FILES = ("vocab.json", CORPUS_FILE, VECTORS_FILE)
+_FILES = ("vocab.json", CORPUS_FILE)
 """What `config.json` may have checksums of."""
+
+_OLDER_VECTORS = "vectors.npy"
 
 _OF_THE_SYSTEM = frozenset(
     [".ds_store", ".directory", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"]
@@ -232,20 +232,26 @@ def read_description(folder: RunFolder) -> Description:
             raise ValueError(f"its format is {described['format']!r}, this version reads {FORMAT}")
         if set(described) - _OLDER_KEYS and described.get("crc32") != _crc32(described):
             raise ValueError("it does not match its checksum, so it was damaged or changed by hand")
-        return Description(
+        found = Description(
             from_dict(described["config"]),
             str(described["data"]["sha256"]),
             _files(described.get("files", {})),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder.config} cannot be used: {one_line(error)}; restore it") from None
+    if (folder.path / _OLDER_VECTORS).exists():
+        raise ValueError(
+            f"{folder.path} is of an older version, which kept frozen word vectors in "
+            f"{_OLDER_VECTORS}; train it anew, or use it with that version"
+        )
+    return found
 
 
 def _files(found: Any) -> dict[str, str]:
     """Checksums by file name; no name leads out of the folder."""
     if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
         raise ValueError("its files are no checksums by name")
-    if strange := sorted(set(found) - set(_FILES)):
+    if strange := sorted(set(found) - {*_FILES, _OLDER_VECTORS}):
         raise ValueError(f"it names the file {strange[0]!r:.40}, which this version doesn't know")
     return found
 
@@ -340,7 +346,7 @@ class Loaded(NamedTuple):
 
     Attributes:
         model: a `LanguageModel` or a `Classifier`.
-        params: its parameters; word vectors that were frozen are among them.
+        params: its parameters.
         vocabulary: turns text into the model's ids.
         config: the run's settings.
 
@@ -389,7 +395,7 @@ def load(
         )
     drawn = jax.eval_shape(model.init, random.key(0))
     params = _load_params(folder, drawn, step or system.used_step)
-    return Loaded(*system.loaded(model, params, folder.path), vocabulary, config)
+    return Loaded(model, params, vocabulary, config)
 
 
 def learnt_params(folder: RunFolder, template: Any) -> Any:

@@ -61,6 +61,7 @@ class Program(NamedTuple):
         batches: batches of one epoch.
         batch_size: sequences side by side.
         mesh: the devices that share them.
+        frozen: fields of the parameters that are not learnt, whose gradients are zeros.
     """
 
     objective: Objective
@@ -68,6 +69,7 @@ class Program(NamedTuple):
     batches: int
     batch_size: int
     mesh: Mesh
+    frozen: tuple[str, ...] = ()
 
 
 @partial(jax.jit, static_argnums=0)
@@ -162,15 +164,19 @@ def _gradients(
         sums, after = program.objective.sums(params, carry, data, index, keys)
         return _mean_loss(sums), (sums, after)
 
+    zeros = {name: jnp.zeros_like(getattr(params, name)) for name in program.frozen}
     if devices > 1:
         params = sharding.varying(params)
     gradients, (sums, after) = jax.grad(mean_loss, has_aux=True)(params)
     if devices == 1:
         return gradients, sums, after
+    if zeros:
+        gradients = gradients._replace(**dict.fromkeys(zeros))
     weight = _total(sums).weight
     gradients, sums = sharding.summed((jax.tree.map(lambda g: g * weight, gradients), sums))
     weight = _total(sums).weight
-    return jax.tree.map(lambda g: g / weight, gradients), sums, after
+    gradients = jax.tree.map(lambda g: g / weight, gradients)
+    return gradients._replace(**zeros) if zeros else gradients, sums, after
 
 
 def _total(sums: BatchSums) -> TokenSums:

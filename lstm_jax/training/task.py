@@ -57,12 +57,14 @@ def make_task(system: System) -> Task:
             f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
         )
     shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
+    if system.frozen:
+        shapes = shapes._replace(**dict.fromkeys(system.frozen))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     _refuse_too_large(parameters)
     schedule = learning_rate_schedule(config.optimizer, steps)
-    optimizer = make_optimizer(config.optimizer, schedule)
+    optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
     mesh = sharding.data_mesh(config.devices, config.batch_size)
-    program = Program(system.objective, optimizer, batches, config.batch_size, mesh)
+    program = Program(system.objective, optimizer, batches, config.batch_size, mesh, system.frozen)
     return Task(system, program, steps, schedule, parameters)
 
 

@@ -15,7 +15,7 @@ import pytest
 # `--import-mode=importlib` puts no folder on the path.
 sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
-from bench import contest, memory, peers
+from bench import contest, growth, memory, peers, products, timing
 from bench.workers import Server, Worker
 
 
@@ -35,25 +35,27 @@ class LocalWorker(Worker):
 @pytest.fixture(autouse=True)
 def short_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested is not how long it takes."""
-    monkeypatch.setattr("bench.timing._SECONDS_PER_VISIT", 0.02)
-    monkeypatch.setattr("bench.products._SPECS", {"x @ w": "mk,kn->mn"})
+    monkeypatch.setattr("bench.workers.gc.collect", lambda: 0)
+    monkeypatch.setattr(timing, "SECONDS_PER_VISIT", 0.02)
+    monkeypatch.setattr(products, "SPECS", {"x @ w": "mk,kn->mn"})
     usual = peers.candidates
-    for module in (contest, memory):
+    for module in (contest, memory, growth):
         monkeypatch.setattr(module, "Worker", LocalWorker)
+    for module in (contest, memory):
         monkeypatch.setattr(module, "candidates", lambda *given: usual(*given)[:1])
 
 
 @pytest.fixture
-def wrong_peer(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a peer that does other work than ours."""
-    monkeypatch.setitem(peers.PEERS, "wrong", "other_work")
-    monkeypatch.setattr("bench.sample.SAMPLING_PEERS", ("wrong",))
-    return "wrong"
+def apart(monkeypatch: pytest.MonkeyPatch, short_and_local: None) -> None:
+    """In processes of their own, in all the ways that there are."""
+    for module in (contest, memory):
+        monkeypatch.setattr(module, "Worker", Worker)
+        monkeypatch.setattr(module, "candidates", peers.candidates)
 
 
 @pytest.fixture
-def absent_peer(monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a peer whose library is not installed."""
+def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that does other work than ours, and one whose library is not installed."""
+    monkeypatch.setitem(peers.PEERS, "wrong", "other_work")
     monkeypatch.setitem(peers.PEERS, "absent", "a_library_that_nobody_wrote")
-    monkeypatch.setattr("bench.sample.SAMPLING_PEERS", ("absent",))
-    return "absent"
+    monkeypatch.setattr("bench.sample.SAMPLING_PEERS", (*peers.SAMPLING_PEERS, "wrong", "absent"))

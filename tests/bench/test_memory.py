@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
-from other_work import NAMES, TINY
+from other_work import INSTALLED, TINY, named
 
-from bench import growth, memory, peers, shapes
-from bench.environment import environment
+from bench import growth, memory, shapes
 from bench.memory import Steps, steps_of
 from bench.report import read_rows
-from bench.workers import Failed, NotRun, Worker
+from bench.workers import Failed, NotRun
 
 SMALL = dataclasses.replace(TINY, layers=1, dropout=0.0)
 
 
-@pytest.fixture
-def apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "Worker", Worker)
-    monkeypatch.setattr(memory, "candidates", peers.candidates)
-
-
 @pytest.mark.slow
+@pytest.mark.beyond_ci
 def test_a_large_table_shows_in_the_memory_of_its_process(apart: None) -> None:
     """Its weights, a copy to train, and Adam's two means."""
     large = dataclasses.replace(SMALL, vocabulary_size=4_000, hidden_size=500)
@@ -37,7 +32,8 @@ def test_a_large_table_shows_in_the_memory_of_its_process(apart: None) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.beyond_ci
+@named(*INSTALLED)
 def test_every_peer_runs_apart(name: str, apart: None) -> None:
     assert steps_of(name, SMALL, "float32", 3).peak_mb > 0
 
@@ -68,9 +64,9 @@ def test_rows_hold_the_medians_of_all_processes_and_their_ratio(
     assert [row.ratio_to_best_peer for row in rows] == [2.5, None, None]
     assert [row.median_ms for row in rows] == [pytest.approx(20.0)] * 3
     assert [row.compile_s for row in rows] == [pytest.approx(1.99), *[pytest.approx(2.99)] * 2]
-    assert rows[0].peers_left_out["keras"] == "keras is not well"
+    assert rows[0].peers_left_out["keras"] == "cannot run: keras is not well"
     printed = capsys.readouterr().out
-    assert "keras is left out: keras is not well" in printed
+    assert "keras is left out: cannot run: keras is not well" in printed
     assert "our first step takes 2.00 s, that of the fastest peer 3.00 s" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -87,14 +83,11 @@ def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
 def test_growth_rows_name_what_varies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = growth.measure_point(
-        "batch_size", 6, growth.GrowthOptions(rounds=1), environment(), base=SMALL
-    )
+    row = growth.measure_point("batch_size", 6, growth.GrowthOptions(rounds=1), base=SMALL)
     assert row.system == "batch size 6"
     assert row.tokens_per_second == pytest.approx(30e3 / row.median_ms)
     assert row.compile_s > 0
     assert (row.memory_mb or 0) > 0
-    monkeypatch.setattr(growth, "Worker", memory.Worker)
     monkeypatch.setattr(
         growth,
         "measure_point",
@@ -113,7 +106,12 @@ def test_growth_rows_name_what_varies(
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_resident_memory_is_that_of_this_process() -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    assert memory.status_mb("VmRSS") == pytest.approx(pages * resource.getpagesize() / 1e6, rel=0.1)
+
+
 def test_a_platform_without_proc_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_STATUS", Path("/nowhere/status"))
+    monkeypatch.setattr(memory, "STATUS", Path("/nowhere/status"))
     with pytest.raises(ValueError, match="a process's memory is only read on Linux"):
         memory.Options()

@@ -11,13 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.ngram import (
-    DISCOUNTS,
-    NGram,
-    choose_discount,
-    heldout_loss,
-    heldout_loss_of_sequences,
-)
+from bench.ngram import DISCOUNTS, NGram, choose_discount, heldout_loss
 
 V = 4
 TOKENS = st.integers(0, V - 1)
@@ -76,7 +70,7 @@ def test_sequences_are_predicted_as_the_definition_says(
 def test_every_held_out_token_of_a_stream_is_predicted_once_from_what_is_before_it(
     training: list[int], heldout: list[int], order: int
 ) -> None:
-    found = heldout_loss(training, heldout, order=order, vocabulary_size=V)
+    found = heldout_loss([training], [heldout], order=order, vocabulary_size=V)
     naive = NaiveNGram([training], (found.discount,) * order, 0)
     whole = training + heldout
     losses = [naive.loss(whole, place) for place in range(len(training), len(whole))]
@@ -104,14 +98,14 @@ def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
     draw = np.random.default_rng(1)
     training = draw.integers(0, V, 400)
     results = [
-        heldout_loss(training, heldout, order=3, vocabulary_size=V)
+        heldout_loss([training], [heldout], order=3, vocabulary_size=V)
         for heldout in (training[-100:], np.zeros(100, int), draw.integers(0, V, 100))
     ]
     assert {found.discount for found in results} == {choose_discount([training], 3, V)}
     assert len({found.loss for found in results}) == 3
     poems = list(training.reshape(40, 10))
     chosen = {
-        heldout_loss_of_sequences(poems, heldout, order=3, vocabulary_size=V).discount
+        heldout_loss(poems, heldout, order=3, vocabulary_size=V, goes_on=False).discount
         for heldout in (poems[:5], [[0, 0, 0]])
     }
     assert chosen == {choose_discount(poems, 3, V, given=1)}
@@ -130,17 +124,24 @@ def test_the_discount_is_the_one_that_predicts_the_last_tenth_of_training_best()
     assert len(set(losses.values())) == len(DISCOUNTS)
 
 
-def test_what_cannot_be_counted_is_refused() -> None:
-    with pytest.raises(ValueError, match="id 4 is outside a vocabulary of 4"):
-        heldout_loss([0, 1, 2, 3], [4], order=2, vocabulary_size=V)
-    with pytest.raises(ValueError, match="order is 0; it must be at least 1"):
-        heldout_loss([0, 1, 2, 3], [1], order=0, vocabulary_size=V)
-    with pytest.raises(ValueError, match="on 1 ids; give at least 2"):
-        heldout_loss([0], [1], order=2, vocabulary_size=V)
-    with pytest.raises(ValueError, match="no token to predict; hold out more"):
-        heldout_loss([0, 1, 2, 3], [], order=2, vocabulary_size=V)
-    with pytest.raises(ValueError, match="no token to predict"):
-        heldout_loss_of_sequences([[0, 1]] * 9, [[2]], order=2, vocabulary_size=V)
-    for discounts in ((), (0.5, 1.0), (0.0,)):
-        with pytest.raises(ValueError, match="give one between 0 and 1 for each order"):
-            NGram([[0, 1]], vocabulary_size=V, discounts=discounts)
+@pytest.mark.parametrize(
+    ("training", "heldout", "order", "said"),
+    [
+        ([[0, 1, 2, 3]], [[4]], 2, "id 4 is outside a vocabulary of 4"),
+        ([[0, 1, 2, 3]], [[1]], 0, "order is 0; it must be at least 1"),
+        ([[0]], [[1]], 2, "on 1 ids; give at least 2"),
+        ([[0, 1, 2, 3]], [[]], 2, "no token to predict; hold out more"),
+        ([[0, 1]] * 9, [[2]], 2, "no token to predict"),
+    ],
+)
+def test_what_cannot_be_counted_is_refused(
+    training: list[list[int]], heldout: list[list[int]], order: int, said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        heldout_loss(training, heldout, order=order, vocabulary_size=V, goes_on=len(training) == 1)
+
+
+@pytest.mark.parametrize("discounts", [(), (0.5, 1.0), (0.0,)])
+def test_discounts_lie_between_0_and_1(discounts: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="give one between 0 and 1 for each order"):
+        NGram([[0, 1]], vocabulary_size=V, discounts=discounts)

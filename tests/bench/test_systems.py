@@ -7,6 +7,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from bench import systems
 from bench.__main__ import main
 from bench.baselines import NOT_AT_HAND, NGrams, published
 from bench.figures import figures
-from bench.ngram import NGram, choose_discount, heldout_loss, heldout_loss_of_sequences
+from bench.ngram import NGram, choose_discount, heldout_loss
 from bench.runs import differences, read_run
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.console import run_command
 from lstm_jax.systems import PRESETS, preset_named, read_system, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.language import ANNA, DOCS, LYRICS, SHAKESPEARE, LanguageConfig
@@ -86,7 +87,7 @@ def test_seeds_are_one_line_with_mean_and_range(tmp_path: Path) -> None:
         "`--epochs 2`",
         "3",
         "1.300 [1.000, 1.700] at epoch 2",
-        "–",  # noqa: RUF001
+        NONE,
         NOT_AT_HAND,
         "60 s (1 x cpu, 2 cores); 60 s (1 x H200, 2 cores)",
     )
@@ -110,58 +111,85 @@ def test_other_settings_other_data_and_unfinished_runs_are_lines_of_their_own(
     assert lines[3].cells()[2] == "1; unfinished, at epoch 1 of 2"
 
 
-def test_the_best_evaluation_is_told_where_it_is_not_the_last(tmp_path: Path) -> None:
-    config = dataclasses.replace(SHAKESPEARE, epochs=3, data="gone.txt")
-    path = write(tmp_path / "a", config, evaluations(6.0, 5.5, 5.75))
-    (line,) = lines_of(path)
-    assert line.cells()[3] == "5.750 at epoch 3, best 5.500 at epoch 2"
-    # Published is the training loss of a run that holds nothing out.
-    assert line.cells()[4] == "–"  # noqa: RUF001
+THREE = dataclasses.replace(SHAKESPEARE, epochs=3, data="gone.txt")
+LYRICS_ROWS = [
+    {"step": 8 * n, "epoch": float(n), "loss": 0.0, "perplexity": 1 + 1 / n, "seconds": n}
+    for n in range(1, 161)
+]
+OF_POEMS = {"heldout_accuracy": [0.1, 0.125, 0.2], "heldout_end_loss": [0.3, 0.2, 0.1]}
+NONE = "–"  # noqa: RUF001
+# Shakespeare's published figure is the training loss of a run that holds nothing out.
+JUDGED: dict[str, tuple[TrainConfig, Rows, dict[int, str]]] = {
+    "the best where it is not the last": (
+        THREE,
+        evaluations(6.0, 5.5, 5.75),
+        {3: "5.750 at epoch 3, best 5.500 at epoch 2", 4: NONE},
+    ),
+    "the training loss where nothing is held out": (
+        ANNA,
+        [{"step": 5, "epoch": 5.0, "loss": 1.25, "seconds": 3.0}],
+        {1: "as preset", 2: "1", 3: "1.250 at epoch 5", 4: NONE, 5: NONE},
+    ),
+    "lyrics by their perplexity at two epochs": (
+        LYRICS,
+        LYRICS_ROWS,
+        {
+            3: "1.025 at epoch 40, 1.006 at epoch 160",
+            4: "1.041 at epoch 40, 1.016 at 160 (other text); a book's 1.02 at 40",
+        },
+    ),
+    "lyrics that are not that far": (
+        LYRICS,
+        LYRICS_ROWS[:20],
+        {2: "1; unfinished, at epoch 20 of 160", 3: "1.050 at epoch 20"},
+    ),
+    "poems without their ends": (
+        dataclasses.replace(POEMS, epochs=3, data="gone.txt"),
+        evaluations(6.5, 6.0, 6.25, **OF_POEMS),
+        {3: "6.250 at epoch 3, best 6.000 at epoch 2, accuracy 12.5%"},
+    ),
+    "reviews where the held-out loss is lowest": (
+        dataclasses.replace(REVIEWS, vectors="/far/away/glove.txt"),
+        evaluations(
+            *(0.6, None, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9),
+            heldout_accuracy=[0.7, 0.5, 0.75, 0.76, 0.7, 0.7, 0.7, 0.7],
+        ),
+        {
+            1: "`--vectors glove.txt`",
+            2: "1; ended by patience at epoch 8",
+            3: "75.0% at epoch 3 (highest 76.0%)",
+            5: NONE,
+        },
+    ),
+    "without an evaluation": (
+        dataclasses.replace(DOCS, data="gone.txt", steps=50),
+        [{"step": 10, "epoch": 0.1, "loss": 3.0}],
+        {
+            2: "1; unfinished, at step 10 of 50",
+            3: "not evaluated yet",
+            6: "time not recorded (1 x cpu, 2 cores)",
+        },
+    ),
+}
 
 
-def test_the_training_loss_counts_where_nothing_is_held_out(tmp_path: Path) -> None:
-    rows = [{"step": 5, "epoch": 5.0, "loss": 1.25, "seconds": 3.0}]
-    path = write(tmp_path / "a", ANNA, rows)
-    (line,) = lines_of(path)
-    assert line.cells()[1:6] == ("as preset", "1", "1.250 at epoch 5", "–", "–")  # noqa: RUF001
-    assert "nothing held out" in systems.table([line])
-
-
-def test_lyrics_are_judged_by_their_perplexity_at_two_epochs(tmp_path: Path) -> None:
-    rows = [
-        {"step": 8 * n, "epoch": float(n), "loss": 0.0, "perplexity": 1 + 1 / n, "seconds": n}
-        for n in range(1, 161)
-    ]
-    (line,) = lines_of(write(tmp_path / "a", LYRICS, rows))
-    assert line.cells()[3] == "1.025 at epoch 40, 1.006 at epoch 160"
-    assert line.cells()[4].startswith("1.041 at epoch 40, 1.016 at 160")
-    (line,) = lines_of(write(tmp_path / "b", LYRICS, rows[:20]))
-    assert line.cells()[2:4] == ("1; unfinished, at epoch 20 of 160", "1.050 at epoch 20")
-
-
-def test_poems_are_judged_without_their_ends(tmp_path: Path) -> None:
-    config = dataclasses.replace(POEMS, epochs=3, data="gone.txt")
-    rows = evaluations(
-        6.5, 6.0, 6.25, heldout_accuracy=[0.1, 0.125, 0.2], heldout_end_loss=[0.3, 0.2, 0.1]
-    )
+@pytest.mark.parametrize("case", JUDGED)
+def test_each_system_is_judged_by_figures_of_its_own(case: str, tmp_path: Path) -> None:
+    config, rows, wanted = JUDGED[case]
     (line,) = lines_of(write(tmp_path / "a", config, rows))
-    assert line.cells()[3] == "6.250 at epoch 3, best 6.000 at epoch 2, accuracy 12.5%"
-    assert line.figures["best_heldout_end_loss"].mean == 0.2
+    assert {place: line.cells()[place] for place in wanted} == wanted
+    assert ("nothing held out" in systems.table([line])) == (config is ANNA)
 
 
-def test_reviews_are_judged_where_the_held_out_loss_is_lowest(tmp_path: Path) -> None:
-    config = dataclasses.replace(REVIEWS, vectors="/far/away/glove.txt")
-    losses = (0.6, None, 0.5, 0.55, 0.6, 0.7, 0.8, 0.9)
-    accuracies = [0.7, 0.5, 0.75, 0.76, 0.7, 0.7, 0.7, 0.7]
-    rows = evaluations(*losses, heldout_accuracy=accuracies)
-    (line,) = lines_of(write(tmp_path / "a", config, rows))
-    assert line.cells()[1:4] == (
-        "`--vectors glove.txt`",
-        "1; ended by patience at epoch 8",
-        "75.0% at epoch 3 (highest 76.0%)",
-    )
-    assert line.figures["highest_heldout_accuracy"].epochs == (4.0,)
-    assert line.ngram is None
+def test_a_run_without_finite_numbers_or_a_device_says_so(tmp_path: Path) -> None:
+    config = dataclasses.replace(DOCS, data="gone.txt", steps=50)
+    path = write(tmp_path / "b", config, evaluations(None))
+    described = json.loads((path / "config.json").read_text())
+    del described["written_by"]
+    (path / "config.json").write_text(json.dumps(described))
+    (line,) = lines_of(path)
+    assert line.cells()[3] == "not finite at epoch 1"
+    assert line.cells()[6] == "30 s (device not recorded)"
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
@@ -191,29 +219,34 @@ def test_published_figures_stand_only_beside_the_settings_they_hold_for() -> Non
     assert published(SHAKESPEARE) is published(POEMS) is published(REVIEWS) is None
 
 
+OF_TEXT = dataclasses.replace(DOCS, batch_size=2, sequence_length=8, epochs=1)
+
+
+def with_text(folder: Path, config: Any, rows: Rows, seeds: int = 1, text: str = TEXT) -> Any:
+    """A line of runs on a text that is there."""
+    data, sha256 = text_file(folder, text)
+    kept = dataclasses.replace(config, data=data)
+    paths = (
+        write(folder / str(seed), with_seed(kept, seed), rows, sha256=sha256)
+        for seed in range(seeds)
+    )
+    (line,) = lines_of(*paths)
+    return line
+
+
 def test_the_ngram_of_a_stream_is_that_of_the_bench(tmp_path: Path) -> None:
-    data, sha256 = text_file(tmp_path)
-    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8, epochs=1)
-    (line,) = lines_of(write(tmp_path / "a", config, evaluations(1.0), sha256=sha256))
-    vocabulary = build_char_vocabulary(TEXT)
+    line, vocabulary = with_text(tmp_path, OF_TEXT, evaluations(1.0)), build_char_vocabulary(TEXT)
     ids = vocabulary.encode(TEXT)
     cut = len(ids) - round(0.05 * len(ids))
-    wanted = heldout_loss(ids[:cut], ids[cut:], order=6, vocabulary_size=len(vocabulary))
-    assert isinstance(line.ngram, systems.Spread)
-    assert line.ngram.mean == wanted.loss
-    assert line.order == 6
+    wanted = heldout_loss([ids[:cut]], [ids[cut:]], order=6, vocabulary_size=len(vocabulary))
+    assert (line.ngram.mean, line.order) == (wanted.loss, 6)
     assert line.cells()[5] == f"{wanted.loss:.3f} (n = 6)"
 
 
 def test_the_ngram_of_lanes_sees_each_lane_s_own_past(tmp_path: Path) -> None:
-    data, sha256 = text_file(tmp_path)
-    config = dataclasses.replace(
-        ANNA, data=data, heldout_share=0.25, heldout_from="lanes", batch_size=3, sequence_length=8
-    )
-    result = NGrams().figure(
-        read_run(write(tmp_path / "a", config, evaluations(1.0), sha256=sha256))
-    )
-    vocabulary = build_char_vocabulary(TEXT)
+    lanes_of = {"heldout_share": 0.25, "heldout_from": "lanes", "batch_size": 3}
+    config: Any = dataclasses.replace(ANNA, sequence_length=8, **lanes_of)
+    line, vocabulary = with_text(tmp_path, config, evaluations(1.0)), build_char_vocabulary(TEXT)
     ids, size = vocabulary.encode(TEXT), len(vocabulary)
     batches = (len(ids) - 1) // 24
     steps, kept = 8 * batches, 8 * int(batches * 0.75) + 1
@@ -221,59 +254,34 @@ def test_the_ngram_of_lanes_sees_each_lane_s_own_past(tmp_path: Path) -> None:
     training = [lane[:kept] for lane in lanes]
     discount = choose_discount([np.concatenate(training)], 6, size)
     model = NGram(training, vocabulary_size=size, discounts=(discount,) * 6)
-    wanted = [model.losses([lane], kept) for lane in lanes]
-    assert not isinstance(result, str)
-    assert result is not None
-    assert result.loss == pytest.approx(np.concatenate(wanted).mean(), rel=1e-12)
+    wanted = np.concatenate([model.losses([lane], kept) for lane in lanes]).mean()
+    assert line.ngram.mean == pytest.approx(wanted, rel=1e-12)
 
 
 def test_the_ngram_of_poems_follows_each_seed_s_split(tmp_path: Path) -> None:
     text = "".join(f"t{n}:{'abcde'[n % 5]}{'vwxyz'[n % 3]}{'klm'[n % 2]}ab{n}\n" for n in range(60))
-    data, sha256 = text_file(tmp_path, text)
-    config = dataclasses.replace(POEMS, data=data, epochs=1)
     rows = evaluations(6.0, heldout_accuracy=[0.1], heldout_end_loss=[0.2])
-    paths = [
-        write(tmp_path / str(seed), with_seed(config, seed), rows, sha256=sha256)
-        for seed in range(2)
-    ]
-    (line,) = lines_of(*paths)
+    line = with_text(tmp_path, dataclasses.replace(POEMS, epochs=1), rows, 2, text)
     wanted = []
-    for seed in range(2):
-        system: Any = read_system(with_seed(config, seed))
-        wanted.append(
-            heldout_loss_of_sequences(
-                system.training, system.held_out, order=3, vocabulary_size=len(system.vocabulary)
-            ).loss
-        )
+    for run in line.runs:
+        system: Any = read_system(run.config)
+        split = (system.training, system.held_out)
+        sizes: Any = {"order": 3, "vocabulary_size": len(system.vocabulary)}
+        wanted.append(heldout_loss(*split, goes_on=False, **sizes).loss)
     assert wanted[0] != wanted[1]
-    assert isinstance(line.ngram, systems.Spread)
     assert line.ngram.values == tuple(wanted)
     assert line.cells()[5].startswith(f"{np.mean(wanted):.3f} [{min(wanted):.3f}, ")
 
 
-def test_one_split_is_fitted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reads: list[Path] = []
-
-    def counted(config: TrainConfig, kept: Path) -> Any:
-        reads.append(kept)
-        return read_system(config, kept)
-
-    monkeypatch.setattr("bench.baselines.read_system", counted)
-    data, sha256 = text_file(tmp_path)
-    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8)
-    ngrams, results = NGrams(), []
-    for seed in range(2):
-        path = write(tmp_path / str(seed), with_seed(config, seed), evaluations(1.0), sha256=sha256)
-        results.append(ngrams.figure(read_run(path)))
-    assert results[0] is results[1]
-    assert len(reads) == 1
-
-
-def test_other_data_in_the_old_one_s_place_is_not_taken_for_it(tmp_path: Path) -> None:
-    data, _ = text_file(tmp_path)
-    config = dataclasses.replace(DOCS, data=data, batch_size=2, sequence_length=8)
-    run = read_run(write(tmp_path / "a", config, evaluations(1.0)))
-    assert NGrams().figure(run) == NOT_AT_HAND
+def test_one_split_is_fitted_once_and_other_data_is_not_taken_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Mock(side_effect=read_system)
+    monkeypatch.setattr("bench.baselines.read_system", read)
+    line = with_text(tmp_path, OF_TEXT, evaluations(1.0), 2)
+    assert len(set(line.ngram.values)) == read.call_count == 1
+    other = write(tmp_path / "other", line.runs[0].config, evaluations(1.0), sha256="6" * 64)
+    assert NGrams().figure(read_run(other)) == NOT_AT_HAND
 
 
 def test_damaged_metrics_end_at_the_damage(tmp_path: Path) -> None:
@@ -287,20 +295,6 @@ def test_damaged_metrics_end_at_the_damage(tmp_path: Path) -> None:
     log.write_text("torn")
     with pytest.raises(ValueError, match=r"has no metrics \(metrics.jsonl is missing, empty, or"):
         read_run(path)
-
-
-def test_a_run_without_an_evaluation_or_finite_numbers_says_so(tmp_path: Path) -> None:
-    config = dataclasses.replace(DOCS, data="gone.txt", steps=50)
-    (line,) = lines_of(write(tmp_path / "a", config, [{"step": 10, "epoch": 0.1, "loss": 3.0}]))
-    assert line.cells()[2:4] == ("1; unfinished, at step 10 of 50", "not evaluated yet")
-    assert line.cells()[6] == "time not recorded (1 x cpu, 2 cores)"
-    path = write(tmp_path / "b", config, evaluations(None))
-    described = json.loads((path / "config.json").read_text())
-    del described["written_by"]
-    (path / "config.json").write_text(json.dumps(described))
-    (line,) = lines_of(path)
-    assert line.cells()[3] == "not finite at epoch 1"
-    assert line.cells()[6] == "30 s (device not recorded)"
 
 
 def test_a_kept_run_makes_the_same_line_and_finds_its_data_by_name(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli.console import run_command
 
 sys.path.append(str(Path(__file__).parent))
 
-from commands import Command, Outcome
+from commands import SMALL, TEXT, Command, Outcome, Refusal, train_command
 
 
 @pytest.fixture
@@ -22,3 +22,29 @@ def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         return code, *capsys.readouterr()
 
     return call
+
+
+@pytest.fixture
+def refusal(call: Command) -> Refusal:
+    def refusal(*command: object) -> str:
+        code, out, err = call(*command)
+        assert (code, out, err.count("\n")) == (2, "", 1), err
+        assert err.startswith("command: error: ")
+        return err
+
+    return refusal
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
+    """A run of 12 steps, which no test changes."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert train_command(["--data", str(text_file), "--run-dir", str(run), *SMALL]) == 0
+    return run

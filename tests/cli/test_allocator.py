@@ -6,7 +6,11 @@ import sys
 
 import pytest
 
-_PROGRAM = """
+from lstm_jax.cli.allocator import keep_freed_memory
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+OWN = ("MALLOC_", "GLIBC_TUNABLES")
+PROGRAM = """
 import resource
 import numpy as np
 from lstm_jax.cli.allocator import keep_freed_memory
@@ -21,36 +25,24 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step()
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-_PAGES = 100_000_000 // os.sysconf("SC_PAGE_SIZE")
 
 
-def _step_again(variables: dict[str, str]) -> tuple[bool, int]:
-    inherited = {k: v for k, v in os.environ.items() if k != "GLIBC_TUNABLES"}
-    environment = {k: v for k, v in inherited.items() if not k.startswith("MALLOC_")}
+def test_a_step_takes_the_pages_that_the_one_before_it_freed() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(OWN)}
     done = subprocess.run(
-        [sys.executable, "-c", _PROGRAM],
-        env=environment | variables,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
     )
     kept, faults = done.stdout.split()
-    return kept == "True", int(faults)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-def test_a_step_takes_the_pages_that_the_one_before_it_freed() -> None:
-    kept, faults = _step_again({})
-    if not kept:
+    if kept == "False":
         pytest.skip("this C library has no mallopt")
-    assert faults < _PAGES // 100
+    assert int(faults) < 100_000_000 // os.sysconf("SC_PAGE_SIZE") // 100
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("MALLOC_TRIM_THRESHOLD_", "131072"), ("GLIBC_TUNABLES", "glibc.malloc.check=0")],
-)
-def test_settings_of_the_users_own_are_left_as_they_are(name: str, value: str) -> None:
-    kept, _ = _step_again({name: value})
-    assert not kept
+@pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+def test_settings_of_the_users_own_are_left_as_they_are(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for own in (each for each in os.environ if each.startswith(OWN)):
+        monkeypatch.delenv(own)
+    monkeypatch.setenv(name, "131072")
+    assert not keep_freed_memory()

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from commands import ROOT, sample_command
 
-from lstm_jax.cli import sample, train
 from lstm_jax.cli.arguments import parse
-from lstm_jax.cli.classify import ClassifyCommand
-from lstm_jax.cli.convert import ConvertCommand
-from lstm_jax.cli.sample import SampleCommand
-from lstm_jax.cli.train import read_arguments
+from lstm_jax.cli.options import SAMPLE_HELP, ClassifyCommand, ConvertCommand, SampleCommand
+from lstm_jax.cli.train_options import HELP, read_arguments
 from lstm_jax.systems import PRESETS
 
 
@@ -35,9 +36,10 @@ def test_whatever_takes_a_text_takes_dashes() -> None:
     assert read("--forbid", text).forbid == text
     assert read("--stop", text, "b").stop == (text, "b")
     assert read("--score", text).score == Path(text)
-    command = read_arguments(["--data", text, "--sample-prompts", text, "b", "--layers", "2"])
+    flags = ["--data", text, "--run-dir", text, "--sample-prompts", text, "b", "--layers", "2"]
+    command: Any = read_arguments(flags)
     assert (command.config.data, command.config.model.layers) == (text, 2)
-    assert getattr(command.config, "sample_prompts", None) == (text, "b")
+    assert (command.config.sample_prompts, command.run_dir) == ((text, "b"), Path(text))
     converted = parse(ConvertCommand, None, ["a.pt", "b.safetensors", "--rnn", text], "convert")
     assert converted.rnn == text
 
@@ -47,7 +49,7 @@ def test_whatever_takes_a_text_takes_dashes() -> None:
     [
         (["--prompt", "--greedy"], "--prompt=--greedy"),
         (["--stop", "a", "--x"], "--stop=--x"),
-        (["--promt", "x"], "did you mean --prompt or --prompts"),
+        (["--promt", "x"], "did you mean --prompt or --prompts; see sample.py --help"),
         (["--temp", "1"], "--temperature"),
         (["-prompt", "x"], "--prompt"),
         (["--topn", "3"], "--top-n"),
@@ -58,13 +60,6 @@ def test_a_flag_that_is_none_and_a_text_that_is_one_are_met_with_a_hint(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(cure)):
         read(*arguments)
-
-
-@pytest.mark.parametrize("preset", [preset.preset for preset in PRESETS])
-def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
-    short = ["--learning-rate", "0.1", "--hidden_size=3", "--embedding-size=3"]
-    full = ["--optimizer.learning-rate", "0.1", "--model.hidden-size=3", "--model.embedding-size=3"]
-    assert read_arguments([preset, *short]) == read_arguments([preset, *full])
 
 
 @pytest.mark.parametrize(
@@ -81,24 +76,15 @@ def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
     ],
 )
 def test_a_close_spelling_names_the_flag(argument: str, meant: str) -> None:
-    with pytest.raises(ValueError, match=f"did you mean {re.escape(meant)}\\b"):
+    with pytest.raises(ValueError, match=f"did you mean {re.escape(meant)}\\b.*--help-all$"):
         read_arguments([argument])
 
 
-@pytest.mark.parametrize("columns", [10, 20, 40, 200])
-def test_flags_are_read_alike_at_any_width(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    command = read_arguments(["--hidden-size", "4", "--learning-rate", "0.1"])
-    assert (command.config.model.hidden_size, command.config.optimizer.learning_rate) == (4, 0.1)
-    assert read("--prompt", "--the").prompt == "--the"
-    assert os.environ["COLUMNS"] == str(columns)
-
-
-def test_other_commands_hint_too() -> None:
-    with pytest.raises(ValueError, match="did you mean --batch-size; see classify --help"):
-        parse(ClassifyCommand, None, ["run", "--batchsize", "3"], "classify")
-    with pytest.raises(ValueError, match="did you mean --prefix"):
-        parse(ConvertCommand, None, ["a.pt", "b.safetensors", "--prefx", "rnn."], "convert")
+@pytest.mark.parametrize("preset", [preset.preset for preset in PRESETS])
+def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
+    short = ["--learning-rate", "0.1", "--hidden_size=3", "--embedding-size=3"]
+    full = ["--optimizer.learning-rate", "0.1", "--model.hidden-size=3", "--model.embedding-size=3"]
+    assert read_arguments([preset, *short]) == read_arguments([preset, *full])
 
 
 def test_a_preset_is_the_first_word_or_a_flag_and_never_passed_over() -> None:
@@ -108,48 +94,68 @@ def test_a_preset_is_the_first_word_or_a_flag_and_never_passed_over() -> None:
     for arguments in (["--steps", "3", "anna"], ["docs", "--preset", "anna"]):
         with pytest.raises(ValueError, match=r"comes first: train\.py anna"):
             read_arguments(arguments)
-
-
-@pytest.mark.parametrize("preset", [[], *([preset.preset] for preset in PRESETS)])
-def test_help_names_presets_and_flags_that_every_preset_has(
-    preset: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as exit:
-        read_arguments([*preset, "--resume", "-h"])
-    assert not exit.value.code
-    assert capsys.readouterr().out == train.HELP.format(prog="train.py") + "\n"
-    names = re.findall(r"^  (\w+) ", train.HELP, re.MULTILINE)
-    assert names == [each.preset for each in PRESETS]
-    flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", train.HELP, re.MULTILINE)
-    assert len(flags) == 8
-    values = (("--layers", "2") if flag == "--layers" else (flag, "256") for flag in flags)
-    read_arguments([*preset, *itertools.chain(*values)])
-
-
-def test_all_flags_are_a_page_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, flags in (
-        (["poems"], ["--checkpoint-every INT", "--sample-templates"]),
-        (["--eval-only"], ["--sequence-length INT", "--model.hidden-size INT"]),
-    ):
-        with pytest.raises(SystemExit) as exit:
-            read_arguments([*arguments, "--help-all"])
-        assert not exit.value.code
-        page = capsys.readouterr().out
-        assert all(flag in page for flag in flags)
-    with pytest.raises(SystemExit):
-        sample.sample_command(["--help-all"])
-    page = capsys.readouterr().out
-    flags = re.findall(r"^  (--[a-z-]+) ", sample.HELP, re.MULTILINE)
-    assert len(flags) == 10
-    assert all(f" {flag} " in page for flag in flags)
+    with pytest.raises(ValueError, match="no preset 'anne'; choose one of docs, anna"):
+        read_arguments(["anne"])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_an_error_is_the_message_alone_and_names_the_page_of_all_flags(
-    encoding: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("columns", [10, 40, 200])
+def test_an_error_is_the_message_alone_in_any_width_and_encoding(
+    encoding: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
     with pytest.raises(ValueError, match=r"^Unrecognized options: --qqq, 3; see train.py --help-"):
         read_arguments(["--qqq", "3"])
     with pytest.raises(ValueError, match=r"^Error parsing --seed: .*'x'; see train.py --help-all$"):
         read_arguments(["--seed", "x"])
+    with pytest.raises(ValueError, match=r"did you mean --batch-size; see classify --help$"):
+        parse(ClassifyCommand, None, ["run", "--batchsize", "3"], "classify")
+
+
+def help_of(read: Any, *arguments: str) -> str:
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page), pytest.raises(SystemExit) as exit:
+        read(arguments)
+    assert not exit.value.code
+    return page.getvalue()
+
+
+@pytest.mark.parametrize("preset", [[], *([preset.preset] for preset in PRESETS)])
+def test_help_names_presets_and_flags_that_every_preset_has(preset: list[str]) -> None:
+    assert help_of(read_arguments, *preset, "--resume", "-h") == HELP.format(prog="train.py") + "\n"
+    names = re.findall(r"^  (\w+) ", HELP, re.MULTILINE)
+    assert names == [each.preset for each in PRESETS]
+    flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", HELP, re.MULTILINE)
+    assert len(flags) == 8
+    values = (("--layers", "2") if flag == "--layers" else (flag, "256") for flag in flags)
+    read_arguments([*preset, *itertools.chain(*values)])
+
+
+def test_all_flags_are_a_page_of_their_own() -> None:
+    page = help_of(read_arguments, "poems", "--help-all")
+    assert "--checkpoint-every INT" in page and "--sample-templates" in page
+    page = help_of(read_arguments, "--eval-only", "--help-all")
+    assert "--sequence-length INT" in page and "--model.hidden-size INT" in page
+    assert "own-samples" not in page
+    page = help_of(sample_command, "--help-all")
+    flags = re.findall(r"^  (--[a-z-]+) ", SAMPLE_HELP, re.MULTILINE)
+    assert len(flags) == 10
+    assert all(f" {flag} " in page for flag in flags)
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py"])
+def test_help_is_a_page_and_needs_no_accelerator(script: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / script, "--help"],
+        env={**os.environ, "JAX_PLATFORMS": "none such"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 30
+    assert list(tmp_path.iterdir()) == []

@@ -7,32 +7,23 @@ import json
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import jax
-import numpy as np
 import pytest
-from commands import Command
+from commands import ROOT, sample_command, train_command
 
-from lstm_jax.cli import judging, running
-from lstm_jax.cli.arguments import run_command
+from lstm_jax.cli import train as train_work
+from lstm_jax.cli.console import json_line, run_command
 from lstm_jax.cli.display import Display
-from lstm_jax.cli.output import json_line
-from lstm_jax.cli.sample import SampleCommand, sample_command
-from lstm_jax.cli.train import _Stop, train_command
-from lstm_jax.sampling import TextScore
 from lstm_jax.systems.language import LanguageSystem
-from lstm_jax.text import Vocabulary
 from lstm_jax.training import plots
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.recorders import TensorBoardRecorder
 
-ROOT = Path(__file__).parents[2]
 TEXT = "月亮下面的人在唱歌,風吹過山川.\n我想带你走到海的尽头 é😀.\n" * 40
 SMALL = shlex.split(
     "--model.hidden-size 4 --batch-size 2 --sequence-length 8 --steps 6 --log-every 2 "
@@ -65,12 +56,6 @@ def shown_in(
 
 def fail(*_: object) -> NoReturn:
     raise MemoryError("nothing is left")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def little_optimisation(quick_compilation: None) -> None:
-    """Numbers don't matter here; `quick_compilation` undoes it."""
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +122,14 @@ VERBATIM = ":smile: :heart: [b]bold[/b]\t[link=x] 1.5 \x0c\r" + "long " * 60
 
 @pytest.mark.parametrize("is_terminal", [False, True])
 def test_a_sample_is_shown_verbatim(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdout", io.StringIO(newline=""))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal, raising=False)
+    out = io.StringIO(newline="")
+    monkeypatch.setattr(out, "isatty", lambda: is_terminal, raising=False)
+    monkeypatch.setattr(sys, "stdout", out)
     with Display(0, 6) as display:
         display.sample(3, ":x:", VERBATIM)
         display.note(VERBATIM)
-        out = display._console.file._stream.getvalue()  # type: ignore[attr-defined]
-    assert f"--- sample at step 3 ---\n{VERBATIM}\n---\n" in out
-    assert out.count(VERBATIM) == 2
+    assert f"--- sample at step 3 ---\n{VERBATIM}\n---\n" in out.getvalue()
+    assert out.getvalue().count(VERBATIM) == 2
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
@@ -201,61 +186,13 @@ def strict(line: str) -> Any:
     return json.loads(line, parse_constant=fail)
 
 
-def test_json_is_strict_whatever_the_numbers(
-    call: Command, run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_is_strict_whatever_the_numbers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": math.inf, "x": math.nan}
-    monkeypatch.setattr(running, "evaluate_run", lambda *_: found)
-    code, out, _ = call(train_command, "--run-dir", run, "--eval-only")
+    monkeypatch.setattr(train_work, "evaluate_run", lambda *_: found)
+    code, out = shown_in("utf-8", train_command, "--run-dir", run, "--eval-only")
     expected = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": None, "x": None}
     assert (code, strict(out)) == (0, expected)
-    score = TextScore(np.array([-1e25, -np.inf], np.float32))
-    vocabulary = Vocabulary("char", ("a", "b"))
-    line = judging._shown(SampleCommand(run, jsonl=True), vocabulary, "abb", [0, 1, 1], score)  # type: ignore[arg-type]
-    assert strict(line)["perplexity"] is None
-    assert strict(line)["log_probabilities"][2] is None
     assert strict(json_line({"a": ({"b": math.nan},)})) == {"a": [{"b": None}]}
-
-
-@pytest.fixture
-def hang_up() -> Iterator[None]:
-    """The tests may be run under nohup themselves."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.mark.usefixtures("hang_up")
-def test_a_hang_up_stops_training_as_a_termination_does(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with _Stop() as stop:
-        signal.raise_signal(signal.SIGHUP)
-        assert (stop.asked(), stop.signal) == (True, signal.SIGHUP)
-        signal.raise_signal(signal.SIGHUP)  # a closed terminal's second one
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
-    assert capsys.readouterr().err == "stopping: the state is being saved\n"
-
-
-@pytest.mark.usefixtures("hang_up")
-def test_a_hang_up_that_nohup_ignores_stays_ignored() -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    with _Stop() as stop:
-        signal.raise_signal(signal.SIGHUP)
-        assert not stop.asked()
-    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-
-
-def test_a_signal_is_heard_though_standard_error_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone(io.StringIO):
-        def write(self, _: str) -> int:
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys, "stderr", Gone())
-    with _Stop() as stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.asked()
 
 
 @pytest.mark.parametrize("platform", ["cuda", pytest.param("gpu", marks=pytest.mark.slow)])
@@ -265,9 +202,8 @@ def test_a_platform_that_is_absent_is_one_line_that_names_its_variable(
     """In a process of its own: JAX chooses its devices once."""
     script = f"""
 import sys
-from lstm_jax.cli.arguments import run_command
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.console import run_command
+from lstm_jax.cli.main import sample_command, train_command
 for command, *sys.argv in (
     (sample_command, "sample.py", {str(run)!r}),
     (train_command, "train.py", "--run-dir", {str(run)!r}, "--eval-only"),

@@ -6,40 +6,66 @@ import io
 import json
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from commands import Command, snapshot
+from commands import (
+    Command,
+    Refusal,
+    classify_command,
+    sample_command,
+    train_command,
+)
 
-from lstm_jax.cli.classify import classify_command
-from lstm_jax.cli.sample import sample_command
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.train_options import read_arguments
+from lstm_jax.systems import read_system
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import load
 
 SONG = "我想带你 去看海 看海的天\n你说想要 风的声音 海的蓝\n" * 60
 PLAY = "To be, or not to be: that is the question! Thou art more lovely and more temperate.\n" * 60
 MODEL = ["--model.hidden-size", "12", "--log-every", "1"]
+SHORT = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1", *MODEL]
+Train = Callable[..., str]
 
 
-def train(call: Command, *arguments: object) -> str:
-    code, out, err = call(train_command, *arguments)
-    assert (code, err) == (0, "")
-    return out
+@pytest.fixture
+def train(call: Command) -> Train:
+    def train(*arguments: object) -> str:
+        code, out, err = call(train_command, *arguments)
+        assert (code, err) == (0, "")
+        return out
 
-
-def refusal(call: Command, command: object, *arguments: object) -> str:
-    code, out, err = call(command, *arguments)
-    assert (code, out, err.count("\n")) == (2, "", 1), err
-    return err
+    return train
 
 
 @pytest.fixture(scope="module")
-def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "song.txt"
-    path.write_text(SONG, encoding="utf-8")
-    return path
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data of every system."""
+    folder = tmp_path_factory.mktemp("data")
+    once = " ".join(f"once{n}" for n in range(200))
+    rows = [f"{text}\t{'positive' if label else 'negative'}" for label, text in labelled(1200)]
+    rng = np.random.default_rng(1)
+    words = [*GOOD, *BAD, *(f"word{n}" for n in range(25)), "never"]
+    vectors = [f"{word} " + " ".join(f"{x:.4f}" for x in rng.normal(size=7)) for word in words]
+    for name, text in {
+        "song.txt": SONG,
+        "play.txt": "preface " * 960 + PLAY + once,
+        "words.txt": "Часы пробили час, и мышь ушла. " * 80,
+        "poems.txt": "\n".join(poem_lines()),
+        "reviews.tsv": "\n".join(["text\tsentiment", *rows, ""]),
+        "vectors.txt": "\n".join([*vectors, ""]),
+    }.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    return found
 
 
 @pytest.mark.parametrize(
@@ -54,101 +80,79 @@ def song(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=" ".join,
 )
-def test_lyrics_of_every_shape(shape: list[str], call: Command, song: Path, tmp_path: Path) -> None:
+def test_lyrics_of_every_shape(
+    shape: list[str], train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
-    small = ["--batch-size", "4", "--sequence-length", "20", "--epochs", "4", *MODEL]
     out = train(
-        call, "lyrics", "--data", song, "--run-dir", run, *small, *shape,
-        "--characters", 600, "--sample-every", 2, "--sample.length", 10, "--sample-prompts", "海的",
+        "lyrics", "--data", files / "song.txt", "--run-dir", run, *SHORT, "--epochs", 4, *shape,
+        "--steps", "None", "--characters", 600, "--sample-every", 2, "--sample.length", 10,
+        "--sample-prompts", "海的",
     )  # fmt: skip
     assert "600 characters" in out
     rows = read_rows(run / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
     assert rows[-1]["perplexity"] < rows[0]["perplexity"]
-    config = json.loads((run / "config.json").read_text())["config"]
-    assert config["carry_backward"] == ("--as-published" in shape)
-    options = (run, "--prompt", "海的", "--length", 12, "--greedy")
-    if "--model.bidirectional" not in shape:
+    tokens = json.loads((run / "vocab.json").read_text())["tokens"]
+    assert (" " in tokens, "\n" in tokens) == (True, False)  # line ends became spaces
+    assert config_of(run)["config"]["carry_backward"] == ("--as-published" in shape)
+    options = [run, "--prompt", "海的", "--length", 12, "--greedy"]
+    if "--model.bidirectional" in shape:
+        assert "cannot write" in out
+        err = refusal(sample_command, *options)
+        assert "bidirectional" in err and "--force" in err
+        options.append("--force")
+    else:
         assert out.count("--- sample at step") == 2
-        code, text, _ = call(sample_command, *options)
-        assert (code, len(text)) == (0, 2 + 12 + 1)
-        return
-    assert "cannot write" in out
-    err = refusal(call, sample_command, *options)
-    assert "bidirectional" in err
-    assert "--force" in err
-    code, text, _ = call(sample_command, *options, "--force")
+    code, text, _ = call(sample_command, *options)
     assert (code, len(text)) == (0, 2 + 12 + 1)
 
 
-def test_line_ends_of_lyrics_become_spaces(call: Command, song: Path, tmp_path: Path) -> None:
-    small = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1", *MODEL]
-    train(call, "lyrics", "--data", song, "--run-dir", tmp_path / "run", *small)
-    tokens = json.loads((tmp_path / "run" / "vocab.json").read_text())["tokens"]
-    assert " " in tokens
-    assert "\n" not in tokens
-
-
 def test_prompts_of_a_preset_give_way_to_the_text_s_own_beginning(
-    call: Command, song: Path, tmp_path: Path
+    train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
 ) -> None:
-    small = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1", *MODEL]
-    train(call, "lyrics", "--data", song, "--run-dir", tmp_path / "run", *small)
-    config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert config["sample_prompts"] == ["我想带你"]
-    assert call(sample_command, tmp_path / "run", "--length", 3)[1].startswith("我想带你")
+    run = tmp_path / "run"
+    begin = ("lyrics", "--data", files / "song.txt", *SHORT)
+    train(*begin, "--run-dir", run)
+    described = config_of(run)
+    assert described["config"]["sample_prompts"] == ["我想带你"]
+    assert call(sample_command, run, "--length", 3)[1].startswith("我想带你")
     # Runs of older versions that showed no samples kept a prompt that they could not use.
-    described = json.loads((tmp_path / "run" / "config.json").read_text())
     described["config"]["sample_prompts"] = ["The "]
     older = {name: described[name] for name in ("format", "config", "data", "written_by")}
-    (tmp_path / "run" / "config.json").write_text(json.dumps(older))
-    code, out, _ = call(sample_command, tmp_path / "run", "--length", 3)
+    (run / "config.json").write_text(json.dumps(older))
+    code, out, _ = call(sample_command, run, "--length", 3)
     assert (code, len(out), out[0] in SONG) == (0, 1 + 3 + 1, True)
-    asked = ["--sample-prompts", "分开"]
-    err = refusal(
-        call, train_command, "lyrics", "--data", song, "--run-dir", tmp_path / "no", *small, *asked
-    )
-    assert "U+5206" in err
-    asked = ["--sample-prompts", "分开", "不分开", "--sample-every", "0"]  # as the preset has them
-    err = refusal(
-        call, train_command, "lyrics", "--data", song, "--run-dir", tmp_path / "no", *small, *asked
-    )
-    assert "U+5206" in err
+    as_the_preset_has_them = ("--sample-prompts", "分开", "不分开", "--sample-every", "0")
+    for asked in (("--sample-prompts", "分开"), as_the_preset_has_them):
+        assert "U+5206" in refusal(train_command, *begin, "--run-dir", tmp_path / "no", *asked)
 
 
-def test_a_text_may_begin_with_blank_lines_and_without_samples(
-    call: Command, tmp_path: Path
-) -> None:
+def test_a_text_of_blank_lines_alone_has_a_beginning(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("\n \n" * 400 + "words at last", encoding="utf-8")
-    small = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1", *MODEL]
-    options = ("--data", tmp_path / "text", "--run-dir", tmp_path / "run", *small)
-    train(call, *options, "--characters", 1000, "--sample-every", 0)
-    assert call(sample_command, tmp_path / "run", "--length", 3)[0] == 0
+    command = read_arguments(
+        ["--data", str(tmp_path / "text"), "--characters", "1000", "--batch-size", "2"]
+    )
+    system = read_system(command.config).with_samples(replace=not command.own_samples)
+    (prompt,) = system.config.sample_prompts
+    assert system.vocabulary.encode_prompt(prompt).size
 
 
 @pytest.fixture(scope="module")
-def word_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("words")
-    (folder / "text").write_text("Часы пробили час, и мышь ушла. " * 80, encoding="utf-8")
-    small = ["--batch-size", "4", "--sequence-length", "10", "--steps", "2", *MODEL]
-    small += ["--tokens", "word", "--sample-every", "2", "--sample.length", "4"]
-    options = ["--data", str(folder / "text"), "--run-dir", str(folder / "run"), *small]
-    assert train_command(options) == 0
-    return folder / "run"
-
-
-def test_a_preset_s_prompt_of_unknown_words_gives_way_to_a_word_of_the_text(
-    call: Command, word_run: Path
-) -> None:
-    config = json.loads((word_run / "config.json").read_text(encoding="utf-8"))["config"]
-    assert config["sample_prompts"] == ["часы"]
-    code, out, err = call(sample_command, word_run, "--length", 2)
-    assert (code, out.split()[0], "note" in err) == (0, "часы", False)
+def word_run(files: Path) -> Path:
+    run = files / "words"
+    options = ["--tokens", "word", "--sample-every", "1", "--sample.length", "4"]
+    data = ["--data", str(files / "words.txt"), "--run-dir", str(run)]
+    assert train_command([*data, *SHORT, "--sequence-length", "10", *options]) == 0
+    return run
 
 
 def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
     call: Command, word_run: Path, tmp_path: Path
 ) -> None:
+    assert config_of(word_run)["config"]["sample_prompts"] == ["часы"]  # not the preset's "The "
+    code, out, err = call(sample_command, word_run, "--length", 3)
+    assert (code, out.split()[0], "note" in err) == (0, "часы", False)
     prompt = "Xyzzy, «Часы» пробили"
     options = (word_run, "--prompt", prompt, "--length", 3)
     code, out, err = call(sample_command, *options)
@@ -166,33 +170,28 @@ def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
     assert lines[0] == "xyzzy часы пробили"
 
 
-def test_a_known_word_of_a_template_is_fed_as_itself(call: Command, word_run: Path) -> None:
+def test_a_template_of_words_keeps_them_and_may_feed_unknown_ones(
+    call: Command, word_run: Path
+) -> None:
+    text = call(sample_command, word_run, "--template", "час * и * час")[1].split()
+    assert (text[0], text[2], text[4], len(text)) == ("час", "и", "час", 5)
     options = (word_run, "--template", "Часы * Xyzzy", "--jsonl", "--feed-unknown")
     _, out, err = call(sample_command, *options)
     row = json.loads(out)
-    assert row["tokens"][0] == "Часы"
-    assert row["ids"][0] > 0
+    assert (row["tokens"][0], row["ids"][0] > 0) == ("Часы", True)
     assert (row["tokens"][2], row["ids"][2]) == ("Xyzzy", 0)
     assert "note" not in err
 
 
-@pytest.fixture(scope="module")
-def play(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "play.txt"
-    once = " ".join(f"once{n}" for n in range(200))
-    path.write_text("preface " * 960 + PLAY + once, encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("as_published", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_shakespeare_trains_and_writes_words(
-    as_published: bool, call: Command, play: Path, tmp_path: Path
+    as_published: bool, train: Train, call: Command, files: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     small = ["--batch-size", "6", "--sequence-length", "10", "--steps", "8", "--sample-every", "4"]
     published = ["--as-published"] if as_published else []
     out = train(
-        call, "shakespeare", "--data", play, "--run-dir", run, *small, *published, *MODEL,
+        "shakespeare", "--data", files / "play.txt", "--run-dir", run, *small, *published, *MODEL,
         "--model.embedding-size", 6, "--evaluate-every", 4,
     )  # fmt: skip
     assert out.count("--- sample at step") == 4  # "wherefore" is no word of the text
@@ -211,17 +210,7 @@ def test_shakespeare_trains_and_writes_words(
     assert "unknown" not in ends
 
 
-def test_a_template_of_words(call: Command, play: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    small = ["--batch-size", "6", "--sequence-length", "10", "--steps", "2", "--sample-every", "0"]
-    train(call, "shakespeare", "--data", play, "--run-dir", run, *small, *MODEL)
-    text = call(sample_command, run, "--template", "to * or * to *")[1].split()
-    assert (text[0], text[2], text[4], len(text)) == ("to", "or", "to", 6)
-
-
-@pytest.fixture(scope="module")
-def poems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "poems.txt"
+def poem_lines() -> list[str]:
     rng = np.random.default_rng(0)
     signs = "春夏秋冬花月山水风雪人天"
     lines = ["空:", "一:春花秋月", "二:春花秋月"]
@@ -230,18 +219,18 @@ def poems(tmp_path_factory: pytest.TempPathFactory) -> Path:
         start = int(rng.integers(12))
         body = "".join(signs[(start + place) % 12] for place in range(length))
         lines.append(f"题{number}:{body[: length // 2]} {body[length // 2 :]}。")
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
+    return lines
 
 
 @pytest.fixture(scope="module")
-def poem_run(tmp_path_factory: pytest.TempPathFactory, poems: Path) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "poems"
+def poem_run(files: Path) -> Path:
+    run = files / "poems"
     small = ["--batch-size", "16", "--epochs", "6", "--model.embedding-size", "12", *MODEL]
     small += ["--widths", "2"]  # each is a program to compile
     small += ["--optimizer.learning-rate", "0.02", "--optimizer.warmup-steps", "5"]
     small += ["--sample-templates", "春***月***", "--checkpoint-every", "3"]
-    assert train_command(["poems", "--data", str(poems), "--run-dir", str(run), *small]) == 0
+    data = ["--data", str(files / "poems.txt"), "--run-dir", str(run)]
+    assert train_command(["poems", *data, *small]) == 0
     return run
 
 
@@ -253,39 +242,30 @@ def test_poems_are_learnt_and_their_ends_reported_apart(poem_run: Path) -> None:
     assert last["heldout_accuracy"] > 0.5
     for name in ("end_loss", "end_accuracy", "heldout_end_loss", "heldout_end_accuracy"):
         assert last[name] >= 0
-    about = json.loads((poem_run / "config.json").read_text())["data"]["about"]
-    assert "1 were empty poems" in about
+    assert "1 were empty poems" in config_of(poem_run)["data"]["about"]
 
 
 def test_a_template_s_characters_stand_and_each_blank_is_filled(
-    call: Command, poem_run: Path
+    call: Command, refusal: Refusal, poem_run: Path
 ) -> None:
-    options = (poem_run, "--template", "春****月****", "--batch", 3, "--seed", 1)
-    code, out, _ = call(sample_command, *options, "--line-length", 5)
+    options = (poem_run, "--template", "春***月***", "--batch", 3, "--seed", 1)
+    code, out, _ = call(sample_command, *options, "--line-length", 4)
     assert code == 0
     lines = out.splitlines()
     assert len(lines) == 6
-    assert {len(line) for line in lines} == {5}
+    assert {len(line) for line in lines} == {4}
     assert [line[0] for line in lines] == ["春", "月"] * 3
     assert not set(out) & set("*\0")
     greedy = call(sample_command, *options, "--greedy")[1].splitlines()
     assert len(set(greedy)) == 1
-    assert greedy[0][:5] == "春夏秋冬花"
-    free_start = call(sample_command, poem_run, "--template", "*春**")[1]
-    assert free_start[1] == "春"
+    assert greedy[0][:4] == "春夏秋冬"
     by_default = call(sample_command, poem_run)[1]
     assert (by_default[0], by_default[4]) == ("春", "月")
-
-
-def test_a_character_that_the_poems_lack_is_an_error_or_shown(
-    call: Command, poem_run: Path
-) -> None:
-    options = (poem_run, "--template", "帅***", "--greedy")
-    err = refusal(call, sample_command, *options)
-    assert "U+5E05" in err
-    code, out, _ = call(sample_command, *options, "--feed-unknown")
-    assert (code, out[0], len(out)) == (0, "帅", 5)
-    assert "both" in refusal(call, sample_command, *options, "--prompt", "春")
+    odd = (poem_run, "--template", "帅*春*****", "--greedy")
+    assert "U+5E05" in refusal(sample_command, *odd)
+    code, out, _ = call(sample_command, *odd, "--feed-unknown")
+    assert (code, out[0], out[2], len(out)) == (0, "帅", "春", 9)
+    assert "both" in refusal(sample_command, *odd, "--prompt", "春")
 
 
 def test_what_goes_on_from_a_prompt_ends_where_the_model_ends_a_poem(
@@ -305,68 +285,61 @@ def test_what_goes_on_from_a_prompt_ends_where_the_model_ends_a_poem(
 
 
 GOOD, BAD = ["wonderful", "moving", "great"], ["dull", "awful", "boring"]
-
-
-def review(rng: np.random.Generator, label: int) -> str:
-    words = [f"word{rng.integers(30)}" for _ in range(int(rng.integers(3, 30)))]
-    words[int(rng.integers(len(words)))] = str(rng.choice(GOOD if label else BAD))
-    return " ".join(words).capitalize() + ".<br /><br />Don't ask!"
+REVIEWS = [*("--batch-size", "32", "--length", "24", "--epochs", "12", "--model.dense-size", "8")]
+REVIEWS += [*("--model.dropout", "0.1", "--optimizer.learning-rate", "0.02", *MODEL)]
+REVIEWS += [*("--model.layers", "1", "--model.pooling", "max", "--model.dense-dropout", "0")]
 
 
 def labelled(number: int) -> list[tuple[int, str]]:
+    """Reviews, each a positive or a negative word among others, with their labels."""
     rng = np.random.default_rng(number)
-    return [(row % 2, review(rng, row % 2)) for row in range(number)]
+    found = []
+    for row in range(number):
+        words = [f"word{rng.integers(30)}" for _ in range(int(rng.integers(3, 30)))]
+        words[int(rng.integers(len(words)))] = str(rng.choice(GOOD if row % 2 else BAD))
+        found.append((row % 2, " ".join(words).capitalize() + ".<br /><br />Don't ask!"))
+    return found
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "reviews.tsv"
-    rows = [f"{text}\t{'positive' if label else 'negative'}" for label, text in labelled(1200)]
-    path.write_text("text\tsentiment\n" + "\n".join(rows) + "\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture(scope="module")
-def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("data") / "vectors.txt"
-    rng = np.random.default_rng(1)
-    words = [*GOOD, *BAD, *(f"word{n}" for n in range(25)), "never"]
-    lines = [f"{word} " + " ".join(f"{x:.4f}" for x in rng.normal(size=7)) for word in words]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
-
-
-REVIEWS = ["--batch-size", "32", "--length", "24", "--epochs", "12", *MODEL]
-REVIEWS += [
-    "--model.dense-size",
-    "8",
-    "--model.dropout",
-    "0.1",
-    "--optimizer.learning-rate",
-    "0.02",
-]
-EASY = ["--model.layers", "1", "--model.pooling", "max", "--model.dense-dropout", "0"]
-
-
-@pytest.fixture(scope="module")
-def classifier(tmp_path_factory: pytest.TempPathFactory, table: Path, vectors: Path) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "reviews"
-    options = ["--data", str(table), "--vectors", str(vectors), "--run-dir", str(run)]
-    assert train_command(["reviews", *options, *REVIEWS, *EASY]) == 0
+def classifier(files: Path) -> Path:
+    run = files / "reviews"
+    options = ["--data", str(files / "reviews.tsv"), "--vectors", str(files / "vectors.txt")]
+    assert train_command(["reviews", *options, "--run-dir", str(run), *REVIEWS]) == 0
     return run
 
 
-def test_a_classifier_learns_and_the_best_step_is_kept(classifier: Path) -> None:
+def test_a_classifier_learns_and_the_best_step_is_kept_with_its_vectors_and_judged(
+    call: Command, refusal: Refusal, classifier: Path, poem_run: Path, files: Path
+) -> None:
     rows = read_rows(classifier / "metrics.jsonl")
     best = min(rows, key=lambda row: row["heldout_loss"])
     assert best["heldout_accuracy"] > 0.9
     assert (classifier / "checkpoints" / str(best["step"])).is_dir()
     assert {"accuracy", "heldout_accuracy", "loss", "heldout_loss"} <= set(best)
     assert "perplexity" not in best
+    model = config_of(classifier)["config"]["model"]
+    assert (model["embedding_size"], model["frozen_embedding"]) == (7, True)
+    code, out, _ = call(train_command, "--run-dir", classifier, "--eval-only")
+    found = json.loads(out)
+    assert (code, found["step"]) == (0, best["step"])
+    assert found["heldout_loss"] == pytest.approx(best["heldout_loss"], rel=1e-5)
+    _, params, vocabulary, _ = load(classifier)
+    for line in (files / "vectors.txt").read_text().splitlines():
+        word, *numbers = line.split()
+        if word in vocabulary:
+            kept = params.vectors[vocabulary.encode_tokens([word])[0]]
+            np.testing.assert_array_equal(kept, np.array(numbers, np.float32))
+    assert "classify" in refusal(sample_command, classifier)
+    assert "needs a Classifier" in refusal(classify_command, poem_run)
 
 
 def test_lines_are_labelled_with_a_probability(
-    call: Command, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Command,
+    refusal: Refusal,
+    classifier: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Of the last line's words the model reads the last 24, the good one among them.
     cut = "dull awful boring " + " ".join(f"word{n}" for n in range(23)) + " great"
@@ -385,116 +358,43 @@ def test_lines_are_labelled_with_a_probability(
             assert (float(probability) > 0.5) == (label == "positive")
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(file.read_bytes()), "ascii"))
         assert call(classify_command, classifier, "--batch-size", 2)[1] == out
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"good\ncaf\xe9 noir\n", "WINDOWS-1252 ('caf\u00e9 noir')"),
-        (b"good\nna\xc3\xafve \xe2\x80", "cut off"),
-        (b"\x1f\x8b\x08\n", "gunzip"),
-    ],
-)
-def test_what_is_no_text_is_not_classified(
-    content: bytes,
-    said: str,
-    call: Command,
-    classifier: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    (tmp_path / "lines.txt").write_bytes(content)
-    assert said in refusal(call, classify_command, classifier, tmp_path / "lines.txt")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
-    err = refusal(call, classify_command, classifier)
-    assert said in err and f"line {1 + content.startswith(b'good')} of standard input" in err
-
-
-def test_a_classifier_s_run_needs_its_own_vectors_no_more(
-    call: Command, classifier: Path, tmp_path: Path
-) -> None:
-    config = json.loads((classifier / "config.json").read_text())["config"]
-    assert config["model"]["embedding_size"] == 7
-    assert config["model"]["frozen_embedding"]
-    code, out, _ = call(train_command, "--run-dir", classifier, "--eval-only")
-    assert code == 0
-    rows = read_rows(classifier / "metrics.jsonl")
-    found = json.loads(out)
-    best = min(rows, key=lambda row: row["heldout_loss"])
-    assert found["step"] == best["step"]
-    assert found["heldout_loss"] == pytest.approx(best["heldout_loss"], rel=1e-5)
-    torn = tmp_path / "torn"
-    torn.mkdir()
-    for name in ("config.json", "vocab.json"):
-        (torn / name).write_bytes((classifier / name).read_bytes())
-    (torn / "checkpoints").symlink_to(classifier / "checkpoints")
-    (torn / "vectors.npy").write_bytes((classifier / "vectors.npy").read_bytes()[:-5])
-    assert "vectors.npy" in refusal(call, classify_command, torn)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good\ncaf\xe9 noir\n")))
+    err = refusal(classify_command, classifier)
+    assert "line 2 of standard input is" in err and "WINDOWS-1252 ('caf\u00e9 noir')" in err
 
 
 def test_vectors_of_a_file_may_be_what_training_begins_with(
-    call: Command, table: Path, vectors: Path, tmp_path: Path
+    train: Train, call: Command, refusal: Refusal, files: Path, tmp_path: Path
 ) -> None:
-    run = tmp_path / "run"
-    small = [*REVIEWS, *EASY, "--epochs", "2", "--model.word-dropout", "0.1"]
+    run, table, vectors = tmp_path / "run", files / "reviews.tsv", files / "vectors.txt"
+    small = [*REVIEWS, "--epochs", "2", "--model.word-dropout", "0.1"]
     options = ("reviews", "--data", table, "--vectors", vectors, "--run-dir", run, *small)
-    assert "begin with random ones" in train(call, *options, "--train-vectors")
-    assert not (run / "vectors.npy").exists()
+    assert "begin with random ones" in train(*options, "--train-vectors")
     model, params, vocabulary, _ = load(run, step="newest")
     assert not model.config.frozen_embedding
     line = next(line for line in vectors.read_text().splitlines() if line.startswith("great "))
     given = np.array(line.split()[1:], np.float32)
     learnt = np.asarray(params.embedding)[vocabulary.encode_tokens(["great"])[0]]
     assert 0 < np.abs(learnt - given).max() < 1
-    shown = train(call, "--run-dir", run, "--resume", "--epochs", "3")
-    assert "resumed" in shown
+    assert "resumed" in train("--run-dir", run, "--resume", "--epochs", "3")
     assert call(classify_command, run, table)[0] == 0
-    err = refusal(call, train_command, "reviews", "--data", table, "--train-vectors")
+    err = refusal(train_command, "reviews", "--data", table, "--train-vectors")
     assert "name their file" in err
 
 
-def test_a_classifier_does_not_write_and_a_writer_does_not_classify(
-    call: Command, classifier: Path, poem_run: Path
+def test_an_archive_of_reviews_trains_and_its_test_half_is_judged(
+    train: Train, call: Command, tmp_path: Path
 ) -> None:
-    assert "classify" in refusal(call, sample_command, classifier)
-    assert "needs a Classifier" in refusal(call, classify_command, poem_run)
-
-
-def test_the_folder_and_its_archive_train_the_same_and_the_test_half_is_judged(
-    call: Command, tmp_path: Path
-) -> None:
-    root = tmp_path / "aclImdb"
-    for half, number in (("train", 60), ("test", 30)):
-        for row, (label, text) in enumerate(labelled(number)):
-            file = root / half / ("pos" if label else "neg") / f"{row}_{9 if label else 2}.txt"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
     with tarfile.open(tmp_path / "reviews.tar.gz", "w:gz") as archive:
-        archive.add(root, "aclImdb")
-    small = [*REVIEWS, "--epochs", "2"]
-    found = []
-    for name in ("aclImdb", "reviews.tar.gz"):
-        run = tmp_path / f"run-{name}"
-        train(call, "reviews", "--data", tmp_path / name, "--run-dir", run, *small)
-        found.append(json.loads(call(train_command, "--run-dir", run, "--eval-only")[1]))
-    assert found[0] == found[1]
-    assert 0 <= found[0]["test_accuracy"] <= 1
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "columns named text"),
-        ("text\tlabel\n", "review"),
-        ("text\tlabel\nfine\t3\n", "line 2"),
-        ("words\tlabel\nfine\t1\n", "text"),
-    ],
-)
-def test_reviews_that_cannot_be_read_are_one_line(
-    content: str, said: str, call: Command, tmp_path: Path
-) -> None:
-    (tmp_path / "reviews.tsv").write_text(content, encoding="utf-8")
-    before = snapshot(tmp_path)
-    options = ("--data", tmp_path / "reviews.tsv", "--run-dir", tmp_path / "run")
-    assert said in refusal(call, train_command, "reviews", *options)
-    assert snapshot(tmp_path) == before
+        for half, number in (("train", 60), ("test", 30)):
+            for row, (label, text) in enumerate(labelled(number)):
+                name = f"aclImdb/{half}/{'pos' if label else 'neg'}/{row}_{9 if label else 2}.txt"
+                member = tarfile.TarInfo(name)
+                member.size = len(text)
+                archive.addfile(member, io.BytesIO(text.encode()))
+    run = tmp_path / "run"
+    data = ("--data", tmp_path / "reviews.tar.gz", "--run-dir", run)
+    train("reviews", *data, *REVIEWS, "--epochs", "2")
+    found = json.loads(call(train_command, "--run-dir", run, "--eval-only")[1])
+    assert 0 <= found["test_accuracy"] <= 1
+    assert found["test_loss"] > 0

@@ -135,7 +135,7 @@ def test_damaged_metrics_change_nothing_of_the_training(
 def test_a_damaged_description_is_refused_by_name(
     whole: Path, task: Task, tmp_path: Path, flips: int, promise: Promise
 ) -> None:
-    names = ("config.json", "vocab.json", "corpus.txt", "vectors.npy")
+    names = ("config.json", "vocab.json", "corpus.txt")
     files = [whole / name for name in names if (whole / name).exists()]
     outcomes, failures = Counter[str](), []
     for how, run, file in damaged_copies(whole, files, tmp_path / "copy", flips):

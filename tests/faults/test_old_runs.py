@@ -11,6 +11,7 @@ import jax
 import pytest
 from old_runs import CLASSIFIER, FIXTURES, RUNS, expectations_of
 
+import lstm_jax
 from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import MetricsLog, read_rows
@@ -67,3 +68,12 @@ def test_an_old_run_can_be_resumed(
     ]
     last = read_rows(folder.metrics)[-1]["heldout_loss"]
     assert sums.loss / sums.weight == pytest.approx(last, rel=1e-5)
+
+
+def test_a_classifier_of_a_version_that_kept_vectors_in_a_file_says_what_to_do(
+    tmp_path: Path,
+) -> None:
+    shutil.copyfile(FIXTURES / "reviews_with_a_file_of_vectors.json", tmp_path / "config.json")
+    (tmp_path / "vectors.npy").touch()
+    with pytest.raises(ValueError, match=r"older version.*vectors\.npy; train it anew"):
+        lstm_jax.load(tmp_path)

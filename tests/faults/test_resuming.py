@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from short_runs import TEXT, Place, Promise, differences, leaf_bytes
 
-from lstm_jax.cli.train import train_command
+from lstm_jax.cli.main import train_command
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.run import (
@@ -127,7 +127,7 @@ def _unlike_a_skip(task: Task, begun: Any, folder: RunFolder) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("kept", [(), ("vocab.json",), ("vocab.json", "vectors.npy")])
+@pytest.mark.parametrize("kept", [(), ("vocab.json",), ("vocab.json", "corpus.txt")])
 def test_a_run_killed_while_its_folder_was_made_is_not_in_the_way(
     kept: tuple[str, ...], tmp_path: Path
 ) -> None:

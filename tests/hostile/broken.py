@@ -1,37 +1,43 @@
-"""Strategies that break what is valid: bytes, texts, JSON values."""
+"""Three strategies that break what is valid: bytes, trees of JSON values, command lines."""
 
 from __future__ import annotations
 
 import copy
 import json
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hypothesis import strategies as st
 
-PROSE = (
-    "The quick brown fox — it's well-known — jumps over 13 lazy dogs.\n"
-    "« Où es-tu ? » 分开 不分开\n\n<br />Don’t stop: naïve façades, e\u0301te\u0301.\n"  # noqa: RUF001
-)
-POEMS = "春:春眠不觉晓\n夜：夜来风雨声\nempty:\nno colon\n靜夜思:床前明月光，疑是地上霜。\n"  # noqa: RUF001
-"""Valid texts."""
-
-ODD_TEXTS = ("", " ", "x", "0", "nan", "\0", "\ud800", "\udc80", "\ufeff", "\u2028", "\u202e",
-             "e\u0301", "\U0001f600", "../../escaped", "/dev/zero", "a\r\nb", "*", "\u0663",
+ODD_TEXTS = ("", " ", "x", "0", "-1", "nan", "inf", "1e999", "1_0", "0x1p3", "\0", "\ud800",
+             "\udc80", "\ufeff", "\u2028", "\u202e", "e\u0301", "\u0663", "\U0001f600",
+             "../../escaped", "/dev/zero", "/etc/passwd", ".", "a\r\nb", "*", "|O", "<f8",
              "a" * 5_000)  # fmt: skip
 """Texts that programs stumble over."""
 
-_ODD_VALUES = (None, True, False, 0, 1, -1, 2**31, 2**63, -(2**63), 10**30, 10**400, 0.5, -0.0,
-               1e308, math.inf, -math.inf, math.nan, [], {}, [[]], [None], [1, "x"], {"": 0},
-               ["a"] * 1_000)  # fmt: skip
+_ODD_VALUES = (None, True, False, 0, 1, -1, 513, 2**31, 2**33, 2**63, -(2**63), 10**30, 10**400,
+               0.5, -0.0, 1e308, math.inf, -math.inf, math.nan, [], {}, [[]], [None], [1, "x"],
+               {"": 0}, ["a"] * 1_000)  # fmt: skip
 """Values that programs stumble over; the numbers that are not finite are no JSON, but are read."""
 
 _ODD_BYTES = (b"\0", b"\xff", b"\xfe\xff", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80",
               b"\xc0\x80", b"\xf5\x80\x80\x80", b"\x80", b"\r", b"\r\n", b"\n\n", b"\x1a",
               b"\x1b[2J", b"\xe2\x80\xa8", b" ", b"\t", b'"', b"'", b",", b":", b"\\", b"*", b"NaN",
               b"1e999", b"-1", b"9" * 5_000)  # fmt: skip
-_DEEP, _LONG_NUMBER = "@deep@", "@digits@"
 _ENCODINGS = ("utf-16", "utf-16-le", "utf-32", "utf-8-sig", "latin-1", "gb18030")
+_DEEP, _LONG_NUMBER = "@deep@", "@digits@"
+
+ODD_ARGUMENTS = ("", " ", "0", "1", "-1", "2", "1.5", "1e3", "1e400", "-1e400", "nan", "inf",
+                 "-inf", "1_000", "0x10", "\u0663", "9" * 30, "-" + "9" * 30, "9" * 400,
+                 "9" * 5_000, "true", "None", "none", "[]", "{}", "--", "-", "=", "x", "Ω",
+                 "e\u0301", "\U0001f600", "\udc80", "a\0b", "a\nb", "a" * 5_000, "../..",
+                 "/dev/null", "newest", "lstm", "float32")  # fmt: skip
+"""What a flag may be given."""
+
+
+Choose = Callable[[Sequence[Any]], Any]
+"""One of several: which, Hypothesis says."""
 
 
 def rarely(often: Any, rare: Any, out_of: int = 20) -> st.SearchStrategy[Any]:
@@ -45,11 +51,6 @@ def broken_bytes(draw: st.DrawFn, valid: bytes, at_most: int = 4) -> bytes:
     for _ in range(draw(st.integers(1, at_most))):
         valid = _mutated(draw, valid)
     return valid
-
-
-def perhaps_broken(valid: bytes) -> st.SearchStrategy[bytes]:
-    """The bytes themselves, one time in four."""
-    return rarely(broken_bytes(valid), st.just(valid), 4)
 
 
 def _mutated(draw: st.DrawFn, data: bytes) -> bytes:
@@ -81,23 +82,13 @@ def _mutated(draw: st.DrawFn, data: bytes) -> bytes:
 
 
 @st.composite
-def broken_text(draw: st.DrawFn, text: str) -> str:
-    """The text with odd characters in it, lone surrogates among them."""
-    odd = st.sampled_from(ODD_TEXTS) | st.text(st.characters(), min_size=1, max_size=8)
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, len(text)))
-        text = text[:at] + draw(odd) + text[at + draw(st.sampled_from((0, 0, 1, 10))) :]
-    return text
-
-
-@st.composite
-def broken_json(draw: st.DrawFn, value: Any) -> Any:
-    """A copy of the value in which a few places hold something else, or nothing."""
+def broken_tree(draw: st.DrawFn, value: Any) -> Any:
+    """A copy of a tree of JSON values in which a few places hold something else, or nothing."""
     root = [copy.deepcopy(value)]
     for _ in range(draw(st.sampled_from((1, 1, 1, 2, 5)))):
         holder, key = draw(st.sampled_from(_places(root)))
         old = holder[key]
-        match draw(st.integers(0, 5)):
+        match draw(st.integers(0, 6)):
             case 0 if isinstance(holder, dict):
                 del holder[key]
             case 1 if isinstance(holder, dict):
@@ -110,6 +101,9 @@ def broken_json(draw: st.DrawFn, value: Any) -> Any:
                 holder[key] = draw(st.sampled_from(ODD_TEXTS))
             case 4 if isinstance(old, list):
                 holder[key] = old * draw(st.sampled_from((0, 2, 50)))
+            case 5 if isinstance(old, str) and len(old) < 200:
+                broken = draw(broken_bytes(old.encode(errors="surrogatepass"), 1))
+                holder[key] = broken.decode(errors="surrogateescape")
             case _:
                 holder[key] = copy.deepcopy(draw(st.sampled_from(_ODD_VALUES)))
     return root[0]
@@ -127,15 +121,33 @@ def _places(root: list[Any]) -> list[tuple[Any, Any]]:
     return found
 
 
-@st.composite
-def json_bytes(draw: st.DrawFn, value: Any) -> bytes:
-    """The value as a file; sometimes a name twice, deep nesting, a number of 5,000 digits."""
-    text = json.dumps(
-        value, ensure_ascii=draw(st.booleans()), indent=draw(st.sampled_from((None, 0, 2)))
-    )
-    depth = draw(st.sampled_from((50, 1_000, 100_000))) if _DEEP in text else 0
+def json_bytes(value: Any, indent: int | None = None, times: int = 1, depth: int = 1_000) -> bytes:
+    """The value as a file, its names so many times; there may be deep nesting, a long number."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
     text = text.replace(f'"{_DEEP}"', "[" * depth + "]" * depth)
     text = text.replace(f'"{_LONG_NUMBER}"', "9" * 5_000)
-    if draw(rarely(st.just(False), st.just(True))) and text.startswith("{") and len(text) > 2:
-        text = "{" + text[1:-1] + "," + text[1:-1] + "}"
+    if text.startswith("{") and len(text) > 2:
+        text = "{" + ",".join([text[1:-1]] * times) + "}"
     return text.encode("utf-8", errors="surrogatepass")
+
+
+def encoded(text: str, choose: Choose) -> bytes:
+    return text.encode("utf-8", errors="surrogatepass")
+
+
+def as_json(value: Any, choose: Choose) -> bytes:
+    return json_bytes(value, choose((None, 2)), choose((1, 1, 1, 2)), choose((50, 1_000, 100_000)))
+
+
+@st.composite
+def odd_flags(draw: st.DrawFn, names: Sequence[str]) -> list[str]:
+    """A few of these flags with values, most of them odd."""
+    arguments: list[str] = []
+    for _ in range(draw(st.sampled_from((1, 1, 1, 2, 4)))):
+        flag, value = draw(st.sampled_from(names)), draw(st.sampled_from(ODD_ARGUMENTS))
+        underscored = flag.replace("-", "_").replace("__", "--", 1)
+        ways = ([flag], [value], [underscored, value], [flag[:-1], value], [flag, value, value],
+                [f"{flag}={value}"], [f"{flag}={value}"], [flag, value], [flag, value],
+                [flag, value])  # fmt: skip
+        arguments += draw(st.sampled_from(ways))
+    return arguments

@@ -19,12 +19,13 @@ settings.register_profile(
 
 
 @pytest.fixture
-def surface(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    """What a test reads by; in the table it has the name of the test, or of its parameter."""
-    from law import Surface  # which asks for the profile, and that is not loaded before
+def law(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """What a test reads by; in the table it has the test's name, or that of its parameter."""
+    from law import Law  # which asks for the profile, and that is not loaded before
 
     jax.local_devices()  # its threads are started before memory is limited
-    name = request.node.name.removeprefix("test_").replace("_", " ")
-    row: list[str | int] = [name.partition("[")[2].rstrip("]") or name, 0, 0, 0]
+    plain = request.node.originalname.removeprefix("test_").replace("_", " ")
+    params = request.node.callspec.params if hasattr(request.node, "callspec") else {}
+    row: list[str | int] = [params.get("name", plain), 0, 0, 0]
     request.node.user_properties.append(("hostile", row))
-    return Surface(tmp_path, row)
+    return Law(tmp_path, row)

@@ -7,22 +7,18 @@ file lost, changed or left behind.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import os
 import resource
 import shutil
 import signal
 import types
-import typing
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 from hypothesis import settings
 
-from lstm_jax.cli.arguments import error_line
+from lstm_jax.cli.console import error_line
 
 SECONDS = 10.0
 MEBIBYTES = 300
@@ -39,16 +35,20 @@ class _TooLongError(BaseException):
     """Not an Exception: nobody in between is to take it for an error of the input."""
 
 
-class Surface:
-    """Something that reads what a user gives, and how often it refused and accepted.
+class Law:
+    """Holds what reads what a user gives to the law, and counts how often it refused and accepted.
 
     Args:
         place: an empty folder.
         row: of the table: a name and three numbers, which cases are added to.
+
+    Attributes:
+        refusal: of the last case.
     """
 
     def __init__(self, place: Path, row: list[str | int]) -> None:
         self.place, self.row = place, row
+        self.refusal: Exception | None = None
 
     def count(self, *, refused: bool) -> None:
         """Adds a case to the table."""
@@ -69,7 +69,7 @@ class Surface:
         folder.mkdir()
         for name, content in (files or {}).items():
             (folder / name).write_bytes(content)
-        refusal: Exception | None = None
+        self.refusal = None
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")  # the largest size is that from now on
         largest = _largest_mebibytes()
@@ -77,7 +77,7 @@ class Surface:
             with _limited_memory(), _alarm(), _silence():
                 yield folder
         except (ValueError, OSError) as error:
-            refusal = error
+            self.refusal = error
         except (MemoryError, _TooLongError) as error:
             raise AssertionError(f"out of all proportion: {error!r}") from error
         finally:
@@ -85,15 +85,15 @@ class Surface:
             found = {name: each.read_bytes() for name, each in left.items() if each.is_file()}
             shutil.rmtree(folder)
         assert _largest_mebibytes() - largest < MEBIBYTES, "memory out of all proportion"
-        if refusal is not None:
-            assert error_line(refusal), "refused without a word"
-            assert not isinstance(refusal, UnicodeError), "a codec's own words"
+        if self.refusal is not None:
+            assert error_line(self.refusal), "refused without a word"
+            assert not isinstance(self.refusal, UnicodeError), "a codec's own words"
         if files is not None:
-            if writes is not None and refusal is None:
+            if writes is not None and self.refusal is None:
                 files = {**files, writes: found.get(writes)}  # type: ignore[dict-item]
             assert left.keys() == files.keys(), "a file was left behind, or lost"
             assert found == files, "a file was changed"
-        self.count(refused=refusal is not None)
+        self.count(refused=self.refusal is not None)
 
 
 def _largest_mebibytes() -> float:
@@ -145,25 +145,3 @@ def listing(folder: Path) -> dict[str, tuple[int, bytes | str]]:
             held = path.read_bytes()
         found[str(path.relative_to(folder))] = kind, held
     return found
-
-
-def assert_types(config: Any) -> None:
-    """A dataclass holds what its annotations allow."""
-    hints = typing.get_type_hints(type(config))
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            assert_types(value)
-        else:
-            assert _fits(value, hints[field.name]), f"{field.name} is {value!r:.100}"
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        return isinstance(value, str) and value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(map(partial(_fits, value), arguments))
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(each, arguments[0]) for each in value)
-    return type(value) in (int, float) if hint is float else type(value) is hint

@@ -11,7 +11,7 @@ from typing import Any
 import law
 import promises
 import pytest
-from law import Surface, listing
+from law import Law, listing
 from processes import ROOT
 
 
@@ -49,20 +49,20 @@ def test_a_defect_breaks_the_law(
 ) -> None:
     if "no end" in name:
         monkeypatch.setattr(law, "SECONDS", 0.5)
-    surface = Surface(tmp_path, ["planted", 0, 0, 0])
+    held = Law(tmp_path, ["planted", 0, 0, 0])
     with pytest.raises((AssertionError, KeyError)):  # noqa: SIM117
-        with surface.case({"text": b"as given"}, writes="out") as place:
+        with held.case({"text": b"as given"}, writes="out") as place:
             DEFECTS[name](place)
-    assert surface.row == ["planted", 0, 0, 0]
+    assert held.row == ["planted", 0, 0, 0]
 
 
 def test_what_keeps_the_law_is_counted(tmp_path: Path) -> None:
-    surface = Surface(tmp_path, ["planted", 0, 0, 0])
-    with surface.case({"text": b"as given"}, writes="out") as place:
+    held = Law(tmp_path, ["planted", 0, 0, 0])
+    with held.case({"text": b"as given"}, writes="out") as place:
         (place / "out").write_text("all of it")
-    with surface.case({}):
+    with held.case({}):
         raise ValueError("refused; give another")
-    assert surface.row == ["planted", 2, 1, 1]
+    assert held.row == ["planted", 2, 1, 1]
     assert list(tmp_path.iterdir()) == []
 
 

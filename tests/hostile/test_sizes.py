@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from lstm_jax import Classifier, LanguageModel
 from lstm_jax.classifier import ClassifierConfig
-from lstm_jax.cli.arguments import run_command
-from lstm_jax.cli.sample import SampleCommand
+from lstm_jax.cli.console import run_command
+from lstm_jax.cli.options import SampleCommand
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.systems import read_system
 from lstm_jax.systems.base import OptimizerConfig, SampleConfig
@@ -79,26 +80,19 @@ def test_more_than_fits_or_can_be_counted_is_refused(
         make_task(read_system(config))
 
 
-def run_that_raises(error: Exception, monkeypatch: pytest.MonkeyPatch) -> int:
-    def command(arguments: Sequence[str]) -> int:
-        raise error
-
-    monkeypatch.setattr(sys, "argv", ["command"])
-    return run_command("command", command)
-
-
 @pytest.mark.parametrize(
     "error", [MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory\nallocating 9 bytes")]
 )
-def test_too_little_memory_is_one_line(
+def test_too_little_memory_is_one_line_and_other_errors_are_not_hidden(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_that_raises(error, monkeypatch) == 2
+    def run(error: Exception) -> int:
+        return run_command("command", Mock(side_effect=error))
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    assert run(error) == 2
     said = capsys.readouterr().err
     assert said.startswith("command: error: there is not enough memory (")
     assert said.count("\n") == 1
-
-
-def test_other_errors_at_run_time_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="INTERNAL"):
-        run_that_raises(RuntimeError("INTERNAL: a defect"), monkeypatch)
+        run(RuntimeError("INTERNAL: a defect"))

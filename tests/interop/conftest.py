@@ -1,5 +1,6 @@
-"""Puts the folder of what the tests share on the path, and turns on float64 on request."""
+"""What tests of weights share: float64 on request, runs, and commands in this process."""
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +8,48 @@ from pathlib import Path
 import jax
 import pytest
 
-sys.path.append(str(Path(__file__).parent))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "core")]
+
+from interop_cases import Command, Outcome
+
+from lstm_jax.cli.main import PROG, main, train_command
+
+SMALL = "--model.hidden-size 6 --batch-size 4 --log-every 1 --evaluate-every 0 --checkpoint-every 0"
+OF_WORDS = "--sequence-length 8 --steps 2 --sample-every 0 --model.embedding-size 5"
 
 
 @pytest.fixture
 def float64() -> Iterator[None]:
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Calls `lstm-jax` with arguments: exit code, standard output, standard error."""
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [PROG, *map(str, arguments)])
+        capsys.readouterr()
+        code = main()
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two runs: `words`, a model with an unknown word, and `reviews`, a classifier."""
+    folder = tmp_path_factory.mktemp("runs")
+    text, reviews = folder / "text.txt", folder / "reviews.tsv"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 40 + "once", encoding="utf-8")
+    lines = ["review\tlabel", *(["good film\t1", "bad film\t0"] * 12)]
+    reviews.write_text("\n".join(lines), encoding="utf-8")
+    for preset, data, options in (
+        ("shakespeare", text, shlex.split(OF_WORDS)),
+        ("reviews", reviews, ["--epochs", "1"]),
+    ):
+        name = "words" if data is text else "reviews"
+        words = [preset, "--data", str(data), "--run-dir", str(folder / name), *options]
+        assert train_command([*words, *shlex.split(SMALL)]) == 0
+    return folder

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import core_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from lstm_jax import cells
-from lstm_jax.stack import Directions, StackConfig, run_stack
+from lstm_jax.losses import OutputParams
+from lstm_jax.models import LanguageModelConfig, LanguageModelParams, TiedOutputParams
+from lstm_jax.stack import StackConfig, init_stack, run_stack
 
 FORMS = ("rnn", "lstm", "gru_after", "gru_before")
 RESET_AFTER = FORMS[:3]
-stacks = pytest.mark.parametrize(
-    ("layers", "bidirectional"), [(1, False), (2, False), (1, True), (3, True)]
-)
+Outcome = tuple[int, str, str]
+Command = Callable[..., Outcome]
 
 
 def config_of(form: str, layers: int, bidirectional: bool, hidden: int) -> StackConfig:
     cell, _, reset = form.partition("_")
-    return StackConfig(
-        cell=cell,
-        layers=layers,
-        hidden_size=hidden,
-        bidirectional=bidirectional,
-        gru_reset=reset or "after",
-    )
+    options = {"layers": layers, "bidirectional": bidirectional, "hidden_size": hidden}
+    return StackConfig(cell=cell, gru_reset=reset or "after", **options)
 
 
 def draw_layers(
@@ -40,81 +37,61 @@ def draw_layers(
     dtype: Any = np.float32,
 ) -> tuple[Any, ...]:
     """Normal weights; every bias is drawn, none is zero."""
+    config = config_of(form, layers, bidirectional, hidden)
+    shapes = jax.eval_shape(lambda: init_stack(jax.random.key(0), config, input_size))
     rng = np.random.default_rng(seed)
+    drawn: tuple[Any, ...] = jax.tree.map(
+        lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), dtype), shapes
+    )
+    return drawn
 
-    def direction(size: int) -> Any:
-        cell = cells.cell_named(form.partition("_")[0])
-        width = cell.gates * hidden
-        shapes: dict[str, Any] = {"w_x": (size, width), "w_h": (hidden, width), "b": (width,)}
-        if cell.name == "gru":
-            shapes["b_hn"] = (hidden,) if form == "gru_after" else None
-        return cell.params(
-            **{
-                name: None
-                if shape is None
-                else jnp.asarray(0.5 * rng.standard_normal(shape), dtype)
-                for name, shape in shapes.items()
-            }
-        )
 
-    drawn: list[Any] = []
-    for index in range(layers):
-        size = input_size if index == 0 else hidden * (2 if bidirectional else 1)
-        drawn.append(
-            Directions(direction(size), direction(size)) if bidirectional else direction(size)
-        )
-    return tuple(drawn)
+def draw_model(
+    form: str, layers: int, bidirectional: bool, entry: str, tokens: int = 7, hidden: int = 4
+) -> tuple[LanguageModelConfig, LanguageModelParams]:
+    """A language model whose tokens enter "one-hot", by an "embedding", or by a "tied" one."""
+    stack = config_of(form, layers, bidirectional, hidden)
+    size = {"one-hot": None, "embedding": 2, "tied": stack.output_size}[entry]
+    b = jnp.asarray(normal(1, tokens))
+    output = OutputParams(jnp.asarray(normal(2, stack.output_size, tokens)), b)
+    params = LanguageModelParams(
+        None if size is None else jnp.asarray(normal(3, tokens, size)),
+        draw_layers(form, layers, bidirectional, size or tokens, hidden),
+        TiedOutputParams(b) if entry == "tied" else output,
+    )
+    return LanguageModelConfig(**vars(stack), embedding_size=size, tied=entry == "tied"), params
 
 
 def normal(seed: int, *shape: int, dtype: Any = np.float32) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
 
 
-def outputs(config: StackConfig, layers: tuple[Any, ...], xs: Any) -> np.ndarray:
+@partial(jax.jit, static_argnums=0)
+def outputs(config: StackConfig, layers: tuple[Any, ...], xs: Any) -> Any:
     """The stack's outputs of `[T, B, D]`; compiled, for a loop of dispatches takes longer."""
-    return np.asarray(
-        jax.jit(lambda layers, xs: run_stack(config, layers, None, xs)[1])(layers, xs)
-    )
+    return run_stack(config, layers, None, xs)[1]
 
 
-def numbered(tree: Any) -> dict[str, np.ndarray]:
-    """A tree's leaves, by their number as a word."""
-    return {str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
+@partial(jax.jit, static_argnums=0)
+def with_gradients(config: StackConfig, inputs: Any, mask: Any, weights: Any) -> Any:
+    """The stack's results of layers, carry and xs, and gradients of their weighted sum."""
 
+    def loss(inputs: Any) -> Any:
+        results = run_stack(config, *inputs, mask=mask)
+        pairs = zip(*map(jax.tree.leaves, (weights, results)), strict=True)
+        return sum(jnp.vdot(w, r) for w, r in pairs), results
 
-def by_path(tree: Any, *around: str) -> dict[str, np.ndarray]:
-    """Leaves of dicts in dicts, by their names joined by slashes."""
-    if not isinstance(tree, dict):
-        return {"/".join(around): np.asarray(tree)}
-    return {k: v for name in tree for k, v in by_path(tree[name], *around, name).items()}
-
-
-def from_paths(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The inverse of `by_path`."""
-    tree: dict[str, Any] = {}
-    for path, array in arrays.items():
-        *around, last = path.split("/")
-        inner = tree
-        for name in around:
-            inner = inner.setdefault(name, {})
-        inner[last] = array
-    return tree
+    (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(inputs)
+    return results, gradients
 
 
 def assert_same_bits(found: Any, expected: Any) -> None:
-    found_leaves, structure = jax.tree.flatten_with_path(found)
-    expected_leaves, expected_structure = jax.tree.flatten(expected)
-    assert structure == expected_structure
-    for (path, leaf), reference in zip(found_leaves, expected_leaves, strict=True):
+    core_cases.assert_same_bits(found, expected)
+    for leaf, reference in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert leaf.dtype == reference.dtype
-        np.testing.assert_array_equal(leaf, reference, err_msg=jax.tree_util.keystr(path))
 
 
-def assert_near(found: Any, expected: Any, tolerance: float) -> None:
-    found_leaves, structure = jax.tree.flatten_with_path(found)
-    expected_leaves, expected_structure = jax.tree.flatten(expected)
-    assert structure == expected_structure
-    for (path, leaf), reference in zip(found_leaves, expected_leaves, strict=True):
-        np.testing.assert_allclose(
-            leaf, reference, rtol=0, atol=tolerance, err_msg=jax.tree_util.keystr(path)
-        )
+def kernels(layers: tuple[Any, ...]) -> Any:
+    """The weights but for the biases."""
+    each = jax.tree.leaves(layers, is_leaf=lambda params: hasattr(params, "w_x"))
+    return [(params.w_x, params.w_h) for params in each]

@@ -1,177 +1,205 @@
-"""Weights to and from Keras: round trips keep every bit, and Keras's own run agrees.
+"""Keras's layers: what they compute is computed here, from `get_weights()` and back.
 
-As it was recorded; where Keras is installed, live with `--slow`.
+As it was recorded; where Keras is installed, live with `--slow`. A masked step emits zeros here and
+Keras's last output there, so outputs are compared, and weighed in the loss, on real steps.
 """
 
 from __future__ import annotations
 
 import os
+from functools import cache, partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from core_cases import assert_near
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interop_cases import (
-    FORMS,
-    assert_near,
-    assert_same_bits,
-    config_of,
-    draw_layers,
-    normal,
-    outputs,
-    stacks,
-)
+from interop_cases import FORMS, assert_same_bits, config_of, kernels, with_gradients
 from recorded import Arrays, Peer
 
-from lstm_jax.interop.keras import (
-    layer_from_keras,
-    layer_to_keras,
-    layers_from_keras,
-    layers_to_keras,
-)
+from lstm_jax import cells
+from lstm_jax.interop.keras import layer_from_keras, layer_to_keras
+from lstm_jax.stack import Directions
 
 os.environ["KERAS_BACKEND"] = "jax"
 PEERS = ("keras", "jax")
-
 # Of Keras's own `get_weights`.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-# Keras on JAX computes in float32, whatever its layers' dtype.
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5
 CLASSES = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
+# T, B, D, H
+SHAPES = ((7, 3, 4, 5), (1, 2, 1, 6))
 forms = pytest.mark.parametrize("form", FORMS)
-sizes = st.tuples(st.integers(1, 5), st.integers(1, 5))
 
 
-def keras_layer(
-    form: str, bidirectional: bool, input_size: int, hidden: int, use_bias: bool = True
-) -> Any:
-    """A built layer of random weights, biases included."""
+def count_states(form: str, bidirectional: bool) -> int:
+    return (2 if form == "lstm" else 1) * (2 if bidirectional else 1)
+
+
+@cache
+def their_layer(
+    form: str, bidirectional: bool, shape: tuple[int, ...], use_bias: bool = True
+) -> tuple[Any, Any]:
+    """A built layer, and its results and their gradients as a function of what they are of."""
     import keras
 
+    _, batch, input_size, hidden = shape
     cell, _, reset = form.partition("_")
     options: dict[str, Any] = {"reset_after": reset == "after"} if reset else {}
-    layer = getattr(keras.layers, CLASSES[cell])(
-        hidden, return_sequences=True, use_bias=use_bias, **options
-    )
+    options |= {"return_sequences": True, "return_state": True, "use_bias": use_bias}
+    module = getattr(keras.layers, CLASSES[cell])(hidden, **options)
     if bidirectional:
-        layer = keras.layers.Bidirectional(layer)
-    layer.build((None, None, input_size))
-    shapes = [array.shape for array in layer.get_weights()]
-    layer.set_weights([0.5 * normal(n, *shape) for n, shape in enumerate(shapes)])
-    return layer
+        module = keras.layers.Bidirectional(module)
+    states = [np.zeros((batch, hidden), np.float32)] * count_states(form, bidirectional)
+    module(np.zeros((batch, 1, input_size), np.float32), initial_state=states)
+    others = [variable.value for variable in module.non_trainable_variables]
+
+    @jax.jit
+    def results_and_gradients(inputs: Any, mask: Any, cotangents: Any) -> Any:
+        def loss(inputs: Any) -> Any:
+            weights, states, xs = inputs
+            (ys, *finals), _ = module.stateless_call(
+                weights, others, xs.swapaxes(0, 1), initial_state=states, mask=mask.T
+            )
+            results = (finals, ys.swapaxes(0, 1))
+            pairs = zip(*map(jax.tree.leaves, (cotangents, results)), strict=True)
+            return sum(jnp.vdot(w, r) for w, r in pairs), results
+
+        (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(inputs)
+        return results, gradients
+
+    return module, results_and_gradients
 
 
-def compiled(layer: Any) -> Any:
-    """Keras's outputs, time first, as a function of `[T, B, D]`; weights are read at each call."""
-    call = jax.jit(layer.stateless_call)
+def theirs(
+    form: str,
+    bidirectional: bool,
+    mask: np.ndarray,
+    shape: tuple[int, ...] = SHAPES[0],
+    seed: int = 0,
+    use_bias: bool = True,
+) -> Arrays:
+    """Keras's values and gradients of a weighted sum of them, and all that they are of."""
+    times, batch, input_size, hidden = shape
+    rng = np.random.default_rng(seed)
 
-    def run(xs: np.ndarray) -> np.ndarray:
-        weights, others = (
-            [variable.value for variable in variables]
-            for variables in (layer.trainable_variables, layer.non_trainable_variables)
-        )
-        return np.asarray(call(weights, others, xs.swapaxes(0, 1))[0]).swapaxes(0, 1)
+    def normal(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
 
-    return run
-
-
-def recorded_run(layer: Any, xs: np.ndarray) -> Arrays:
-    weights = {f"weight {n}": array for n, array in enumerate(layer.get_weights())}
-    return {"xs": xs, "ys": compiled(layer)(xs), **weights}
-
-
-def weights_of(found: Arrays) -> list[np.ndarray]:
-    return [array for name, array in found.items() if name.startswith("weight ")]
-
-
-def summed_biases(form: str, weights: list[np.ndarray]) -> list[np.ndarray]:
-    """What of the weights a computation depends on."""
-    if form != "gru_after":
-        return weights
-    parts = []
-    for index, array in enumerate(weights):
-        is_bias = index % 3 == 2
-        z_r, candidate = np.split(array, [array.shape[1] // 3 * 2], axis=1)
-        parts += [z_r.sum(axis=0), candidate] if is_bias else [array]
-    return parts
-
-
-@forms
-@stacks
-@settings(max_examples=4)
-@given(sizes=sizes, seed=st.integers(0, 2**31 - 1))
-def test_our_layers_come_back_bit_for_bit(
-    form: str, layers: int, bidirectional: bool, sizes: tuple[int, int], seed: int
-) -> None:
-    drawn = draw_layers(form, layers, bidirectional, *sizes, seed)
-    assert_same_bits(layers_from_keras(layers_to_keras(drawn)), drawn)
+    module, their_results = their_layer(form, bidirectional, shape, use_bias)
+    weights = [0.5 * normal(*v.shape) for v in module.trainable_variables]
+    count = count_states(form, bidirectional)
+    states, weight_states = ([normal(batch, hidden) for _ in range(count)] for _ in range(2))
+    xs = normal(times, batch, input_size)
+    weight_ys = normal(times, batch, hidden * (2 if bidirectional else 1)) * mask[..., None]
+    (finals, ys), (dweights, dstates, dxs) = their_results(
+        (weights, states, xs), mask, (weight_states, weight_ys)
+    )
+    found = {"mask": mask, "xs": xs, "weight_ys": weight_ys, "ys": ys, "dxs": dxs}
+    for name, arrays in (
+        ("weight", weights),
+        ("dweight", dweights),
+        ("state", states),
+        ("dstate", dstates),
+        ("weight_state", weight_states),
+        ("final", finals),
+    ):
+        found |= {f"{name} {index}": array for index, array in enumerate(arrays)}
+    return found
 
 
-@forms
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_keras_s_layer_computes_the_same_before_and_after_the_round_trip(
-    peer: Peer, form: str, bidirectional: bool
-) -> None:
-    size, hidden = 3, 4
-
-    def theirs() -> Arrays:
-        return recorded_run(keras_layer(form, bidirectional, size, hidden), normal(1, 5, 2, size))
-
-    run = peer(str((form, bidirectional)), theirs)
-    imported = layer_from_keras(weights_of(run))
-    found = outputs(config_of(form, 1, bidirectional, hidden), (imported,), run["xs"])
-    assert_near(found, run["ys"], TOLERANCE)
-
-    exported = layer_to_keras(imported)
-    assert_same_bits(summed_biases(form, exported), summed_biases(form, weights_of(run)))
-    if peer.is_live:
-        again = keras_layer(form, bidirectional, size, hidden)
-        again.set_weights(exported)
-        assert_near(compiled(again)(run["xs"]), run["ys"], TOLERANCE)
+def of_one_bias(gradient: np.ndarray) -> np.ndarray:
+    """Of a bias in two rows that are only added each has the sum's gradient, which counts once."""
+    if gradient.ndim == 1 or gradient.shape[0] != 2:  # no size of the kernels is 2
+        return gradient
+    inside = 2 * gradient.shape[1] // 3
+    return np.stack([gradient[0], np.where(np.arange(gradient.shape[1]) < inside, 0, gradient[1])])
 
 
-@pytest.mark.parametrize("form", ["lstm", "gru_after", "gru_before"])
-def test_a_layer_without_bias_has_zeros_here_and_goes_back_without(peer: Peer, form: str) -> None:
-    def theirs() -> Arrays:
-        return recorded_run(keras_layer(form, True, 3, 4, use_bias=False), normal(1, 5, 2, 3))
+def compare(form: str, bidirectional: bool, found: Arrays) -> None:
+    """Ours with Keras's: values, gradients, and the weights on their way back."""
 
-    run = peer(form, theirs)
+    def numbered(name: str) -> list[np.ndarray]:
+        return [array for key, array in found.items() if key.rpartition(" ")[0] == name]
+
+    def carry(name: str) -> Any:
+        """The one layer's; Keras lists the forward direction's states, then the backward's."""
+        kind, states = cells.cell_named(form.partition("_")[0]).carry, numbered(name)
+        if not bidirectional:
+            return (kind(*states),)
+        half = len(states) // 2
+        return (Directions(kind(*states[:half]), kind(*states[half:])),)
+
+    mask, xs, weights = (found["mask"], found["xs"], numbered("weight"))
+    # Without biases nothing shows where a GRU's reset gate works.
     reset = form.partition("_")[2] or None
-    imported = layer_from_keras(weights_of(run), reset=reset)
-    found = outputs(config_of(form, 1, True, 4), (imported,), run["xs"])
-    assert_near(found, run["ys"], TOLERANCE)
-    assert_same_bits(layer_to_keras(imported, use_bias=False), weights_of(run))
+    layer = layer_from_keras(weights, reset=reset)
+    dlayer = layer_from_keras([*map(of_one_bias, numbered("dweight"))], reset=reset)
+    config = config_of(form, 1, bidirectional, numbered("state")[0].shape[1])
+    of_results = (carry("weight_state"), found["weight_ys"])
+    results, gradients = with_gradients(config, ((layer,), carry("state"), xs), mask, of_results)
+    assert_near(results, (carry("final"), found["ys"] * mask[..., None]), TOLERANCE)
+    use_bias = len(weights) % 3 == 0
+    of_weights = [layers if use_bias else kernels(layers) for layers in (gradients[0], (dlayer,))]
+    assert_near(*of_weights, TOLERANCE)
+    assert_near(gradients[1:], (carry("dstate"), found["dxs"]), TOLERANCE)
+    back = layer_to_keras(layer, use_bias=use_bias)
+    assert [array.shape for array in back] == [array.shape for array in weights]
+    assert_same_bits(layer_from_keras(back, reset=reset), layer)
 
 
-def float32(*shapes: tuple[int, ...]) -> list[np.ndarray]:
-    return [np.ones(shape, np.float32) for shape in shapes]
+def draw_mask(seed: int, padded: bool) -> np.ndarray:
+    times, batch = SHAPES[0][:2]
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, times + 1, batch)
+    anywhere = rng.random((times, batch)) < 0.6
+    return np.arange(times)[:, None] < lengths if padded else anywhere
 
 
+@forms
 @pytest.mark.parametrize(
-    ("weights", "options", "message"),
+    ("bidirectional", "shape", "use_bias"),
     [
-        (float32((3, 12)), {}, "has 1 arrays; expected 2 or 3"),
-        (float32((3, 12), (4, 12)), {}, "does not show where its reset gate works"),
-        (float32((3, 12), (4, 12), (12,)), {"reset": "after"}, "a GRU that resets before"),
-        (float32((3, 12), (4, 12), (2, 12)), {"reset": "before"}, "a GRU that resets after"),
-        (float32((3, 12), (4, 12), (12,)), {"reset": "never"}, "choose 'after' or 'before'"),
-        (float32((3, 12), (4, 16), (16,)), {}, r"kernel has shape \(3, 12\); expected \(3, 16\)"),
-        (float32((3, 16), (4, 16), (2, 16)), {}, "the bias has shape"),
-        (float32((3, 8), (4, 8), (8,)), {}, "8 wide for a hidden size of 4"),
+        (False, SHAPES[0], True),
+        (False, SHAPES[1], True),
+        (True, SHAPES[0], True),
+        (True, SHAPES[0], False),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused_in_words(
-    weights: list[np.ndarray], options: dict[str, Any], message: str
+def test_values_and_gradients_are_kerass(
+    peer: Peer, form: str, bidirectional: bool, shape: tuple[int, ...], use_bias: bool
 ) -> None:
-    with pytest.raises(ValueError, match=message):
-        layer_from_keras(weights, **options)
+    mask = np.ones(shape[:2], bool)
+    their = partial(theirs, form, bidirectional, mask, shape, use_bias=use_bias)
+    compare(form, bidirectional, peer(str((form, bidirectional, shape, use_bias)), their))
 
 
-def test_biases_are_not_dropped_in_silence() -> None:
-    for form in FORMS:
-        (layer,) = draw_layers(form, 1, False, 3, 4)
-        with pytest.raises(ValueError, match="biases that are not zero"):
-            layer_to_keras(layer, use_bias=False)
+@forms
+@pytest.mark.parametrize(("bidirectional", "padded"), [(False, False), (True, True)])
+def test_masked_steps_are_kerass(peer: Peer, form: str, bidirectional: bool, padded: bool) -> None:
+    mask = draw_mask(1, padded)
+    assert not mask.all()
+    found = peer(str((form, padded)), lambda: theirs(form, bidirectional, mask))
+    compare(form, bidirectional, found)
+
+
+@pytest.mark.slow
+@forms
+@pytest.mark.parametrize("bidirectional", [False, True])
+@settings(max_examples=8)
+@given(
+    shape=st.sampled_from(SHAPES),
+    seed=st.integers(0, 2**31 - 1),
+    masked=st.sampled_from(["no", "padded", "any"]),
+)
+def test_any_values_and_gradients_are_kerass(
+    form: str, bidirectional: bool, shape: tuple[int, ...], seed: int, masked: str
+) -> None:
+    pytest.importorskip("keras", reason="Keras, the reference, is not installed")
+    mask = np.ones(shape[:2], bool) if masked == "no" else draw_mask(seed, masked == "padded")
+    shape = shape if masked == "no" else SHAPES[0]
+    compare(form, bidirectional, theirs(form, bidirectional, mask, shape, seed))

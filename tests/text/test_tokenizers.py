@@ -1,4 +1,4 @@
-"""Laws of the word tokenizer."""
+"""Laws of the word tokenizers."""
 
 import string
 from typing import Any
@@ -7,14 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_jax.text import words
+from lstm_jax.text import review_words, words
 
 
 @given(st.text())
 def test_splitting_again_changes_nothing(text: str) -> None:
-    once = words(text)
-    assert words(" ".join(once)) == once
-    assert all(word.split() == [word] for word in once)
+    for split in (words, review_words):
+        once = split(text)
+        assert split(" ".join(once)) == once
+        assert all(word.split() == [word] for word in once)
+    assert all(word.strip("'") == word for word in review_words(text))
 
 
 @given(st.lists(st.text("ab'-\u0301\u0939\u094d", min_size=1)), st.randoms())
@@ -66,3 +68,34 @@ def test_punctuation_and_white_space_are_all_alike(expected: list[str], random: 
 )
 def test_examples(text: str, expected: list[str]) -> None:
     assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    "between", ["<br />", "<br/><BR>", "</Br>", "< br\n/ >", "\n", "-", "_", "' '", "\u2014", ","]
+)
+@given(left=st.text(), right=st.text())
+def test_what_separates_the_words_of_a_review(between: str, left: str, right: str) -> None:
+    ends = review_words(left), review_words(right)
+    assert review_words(f"{left} a{between}b {right}") == [*ends[0], "a", "b", *ends[1]]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("'' ' \u2019", []),
+        ("Don\u2019t say 'It\u2019s GREAT'!", ["don't", "say", "it's", "great"]),
+        ("the boys' 'tis rock'n'roll", ["the", "boys", "tis", "rock'n'roll"]),
+        ("well-known, 8/10...", ["well", "known", "8", "10"]),
+        (
+            "e\u0301te\u0301 \u0939\u093f\u0928\u094d",
+            ["e\u0301te\u0301", "\u0939\u093f\u0928\u094d"],
+        ),
+        ("brave <b>br</b>", ["brave", "b", "br", "b"]),
+        # Quadratic time would be hours.
+        ("<" + " " * 2**20, []),
+        ("< /" * 2**18, []),
+    ],
+    ids=range(8),
+)
+def test_examples_of_reviews(text: str, expected: list[str]) -> None:
+    assert review_words(text) == expected

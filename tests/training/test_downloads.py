@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pooch
 import pytest
 
 from lstm_jax.systems import downloads
@@ -21,9 +22,9 @@ from lstm_jax.systems.downloads import CACHE_VARIABLE, SOURCES, Source, fetch
 CONTENT = b"Happy families are all alike.\r\n" * 5000
 
 
-def source_at(port: int, path: str = "/whole.txt") -> Source:
+def sources_at(port: int, path: str = "/whole.txt") -> dict[str, Source]:
     url = f"http://127.0.0.1:{port}{path}"
-    return Source("tiny", url, hashlib.sha256(CONTENT).hexdigest(), "tiny.txt", "a test, 155 kB")
+    return {"tiny": Source(url, hashlib.sha256(CONTENT).hexdigest(), "tiny.txt", "a test, 155 kB")}
 
 
 class Server(ThreadingHTTPServer):
@@ -34,8 +35,8 @@ class Server(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.before_answering: Callable[[], object] = lambda: None
 
-    def source(self, path: str = "/whole.txt") -> Source:
-        return source_at(self.server_port, path)
+    def fetch(self, path: str = "/whole.txt") -> Path:
+        return fetch("tiny", sources_at(self.server_port, path))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -76,38 +77,38 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The cache that the environment names, which isn't there yet."""
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv(CACHE_VARIABLE, raising=False)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
-def complaint(source: Source, cache: Path) -> str:
-    """What `fetch` says when it can't; one line that leaves no exception of a library behind it."""
+def complaint(get: Callable[[], Path]) -> str:
+    """What is said where there is no file; one line, with no exception of a library behind it."""
     with pytest.raises(ValueError) as raised:
-        fetch(source, cache=cache)
+        get()
     assert raised.value.__context__ is None or raised.value.__suppress_context__
     message = str(raised.value)
     assert message.count("\n") == 0
-    assert source.url in message
+    assert "http://127.0.0.1:" in message
     assert "--data PATH" in message
     return message
 
 
 def test_a_file_is_downloaded_once_and_found_after_that(
-    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    server: Server, cache: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    cache = tmp_path / "new" / "folder"
-    path = fetch(server.source(), cache=cache)
+    path = server.fetch()
     assert path == cache / "tiny.txt"
     assert path.read_bytes() == CONTENT
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == f"downloading tiny (a test, 155 kB) from {server.source().url}\n"
-
-    assert fetch(server.source(), cache=cache) == path
+    url = f"http://127.0.0.1:{server.server_port}/whole.txt"
+    said = capfd.readouterr()
+    assert (said.out, said.err) == ("", f"downloading tiny (a test, 155 kB) from {url}\n")
+    assert server.fetch() == path
     assert server.requests == ["/whole.txt"]
-    assert capsys.readouterr().err == ""
+    assert capfd.readouterr().err == ""
     assert list(cache.iterdir()) == [path]
 
 
@@ -115,137 +116,107 @@ def test_a_file_is_downloaded_once_and_found_after_that(
     ("path", "reason"),
     [
         ("/missing.txt", "the server answered 404 Not Found"),
-        ("/wrong.txt", "another file (its SHA-256 is not the expected one)"),
+        ("/wrong.txt", "its SHA-256 is another"),
         ("/half.txt", "the connection broke off"),
     ],
 )
 def test_a_failed_download_leaves_nothing_and_says_what_to_do(
-    server: Server, tmp_path: Path, path: str, reason: str
+    server: Server, cache: Path, path: str, reason: str
 ) -> None:
-    message = complaint(server.source(path), tmp_path)
+    message = complaint(lambda: server.fetch(path))
     assert reason in message
-    assert f"put the file by hand at {str(tmp_path / 'tiny.txt')!r}" in message
-    assert list(tmp_path.iterdir()) == []
+    assert f"put the file by hand at {str(cache / 'tiny.txt')!r}" in message
+    assert list(cache.iterdir()) == []
     assert server.requests == [path]
 
 
-def test_a_refused_connection_says_what_to_do(tmp_path: Path) -> None:
+def test_a_server_that_is_not_there_or_never_answers_is_given_up(
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with socket.socket() as closed:  # bound but not listening: nobody else can take the port
         closed.bind(("127.0.0.1", 0))
-        message = complaint(source_at(closed.getsockname()[1]), tmp_path)
-    assert "the server cannot be reached" in message
-    assert str(tmp_path / "tiny.txt") in message
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_server_that_never_answers_is_given_up(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+        nobody = sources_at(closed.getsockname()[1])
+        assert "the server cannot be reached" in complaint(lambda: fetch("tiny", nobody))
     monkeypatch.setattr(downloads, "_SILENCE_SECONDS", 0.05)
     answering = threading.Event()
     server.before_answering = answering.wait
     try:
-        assert "did not answer in time" in complaint(server.source(), tmp_path)
+        assert "did not answer in time" in complaint(server.fetch)
     finally:
         answering.set()
-    assert list(tmp_path.iterdir()) == []
+    assert list(cache.iterdir()) == []
 
 
 def test_a_cached_file_that_is_another_is_neither_used_nor_replaced(
-    server: Server, tmp_path: Path
+    server: Server, cache: Path
 ) -> None:
-    path = tmp_path / "tiny.txt"
+    cache.mkdir()
+    path = cache / "tiny.txt"
     path.write_bytes(CONTENT[:-1])
-    message = complaint(server.source(), tmp_path)
+    message = complaint(server.fetch)
     assert repr(str(path)) in message
     assert "delete it" in message
     assert path.read_bytes() == CONTENT[:-1]
-    assert server.requests == []
-
     path.unlink()
-    assert fetch(server.source(), cache=tmp_path).read_bytes() == CONTENT
-
-
-def test_a_folder_in_the_file_s_place_is_named(server: Server, tmp_path: Path) -> None:
-    (tmp_path / "tiny.txt").mkdir()
-    with pytest.raises(ValueError, match=r"tiny\.txt' cannot be read \(Is a directory\)"):
-        fetch(server.source(), cache=tmp_path)
+    path.mkdir()
+    assert f"{str(path)!r} cannot be read or written (Is a directory)" in complaint(server.fetch)
     assert server.requests == []
+    path.rmdir()
+    assert server.fetch().read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
 def test_a_cache_that_cannot_be_written_is_named(
-    server: Server, tmp_path: Path, below: str
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch, below: str
 ) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("in the folder's place")
-    message = complaint(server.source(), blocked / below)
-    assert f"the cache folder {str(blocked / below)!r} cannot be written (" in message
-    assert CACHE_VARIABLE in message
+    cache.write_text("in the folder's place")
+    monkeypatch.setenv(CACHE_VARIABLE, str(cache / below))
+    message = complaint(server.fetch)
+    assert f"{str(cache / below / 'tiny.txt')!r} cannot be read or written (" in message
+    assert f"set {CACHE_VARIABLE}" in message
     assert server.requests == []
-    assert blocked.read_text() == "in the folder's place"
+    assert cache.read_text() == "in the folder's place"
 
 
 def test_a_full_disk_is_named_and_nothing_stays_on_it(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import pooch
-
     def full(_: object, url: str, output_file: str, pooch: object) -> None:
         Path(output_file).write_bytes(CONTENT[:10])
         raise OSError(errno.ENOSPC, "No space left on device", output_file)
 
     monkeypatch.setattr(pooch.HTTPDownloader, "__call__", full)
-    assert "(No space left on device)" in complaint(server.source(), tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert "(No space left on device)" in complaint(server.fetch)
+    assert list(cache.iterdir()) == []
 
 
-def test_two_at_the_same_time_both_get_the_whole_file(server: Server, tmp_path: Path) -> None:
+def test_two_at_the_same_time_both_get_the_whole_file(server: Server, cache: Path) -> None:
     # Neither is answered before both have asked, so both have found the cache empty.
     server.before_answering = threading.Barrier(2, timeout=10).wait
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: fetch(server.source(), cache=tmp_path), range(2)))
+        found = list(pool.map(lambda _: server.fetch(), range(2)))
     assert len(server.requests) == 2
-    assert found == [tmp_path / "tiny.txt"] * 2
+    assert found == [cache / "tiny.txt"] * 2
     assert found[0].read_bytes() == CONTENT
-    assert list(tmp_path.iterdir()) == found[:1]
+    assert list(cache.iterdir()) == found[:1]
 
 
-def test_the_environment_names_the_cache_and_an_argument_goes_before_it(
+def test_which_folder_the_environment_names(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "named"))
-    assert fetch(server.source()) == tmp_path / "named" / "tiny.txt"
-    other = tmp_path / "other"
-    assert fetch(server.source(), cache=other) == other / "tiny.txt"
-
-
-@pytest.mark.parametrize("variable", [None, ""])
-def test_without_it_the_user_s_cache_folder_is_used(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str | None
-) -> None:
-    import pooch
-
-    if variable is not None:
-        monkeypatch.setenv(CACHE_VARIABLE, variable)
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / project)
-    assert fetch(server.source()) == tmp_path / "lstm_jax" / "tiny.txt"
-
-
-def test_a_relative_cache_still_gives_a_whole_path(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "user" / project)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert fetch(server.source(), cache=Path("here")) == tmp_path / "here" / "tiny.txt"
-    assert fetch(server.source(), cache=Path("~/there")) == tmp_path / "home/there/tiny.txt"
+    monkeypatch.chdir(tmp_path)
+    places = {"": "user/lstm_jax", "here": "here", "~/there": "home/there"}
+    for value, place in places.items():
+        monkeypatch.setenv(CACHE_VARIABLE, value)
+        assert server.fetch() == tmp_path / place / "tiny.txt"
 
 
 def test_every_source_is_pinned_to_one_version_of_one_file() -> None:
     assert set(SOURCES) == {"anna", "tinyshakespeare", "imdb"}
     assert len({source.file_name for source in SOURCES.values()}) == len(SOURCES)
-    for name, source in SOURCES.items():
-        assert source.name == name
+    for source in SOURCES.values():
         assert re.fullmatch(r"[0-9a-f]{64}", source.sha256)
         assert source.url.startswith("https://")
         if "github" in source.url:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,3 +61,24 @@ def test_clipping_or_not_leaves_the_optimizer_state_s_structure() -> None:
         for config in (OptimizerConfig(clip_norm=None), OptimizerConfig(clip_norm=1.0))
     ]
     assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+
+
+class Params(NamedTuple):
+    learnt: Any
+    vectors: Any
+    absent: Any = None
+
+
+def test_what_is_frozen_stays_as_it_is_and_nothing_is_kept_of_it() -> None:
+    config = OptimizerConfig(learning_rate=0.1, clip_norm=1.0)
+    schedule = learning_rate_schedule(config, 1)
+    params = Params(jnp.array([3.0, 4.0]), jnp.full((5, 7), 1e6))
+    optimizer = make_optimizer(config, schedule, ("vectors",))
+    state = optimizer.init(params)
+    assert not any(leaf.shape == (5, 7) for leaf in jax.tree.leaves(state))
+    updates, _ = optimizer.update(params, state, params)
+    np.testing.assert_array_equal(updates.vectors, 0)
+    # Nor does it count for the norm that the others are clipped to.
+    alone, rest = make_optimizer(config, schedule), params._replace(vectors=None)
+    expected, _ = alone.update(rest, alone.init(rest), rest)
+    np.testing.assert_array_equal(updates.learnt, expected.learnt)

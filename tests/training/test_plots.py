@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lstm_jax.cli.plot import plot_command
+from lstm_jax.cli.main import run as run_a_command
 from lstm_jax.training import plots
+
+plot_command = partial(run_a_command, "plot")
 
 installed = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is missing")
 Points = dict[str, tuple[list[float], list[float]]]

@@ -1,42 +1,30 @@
-"""Cleaning as published models did it, flaws included, so that their figures can be compared."""
+"""Words and batches as a published TensorFlow word model has them, flaws included.
 
-import re
+So that its figures can be compared.
+"""
+
 import string
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids, as_ids
-from lstm_jax.text.vocabulary import UNKNOWN_WORD, Vocabulary
+from lstm_jax.text.vocabulary import UNKNOWN_WORD
 
 UNUSED_WORD = "<unused>"
 
-_LINE_END = re.compile("\r\n|\r|\n")
 # The published character class joins these without escaping: its "\]" is an escaped bracket, so
 # the backslash is no member and stays in the text.
-_PUBLISHED_PUNCTUATION = set(string.punctuation) - set("-'\\")
+_PUNCTUATION = set(string.punctuation) - set("-'\\")
 
 
-def first_characters(
-    text: str, count: int | None, *, line_ends: Literal["keep", "space", "drop"]
-) -> str:
-    """Return the first `count` characters of `text` once its line ends are dealt with.
-
-    Args:
-        text: any text; its line ends are LF, CRLF and CR, each one of them.
-        count: how many characters of the result to keep; None for all, and all if it has fewer.
-        line_ends: "keep" leaves them alone, "space" makes each a space, "drop" takes them out.
-    """
-    if line_ends != "keep":
-        text = _LINE_END.sub(" " if line_ends == "space" else "", text)
-    return text[:count]
-
-
-def published_shakespeare_words(text: str, *, skip: int = 7675) -> list[str]:
-    r"""Return the lower-cased words of `text` as a published TensorFlow word model split it.
+def published_words(text: str, *, skip: int = 7675) -> list[str]:
+    r"""Return the lower-cased words of `text`.
 
     The first `skip` characters go. Line ends (LF, CRLF) are deleted, not replaced, so the last
     word of a line and the first of the next become one: the flaw that this reproduces. Then every
@@ -53,16 +41,15 @@ def published_shakespeare_words(text: str, *, skip: int = 7675) -> list[str]:
     """
     if len(text) <= skip:
         raise ValueError(
-            f"skipping {skip} characters leaves nothing of a text of {len(text)}; "
-            "lower skip or give more text"
+            f"skipping {skip} characters leaves nothing of a text of {len(text)}; give more text"
         )
     joined = text[skip:].replace("\r\n", "").replace("\n", "")
-    spaced = joined.translate({ord(character): " " for character in _PUBLISHED_PUNCTUATION})
+    spaced = joined.translate({ord(character): " " for character in _PUNCTUATION})
     return spaced.lower().split()
 
 
-def build_published_word_vocabulary(words: Iterable[str], *, more_than: int = 5) -> Vocabulary:
-    """Return the vocabulary of that model: the words that occur more than `more_than` times.
+def published_vocabulary(words: Iterable[str], *, min_count: int = 6) -> Vocabulary:
+    """Return the vocabulary of the words that occur `min_count` times or more.
 
     Id 0 is "unknown" and stands for every other word; the rest follow from id 1 in the order of
     their first occurrence. The published table has one id that no word is given, which is filled
@@ -70,19 +57,15 @@ def build_published_word_vocabulary(words: Iterable[str], *, more_than: int = 5)
     id was overwritten by 0), the last id where it is not. So F frequent words make F + 1 or F + 2
     tokens.
 
-    Args:
-        words: the words of the text, with repetitions.
-        more_than: the occurrences of the most frequent word that is left out; at least 0.
-
     Raises:
         ValueError: no words, or none frequent enough.
     """
     counts = Counter(words)  # which keeps the order of first occurrence
-    frequent = [word for word, count in counts.items() if count > more_than]
+    frequent = [word for word, count in counts.items() if count >= min_count]
     if not frequent:
         raise ValueError(
-            f"no word occurs more than {more_than} times, the most frequent one "
-            f"{max(counts.values(), default=0)}; lower more_than or give more text"
+            f"no word occurs {min_count} times, the most frequent one "
+            f"{max(counts.values(), default=0)}; lower min_count or give more text"
         )
     if UNKNOWN_WORD in frequent:
         frequent[frequent.index(UNKNOWN_WORD)] = UNUSED_WORD
@@ -91,10 +74,33 @@ def build_published_word_vocabulary(words: Iterable[str], *, more_than: int = 5)
     return Vocabulary("word", (UNKNOWN_WORD, *frequent), 0)
 
 
+class PublishedBatches(NamedTuple):
+    """Batches of consecutive pieces of a text: `inputs` and `targets`, int32 `[S, T, B]`."""
+
+    inputs: Ids
+    targets: Ids
+
+    @property
+    def batches(self) -> int:
+        """S, the number of batches of one epoch."""
+        return len(self.inputs)
+
+    def batch(self, step: int, seed: int) -> tuple[Ids, Ids]:
+        """The inputs and targets of a step, each `[T, B]`; each epoch has an order of its own."""
+        epoch, index = divmod(step, self.batches)
+        place = _shuffled(self.batches, seed, epoch)[index]
+        return self.inputs[place], self.targets[place]
+
+
+@lru_cache(maxsize=2)
+def _shuffled(number: int, seed: int, epoch: int) -> tuple[int, ...]:
+    return tuple(np.random.default_rng([seed, epoch]).permutation(number).tolist())
+
+
 def published_batches(
     ids: npt.ArrayLike, *, batch_size: int, sequence_length: int
-) -> tuple[Ids, Ids]:
-    """Return inputs and targets, int32 [S, T, B] each, as that model cut its stream `ids` [N].
+) -> PublishedBatches:
+    """Return the batches of that model, which cut its stream `ids` [N] in a way of its own.
 
     The stream is cut into S = N // (B * T) + 1 pieces of nearly equal length, each repeated from
     its start until it fills B rows of T, one after another. The targets of a row are the row
@@ -102,7 +108,7 @@ def published_batches(
     column of the result is such a row.
 
     Raises:
-        ValueError: a piece would be empty, or `ids` are not ids.
+        ValueError: a piece would be empty.
     """
     stream = as_ids(ids)
     pieces = len(stream) // (batch_size * sequence_length) + 1
@@ -114,4 +120,4 @@ def published_batches(
     shape = (batch_size, sequence_length)
     rows_SBT = np.stack([np.resize(piece, shape) for piece in np.array_split(stream, pieces)])
     inputs = np.ascontiguousarray(rows_SBT.swapaxes(1, 2))
-    return inputs, np.roll(inputs, -1, axis=1)
+    return PublishedBatches(inputs, np.roll(inputs, -1, axis=1))

@@ -1,0 +1,117 @@
+"""What `train` can be given: a preset's settings, or a run's, and what is to be done with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from lstm_jax.cli.arguments import HELP_ALL, given, parse
+from lstm_jax.cli.console import importing
+from lstm_jax.systems import PRESETS, preset_named
+from lstm_jax.systems.base import TrainConfig
+
+HELP = """\
+usage: {prog} [PRESET] [--FLAG VALUE] ...
+
+Trains a model, shows its losses and samples, and keeps it in a run folder.
+
+presets:
+  docs         Python's own documentation, by characters; the default
+  anna         a novel, by characters
+  shakespeare  plays, by words
+  lyrics       10,000 characters by heart; --data names a text
+  poems        short poems, which fill acrostics; --data names a file of them
+  reviews      a classifier: is a film review favourable?
+
+common flags:
+  --data PATH        what to train on, in place of the preset's own data
+  --run-dir DIR      where the run is kept; by default runs/PRESET
+  --epochs N         passes over the data
+  --steps N          optimizer steps in all, in place of epochs
+  --batch-size N     sequences side by side
+  --layers N         stacked layers
+  --hidden-size N    units of each layer
+  --learning-rate X  the highest of the schedule
+  --resume           go on from the newest checkpoint of the run's folder
+  --eval-only        only print the held-out loss of that checkpoint
+
+{prog} PRESET --help-all prints all flags with the preset's values."""
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class TrainCommand(Generic[C]):
+    """Train a system, watch it learn, and keep it in a run folder.
+
+    Attributes:
+        config: the run's settings.
+        preset: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
+        as_published: with every setting and flaw of the published system that the preset follows.
+        run_dir: the run's folder; by default runs/PRESET.
+        resume: go on from the newest checkpoint of the run folder, with its own settings.
+        eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
+        profile: write a JAX trace of a few steps into this folder.
+        tensorboard: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
+        wandb: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
+        own_samples: whether the prompts of samples are the user's; others give way to the beginning
+            of the text where it lacks their characters or words.
+    """
+
+    config: Annotated[C, tyro.conf.arg(name="")]
+    preset: Annotated[str, tyro.conf.Positional] = "docs"
+    as_published: bool = False
+    run_dir: Path = Path("runs/docs")
+    resume: bool = False
+    eval_only: bool = False
+    profile: Path | None = None
+    tensorboard: bool = False
+    wandb: bool = False
+    own_samples: tyro.conf.Suppress[bool] = False
+
+
+def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCommand[TrainConfig]:
+    """Reads the flags over the defaults they change: a preset's, or those of the run resumed.
+
+    tyro's subcommands and configs have their defaults before the line is read; here a run's are in
+    a folder that the line names. So what says which defaults these are is looked up first.
+    """
+    named = given("--preset", arguments)
+    if arguments and not arguments[0].startswith("-"):
+        named = arguments[0]
+    as_published = given("--as-published", arguments) is not None
+    default = preset_named(named or PRESETS[0].preset, as_published=as_published)
+    other = given("--init-from", arguments)
+    if any(given(flag, arguments) is not None for flag in ("--resume", "--eval-only")):
+        other = given("--run-dir", arguments) or f"runs/{default.preset}"
+    if other is not None and {"-h", "--help", HELP_ALL}.isdisjoint(arguments):
+        with importing():
+            from lstm_jax.training.run import RunFolder, read_description
+
+        default = read_description(RunFolder(Path(other))).config
+        if named and default.preset != named:
+            raise ValueError(f"{other} is a run of preset {default.preset!r}, not {named!r}")
+    with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
+    unchanged = TrainCommand(default, default.preset, run_dir=Path("runs") / default.preset)
+    command: TrainCommand[TrainConfig] = parse(with_flags_of, unchanged, arguments, prog, HELP)
+    config = command.config
+    for name in (command.preset, config.preset):
+        if name != default.preset:
+            raise ValueError(f"the preset comes first: {prog} {name} ...; see {prog} --help")
+    if given("--epochs", arguments) is not None and given("--steps", arguments) is None:
+        config = dataclasses.replace(config, steps=None)
+    if config.init_from is not None:
+        config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
+    has_own = given("--sample-prompts", arguments) is not None
+    has_own |= _prompts(config) not in map(_prompts, PRESETS)
+    return dataclasses.replace(command, config=config, own_samples=has_own)
+
+
+def _prompts(config: TrainConfig) -> object:
+    return getattr(config, "sample_prompts", None)

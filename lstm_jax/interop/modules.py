@@ -1,0 +1,236 @@
+"""What the modules for Flax nnx and for Linen share: a stack of the pure core over sequences.
+
+On real steps outputs, carries and gradients are those of `nnx.RNN` or `nn.RNN` around the cell with
+the same weights. What differs:
+
+- Outputs at padding are zeros (Flax computes on there), and a sequence of length 0 gives its
+  initial carry back.
+- A module of several layers has a carry of several: a tuple of one entry a layer, each as the
+  cell's is there, `(c, h)` of an LSTM.
+- A zero carry draws no random numbers, so a module keeps no random state.
+- Inputs may be integers, which stand for one-hot rows.
+
+Shapes: T time, B batch (any number of axes), D input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike, DTypeLike
+
+from lstm_jax.cells import CellName, GRUReset, Initialisation, cell_named
+from lstm_jax.precision import ComputeDtype
+from lstm_jax.recurrence import Backend
+from lstm_jax.stack import Directions, StackConfig, run_stack
+
+CALL_OPTIONS = ("time_major", "return_carry", "reverse", "keep_order")
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Options of the modules for Flax.
+
+    Attributes:
+        layers: how many, one on the other.
+        bidirectional: each layer also runs backward in time; outputs are concatenated.
+        time_major: default of the call's option, as are `return_carry`, `reverse`, `keep_order`.
+        unroll: steps per iteration of the loop over time.
+        backend: how the recurrence is run, see `lstm_jax.lstm`.
+        compute_dtype: dtype of the products, see `lstm_jax.precision.products`.
+        initialisation: whose distribution the weights are drawn from, see `init_lstm`.
+        param_dtype: dtype of the weights.
+
+    Examples:
+        >>> from flax import nnx
+        >>> from lstm_jax.interop import nnx_modules
+        >>> nnx_modules.LSTM(3, 4, layers=2, time_major=True, rngs=nnx.Rngs(0)).config.layers
+        2
+    """
+
+    layers: int = 1
+    bidirectional: bool = False
+    time_major: bool = False
+    return_carry: bool = False
+    reverse: bool = False
+    keep_order: bool = False
+    unroll: int = 1
+    backend: Backend = "auto"
+    compute_dtype: ComputeDtype = "float32"
+    initialisation: Initialisation = "pytorch"
+    param_dtype: DTypeLike = jnp.float32
+
+
+@dataclass(kw_only=True)
+class GRUOptions(Options):
+    """Options of a GRU.
+
+    Attributes:
+        reset: whether the reset gate works `"after"` the recurrent product, as in Flax's own cell,
+            or `"before"` it.
+
+    Examples:
+        >>> from lstm_jax.interop.modules import GRUOptions
+        >>> GRUOptions(reset="before").unroll
+        1
+    """
+
+    reset: GRUReset = "after"
+
+
+def stack_config(cell: CellName, hidden_size: int, options: Options) -> StackConfig:
+    """The shape of a module's stack."""
+    return StackConfig(
+        cell=cell,
+        layers=options.layers,
+        hidden_size=hidden_size,
+        bidirectional=options.bidirectional,
+        gru_reset=getattr(options, "reset", "after"),
+        initialisation=options.initialisation,
+        compute_dtype=options.compute_dtype,
+        backend=options.backend,
+        unroll=options.unroll,
+    )
+
+
+class Recurrent:
+    """The call of a module, which says in `_stack` what it runs."""
+
+    _cell: ClassVar[CellName]
+
+    def _stack(self, xs: Array) -> tuple[StackConfig, tuple[Any, ...]]:
+        """The stack and its parameters, for such inputs."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        inputs: ArrayLike,
+        *,
+        initial_carry: Any = None,
+        seq_lengths: ArrayLike | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        init_key: object = None,
+        rngs: object = None,
+    ) -> Any:
+        """Runs over sequences; options left None are the module's own.
+
+        Args:
+            inputs: `[B, T, D]`, `[T, B, D]` where time-major; or integers without the last axis.
+            initial_carry: `(c, h)` of an LSTM, `h` of the others; a pair of these where
+                bidirectional, and of several layers a tuple of one entry a layer. None starts
+                from zeros. The core's own carries are taken too.
+            seq_lengths: integers `[B]`: real steps from the beginning of each sequence.
+            return_carry: give `(carry, outputs)`; the carry is that after the last real step.
+            time_major: time comes first, in inputs and outputs.
+            reverse: run from each sequence's last real step to its first.
+            keep_order: where reversed, outputs in the order of the inputs, not that of the run;
+                padding stays behind either way.
+            init_key: never used; `nn.Bidirectional` passes it to what it is made of.
+            rngs: never used; `nnx.Bidirectional` passes it likewise.
+
+        Returns:
+            Outputs `[B, T, H]`, `[B, T, 2H]` where bidirectional; or carry and outputs.
+
+        Raises:
+            ValueError: shapes or dtypes that don't fit.
+        """
+        given = (time_major, return_carry, reverse, keep_order)
+        time_major, return_carry, reverse, keep_order = (
+            getattr(self, name) if value is None else value
+            for name, value in zip(CALL_OPTIONS, given, strict=True)
+        )
+        xs, batch = _time_first(jnp.asarray(inputs), time_major)
+        lengths_B = None if seq_lengths is None else _flat_lengths(jnp.asarray(seq_lengths), batch)
+        mask = None if lengths_B is None else jnp.arange(xs.shape[0])[:, None] < lengths_B[None]
+        if reverse:
+            xs = _reverse_real_steps(xs, lengths_B)
+        config, layers = self._stack(xs)
+        start = None if initial_carry is None else _carry_in(config, initial_carry, batch)
+        carry, ys = run_stack(config, layers, start, xs, mask=mask)
+        if reverse and keep_order:
+            ys = _reverse_real_steps(ys, lengths_B)
+        ys = ys.reshape(ys.shape[0], *batch, ys.shape[-1])
+        outputs = ys if time_major else jnp.moveaxis(ys, 0, len(batch))
+        return (_carry_out(config, carry, batch), outputs) if return_carry else outputs
+
+
+def _time_first(inputs: Array, time_major: bool) -> tuple[Array, tuple[int, ...]]:
+    """The inputs with time first and one axis of batch, and what axes that was."""
+    is_dense = not jnp.issubdtype(inputs.dtype, jnp.integer)
+    if inputs.ndim < 1 + is_dense:
+        order = "T, ..." if time_major else "..., T"
+        raise ValueError(
+            f"inputs are {inputs.dtype} of shape {inputs.shape}; expected [{order}, D], or "
+            f"integers [{order}]"
+        )
+    axes = inputs.ndim - 1 - is_dense
+    xs = jnp.moveaxis(inputs, 0 if time_major else axes, 0)
+    batch = xs.shape[1 : 1 + axes]
+    return xs.reshape(xs.shape[0], math.prod(batch), *xs.shape[1 + axes :]), batch
+
+
+def _reverse_real_steps(xs: Array, seq_lengths: Array | None) -> Array:
+    """`[T, B, ...]` with the first `seq_lengths` `[B]` steps of each sequence turned round."""
+    if seq_lengths is None:
+        return jnp.flip(xs, axis=0)
+    times = jnp.arange(xs.shape[0])[:, None]
+    lengths = jnp.minimum(seq_lengths, xs.shape[0])[None]
+    sources_TB = jnp.where(times < lengths, lengths - 1 - times, times)
+    return xs[sources_TB, jnp.arange(xs.shape[1])[None]]
+
+
+def _flat_lengths(seq_lengths: Array, batch: tuple[int, ...]) -> Array:
+    if seq_lengths.shape != batch or not jnp.issubdtype(seq_lengths.dtype, jnp.integer):
+        raise ValueError(
+            f"seq_lengths are {seq_lengths.dtype} of shape {seq_lengths.shape}; expected integers "
+            f"of shape {batch}"
+        )
+    return seq_lengths.reshape(math.prod(batch))
+
+
+def _nested(config: StackConfig, states: list[Any], pair: Any = tuple) -> Any:
+    """States from the lowest layer up: in pairs where bidirectional, of several layers a tuple."""
+    if config.bidirectional:
+        states = [pair(two) for two in zip(states[::2], states[1::2], strict=True)]
+    return tuple(states) if config.layers > 1 else states[0]
+
+
+def _carry_out(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> Any:
+    """The stack's carry as Flax's, each of its arrays `[*batch, H]`."""
+    kind = cell_named(config.cell).carry
+    carry = jax.tree.map(lambda array: array.reshape(*batch, config.hidden_size), carry)
+    states = jax.tree.leaves(carry, is_leaf=lambda node: isinstance(node, kind))
+    # Flax's order is c, h; that of ours h, c.
+    return _nested(config, [state[::-1] if len(state) > 1 else state[0] for state in states])
+
+
+def _carry_in(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
+    """Flax's carry, or the core's own, as the stack's, its batch axes made one."""
+    kind: Any = cell_named(config.cell).carry
+    shape, number = (*batch, config.hidden_size), len(kind._fields)
+    zeros = kind(*[np.zeros(shape)] * number)
+    own = _nested(config, [zeros] * (config.layers * (1 + config.bidirectional)), Directions._make)
+    expected = _carry_out(config, own, batch)
+    leaves, structure = jax.tree.leaves(carry), cast(Any, jax.tree.structure(carry))
+    is_own = structure == jax.tree.structure(own)
+    fits = is_own or structure == jax.tree.structure(expected)
+    if not fits or any(np.shape(leaf) != shape for leaf in leaves):
+        found, wanted = (jax.tree.map(np.shape, each) for each in (carry, expected))
+        raise ValueError(
+            f"initial_carry has the shapes {found}; expected {wanted}: (c, h) of an LSTM, a pair "
+            "where bidirectional, and of several layers a tuple of one entry a layer"
+        )
+    arrays = [jnp.reshape(leaf, (math.prod(batch), shape[-1])) for leaf in leaves]
+    each = [arrays[first : first + number] for first in range(0, len(arrays), number)]
+    states = [kind(*(state if is_own else state[::-1])) for state in each]
+    stack = _nested(config, states, Directions._make)
+    return stack if config.layers > 1 else (stack,)

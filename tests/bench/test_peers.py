@@ -1,0 +1,114 @@
+"""Each peer, on tiny systems, does the same work as ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from other_work import GRU, GRU_LAYER, INSTALLED, LSTM_LAYER, POEMS, REVIEWS, TINY, named
+
+from bench import ours, peers, shapes
+from bench.agreement import (
+    continuations,
+    gradients,
+    learning,
+    require_same_continuations,
+    require_same_gradients,
+    require_same_learning,
+)
+from bench.ours import stored
+from bench.shapes import AnySystem, DType, Job, LayerShape, System
+
+slow = pytest.mark.slow
+dtypes = pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=slow)])
+
+
+def peer_named(name: str) -> Any:
+    return peers.load(peers.module_of(name), {})
+
+
+@named(*INSTALLED)
+@dtypes
+@pytest.mark.parametrize(
+    "system",
+    [GRU, *(pytest.param(each, marks=slow) for each in (TINY, POEMS, REVIEWS))],
+    ids=lambda system: system.name,
+)
+def test_every_peer_learns_the_same(name: str, system: AnySystem, dtype: DType) -> None:
+    try:
+        found = learning(peer_named(name), system, dtype)
+    except ValueError as reason:
+        assert (system, name) in ((REVIEWS, "keras"), (REVIEWS, "equinox"))
+        assert "no tiny-reviews are built" in str(reason)  # noqa: PT017
+        return
+    require_same_learning(found, learning(ours.Peer(), system, dtype), dtype)
+    if system is not GRU:  # with dropout, too
+        peer_named(name).training(system, dtype, system.initial_params()).step()
+
+
+@named(*INSTALLED)
+@dtypes
+@pytest.mark.parametrize(
+    "shape", [LSTM_LAYER, pytest.param(GRU_LAYER, marks=slow)], ids=lambda shape: shape.cell
+)
+def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DType) -> None:
+    wanted = gradients(ours.Peer(), shape, dtype)
+    found = gradients(peer_named(name), shape, dtype)
+    missing = {"b_hn"} if shape is GRU_LAYER and name == "flax-nnx" else set()
+    assert set(found) == set(wanted) - missing
+    require_same_gradients(found, wanted, dtype)
+
+
+@named("pytorch", "flax-nnx")
+@pytest.mark.parametrize(
+    "system", [GRU, pytest.param(TINY, marks=slow)], ids=lambda system: system.name
+)
+def test_peers_write_the_same_and_draw_from_the_likeliest(name: str, system: System) -> None:
+    peer, wanted = peer_named(name), continuations(ours.Peer(), system)
+    require_same_continuations(continuations(peer, system), wanted)
+    assert (wanted["greedy"] == wanted["top-n 1"]).all()
+    assert len(np.unique(wanted["greedy"])) > 2
+    params, job = system.initial_params(), Job(64, 3, 1, temperature=2.0, top_n=3)
+    model, weights = stored(system, "float32", params)
+    logits_BV = np.asarray(model.apply(weights, None, job.prompts(system))[1][-1])
+    rank_BV = (-logits_BV).argsort(-1).argsort(-1)
+    drawn_B = peer.sampling(system, "float32", params, job).write()[0]
+    assert set(rank_BV[np.arange(job.batch), drawn_B]) == {0, 1, 2}
+    written = peer.sampling(system, "bfloat16", params, Job(64, 3, 20, top_n=0)).write()
+    assert (written.shape, written.dtype) == ((20, 64), np.int32)
+    assert 0 <= written.min() < written.max() < system.vocabulary_size
+    assert len(np.unique(written[0])) > 2
+
+
+def test_the_first_loss_hangs_on_all_the_weights_below() -> None:
+    for system in (POEMS, REVIEWS):
+        params: Any = system.initial_params()
+        first, *above = params.layers
+        layers = (first._replace(w_x=-first.w_x), *above)
+        whole, other = (
+            ours.Peer().training(system.without_dropout(), "float32", each).loss()
+            for each in (params, params._replace(layers=layers))
+        )
+        assert abs(whole - other) > 1e-3 * whole
+
+
+def test_every_system_feeds_distinct_random_tokens() -> None:
+    for system in shapes.SYSTEMS:
+        inputs, targets = system.batch(1)
+        assert inputs.shape == (system.sequence_length, system.batch_size)
+        if isinstance(system, System):
+            assert (inputs[1:] == targets[:-1]).all()
+        assert inputs.max() > system.vocabulary_size // 2
+        assert (inputs != system.batch(0)[0]).any()
+        assert dataclasses.asdict(system.without_dropout())["dropout"] == 0
+        assert np.array_equal(inputs, system.batch(1)[0])
+
+
+@pytest.mark.slow
+def test_keras_on_another_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = pytest.importorskip("bench.peers.keras_jax")
+    monkeypatch.setattr(peer.keras.backend, "backend", lambda: "torch")
+    with pytest.raises(ValueError, match="set KERAS_BACKEND=jax"):
+        peer.Peer()

@@ -1,0 +1,73 @@
+"""What the matrix products of a step or a layer are, and that each of their forms is the same."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from other_work import GRU_LAYER, LSTM_LAYER
+
+from bench import products
+from bench.products import (
+    Floor,
+    Product,
+    build_products,
+    products_of_layer,
+    products_of_system,
+    repeat,
+)
+from bench.shapes import Classification, System
+
+SPECS = products.SPECS
+
+
+def multiplications(found: Any) -> int:
+    return sum(
+        count * each.rows * each.inner * each.columns * each.times for each, count in found.items()
+    )
+
+
+def test_products_are_three_times_those_of_a_forward_pass() -> None:
+    for shape, gates in ((LSTM_LAYER, 4), (GRU_LAYER, 3)):
+        assert multiplications(products_of_layer(shape)) == 3 * 21 * (5 + 8) * gates * 8
+    # One-hot tokens are looked up in the first layer.
+    system = System("s", 11, "lstm", 2, 8, batch_size=3, sequence_length=5)
+    whole = 15 * (8 * 32 + (8 + 8) * 32 + 8 * 11)
+    assert multiplications(products_of_system(system)) == 3 * whole
+    # A small vocabulary goes through the first layer's input product once, not every place.
+    embedded = dataclasses.replace(system, layers=1, embedding_size=4)
+    whole = 11 * 4 * 32 + 15 * (8 * 32 + 8 * 11)
+    assert multiplications(products_of_system(embedded)) == 3 * whole
+    reviews = Classification("r", 60, 2, 8, 6, 5, 7, 4)
+    whole = 30 * ((7 + 8) * 32 + (8 + 8) * 32) + 6 * (8 * 4 + 4)
+    assert multiplications(products_of_system(reviews)) == 3 * whole
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_floor_is_the_sum_over_all_products(dtype: Any) -> None:
+    needed = {Product(3, 8, 32, 7): 2, Product(21, 8, 32): 1}
+    built = build_products(list(needed), dtype)
+    assert len([call() for call in built.calls.values()]) == 2
+    floor = Floor(needed, dict(zip(built.calls, (5.0, 0.25), strict=True)))
+    assert floor.milliseconds == 10.25
+    assert str(floor).startswith("10.25 ms: 2 of 7 x [3, 8] @ [8, 32] 10;")
+
+
+@pytest.mark.parametrize("spec", SPECS.values())
+def test_every_form_is_the_same_product(spec: str) -> None:
+    operands, result = spec.split("->")
+    sizes, draw = {"m": 3, "k": 5, "n": 4}, np.random.default_rng(0)
+    left, right = (
+        draw.standard_normal([sizes[axis] for axis in axes]) for axes in operands.split(",")
+    )
+    found = np.asarray(repeat(spec, "float32", 1, left, right))
+    assert found.shape == tuple(sizes[axis] for axis in result)
+    np.testing.assert_allclose(found, np.einsum(spec, left, right), rtol=1e-5, atol=1e-6)
+    # Of two in a loop, the second one's operand holds a number of the first one's result.
+    left[0, 0] = 0
+    first = np.einsum(spec, left, right)
+    twice = np.asarray(repeat(spec, "float32", 2, left, right))
+    left[0, 0] = first[0, 0]
+    np.testing.assert_allclose(twice, np.einsum(spec, left, right), rtol=1e-5, atol=1e-5)

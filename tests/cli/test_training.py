@@ -1,0 +1,289 @@
+"""`train.py` as a user types it: what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import ROOT, SMALL, TEXT, Command, Refusal, snapshot, train_command
+
+import lstm_jax
+from lstm_jax.cli.train import Stop
+from lstm_jax.sampling import score
+from lstm_jax.systems import downloads
+from lstm_jax.systems.language import LanguageSystem
+from lstm_jax.training.log import read_rows
+from lstm_jax.training.run import RunFolder, held
+
+
+def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
+    names = {p.name for p in trained.iterdir()}
+    assert {"config.json", "vocab.json", "metrics.jsonl", "checkpoints", "curves.png"} <= names
+    assert {p.name for p in (trained / "checkpoints").iterdir()} == {"6", "12"}
+    assert [row["step"] for row in read_rows(trained / "metrics.jsonl")] == [4, 6, 8, 12]
+    config = json.loads((trained / "config.json").read_text())["config"]
+    assert (config["model"]["hidden_size"], config["steps"]) == (16, 12)
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_training_shows_numbers_and_samples_and_writes_events_and_a_profile(
+    call: Command, text_file: Path, tmp_path: Path
+) -> None:
+    run, trace = tmp_path / "run", tmp_path / "trace"
+    asked = ("--sample-prompts", "7 bottles", "--tensorboard", "--profile", trace)
+    code, out, err = call(train_command, "--data", text_file, "--run-dir", run, *SMALL, *asked)
+    assert (code, err) == (0, "")
+    for said in ("step 12/12", "held out", "\n7 bottles", f"saved step 12 in {run}"):
+        assert said in out
+    (events,) = (run / "tensorboard").iterdir()
+    assert all(name in events.read_bytes() for name in (b"heldout_loss", b"sample/"))
+    assert list(trace.rglob("*.xplane.pb"))
+
+
+def test_the_loop_eval_only_and_score_give_one_held_out_loss(call: Command, trained: Path) -> None:
+    """Of each held-out lane, as what goes on from the text before it."""
+    model, params, vocabulary, _ = lstm_jax.load(trained)
+    times, held_out = 20, round(0.05 * len(TEXT))
+    bounds = len(TEXT) - held_out + np.arange(5) * held_out // 4
+    ids = vocabulary.encode(TEXT)
+    lanes = [ids[first:last] for first, last in itertools.pairwise(bounds)]
+    contexts = [ids[first - times - 1 : first] for first in bounds[:-1]]
+    found = score(model, params, lanes, contexts=contexts)
+    loss = -sum(each.log_likelihood for each in found) / held_out
+    logged = read_rows(trained / "metrics.jsonl")[-1]["heldout_loss"]
+    before = snapshot(trained)
+    code, out, _ = call(train_command, "--run-dir", trained, "--eval-only")
+    printed = json.loads(out)
+    assert (code, printed["step"]) == (0, 12)
+    assert loss == pytest.approx(logged, rel=1e-5)
+    assert printed["heldout_loss"] == pytest.approx(logged, rel=1e-6)
+    assert snapshot(trained) == before
+
+
+def test_a_run_on_two_devices_is_the_run_on_one_and_can_go_on_there(
+    call: Command, trained: Path, text_file: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = call(
+        train_command, "--data", text_file, "--run-dir", run, *SMALL, "--devices", 2
+    )
+    assert (code, err) == (0, "")
+    assert "2 x cpu" in out
+    rows, alone = (read_rows(folder / "metrics.jsonl") for folder in (run, trained))
+    for row, expected in zip(rows, alone, strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+    resume = ("--run-dir", run, "--resume")
+    code, out, _ = call(train_command, *resume, "--devices", 1, "--steps", 14)
+    assert (code, "resumed at step 12" in out) == (0, True)
+    assert read_rows(run / "metrics.jsonl")[-1]["step"] == 14
+    code, out, _ = call(train_command, *resume)
+    assert (code, "saved step 14" in out) == (0, True)
+
+
+def test_the_default_preset_trains_on_python_s_own_documentation(
+    call: Command, refusal: Refusal, tmp_path: Path
+) -> None:
+    small = [*SMALL, "--steps", "1", "--sample-every", "0"]
+    assert call(train_command, "--run-dir", tmp_path / "run", *small)[0] == 0
+    text = (tmp_path / "run" / "corpus.txt").read_text(encoding="utf-8")
+    assert "statement" in text
+    (tmp_path / "run" / "corpus.txt").write_text(text[:-100], encoding="utf-8")
+    assert "SHA-256" in refusal(train_command, "--run-dir", tmp_path / "run", "--resume")
+
+
+BAD = {
+    "missing file": (["--data", "{tmp}/none.txt"], "none.txt"),
+    "a directory": (["--data", "{tmp}"], "{tmp}"),
+    "empty file": (["--data", "{tmp}/empty.txt"], "empty"),
+    "invalid UTF-8": (["--data", "{tmp}/latin1.txt"], "UTF-8"),
+    "a binary file": (["--data", "{tmp}/binary.bin"], "binary.bin"),
+    "shorter than a batch": (["--data", "{tmp}/short.txt"], "smaller batch size"),
+    "prompt outside the vocabulary": (["--sample-prompts", "Ω"], "U+03A9"),
+    "empty prompt": (["--sample-prompts", ""], "empty prompt"),
+    "zero": (["--batch-size", "0"], "batch_size is 0"),
+    "negative": (["--steps", "-5"], "steps is -5"),
+    "NaN": (["--optimizer.learning-rate", "nan"], "learning_rate is nan"),
+    "not a number": (["--epochs", "many"], "--epochs"),
+    "an unknown flag": (["--epochz", "3"], "--epochz"),
+    "an unknown choice": (["--model.cell", "elman"], "elman"),
+    "a flag without its value": (["--epochs"], "--epochs"),
+    "too many devices": (["--devices", "64"], "devices is 64"),
+    "a batch that does not divide": (["--devices", "2", "--batch-size", "3"], "multiple"),
+    "resume of nothing": (["--resume"], "not a run folder"),
+    "evaluation of nothing": (["--eval-only"], "not a run folder"),
+    "a backslash": (["--run-dir", "{tmp}/my\\run"], "backslash"),
+}
+
+
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_bad_input_is_one_line_and_changes_nothing(
+    case: str, refusal: Refusal, text_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "latin1.txt").write_bytes("café".encode("latin-1") * 99)
+    (tmp_path / "binary.bin").write_bytes(b"\x00\x01\x02" * 999)
+    (tmp_path / "short.txt").write_text("too short for one batch of text. ")
+    before = sorted(tmp_path.iterdir())
+    arguments, said = BAD[case]
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    base = ["--data", text_file, "--run-dir", tmp_path / "run", *SMALL]
+    assert said.format(tmp=tmp_path) in refusal(train_command, *base, *arguments)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--resume"),  # the folder exists
+        (["--resume", "--model.hidden-size", "32"], "model.hidden_size is 32, the run has 16"),
+        (["--resume", "--tokens", "word"], "tokens is 'word', the run has 'char'"),
+        (["--resume", "--batch-size", "8"], "batch_size"),
+        (["--resume", "--seed", "5"], "seed"),
+        (["--resume", "--data", "{tmp}/other.txt"], "SHA-256"),
+        (["anna", "--resume"], "preset 'docs', not 'anna'"),
+    ],
+)
+def test_what_cannot_be_resumed_is_refused_by_name(
+    arguments: list[str], said: str, refusal: Refusal, trained: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "other.txt").write_text(TEXT.replace("milk", "mild"), encoding="utf-8")
+    before = snapshot(trained)
+    arguments = [argument.format(tmp=tmp_path) for argument in arguments]
+    assert said in refusal(train_command, *arguments, "--run-dir", trained)
+    assert snapshot(trained) == before
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(
+    refusal: Refusal, text_file: Path, tmp_path: Path
+) -> None:
+    """The system keeps a lock for an open file, so this process stands for another."""
+    run = tmp_path / "run"
+    with held(RunFolder(run)):
+        err = refusal(train_command, "--data", text_file, "--run-dir", run, *SMALL)
+        assert "another process is training in" in err
+        assert not (run / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("preset", "file"),
+    [
+        ("poems", None),
+        ("lyrics", None),
+        ("anna", "anna.txt"),
+        ("shakespeare", "tinyshakespeare.txt"),
+        ("reviews", "aclImdb_v1.tar.gz"),
+    ],
+)
+def test_data_that_is_not_there_is_asked_for(
+    preset: str, file: str | None, call: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = {
+        name: source._replace(url=f"http://127.0.0.1:9/{source.file_name}")
+        for name, source in downloads.SOURCES.items()
+    }
+    monkeypatch.setattr(downloads, "SOURCES", nowhere)
+    monkeypatch.setenv("LSTM_JAX_CACHE", str(tmp_path / "cache"))
+    code, _, err = call(train_command, preset, "--run-dir", tmp_path / "run")
+    *told, error = err.splitlines()
+    assert code == 2
+    assert "--data" in error
+    assert not (tmp_path / "run").exists()
+    if file is None:
+        assert (told, "--data PATH" in error) == ([], True)
+    else:
+        assert [line.split()[0] for line in told] == ["downloading"]
+        assert str(tmp_path / "cache" / file) in error
+
+
+@pytest.fixture
+def default_signals() -> Iterator[None]:
+    """The tests may be run under nohup, or in a shell's background, themselves."""
+    usual = {signal.SIGHUP: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("default_signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_saves_the_state_and_sets_the_exit_code(
+    number: signal.Signals,
+    text_file: Path,
+    tmp_path: Path,
+    call: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def samples(system: Any, params: Any, step: int) -> Iterator[tuple[str, str]]:
+        signal.raise_signal(number)
+        if number == signal.SIGHUP:
+            signal.raise_signal(number)  # a closed terminal's second one
+        yield "7", "7 bottles"
+
+    monkeypatch.setattr(LanguageSystem, "samples", samples)
+    run = tmp_path / "run"
+    options = ("--data", text_file, "--run-dir", run, *SMALL, "--sample-every", 6)
+    code, out, err = call(train_command, *options)
+    assert (code, err) == (128 + number, "stopping: the state is being saved\n")
+    saved = max(int(p.name) for p in (run / "checkpoints").iterdir())
+    assert f"saved step {saved} in" in out
+    assert 6 <= saved < 12
+
+
+@pytest.mark.usefixtures("default_signals")
+def test_a_second_signal_ends_it_and_one_that_is_ignored_stays_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert not stop.asked()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.asked()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+_, module, *sys.argv = sys.argv
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+IN_EVERY_RUN = [("train.py", "orbax.checkpoint"), ("sample.py", "jax")]
+
+
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        pytest.param(*case, marks=[] if case in IN_EVERY_RUN else pytest.mark.slow)
+        for case in itertools.product(
+            ("train.py", "sample.py"), ("lstm_jax", "jax", "tyro", "orbax.checkpoint")
+        )
+    ],
+)
+def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
+    named = ["--resume", "--run-dir"] if script == "train.py" else []
+    command = [sys.executable, "-c", INTERRUPTED, module, ROOT / script, *named, "no-such-run"]
+    done = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")

@@ -1,0 +1,309 @@
+"""Weights under other names: they come back bit for bit, and what does not fit is told in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from interop_cases import FORMS, RESET_AFTER, assert_same_bits, draw_layers, draw_model
+
+from lstm_jax.interop import (
+    LanguageModelNames,
+    language_model_from_plain,
+    language_model_from_pytorch,
+    language_model_to_plain,
+    language_model_to_pytorch,
+    layer_from_keras,
+    layer_to_keras,
+    layers_from_keras,
+    layers_from_plain,
+    layers_from_pytorch,
+    layers_to_keras,
+    layers_to_plain,
+    layers_to_pytorch,
+    params_from_linen,
+    params_from_nnx,
+    params_to_linen,
+    params_to_nnx,
+)
+from lstm_jax.interop.linen_modules import layers_from_variables, variables_from_layers
+from lstm_jax.models import LanguageModel
+
+Layers = tuple[Any, ...]
+
+
+class Layout(NamedTuple):
+    """One way to name a stack's weights, there and back, and the forms of cell that it has."""
+
+    there: Callable[[Layers], Any]
+    back: Callable[[Any], Layers]
+    forms: tuple[str, ...] = FORMS
+    has_b_hn: bool = True
+
+
+def each(convert: Callable[[Any], Any]) -> Callable[[Any], Layers]:
+    return lambda layers: tuple(map(convert, layers))
+
+
+LAYOUTS = {
+    "pytorch": Layout(layers_to_pytorch, layers_from_pytorch, RESET_AFTER),
+    "keras": Layout(layers_to_keras, layers_from_keras),
+    "plain": Layout(layers_to_plain, layers_from_plain),
+    "linen": Layout(each(params_to_linen), each(params_from_linen), RESET_AFTER),
+    "nnx": Layout(each(params_to_nnx), each(params_from_nnx), RESET_AFTER, has_b_hn=False),
+    "nnx LSTMCell": Layout(
+        each(partial(params_to_nnx, optimized=False)), each(params_from_nnx), ("lstm",)
+    ),
+    "a Linen module": Layout(variables_from_layers, layers_from_variables),
+}
+
+
+def without_b_hn(layers: Layers) -> Layers:
+    """With zeros for what nnx's GRU has not."""
+    return jax.tree.map_with_path(
+        lambda path, leaf: leaf * (getattr(path[-1], "name", "") != "b_hn"), layers
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "form"), [(name, form) for name in LAYOUTS for form in LAYOUTS[name].forms]
+)
+@settings(max_examples=6)
+@given(
+    stack=st.tuples(st.integers(1, 3), st.booleans()),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_layers_come_back_bit_for_bit_and_as_copies(
+    layout: str, form: str, stack: tuple[int, bool], sizes: tuple[int, int], seed: int
+) -> None:
+    there, back, _, has_b_hn = LAYOUTS[layout]
+    drawn = draw_layers(form, *stack, *sizes, seed)
+    drawn = drawn if has_b_hn else without_b_hn(drawn)
+    arrays = there(drawn)
+    found = back(arrays)
+    for array in jax.tree.leaves(arrays):
+        if isinstance(array, np.ndarray):
+            array[...] = 7
+    assert_same_bits(found, drawn)
+
+
+@pytest.mark.parametrize("entry", ["one-hot", "embedding", "tied"])
+@pytest.mark.parametrize(
+    "stack",
+    [("rnn", 1, False), ("lstm", 2, True), ("gru_after", 2, False), ("gru_before", 1, True)],
+)
+def test_language_models_come_back_bit_for_bit(entry: str, stack: tuple[str, int, bool]) -> None:
+    config, params = draw_model(*stack, entry)
+    arrays = language_model_to_plain(params)
+    assert ("embedding" in arrays, "output/w" in arrays) == (entry != "one-hot", entry != "tied")
+    assert_same_bits(language_model_from_plain(arrays), params)
+    if config.gru_reset == "before":
+        return
+    for names in (LanguageModelNames(), LanguageModelNames("embed", "lstm", "fc")):
+        state = language_model_to_pytorch(params, names=names)
+        model, back = language_model_from_pytorch(state, names=names)
+        assert model == LanguageModel(config, 7)
+        assert_same_bits(back, params)
+        assert_same_bits(layers_from_pytorch(state, f"{names.rnn}."), params.layers)
+
+
+def model_state(**changes: Any) -> dict[str, Any]:
+    """A state_dict with other arrays under names, `__` for a dot; None takes one out."""
+    state: dict[str, Any] = language_model_to_pytorch(draw_model("lstm", 1, False, "embedding")[1])
+    return changed(state, {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def changed(arrays: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in (arrays | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
+def test_names_that_training_wraps_and_a_cell_s_are_the_module_s(wrapper: str) -> None:
+    state = model_state()
+    wrapped = {wrapper.format(name): value for name, value in state.items()}
+    expected = language_model_from_pytorch(state)
+    own = LanguageModelNames(*map(wrapper.format, LanguageModelNames()))
+    for names in (LanguageModelNames(), own):
+        model, params = language_model_from_pytorch(wrapped, names=names)
+        assert model == expected[0]
+        assert_same_bits(params, expected[1])
+    for prefix in ("rnn.", wrapper.format("rnn.")):
+        assert_same_bits(layers_from_pytorch(wrapped, prefix), expected[1].layers)
+    inner = {n[4:]: state[n] for n in state if n.startswith("rnn.")}
+    # A cell's names are a layer's without its number.
+    of_cell = {n.removesuffix("_l0"): array for n, array in inner.items()}
+    for arrays in (inner, of_cell):
+        named = {wrapper.format(n): array for n, array in arrays.items()}
+        assert_same_bits(layers_from_pytorch(named), expected[1].layers)
+    with pytest.raises(ValueError, match="twice, with and without module"):
+        language_model_from_pytorch(wrapped | state)
+
+
+def test_what_a_model_of_pytorchs_leaves_open_is_zeros_or_can_be_said() -> None:
+    _, params = language_model_from_pytorch(model_state(decoder__bias=None))
+    np.testing.assert_array_equal(params.output.b, np.zeros(7))
+    state = language_model_to_pytorch(draw_model("lstm", 1, False, "tied")[1])
+    assert language_model_from_pytorch(state)[0].config.tied
+    model, params = language_model_from_pytorch(state, tied=False)
+    assert not model.config.tied
+    np.testing.assert_array_equal(params.embedding, params.output.w.T)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+def kernel(*shape: int, **others: np.ndarray) -> dict[str, np.ndarray]:
+    return {"kernel": ones(*shape), **others}
+
+
+def gates(side: str, *shape: int, **others: np.ndarray) -> dict[str, Any]:
+    return {side + gate: kernel(*shape, **others) for gate in "ifgo"}
+
+
+LSTM, GRU_BEFORE, GRU_AFTER = (
+    draw_layers(form, 1, False, 3, 4) for form in ("lstm", "gru_before", "gru_after")
+)
+PYTORCH, PLAIN = layers_to_pytorch(LSTM), layers_to_plain(LSTM)
+TIED = language_model_to_plain(draw_model("gru_before", 1, False, "tied")[1])
+TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
+TWO_CELLS = (*LSTM, *draw_layers("rnn", 1, False, 4, 4))
+
+REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+    *(
+        (layers_from_pytorch, {"state": changed(PYTORCH, change)}, message)
+        for change, message in (
+            ({"weight_hh_l0": None}, r"lacks weight_hh"),
+            ({"bias_hh_l0": None}, r"lacks bias_hh"),
+            ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
+            ({"weight_hr_l0": ones(2, 4)}, r"proj_size.*not supported"),
+            ({"a.rnn.weight_ih_l0": ones(2, 4)}, r"prefix such as 'a\.rnn\.'"),
+            ({"state_dict": {"weight_ih_l0": ones(2, 4)}}, r"give that: checkpoint\['state_dict'"),
+            ({"bias_ih_l0": ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
+            ({"weight_ih_l0": ones(12, 3)}, r"weight_ih_l0 has shape \(12, 3\); expected \(16, 3"),
+            ({"weight_hh_l0": ones(16, 5)}, r"16 wide for a hidden size of 5"),
+            ({"weight_hh_l0": ones(16)}, r"expected 2 dimensions"),
+            ({"weight_hh_l0": np.ones((16, 4), int)}, r"int64; expected an array of floating-poin"),
+            ({"weight_ih_l2": ones(16, 4)}, r"l1 lacks"),
+            ({"weight_ih_l0_reverse": ones(16, 3)}, r"l0_reverse lacks weight_hh"),
+            ({"bias_ih_l0": np.ones(16)}, r"float64; set jax_enable_x64"),
+        )
+    ),
+    (layers_from_pytorch, {"state": {"weight_ih": ones(4, 3)}}, "the module lacks weight_hh; it"),
+    (layers_from_pytorch, {"state": PYTORCH, "cell": "gru"}, "to the cell lstm, not gru"),
+    (layers_to_pytorch, {"layers": GRU_BEFORE}, "no counterpart in PyTorch"),
+    (layers_to_pytorch, {"layers": GRU_AFTER, "bias": False}, "biases that are not zero"),
+    (layers_to_pytorch, {"layers": (*LSTM, *LSTM)}, "layer 1 takes inputs of size 3"),
+    (layers_to_pytorch, {"layers": TWO_SIZES}, r"hidden sizes \[4, 5\].*each layer alone"),
+    (layers_to_pytorch, {"layers": TWO_CELLS}, r"cells \['lstm', 'rnn'\].*each layer alone"),
+    *(
+        (language_model_from_pytorch, {"state": model_state(**change)}, message)
+        for change, message in (
+            (
+                {"dropout__scale": ones(1)},
+                r"has dropout\.scale; expected names in enco",
+            ),
+            ({"encoder__weight": None}, "no one-hot rows of 7 tokens"),
+            ({"encoder__weight": ones(8, 2)}, r"expected \(7, 2\)"),
+            ({"encoder__bias": ones(4)}, "encoder has bias, which nothing here takes"),
+            ({"decoder__weight": None}, "decoder lacks weight"),
+            ({"decoder__weight": ones(7, 5)}, r"expected \(7, 4\)"),
+            ({"decoder__bias": ones(5)}, r"expected \(7,\)"),
+            ({"rnn__weight_ih_l0": None}, r"lacks rnn\.weight_ih_l0"),
+        )
+    ),
+    (language_model_from_pytorch, {"state": model_state(), "tied": True}, "not tied"),
+    *(
+        (layer_from_keras, {"weights": [ones(*shape) for shape in shapes], **options}, message)
+        for shapes, options, message in (
+            ([(3, 12)], {}, "has 1 arrays; expected 2 or 3"),
+            ([(3, 12), (4, 12)], {}, "does not show where its reset gate works"),
+            ([(3, 12), (4, 12), (12,)], {"reset": "after"}, "a GRU that resets before"),
+            ([(3, 12), (4, 12), (2, 12)], {"reset": "before"}, "a GRU that resets after"),
+            ([(3, 12), (4, 12), (12,)], {"reset": "never"}, "choose 'after' or 'before'"),
+            ([(3, 12), (4, 16), (16,)], {}, r"kernel has shape \(3, 12\); expected \(3, 16\)"),
+            ([(3, 16), (4, 16), (2, 16)], {}, "the bias has shape"),
+            ([(3, 8), (4, 8), (8,)], {}, "8 wide for a hidden size of 4"),
+        )
+    ),
+    *(
+        (layer_to_keras, {"layer": layer, "use_bias": False}, "biases that are not zero")
+        for (layer,) in (LSTM, GRU_BEFORE, GRU_AFTER)
+    ),
+    (
+        params_from_linen,
+        {"tree": {"dense_i": kernel(3, 4)}},
+        "has dense_i; expected the names of",
+    ),
+    (params_from_nnx, {"tree": {"i": kernel(3, 4)}}, "has i; expected the names of one nnx cell"),
+    *(
+        (params_from_linen, {"tree": {"i": i, "h": kernel(4, 4)}}, message)
+        for i, message in (
+            (kernel(3, 4, bias=ones(5)), r"biases together has shape \(5,\)"),
+            (kernel(3, 4), "i lacks bias"),
+            (ones(3, 4), "i is ndarray; expected"),
+            ({}, "i lacks kernel"),
+        )
+    ),
+    (
+        params_from_nnx,
+        {"tree": {"dense_i": kernel(3, 12), "dense_h": kernel(4, 16, bias=ones(16))}},
+        r"inputs' kernels together has shape \(3, 12\); expected \(3, 16\)",
+    ),
+    (
+        params_from_linen,
+        {"tree": gates("i", 3, 4) | gates("h", 4, 5, bias=ones(5))},
+        r"kernels together has shape \(4, 20\); expected \(4, 16\)",
+    ),
+    (params_to_linen, {"params": GRU_BEFORE[0]}, "no counterpart in Flax"),
+    (params_to_nnx, {"params": GRU_BEFORE[0]}, "no counterpart in Flax"),
+    (params_to_nnx, {"params": GRU_AFTER[0]}, "b_hn that is not zero"),
+    *(
+        (layers_from_plain, {"arrays": PLAIN | change}, message)
+        for change, message in (
+            ({"layers/0/w_y": ones(1)}, "'layers/0/w_y' is no plain name"),
+            ({"layers/1/b": ones(16)}, "lacks w_h, w_x"),
+            ({"layers/0/b_hn": ones(4)}, "has a b_hn, but its shapes are of the cell lstm"),
+            ({"layers/0/w_x": ones(3, 12)}, r"w_x has shape \(3, 12\); expected"),
+            ({"layers/0/forward/b": ones(16)}, "has forward, which nothing here takes"),
+            ({"layers/2/b": ones(16)}, "layers lacks 1"),
+            ({"layers/0/b": np.ones(16)}, "set jax_enable_x64"),
+        )
+    ),
+    (layers_from_plain, {"arrays": {}}, "layers lacks 0; it has nothing"),
+    (language_model_from_plain, {"arrays": {"output/w": ones(2, 3)}}, "model lacks output/b"),
+    (
+        language_model_from_plain,
+        {"arrays": changed(TIED, {"embedding": None})},
+        "neither embedding nor output/w",
+    ),
+    (layers_from_variables, {"variables": {"params": {"cell": {}}}}, "params lacks layers; it has"),
+]
+
+
+@pytest.mark.parametrize(("convert", "arguments", "message"), REFUSED)
+def test_what_does_not_fit_is_refused_in_words(
+    convert: Callable[..., Any], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        convert(**arguments)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_layers_without_biases_go_out_without(form: str) -> None:
+    zeros = jax.tree.map(lambda leaf: leaf * (leaf.ndim > 1), draw_layers(form, 1, True, 3, 4))
+    arrays = layer_to_keras(zeros[0], use_bias=False)
+    assert [array.ndim for array in arrays] == [2] * 4
+    assert_same_bits((layer_from_keras(arrays, reset=form.partition("_")[2] or None),), zeros)
+    if form in RESET_AFTER:
+        state = layers_to_pytorch(zeros, bias=False)
+        assert not [name for name in state if "bias" in name]
+        assert_same_bits(layers_from_pytorch(state), zeros)
