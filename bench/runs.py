@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.settings import flat
-from lstm_jax.systems import PRESETS, preset_named, to_dict
+from lstm_jax.systems import preset_named, presets, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
@@ -123,7 +123,7 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 def differences(config: TrainConfig) -> tuple[str, ...]:
     """What of the settings differs from the run's preset, as flags of `train.py`."""
     name = config.preset
-    if name not in {preset.preset for preset in PRESETS}:
+    if name not in {preset.preset for preset in presets()}:
         return _flags(config, type(config)())
     found = _flags(config, preset_named(name))
     try:

@@ -23,7 +23,7 @@ from bench.ngram import NGramResult
 from bench.report import write_line
 from bench.runs import Run, differences, keep_run, number, read_run, settings
 from lstm_jax.cli.arguments import parse
-from lstm_jax.systems import PRESETS
+from lstm_jax.systems import presets
 from lstm_jax.training.log import finite
 
 _HEADS = ("system", "settings", "runs", "figure", "published", "n-gram", "time")
@@ -135,7 +135,7 @@ def make_lines(runs: Iterable[Run]) -> list[Line]:
     groups: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         groups[_kind(run)].append(run)
-    order = {preset.preset: place for place, preset in enumerate(PRESETS)}
+    order = {preset.preset: place for place, preset in enumerate(presets())}
     ngrams = NGrams()
     return sorted(
         (_line(group, ngrams) for group in groups.values()),

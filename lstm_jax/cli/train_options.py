@@ -13,7 +13,7 @@ import tyro
 
 from lstm_jax.cli.arguments import HELP_ALL, given, parse
 from lstm_jax.cli.console import importing
-from lstm_jax.systems import PRESETS, preset_named
+from lstm_jax.systems import preset_named, presets
 from lstm_jax.systems.base import TrainConfig
 
 HELP = """\
@@ -86,7 +86,7 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
     if arguments and not arguments[0].startswith("-"):
         named = arguments[0]
     as_published = given("--as-published", arguments) is not None
-    default = preset_named(named or PRESETS[0].preset, as_published=as_published)
+    default = preset_named(named or presets()[0].preset, as_published=as_published)
     other = given("--init-from", arguments)
     if any(given(flag, arguments) is not None for flag in ("--resume", "--eval-only")):
         other = given("--run-dir", arguments) or f"runs/{default.preset}"
@@ -109,7 +109,7 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
     if config.init_from is not None:
         config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
     has_own = given("--sample-prompts", arguments) is not None
-    has_own |= _prompts(config) not in map(_prompts, PRESETS)
+    has_own |= _prompts(config) not in map(_prompts, presets())
     return dataclasses.replace(command, config=config, own_samples=has_own)
 
 

@@ -19,8 +19,10 @@ from lstm_jax.text import Vocabulary
 
 SYSTEMS: tuple[type[System], ...] = (LanguageSystem, PoemsSystem, ReviewsSystem)
 
-PRESETS: tuple[TrainConfig, ...] = tuple(preset for each in SYSTEMS for preset in each.presets)
-"""All settings that have a name; the first is the default."""
+
+def presets() -> tuple[TrainConfig, ...]:
+    """All settings that have a name; the first is the default."""
+    return tuple(preset for each in SYSTEMS for preset in each.presets)
 
 
 def system_of(config: TrainConfig) -> type[System]:
@@ -35,7 +37,7 @@ def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
     Raises:
         ValueError: there is none.
     """
-    named = {preset.preset: preset for preset in PRESETS}
+    named = {preset.preset: preset for preset in presets()}
     if name not in named:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(named)}")
     if not as_published:

@@ -19,7 +19,7 @@ from bench.figures import figures
 from bench.ngram import NGram, choose_discount, heldout_loss
 from bench.runs import differences, read_run
 from lstm_jax.cli.console import run_command
-from lstm_jax.systems import PRESETS, preset_named, read_system, to_dict
+from lstm_jax.systems import preset_named, presets, read_system, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.language import ANNA, DOCS, LYRICS, SHAKESPEARE, LanguageConfig
 from lstm_jax.systems.poems import POEMS
@@ -192,7 +192,7 @@ def test_a_run_without_finite_numbers_or_a_device_says_so(tmp_path: Path) -> Non
     assert line.cells()[6] == "30 s (device not recorded)"
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.preset)
 def test_a_preset_differs_from_itself_in_nothing(preset: TrainConfig) -> None:
     assert differences(preset) == ()
     assert differences(dataclasses.replace(preset, seed=3, data="x", log_every=7)) == ()

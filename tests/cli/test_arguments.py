@@ -18,7 +18,7 @@ from commands import ROOT, sample_command
 from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.options import SAMPLE_HELP, ClassifyCommand, ConvertCommand, SampleCommand
 from lstm_jax.cli.train_options import HELP, read_arguments
-from lstm_jax.systems import PRESETS
+from lstm_jax.systems import presets
 
 
 def read(*arguments: str) -> SampleCommand:
@@ -80,7 +80,7 @@ def test_a_close_spelling_names_the_flag(argument: str, meant: str) -> None:
         read_arguments([argument])
 
 
-@pytest.mark.parametrize("preset", [preset.preset for preset in PRESETS])
+@pytest.mark.parametrize("preset", [preset.preset for preset in presets()])
 def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
     short = ["--learning-rate", "0.1", "--hidden_size=3", "--embedding-size=3"]
     full = ["--optimizer.learning-rate", "0.1", "--model.hidden-size=3", "--model.embedding-size=3"]
@@ -121,11 +121,11 @@ def help_of(read: Any, *arguments: str) -> str:
     return page.getvalue()
 
 
-@pytest.mark.parametrize("preset", [[], *([preset.preset] for preset in PRESETS)])
+@pytest.mark.parametrize("preset", [[], *([preset.preset] for preset in presets())])
 def test_help_names_presets_and_flags_that_every_preset_has(preset: list[str]) -> None:
     assert help_of(read_arguments, *preset, "--resume", "-h") == HELP.format(prog="train.py") + "\n"
     names = re.findall(r"^  (\w+) ", HELP, re.MULTILINE)
-    assert names == [each.preset for each in PRESETS]
+    assert names == [each.preset for each in presets()]
     flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", HELP, re.MULTILINE)
     assert len(flags) == 8
     values = (("--layers", "2") if flag == "--layers" else (flag, "256") for flag in flags)

@@ -30,7 +30,11 @@ def quick_compilation_here() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-def test_each_folder_has_expectations() -> None:
+def test_each_folder_has_expectations_and_finds_its_data_wherever_it_lies() -> None:
+    for run in RUNS.iterdir():
+        config = read_description(RunFolder(run)).config
+        paths = [getattr(config, name, None) for name in ("data", "vectors")]
+        assert not any(path and Path(path).is_absolute() for path in paths)
     assert {run.name for run in RUNS.iterdir()} == set(EXPECTED)
     assert CLASSIFIER in EXPECTED
 

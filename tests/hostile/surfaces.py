@@ -28,7 +28,7 @@ from lstm_jax.cli.sample import file_lines
 from lstm_jax.interop.files import load_safetensors
 from lstm_jax.sampling.stops import make_stops
 from lstm_jax.settings import flat
-from lstm_jax.systems import PRESETS, from_dict, to_dict
+from lstm_jax.systems import from_dict, presets, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.corpus import CorpusConfig, first_characters
 from lstm_jax.systems.poems import build_poem_vocabulary, read_poems
@@ -252,7 +252,7 @@ def config_file(path: Path, choose: Choose) -> None:
     kept, given = flat(to_dict(found)), flat(json.loads(path.read_bytes())["config"])
     assert given.items() <= kept.items(), "a value was made another"
     refuse_damaged_files(folder)
-    refuse_changes(folder, choose(PRESETS))
+    refuse_changes(folder, choose(presets()))
 
 
 def rows(tree: Any, choose: Choose) -> bytes:
@@ -297,7 +297,7 @@ SURFACES = {
     ),
     "config json": Surface(
         "config.json",
-        lambda: list(map(described, PRESETS)),
+        lambda: list(map(described, presets())),
         config,
         config_file,
         beside={"vocab.json": b"{}"},

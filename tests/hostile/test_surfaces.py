@@ -25,7 +25,7 @@ from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.console import error_line
 from lstm_jax.cli.options import ClassifyCommand, ConvertCommand, ExportCommand, SampleCommand
 from lstm_jax.cli.train_options import TrainCommand, read_arguments
-from lstm_jax.systems import PRESETS, to_dict
+from lstm_jax.systems import presets, to_dict
 from lstm_jax.systems.language import ANNA
 from lstm_jax.text import Vocabulary, read_reviews, read_text
 from lstm_jax.training.log import read_rows
@@ -241,7 +241,7 @@ def readers() -> list[tuple[Callable[[Sequence[str]], Any], list[str], list[str]
         return lambda arguments: parse(command, None, arguments, "command")
 
     own = ["--run-dir", "--resume", "--eval-only", "--as-published"]
-    found = [(read_arguments, [each.preset], own + names_of(each)) for each in PRESETS]
+    found = [(read_arguments, [each.preset], own + names_of(each)) for each in presets()]
     for command, given_first in (
         (SampleCommand, ["run"]),
         (SampleCommand, ["run"]),

@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 
 from lstm_jax.models import LanguageModelConfig
-from lstm_jax.systems import PRESETS, from_dict, preset_named, to_dict
+from lstm_jax.systems import from_dict, preset_named, presets, to_dict
 from lstm_jax.systems.base import OptimizerConfig, SampleConfig, TrainConfig
 from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.systems.poems import PoemsConfig
 from lstm_jax.systems.reviews import ReviewsConfig
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.preset)
 def test_a_preset_survives_json(preset: TrainConfig) -> None:
     assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
 
 
-@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.preset)
+@pytest.mark.parametrize("preset", presets(), ids=lambda preset: preset.preset)
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_no_field_holds_what_json_has_no_number_for(preset: TrainConfig, number: float) -> None:
     def refused(values: dict[str, Any]) -> None:
