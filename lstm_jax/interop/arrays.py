@@ -70,7 +70,11 @@ def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
-    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM."""
+    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM.
+
+    Raises:
+        ValueError: there is none.
+    """
     for cell in map(cell_named, get_args(CellName)):
         if hidden_size and width == cell.gates * hidden_size:
             return cell
@@ -135,16 +139,32 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
     require_chain(layers)
     each = [params for layer in layers for params in directions_of(layer)]
     cells = sorted({cell_of(params).name for params in each})
-    sizes = sorted({int(params.w_h.shape[0]) for params in each})
-    if len(cells) > 1 or len(sizes) > 1:
+    sizes = sorted({int(params.w_h.shape[1]) // cell_of(params).gates for params in each})
+    projections = sorted({int(w.shape[1]) for w in map(projection_of, each) if w is not None})
+    if len(cells) > 1 or len(sizes) > 1 or len(projections) > 1:
         raise ValueError(f"the layers have hidden sizes {sizes} and cells {cells}; {cure}")
     return StackConfig(
         cell=cells[0],
         layers=len(layers),
         hidden_size=sizes[0],
+        projection_size=projections[0] if projections else None,
         bidirectional=isinstance(layers[0], Directions),
         gru_reset="before" if getattr(each[0], "b_hn", 0) is None else "after",
     )
+
+
+def projection_of(params: Params) -> Any:
+    """`w_hr [H, P]` of an LSTM with a projection, else None."""
+    return getattr(params, "w_hr", None)
+
+
+def require_no_projection(layer: Any, who: str) -> None:
+    """Raises ValueError where a layer's hidden state is projected."""
+    if any(projection_of(params) is not None for params in directions_of(layer)):
+        raise ValueError(
+            f"the layer has a projection of its hidden state, which {who} has not; train one "
+            "without projection_size"
+        )
 
 
 def params_of_two_biases(

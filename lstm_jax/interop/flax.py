@@ -31,6 +31,7 @@ from lstm_jax.interop.arrays import (
     listed,
     read_array,
     require_names,
+    require_no_projection,
     require_shape,
     to_jax,
     to_numpy,
@@ -99,7 +100,8 @@ def params_to_linen(params: Any) -> Tree:
     `Directions` give the tree of `nn.Bidirectional(nn.RNN(cell), nn.RNN(cell))`.
 
     Raises:
-        ValueError: a GRU with its reset before the product, which Flax has not.
+        ValueError: a GRU with its reset before the product, or an LSTM with a projection, which
+            Flax has not.
 
     Examples:
         >>> from lstm_jax import interop
@@ -107,6 +109,7 @@ def params_to_linen(params: Any) -> Tree:
         >>> list(interop.params_to_linen(layers[0]))[:4]
         ['ii', 'if', 'ig', 'io']
     """
+    require_no_projection(params, "Flax")
     by_cell = {cell: sides for sides, cell in _LINEN.items()}
     return _to_tree(params, lambda one: by_cell[cell_of(one).name])
 
@@ -119,8 +122,8 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
         optimized: whether an LSTM goes into `OptimizedLSTMCell` or into `LSTMCell`.
 
     Raises:
-        ValueError: a GRU with its reset before the product, or with a `b_hn` that is not zero,
-            neither of which nnx has.
+        ValueError: a GRU with its reset before the product, or with a `b_hn` that is not zero, or
+            an LSTM with a projection: nnx has none of these.
 
     Examples:
         >>> from lstm_jax import interop
@@ -128,6 +131,7 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
         >>> list(interop.params_to_nnx(layers[0]))
         ['dense_i', 'dense_h']
     """
+    require_no_projection(params, "Flax")
 
     def sides(one: Params) -> Sides:
         if isinstance(one, GRUParams) and np.any(to_numpy(one.b_hn)):

@@ -28,6 +28,7 @@ from lstm_jax.interop.arrays import (
     read_array,
     require_chain,
     require_no_bias,
+    require_no_projection,
     require_shape,
     to_jax,
     to_numpy,
@@ -109,7 +110,7 @@ def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
         use_bias: False for a layer made with `use_bias=False`.
 
     Raises:
-        ValueError: `use_bias` is False where a bias is not zero.
+        ValueError: `use_bias` is False where a bias is not zero, or the layer has a projection.
 
     Examples:
         >>> from lstm_jax import interop
@@ -117,6 +118,7 @@ def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
         >>> len(interop.layer_to_keras(layers[0]))
         3
     """
+    require_no_projection(layer, "Keras")
     return [array for params in directions_of(layer) for array in _direction_out(params, use_bias)]
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lstm_jax.interop.arrays import config_of_layers, directions_of
+from lstm_jax.interop.arrays import config_of_layers, directions_of, require_no_projection
 from lstm_jax.interop.modules import CALL_OPTIONS, GRUOptions, Options, Recurrent, stack_config
 from lstm_jax.interop.plain import layers_from_dicts, layers_to_dicts
 from lstm_jax.stack import StackConfig, init_stack
@@ -60,8 +60,10 @@ class _Recurrent(Recurrent, nnx.Module):
             options: of the module, but those that the weights tell.
 
         Raises:
-            ValueError: the layers are of another cell, or no stack of one hidden size.
+            ValueError: the layers are of another cell, no stack of one hidden size, or projected.
         """
+        for layer in layers:
+            require_no_projection(layer, "a module")
         found = config_of_layers(layers, "a module has one of each")
         if found.cell != cls._cell:
             raise ValueError(

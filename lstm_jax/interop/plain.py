@@ -4,8 +4,8 @@
     layers/0/forward/w_x  layers/0/backward/w_x  ...
 
 Shapes are the parameters' own, `w_x [D, G]` and so on, and tell the cell. What a model lacks has no
-name: an embedding where tokens enter one-hot, `b_hn` where a GRU resets before the product,
-`output/w` where the output layer is tied to the embedding.
+name: an embedding where tokens enter one-hot, `b_hn` where a GRU resets before the product, `w_hr`
+of an LSTM without a projection, `output/w` where the output layer is tied to the embedding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from lstm_jax.cells import GRUParams
+from lstm_jax.cells import GRUParams, LSTMParams
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
@@ -30,7 +30,7 @@ from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModelParams, TiedOutputParams
 from lstm_jax.stack import Directions
 
-_NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|b|b_hn)")
+_NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|w_hr|b|b_hn)")
 
 
 def layers_to_dicts(layers: tuple[Any, ...]) -> dict[str, Any]:
@@ -144,8 +144,12 @@ def _layer_to_dict(layer: Any) -> dict[str, Any]:
 def _layer_from_dict(tree: Mapping[str, Any]) -> Any:
     if set(tree) == set(Directions._fields):
         return Directions(*(_layer_from_dict(tree[name]) for name in Directions._fields))
-    require_names("the layer", {*tree, "b_hn"}, GRUParams._fields)
+    fields = {*GRUParams._fields, *LSTMParams._fields}
+    require_names("the layer", {*tree, "b_hn", "w_hr"}, fields)
     hidden_size, width = tree["w_h"].shape
+    if "w_hr" in tree:
+        require_shape("w_hr", tree["w_hr"], (width // 4, hidden_size))
+        hidden_size = width // 4
     cell = cell_of_width("w_h", width, hidden_size)
     require_shape("w_x", tree["w_x"], (tree["w_x"].shape[0], width))
     require_shape("b", tree["b"], (width,))

@@ -4,6 +4,7 @@ PyTorch's names and shapes, for layer k (`_reverse` ends those of a backward dir
 
     weight_ih_lk [G, D]   weight_hh_lk [G, H]   bias_ih_lk [G]   bias_hh_lk [G]
 
+An LSTM with `proj_size` P has a `weight_hr_lk [P, H]` besides, and a `weight_hh_lk [G, P]`.
 An `nn.LSTMCell` and its kin have no `_lk`. Modules in a list, as an AWD-LSTM's `rnns.0.` and
 `rnns.1.`, are layers one on the other, each of its own size. What `DataParallel` and
 `torch.compile` put into names, `module.` and `_orig_mod.`, is left out. Of a weight that is wrapped
@@ -38,6 +39,7 @@ from lstm_jax.interop.arrays import (
     directions_of,
     listed,
     params_of_two_biases,
+    projection_of,
     read_array,
     require_chain,
     require_names,
@@ -58,7 +60,7 @@ from lstm_jax.models import (
 )
 from lstm_jax.stack import Directions
 
-_ARRAY = r"(?:weight|bias)_(?:ih|hh)(?:_l(?P<layer>\d+)(?P<reverse>_reverse)?)?"
+_ARRAY = r"(?:weight|bias)_(?:ih|hh|(?<=weight_)hr)(?:_l(?P<layer>\d+)(?P<reverse>_reverse)?)?"
 _NAME = re.compile(_ARRAY)
 _WRAPPED = re.compile(rf"(?:parametrizations\.)?(?P<name>{_ARRAY})[._](?P<part>.+)")
 
@@ -101,7 +103,7 @@ def layers_from_pytorch(
         One entry a layer, `Directions` where the module is bidirectional; dtypes stay as they are.
 
     Raises:
-        ValueError: names or shapes that are no such module's, or a projection (`proj_size`).
+        ValueError: names or shapes that are no such module's.
 
     Examples:
         >>> from lstm_jax import interop
@@ -272,11 +274,6 @@ def _modules(arrays: Mapping[str, Any]) -> list[str]:
 
 def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None) -> list[Any]:
     arrays = _without_wrappers(state, prefix)
-    if projections := [prefix + name for name in arrays if name.startswith("weight_hr_")]:
-        raise ValueError(
-            f"the module has {listed(projections)}: a projected LSTM (proj_size), which is not "
-            "supported; train one without proj_size"
-        )
     if strange := [prefix + name for name in arrays if not _NAME.fullmatch(name)]:
         inner = (name.partition("weight_ih") for name in arrays)
         example = next((before for before, found, _ in inner if before and found), "rnn.")
@@ -341,6 +338,7 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
     given = [kind for kind in kinds if f"{kind}{suffix}" in arrays]
     if "bias_ih" not in given and "bias_hh" not in given:
         kinds = kinds[:2]
+    projection = f"weight_hr{suffix}"
     require_names(f"{prefix or 'the module'} {suffix.lstrip('_')}".strip(), given, kinds)
     names = [f"{kind}{suffix}" for kind in kinds]
     w_ih, w_hh, *biases = (
@@ -348,6 +346,11 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
         for name in names
     )
     width, hidden_size = w_hh.shape
+    w_hr = None
+    if projection in arrays:
+        w_hr = read_array(prefix + projection, arrays[projection], 2)
+        require_shape(prefix + projection, w_hr, (hidden_size, width // 4))
+        hidden_size = w_hr.shape[1]
     found = cell_of_width(prefix + names[1], width, hidden_size)
     if cell not in (None, found.name):
         raise ValueError(f"{prefix}{names[1]} belongs to the cell {found.name}, not {cell}")
@@ -355,7 +358,10 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
     for name, bias in zip(names[2:], biases, strict=True):
         require_shape(prefix + name, bias, (width,))
     b_ih, b_hh = biases or [np.zeros(width, w_hh.dtype)] * 2
-    return to_jax(prefix + names[1], params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh))
+    params = params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh)
+    if w_hr is not None:
+        params = params._replace(w_hr=w_hr.T)
+    return to_jax(prefix + names[1], params)
 
 
 def _direction_out(params: Params, name: str, bias: bool) -> dict[str, AnyArray]:
@@ -364,15 +370,19 @@ def _direction_out(params: Params, name: str, bias: bool) -> dict[str, AnyArray]
             "a GRU with its reset gate before the recurrent product has no counterpart in PyTorch; "
             'train one with gru_reset="after"'
         )
+    weights = {"ih": params.w_x, "hh": params.w_h, "hr": projection_of(params)}
     arrays = {
-        name.format("weight_ih"): to_numpy(np.asarray(params.w_x).T),
-        name.format("weight_hh"): to_numpy(np.asarray(params.w_h).T),
+        name.format(f"weight_{kind}"): to_numpy(np.asarray(weight).T)
+        for kind, weight in weights.items()
+        if weight is not None
     }
     if not bias:
         require_no_bias(name.format("bias"), params)
         return arrays
+    # In the order of PyTorch's own, whose projection comes last.
+    projection = {each: arrays.pop(each) for each in list(arrays)[2:]}
     b_ih, b_hh = two_biases(params)
-    return arrays | {name.format("bias_ih"): b_ih, name.format("bias_hh"): b_hh}
+    return arrays | {name.format("bias_ih"): b_ih, name.format("bias_hh"): b_hh} | projection
 
 
 def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) -> AnyArray | None:

@@ -21,9 +21,12 @@ Outcome = tuple[int, str, str]
 Command = Callable[..., Outcome]
 
 
-def config_of(form: str, layers: int, bidirectional: bool, hidden: int) -> StackConfig:
+def config_of(
+    form: str, layers: int, bidirectional: bool, hidden: int, projection: int | None = None
+) -> StackConfig:
     cell, _, reset = form.partition("_")
-    options = {"layers": layers, "bidirectional": bidirectional, "hidden_size": hidden}
+    options: dict[str, Any] = {"layers": layers, "bidirectional": bidirectional}
+    options |= {"hidden_size": hidden, "projection_size": projection}
     return StackConfig(cell=cell, gru_reset=reset or "after", **options)
 
 

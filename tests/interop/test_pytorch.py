@@ -89,11 +89,11 @@ def theirs(
         return torch.tensor(rng.standard_normal(shape).astype(dtype))
 
     module = module_of(form, input_size, hidden, **options).to(getattr(torch, dtype))
-    each = (2 if options.get("bidirectional") else 1) * hidden
-    xs, weight_ys = drawn(times, batch, input_size), drawn(times, batch, each)
-    shape_of_state = (options["num_layers"] * each // hidden, batch, hidden)
+    each, size = (2 if options.get("bidirectional") else 1), options.get("proj_size") or hidden
+    xs, weight_ys = drawn(times, batch, input_size), drawn(times, batch, each * size)
     count = 2 if form == "lstm" else 1
-    states, weight_states = ([drawn(*shape_of_state) for _ in range(count)] for _ in range(2))
+    shapes = [(options["num_layers"] * each, batch, n) for n in (size, hidden)[:count]]
+    states, weight_states = ([drawn(*shape) for shape in shapes] for _ in range(2))
     for tensor in (xs, *states):
         tensor.requires_grad_()
     inputs = xs
@@ -128,7 +128,8 @@ def of_one_bias(gradients: Arrays, form: str) -> Arrays:
 def compare(form: str, found: Arrays, **options: Any) -> None:
     """Ours with PyTorch's: values, gradients, and the weights on their way back."""
     layers_number, bidirectional = options["num_layers"], options.get("bidirectional", False)
-    config = config_of(form, layers_number, bidirectional, found["carry 0"].shape[-1])
+    hidden = found["carry 1" if form == "lstm" else "carry 0"].shape[-1]
+    config = config_of(form, layers_number, bidirectional, hidden, options.get("proj_size"))
 
     def carry(name: str) -> Any:
         kind = cells.cell_named(config.cell).carry
@@ -181,6 +182,14 @@ def test_masked_sequences_are_pytorchs_packed_ones(peer: Peer, form: str) -> Non
         compare(form, peer(f"{form} {lengths}", packed), **options)
 
 
+def test_a_projected_lstm_s_values_and_gradients_are_pytorchs(peer: Peer) -> None:
+    """It has another shape of each weight, and two sizes of states."""
+    options = {"num_layers": 2, "bidirectional": True, "proj_size": 2}
+    projected = partial(theirs, "lstm", SHAPES[0], dtype="float64", **options)
+    with jax.enable_x64(True):
+        compare("lstm", peer("projected", projected), **options)
+
+
 @pytest.mark.slow
 @forms
 @pytest.mark.parametrize("layers", [1, 2])
@@ -231,8 +240,6 @@ def wrapped(how: str) -> Arrays:
             parametrizations.weight_norm(module, name, None if dim == "None" else int(dim))
         case ["spectral"]:
             parametrizations.spectral_norm(module, "weight_hh_l0")
-        case ["projected"]:
-            module = module_of("lstm", 3, 4, proj_size=2)
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     whole = {f"whole {name}": getattr(module, name).detach().numpy() for name in names}
     return state_of(module) | whole
@@ -246,7 +253,6 @@ def wrapped(how: str) -> Arrays:
         ("norm weight_ih_l0 1", None),
         ("norm weight_hh_l0 None", None),
         ("spectral", r"weight_hh_l0 is wrapped.*remove_parametrizations"),
-        ("projected", r"weight_hr_l0.*proj_size"),
     ],
 )
 def test_a_wrapped_weight_is_what_the_module_multiplies_by_or_is_named(

@@ -183,7 +183,7 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
             ({"weight_hh_l0": None}, r"lacks weight_hh"),
             ({"bias_hh_l0": None}, r"lacks bias_hh"),
             ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
-            ({"weight_hr_l0": ones(2, 4)}, r"proj_size.*not supported"),
+            ({"weight_hr_l0": ones(2, 4)}, r"weight_hr_l0 has shape \(2, 4\); expected \(4, 4\)"),
             ({"a.rnn.weight_ih_l0": ones(2, 4)}, r"prefix such as 'a\.rnn\.'"),
             ({"state_dict": {"weight_ih_l0": ones(2, 4)}}, r"give that: checkpoint\['state_dict'"),
             ({"bias_ih_l0": ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
