@@ -26,6 +26,11 @@ def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
 
     Raises:
         ValueError: there are not as many, or a batch of this size does not divide among them.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> mesh.axis_names
+        ('data',)
     """
     found = jax.devices()
     is_shared = jax.process_count() > 1
@@ -49,7 +54,12 @@ def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
 
 
 def rows_at(axis: int | None) -> PartitionSpec:
-    """How an array is split whose rows of the batch lie along this axis; None, not at all."""
+    """How an array is split whose rows of the batch lie along this axis; None, not at all.
+
+    Examples:
+        >>> lstm_jax.sharding.rows_at(1) == jax.P(None, "data")  # of xs [T, B, D]
+        True
+    """
     return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA_AXIS)
 
 
@@ -57,6 +67,12 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     """Puts every array of the tree on the mesh, split as `rows_at` says.
 
     Each process has the whole arrays, and takes what its devices need.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> xs = lstm_jax.sharding.put(mesh, np.ones((10, 4, 3)), axis=1)
+        >>> xs.sharding.device_set == {*mesh.devices.flat}
+        True
     """
     # On one device arrays stay plain: beside one that is on a mesh, a step that gives back plain
     # ones would be compiled twice.
@@ -73,20 +89,50 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
 
 
 def put_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Puts a batch on the mesh, a named tuple that says in `batch_axes` where its rows lie."""
+    """Puts a batch on the mesh, a named tuple that says in `batch_axes` where its rows lie.
+
+    Examples:
+        >>> from lstm_jax.systems.base import Predictions
+        >>> tokens = np.ones((10, 4), np.int32)
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> batch = lstm_jax.sharding.put_batch(mesh, Predictions(tokens, tokens, None))
+    """
     fields: Any = batch
     placed = (put(mesh, *each) for each in zip(fields, fields.batch_axes, strict=True))
     return type(batch)(*placed)
 
 
 def varying(tree: Tree) -> Tree:
-    """The same values, as ones that may differ from device to device; inside `shard_map`."""
+    """The same values, as ones that may differ from device to device; inside `shard_map`.
+
+    Examples:
+        >>> sharding = lstm_jax.sharding
+        >>> mesh, whole = sharding.data_mesh(jax.device_count()), sharding.rows_at(None)
+        >>> def gradient(w, xs):  # of this device's rows
+        ...     return jax.grad(lambda w: jnp.sum(xs @ w))(sharding.varying(w))[None]
+        >>> each = jax.shard_map(gradient, mesh=mesh, in_specs=(whole, sharding.rows_at(0)),
+        ...                      out_specs=sharding.rows_at(0))
+        >>> each(jnp.ones(3), jnp.ones((4, 3))).shape == (jax.device_count(), 3)
+        True
+    """
     varies: Tree = jax.tree.map(lambda array: lax.pcast(array, DATA_AXIS, to="varying"), tree)
     return varies
 
 
 def summed(tree: Tree) -> Tree:
-    """Adds up the arrays of all devices, in one all-reduce; inside `shard_map`."""
+    """Adds up the arrays of all devices, in one all-reduce; inside `shard_map`.
+
+    Examples:
+        >>> sharding = lstm_jax.sharding
+        >>> mesh, whole = sharding.data_mesh(jax.device_count()), sharding.rows_at(None)
+        >>> def gradients(params, xs):  # of the whole batch, the same on each device
+        ...     loss = lambda params: jnp.sum(lstm_jax.lstm(params, None, xs)[1] ** 2)
+        ...     return sharding.summed(jax.grad(loss)(sharding.varying(params)))
+        >>> rows = sharding.rows_at(1)
+        >>> step = jax.shard_map(gradients, mesh=mesh, in_specs=(whole, rows), out_specs=whole)
+        >>> jax.jit(step)(lstm_jax.init_lstm(jax.random.key(0), 3, 4), jnp.ones((10, 4, 3))).w_x.shape
+        (3, 16)
+    """
     flat, unravel = ravel_pytree(tree)
     total: Tree = unravel(lax.psum(flat, DATA_AXIS))
     return total
