@@ -128,7 +128,8 @@ def summed(tree: Tree) -> Tree:
         >>> def gradients(params, xs):  # of the whole batch, the same on each device
         ...     loss = lambda params: jnp.sum(lstm_jax.lstm(params, None, xs)[1] ** 2)
         ...     return sharding.summed(jax.grad(loss)(sharding.varying(params)))
-        >>> specs, params = (whole, sharding.rows_at(1)), lstm_jax.init_lstm(jax.random.key(0), 3, 4)
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4)
+        >>> specs = (whole, sharding.rows_at(1))
         >>> step = jax.shard_map(gradients, mesh=mesh, in_specs=specs, out_specs=whole)
         >>> jax.jit(step)(params, jnp.ones((10, 4, 3))).w_x.shape
         (3, 16)
