@@ -51,7 +51,8 @@ class Peer(Implementation):
             return layer(params, carry, xs, compute_dtype=dtype)[1]
 
         def named(params: Any, carry: Any, xs: Any) -> dict[str, Any]:
-            return {**params._asdict(), **carry._asdict(), "xs": xs}
+            arrays = {**params._asdict(), **carry._asdict(), "xs": xs}
+            return {name: array for name, array in arrays.items() if array is not None}
 
         inputs = (work.params, jax.tree.map(jnp.asarray, work.carry), work.xs)
         return JaxLayerPass(forward, inputs, work.dys, named, _SETTINGS)

@@ -88,8 +88,22 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     return jax.tree.map(placed, tree)
 
 
+def axes_of(batch: Any) -> tuple[int | None, ...]:
+    """Along which axis of each field of a named tuple the rows lie; None for what all share.
+
+    Its own `batch_axes` say so; without them it is axis 1, as in `[T, B]`.
+
+    Examples:
+        >>> from lstm_jax.systems.base import Predictions
+        >>> lstm_jax.sharding.axes_of(Predictions(None, None, None))
+        (1, 1, 1)
+    """
+    axes: tuple[int | None, ...] = getattr(batch, "batch_axes", (1,) * len(batch))
+    return axes
+
+
 def put_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Puts a batch on the mesh, a named tuple that says in `batch_axes` where its rows lie.
+    """Puts a batch, a named tuple, on the mesh, split as `axes_of` says.
 
     Examples:
         >>> from lstm_jax.systems.base import Predictions
@@ -98,7 +112,7 @@ def put_batch(mesh: Mesh, batch: Tree) -> Tree:
         >>> batch = lstm_jax.sharding.put_batch(mesh, Predictions(tokens, tokens, None))
     """
     fields: Any = batch
-    placed = (put(mesh, *each) for each in zip(fields, fields.batch_axes, strict=True))
+    placed = (put(mesh, *each) for each in zip(fields, axes_of(batch), strict=True))
     return type(batch)(*placed)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 from lstm_jax.cli.console import error_line, json_line, tell
+from lstm_jax.cli.devices import chosen_devices
 from lstm_jax.cli.display import Display
 from lstm_jax.cli.train_options import TrainCommand
 from lstm_jax.systems import read_system, to_dict
@@ -58,6 +59,9 @@ def run(command: TrainCommand[Any]) -> int:
         ValueError: for whatever the user can mend.
     """
     folder = RunFolder(command.run_dir)
+    devices = chosen_devices(command.config, is_asked=command.own_devices)
+    config = dataclasses.replace(command.config, devices=devices)
+    command = dataclasses.replace(command, config=config)
     if command.eval_only:
         print(json_line(evaluate_run(folder, command.config)))
         return 0
@@ -135,7 +139,10 @@ def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
         best = store.best_step() if system.used_step == "best" else None
         state, _ = task.restored_state(the_task, store, step=best)
     found = {"step": int(state.step), **task.heldout_metrics(the_task, state)}
-    sums = evaluate(system.objective, state.params, system.test_batches(), config.batch_size)
+    sums = evaluate(
+        system.objective, state.params, system.test_batches(), config.batch_size,
+        mesh=the_task.program.mesh,
+    )  # fmt: skip
     for name, part in sums.items():
         found |= part_metrics(f"test_{name}", part, with_perplexity=system.has_perplexity)
     return found
@@ -222,7 +229,7 @@ def _summary(the_task: task.Task, path: Path, step: int) -> str:
     return (
         f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
         f"{the_task.parameters:,} parameters, {the_task.program.batches} batches an epoch, "
-        f"{the_task.total_steps} steps, {the_task.config.devices} x {device.device_kind}"
+        f"{the_task.total_steps} steps, {the_task.config.device_count} x {device.device_kind}"
     )
 
 

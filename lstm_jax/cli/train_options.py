@@ -62,6 +62,8 @@ class TrainCommand(Generic[C]):
         wandb: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
         own_samples: whether the prompts of samples are the user's; others give way to the beginning
             of the text where it lacks their characters or words.
+        own_devices: whether the number of devices is the user's; a resumed run's gives way where
+            there are fewer.
     """
 
     config: Annotated[C, tyro.conf.arg(name="")]
@@ -74,6 +76,7 @@ class TrainCommand(Generic[C]):
     tensorboard: bool = False
     wandb: bool = False
     own_samples: tyro.conf.Suppress[bool] = False
+    own_devices: tyro.conf.Suppress[bool] = False
 
 
 def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCommand[TrainConfig]:
@@ -110,7 +113,8 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
         config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
     has_own = given("--sample-prompts", arguments) is not None
     has_own |= _prompts(config) not in map(_prompts, presets())
-    return dataclasses.replace(command, config=config, own_samples=has_own)
+    own_devices = given("--devices", arguments) is not None
+    return dataclasses.replace(command, config=config, own_samples=has_own, own_devices=own_devices)
 
 
 def _prompts(config: TrainConfig) -> object:

@@ -97,7 +97,7 @@ class TrainConfig:
         epochs: passes over the data.
         steps: optimizer steps in all; None for as many as the epochs have.
         seed: of initial weights, dropout, order and samples.
-        devices: local devices that share each batch.
+        devices: how many devices share each batch; "auto" lets the command choose.
         intervals: what the intervals below count.
         log_every: from one row of metrics to the next.
         evaluate_every: from one held-out evaluation to the next; 0 only at the end.
@@ -119,7 +119,7 @@ class TrainConfig:
     epochs: Changeable[Count] = 10
     steps: Changeable[Count | None] = None
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
-    devices: Changeable[Count] = 1
+    devices: Changeable[Count | Literal["auto"]] = "auto"
     intervals: Changeable[Literal["steps", "epochs"]] = "steps"
     log_every: Changeable[Count] = 10
     evaluate_every: Changeable[CountOrZero] = 500
@@ -135,17 +135,14 @@ class TrainConfig:
         if self.patience and not self.heldout_share:
             raise ValueError("patience needs something held out; set heldout_share above 0")
 
+    @property
+    def device_count(self) -> int:
+        """Devices that share each batch: one, where none has been chosen."""
+        return 1 if self.devices == "auto" else self.devices
+
     def steps_of(self, interval: int, batches: int) -> int:
         """An interval in steps, of which an epoch has `batches`."""
         return interval * (batches if self.intervals == "epochs" else 1)
-
-
-class Batch(Protocol):
-    """What a system's feed gives: a named tuple of arrays."""
-
-    @property
-    def batch_axes(self) -> tuple[int | None, ...]:
-        """Along which axis of each field the sequences lie; None for what all of them share."""
 
 
 class Predictions(NamedTuple):
@@ -154,11 +151,6 @@ class Predictions(NamedTuple):
     inputs: AnyArray
     targets: AnyArray
     mask: AnyArray | None
-
-    @property
-    def batch_axes(self) -> tuple[int | None, ...]:
-        """See `Batch`."""
-        return (1, 1, 1)
 
 
 class BatchSums(NamedTuple):
@@ -280,7 +272,10 @@ class System:
         return f"{len(self.vocabulary):,} tokens in the vocabulary"
 
     def feed(self) -> Callable[[int], Any]:
-        """A function from the step's number to the data that its batch is in, on the devices."""
+        """A function from the step's number to the data that its batch is in, on the devices.
+
+        The data is a named tuple; see `lstm_jax.sharding.axes_of` for how devices share it.
+        """
         raise NotImplementedError
 
     def heldout(self) -> Iterator[Any]:

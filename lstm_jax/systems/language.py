@@ -191,7 +191,7 @@ class LaneRows(NamedTuple):
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
-        """See `Batch`."""
+        """See `axes_of`."""
         return (1, None)
 
 
@@ -340,7 +340,7 @@ class LanguageSystem(System):
         return {}
 
     def feed(self) -> Callable[[int], Any]:
-        mesh = sharding.data_mesh(self.config.devices)
+        mesh = sharding.data_mesh(self.config.device_count)
         training = self.corpus.training
         if isinstance(training, PublishedBatches):
 

@@ -275,7 +275,7 @@ class PoemsSystem(System):
         return with_frequencies(params, jnp.asarray(counts))
 
     def feed(self) -> Callable[[int], Predictions]:
-        mesh = sharding.data_mesh(self.config.devices)
+        mesh = sharding.data_mesh(self.config.device_count)
         order = self._order(self.training)
 
         def data(step: int) -> Predictions:

@@ -124,7 +124,7 @@ class LabelledTexts(NamedTuple):
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
-        """See `Batch`."""
+        """See `axes_of`."""
         return (1, 1, 0, 0)
 
 
@@ -286,7 +286,7 @@ class ReviewsSystem(System):
 
     def feed(self) -> Callable[[int], LabelledTexts]:
         order = self._order(self.training)
-        mesh = sharding.data_mesh(self.config.devices)
+        mesh = sharding.data_mesh(self.config.device_count)
 
         def data(step: int) -> LabelledTexts:
             rows, width = order.batch(step)

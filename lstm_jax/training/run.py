@@ -206,7 +206,7 @@ def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) ->
             "lstm_jax": __version__,
             "python": platform.python_version(),
             "jax": jax.__version__,
-            "device": f"{system.config.devices} x {jax.local_devices()[0].device_kind}",
+            "device": f"{system.config.device_count} x {jax.local_devices()[0].device_kind}",
             "processor_cores": os.cpu_count(),
         },
     }

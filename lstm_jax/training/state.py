@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from lstm_jax import sharding
 from lstm_jax.dropout import keys_of_rows
 from lstm_jax.losses import TokenSums
-from lstm_jax.systems.base import Batch, BatchSums, Objective
+from lstm_jax.systems.base import BatchSums, Objective
 from lstm_jax.training.log import MetricSums, total
 
 
@@ -191,9 +191,9 @@ def _mean_loss(sums: BatchSums) -> Array:
     return total.loss / jnp.where(total.weight > 0, total.weight, 1)
 
 
-def _specs(batch: Batch) -> Any:
+def _specs(batch: Any) -> Any:
     """How the arrays of a batch are split."""
-    return type(batch)(*map(sharding.rows_at, batch.batch_axes))
+    return type(batch)(*map(sharding.rows_at, sharding.axes_of(batch)))
 
 
 def evaluate(
@@ -202,18 +202,21 @@ def evaluate(
     batches: Iterable[Any],
     batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
+    mesh: Mesh | None = None,
 ) -> dict[str, MetricSums]:
     """Sums of each part over batches of held-out data, from a zero carry, without dropout.
 
     `should_stop` is asked before each batch; once it says so, the sums are given up. Of no batches,
-    too, there are none.
+    too, there are none. The devices of a mesh share each batch, if it divides among them.
     """
+    if mesh is not None and (mesh.size == 1 or batch_size % mesh.size):
+        mesh = None
     carry = objective.zero_carry(params, batch_size)
     found: list[dict[str, TokenSums]] = []
     for data in batches:
         if should_stop():
             return {}
-        sums, carry = _evaluate_batch(objective, params, carry, data)
+        sums, carry = _evaluate_batch(objective, mesh, params, carry, data)
         found.append(sums.parts)
         jax.block_until_ready(found[-2:-1])  # a long queue of batches could not be stopped
     found = jax.device_get(found)
@@ -221,8 +224,18 @@ def evaluate(
     return {name: total(map(float, sums[name]) for sums in found) for name in names}
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=(0, 1))
 def _evaluate_batch(
-    objective: Objective, params: Any, carry: Any, data: Any
+    objective: Objective, mesh: Mesh | None, params: Any, carry: Any, data: Any
 ) -> tuple[BatchSums, Any]:
-    return objective.sums(params, carry, data, jnp.int32(0), None)
+    def of_rows(params: Any, carry: Any, data: Any) -> tuple[BatchSums, Any]:
+        sums, after = objective.sums(params, carry, data, jnp.int32(0), None)
+        return sums if mesh is None else sharding.summed(sums), after
+
+    if mesh is None:
+        return of_rows(params, carry, data)
+    whole, rows = sharding.rows_at(None), sharding.rows_at(0)
+    specs = (whole, rows, _specs(data))
+    shared = jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=(whole, rows))
+    found: tuple[BatchSums, Any] = shared(params, carry, data)
+    return found

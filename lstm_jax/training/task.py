@@ -63,7 +63,7 @@ def make_task(system: System) -> Task:
     _refuse_too_large(parameters)
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
-    mesh = sharding.data_mesh(config.devices, config.batch_size)
+    mesh = sharding.data_mesh(config.device_count, config.batch_size)
     program = Program(system.objective, optimizer, batches, config.batch_size, mesh, system.frozen)
     return Task(system, program, steps, schedule, parameters)
 
@@ -139,8 +139,9 @@ def heldout_metrics(
     if not system.heldout_batch_size:
         raise ValueError("nothing is held out in this run (heldout_share is 0); there is no loss")
     sums = evaluate(
-        system.objective, state.params, system.heldout(), system.heldout_batch_size, should_stop
-    )
+        system.objective, state.params, system.heldout(), system.heldout_batch_size, should_stop,
+        task.program.mesh,
+    )  # fmt: skip
     row: Row = {}
     for name, part in sums.items():
         row |= part_metrics(f"heldout_{name}", part, with_perplexity=system.has_perplexity)

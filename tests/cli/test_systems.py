@@ -227,6 +227,7 @@ def poem_run(files: Path) -> Path:
     run = files / "poems"
     small = ["--batch-size", "16", "--epochs", "6", "--model.embedding-size", "12", *MODEL]
     small += ["--widths", "2"]  # each is a program to compile
+    small += ["--model.dropout", "0.1", "--model.output-dropout", "0.1"]  # so few units
     small += ["--optimizer.learning-rate", "0.02", "--optimizer.warmup-steps", "5"]
     small += ["--sample-templates", "春***月***", "--checkpoint-every", "3"]
     data = ["--data", str(files / "poems.txt"), "--run-dir", str(run)]

@@ -1,0 +1,54 @@
+"""How many devices share a run's batches, and what JAX has to be told of it before it starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import jax
+
+from lstm_jax.systems.base import TrainConfig
+
+SMALL_HIDDEN_SIZE = 64
+_SPLITTING = "--xla_force_host_platform_device_count"
+
+
+def chosen_devices(config: TrainConfig, *, is_asked: bool = True) -> int:
+    """The number of devices for these settings, of which JAX is told; it must not have started.
+
+    On a CPU "auto" means one device a core, each with one thread, where hidden states have at most
+    64 units, and else one device: XLA keeps several cores busy with large products alone. On a GPU
+    or TPU it means all devices. Either way it is a number that divides the batch. A processor that
+    the user has split (JAX_NUM_CPU_DEVICES, XLA_FLAGS) is left so, and "auto" takes one device.
+
+    Args:
+        config: the run's settings.
+        is_asked: whether the user asks for this number now, and would rather have an error than
+            another; a run that is resumed elsewhere takes what there is.
+    """
+    asked = None if config.devices == "auto" else config.devices
+    cores = _cores()
+    pays = config.model.hidden_size <= SMALL_HIDDEN_SIZE  # type: ignore[attr-defined]
+    wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
+    flags = os.environ.get("XLA_FLAGS", "")
+    is_split = "JAX_NUM_CPU_DEVICES" in os.environ or _SPLITTING in flags
+    if 1 < wanted <= cores and not is_split:
+        own = f"{_SPLITTING}={wanted} --xla_cpu_multi_thread_eigen=false"
+        os.environ["XLA_FLAGS"] = f"{flags} {own}".strip()
+    there = jax.local_device_count()
+    if asked is not None and (is_asked or asked <= there):
+        return asked
+    if asked is None and jax.default_backend() == "cpu":
+        there = 1 if is_split else min(wanted, there)
+    return max(_divisors(config.batch_size, there))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _divisors(batch_size: int, most: int) -> Iterator[int]:
+    return (number for number in range(1, most + 1) if batch_size % number == 0)
