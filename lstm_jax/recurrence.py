@@ -25,6 +25,7 @@ from lstm_jax.cells import (
     zero_carry,
 )
 from lstm_jax.kernels import reference, scan
+from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
@@ -233,7 +234,7 @@ def layer(
             reverse=reverse, unroll=unroll, compute_dtype=compute_dtype,
         )  # fmt: skip
     else:
-        kernel = scan.kernel_of(params)
+        kernel = kernel_of(params)
         folded = kernel.fold(params)
         gates_TBG, b_G = _project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(

@@ -1,0 +1,278 @@
+"""The arithmetic of each cell in the fast recurrence, inside its loops and around them.
+
+Of the backward pass, what does not depend on the gradient that flows back can be formed for all
+times at once, before the scan, or in it, while a row is in the cache. On CPU (`bench/layer.py`) the
+first was faster for a GRU, the second for an LSTM, which keeps its gates as they are before the
+tanh, and takes it again.
+
+sigmoid(x) = tanh(x / 2) / 2 + 1 / 2, so one tanh serves all gates of a step. The halves are folded
+into the weights once (`fold`), before the input product, and differentiated by JAX.
+
+Shapes: T time, B batch, H hidden size, G gates side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lstm_jax.cells import GRUCarry, GRUParams, LSTMCarry, LSTMParams, RNNCarry, RNNParams
+from lstm_jax.kernels.scan import Factors, Kernel, Row, Weights
+from lstm_jax.precision import Products
+
+
+def _halve(params: Any, *blocks: bool) -> Any:
+    """Halves the columns of the gates that are sigmoids."""
+    hidden_size = params.w_h.shape[1] // len(blocks)
+    scale = jnp.repeat(jnp.array([0.5 if block else 1.0 for block in blocks]), hidden_size)
+    scale_G = scale.astype(params.w_h.dtype)
+    w_x, w_h = params.w_x * scale_G[None], params.w_h * scale_G[None]
+    return params._replace(w_x=w_x, w_h=w_h, b=params.b * scale_G)
+
+
+def _sigmoid(t: Array) -> Array:
+    """The sigmoid of x, from t = tanh(x / 2)."""
+    return 0.5 * t + 0.5
+
+
+def _sigmoid_slope(t: Array) -> Array:
+    """D sigmoid(x) / d(x / 2), from t = tanh(x / 2)."""
+    return 0.5 - 0.5 * t * t
+
+
+# LSTM --------------------------------------------------------------------------------------------
+
+
+def _lstm_fold(params: LSTMParams) -> LSTMParams:
+    return _halve(params, True, True, False, True)  # type: ignore[no-any-return]
+
+
+def _lstm_forward(
+    policy: Products, weights: Weights, b_G: Array, carry: LSTMCarry, row: Row
+) -> tuple[LSTMCarry, Row, Array]:
+    row = row.write(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
+    # Without the barriers XLA computes gates and cell again inside the fusion for h.
+    t_BG = lax.optimization_barrier(jnp.tanh(row.read()))
+    i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
+    c_BH = _sigmoid(f_BH) * carry.c + _sigmoid(i_BH) * g_BH
+    c_BH = lax.optimization_barrier(c_BH)
+    h_BH = _sigmoid(o_BH) * jnp.tanh(c_BH)
+    for w_hr in weights[1:]:
+        h_BH = policy.dot(h_BH, w_hr)
+    return LSTMCarry(h_BH, c_BH), row, carry.c
+
+
+def _lstm_factors(saved_TBG: Array, previous_c_TBH: Array, previous_TBH: Array) -> Array:
+    return previous_c_TBH
+
+
+def _lstm_backward(
+    policy: Products, weights: Weights, row: Row, previous_c_BH: Array, dcarry: LSTMCarry
+) -> tuple[LSTMCarry, Row, Any]:
+    dh_BH, emitted = dcarry.h, None
+    for w_rh in weights[1:]:
+        dh_BH = policy.dot(dcarry.h, w_rh)
+    i_BH, f_BH, g_BH, o_BH = jnp.split(lax.optimization_barrier(jnp.tanh(row.read())), 4, axis=-1)
+    i, f, o = _sigmoid(i_BH), _sigmoid(f_BH), _sigmoid(o_BH)
+    tanh_c_BH = lax.optimization_barrier(jnp.tanh(f * previous_c_BH + i * g_BH))
+    dc_BH = lax.optimization_barrier(dcarry.c + dh_BH * o * (1 - tanh_c_BH * tanh_c_BH))
+    row = row.write(
+        dc_BH * g_BH * _sigmoid_slope(i_BH),
+        dc_BH * previous_c_BH * _sigmoid_slope(f_BH),
+        dc_BH * i * (1 - g_BH * g_BH),
+        dh_BH * tanh_c_BH * _sigmoid_slope(o_BH),
+    )
+    if len(weights) > 1:
+        emitted = (o * tanh_c_BH, dcarry.h)
+    return LSTMCarry(policy.dot(row.read(), weights[0]), dc_BH * f), row, emitted
+
+
+def _lstm_gather(
+    policy: Products, factors: Array, previous_TBH: Array, drows_TBG: Array, emitted: Any
+) -> tuple[Array, Weights]:
+    dgates_TBG, dweights = _one_gather(policy, factors, previous_TBH, drows_TBG, None)
+    if emitted is not None:
+        dweights += (policy.weight_gradient(*emitted),)
+    return dgates_TBG, dweights
+
+
+def _one_gather(
+    policy: Products, factors: Any, previous_TBH: Array, drows_TBG: Array, emitted: None
+) -> tuple[Array, Weights]:
+    """Of a cell with one recurrent product, all of whose gates it adds to."""
+    return drows_TBG, (policy.weight_gradient(previous_TBH, drows_TBG),)
+
+
+# GRU ---------------------------------------------------------------------------------------------
+
+
+def _gru_fold(params: GRUParams) -> GRUParams:
+    return _halve(params, True, True, False)  # type: ignore[no-any-return]
+
+
+def _split_n(array: Array) -> tuple[Array, Array]:
+    """`[..., 3H]` -> the gates r and z `[..., 2H]`, and the candidate n `[..., H]`."""
+    rz, n = jnp.split(array, [2 * array.shape[-1] // 3], axis=-1)
+    return rz, n
+
+
+def _gru_after_forward(
+    policy: Products, weights: Weights, b_G: Array, carry: GRUCarry, row: Row
+) -> tuple[GRUCarry, Row, tuple[Array, Array]]:
+    w_h, b_hn = weights
+    rz_from_h_BG, n_from_h_BH = _split_n(policy.dot(carry.h, w_h))
+    rz_from_x_BG, n_from_x_BH = _split_n(row.read() + b_G[None])
+    t_BG = lax.optimization_barrier(jnp.tanh(rz_from_x_BG + rz_from_h_BG))
+    r_BH, z_BH = jnp.split(_sigmoid(t_BG), 2, axis=-1)
+    inside_BH = n_from_h_BH + b_hn[None]
+    n_BH = lax.optimization_barrier(jnp.tanh(n_from_x_BH + r_BH * inside_BH))
+    row = row.write(n_BH, start=t_BG.shape[-1])
+    return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), row, (t_BG, inside_BH)
+
+
+def _gru_after_factors(
+    saved_TBG: Array, extra: tuple[Array, Array], previous_TBH: Array
+) -> Factors:
+    t_TBG, inside_TBH = extra
+    r_TBH, z_TBH = jnp.split(t_TBG, 2, axis=-1)
+    n_TBH = _split_n(saved_TBG)[1]
+    n = (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH)
+    return (
+        n * inside_TBH * _sigmoid_slope(r_TBH),
+        (previous_TBH - n_TBH) * _sigmoid_slope(z_TBH),
+        n,
+        n * _sigmoid(r_TBH),
+        _sigmoid(z_TBH),
+    )
+
+
+def _gru_after_backward(
+    policy: Products, weights: Weights, row: Row, factors: Factors, dcarry: GRUCarry
+) -> tuple[GRUCarry, Row, Array]:
+    r_BH, z_BH, n_BH, inside_BH, keep_BH = factors
+    dh_BH = dcarry.h
+    row = row.write(dh_BH * r_BH, dh_BH * z_BH, dh_BH * inside_BH)
+    dprevious = GRUCarry(dh_BH * keep_BH + policy.dot(row.read(), weights[0]))
+    return dprevious, row, dh_BH * n_BH
+
+
+def _gru_after_gather(
+    policy: Products, factors: Factors, previous_TBH: Array, dfrom_h_TBG: Array, dn_TBH: Array
+) -> tuple[Array, Weights]:
+    drz_TBG, dinside_TBH = _split_n(dfrom_h_TBG)
+    dw_h = policy.weight_gradient(previous_TBH, dfrom_h_TBG)
+    return jnp.concatenate([drz_TBG, dn_TBH], axis=-1), (dw_h, dinside_TBH.sum((0, 1)))
+
+
+def _gru_before_forward(
+    policy: Products, weights: Weights, b_G: Array, carry: GRUCarry, row: Row
+) -> tuple[GRUCarry, Row, Array]:
+    w_rz, w_n = weights
+    rz_from_x_BG, n_from_x_BH = _split_n(row.read() + b_G[None])
+    t_BG = lax.optimization_barrier(jnp.tanh(rz_from_x_BG + policy.dot(carry.h, w_rz)))
+    r_BH, z_BH = jnp.split(_sigmoid(t_BG), 2, axis=-1)
+    n_BH = jnp.tanh(n_from_x_BH + policy.dot(r_BH * carry.h, w_n))
+    n_BH = lax.optimization_barrier(n_BH)
+    row = row.write(n_BH, start=t_BG.shape[-1])
+    return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), row, t_BG
+
+
+def _gru_before_factors(saved_TBG: Array, t_TBG: Array, previous_TBH: Array) -> Factors:
+    r_TBH, z_TBH = jnp.split(t_TBG, 2, axis=-1)
+    n_TBH = _split_n(saved_TBG)[1]
+    return (
+        previous_TBH * _sigmoid_slope(r_TBH),
+        (previous_TBH - n_TBH) * _sigmoid_slope(z_TBH),
+        (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH),
+        _sigmoid(r_TBH),
+        _sigmoid(z_TBH),
+    )
+
+
+def _gru_before_backward(
+    policy: Products, weights: Weights, row: Row, factors: Factors, dcarry: GRUCarry
+) -> tuple[GRUCarry, Row, None]:
+    w_rz, w_n = weights
+    r_BH, z_BH, n_BH, reset_BH, keep_BH = factors
+    dh_BH = dcarry.h
+    dn_BH = dh_BH * n_BH
+    dreset_h_BH = policy.dot(dn_BH, w_n)
+    row = row.write(dreset_h_BH * r_BH, dh_BH * z_BH, dn_BH)
+    from_rz_BH = policy.dot(_split_n(row.read())[0], w_rz)
+    return GRUCarry(dh_BH * keep_BH + dreset_h_BH * reset_BH + from_rz_BH), row, None
+
+
+def _gru_before_gather(
+    policy: Products, factors: Factors, previous_TBH: Array, dgates_TBG: Array, emitted: None
+) -> tuple[Array, Weights]:
+    drz_TBG, dn_TBH = _split_n(dgates_TBG)
+    reset_TBH = factors[3]
+    dw_rz = policy.weight_gradient(previous_TBH, drz_TBG)
+    return dgates_TBG, (dw_rz, policy.weight_gradient(reset_TBH * previous_TBH, dn_TBH))
+
+
+# RNN ---------------------------------------------------------------------------------------------
+
+
+def _rnn_forward(
+    policy: Products, weights: Weights, b_G: Array, carry: RNNCarry, row: Row
+) -> tuple[RNNCarry, Row, None]:
+    h_BH = jnp.tanh(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
+    h_BH = lax.optimization_barrier(h_BH)
+    return RNNCarry(h_BH), row.write(h_BH), None
+
+
+def _rnn_factors(h_TBH: Array, extra: None, previous_TBH: Array) -> Array:
+    return 1 - h_TBH * h_TBH
+
+
+def _rnn_backward(
+    policy: Products, weights: Weights, row: Row, slope_BH: Array, dcarry: RNNCarry
+) -> tuple[RNNCarry, Row, None]:
+    row = row.write(dcarry.h * slope_BH)
+    return RNNCarry(policy.dot(row.read(), weights[0])), row, None
+
+
+_RNN = Kernel(
+    lambda params: params,
+    lambda params: (params.w_h,),
+    _rnn_forward,
+    _rnn_factors,
+    _rnn_backward,
+    _one_gather,
+)
+_LSTM = Kernel(
+    _lstm_fold,
+    lambda params: (params.w_h,) if params.w_hr is None else (params.w_h, params.w_hr),
+    _lstm_forward,
+    _lstm_factors,
+    _lstm_backward,
+    _lstm_gather,
+)
+_GRU_AFTER = Kernel(
+    _gru_fold,
+    lambda params: (params.w_h, params.b_hn),
+    _gru_after_forward,
+    _gru_after_factors,
+    _gru_after_backward,
+    _gru_after_gather,
+)
+_GRU_BEFORE = Kernel(
+    _gru_fold,
+    lambda params: _split_n(params.w_h),
+    _gru_before_forward,
+    _gru_before_factors,
+    _gru_before_backward,
+    _gru_before_gather,
+)
+
+
+def kernel_of(params: RNNParams | LSTMParams | GRUParams) -> Kernel:
+    """The arithmetic for these parameters, by their type and, for a GRU, its reset form."""
+    if isinstance(params, LSTMParams):
+        return _LSTM
+    if isinstance(params, RNNParams):
+        return _RNN
+    return _GRU_BEFORE if params.b_hn is None else _GRU_AFTER
