@@ -36,6 +36,7 @@ from lstm_jax.files import one_line, set_aside
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
 _WAITS, _SECONDS_A_WAIT = 20, 0.05
+_FROZEN_BY_PYTHON = 1000  # at most: 3.12 begins with a few hundred objects; more are the user's
 _STEP = re.compile(r"0|[1-9]\d*")
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -281,7 +282,7 @@ def _quietly(work: Callable[[], T]) -> T:
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-        if not gc.get_freeze_count():
+        if gc.get_freeze_count() < _FROZEN_BY_PYTHON:
             # Looking for what is left of the work then passes over all that was there before.
             gc.freeze()
             stack.callback(gc.unfreeze)
