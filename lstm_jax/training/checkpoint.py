@@ -35,7 +35,7 @@ from lstm_jax.files import one_line, set_aside
 
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
-_WAITS, _SECONDS_A_WAIT = 20, 0.05
+_WAITS, _SECONDS_A_WAIT = 200, 0.05
 _FROZEN_BY_PYTHON = 1000  # at most: 3.12 begins with a few hundred objects; more are the user's
 _STEP = re.compile(r"0|[1-9]\d*")
 _log = logging.getLogger(__name__)
