@@ -80,6 +80,7 @@ def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
     assert len(operations(10)) > 100
 
 
+@pytest.mark.slow
 def test_growth_rows_name_what_varies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,7 +18,10 @@ from lstm_jax.recurrence import layer
 FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
 forms = pytest.mark.parametrize(
     "form",
-    [pytest.param(form, marks=[pytest.mark.slow] * (form == "lstm_projected")) for form in FORMS],
+    [
+        pytest.param(form, marks=[pytest.mark.slow] * (form in ("rnn", "lstm_projected")))
+        for form in FORMS
+    ],
 )
 REVERSE = (False, True)
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")

@@ -207,7 +207,7 @@ def test_logits_are_those_of_the_real_steps_alone(float64: None, options: dict[s
         assert_near(found, np.array(expected), 1e-12)
 
 
-@configs
+@some_configs
 def test_padding_in_front_more_of_it_or_none_is_the_same(
     float64: None, options: dict[str, Any]
 ) -> None:
@@ -225,7 +225,7 @@ def test_padding_in_front_more_of_it_or_none_is_the_same(
         assert_near(found, expected, 1e-12)
 
 
-@configs
+@some_configs
 @pytest.mark.parametrize(
     ("backend", "masked"),
     [("scan", True), pytest.param("reference", False, marks=pytest.mark.slow)],
