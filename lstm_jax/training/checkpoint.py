@@ -36,6 +36,7 @@ from lstm_jax.files import one_line, set_aside
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
 _WAITS, _SECONDS_A_WAIT = 200, 0.05
+_ABSENT_FOR_GOOD = 4  # waits
 _FROZEN_BY_PYTHON = 1000  # at most: 3.12 begins with a few hundred objects; more are the user's
 _STEP = re.compile(r"0|[1-9]\d*")
 _log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class CheckpointStore:
         try:
             _quietly(lambda: self._write(step, arrays, text, loss))
         except CheckpointError as error:
+            self._remove_leftovers()
             raise CheckpointError(
                 f"step {step} was not saved in {self.directory} ({error}); "
                 "free space there or make it writable, then save again"
@@ -190,8 +192,7 @@ class CheckpointStore:
 
     def _write(self, step: int, arrays: dict[str, Any], record: str, loss: float) -> None:
         """With a manager of its own: a failed save spoils it, and a new one costs 4 ms."""
-        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            _remove(leftover)
+        self._remove_leftovers()
         target = self.directory / str(step)
         if target.exists():
             target.rename(target.with_suffix(".replaced"))
@@ -212,6 +213,10 @@ class CheckpointStore:
                 custom_metadata={"crc32": zlib.crc32(record.encode()), "text": record},
                 force=True,
             )
+
+    def _remove_leftovers(self) -> None:
+        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            _remove(leftover)
 
     def _settle_replaced(self) -> None:
         """Put back what a save that failed was to replace; delete it if the save was good."""
@@ -304,11 +309,16 @@ def _quietly(work: Callable[[], T]) -> T:
 
 
 def _remove(folder: Path) -> None:
-    """Deletes what a save that failed has left, to which TensorStore may still be adding files."""
+    """Deletes what a save that failed has left, until nothing of it comes back for a while.
+
+    Threads of TensorStore's may still be adding files to it, and make its folders again.
+    """
+    absent = 0
     for _ in range(_WAITS):
-        shutil.rmtree(folder, ignore_errors=True)
-        if not folder.exists():
+        absent = 0 if folder.exists() else absent + 1
+        if absent > _ABSENT_FOR_GOOD:
             return
+        shutil.rmtree(folder, ignore_errors=True)
         time.sleep(_SECONDS_A_WAIT)
 
 
