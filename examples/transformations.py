@@ -28,7 +28,7 @@ def grad_and_jvp(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
     """A directional derivative: forward mode needs the reference, reverse mode takes any."""
     direction = jax.tree.map(jnp.ones_like, params)
     _, forward = jax.jvp(partial(loss, xs=xs, backend="reference"), (params,), (direction,))
-    return forward, sum(leaf.sum() for leaf in jax.grad(loss)(params, xs))
+    return forward, sum(leaf.sum() for leaf in jax.tree.leaves(jax.grad(loss)(params, xs)))
 
 
 def checkpoint(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
