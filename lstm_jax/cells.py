@@ -372,8 +372,9 @@ def _init_gates(
             return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero
         case "tf1":
             return *_tf1_kernel(key_x, input_size, read_size, width, dtype), zero, zero
-    names = ", ".join(get_args(Initialisation))
-    raise ValueError(f"initialisation is {initialisation!r}; choose one of {names}")
+    raise ValueError(
+        f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
+    )
 
 
 def _uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]], Array]:
