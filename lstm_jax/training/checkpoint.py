@@ -7,7 +7,6 @@ ours: the progress, the held-out loss and the dtype, shape and CRC-32 of each le
 of its own, so that no flipped bit loads unnoticed. The number of devices may change in between.
 """
 
-import asyncio
 import contextlib
 import gc
 import json
@@ -18,7 +17,6 @@ import os
 import re
 import shutil
 import sys
-import time
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
@@ -32,11 +30,11 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from lstm_jax.files import one_line, set_aside
+from lstm_jax.training.leftovers import remove_for_good, wait_for_tensorstore
 
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
-_WAITS, _SECONDS_A_WAIT = 200, 0.05
-_ABSENT_FOR_GOOD = 4  # waits
+_UNFINISHED = ".orbax-checkpoint-tmp"
 _FROZEN_BY_PYTHON = 1000  # at most: 3.12 begins with a few hundred objects; more are the user's
 _STEP = re.compile(r"0|[1-9]\d*")
 _log = logging.getLogger(__name__)
@@ -132,7 +130,7 @@ class CheckpointStore:
         try:
             _quietly(lambda: self._write(step, arrays, text, loss))
         except CheckpointError as error:
-            self._remove_leftovers()
+            self._remove_leftovers(self.directory / f"{step}{_UNFINISHED}")
             raise CheckpointError(
                 f"step {step} was not saved in {self.directory} ({error}); "
                 "free space there or make it writable, then save again"
@@ -214,9 +212,10 @@ class CheckpointStore:
                 force=True,
             )
 
-    def _remove_leftovers(self) -> None:
-        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            _remove(leftover)
+    def _remove_leftovers(self, *expected: Path) -> None:
+        """Of saves that failed or were cut short, with what may still come of one of them."""
+        for leftover in {*self.directory.glob(f"*{_UNFINISHED}*"), *expected}:
+            remove_for_good(leftover)
 
     def _settle_replaced(self) -> None:
         """Put back what a save that failed was to replace; delete it if the save was good."""
@@ -300,32 +299,8 @@ def _quietly(work: Callable[[], T]) -> T:
             return work()
         except Exception as error:
             reason = _reason(error)
-        for _ in range(_WAITS):
-            gc.collect()  # of tasks that are done, which print when they go
-            if not _has_futures_of_closed_loops():
-                break
-            time.sleep(_SECONDS_A_WAIT)
+        wait_for_tensorstore()
     raise CheckpointError(reason)
-
-
-def _remove(folder: Path) -> None:
-    """Deletes what a save that failed has left, until nothing of it comes back for a while.
-
-    Threads of TensorStore's may still be adding files to it, and make its folders again.
-    """
-    absent = 0
-    for _ in range(_WAITS):
-        absent = 0 if folder.exists() else absent + 1
-        if absent > _ABSENT_FOR_GOOD:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
-        time.sleep(_SECONDS_A_WAIT)
-
-
-def _has_futures_of_closed_loops() -> bool:
-    """Whether TensorStore is still at work for an event loop that Orbax has closed."""
-    futures = (each for each in gc.get_objects() if issubclass(type(each), asyncio.Future))
-    return any(future.get_loop().is_closed() for future in futures)
 
 
 def _lowest(losses: Mapping[int, float]) -> int | None:

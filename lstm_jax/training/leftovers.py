@@ -1,0 +1,42 @@
+"""What TensorStore, which writes for Orbax, still does once a save or a read has failed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import time
+from pathlib import Path
+
+_WAITS, _SECONDS_A_WAIT = 200, 0.05
+_ABSENT_FOR_GOOD = 4
+"""Waits after which a folder that was deleted is taken not to come back."""
+
+
+def wait_for_tensorstore() -> None:
+    """Waits until it is not at work any more for an event loop that Orbax has closed."""
+    for _ in range(_WAITS):
+        gc.collect()  # of tasks that are done, which print when they go
+        if not _has_futures_of_closed_loops():
+            return
+        time.sleep(_SECONDS_A_WAIT)
+
+
+def remove_for_good(folder: Path) -> None:
+    """Deletes what a save that failed has left, until nothing of it comes back for a while.
+
+    Threads of TensorStore's may still be adding files to it, and make its folders again.
+    """
+    absent = 0
+    for _ in range(_WAITS):
+        absent = 0 if folder.exists() else absent + 1
+        if absent > _ABSENT_FOR_GOOD:
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(_SECONDS_A_WAIT)
+
+
+def _has_futures_of_closed_loops() -> bool:
+    """Whether TensorStore is still at work for an event loop that Orbax has closed."""
+    futures = (each for each in gc.get_objects() if issubclass(type(each), asyncio.Future))
+    return any(future.get_loop().is_closed() for future in futures)
