@@ -140,14 +140,16 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
     each = [params for layer in layers for params in directions_of(layer)]
     cells = sorted({cell_of(params).name for params in each})
     sizes = sorted({int(params.w_h.shape[1]) // cell_of(params).gates for params in each})
-    projections = sorted({int(w.shape[1]) for w in map(projection_of, each) if w is not None})
-    if len(cells) > 1 or len(sizes) > 1 or len(projections) > 1:
+    (projection, *others) = {None if w is None else w.shape[1] for w in map(projection_of, each)}
+    if len(cells) > 1 or len(sizes) > 1:
         raise ValueError(f"the layers have hidden sizes {sizes} and cells {cells}; {cure}")
+    if others:
+        raise ValueError(f"the layers have projections of several sizes; {cure}")
     return StackConfig(
         cell=cells[0],
         layers=len(layers),
         hidden_size=sizes[0],
-        projection_size=projections[0] if projections else None,
+        projection_size=projection,
         bidirectional=isinstance(layers[0], Directions),
         gru_reset="before" if getattr(each[0], "b_hn", 0) is None else "after",
     )

@@ -18,7 +18,7 @@ from flax import nnx
 from interop_cases import assert_same_bits, config_of, draw_layers, normal, outputs
 from recorded import Arrays, Peer
 
-from lstm_jax.cells import LSTMCarry
+from lstm_jax.cells import LSTMCarry, init_lstm
 from lstm_jax.interop import linen_modules, nnx_modules
 from lstm_jax.interop.flax import (
     params_from_linen,
@@ -384,6 +384,9 @@ def test_weights_of_other_modules_are_refused() -> None:
     uneven = (*draw_layers("lstm", 1, False, D, H), *draw_layers("lstm", 1, False, H, H + 1))
     with pytest.raises(ValueError, match=r"hidden sizes \[4, 5\]"):
         nnx_modules.LSTM.from_layers(uneven)
+    projected = (init_lstm(jax.random.key(0), D, H, projection_size=2),)
+    with pytest.raises(ValueError, match="projection of its hidden state, which a module has not"):
+        nnx_modules.LSTM.from_layers(projected)
     with pytest.raises(ValueError, match="rngs is None"):
         nnx_modules.LSTM(D, H)
     with pytest.raises(ValueError, match="in_features is None"):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interop_cases import FORMS, RESET_AFTER, assert_same_bits, draw_layers, draw_model
 
+from lstm_jax.cells import init_lstm
 from lstm_jax.interop import (
     LanguageModelNames,
     language_model_from_plain,
@@ -176,6 +177,9 @@ TIED = language_model_to_plain(draw_model("gru_before", 1, False, "tied")[1])
 TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
 TWO_CELLS = (*LSTM, *draw_layers("rnn", 1, False, 4, 4))
 
+PROJECTED = (init_lstm(jax.random.key(0), 3, 6, projection_size=4),)
+TWO_PROJECTIONS = (*PROJECTED, *draw_layers("lstm", 1, False, 4, 6))
+
 REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     *(
         (layers_from_pytorch, {"state": changed(PYTORCH, change)}, message)
@@ -202,6 +206,10 @@ REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
     (layers_to_pytorch, {"layers": GRU_AFTER, "bias": False}, "biases that are not zero"),
     (layers_to_pytorch, {"layers": (*LSTM, *LSTM)}, "layer 1 takes inputs of size 3"),
     (layers_to_pytorch, {"layers": TWO_SIZES}, r"hidden sizes \[4, 5\].*each layer alone"),
+    (layers_to_pytorch, {"layers": TWO_PROJECTIONS}, r"projections of several.*each layer alone"),
+    (layer_to_keras, {"layer": PROJECTED[0]}, "projection.*Keras has not"),
+    (params_to_linen, {"params": PROJECTED[0]}, "projection.*Flax has not"),
+    (params_to_nnx, {"params": PROJECTED[0]}, "projection.*Flax has not"),
     (layers_to_pytorch, {"layers": TWO_CELLS}, r"cells \['lstm', 'rnn'\].*each layer alone"),
     *(
         (language_model_from_pytorch, {"state": model_state(**change)}, message)
