@@ -25,7 +25,6 @@ from bench.shapes import (
     System,
 )
 from lstm_jax import sharding
-from lstm_jax.losses import TokenSums
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.recurrence import layer
 from lstm_jax.sampling import FREE, generate, stream, with_weights
@@ -35,7 +34,7 @@ from lstm_jax.systems.language import LaneRows, LanguageObjective
 from lstm_jax.systems.poems import PoemObjective
 from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Program, TrainState, train_step
+from lstm_jax.training.state import Program, TrainState, mean_loss, train_step
 
 _SETTINGS = {"backend": "auto"}
 
@@ -79,7 +78,7 @@ class OurTraining:
         self._state = first_state(self._program, params, system.batch_size)
 
     def loss(self) -> float:
-        return float(_mean_loss(self._program.objective, self._state.params, self._data[0]))
+        return float(_loss_of(self._program.objective, self._state.params, self._data[0]))
 
     def step(self) -> None:
         done = train_step(self._program, self._state, self._data[self._index])
@@ -132,13 +131,12 @@ def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
 
 
 @partial(jax.jit, static_argnums=0)
-def _mean_loss(objective: Objective, params: Any, data: Any) -> Array:
+def _loss_of(objective: Objective, params: Any, data: Any) -> Array:
     # Wide enough for every row; only a language model has a carry at all.
     batch_size = jax.tree.leaves(data)[0].shape[1]
     carry = objective.zero_carry(params, batch_size)
     sums, _ = objective.sums(params, carry, data, jnp.int32(0), None)
-    whole: TokenSums = jax.tree.map(lambda *each: sum(each), *sums.parts.values())
-    return whole.loss / whole.weight
+    return mean_loss(sums)
 
 
 class OurSampling:

@@ -408,11 +408,7 @@ _CELLS = (
 
 
 def cell_named(name: str) -> Cell:
-    """The cell of that name.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The cell of that name; raises ValueError where there is none."""
     for cell in _CELLS:
         if cell.name == name:
             return cell

@@ -81,6 +81,8 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     place = NamedSharding(mesh, rows_at(axis))
 
     def placed(array: Any) -> Array:
+        if isinstance(array, Array) and array.sharding == place:
+            return array
         # Not `device_put`, which has all processes compare what they were given.
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, place, array.__getitem__)

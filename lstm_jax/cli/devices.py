@@ -13,7 +13,7 @@ SMALL_HIDDEN_SIZE = 64
 _SPLITTING = "--xla_force_host_platform_device_count"
 
 
-def chosen_devices(config: TrainConfig, *, is_asked: bool = True) -> int:
+def chosen_devices(config: TrainConfig, *, is_asked: bool) -> int:
     """The number of devices for these settings, of which JAX is told; it must not have started.
 
     On a CPU "auto" means one device a core, each with one thread, where hidden states have at most

@@ -22,6 +22,7 @@ from jax import Array, export, random
 
 from lstm_jax.cells import look_up
 from lstm_jax.classifier import Classifier, ClassifierParams
+from lstm_jax.dropout import keys_of_rows
 from lstm_jax.files import write_whole
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import FREE, DecodeState, Rows, decode, refuse_bidirectional
@@ -226,7 +227,7 @@ def _begin(
     carry = model.zero_carry(params, batch_size)
     carry, hs_TBH = run_stack(model.config, params.layers, carry, xs, mask=mask_TB)
     key = random.wrap_key_data(key_data, impl="threefry2x32")
-    keys_B = jax.vmap(random.fold_in, (None, 0))(key, jnp.arange(batch_size))
+    keys_B = keys_of_rows(key, 0, batch_size)
     zeros_B = jnp.zeros(batch_size, jnp.int32)
     # Only the repetition penalty, which is off, asks what was seen.
     seen_BV = jnp.zeros((batch_size, model.vocabulary_size), jnp.bool_)

@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from jax import Array, random
+from jax import Array
 
+from lstm_jax.dropout import keys_of_rows
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import (
     FREE,
@@ -343,8 +344,7 @@ def _rows(
 
 
 def _row_keys(key: Array, job: _Job, first_row: int) -> Array:
-    numbers = first_row + jnp.arange(len(job.places))
-    return jax.vmap(random.fold_in, (None, 0))(key, numbers)
+    return keys_of_rows(key, first_row, len(job.places))
 
 
 def _chunks(

@@ -20,6 +20,8 @@ from lstm_jax.losses import TokenSums
 from lstm_jax.systems.base import BatchSums, Objective
 from lstm_jax.training.log import MetricSums, total
 
+_WHOLE, _ROWS = sharding.rows_at(None), sharding.rows_at(0)
+
 
 @struct.dataclass
 class TrainState:
@@ -95,7 +97,7 @@ def places_of(program: Program) -> TrainState | None:
     """Where each part of the state lives on the mesh; None on one device, where JAX puts it."""
     if program.mesh.size == 1:
         return None
-    places: list[Any] = [NamedSharding(program.mesh, sharding.rows_at(axis)) for axis in (None, 0)]
+    places: list[Any] = [NamedSharding(program.mesh, each) for each in (_WHOLE, _ROWS)]
     whole, rows = places
     return TrainState(whole, whole, whole, rows, whole, whole, whole)
 
@@ -114,19 +116,13 @@ def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainSta
     """
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
-    gradients_of = partial(_gradients, program)
-    if program.mesh.size > 1:
-        rows = sharding.rows_at(0)
-        whole = sharding.rows_at(None)
-        gradients_of = jax.shard_map(
-            gradients_of,
-            mesh=program.mesh,
-            in_specs=(whole, rows, _specs(data), whole, whole),
-            out_specs=(whole, whole, rows),
-        )
+    specs = (_WHOLE, _ROWS, _specs(data), _WHOLE, _WHOLE)
+    gradients_of = _shared(
+        program.mesh, partial(_gradients, program), specs, (_WHOLE, _WHOLE, _ROWS)
+    )
     key = random.fold_in(state.key, state.step)
     gradients, sums, carry = gradients_of(state.params, before, data, state.batch, key)
-    loss = _mean_loss(sums)
+    loss = mean_loss(sums)
     grad_norm = optax.tree.norm(gradients)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
@@ -160,14 +156,14 @@ def _gradients(
     first = lax.axis_index(sharding.DATA_AXIS) * rows if devices > 1 else 0
     keys = keys_of_rows(key, first, rows)
 
-    def mean_loss(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
+    def loss_of(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
         sums, after = program.objective.sums(params, carry, data, index, keys)
-        return _mean_loss(sums), (sums, after)
+        return mean_loss(sums), (sums, after)
 
     zeros = {name: jnp.zeros_like(getattr(params, name)) for name in program.frozen}
     if devices > 1:
         params = sharding.varying(params)
-    gradients, (sums, after) = jax.grad(mean_loss, has_aux=True)(params)
+    gradients, (sums, after) = jax.grad(loss_of, has_aux=True)(params)
     if devices == 1:
         return gradients, sums, after
     if zeros:
@@ -185,10 +181,17 @@ def _total(sums: BatchSums) -> TokenSums:
     return total
 
 
-def _mean_loss(sums: BatchSums) -> Array:
+def mean_loss(sums: BatchSums) -> Array:
     """In nats a token; 0 on a device whose rows are all there to fill up the batch."""
     total = _total(sums)
     return total.loss / jnp.where(total.weight > 0, total.weight, 1)
+
+
+def _shared(mesh: Mesh | None, run: Callable[..., Any], specs: Any, outs: Any) -> Any:
+    """The function of a device's rows over all of a mesh; where there is one device, itself."""
+    if mesh is None or mesh.size == 1:
+        return run
+    return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=outs)
 
 
 def _specs(batch: Any) -> Any:
@@ -232,10 +235,6 @@ def _evaluate_batch(
         sums, after = objective.sums(params, carry, data, jnp.int32(0), None)
         return sums if mesh is None else sharding.summed(sums), after
 
-    if mesh is None:
-        return of_rows(params, carry, data)
-    whole, rows = sharding.rows_at(None), sharding.rows_at(0)
-    specs = (whole, rows, _specs(data))
-    shared = jax.shard_map(of_rows, mesh=mesh, in_specs=specs, out_specs=(whole, rows))
+    shared = _shared(mesh, of_rows, (_WHOLE, _ROWS, _specs(data)), (_WHOLE, _ROWS))
     found: tuple[BatchSums, Any] = shared(params, carry, data)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -87,6 +87,16 @@ def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tu
     dense = xs if jnp.issubdtype(xs.dtype, jnp.inexact) else None
     (_, results), gradients = jax.value_and_grad(loss, has_aux=True)((params, carry, dense))
     return results, gradients
+
+
+def assert_message(call: Callable[[], Any], *parts: str) -> None:
+    """It is refused by one line that has these parts."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in parts:
+        assert part in message, message
 
 
 def ratio(found: Any, expected: Any) -> float:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_same_bits
+from core_cases import assert_message, assert_same_bits
 from jax import random
 from test_classifier import FRONT, B, E, T, V, batch, build
 
@@ -55,15 +55,6 @@ def test_weights_follow_the_initialisation(initialisation: str) -> None:
         for biases in (b, params.output.b):
             np.testing.assert_array_equal(biases, 0)
     assert 0.98 * bound < np.abs(w).max() <= bound
-
-
-def assert_message(call: Any, *parts: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 @pytest.mark.parametrize(

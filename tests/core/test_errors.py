@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import pytest
+from core_cases import assert_message
 from jax import random
 
 from lstm_jax import cells
@@ -20,15 +20,6 @@ KEY = random.key(0)
 PARAMS = cells.init_lstm(KEY, D, H)
 XS = jnp.zeros((T, B, D))
 MASK = jnp.ones((T, B), bool)
-
-
-def assert_message(call: Callable[[], Any], *parts: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        call()
-    message = str(caught.value)
-    assert "\n" not in message
-    for part in parts:
-        assert part in message, message
 
 
 @pytest.mark.parametrize(
