@@ -30,7 +30,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
 
 from lstm_jax.files import one_line, set_aside
-from lstm_jax.training.leftovers import remove_for_good, wait_for_tensorstore
+from lstm_jax.training.leftovers import remove_for_good, wait_for_orbax
 
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
@@ -299,7 +299,7 @@ def _quietly(work: Callable[[], T]) -> T:
             return work()
         except Exception as error:
             reason = _reason(error)
-        wait_for_tensorstore()
+        wait_for_orbax()
     raise CheckpointError(reason)
 
 

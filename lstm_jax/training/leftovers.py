@@ -1,10 +1,11 @@
-"""What TensorStore, which writes for Orbax, still does once a save or a read has failed."""
+"""What Orbax's threads, and TensorStore below them, still do once a save or a read has failed."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -13,8 +14,12 @@ _ABSENT_FOR_GOOD = 4
 """Waits after which a folder that was deleted is taken not to come back."""
 
 
-def wait_for_tensorstore() -> None:
-    """Waits until it is not at work any more for an event loop that Orbax has closed."""
+def wait_for_orbax() -> None:
+    """Waits for its threads, and until TensorStore works for no event loop that it has closed."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.partition(".")[0] == "orbax":
+            # Not its own `join`, which raises what the thread ended with.
+            threading.Thread.join(thread, _WAITS * _SECONDS_A_WAIT)
     for _ in range(_WAITS):
         gc.collect()  # of tasks that are done, which print when they go
         if not _has_futures_of_closed_loops():
