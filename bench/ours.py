@@ -34,16 +34,23 @@ from lstm_jax.systems.language import LaneRows, LanguageObjective
 from lstm_jax.systems.poems import PoemObjective
 from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Program, TrainState, mean_loss, train_step
+from lstm_jax.training.state import Program, TrainState, mean_loss, places_of, train_step
 
 _SETTINGS = {"backend": "auto"}
 
 
 class Peer(Implementation):
-    """`lstm_jax`."""
+    """`lstm_jax`.
+
+    Args:
+        devices: how many share each batch in training.
+    """
+
+    def __init__(self, devices: int = 1) -> None:
+        self._devices = devices
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
-        return OurTraining(system, dtype, params)
+        return OurTraining(system, dtype, params, self._devices)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
         def forward(params: Any, carry: Any, xs: Array) -> Array:
@@ -65,17 +72,20 @@ class Peer(Implementation):
 class OurTraining:
     """See `Training`."""
 
-    settings: Mapping[str, str] = _SETTINGS
-
-    def __init__(self, system: AnySystem, dtype: DType, params: AnyParams) -> None:
+    def __init__(
+        self, system: AnySystem, dtype: DType, params: AnyParams, devices: int = 1
+    ) -> None:
+        self.settings = _SETTINGS | {"devices": str(devices)}
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self._program = make_program(system, dtype)
-        self._data = epoch(system)
+        self._program = make_program(system, dtype, devices)
+        self._data = [sharding.put_batch(self._program.mesh, each) for each in epoch(system)]
         self._index = 0
         if isinstance(system, Classification):
             params = params._replace(vectors=jnp.asarray(system.vectors()))  # type: ignore[call-arg]
         params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
-        self._state = first_state(self._program, params, system.batch_size)
+        state = first_state(self._program, params, system.batch_size)
+        places = places_of(self._program)
+        self._state = state if places is None else jax.device_put(state, places)
 
     def loss(self) -> float:
         return float(_loss_of(self._program.objective, self._state.params, self._data[0]))
@@ -87,13 +97,13 @@ class OurTraining:
 
 
 @cache
-def make_program(system: AnySystem, dtype: DType) -> Program:
+def make_program(system: AnySystem, dtype: DType, devices: int = 1) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
     clip_norm = None if isinstance(system, Classification) else system.clip_norm
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
     frozen = ("vectors",) if isinstance(system, Classification) else ()
     optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
-    mesh = sharding.data_mesh(1)
+    mesh = sharding.data_mesh(devices, system.batch_size)
     return Program(_objective(system, dtype), optimizer, BATCHES, system.batch_size, mesh, frozen)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.implementation import Implementation
 from bench.workers import NotRun
+from lstm_jax.cli.devices import splitting
 
 OURS = "lstm_jax"
 """What our implementations' names begin with."""
@@ -51,6 +52,10 @@ def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
 
     `cpu_cores` is how many it may use; 0 where it runs on an accelerator.
     """
+    if name == OURS and kind == "training" and cpu_cores > 1:
+        one = Candidate("one device", {"devices": 1})
+        each = Candidate("a device a core", {"devices": cpu_cores}, splitting(cpu_cores))
+        return [one, each]
     if name == "keras":
         return [Candidate(environment={"KERAS_BACKEND": "jax"})]
     if name != "pytorch":

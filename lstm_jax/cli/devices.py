@@ -30,17 +30,26 @@ def chosen_devices(config: TrainConfig, *, is_asked: bool) -> int:
     cores = _cores()
     pays = config.model.hidden_size <= SMALL_HIDDEN_SIZE  # type: ignore[attr-defined]
     wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
-    flags = os.environ.get("XLA_FLAGS", "")
-    is_split = "JAX_NUM_CPU_DEVICES" in os.environ or _SPLITTING in flags
+    is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *_flags()}
     if 1 < wanted <= cores and not is_split:
-        own = f"{_SPLITTING}={wanted} --xla_cpu_multi_thread_eigen=false"
-        os.environ["XLA_FLAGS"] = f"{flags} {own}".strip()
+        os.environ |= splitting(wanted)
     there = jax.local_device_count()
     if asked is not None and (is_asked or asked <= there):
         return asked
     if asked is None and jax.default_backend() == "cpu":
         there = 1 if is_split else min(wanted, there)
     return max(_divisors(config.batch_size, there))
+
+
+def splitting(devices: int) -> dict[str, str]:
+    """The environment in which JAX splits a CPU into so many devices, each with one thread."""
+    own = f"{_SPLITTING}={devices} --xla_cpu_multi_thread_eigen=false"
+    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()}
+
+
+def _flags() -> Iterator[str]:
+    """The names of XLA's flags that are set."""
+    return (flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split())
 
 
 def _cores() -> int:

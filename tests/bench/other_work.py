@@ -46,6 +46,7 @@ class Peer(ours.Peer):
     def __init__(self, way: str = "other work") -> None:
         if way == "away":
             raise ValueError("not here")
+        super().__init__()
         self.way = way
 
     def training(self, system: Any, dtype: Any, params: Any) -> Any:
