@@ -90,6 +90,24 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     return jax.tree.map(placed, tree)
 
 
+def local(mesh: Mesh, tree: Tree) -> Tree:
+    """Whole copies, on this process's first device, of arrays that live on a mesh.
+
+    All processes of the mesh must call it.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> xs = lstm_jax.sharding.put(mesh, np.ones((10, 4, 3)), axis=1)
+        >>> lstm_jax.sharding.local(mesh, xs).devices() == {jax.local_devices()[0]}
+        True
+    """
+    if mesh.size == 1:
+        return tree
+    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, rows_at(None)))(tree)
+    copies: Tree = jax.tree.map(lambda array: array.addressable_data(0), whole)
+    return copies
+
+
 def axes_of(batch: Any) -> tuple[int | None, ...]:
     """Along which axis of each field of a named tuple the rows lie; None for what all share.
 

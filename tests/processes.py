@@ -92,6 +92,13 @@ class Process:
         if self._process.pid is not None:
             os.kill(self._process.pid, number)
 
+    def limit(self, what: int, most: int) -> int:
+        """Sets a limit of its (see `resource`), and gives the one before."""
+        assert self._process.pid is not None
+        before, highest = resource.prlimit(self._process.pid, what)
+        resource.prlimit(self._process.pid, what, (most, highest))
+        return before
+
     def kill(self) -> None:
         """Sends it SIGKILL, and waits until it is gone."""
         self._process.kill()

@@ -6,15 +6,24 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from lstm_jax.cli.allocator import keep_freed_memory
 from lstm_jax.training.log import finite
 
 USAGE_ERROR = 2
+START_AGAIN = 75
+"""The exit code (EX_TEMPFAIL) of a process that the end of another has ended."""
+
+START_ALL_AGAIN = "start all of them again, with --resume"
+_OF_ANOTHER = re.compile("gloo|nccl|coordination service|heartbeat", re.IGNORECASE)
+"""What is in the errors of collectives that lack a process."""
+
 _LONGEST_LINE = 1_000
 
 
@@ -27,22 +36,53 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
             stream.reconfigure(errors="replace")
     try:
         return command(sys.argv[1:])
-    except BrokenPipeError:
+    except BaseException as error:
+        code = _code_of(error, prog)
+        if _is_one_of_several():
+            if code is None:
+                traceback.print_exc()
+            leave(1 if code is None else code)  # Python's exit would wait for the others
+        if code is None:
+            raise
+        return code
+
+
+def _code_of(error: BaseException, prog: str) -> int | None:
+    """The exit code that an error ends in, which is told; None where it is no fault of theirs."""
+    if isinstance(error, BrokenPipeError):
         # Whoever read the output has had enough; Python would complain once more at its exit.
         _discard(sys.stdout)
         return 128 + signal.SIGPIPE
-    except KeyboardInterrupt:
+    if isinstance(error, KeyboardInterrupt):
         tell(f"{prog}: interrupted")
         return 128 + signal.SIGINT
-    except Exception as error:
-        line = error_line(error)
-        if not isinstance(error, (ValueError, OSError)):
-            cure = _cure(error, line)
-            if cure is None:
-                raise
-            line = cure
-        tell(f"{prog}: error: {line}")
-        return USAGE_ERROR
+    if not isinstance(error, Exception):
+        return None
+    line = error_line(error)
+    if _is_one_of_several() and _OF_ANOTHER.search(line):
+        tell(f"{prog}: another process of this run ended ({line:.160}); {START_ALL_AGAIN}")
+        return START_AGAIN
+    if not isinstance(error, (ValueError, OSError)):
+        cure = _cure(error, line)
+        if cure is None:
+            return None
+        line = cure
+    tell(f"{prog}: error: {line}")
+    return USAGE_ERROR
+
+
+def _is_one_of_several() -> bool:
+    """Whether this process has joined others."""
+    jax = sys.modules.get("jax")
+    return jax is not None and bool(jax.distributed.is_initialized())
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once, whatever its threads, JAX or the other processes do."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def error_line(error: Exception) -> str:

@@ -13,26 +13,34 @@ SMALL_HIDDEN_SIZE = 64
 _SPLITTING = "--xla_force_host_platform_device_count"
 
 
-def chosen_devices(config: TrainConfig, *, is_asked: bool) -> int:
+def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -> int:
     """The number of devices for these settings, of which JAX is told; it must not have started.
 
     On a CPU "auto" means one device a core, each with one thread, where hidden states have at most
     64 units, and else one device: XLA keeps several cores busy with large products alone. On a GPU
     or TPU it means all devices. Either way it is a number that divides the batch. A processor that
     the user has split (JAX_NUM_CPU_DEVICES, XLA_FLAGS) is left so, and "auto" takes one device.
+    Several processes have an equal share of the devices each, and all take part; on a CPU "auto"
+    means one of each.
 
     Args:
         config: the run's settings.
+        processes: how many share the devices; 0 where that is not known.
         is_asked: whether the user asks for this number now, and would rather have an error than
             another; a run that is resumed elsewhere takes what there is.
     """
     asked = None if config.devices == "auto" else config.devices
     cores = _cores()
     pays = config.model.hidden_size <= SMALL_HIDDEN_SIZE  # type: ignore[attr-defined]
-    wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
+    if processes == 1:
+        wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
+    else:
+        wanted = asked // processes if asked and processes and asked % processes == 0 else 1
     is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *_flags()}
     if 1 < wanted <= cores and not is_split:
         os.environ |= splitting(wanted)
+    if processes != 1:
+        return asked if asked is not None and is_asked else jax.device_count()
     there = jax.local_device_count()
     if asked is not None and (is_asked or asked <= there):
         return asked

@@ -29,11 +29,13 @@ class Display:
     Args:
         first_step: where training begins.
         total_steps: where it ends.
+        quiet: whether nothing is shown.
     """
 
-    def __init__(self, first_step: int, total_steps: int) -> None:
-        self._console = Console(file=cast(TextIO, Shown(sys.stdout)), soft_wrap=True)
-        self._is_live = self._console.is_terminal
+    def __init__(self, first_step: int, total_steps: int, *, quiet: bool = False) -> None:
+        file = cast(TextIO, Shown(sys.stdout))
+        self._console = Console(file=file, soft_wrap=True, quiet=quiet)
+        self._is_live = self._console.is_terminal and not quiet
         self._progress = Progress(
             TextColumn("step"),
             MofNCompleteColumn(),

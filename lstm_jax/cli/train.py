@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,6 +18,7 @@ import jax
 from lstm_jax.cli.console import error_line, json_line, tell
 from lstm_jax.cli.devices import chosen_devices
 from lstm_jax.cli.display import Display
+from lstm_jax.cli.processes import joined, watched
 from lstm_jax.cli.train_options import TrainCommand
 from lstm_jax.systems import read_system, to_dict
 from lstm_jax.systems.base import System, TrainConfig
@@ -26,6 +28,7 @@ from lstm_jax.training import loop, plots, task
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule
+from lstm_jax.training.processes import gathered, is_first, require_same, together
 from lstm_jax.training.recorders import (
     Recorded,
     Recorder,
@@ -59,15 +62,20 @@ def run(command: TrainCommand[Any]) -> int:
         ValueError: for whatever the user can mend.
     """
     folder = RunFolder(command.run_dir)
-    devices = chosen_devices(command.config, is_asked=command.own_devices)
-    config = dataclasses.replace(command.config, devices=devices)
-    command = dataclasses.replace(command, config=config)
-    if command.eval_only:
-        print(json_line(evaluate_run(folder, command.config)))
-        return 0
-    with Stop() as stop:
-        train_run(folder, command, stop.asked)
-    return 128 + stop.signal if stop.signal else 0
+    with joined(command.launch) as processes:
+        devices = chosen_devices(command.config, processes, is_asked=command.own_devices)
+        config = dataclasses.replace(command.config, devices=devices)
+        command = dataclasses.replace(command, config=config)
+        if command.eval_only:
+            found = evaluate_run(folder, command.config)
+            if is_first():
+                print(json_line(found))
+            return 0
+        limit = 0 if processes == 1 else command.launch.stuck_timeout
+        with Stop() as stop, watched(stop.asked, limit) as should_stop:
+            train_run(folder, command, should_stop)
+        number = max(map(int, gathered(str(int(stop.signal)))))
+    return 128 + number if number else 0
 
 
 def train_run(
@@ -78,29 +86,33 @@ def train_run(
     Raises:
         ValueError: for whatever the user can mend, before anything is written.
     """
-    if command.tensorboard:
+    has_tensorboard, has_wandb = command.tensorboard and is_first(), command.wandb and is_first()
+    if has_tensorboard:
         require_tensorboard()
-    if command.wandb:
+    if has_wandb:
         require_wandb()
     config, resume = command.config, command.resume
     before = read_description(folder).config if resume else None
     system = _system_of_run(folder, config) if resume else _new_system(folder, config)
     system = system.with_samples(replace=not command.own_samples)
     the_task = task.make_task(system)
+    require_same({"the data": system.sha256, "the settings": json_line(_of_the_run(system.config))})
     # A first state is made before the folder is: settings that don't fit leave nothing behind.
     first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
     with ExitStack() as stack:
-        stack.enter_context(held(folder, new=not resume))
+        hold = partial(stack.enter_context, held(folder, new=not resume))
+        together(hold, first_only=True)
         state, progress = _begun(folder, the_task, first, resume)
+        require_same({"the files of the run folder": folder.config.read_bytes()})
         step = int(state.step)
         store = stack.enter_context(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         )
-        display = stack.enter_context(Display(step, the_task.total_steps))
+        display = stack.enter_context(Display(step, the_task.total_steps, quiet=not is_first()))
         recorders: list[Recorder] = []
-        if command.tensorboard:
+        if has_tensorboard:
             recorders.append(stack.enter_context(TensorBoardRecorder(folder.tensorboard, step)))
-        if command.wandb:
+        if has_wandb:
             settings = to_dict(system.config)
             recorders.append(stack.enter_context(WandbRecorder(folder.path, settings)))
         # Whatever is drawn from here on is drawn as when the run began.
@@ -121,7 +133,7 @@ def train_run(
             profile_dir=None if command.profile is None else str(command.profile),
         )
         display.note(f"saved step {int(state.step)} in {folder.path}")
-        if plots.have_matplotlib() and folder.metrics.stat().st_size:
+        if is_first() and plots.have_matplotlib() and folder.metrics.stat().st_size:
             try:
                 plots.draw_curves([folder.path], folder.plot)
             except Exception as error:  # whatever comes of the user's matplotlib and its settings
@@ -153,15 +165,21 @@ def _begun(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from, and its progress; a new run's folder is made."""
     if first is not None and not resume:
-        create_run(folder, the_task.system)
+        together(lambda: create_run(folder, the_task.system), first_only=True)
         return first, {}
     with CheckpointStore(folder.checkpoints) as store:  # a damaged checkpoint is set aside
         if first is None or not store.is_empty:
             state, progress = task.restored_state(the_task, store)
         else:
             state, progress = first, {}
-    write_config(folder, the_task.system, read_description(folder).files)
+    files = read_description(folder).files
+    together(lambda: write_config(folder, the_task.system, files), first_only=True)
     return state, progress
+
+
+def _of_the_run(config: TrainConfig) -> dict[str, Any]:
+    """The settings but the places of files, which may differ between hosts."""
+    return {name: each for name, each in to_dict(config).items() if name not in ("data", "vectors")}
 
 
 def _is_barely_begun(folder: RunFolder) -> bool:
@@ -230,6 +248,7 @@ def _summary(the_task: task.Task, path: Path, step: int) -> str:
         f"{the_task.config.preset}: {begun} in {path}; {the_task.system.summary()}; "
         f"{the_task.parameters:,} parameters, {the_task.program.batches} batches an epoch, "
         f"{the_task.total_steps} steps, {the_task.config.device_count} x {device.device_kind}"
+        + (f" in {jax.process_count()} processes" if jax.process_count() > 1 else "")
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -13,6 +13,7 @@ import tyro
 
 from lstm_jax.cli.arguments import HELP_ALL, given, parse
 from lstm_jax.cli.console import importing
+from lstm_jax.cli.processes import Launch
 from lstm_jax.systems import preset_named, presets
 from lstm_jax.systems.base import TrainConfig
 
@@ -52,6 +53,7 @@ class TrainCommand(Generic[C]):
 
     Attributes:
         config: the run's settings.
+        launch: which of several processes this is.
         preset: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
         as_published: with every setting and flaw of the published system that the preset follows.
         run_dir: the run's folder; by default runs/PRESET.
@@ -67,6 +69,7 @@ class TrainCommand(Generic[C]):
     """
 
     config: Annotated[C, tyro.conf.arg(name="")]
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
     preset: Annotated[str, tyro.conf.Positional] = "docs"
     as_published: bool = False
     run_dir: Path = Path("runs/docs")
@@ -101,7 +104,7 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
         if named and default.preset != named:
             raise ValueError(f"{other} is a run of preset {default.preset!r}, not {named!r}")
     with_flags_of: Any = TrainCommand[type(default)]  # type: ignore[misc]
-    unchanged = TrainCommand(default, default.preset, run_dir=Path("runs") / default.preset)
+    unchanged = TrainCommand(default, preset=default.preset, run_dir=Path("runs") / default.preset)
     command: TrainCommand[TrainConfig] = parse(with_flags_of, unchanged, arguments, prog, HELP)
     config = command.config
     for name in (command.preset, config.preset):

@@ -1,10 +1,15 @@
 """Checkpoints on disk: the one file of this package that imports Orbax.
 
-Orbax writes, reads and deletes them. A checkpoint is a folder named by its step, which Orbax writes
-under a temporary name and renames, so it is whole or absent. It holds `state`, every array under
-the path of its leaf (for example `params/layers/0/w_x`), and in Orbax's metadata file a record of
-ours: the progress, the held-out loss and the dtype, shape and CRC-32 of each leaf, under a CRC-32
-of its own, so that no flipped bit loads unnoticed. The number of devices may change in between.
+A checkpoint is a folder named by its step, written under a temporary name and renamed, so it is
+whole or absent. It holds `state`, which Orbax writes and reads, every array under the path of its
+leaf (for example `params/layers/0/w_x`), and in Orbax's metadata file a record of ours: the
+progress, the held-out loss and the dtype, shape and CRC-32 of each leaf, under a CRC-32 of its own,
+so that no flipped bit loads unnoticed. Of a leaf that is split among processes each part has its
+CRC-32. The number of devices and processes may change in between.
+
+Where a run has several processes, all of them open a writing store, save and restore together:
+each writes the parts of arrays that it has, the first one all else, and what fails in one of them
+fails in all.
 """
 
 import contextlib
@@ -17,20 +22,30 @@ import os
 import re
 import shutil
 import sys
+import time
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, CustomSteps, LatestN
+from etils import epath
 
-from lstm_jax.files import one_line, set_aside
+from lstm_jax.files import one_line, set_aside, write_whole
+from lstm_jax.training.leaves import (
+    CheckpointError,
+    DamagedError,
+    crc32_of,
+    described,
+    match,
+    named_leaves,
+    place,
+)
 from lstm_jax.training.leftovers import remove_for_good, wait_for_orbax
+from lstm_jax.training.processes import gathered, is_first, together
 
 _FORMAT = 1
 _RECORD = "_CHECKPOINT_METADATA"
@@ -39,14 +54,6 @@ _FROZEN_BY_PYTHON = 1000  # at most: 3.12 begins with a few hundred objects; mor
 _STEP = re.compile(r"0|[1-9]\d*")
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be written, found, read or matched; says where and what to do."""
-
-
-class _DamagedError(CheckpointError):
-    """One step cannot be trusted; an older one may still be good."""
 
 
 class Saved(NamedTuple):
@@ -86,9 +93,8 @@ class CheckpointStore:
         self._keep_latest, self._read_only = keep_latest, read_only
         try:
             if not read_only:
-                self.directory.mkdir(parents=True, exist_ok=True)
-                self._settle_replaced()
-        except OSError as error:
+                together(self._make_folder, first_only=True)
+        except (OSError, ValueError) as error:
             message = f"cannot write to {self.directory} ({_reason(error)}); name another folder"
             raise CheckpointError(message) from None
 
@@ -120,7 +126,7 @@ class CheckpointStore:
         step = operator.index(step)
         if step < 0:
             raise CheckpointError(f"step is {step}; expected 0 or more")
-        arrays, entries = _described(state)
+        arrays, entries = described(state)
         loss = math.nan if heldout_loss is None else float(heldout_loss)
         record = {"format": _FORMAT, "progress": dict(progress), "heldout_loss": loss}
         try:
@@ -128,16 +134,14 @@ class CheckpointStore:
         except (TypeError, ValueError) as error:
             raise CheckpointError(f"progress is not JSON ({_reason(error)}); convert it") from None
         try:
-            _quietly(lambda: self._write(step, arrays, text, loss))
-        except CheckpointError as error:
-            self._remove_leftovers(self.directory / f"{step}{_UNFINISHED}")
+            self._write(step, arrays, text, loss)
+        except ValueError as error:
+            if is_first():
+                self._remove_leftovers(self.directory / f"{step}{_UNFINISHED}")
             raise CheckpointError(
                 f"step {step} was not saved in {self.directory} ({error}); "
                 "free space there or make it writable, then save again"
             ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                self._settle_replaced()
 
     def steps(self) -> list[int]:
         """List the steps on disk, ascending, damaged ones among them."""
@@ -188,29 +192,48 @@ class CheckpointStore:
     def __exit__(self, *_: object) -> None:
         """There is nothing to close: a save is whole when it returns."""
 
+    def _make_folder(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._settle_replaced()
+
     def _write(self, step: int, arrays: dict[str, Any], record: str, loss: float) -> None:
-        """With a manager of its own: a failed save spoils it, and a new one costs 4 ms."""
-        self._remove_leftovers()
-        target = self.directory / str(step)
+        """In three parts, after each of which all processes know whether it went well in all."""
+        unfinished = epath.Path(self.directory / f"{step}{_UNFINISHED}")
+        state, writer = unfinished / "state", ocp.PyTreeCheckpointHandler()
+
+        def begin() -> None:
+            self._remove_leftovers()
+            state.mkdir(parents=True)
+
+        def write() -> None:
+            writer.save(state, args=ocp.args.PyTreeSave(arrays))
+
+        def finish() -> None:
+            writer.finalize(state)
+            _write_record(Path(unfinished / _RECORD), record, type(writer))
+            self._settle(Path(unfinished), self.directory / str(step))
+            self._delete_older(step, loss)
+
+        together(lambda: _quietly(begin), first_only=True)
+        together(lambda: _quietly(write))
+        together(lambda: _quietly(finish), first_only=True)
+
+    def _settle(self, unfinished: Path, target: Path) -> None:
+        """Puts a checkpoint in its place; an older one that is there goes then."""
         if target.exists():
             target.rename(target.with_suffix(".replaced"))
+        unfinished.rename(target)
+        self._settle_replaced()
+
+    def _delete_older(self, step: int, loss: float) -> None:
+        """All but the newest steps, the one of the lowest loss, and this one."""
         losses = {each: self._heldout_loss(each) for each in self.steps()}
-        best = _lowest(losses | {step: loss})
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False,  # training waits for it anyway
-            save_root_metadata=False,
-            lightweight_initialize=True,
-            preservation_policy=AnyPreservationPolicy(
-                [LatestN(self._keep_latest), CustomSteps([] if best is None else [best])]
-            ),
-        )
-        with contextlib.closing(ocp.CheckpointManager(self.directory, options=options)) as manager:
-            manager.save(
-                step,
-                args=ocp.args.Composite(state=ocp.args.PyTreeSave(arrays)),
-                custom_metadata={"crc32": zlib.crc32(record.encode()), "text": record},
-                force=True,
-            )
+        others = sorted(losses.keys() - {step}, reverse=True)
+        kept = {step, _lowest(losses | {step: loss}), *others[: self._keep_latest - 1]}
+        for each in losses.keys() - kept:
+            path = self.directory / str(each)
+            path = path.rename(f"{path}.old{_UNFINISHED}")  # half of one is no checkpoint
+            shutil.rmtree(path, ignore_errors=True)
 
     def _remove_leftovers(self, *expected: Path) -> None:
         """Of saves that failed or were cut short, with what may still come of one of them."""
@@ -233,8 +256,8 @@ class CheckpointStore:
         return math.nan if loss is None else float(loss)
 
     def _restore(self, template: Any, prefix: str, step: int | None) -> Saved:
-        wanted, treedef = _named_leaves(template, prefix)
-        steps = self.steps()
+        wanted, treedef = named_leaves(template, prefix)
+        steps: list[int] = json.loads(self._gathered(json.dumps(self.steps()))[0])
         if not steps or (step is not None and step not in steps):
             asked = "" if step is None else f" of step {step}"
             there = f"there are {', '.join(map(str, steps))}" if steps else "save one there first"
@@ -244,18 +267,25 @@ class CheckpointStore:
             path = self.directory / str(candidate)
             try:
                 record = _read_record(path)
-                entries = _match(record["arrays"], wanted, prefix, path)
+                entries = match(record["arrays"], wanted, prefix, path)
                 values = _read_arrays(path, entries)
-            except _DamagedError as damage:
+                damage = ""
+            except DamagedError as error:
+                damage = str(error)
+            if damage := max(self._gathered(damage)):
                 if step is not None:
-                    raise
-                damaged[path] = str(damage)
+                    raise DamagedError(damage) from None
+                damaged[path] = damage
                 continue
-            placed = [_place(values[n], entries[n], n, wanted[n]) for n in wanted]
-            self._pass_over(damaged, aside=not self._read_only)
+            placed = [place(values[n], entries[n], n, wanted[n]) for n in wanted]
+            self._pass_over(damaged, aside=not self._read_only and is_first())
             return Saved(candidate, treedef.unflatten(placed), record["progress"])
         self._pass_over(damaged, aside=False)
         raise CheckpointError(f"every checkpoint in {self.directory} is damaged; start a new run")
+
+    def _gathered(self, text: str) -> list[str]:
+        """Of all processes; one that only reads does so alone."""
+        return [text] if self._read_only else gathered(text)
 
     def _pass_over(self, damaged: dict[Path, str], *, aside: bool) -> None:
         """Name the steps that cannot be loaded, and rename them so that they are not in the way."""
@@ -308,6 +338,20 @@ def _lowest(losses: Mapping[int, float]) -> int | None:
     return min(known, key=losses.__getitem__, default=None)
 
 
+def _write_record(path: Path, text: str, handler: type[Any]) -> None:
+    """As Orbax's own manager would."""
+    now = time.time_ns()
+    found = {
+        "item_handlers": {"state": f"{handler.__module__}.{handler.__qualname__}"},
+        "metrics": {},
+        "performance_metrics": {},
+        "init_timestamp_nsecs": now,
+        "commit_timestamp_nsecs": now,
+        "custom_metadata": {"crc32": zlib.crc32(text.encode()), "text": text},
+    }
+    write_whole(path, json.dumps(found).encode())
+
+
 def _read_record(path: Path) -> dict[str, Any]:
     try:
         stored = json.loads((path / _RECORD).read_text())["custom_metadata"]
@@ -329,8 +373,7 @@ def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
     request = ocp.args.PyTreeRestore(item=full, restore_args=full, partial_restore=True)
 
     def read() -> dict[str, np.ndarray]:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-            return dict(reader.restore(path / "state", args=request))
+        return dict(ocp.PyTreeCheckpointHandler().restore(epath.Path(path) / "state", args=request))
 
     try:
         values = _quietly(read) if full else {}
@@ -339,97 +382,14 @@ def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
     for name, entry in entries.items():
         if name not in values:
             values[name] = np.zeros(entry["shape"], jnp.dtype(entry["dtype"]))
-        if _crc32(values[name]) != entry["crc32"]:
-            raise _damaged(path, f"leaf {name!r} does not match its checksum")
+        for region, crc32 in entry.get("parts", [[[], entry.get("crc32")]]):
+            if crc32_of(values[name][tuple(slice(*each) for each in region)]) != crc32:
+                raise _damaged(path, f"leaf {name!r} does not match its checksum")
     return values
 
 
-def _named_leaves(tree: Any, prefix: str) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
-    """Leaves by path; attributes, keys and indices read alike, so containers may differ."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
-    named: dict[str, Any] = {}
-    for path, leaf in leaves:
-        parts = [prefix, jax.tree_util.keystr(path, simple=True, separator="/")]
-        name = "/".join(filter(None, parts))
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-            raise CheckpointError(f"leaf {name!r} is {leaf!r}; make it an array")
-        if name in named or "//" in f"{name}/":
-            raise CheckpointError(f"leaf name {name!r} is taken or has an empty part; rename it")
-        named[name] = leaf
-    return named, treedef
-
-
-def _described(state: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The arrays that hold values, as Orbax takes them; and what the record says of each leaf."""
-    leaves, _ = _named_leaves(state, "")
-    arrays: dict[str, Any] = {}
-    entries: dict[str, dict[str, Any]] = {}
-    for name, leaf in leaves.items():
-        entries[name] = {"dtype": str(leaf.dtype), "shape": list(leaf.shape)}
-        if isinstance(leaf, jax.Array):
-            if not leaf.is_fully_addressable:
-                raise CheckpointError(f"leaf {name!r} is spread over processes; gather it in one")
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-                entries[name]["key_impl"] = str(jax.random.key_impl(leaf))
-                leaf = jax.random.key_data(leaf)
-            leaf.copy_to_host_async()
-        elif leaf.dtype.kind in "OSUMm" or not leaf.dtype.isnative:
-            raise CheckpointError(f"leaf {name!r} is {leaf.dtype.str}; make it a JAX array")
-        arrays[name] = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-    for name, array in arrays.items():
-        entries[name]["crc32"] = _crc32(np.asarray(array))
-    full = {name: array for name, array in arrays.items() if array.size}
-    if not full:
-        raise CheckpointError("the state holds no values; pass the whole training state")
-    return full, entries
-
-
-def _match(
-    entries: dict[str, dict[str, Any]], wanted: dict[str, Any], prefix: str, path: Path
-) -> dict[str, dict[str, Any]]:
-    """Select the entries under `prefix`, provided that they are exactly the wanted leaves."""
-    start = f"{prefix}/" if prefix else ""
-    saved = {name: entry for name, entry in entries.items() if f"{name}/".startswith(start)}
-    problems = [f"{name!r} is not in the checkpoint" for name in wanted if name not in saved]
-    problems += [f"{name!r} is not in the template" for name in saved if name not in wanted]
-    for name in (name for name in wanted if name in saved):
-        dtype: Any = wanted[name].dtype
-        if jnp.issubdtype(dtype, jax.dtypes.prng_key) and "key_impl" in saved[name]:
-            dtype = saved[name]["dtype"]  # a key comes back as it was drawn
-        has = f"{saved[name]['dtype']}{saved[name]['shape']}"
-        wants = f"{dtype}{list(wanted[name].shape)}"
-        if has != wants:
-            problems.append(f"{name!r} is {has} in the checkpoint, {wants} in the template")
-    if problems:
-        shown = "; ".join(problems[:4]) + f" and {len(problems) - 4} more" * (len(problems) > 4)
-        cure = "build the state with the settings it was saved with"
-        raise CheckpointError(f"{path} does not match the template: {shown}; {cure}")
-    return saved
-
-
-def _place(value: np.ndarray, entry: dict[str, Any], name: str, leaf: Any) -> jax.Array:
-    """Put a value where its leaf of the template is or is to be."""
-    if jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
-        raise CheckpointError(f"leaf {name!r} is {value.dtype}; set jax_enable_x64 to load it")
-    array = jnp.asarray(value)
-    if "key_impl" in entry:
-        array = jax.random.wrap_key_data(array, impl=entry["key_impl"])
-    uncommitted = isinstance(leaf, jax.Array) and not leaf.committed
-    placed: jax.Array = jax.device_put(
-        array, None if uncommitted else getattr(leaf, "sharding", None)
-    )
-    return placed
-
-
-def _crc32(value: np.ndarray) -> int:
-    """Of dtype, shape and bytes."""
-    label = f"{value.dtype}{value.shape}".encode()
-    raw: Any = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-    return zlib.crc32(raw, zlib.crc32(label))
-
-
-def _damaged(path: Path, reason: str) -> _DamagedError:
-    return _DamagedError(f"{path} is damaged ({reason}); delete it, or restore an older step")
+def _damaged(path: Path, reason: str) -> DamagedError:
+    return DamagedError(f"{path} is damaged ({reason}); delete it, or restore an older step")
 
 
 def _reason(error: Exception) -> str:

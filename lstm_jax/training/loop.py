@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from lstm_jax import sharding
 from lstm_jax.files import one_line
-from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
+from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.leaves import CheckpointError
 from lstm_jax.training.log import Meter, MetricsLog, Report, Row
+from lstm_jax.training.processes import gathered, is_first, together
 from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.state import StepMetrics, TrainState, train_step
 from lstm_jax.training.task import Task, heldout_metrics
@@ -87,19 +93,21 @@ class _Training:
         self._should_stop = should_stop
         self._meter, self._patience = Meter(progress), _Patience(task.config.patience, progress)
         self._skipped_in_a_row = 0
+        self._is_stopping = False
 
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, step = self._task, int(state.step)
         first = step
         feed = task.system.feed()
         # A row of this step is written again where its checkpoint was saved without it.
-        self._log = MetricsLog(self._folder.metrics, step if self._meter.is_empty else step - 1)
+        rows = self._folder.metrics if is_first() else Path(os.devnull)
+        self._log = MetricsLog(rows, step if self._meter.is_empty else step - 1)
         pending: StepMetrics | None = None
         try:
             due = _due(task, step)
             if not self._meter.is_empty and due & _BEFORE_THE_ROW:
                 self._event(state, step, due)
-            stopped = self._patience.is_over or self._should_stop()
+            stopped = self._patience.is_over or self._asked()
             if stopped and self._store.is_empty:
                 self._save(state, step)
             with ExitStack() as profiler:
@@ -109,15 +117,16 @@ class _Training:
                         pending = None
                     self._give_up_on_endless_skipping(state, step)
                     if profile_dir and step - first == _PROFILED_STEPS.start:
-                        profiler.enter_context(jax.profiler.trace(profile_dir))
-                    state, metrics = train_step(task.program, state, feed(step))
+                        self._traced(jax.profiler.start_trace, profile_dir)
+                        profiler.callback(self._traced, jax.profiler.stop_trace)
+                    state, metrics = train_step(task.program, state, feed(step), self._stop_flags())
                     if pending:
                         self._take_in(step, pending, compiled=step == first + 1)
                     step, pending = step + 1, metrics
                     if step - first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
                         profiler.close()
-                    stopped, due = self._should_stop(), _due(task, step)
+                    stopped, due = self._stops_here(), _due(task, step)
                     if stopped or due:
                         self._take_in(step, metrics, compiled=step == first + 1, due=due)
                         stopped = self._event(state, step, due)
@@ -131,6 +140,7 @@ class _Training:
     ) -> None:
         """Waits for a step and reads its numbers; its row waits for what else is due."""
         found = jax.device_get(metrics)
+        self._is_stopping |= bool(found.stopping)
         parts: dict[str, list[float]] | None = None
         if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
             parts = {
@@ -172,7 +182,7 @@ class _Training:
         texts: list[tuple[str, str]] | None = []
         with self._meter.paused():
             if _EVALUATION in due:
-                heldout = heldout_metrics(self._task, state, self._should_stop)
+                heldout = heldout_metrics(self._task, state, self._asked)
                 done = bool(heldout)
             if done and _SAMPLES in due:
                 texts = self._samples(state, step)
@@ -183,7 +193,7 @@ class _Training:
             self._report.sample(step, prompt, written)
         if done and heldout:
             self._patience.count(heldout["heldout_loss"])
-        stopped = not done or self._should_stop() or self._patience.is_over
+        stopped = not done or self._asked() or self._patience.is_over
         if stopped or _CHECKPOINT in due:
             try:
                 with self._meter.paused():
@@ -216,7 +226,7 @@ class _Training:
             skipped=state.skipped - 1,
         )
         dump = self._folder.nonfinite
-        copy_description(self._folder, dump)
+        together(lambda: copy_description(self._folder, dump), first_only=True)
         with CheckpointStore(dump.checkpoints) as store:
             store.save(step - 1, before, {})
         raise NotFiniteError(
@@ -228,8 +238,8 @@ class _Training:
     def _save(self, state: TrainState, step: int, heldout: float | int | None = None) -> None:
         """Saves the state once all rows up to it are in the log, which a resumed run relies on."""
         try:
-            self._log.flush()
-        except OSError as error:
+            together(self._log.flush)
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"step {step} was not saved, for its rows of metrics could not be written "
                 f"({error}); free space there, then save again"
@@ -239,9 +249,13 @@ class _Training:
 
     def _samples(self, state: TrainState, step: int) -> list[tuple[str, str]] | None:
         """Prompts and what the model writes from each; None if a signal cut them short."""
+        params = sharding.local(self._task.program.mesh, state.params)
+        texts = self._written(params, step) if is_first() else []
+        return None if "cut" in gathered("cut" if texts is None else "") else texts
+
+    def _written(self, params: Any, step: int) -> list[tuple[str, str]] | None:
         texts: list[tuple[str, str]] = []
         try:
-            params = jax.device_put(state.params, jax.local_devices()[0])
             samples = self._task.system.samples(params, step)
             while not self._should_stop():
                 text = next(samples, None)
@@ -254,6 +268,27 @@ class _Training:
             )
             return []
         return None
+
+    def _traced(self, act: Callable[..., None], *given: str) -> None:
+        try:
+            act(*given)
+        except Exception as error:  # whatever is wrong with the folder; training needs no trace
+            self._report.note(f"there is no whole trace ({one_line(error)})")
+
+    def _asked(self) -> bool:
+        """Whether a process is asked to stop."""
+        return "stop" in gathered("stop" if self._should_stop() else "")
+
+    def _stop_flags(self) -> jax.Array | None:
+        """What a step is told of it where there are several processes, so that all hear of it."""
+        if jax.process_count() == 1:
+            return None
+        mesh = self._task.program.mesh
+        flags: jax.Array = sharding.put(mesh, np.full(mesh.size, self._should_stop(), "f4"), 0)
+        return flags
+
+    def _stops_here(self) -> bool:
+        return self._should_stop() if jax.process_count() == 1 else self._is_stopping
 
 
 class _Patience:

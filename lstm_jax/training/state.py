@@ -47,11 +47,19 @@ class TrainState:
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports: its batch's sums, mean loss, and gradient norm before clipping."""
+    """What a step reports.
+
+    Attributes:
+        sums: of its batch.
+        loss: its mean.
+        grad_norm: of the gradient before clipping.
+        stopping: how many devices' processes are asked to stop; None in a single process.
+    """
 
     sums: BatchSums
     loss: Array
     grad_norm: Array
+    stopping: Array | None
 
 
 class Program(NamedTuple):
@@ -103,25 +111,30 @@ def places_of(program: Program) -> TrainState | None:
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
-def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainState, StepMetrics]:
+def train_step(
+    program: Program, state: TrainState, data: Any, stopping: Array | None = None
+) -> tuple[TrainState, StepMetrics]:
     """Takes one training step: forward, backward, clipping, Adam.
 
     Args:
         program: static.
         state: donated.
         data: what the objective finds this step's batch in.
+        stopping: float32 `[devices]`, 1 where the device's process is asked to stop.
 
     Returns:
         The state, and the step's metrics.
     """
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
-    specs = (_WHOLE, _ROWS, _specs(data), _WHOLE, _WHOLE)
+    specs = (_WHOLE, _ROWS, _specs(data), _WHOLE, _WHOLE, _ROWS)
     gradients_of = _shared(
-        program.mesh, partial(_gradients, program), specs, (_WHOLE, _WHOLE, _ROWS)
+        program.mesh, partial(_gradients, program), specs, (_WHOLE, _WHOLE, _WHOLE, _ROWS)
     )
     key = random.fold_in(state.key, state.step)
-    gradients, sums, carry = gradients_of(state.params, before, data, state.batch, key)
+    gradients, sums, stopping, carry = gradients_of(
+        state.params, before, data, state.batch, key, stopping
+    )
     loss = mean_loss(sums)
     grad_norm = optax.tree.norm(gradients)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
@@ -140,13 +153,20 @@ def train_step(program: Program, state: TrainState, data: Any) -> tuple[TrainSta
         batch=(state.batch + 1) % program.batches,
         skipped=state.skipped + ~finite,
     )
-    return state, StepMetrics(sums, loss.astype(jnp.float32), grad_norm.astype(jnp.float32))
+    loss, grad_norm = loss.astype(jnp.float32), grad_norm.astype(jnp.float32)
+    return state, StepMetrics(sums, loss, grad_norm, stopping)
 
 
 def _gradients(
-    program: Program, params: Any, carry: Any, data: Any, index: Array, key: Array
-) -> tuple[Any, BatchSums, Any]:
-    """Gradients of the batch's mean loss, its sums, and the carry of this device's rows.
+    program: Program,
+    params: Any,
+    carry: Any,
+    data: Any,
+    index: Array,
+    key: Array,
+    stopping: Array | None,
+) -> tuple[Any, BatchSums, Array | None, Any]:
+    """Gradients of the batch's mean loss, its sums, those stopping; the carry of its own rows.
 
     What is drawn for a row depends on the key and on the row's number in the batch alone. Only
     gradients and sums go from device to device, together.
@@ -165,14 +185,17 @@ def _gradients(
         params = sharding.varying(params)
     gradients, (sums, after) = jax.grad(loss_of, has_aux=True)(params)
     if devices == 1:
-        return gradients, sums, after
+        return gradients, sums, stopping, after
     if zeros:
         gradients = gradients._replace(**dict.fromkeys(zeros))
     weight = _total(sums).weight
-    gradients, sums = sharding.summed((jax.tree.map(lambda g: g * weight, gradients), sums))
+    if stopping is not None:
+        stopping = stopping[0]
+    gradients = jax.tree.map(lambda g: g * weight, gradients)
+    gradients, sums, stopping = sharding.summed((gradients, sums, stopping))
     weight = _total(sums).weight
     gradients = jax.tree.map(lambda g: g / weight, gradients)
-    return gradients._replace(**zeros) if zeros else gradients, sums, after
+    return gradients._replace(**zeros) if zeros else gradients, sums, stopping, after
 
 
 def _total(sums: BatchSums) -> TokenSums:
@@ -213,7 +236,7 @@ def evaluate(
     too, there are none. The devices of a mesh share each batch, if it divides among them.
     """
     if mesh is not None and (mesh.size == 1 or batch_size % mesh.size):
-        mesh = None
+        params, mesh = sharding.local(mesh, params), None
     carry = objective.zero_carry(params, batch_size)
     found: list[dict[str, TokenSums]] = []
     for data in batches:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from states import Weights, bits, fill, make_state, names
 
@@ -34,6 +35,17 @@ def test_what_comes_back_is_what_was_saved(tmp_path: Path) -> None:
     assert (saved.step, saved.progress) == (0, PROGRESS)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(saved.state))
     assert jnp.array_equal(jax.random.uniform(saved.state.key), jax.random.uniform(state.key))
+
+
+@pytest.mark.filterwarnings("ignore:Sharding info")
+def test_orbax_reads_it_by_itself(tmp_path: Path) -> None:
+    state = make_state()
+    with CheckpointStore(tmp_path) as store:
+        store.save(3, state, PROGRESS)
+    with ocp.CheckpointManager(tmp_path) as manager:
+        assert manager.latest_step() == 3
+        found = manager.restore(3, args=ocp.args.Composite(state=ocp.args.PyTreeRestore()))
+    assert jnp.array_equal(found["state"]["params/cell/w"], state.params["cell"].w)
 
 
 def test_a_folder_may_be_named_by_way_of_another(

@@ -203,12 +203,12 @@ def test_a_step_begins_only_once_the_save_before_it_is_on_disk(
     begun: list[int] = []
     with SlowStore(folder.checkpoints, keep_latest=50) as store:
 
-        def noted_step(program: Any, state: Any, data: Any) -> Any:
+        def noted_step(program: Any, state: Any, *given: Any) -> Any:
             nonlocal now
             now += 1
             begun.append(int(state.step))
             assert (store.latest_step() or 0) == begun[-1] // 6 * 6
-            return train_step(program, state, data)
+            return train_step(program, state, *given)
 
         monkeypatch.setattr(loop, "train_step", noted_step)
         loop.train(the_task, first_state(the_task), folder, store, report)

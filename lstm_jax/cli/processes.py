@@ -1,0 +1,174 @@
+"""A run of several processes: how they find each other, and what ends them all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+
+from lstm_jax.cli.console import START_AGAIN, START_ALL_AGAIN, leave, tell
+from lstm_jax.files import one_line
+from lstm_jax.settings import Count, CountOrZero, check
+
+_ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Which of several processes this is.
+
+    Attributes:
+        coordinator: HOST:PORT of the first of several processes, each of which is started with the
+            same command; under Slurm, Open MPI, Kubernetes, torchrun or on a TPU pod it is found.
+        process_id: which of them this is; the first is 0.
+        process_count: how many there are.
+        start_timeout: seconds to wait until all have started.
+        dead_timeout: seconds without a sign of life after which one is taken to be dead.
+        stuck_timeout: seconds without a step after which this one ends; 0 for never.
+    """
+
+    coordinator: str | None = None
+    process_id: CountOrZero | None = None
+    process_count: Count | None = None
+    start_timeout: Count = 600
+    dead_timeout: Count = 10
+    stuck_timeout: CountOrZero = 600
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@contextmanager
+def joined(launch: Launch) -> Iterator[int]:
+    """Joins the other processes, if there are any, before JAX starts.
+
+    Yields:
+        How many there are; 0 where only the cluster knows.
+
+    Raises:
+        ValueError: something is missing.
+    """
+    address, count, number, local = _found(launch)
+    if not _is_one_of_several(address, count, number):
+        yield 1
+        return
+    # JAX would take SIGTERM, which is the training loop's.
+    jax.config.update("jax_enable_preemption_service", False)
+    start = f"the processes did not find each other within {launch.start_timeout} s"
+    reasons = [f"{start}; {START_ALL_AGAIN}, or with a longer --start-timeout"]
+
+    # JAX aborts, from a thread that Python doesn't see, where not all are there in time, the first
+    # is gone, or another gives no sign of life; this has it end by a line and a code of its own.
+    def end(_: int) -> None:
+        os.write(2, f"{reasons[-1]}\n".encode())
+        os._exit(START_AGAIN)
+
+    handler, libc = ctypes.CFUNCTYPE(None, ctypes.c_int)(end), ctypes.CDLL(None)
+    libc.signal(signal.SIGABRT, handler)
+    try:
+        jax.distributed.initialize(
+            address,
+            count,
+            number,
+            local_device_ids=local,
+            initialization_timeout=launch.start_timeout,
+            heartbeat_timeout_seconds=launch.dead_timeout,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"this is one of several processes, and JAX says: {error} Give --coordinator, "
+            f"--process-id and --process-count, or set {_ADDRESS}, {_NUMBER} and {_COUNT}"
+        ) from None
+    except RuntimeError as error:
+        tell(f"{reasons[0]} ({one_line(error, 200)})")
+        leave(START_AGAIN)
+    reasons.append(f"another process of this run ended, or is not heard of; {START_ALL_AGAIN}")
+    yield count or 0
+    jax.distributed.shutdown()  # waits for the others
+    libc.signal(signal.SIGABRT, None)  # as by default
+
+
+@contextmanager
+def watched(should_stop: Callable[[], bool], seconds: int) -> Iterator[Callable[[], bool]]:
+    """What training asks after each step, and a thread that ends the process if it asks no more.
+
+    Args:
+        should_stop: what is asked.
+        seconds: without being asked; 0 for any number.
+    """
+    asked = [time.monotonic()]
+    is_over = threading.Event()
+
+    def ask() -> bool:
+        asked[0] = time.monotonic()
+        return should_stop()
+
+    def watch() -> None:
+        while not is_over.wait(min(1, seconds / 10)):
+            if time.monotonic() - asked[0] > seconds:
+                tell(f"no step was done in {seconds} s, so a process is stuck; {START_ALL_AGAIN}")
+                leave(START_AGAIN)
+
+    if seconds:
+        threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield ask
+    finally:
+        is_over.set()
+
+
+def _is_one_of_several(address: str | None, count: int | None, number: int | None) -> bool:
+    """Whether there are others; raises ValueError where what is said of it is not enough."""
+    if address is not None and not address.rpartition(":")[2].isdecimal():
+        raise ValueError(f"the coordinator is {address!r}; give HOST:PORT")
+    if count == 1:
+        return False
+    is_one = address is not None or _is_cluster()
+    if not is_one and (count, number) != (None, None):
+        raise ValueError(f"this is process {number} of {count}; give --coordinator HOST:PORT, too")
+    if is_one and count is not None and number is not None and number >= count:
+        raise ValueError(f"there are {count} processes, so --process-id is at most {count - 1}")
+    return is_one
+
+
+def _found(launch: Launch) -> tuple[str | None, int | None, int | None, int | None]:
+    """Address, number of processes, which one this is, which one on its host: flags come first."""
+
+    def number(*names: str) -> int | None:
+        value = next((os.environ[name] for name in names if os.environ.get(name)), None)
+        if value is not None and not value.isdecimal():
+            raise ValueError(f"{names[0]} is {value!r}; set it to a number")
+        return None if value is None else int(value)
+
+    address = launch.coordinator or os.environ.get(_ADDRESS)
+    local = None
+    if address is None and {"MASTER_ADDR", "MASTER_PORT", "RANK"} <= {*os.environ}:  # torchrun's
+        # At its port torchrun itself listens.
+        address = f"{os.environ['MASTER_ADDR']}:{(number('MASTER_PORT') or 0) + 1}"
+        local = number("LOCAL_RANK")
+        count, this = number("WORLD_SIZE"), number("RANK")
+    else:
+        count, this = number(_COUNT), number(_NUMBER)
+    if launch.process_count is not None:
+        count = launch.process_count
+    if launch.process_id is not None:
+        this = launch.process_id
+    return address, count, this, local
+
+
+def _is_cluster() -> bool:
+    """Whether a launcher that JAX knows has started this as one of several processes."""
+    there = os.environ
+    return (
+        ("SLURM_STEP_NODELIST" in there and there.get("SLURM_NTASKS", "1") != "1")
+        or there.get("OMPI_COMM_WORLD_SIZE", "1") != "1"
+        or {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= {*there}
+        or "," in there.get("TPU_WORKER_HOSTNAMES", "")
+    )

@@ -1,0 +1,86 @@
+"""What the processes of one run tell each other between steps; alone, a process tells itself.
+
+All processes must call these functions, and in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from lstm_jax.files import one_line
+
+T = TypeVar("T")
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes the log, samples and pictures."""
+    return jax.process_index() == 0
+
+
+class AnotherEndedError(RuntimeError):
+    """Another process of the run has ended, so that this one has nobody to go on with."""
+
+
+def gathered(text: str) -> list[str]:
+    """The texts of all processes, by their numbers.
+
+    Raises:
+        AnotherEndedError: a process is gone.
+    """
+    if jax.process_count() == 1:
+        return [text]
+    raw = np.frombuffer(text.encode(), np.uint8)
+    try:
+        sizes = multihost_utils.process_allgather(np.int32(raw.size))
+        if not (most := int(max(sizes))):
+            return [""] * len(sizes)
+        padded = np.zeros(1 << (most - 1).bit_length(), np.uint8)  # few sizes to compile
+        padded[: raw.size] = raw
+        found = multihost_utils.process_allgather(padded)
+    except (ValueError, RuntimeError) as error:
+        raise AnotherEndedError(one_line(error)) from None
+    return [bytes(row[:size]).decode() for row, size in zip(found, sizes, strict=True)]
+
+
+def together(work: Callable[[], T], *, first_only: bool = False) -> T | None:
+    """Does something in all processes, or in the first one; what fails in one, fails in all.
+
+    Returns:
+        What it gave; None in those that had nothing to do.
+
+    Raises:
+        Exception: its own, where it failed.
+        ValueError: it failed in another process.
+    """
+    result, failure = None, None
+    if is_first() or not first_only:
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+    reasons = gathered(one_line(failure) if failure else "")
+    if failure:
+        raise failure
+    for process, reason in enumerate(reasons):
+        if reason:
+            raise ValueError(f"process {process}: {reason}")
+    return result
+
+
+def require_same(what: Mapping[str, str | bytes]) -> None:
+    """Raises ValueError, in all processes, naming what is not the same in each of them."""
+    for name, value in what.items():
+        raw = value.encode() if isinstance(value, str) else value
+        first, *others = gathered(hashlib.sha256(raw).hexdigest())
+        strangers = [str(number) for number, each in enumerate(others, 1) if each != first]
+        if strangers:
+            raise ValueError(
+                f"{name} differ between the processes: process {', '.join(strangers)} has others "
+                "than process 0; start them all with the same"
+            )

@@ -1,0 +1,295 @@
+"""A run of several processes: the same numbers, one end for all, and nothing lost.
+
+They are JAX's, on this machine, and reach each other over 127.0.0.1 by gloo.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from processes import Process
+from short_runs import FLAGS, SAVE_EVERY, TEXT, Promise, last_row, newest_step, rows_of
+
+from lstm_jax.cli.console import START_AGAIN
+from lstm_jax.training.log import read_rows
+from lstm_jax.training.run import RunFolder
+
+pytestmark = pytest.mark.slow
+
+_SPLITTING = "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count"
+STEPS = 40
+QUICKLY = 2.0
+"""Seconds within which all are to end, of which one ends; a process that is stopped needs most."""
+
+
+class Party:
+    """Processes that train one run together.
+
+    Args:
+        run: its folder.
+        arguments: of each of them.
+        processes: how many.
+        devices: of all of them.
+        own: further arguments of one of them, by its number.
+        absent: one that is never started.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        arguments: Sequence[str],
+        processes: int,
+        devices: int,
+        own: dict[int, list[str]] | None = None,
+        absent: int | None = None,
+    ) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        together = [] if processes == 1 else [
+            "--coordinator", f"127.0.0.1:{port}", "--process-count", str(processes),
+            "--dead-timeout", "1",
+        ]  # fmt: skip
+        given = [*arguments, "--run-dir", str(run), "--devices", str(devices), *together]
+        self.members = {
+            number: Process(
+                "train.py",
+                [*given, *(["--process-id", str(number)] if together else []),
+                 *(own or {}).get(number, [])],
+                run.with_name(f"{run.name}-{number}"),
+                environment={"XLA_FLAGS": f"{_SPLITTING}={devices // processes}"},
+            )
+            for number in range(processes)
+            if number != absent
+        }  # fmt: skip
+
+    def wait(self, seconds: float = 120) -> dict[int, int]:
+        """The exit codes of all."""
+        return {number: member.wait(seconds) for number, member in self.members.items()}
+
+    def errors(self) -> str:
+        """What they have printed on standard error."""
+        return "".join(member.errors for member in self.members.values())
+
+    def reach(self, run: Path, step: int) -> bool:
+        """Waits for a row of metrics."""
+        return self.members[0].wait_until(lambda: last_row(run) >= step)
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    data = tmp_path_factory.mktemp("data") / "text.txt"
+    data.write_text(TEXT, encoding="utf-8")
+    return ["--data", str(data), *FLAGS, "--steps", str(STEPS)]
+
+
+@pytest.fixture(scope="module")
+def alone(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes that were left alone."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    party = Party(run, arguments, 2, 2)
+    assert set(party.wait().values()) == {0}, party.errors()
+    return run
+
+
+def going_on(run: Path) -> list[str]:
+    return ["--resume"] if RunFolder(run).config.exists() else []
+
+
+def is_saving(run: Path) -> bool:
+    return any(not path.name.isdigit() for path in RunFolder(run).checkpoints.iterdir())
+
+
+def losses(run: Path) -> np.ndarray:
+    return np.array([row["loss"] for row in read_rows(RunFolder(run).metrics)])
+
+
+def poems(folder: Path) -> list[str]:
+    file, rng = folder / "poems.txt", np.random.default_rng(0)
+    lines = ["".join(rng.choice(list("abcdefghij"), rng.integers(3, 13))) for _ in range(90)]
+    file.write_text("\n".join(f"title:{line}" for line in lines), encoding="utf-8")
+    sizes = ["--hidden-size", "12", "--embedding-size", "12", "--length", "12", "--widths", "2"]
+    return ["poems", "--data", str(file), *sizes]
+
+
+def reviews(folder: Path) -> list[str]:
+    file, rng = folder / "reviews.tsv", np.random.default_rng(0)
+    rows = [f"{' '.join(rng.choice(list('abcdef'), 6))}\t{n % 2}" for n in range(120)]
+    file.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
+    sizes = [
+        "--hidden-size",
+        "12",
+        "--embedding-size",
+        "12",
+        "--dense-size",
+        "5",
+        "--length",
+        "8",
+        "--widths",
+        "2",
+    ]
+    return ["reviews", "--data", str(file), *sizes]
+
+
+def lines(folder: Path) -> list[str]:
+    file = folder / "text.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    return ["docs", "--data", str(file), *["--hidden-size", "12", "--sequence-length", "16"]]
+
+
+RARELY = ["--evaluate-every", "100", "--sample-every", "0", "--checkpoint-every", "0"]
+WHOLE_RUNS = {
+    "lstm": (lines, ["--cell", "lstm", "--dropout", "0.3"]),
+    "gru": (lines, ["--cell", "gru", "--dropout", "0.3"]),
+    "poems": (poems, []),
+    "reviews": (reviews, []),
+}
+
+
+@pytest.mark.parametrize("system", WHOLE_RUNS)
+def test_losses_do_not_depend_on_how_the_devices_are_spread(system: str, tmp_path: Path) -> None:
+    """Two hundred steps with dropout, on 1 x 1, 1 x 4, 2 x 2 and 4 x 1 processes x devices."""
+    make, more = WHOLE_RUNS[system]
+    common = "--batch-size 8 --steps 200 --log-every 1 --intervals steps --patience 0"
+    arguments = [*make(tmp_path), *more, *common.split(), *RARELY]
+    found = {}
+    for processes, devices in ((1, 1), (1, 4), (2, 4), (4, 4)):
+        run = tmp_path / f"{processes}-{devices}"
+        party = Party(run, arguments, processes, devices)
+        assert set(party.wait().values()) == {0}, party.errors()
+        found[processes, devices] = rows_of(run), losses(run)
+    assert found[2, 4][0] == found[4, 4][0]
+    for _, each in found.values():
+        assert len(each) == 200
+        assert np.abs(each - found[1, 1][1]).max() <= 2e-6
+
+
+def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
+    arguments: list[str], alone: Path, tmp_path: Path, is_thorough: bool, promise: Promise
+) -> None:
+    """A quarter of the kills come during a save; a run that comes to its end makes way for one."""
+    kills, random = 20, np.random.default_rng(0)
+    failures, slowest, lost, runs = [], 0.0, 0, [tmp_path / "0"]
+    for kill in range(kills):
+        run = runs[-1]
+        party = Party(run, [*arguments, *going_on(run)], 2, 2)
+        assert party.members[0].wait_until(lambda party=party: bool(party.members[0].output))
+        party.reach(run, min(last_row(run) + int(random.integers(1, 8)), STEPS))
+        if kill % 4 == 0:
+            party.members[0].wait_until(lambda run=run: is_saving(run))
+        else:
+            time.sleep(random.uniform(0, 0.05))
+        victim = int(random.integers(2))
+        party.members[victim].kill()
+        began = time.monotonic()
+        code = party.members[1 - victim].wait(60)
+        slowest = max(slowest, time.monotonic() - began)
+        is_over = last_row(run) == STEPS
+        if code != START_AGAIN and not (is_over and code == 0):
+            failures.append(f"kill {kill}: {code}: {party.errors()}")
+        lost = max(lost, last_row(run) - newest_step(run))
+        if is_over:
+            runs.append(tmp_path / str(len(runs)))
+    for run in runs:
+        party = Party(run, [*arguments, *going_on(run)], 2, 2)
+        assert set(party.wait().values()) == {0}, party.errors()
+        failures += [f"{run.name} has other rows"] * (rows_of(run) != rows_of(alone))
+    failures += [f"{lost} steps were lost"] * (lost > SAVE_EVERY)
+    failures += [f"{slowest:.1f} s until the other ended"] * (is_thorough and slowest > QUICKLY)
+    promise(
+        "one of two processes is killed", kills, failures,
+        f"the other ended with {START_AGAIN} within {slowest:.1f} s; at most {lost} steps lost",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("receiver", [0, 1])
+def test_a_signal_to_one_stops_all_and_any_number_goes_on(
+    number: signal.Signals, receiver: int, arguments: list[str], alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    party = Party(run, arguments, 2, 2)
+    party.reach(run, 7)
+    party.members[receiver].signal(number)
+    assert party.wait() == {0: 128 + number, 1: 128 + number}, party.errors()
+    stopped_at = newest_step(run)
+    assert stopped_at - 1 <= last_row(run) <= stopped_at  # an evaluation may be cut short
+    others = 1 if receiver else 4
+    party = Party(run, ["--resume"], others, others)
+    assert set(party.wait().values()) == {0}, party.errors()
+    assert [row["step"] for row in read_rows(RunFolder(run).metrics)] == [*range(1, STEPS + 1)]
+    assert np.abs(losses(run) - losses(alone)).max() <= 2e-6
+
+
+def test_one_that_is_ended_at_once_ends_the_other(arguments: list[str], tmp_path: Path) -> None:
+    party = Party(tmp_path / "run", [*arguments, "--steps", "4000"], 2, 2)
+    party.reach(tmp_path / "run", 6)
+    while not party.members[1].has_ended:
+        party.members[1].signal(signal.SIGINT)
+    assert party.wait(60) == {0: START_AGAIN, 1: 128 + signal.SIGINT}
+    assert "another process" in party.members[0].errors.splitlines()[-1]
+
+
+def test_a_save_that_fails_in_one_fails_in_all_and_harms_nothing(
+    arguments: list[str], alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    party = Party(run, arguments, 2, 2)
+    party.reach(run, 6)
+    own = party.members[1].limit(resource.RLIMIT_FSIZE, 0)
+    assert party.members[0].wait_until(lambda: b"was not saved" in party.members[0].output)
+    good = newest_step(run)
+    party.members[1].limit(resource.RLIMIT_FSIZE, own)
+    assert set(party.wait().values()) == {0}, party.errors()
+    assert newest_step(run) == STEPS > good
+    assert b"process 1: " in party.members[0].output
+    assert rows_of(run) == rows_of(alone)
+
+
+def test_one_that_is_stopped_ends_the_other(arguments: list[str], tmp_path: Path) -> None:
+    party = Party(tmp_path / "run", arguments, 2, 2)
+    party.reach(tmp_path / "run", 6)
+    party.members[1].signal(signal.SIGSTOP)
+    assert party.members[0].wait(60) == START_AGAIN
+    assert "another process" in party.members[0].errors.splitlines()[-1]
+    party.members[1].kill()
+
+
+@pytest.mark.parametrize(
+    ("own", "code", "others", "says"),
+    [
+        (["--data", "MISSING"], 2, START_AGAIN, "another process of this run ended"),
+        (["--data", "OTHER"], 2, 2, "the data differ between the processes"),
+        (["--learning-rate", "0.5"], 2, 2, "the settings differ between the processes"),
+        (["--data", "FIFO"], START_AGAIN, START_AGAIN, "no step was done in 5 s"),
+    ],
+    ids=["no file", "other data", "other settings", "stuck"],
+)
+def test_what_is_wrong_with_one_ends_all_with_a_line(
+    own: list[str], code: int, others: int, says: str, arguments: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "OTHER").write_text(TEXT + "More.", encoding="utf-8")
+    os.mkfifo(tmp_path / "FIFO")
+    own = [str(tmp_path / each) if each.isupper() else each for each in own]
+    party = Party(tmp_path / "run", [*arguments, "--stuck-timeout", "5"], 2, 2, {1: own})
+    assert party.wait() == {0: others, 1: code}
+    assert says in party.members[0].errors
+    assert len(party.members[1].errors.splitlines()) == 1
+    assert "Traceback" not in party.errors()
+
+
+def test_one_that_never_starts_is_not_waited_for_for_ever(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    party = Party(tmp_path / "run", [*arguments, "--start-timeout", "5"], 2, 2, absent=1)
+    assert party.wait() == {0: START_AGAIN}
+    assert "did not find each other within 5 s" in party.errors()
+    assert not (tmp_path / "run").exists()
