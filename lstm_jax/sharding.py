@@ -7,6 +7,9 @@ gradient of its own rows (of parameters made `varying`, so that JAX adds nothing
 
 from __future__ import annotations
 
+import itertools
+import math
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -19,6 +22,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 DATA_AXIS = "data"
 
 Tree = TypeVar("Tree")
+
+_WHOLE = PartitionSpec()
 
 
 def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
@@ -78,16 +83,58 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     # ones would be compiled twice.
     if mesh.size == 1:
         return jax.tree.map(jnp.asarray, tree)
-    place = NamedSharding(mesh, rows_at(axis))
+    return put_at(NamedSharding(mesh, rows_at(axis)), tree)
 
-    def placed(array: Any) -> Array:
-        if isinstance(array, Array) and array.sharding == place:
+
+def put_at(places: Any, tree: Tree) -> Tree:
+    """As `put`, each array at its place: shardings, in a tree of this structure or the top of it.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> xs = np.ones((8 * mesh.size, 3))
+        >>> split = lstm_jax.sharding.split_among(mesh, xs.shape)
+        >>> lstm_jax.sharding.put_at(split, xs).addressable_shards[0].data.shape
+        (8, 3)
+    """
+
+    def placed(place: NamedSharding, array: Any) -> Array:
+        if isinstance(array, Array) and array.sharding.is_equivalent_to(place, array.ndim):
             return array
         # Not `device_put`, which has all processes compare what they were given.
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, place, array.__getitem__)
 
-    return jax.tree.map(placed, tree)
+    def placed_all(place: NamedSharding, part: Any) -> Any:
+        return jax.tree.map(partial(placed, place), part)
+
+    found: Tree = jax.tree.map(placed_all, places, tree)
+    return found
+
+
+def split_among(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec = _WHOLE) -> NamedSharding:
+    """Where an array of this shape lives of which each device is to have a part of its own.
+
+    What `spec` has whole on several devices is split among them along the axis that is the largest
+    on each, of those that divide (the first of equals). An array with none stays as it is.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> place = lstm_jax.sharding.split_among(mesh, (3, 8 * mesh.size))
+        >>> jax.device_put(jnp.ones((3, 8 * mesh.size)), place).addressable_shards[0].data.shape
+        (3, 8)
+    """
+    sizes = NamedSharding(mesh, spec).shard_shape(shape)
+    parts = [part or () for part in (*spec, *[None] * (len(shape) - len(spec)))]
+    named = [(part,) if isinstance(part, str) else part for part in parts]
+    left = tuple(name for name in mesh.axis_names if name not in itertools.chain(*named))
+    devices = math.prod(mesh.shape[name] for name in left)
+    fitting = [axis for axis, size in enumerate(sizes) if size % devices == 0]
+    if fitting:
+        axis = max(fitting, key=sizes.__getitem__)
+        named[axis] = (*named[axis], *left)
+    while named and not named[-1]:  # as jit writes them, and what it gives back must be equal
+        named.pop()
+    return NamedSharding(mesh, PartitionSpec(*named))
 
 
 def local(mesh: Mesh, tree: Tree) -> Tree:

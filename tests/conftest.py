@@ -1,4 +1,4 @@
-"""Settings for the whole suite: two fake CPU devices, and slow tests on request."""
+"""Settings for the whole suite: four fake CPU devices, and slow tests on request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Before jax is imported anywhere: sharding is tested on two devices that share the CPU.
+# Before jax is imported anywhere: sharding is tested on devices that share the CPU.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -27,7 +27,7 @@ from promises import document_with_tables, write_tables
 from recorded import Peer, Recording
 
 # A whole run of the suite stood still once, idle, after many small asynchronous dispatches on the
-# two fake devices. The commands' own processes, which tests start too, keep the default.
+# fake devices. The commands' own processes, which tests start too, keep the default.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 settings.register_profile(

@@ -71,7 +71,7 @@ def test_the_python_in_documents_runs() -> None:
         "for name, code in json.load(sys.stdin):\n"
         "    exec(compile(code, name, 'exec'), {'__name__': '__main__'})"
     )
-    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=2", "").strip()
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=4", "").strip()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", each],
         input=json.dumps(snippets),

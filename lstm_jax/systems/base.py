@@ -25,6 +25,7 @@ from lstm_jax.text import Vocabulary
 
 AnyArray = Array | npt.NDArray[Any]
 OutputBias = Literal["drawn", "frequencies"]
+ShardState = Literal["none", "moments", "all"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ class TrainConfig:
         steps: optimizer steps in all; None for as many as the epochs have.
         seed: of initial weights, dropout, order and samples.
         devices: how many devices share each batch; "auto" lets the command choose.
+        shard_state: of what each device keeps a part alone, and not the whole: of "none" of the
+            state; of Adam's "moments", two thirds of it; of "all", parameters as well, which then
+            go round before each step. It saves memory, and the losses stay what they are.
         intervals: what the intervals below count.
         log_every: from one row of metrics to the next.
         evaluate_every: from one held-out evaluation to the next; 0 only at the end.
@@ -120,6 +124,7 @@ class TrainConfig:
     steps: Changeable[Count | None] = None
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     devices: Changeable[Count | Literal["auto"]] = "auto"
+    shard_state: Changeable[ShardState] = "none"
     intervals: Changeable[Literal["steps", "epochs"]] = "steps"
     log_every: Changeable[Count] = 10
     evaluate_every: Changeable[CountOrZero] = 500

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from lstm_jax import sharding
 from lstm_jax.dropout import keys_of_rows
 from lstm_jax.losses import TokenSums
-from lstm_jax.systems.base import BatchSums, Objective
+from lstm_jax.systems.base import BatchSums, Objective, ShardState
 from lstm_jax.training.log import MetricSums, total
 
 _WHOLE, _ROWS = sharding.rows_at(None), sharding.rows_at(0)
@@ -72,6 +72,7 @@ class Program(NamedTuple):
         batch_size: sequences side by side.
         mesh: the devices that share them.
         frozen: fields of the parameters that are not learnt, whose gradients are zeros.
+        shard_state: of what each device has but its part; see `TrainConfig`.
     """
 
     objective: Objective
@@ -80,15 +81,20 @@ class Program(NamedTuple):
     batch_size: int
     mesh: Mesh
     frozen: tuple[str, ...] = ()
+    shard_state: ShardState = "none"
 
 
 @partial(jax.jit, static_argnums=0)
 def init_state(program: Program, seed: Array) -> TrainState:
     """The state before the first step."""
+    return _placed(program, _drawn(program, seed))
+
+
+def _drawn(program: Program, seed: Array) -> TrainState:
     key_params, key = random.split(random.key(seed))
     params = program.objective.init(key_params)
     zero = partial(jnp.zeros, (), jnp.int32)
-    state = TrainState(
+    return TrainState(
         step=zero(),
         params=params,
         opt_state=program.optimizer.init(params),
@@ -97,8 +103,6 @@ def init_state(program: Program, seed: Array) -> TrainState:
         batch=zero(),
         skipped=zero(),
     )
-    places = places_of(program)
-    return state if places is None else lax.with_sharding_constraint(state, places)
 
 
 def places_of(program: Program) -> TrainState | None:
@@ -107,7 +111,21 @@ def places_of(program: Program) -> TrainState | None:
         return None
     places: list[Any] = [NamedSharding(program.mesh, each) for each in (_WHOLE, _ROWS)]
     whole, rows = places
-    return TrainState(whole, whole, whole, rows, whole, whole, whole)
+    state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
+
+    def split(tree: Any, *when: ShardState) -> Any:
+        if program.shard_state not in when:
+            return whole
+        return jax.tree.map(lambda leaf: sharding.split_among(program.mesh, leaf.shape), tree)
+
+    params, moments = split(state.params, "all"), split(state.opt_state, "all", "moments")
+    return TrainState(whole, params, moments, rows, whole, whole, whole)
+
+
+def _placed(program: Program, state: TrainState) -> TrainState:
+    """The state, each part where it lives."""
+    places = places_of(program)
+    return state if places is None else lax.with_sharding_constraint(state, places)
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -153,6 +171,7 @@ def train_step(
         batch=(state.batch + 1) % program.batches,
         skipped=state.skipped + ~finite,
     )
+    state = _placed(program, state)
     loss, grad_norm = loss.astype(jnp.float32), grad_norm.astype(jnp.float32)
     return state, StepMetrics(sums, loss, grad_norm, stopping)
 

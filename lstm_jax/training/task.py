@@ -64,7 +64,10 @@ def make_task(system: System) -> Task:
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
     mesh = sharding.data_mesh(config.device_count, config.batch_size)
-    program = Program(system.objective, optimizer, batches, config.batch_size, mesh, system.frozen)
+    program = Program(
+        system.objective, optimizer, batches, config.batch_size, mesh, system.frozen,
+        config.shard_state,
+    )  # fmt: skip
     return Task(system, program, steps, schedule, parameters)
 
 
@@ -101,7 +104,10 @@ def first_state(task: Task) -> TrainState:
         params = task.system.first_params(state.params)
     else:
         params = learnt_params(RunFolder(Path(task.config.init_from)), state.params)
-    return dataclasses.replace(state, params=sharding.put(task.program.mesh, params, None))
+    places = places_of(task.program)
+    if places is not None:
+        params = sharding.put_at(places.params, params)
+    return dataclasses.replace(state, params=params)
 
 
 def restored_state(

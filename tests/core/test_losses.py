@@ -182,8 +182,14 @@ def test_uniform_model_has_the_vocabulary_as_perplexity(float64: None) -> None:
     assert abs(jnp.exp(sums.loss / sums.weight) - V) < 1e-12
 
 
-def test_chunks_never_hold_all_times_and_about_a_million_logits() -> None:
+def test_chunks_never_hold_all_times_and_as_many_logits_as_suit_the_device(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert chunk_times(50, 2, 3) == 25
     assert chunk_times(1, 2, 3) == 1
     assert chunk_times(1000, 64, 8192) == 3
     assert chunk_times(1000, 64, 10**6) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert chunk_times(1000, 64, 8192) == 128
+    assert chunk_times(50, 2, 3) == 25
+    assert chunk_times(20, 128, 793_000) == 1

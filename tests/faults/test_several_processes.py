@@ -16,9 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import Process
-from short_runs import FLAGS, SAVE_EVERY, TEXT, Promise, last_row, newest_step, rows_of
+from short_runs import (
+    FLAGS,
+    SAVE_EVERY,
+    TEXT,
+    Promise,
+    bytes_of,
+    last_row,
+    newest_step,
+    rows_of,
+    task_of,
+)
 
 from lstm_jax.cli.console import START_AGAIN
+from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 
@@ -40,6 +51,7 @@ class Party:
         devices: of all of them.
         own: further arguments of one of them, by its number.
         absent: one that is never started.
+        command: what each of them runs.
     """
 
     def __init__(
@@ -50,6 +62,7 @@ class Party:
         devices: int,
         own: dict[int, list[str]] | None = None,
         absent: int | None = None,
+        command: str = "train.py",
     ) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -61,7 +74,7 @@ class Party:
         given = [*arguments, "--run-dir", str(run), "--devices", str(devices), *together]
         self.members = {
             number: Process(
-                "train.py",
+                command,
                 [*given, *(["--process-id", str(number)] if together else []),
                  *(own or {}).get(number, [])],
                 run.with_name(f"{run.name}-{number}"),
@@ -227,6 +240,28 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(
     assert set(party.wait().values()) == {0}, party.errors()
     assert [row["step"] for row in read_rows(RunFolder(run).metrics)] == [*range(1, STEPS + 1)]
     assert np.abs(losses(run) - losses(alone)).max() <= 2e-6
+
+
+@pytest.mark.parametrize("kept", ["none", "moments", "all"])
+def test_a_state_survives_any_number_of_processes_to_the_bit(
+    kept: str, arguments: list[str], tmp_path: Path
+) -> None:
+    """Saved by four processes, then restored and saved by two, by one and by four again."""
+    run = tmp_path / "run"
+    split = ["--shard-state", kept, "--hidden-size", "16", "--steps", "6", *RARELY]
+    party = Party(run, [*arguments, *split], 4, 4)
+    assert set(party.wait().values()) == {0}, party.errors()
+    record = (RunFolder(run).checkpoints / "6" / "_CHECKPOINT_METADATA").read_text()
+    in_parts = {"none": 2, "moments": 2 + 10, "all": 2 + 15}[kept]  # the carry always is
+    assert record.count("parts") == in_parts
+    for processes in (2, 1, 4):
+        party = Party(run, [], processes, processes, command="tests/faults/save_again.py")
+        assert set(party.wait().values()) == {0}, party.errors()
+    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
+        steps = store.steps()
+    first, *others = [bytes_of(run, task_of(run), step) for step in steps]
+    assert len(others) == 3
+    assert all(each == first for each in others)
 
 
 def test_one_that_is_ended_at_once_ends_the_other(arguments: list[str], tmp_path: Path) -> None:
