@@ -133,8 +133,8 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     summed = mesh.held(learnt, of_vocabulary=None if mesh.data > 1 else False)
     memory = {
         "parameters": mesh.held(learnt, is_split=splits_all),
-        "parameters, gathered": whole if splits_all and mesh.devices > 1 else 0,
         "gradients": whole,
+        # Where parameters are gathered, those are gone once the gradients are known.
         "gradients, flat to be summed": summed if mesh.devices > 1 else 0,
         "Adam's moments": mesh.held(moments, is_split=splits_moments),
         "frozen vectors": mesh.held(vectors),
@@ -202,7 +202,7 @@ def _kept(model: Any, params: Any, rows: int, times: int) -> int:
 
 
 def _loss_memory(mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int]:
-    """Of a group's rows: a chunk of logits with its gradient, and along the tensor axis the states.
+    """Of a group's rows: a chunk of logits with its gradients, and all states for the tensor axis.
 
     A device has its part of the vocabulary, and all rows of the devices that it shares it with.
     """
@@ -210,10 +210,12 @@ def _loss_memory(mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int
         return {}
     group, tokens = rows * mesh.tensor, -(-mesh.tokens // mesh.tensor)
     logits = chunk_times(times, group, tokens) * group * tokens
-    states = times * group * model.config.output_size if mesh.tensor > 1 else 0
+    size = model.config.output_size
+    states = times * group * size if mesh.tensor > 1 else 0
     return {
         "hidden states of the group, their gradient": 2 * _NUMBER * states,
         "logits of a chunk, their gradient": 2 * _NUMBER * logits,
+        "output layer's gradient by a chunk": _NUMBER * size * tokens,
     }
 
 
