@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[type[Any] | None, str]] = {
     "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one a line, with a classifier"),
     "convert": (ConvertCommand, "SOURCE TARGET: weights of a run or a file, as safetensors"),
     "export": (ExportCommand, "RUN_DIR TARGET: a run's model as a program that needs JAX alone"),
+    "plan": (None, "[PRESET]: a model's memory, traffic and time on a mesh, from its config"),
     "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
 }
 """What a command can be given, and what it is for; it is `run` of the module of its name."""
@@ -61,8 +62,8 @@ def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
     options, _ = COMMANDS[word]
     if options is None:  # a preset's or a run's: the line says which
         with importing():
-            from lstm_jax.cli.train_options import read_arguments
-        command: Any = read_arguments(arguments, prog)
+            reader = import_module(f"lstm_jax.cli.{word}_options")
+        command: Any = reader.read_arguments(arguments, prog)
     else:
         command = parse(options, None, arguments, prog, SAMPLE_HELP if word == "sample" else None)
     with importing():

@@ -1,0 +1,194 @@
+"""What `plan` says of a model on a mesh is what the model takes there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from commands import ROOT, Command, Refusal
+
+from lstm_jax import sharding
+from lstm_jax.cli.main import run
+from lstm_jax.cli.plan_options import read_arguments
+from lstm_jax.systems import presets, system_of
+from lstm_jax.systems.language import LanguageObjective
+from lstm_jax.training.optimizer import make_optimizer
+from lstm_jax.training.state import Program, TrainState, init_state
+
+plan_command = partial(run, "plan")
+SMALL = shlex.split(
+    "shakespeare --vocabulary-size 64 --hidden-size 16 --embedding-size 8 --batch-size 32"
+)
+WORDS = shlex.split("shakespeare --vocabulary-size 793470 --sequence-length 20")
+LARGE = shlex.split("--hidden-size 2048 --projection-size 512 --embedding-size 512")
+LARGER = shlex.split("--layers 2 --hidden-size 8192 --projection-size 1024 --embedding-size 1024")
+
+Planned = Callable[..., Any]
+
+
+@pytest.fixture
+def planned(call: Command) -> Planned:
+    def planned(*arguments: object) -> Any:
+        code, out, err = call(plan_command, *arguments, "--json")
+        assert (code, err) == (0, "")
+        return json.loads(out)
+
+    return planned
+
+
+@pytest.mark.parametrize("preset", [preset.preset for preset in presets()])
+def test_parameters_are_those_of_the_model(preset: str, planned: Planned) -> None:
+    tokens = ["--vocabulary-size", "31"]
+    config: Any = read_arguments([preset, *tokens], "plan").config
+    params = system_of(config).model_of(config, 31).init(jax.random.key(0))
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part))
+        for name, part in params._asdict().items()
+        if jax.tree.leaves(part)
+    }
+    found = planned(preset, *tokens)
+    assert found["parameters"] == sizes | {"total": sum(sizes.values())}
+    assert found["memory"]["parameters"] == 4 * sum(sizes.values())
+
+
+def test_frozen_vectors_are_held_and_neither_learnt_nor_exchanged(planned: Planned) -> None:
+    """Besides the embedding, which learns the vectors of words that have none."""
+    flags = ["reviews", "--vocabulary-size", 100, "--devices", 2]
+    learnt, frozen = planned(*flags), planned(*flags, "--frozen-embedding")
+    assert frozen["memory"]["frozen vectors"] == 4 * 100 * 50
+    assert (learnt["parameters"], learnt["traffic"]) == (frozen["parameters"], frozen["traffic"])
+    for part in ("gradients", "Adam's moments"):
+        assert learnt["memory"][part] == frozen["memory"][part]
+
+
+@pytest.mark.parametrize("devices", [n for n in (1, 2, 4) if n <= jax.device_count()])
+def test_a_state_takes_these_bytes_of_a_device(devices: int, planned: Planned) -> None:
+    arguments = [*SMALL, "--devices", str(devices)]
+    config: Any = read_arguments(arguments, "plan").config
+    objective = LanguageObjective(system_of(config).model_of(config, 64), 50)
+    mesh = sharding.data_mesh(devices)
+    optimizer = make_optimizer(config.optimizer, lambda updates: 1e-3)
+    state: TrainState = init_state(Program(objective, optimizer, 1, 32, mesh), np.uint32(0))
+
+    def held(tree: Any) -> int:
+        shards = (leaf.addressable_shards[0].data for leaf in jax.tree.leaves(tree))
+        return sum(shard.nbytes for shard in shards)
+
+    memory = planned(*arguments)["memory"]
+    assert memory["parameters"] == held(state.params)
+    assert memory["Adam's moments"] == held(state.opt_state)
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+def test_shares_are_the_nth_part(devices: int, planned: Planned) -> None:
+    alone, mesh = planned(*SMALL)["memory"], ["--devices", devices]
+    none, moments, both = (
+        planned(*SMALL, *mesh, "--shard-state", each)["memory"]
+        for each in ("none", "moments", "all")
+    )
+    tensor = planned(*SMALL, *mesh, "--tensor", devices)
+    assert none["parameters"] == alone["parameters"] == moments["parameters"]
+    assert none["Adam's moments"] == alone["Adam's moments"]
+    counts = 8  # of updates: of Adam's, and of the learning rate's
+    share = (alone["Adam's moments"] - counts) // devices + counts
+    assert moments["Adam's moments"] == both["Adam's moments"] == share
+    assert both["parameters"] == alone["parameters"] // devices
+    layers = 4 * tensor["parameters"]["layers"]
+    assert tensor["memory"]["parameters"] - layers == (alone["parameters"] - layers) // devices
+    kept = "kept for the backward pass"
+    assert none[kept] * devices == pytest.approx(alone[kept], rel=0.05)
+    # Nobody else has this part of the vocabulary, so only the layers' gradients are added up.
+    assert "gradients of the vocabulary, summed" not in tensor["traffic"]
+
+
+@pytest.mark.parametrize(("devices", "tensor"), [(1, 1), (2, 1), (8, 1), (8, 2), (8, 8)])
+def test_gradients_and_parameters_travel_as_in_a_ring(
+    devices: int, tensor: int, planned: Planned
+) -> None:
+    mesh = ["--devices", devices, "--tensor", tensor]
+    traffic, split = (
+        planned(*SMALL, *mesh, "--shard-state", each)["traffic"] for each in ("none", "all")
+    )
+    sizes = planned(*SMALL)["parameters"]
+    layers, vocabulary = (4 * size for size in (sizes["layers"], sizes["total"] - sizes["layers"]))
+    for name, size, n in (
+        ("layers", layers, devices),
+        ("vocabulary", vocabulary // tensor, devices // tensor),
+    ):
+        gathered = round(size * (n - 1) / n)
+        summed = traffic.get(f"gradients of the {name}, summed", {"sent": 0})
+        assert summed["sent"] == 2 * gathered
+        assert split.get(f"parameters of the {name}, gathered", summed)["sent"] == gathered
+    if tensor == 1:
+        assert traffic["total"]["sent"] == 2 * (layers + vocabulary) * (devices - 1) // devices
+
+
+@pytest.mark.parametrize(
+    ("model", "whole_gb", "whole_ms", "tensor_gb", "tensor_ms", "work_ms"),
+    [(LARGE, 13.2, (14, 130), 1.78, 16, 16), (LARGER, 28.4, (31, 280), 5.67, 52, 37)],
+)
+def test_models_of_a_billion_parameters(
+    model: list[str],
+    whole_gb: float,
+    whole_ms: tuple[float, float],
+    tensor_gb: float,
+    tensor_ms: float,
+    work_ms: float,
+    planned: Planned,
+) -> None:
+    """As worked out by hand: 16 bytes a parameter; rings of 400 GB/s in a node, 50 between."""
+    state = ("parameters", "gradients", "Adam's moments")
+    few, many = (planned(*WORDS, *model, "--devices", n, "--batch-size", 128 * n) for n in (8, 64))
+    tensor = planned(*WORDS, *model, "--devices", 64, "--batch-size", 64 * 128, "--tensor", 8)
+    for found, gigabytes, ms in (
+        (few, whole_gb, whole_ms[0]),
+        (many, whole_gb, whole_ms[1]),
+        (tensor, tensor_gb, tensor_ms),
+    ):
+        assert sum(found["memory"][part] for part in state) / 1e9 == pytest.approx(gigabytes, 0.01)
+        assert found["traffic"]["total"]["ms"] == pytest.approx(ms, rel=0.04)
+        assert found["work_ms"] == pytest.approx(work_ms, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        ([], "give --vocabulary-size N"),
+        ([*SMALL, "--devices", "3"], "a multiple"),
+        ([*SMALL, "--devices", "8", "--tensor", "3"], "does not divide 8 devices; lower it"),
+        ([*SMALL, "--batch-size", "128", "--devices", "128", "--tensor", "128"], "64 tokens"),
+        (["reviews", "--devices", "2", "--tensor", "2"], "leave tensor at 1"),
+        ([*SMALL, "--tensor", "0"], "at least 1"),
+        ([*SMALL, "--link-gigabytes", "0"], "above 0"),
+        (["novel"], "choose one of docs"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_cure(
+    arguments: list[str], cure: str, refusal: Refusal
+) -> None:
+    assert cure in refusal(plan_command, *arguments)
+
+
+def test_no_accelerator_is_touched_and_the_table_has_what_the_json_has(planned: Planned) -> None:
+    found = planned(*SMALL, "--devices", 4, "--tensor", 2)
+    done = subprocess.run(
+        [sys.executable, "-m", "lstm_jax", "plan", *SMALL, "--devices", "4", "--tensor", "2"],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "tpu"},  # there is none, which JAX would complain of
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line[2:46].strip() for line in done.stdout.splitlines() if line.startswith("  ")]
+    names = [name for kind in ("parameters", "memory", "traffic") for name in found[kind]]
+    assert rows[: len(names)] == names
+    assert f"{found['parameters']['total']:,}" in done.stdout
