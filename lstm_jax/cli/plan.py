@@ -128,7 +128,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
         learnt = params._replace(vectors=None)
     optimizer = make_optimizer(config.optimizer, learning_rate_schedule(config.optimizer, 1))
     moments = jax.eval_shape(optimizer.init, learnt)
-    splits_all, splits_moments = command.own.shard_state == "all", command.own.shard_state != "none"
+    splits_all, splits_moments = config.shard_state == "all", config.shard_state != "none"
     whole = mesh.held(learnt)
     summed = mesh.held(learnt, of_vocabulary=None if mesh.data > 1 else False)
     memory = {
@@ -147,7 +147,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     }
     traffic = {
         name: Exchange(round(sent), sent / (1e6 * speed))
-        for name, sent, speed in _traffic(command.own, mesh, model, learnt, rows * times)
+        for name, sent, speed in _traffic(command, mesh, model, learnt, rows * times)
         if sent
     }
     sums = (sum(getattr(each, name) for each in traffic.values()) for name in ("sent", "ms"))
@@ -220,12 +220,13 @@ def _loss_memory(mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int
 
 
 def _traffic(
-    own: PlanOptions, mesh: Mesh, model: Any, learnt: Any, places: int
+    command: PlanCommand[Any, Any], mesh: Mesh, model: Any, learnt: Any, places: int
 ) -> Iterator[tuple[str, float, float]]:
     """Each exchange of a step: its name, the bytes that a device sends, 10^9 of them a second.
 
     Neighbours share a tensor axis, so it stays inside a node where it divides the node's devices.
     """
+    own: PlanOptions = command.own
     link, network = own.link_gigabytes, own.network_gigabytes
     in_node = mesh.devices <= own.node_devices
     speed = link if in_node else network
@@ -233,7 +234,7 @@ def _traffic(
         name = "vocabulary" if of_vocabulary else "layers"
         whole = mesh.held(learnt, of_vocabulary=of_vocabulary)
         yield f"gradients of the {name}, summed", 2 * whole * (1 - 1 / devices), speed
-        if own.shard_state != "none":
+        if command.config.shard_state != "none":
             part = mesh.held(learnt, is_split=True, of_vocabulary=of_vocabulary)
             yield f"parameters of the {name}, gathered", whole - part, speed
     if mesh.tensor > 1:

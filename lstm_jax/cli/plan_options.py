@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -48,7 +48,6 @@ class PlanOptions:
 
     Attributes:
         tensor: how many neighbouring devices share the vocabulary's arrays, and each row's logits.
-        shard_state: what else devices share: "none" of the state, Adam's "moments", or "all".
         device_tflops: 10^12 multiplications and additions a second, of a device.
         link_gigabytes: 10^9 bytes a second that a device sends inside its node.
         network_gigabytes: and to devices of other nodes.
@@ -56,7 +55,6 @@ class PlanOptions:
     """
 
     tensor: Count = 1
-    shard_state: Literal["none", "moments", "all"] = "none"
     device_tflops: Positive = 400.0
     link_gigabytes: Positive = 400.0
     network_gigabytes: Positive = 50.0
