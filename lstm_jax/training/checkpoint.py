@@ -77,7 +77,8 @@ class CheckpointStore:
         read_only: never create, write or delete anything.
 
     Raises:
-        CheckpointError: `keep_latest` is below 1, or the folder cannot be written.
+        CheckpointError: `keep_latest` is below 1, or the folder cannot be written, or has a name
+            that Orbax would write to another.
     """
 
     def __init__(
@@ -91,6 +92,12 @@ class CheckpointStore:
             raise CheckpointError(f"keep_latest is {keep_latest}; expected 1 or more")
         self.directory = Path(directory).resolve()
         self._keep_latest, self._read_only = keep_latest, read_only
+        path = str(self.directory)
+        if not read_only and (pattern := set("*?[") & {*path}):
+            raise CheckpointError(
+                f"the path {path!r} has a {min(pattern)}, by which Orbax would write to other "
+                "folders; name another"
+            )
         try:
             if not read_only:
                 together(self._make_folder, first_only=True)

@@ -270,3 +270,22 @@ def test_the_record_is_plain_json_beside_the_arrays(run: Path) -> None:
     stored = json.loads((run / "2" / "_CHECKPOINT_METADATA").read_text())
     entry = json.loads(stored["custom_metadata"]["text"])["arrays"]["params/cell/w"]
     assert (entry["dtype"], entry["shape"]) == ("float32", [4, 5])
+
+
+@pytest.mark.parametrize("name", ["a[b]", "[2026]", "p[x", "a*", "b?c"])
+def test_a_name_that_orbax_takes_for_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
+    """It would look for what to write elsewhere, and say nothing."""
+    with pytest.raises(CheckpointError, match="Orbax would write to other folders"):
+        CheckpointStore(tmp_path / name / "checkpoints")
+    assert not (tmp_path / name).exists()
+    fill(tmp_path / "run", 1)
+    (tmp_path / "run").rename(tmp_path / name)
+    with CheckpointStore(tmp_path / name, read_only=True) as store:
+        assert store.restore(make_state()).step == 1
+
+
+@pytest.mark.parametrize("name", ["x]y", "{b}", "~", "%5B", "a b", "#"])
+def test_other_odd_names_are_names(tmp_path: Path, name: str) -> None:
+    fill(tmp_path / name, 1)
+    with CheckpointStore(tmp_path / name) as store:
+        assert store.restore(make_state()).step == 1
