@@ -51,6 +51,11 @@ def make_task(system: System) -> Task:
     """Adds to a system the optimizer that its settings ask for."""
     config, batches = system.config, system.batches
     steps = total_steps(config, batches)
+    if config.tensor > 1 and not hasattr(system.objective, "vocabulary_specs"):
+        raise ValueError(
+            f"tensor is {config.tensor}, but {system.name} predicts no vocabulary that could be "
+            "split; leave it at 1"
+        )
     if steps > _MOST_STEPS:
         raise ValueError(
             f"{config.epochs} epochs of {batches} batches are {steps} steps; at most "
@@ -63,9 +68,8 @@ def make_task(system: System) -> Task:
     _refuse_too_large(parameters)
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
-    mesh = sharding.data_mesh(config.device_count, config.batch_size)
     program = Program(
-        system.objective, optimizer, batches, config.batch_size, mesh, system.frozen,
+        system.objective, optimizer, batches, config.batch_size, config.mesh, system.frozen,
         config.shard_state,
     )  # fmt: skip
     return Task(system, program, steps, schedule, parameters)
