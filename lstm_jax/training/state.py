@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -131,6 +132,19 @@ def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
     if mesh is None or sharding.TENSOR_AXIS not in mesh.axis_names:
         return _WHOLE
     return objective.vocabulary_specs(sharding.TENSOR_AXIS)  # type: ignore[attr-defined]
+
+
+def bytes_a_device(program: Program) -> int:
+    """What parameters and optimizer take on each device."""
+    state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
+    places, held = places_of(program), 0
+    for name in ("params", "opt_state"):
+        leaves = jax.tree.leaves(getattr(state, name))
+        where = [None] * len(leaves) if places is None else jax.tree.leaves(getattr(places, name))
+        for leaf, place in zip(leaves, where, strict=True):
+            shape = leaf.shape if place is None else place.shard_shape(leaf.shape)
+            held += math.prod(shape) * leaf.dtype.itemsize
+    return held
 
 
 def _placed(program: Program, state: TrainState) -> TrainState:

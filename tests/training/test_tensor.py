@@ -35,10 +35,11 @@ SYSTEMS: dict[str, TrainConfig] = {
     "embedding, in chunks": config(model=replace(TIED, tied=False, hidden_size=10, remat=7)),
 }  # fmt: skip
 GROUPS = {
-    "{{0,1},{2,3}}": "tensor", "[2,2]<=[4]": "tensor",
-    "{{0,2},{1,3}}": "data", "[2,2]<=[2,2]T(1,0)": "data",
-    "{{0,1,2,3}}": "all", "[1,4]<=[4]": "all",
+    "{{0,1},{2,3}}": "tensor", "[2,2]<=[4]": "tensor", "{'tensor'}": "tensor",
+    "{{0,2},{1,3}}": "data", "[2,2]<=[2,2]T(1,0)": "data", "{'data'}": "data",
+    "{{0,1,2,3}}": "all", "[1,4]<=[4]": "all", "{'data','tensor'}": "all",
 }  # fmt: skip
+"""How the compiler names the devices that take part."""
 EACH = [
     "tied",
     "poems",
@@ -142,7 +143,8 @@ def test_only_activations_go_between_the_devices_that_split_a_vocabulary() -> No
     lowered = train_step.lower(task.program, state, task.system.feed()(0))
     text = lowered.compile().as_text()
     exchanged: dict[str, list[int]] = {"tensor": [], "data": [], "all": []}
-    collective = r"= (.*?) (?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?\(.*groups=(\S+),"
+    operation = r"(?:all-\w+|collective-\w+|reduce-scatter)(?:-start)?"
+    collective = rf"= (.*?) {operation}\(.*groups=(?:mesh\S+ )?(\S+?), "
     entry = text.index("\nENTRY ")
     for found in re.finditer(collective, text):
         shapes = [shape.split(",") for shape in re.findall(r"\[([\d,]*)\]", found[1])]
