@@ -1,4 +1,4 @@
-"""Cross-entropies of an output layer that never hold all logits at once.
+"""Cross-entropies of an output layer that never hold all logits at once, and split vocabularies.
 
 Shapes: T time, B batch, H hidden size, V vocabulary, K times in one chunk.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lstm_jax.cells import look_up
 from lstm_jax.precision import Products
 from lstm_jax.sharding import vary_as
 
@@ -131,6 +132,37 @@ def fused_cross_entropy(
     rows = hs.shape[1]
     first = lax.axis_index(axis) * rows
     return sums, jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, first, rows, 1), scores)
+
+
+def look_up_split(table: Array, ids: Array, axis: str) -> Array:
+    """The rows `table[ids]` of a table that is split among devices; inside `shard_map`.
+
+    Each looks up the ids of all devices in its slice, and a reduce-scatter gives each its own rows.
+
+    Args:
+        table: the device's slice of the rows, `[V / n, E]`.
+        ids: integers `[T, B]` of the device's own, in [0, V); others have a row of zeros.
+        axis: the mesh's axis of n devices.
+
+    Returns:
+        `[T, B, E]`.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> rows = jax.shard_map(
+        ...     lambda table, ids: lstm_jax.losses.look_up_split(table, ids, "data"),
+        ...     mesh=mesh, in_specs=(jax.P("data"), jax.P(None, "data")),
+        ...     out_specs=jax.P(None, "data"))
+        >>> rows(jnp.arange(8.0)[:, None], jnp.array([[7, 2, 5, 5]]))[0, :, 0]
+        Array([7., 2., 5., 5.], dtype=float32)
+    """
+    size = table.shape[0]
+    ids = lax.all_gather(ids.astype(jnp.int32), axis, axis=1, tiled=True)
+    ids -= lax.axis_index(axis) * size
+    is_here = (ids >= 0) & (ids < size)
+    rows = jnp.where(is_here[..., None], look_up(table, ids), 0)
+    found: Array = lax.psum_scatter(rows, axis, scatter_dimension=1, tiled=True)
+    return found
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

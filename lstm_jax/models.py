@@ -19,7 +19,13 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import look_up
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.kernels.chunks import scan_rematerialised
-from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
+from lstm_jax.losses import (
+    OutputParams,
+    TokenScores,
+    TokenSums,
+    fused_cross_entropy,
+    look_up_split,
+)
 from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Positive, Share, Size
 from lstm_jax.sharding import vary_as
@@ -128,36 +134,6 @@ def output_layer(params: LanguageModelParams) -> OutputParams:
         return params.output
     assert params.embedding is not None
     return OutputParams(params.embedding.T, params.output.b)
-
-
-def look_up_split(table: Array, ids: Array, axis: str) -> Array:
-    """The rows `table[ids]` of a table that is split among devices; inside `shard_map`.
-
-    Each looks up the ids of all devices in its slice, and a reduce-scatter gives each its own rows.
-
-    Args:
-        table: the device's slice of the rows, `[V / n, E]`.
-        ids: integers `[T, B]` of the device's own, in [0, V); others have a row of zeros.
-        axis: the mesh's axis of n devices.
-
-    Returns:
-        `[T, B, E]`.
-
-    Examples:
-        >>> mesh, P = jax.make_mesh((jax.device_count(),), ("tensor",)), jax.P
-        >>> rows = jax.shard_map(
-        ...     lambda table, ids: lstm_jax.models.look_up_split(table, ids, "tensor"),
-        ...     mesh=mesh, in_specs=(P("tensor"), P(None, "tensor")), out_specs=P(None, "tensor"))
-        >>> rows(jnp.arange(8.0)[:, None], jnp.array([[7, 2, 5, 5]]))[0, :, 0]
-        Array([7., 2., 5., 5.], dtype=float32)
-    """
-    size = table.shape[0]
-    ids = lax.all_gather(ids.astype(jnp.int32), axis, axis=1, tiled=True)
-    ids -= lax.axis_index(axis) * size
-    is_here = (ids >= 0) & (ids < size)
-    rows = jnp.where(is_here[..., None], look_up(table, ids), 0)
-    found: Array = lax.psum_scatter(rows, axis, scatter_dimension=1, tiled=True)
-    return found
 
 
 @dataclass(frozen=True)
