@@ -1,4 +1,4 @@
-"""Cross-entropies of an output layer that never hold all logits at once.
+"""Cross-entropies of an output layer that never hold all logits at once, and split vocabularies.
 
 Shapes: T time, B batch, H hidden size, V vocabulary, K times in one chunk.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lstm_jax.cells import look_up
 from lstm_jax.precision import Products
 from lstm_jax.sharding import vary_as
 
@@ -85,6 +86,7 @@ def fused_cross_entropy(
     hs: Array,
     targets: Array,
     mask: Array | None,
+    axis: str | None = None,
 ) -> tuple[TokenSums, TokenScores]:
     """Softmax cross-entropy summed over real tokens, fused with the output layer.
 
@@ -93,18 +95,23 @@ def fused_cross_entropy(
     The logits exist for one chunk of times only, in the forward pass as in the gradient, which
     is formed in the forward pass, chunk by chunk. Reverse mode to any order.
 
+    Inside `shard_map`, along an axis of the mesh that splits the vocabulary, each device forms its
+    slice of the logits for the rows of all, chunk by chunk. Hidden states, their gradients and a
+    few numbers a token go from device to device, weights do not.
+
     Args:
         policy: dtypes of the products; the softmax is in the accumulator's.
         chunk: times per chunk; None chooses.
-        params: the output layer.
-        hs: `[T, B, H]`.
+        params: the output layer; along `axis` the device's slice of it, `w [H, V/n]`, `b [V/n]`.
+        hs: `[T, B, H]`; along `axis` rows of the device's own.
         targets: integers `[T, B]`; one outside [0, V), such as -100, is no token: it weighs
             nothing, as if it were masked.
         mask: `[T, B]` bool, True = a real token; it weighs the sums and their divisor. Or None.
+        axis: the mesh's axis along which the vocabulary is split among n devices; None if whole.
 
     Returns:
         The sums, scalars in the accumulator's dtype, of which only `loss` has a gradient; and
-        what was summed.
+        what was summed. Along `axis` the sums are of all its devices' rows, the same on each.
 
     Examples:
         >>> from lstm_jax.losses import OutputParams, fused_cross_entropy
@@ -115,36 +122,79 @@ def fused_cross_entropy(
         >>> bool(jnp.isclose(sums.loss / sums.weight, jnp.log(5)))
         True
     """
-    return _fused(policy, chunk, vary_as(hs, params), hs, targets, mask)
+    if axis is None:
+        return _fused(policy, chunk, axis, vary_as(hs, params), hs, targets, mask)
+    if mask is not None:
+        hs = jnp.where(mask[..., None], hs, 0)
+        targets = jnp.where(mask, targets.astype(jnp.int32), -1)
+    hs_all, targets_all = (lax.all_gather(a, axis, axis=1, tiled=True) for a in (hs, targets))
+    sums, scores = _fused(policy, chunk, axis, vary_as(hs, params), hs_all, targets_all, None)
+    rows = hs.shape[1]
+    first = lax.axis_index(axis) * rows
+    return sums, jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, first, rows, 1), scores)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def look_up_split(table: Array, ids: Array, axis: str) -> Array:
+    """The rows `table[ids]` of a table that is split among devices; inside `shard_map`.
+
+    Each looks up the ids of all devices in its slice, and a reduce-scatter gives each its own rows.
+
+    Args:
+        table: the device's slice of the rows, `[V / n, E]`.
+        ids: integers `[T, B]` of the device's own, in [0, V); others have a row of zeros.
+        axis: the mesh's axis of n devices.
+
+    Returns:
+        `[T, B, E]`.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> rows = jax.shard_map(
+        ...     lambda table, ids: lstm_jax.losses.look_up_split(table, ids, "data"),
+        ...     mesh=mesh, in_specs=(jax.P("data"), jax.P(None, "data")),
+        ...     out_specs=jax.P(None, "data"))
+        >>> rows(jnp.arange(8.0)[:, None], jnp.array([[7, 2, 5, 5]]))[0, :, 0]
+        Array([7., 2., 5., 5.], dtype=float32)
+    """
+    size = table.shape[0]
+    ids = lax.all_gather(ids.astype(jnp.int32), axis, axis=1, tiled=True)
+    ids -= lax.axis_index(axis) * size
+    is_here = (ids >= 0) & (ids < size)
+    rows = jnp.where(is_here[..., None], look_up(table, ids), 0)
+    found: Array = lax.psum_scatter(rows, axis, scatter_dimension=1, tiled=True)
+    return found
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _fused(
     policy: Products,
     chunk: int | None,
+    axis: str | None,
     params: OutputParams,
     hs_TBH: Array,
     targets_TB: Array,
     mask_TB: Array | None,
 ) -> tuple[TokenSums, TokenScores]:
-    return _sums(policy, chunk, params, hs_TBH, targets_TB, mask_TB, with_gradient=False)[0]
+    return _sums(policy, chunk, axis, params, hs_TBH, targets_TB, mask_TB, with_gradient=False)[0]
 
 
 def _forward(
     policy: Products,
     chunk: int | None,
+    axis: str | None,
     params: OutputParams,
     hs_TBH: Array,
     targets_TB: Array,
     mask_TB: Array | None,
 ) -> tuple[tuple[TokenSums, TokenScores], tuple[OutputParams, Array]]:
     inputs = (params, hs_TBH, targets_TB, mask_TB)
-    return _sums(policy, chunk, *inputs, with_gradient=True)
+    return _sums(policy, chunk, axis, *inputs, with_gradient=True)
 
 
 def _backward(
     policy: Products,
     chunk: int | None,
+    axis: str | None,
     gradients: tuple[OutputParams, Array],
     cotangents: tuple[TokenSums, TokenScores],
 ) -> tuple[OutputParams, Array, None, None]:
@@ -159,6 +209,7 @@ _fused.defvjp(_forward, _backward)
 def _sums(
     policy: Products,
     chunk: int | None,
+    axis: str | None,
     params: OutputParams,
     hs_TBH: Array,
     targets_TB: Array,
@@ -180,7 +231,7 @@ def _sums(
             hs_KBH = jnp.where(mask_KB[..., None], hs_KBH, 0)
         logits_KBV = policy.einsum("tbh,hv->tbv", hs_KBH, w_HV)
         logits_KBV += params.b.astype(policy.accumulate)[None, None]
-        sums, scores_KB, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB)
+        sums, scores_KB, dlogits_KBV = _chunk_sums(logits_KBV, targets_KB, mask_KB, axis)
         if not with_gradient:
             return (sums, None), (scores_KB, None)
         db_V = dlogits_KBV.sum((0, 1))
@@ -205,6 +256,9 @@ def _sums(
             lambda a, b: jnp.concatenate([a, b.reshape(times - odd, *a.shape[1:])]), each, each_rest
         )
     (sums, dparams), (scores_TB, dhs_TBH) = totals, each
+    if axis is not None:  # the same on each of its devices, which `psum` says in their types, too
+        one_device = jnp.where(lax.axis_index(axis) == 0, jnp.stack(sums), 0)
+        sums = TokenSums(*lax.psum(one_device, axis))
     if not with_gradient:
         return (sums, scores_TB), None
     dparams = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
@@ -212,29 +266,53 @@ def _sums(
 
 
 def _chunk_sums(
-    logits_KBV: Array, targets_KB: Array, mask_KB: Array | None
+    logits_KBV: Array, targets_KB: Array, mask_KB: Array | None, axis: str | None
 ) -> tuple[TokenSums, TokenScores, Array]:
     """The chunk's sums, their terms, and the gradient of its loss with respect to its logits."""
-    dtype = logits_KBV.dtype
-    ids_11V = jnp.arange(logits_KBV.shape[-1])[None, None]
+    dtype, size, first, slices = logits_KBV.dtype, logits_KBV.shape[-1], jnp.int32(0), 1
+    if axis is not None:
+        first, slices = lax.axis_index(axis) * size, lax.axis_size(axis)
+    ids_11V = jnp.arange(size)[None, None] + first
     targets_KB = targets_KB.astype(ids_11V.dtype)
-    is_token_KB = (targets_KB >= 0) & (targets_KB < logits_KBV.shape[-1])
+    is_token_KB = (targets_KB >= 0) & (targets_KB < size * slices)
     weight_KB = (is_token_KB if mask_KB is None else is_token_KB & mask_KB).astype(dtype)
     highest_KB = lax.stop_gradient(logits_KBV.max(-1))
     exponentials_KBV = jnp.exp(logits_KBV - highest_KB[..., None])
     total_KB = exponentials_KBV.sum(-1)
     targets_KB1 = targets_KB[..., None]
-    target_logit_KB = jnp.take_along_axis(logits_KBV, targets_KB1, axis=-1, mode="clip")[..., 0]
+    places_KB1 = targets_KB1 - first
+    target_logit_KB = jnp.take_along_axis(logits_KBV, places_KB1, axis=-1, mode="clip")[..., 0]
+    # Not `argmax`: XLA's loop over it takes six times as long on CPU as all the rest here.
+    is_highest_KBV = logits_KBV == highest_KB[..., None]
+    has_earlier_KB = jnp.any(is_highest_KBV & (ids_11V < targets_KB1), axis=-1)
+    if axis is not None:
+        is_here_KB = (targets_KB >= first) & (targets_KB < first + size)
+        target_logit_KB = jnp.where(is_here_KB, target_logit_KB, 0)
+        own_highest_KB, found = highest_KB, (highest_KB, total_KB, target_logit_KB, has_earlier_KB)
+        highest_KB, total_KB, target_logit_KB, has_earlier_KB = _of_all_slices(axis, *found)
+        exponentials_KBV *= jnp.exp(own_highest_KB - highest_KB)[..., None]
     loss_KB = jnp.log(total_KB) + highest_KB - target_logit_KB
     is_target_KBV = ids_11V == targets_KB1
     scaled_KBV = exponentials_KBV * (weight_KB / total_KB)[..., None]
     dlogits_KBV = scaled_KBV - jnp.where(is_target_KBV, weight_KB[..., None], 0)
-    # Not `argmax`: XLA's loop over it takes six times as long on CPU as all the rest here.
-    is_highest_KBV = logits_KBV == highest_KB[..., None]
-    has_earlier_KB = jnp.any(is_highest_KBV & (ids_11V < targets_KB1), axis=-1)
     correct_KB = (target_logit_KB == highest_KB) & ~has_earlier_KB
     scores_KB = TokenScores(
         jnp.where(weight_KB == 0, 0, loss_KB * weight_KB), jnp.where(correct_KB, weight_KB, 0)
     )
     sums = TokenSums(jnp.sum(scores_KB.loss), jnp.sum(scores_KB.correct), jnp.sum(weight_KB))
     return sums, scores_KB, dlogits_KBV
+
+
+def _of_all_slices(
+    axis: str, highest_KB: Array, total_KB: Array, target_logit_KB: Array, has_earlier_KB: Array
+) -> tuple[Array, Array, Array, Array]:
+    """What slices of the vocabulary found, put together; exchanged in one gather a chunk."""
+    found = jnp.stack(
+        [highest_KB, total_KB, target_logit_KB, has_earlier_KB.astype(total_KB.dtype)]
+    )
+    each_4SKB = jnp.moveaxis(lax.all_gather(found, axis), 0, 1)
+    highest_SKB, total_SKB, target_logit_SKB, has_earlier_SKB = each_4SKB
+    highest_KB = lax.stop_gradient(highest_SKB.max(0))
+    total_KB = (total_SKB * jnp.exp(highest_SKB - highest_KB[None])).sum(0)
+    has_earlier_KB = jnp.any((has_earlier_SKB > 0) & (highest_SKB == highest_KB[None]), axis=0)
+    return highest_KB, total_KB, target_logit_SKB.sum(0), has_earlier_KB

@@ -13,12 +13,19 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.nn import initializers
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.kernels.chunks import scan_rematerialised
-from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
+from lstm_jax.losses import (
+    OutputParams,
+    TokenScores,
+    TokenSums,
+    fused_cross_entropy,
+    look_up_split,
+)
 from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Positive, Share, Size
 from lstm_jax.sharding import vary_as
@@ -206,9 +213,13 @@ class LanguageModel:
         mask: Array | None,
         resets: Array | None,
         keys: _DropoutKeys | None,
+        axis: str | None = None,
     ) -> tuple[tuple[Any, ...], Array]:
         config, xs = self.config, tokens
-        if params.embedding is not None:
+        if params.embedding is not None and axis is not None:
+            tokens = jnp.clip(tokens, 0, self.vocabulary_size - 1)
+            xs = look_up_split(params.embedding, tokens, axis)
+        elif params.embedding is not None:
             xs = look_up(params.embedding, tokens)
         stack_key = None if keys is None else keys.stack
         carry, hs = run_stack(
@@ -269,16 +280,22 @@ class LanguageModel:
         mask: Array | None = None,
         resets: Array | None = None,
         dropout_key: Array | None = None,
+        axis: str | None = None,
     ) -> tuple[TokenSums, tuple[Any, ...]]:
         """Summed cross-entropy (nats) and hits of `targets [T, B]`; the logits never all exist.
 
         The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
         of that. A target outside the vocabulary, such as PyTorch's -100, is no token and weighs
         nothing; a token outside it is read as the nearest id.
+
+        Inside `shard_map`, `axis` names the mesh's axis along which `vocabulary_specs` split the
+        parameters, whose last slices may go on with zeros; the sums are those of all its devices'
+        rows (see `fused_cross_entropy`).
         """
         sums, _, carry = self.token_scores(
-            params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key
-        )
+            params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key,
+            axis=axis,
+        )  # fmt: skip
         return sums, carry
 
     def token_scores(
@@ -291,17 +308,22 @@ class LanguageModel:
         mask: Array | None = None,
         resets: Array | None = None,
         dropout_key: Array | None = None,
+        axis: str | None = None,
     ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
         """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
-        folded = self._folded(params, tokens, dropout_key is not None)
         output, policy, remat = output_layer(params), self._policy(params), self.config.remat
+        if axis is None:
+            params = self._folded(params, tokens, dropout_key is not None)
+        else:
+            output = self._without_filling(policy, output, axis)
+            targets = jnp.where(targets < self.vocabulary_size, targets.astype(jnp.int32), -1)
 
         def score(
             carry: Any, inputs: Any, keys: _DropoutKeys | None
         ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
             tokens, targets, mask, resets = inputs
-            carry, hs_TBH = self._hidden(folded, carry, tokens, mask, resets, keys)
-            return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask), carry
+            carry, hs_TBH = self._hidden(params, carry, tokens, mask, resets, keys, axis)
+            return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask, axis), carry
 
         inputs = (tokens, targets, mask, resets)
         if remat is None or remat >= tokens.shape[0] or self.config.bidirectional:
@@ -318,9 +340,33 @@ class LanguageModel:
             carry = self.zero_carry(params, tokens.shape[1])
         carry = jax.tree.map(lambda a: a.astype(policy.accumulate), carry)
         zero = jnp.zeros((), policy.accumulate)
-        state = vary_as(tokens, (TokenSums(zero, zero, zero), carry))
+        zero, carry = vary_as(tokens, (zero, carry))
+        if axis is not None:
+            zero = lax.psum(zero, axis)
+        state = (TokenSums(zero, zero, zero), carry)
         (sums, carry), scores = scan_rematerialised(body, state, inputs, remat)
         return sums, scores, carry
+
+    def vocabulary_specs(self, axis: str) -> Any:
+        """How the parameters are split along an axis of a mesh: by vocabulary, or not at all.
+
+        It has their structure, or the top of it, as `jax.shard_map` takes it.
+        """
+        rows: Any = PartitionSpec(axis)
+        columns: Any = PartitionSpec(None, axis)
+        whole: Any = PartitionSpec()
+        return LanguageModelParams(
+            None if self.config.embedding_size is None else rows,
+            whole,
+            TiedOutputParams(rows) if self.config.tied else OutputParams(columns, rows),
+        )
+
+    def _without_filling(self, policy: Products, output: OutputParams, axis: str) -> OutputParams:
+        """A slice of the output layer, in which what goes on after the vocabulary never occurs."""
+        size = output.b.shape[0]
+        is_token = lax.axis_index(axis) * size + jnp.arange(size) < self.vocabulary_size
+        b = jnp.where(is_token, output.b.astype(policy.accumulate), -1e30)
+        return output._replace(b=b)
 
     def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys | None:
         """Keys of the stack and of the output; each chunk of times draws anew what each time does.

@@ -1,14 +1,16 @@
-"""Data parallelism: the mesh, where each array lives on it, and what devices tell each other.
+"""The mesh, where each array lives on it, and what devices tell each other.
 
 Each device has its rows of the batch, and all parameters. Inside `jax.shard_map` it computes the
 gradient of its own rows (of parameters made `varying`, so that JAX adds nothing up by itself), and
-`summed` adds all of them up in a single all-reduce.
+`summed` adds all of them up in a single all-reduce. A second axis of the mesh, "tensor", splits the
+vocabulary among devices near each other; they have rows of their own all the same.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -19,18 +21,21 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA_AXIS = "data"
+DATA_AXIS, TENSOR_AXIS = "data", "tensor"
 
 Tree = TypeVar("Tree")
 
 _WHOLE = PartitionSpec()
 
 
-def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
-    """A mesh of `devices` devices along one axis: of all processes, or the first local ones.
+def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
+    """A mesh of `devices` devices: of all processes, or the first local ones.
+
+    It has one axis, "data", or with `tensor` above 1 a second one of that size, "tensor".
 
     Raises:
-        ValueError: there are not as many, or a batch of this size does not divide among them.
+        ValueError: there are not as many, or they don't divide by `tensor`, or a batch of this size
+            not among them.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -53,19 +58,43 @@ def data_mesh(devices: int, batch_size: int = 0) -> Mesh:
             f"a batch of {batch_size} does not divide among {devices} devices; choose a batch size "
             "that is a multiple of their number"
         )
-    return jax.make_mesh(
-        (devices,), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=found[:devices]
-    )
+    if devices % tensor:
+        raise ValueError(
+            f"tensor is {tensor}, which does not divide {devices} devices; lower it, or choose "
+            "a number of devices that is a multiple of it"
+        )
+    sizes = (devices,) if tensor == 1 else (devices // tensor, tensor)
+    names, kinds = (DATA_AXIS, TENSOR_AXIS)[: len(sizes)], (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(sizes, names, axis_types=kinds, devices=found[:devices])
 
 
-def rows_at(axis: int | None) -> PartitionSpec:
+def rows_at(axis: int | None, mesh: Mesh | None = None) -> PartitionSpec:
     """How an array is split whose rows of the batch lie along this axis; None, not at all.
+
+    Rows are split among all devices of a mesh; without one, along "data".
 
     Examples:
         >>> lstm_jax.sharding.rows_at(1) == jax.P(None, "data")  # of xs [T, B, D]
         True
     """
-    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, DATA_AXIS)
+    names = (DATA_AXIS,) if mesh is None else mesh.axis_names
+    return _WHOLE if axis is None else PartitionSpec(*[None] * axis, names)
+
+
+def tensor_axis() -> str | None:
+    """Inside a `shard_map` over a mesh with an axis for the vocabulary, its name; else None.
+
+    Examples:
+        >>> lstm_jax.sharding.tensor_axis() is None
+        True
+    """
+    return TENSOR_AXIS if TENSOR_AXIS in _manual_axes() else None
+
+
+def _manual_axes() -> tuple[str, ...]:
+    """Of ours, inside `shard_map`."""
+    names = jax.sharding.get_abstract_mesh().manual_axes
+    return tuple(name for name in (DATA_AXIS, TENSOR_AXIS) if name in names)
 
 
 def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
@@ -83,7 +112,7 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
     # ones would be compiled twice.
     if mesh.size == 1:
         return jax.tree.map(jnp.asarray, tree)
-    return put_at(NamedSharding(mesh, rows_at(axis)), tree)
+    return put_at(NamedSharding(mesh, rows_at(axis, mesh)), tree)
 
 
 def put_at(places: Any, tree: Tree) -> Tree:
@@ -124,8 +153,7 @@ def split_among(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec = _WHOLE
         (3, 8)
     """
     sizes = NamedSharding(mesh, spec).shard_shape(shape)
-    parts = [part or () for part in (*spec, *[None] * (len(shape) - len(spec)))]
-    named = [(part,) if isinstance(part, str) else part for part in parts]
+    named = _names(spec, shape)
     left = tuple(name for name in mesh.axis_names if name not in itertools.chain(*named))
     devices = math.prod(mesh.shape[name] for name in left)
     fitting = [axis for axis, size in enumerate(sizes) if size % devices == 0]
@@ -153,6 +181,12 @@ def local(mesh: Mesh, tree: Tree) -> Tree:
     whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, rows_at(None)))(tree)
     copies: Tree = jax.tree.map(lambda array: array.addressable_data(0), whole)
     return copies
+
+
+def _names(spec: PartitionSpec, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
+    """Of the mesh's axes that split each axis of an array of this shape."""
+    parts = [part or () for part in (*spec, *[None] * (len(shape) - len(spec)))]
+    return [(part,) if isinstance(part, str) else part for part in parts]
 
 
 def axes_of(batch: Any) -> tuple[int | None, ...]:
@@ -196,12 +230,15 @@ def varying(tree: Tree) -> Tree:
         >>> each(jnp.ones(3), jnp.ones((4, 3))).shape == (jax.device_count(), 3)
         True
     """
-    varies: Tree = jax.tree.map(lambda array: lax.pcast(array, DATA_AXIS, to="varying"), tree)
+    varies: Tree = jax.tree.map(partial(_vary, _manual_axes()), tree)
     return varies
 
 
-def summed(tree: Tree) -> Tree:
+def summed(tree: Tree, specs: Any = _WHOLE) -> Tree:
     """Adds up the arrays of all devices, in one all-reduce; inside `shard_map`.
+
+    Along an axis of the mesh that an array's spec names (in a tree of this structure, or the top of
+    it) it is not added up; for these arrays there is another all-reduce.
 
     Examples:
         >>> sharding = lstm_jax.sharding
@@ -215,9 +252,44 @@ def summed(tree: Tree) -> Tree:
         >>> jax.jit(step)(params, jnp.ones((10, 4, 3))).w_x.shape
         (3, 16)
     """
-    flat, unravel = ravel_pytree(tree)
-    total: Tree = unravel(lax.psum(flat, DATA_AXIS))
-    return total
+    leaves, treedef = jax.tree.flatten(tree)
+    kept = jax.tree.leaves(jax.tree.broadcast(specs, tree))
+    over = [tuple(name for name in _manual_axes() if name not in spec) for spec in kept]
+    for axes in sorted({*over}):
+        places = [place for place, each in enumerate(over) if each == axes]
+        flat, unravel = ravel_pytree([leaves[place] for place in places])
+        for place, total in zip(places, unravel(lax.psum(flat, axes)), strict=True):
+            leaves[place] = total
+    found: Tree = jax.tree.unflatten(treedef, leaves)
+    return found
+
+
+def padded_shape(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape with each axis that `spec` splits long enough to divide."""
+    parts = [math.prod(map(mesh.shape.__getitem__, names)) for names in _names(spec, shape)]
+    return tuple(size + -size % number for size, number in zip(shape, parts, strict=True))
+
+
+def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
+    """Arrays with zeros after them, so that they divide as their specs say; see `summed` for those.
+
+    Examples:
+        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
+        >>> xs = lstm_jax.sharding.padded(mesh, jax.P("data"), jnp.ones((1, 3)))
+        >>> xs.shape == (mesh.size, 3)
+        True
+    """
+
+    def pad(spec: PartitionSpec, array: Array) -> Array:
+        shape = padded_shape(mesh, spec, array.shape)
+        widths = [(0, new - old) for new, old in zip(shape, array.shape, strict=True)]
+        if shape == array.shape:
+            return array
+        # XLA would split one that is split otherwise only by way of the whole, and says so.
+        return jnp.pad(lax.with_sharding_constraint(array, NamedSharding(mesh, _WHOLE)), widths)
+
+    found: Tree = jax.tree.map(pad, jax.tree.broadcast(specs, tree), tree)
+    return found
 
 
 def vary_as(xs: Array, tree: Any) -> Any:
@@ -225,12 +297,13 @@ def vary_as(xs: Array, tree: Any) -> Any:
 
     Done out here, JAX transposes it: a replicated weight's gradient is summed over the devices.
     """
+    return jax.tree.map(partial(_vary, _varies_over(xs)), tree)
 
-    def axes(array: Array) -> frozenset[str]:
-        return jax.typeof(array).manual_axis_type.varying  # type: ignore[no-any-return]
 
-    def vary(array: Array) -> Array:
-        missing = tuple(sorted(axes(xs) - axes(array)))
-        return lax.pcast(array, missing, to="varying") if missing else array
+def _varies_over(array: Array) -> frozenset[str]:
+    return jax.typeof(array).manual_axis_type.varying  # type: ignore[no-any-return]
 
-    return jax.tree.map(vary, tree)
+
+def _vary(axes: Iterable[str], array: Array) -> Array:
+    missing = tuple(sorted({*axes} - _varies_over(array)))
+    return lax.pcast(array, missing, to="varying") if missing else array

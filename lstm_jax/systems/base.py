@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy.typing as npt
 from jax import Array
+from jax.sharding import Mesh
 
 from lstm_jax.losses import TokenSums
 from lstm_jax.settings import (
@@ -21,6 +22,7 @@ from lstm_jax.settings import (
     Share,
     check,
 )
+from lstm_jax.sharding import data_mesh
 from lstm_jax.text import Vocabulary
 
 AnyArray = Array | npt.NDArray[Any]
@@ -102,6 +104,8 @@ class TrainConfig:
         shard_state: of what each device keeps a part alone, and not the whole: of "none" of the
             state; of Adam's "moments", two thirds of it; of "all", parameters as well, which then
             go round before each step. It saves memory, and the losses stay what they are.
+        tensor: how many devices side by side split a vocabulary among them, the embedding and the
+            output layer: for one that is too large for a device. It divides `devices`.
         intervals: what the intervals below count.
         log_every: from one row of metrics to the next.
         evaluate_every: from one held-out evaluation to the next; 0 only at the end.
@@ -125,6 +129,7 @@ class TrainConfig:
     seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0
     devices: Changeable[Count | Literal["auto"]] = "auto"
     shard_state: Changeable[ShardState] = "none"
+    tensor: Changeable[Count] = 1
     intervals: Changeable[Literal["steps", "epochs"]] = "steps"
     log_every: Changeable[Count] = 10
     evaluate_every: Changeable[CountOrZero] = 500
@@ -144,6 +149,11 @@ class TrainConfig:
     def device_count(self) -> int:
         """Devices that share each batch: one, where none has been chosen."""
         return 1 if self.devices == "auto" else self.devices
+
+    @property
+    def mesh(self) -> Mesh:
+        """Of these devices."""
+        return data_mesh(self.device_count, self.batch_size, self.tensor)
 
     def steps_of(self, interval: int, batches: int) -> int:
         """An interval in steps, of which an epoch has `batches`."""

@@ -214,6 +214,9 @@ class LanguageObjective:
     def init(self, key: Array) -> LanguageModelParams:
         return self.model.init(key)
 
+    def vocabulary_specs(self, axis: str) -> Any:
+        return self.model.vocabulary_specs(axis)
+
     def zero_carry(self, params: LanguageModelParams, batch_size: int) -> Any:
         return self.model.zero_carry(params, batch_size)
 
@@ -236,8 +239,9 @@ class LanguageObjective:
             dropout_key = fold(dropout_key, 1)
         inputs, targets, mask = jax.tree.map(jnp.asarray, tuple(data))
         found, carry = self.model.token_sums(
-            params, carry, inputs, targets, mask=mask, dropout_key=dropout_key
-        )
+            params, carry, inputs, targets, mask=mask, dropout_key=dropout_key,
+            axis=sharding.tensor_axis(),
+        )  # fmt: skip
         return BatchSums({"": found}, found.weight), carry
 
 
@@ -340,7 +344,7 @@ class LanguageSystem(System):
         return {}
 
     def feed(self) -> Callable[[int], Any]:
-        mesh = sharding.data_mesh(self.config.device_count)
+        mesh = self.config.mesh
         training = self.corpus.training
         if isinstance(training, PublishedBatches):
 

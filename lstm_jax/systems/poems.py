@@ -140,6 +140,9 @@ class PoemObjective(Objective):
     def init(self, key: Array) -> LanguageModelParams:
         return self.model.init(key)
 
+    def vocabulary_specs(self, axis: str) -> Any:
+        return self.model.vocabulary_specs(axis)
+
     def sums(
         self,
         params: LanguageModelParams,
@@ -149,8 +152,9 @@ class PoemObjective(Objective):
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
         inputs, targets, mask = map(jnp.asarray, data)
+        axis = sharding.tensor_axis()
         sums, scores_TB, _ = self.model.token_scores(
-            params, None, inputs, targets, mask=mask, dropout_key=dropout_key
+            params, None, inputs, targets, mask=mask, dropout_key=dropout_key, axis=axis
         )
         is_end_TB = mask & (targets == 0)
         end = TokenSums(
@@ -158,6 +162,8 @@ class PoemObjective(Objective):
             jnp.sum(jnp.where(is_end_TB, scores_TB.correct, 0)),
             jnp.sum(is_end_TB).astype(sums.weight.dtype),
         )
+        if axis is not None:  # as the model's sums are: of the rows of all of its devices
+            end = jax.lax.psum(end, axis)
         # The gradient is that of the sum of both losses, and all of it flows through `sums.loss`.
         end = jax.tree.map(jax.lax.stop_gradient, end)
         characters = jax.tree.map(jnp.subtract, sums, end)
@@ -275,7 +281,7 @@ class PoemsSystem(System):
         return with_frequencies(params, jnp.asarray(counts))
 
     def feed(self) -> Callable[[int], Predictions]:
-        mesh = sharding.data_mesh(self.config.device_count)
+        mesh = self.config.mesh
         order = self._order(self.training)
 
         def data(step: int) -> Predictions:

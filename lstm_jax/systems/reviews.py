@@ -286,7 +286,7 @@ class ReviewsSystem(System):
 
     def feed(self) -> Callable[[int], LabelledTexts]:
         order = self._order(self.training)
-        mesh = sharding.data_mesh(self.config.device_count)
+        mesh = self.config.mesh
 
         def data(step: int) -> LabelledTexts:
             rows, width = order.batch(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 from jax import Array, lax, random
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import sharding
 from lstm_jax.dropout import keys_of_rows
@@ -20,7 +21,7 @@ from lstm_jax.losses import TokenSums
 from lstm_jax.systems.base import BatchSums, Objective, ShardState
 from lstm_jax.training.log import MetricSums, total
 
-_WHOLE, _ROWS = sharding.rows_at(None), sharding.rows_at(0)
+_WHOLE = sharding.rows_at(None)
 
 
 @struct.dataclass
@@ -109,17 +110,49 @@ def places_of(program: Program) -> TrainState | None:
     """Where each part of the state lives on the mesh; None on one device, where JAX puts it."""
     if program.mesh.size == 1:
         return None
-    places: list[Any] = [NamedSharding(program.mesh, each) for each in (_WHOLE, _ROWS)]
+    mesh = program.mesh
+    places: list[Any] = [NamedSharding(mesh, each) for each in (_WHOLE, sharding.rows_at(0, mesh))]
     whole, rows = places
     state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
+    specs = jax.tree.broadcast(_specs_of_params(program.objective, mesh), state.params)
+    moments = optax.tree_map_params(
+        program.optimizer, lambda _, spec: spec, state.opt_state, specs,
+        transform_non_params=lambda _: _WHOLE,
+    )  # fmt: skip
 
-    def split(tree: Any, *when: ShardState) -> Any:
-        if program.shard_state not in when:
-            return whole
-        return jax.tree.map(lambda leaf: sharding.split_among(program.mesh, leaf.shape), tree)
+    def places_in(specs: Any, tree: Any, *splits: ShardState) -> Any:
+        def place(spec: PartitionSpec, leaf: Any) -> NamedSharding:
+            if sharding.padded_shape(mesh, spec, leaf.shape) != leaf.shape:
+                spec = _WHOLE
+            if program.shard_state in splits:
+                return sharding.split_among(mesh, leaf.shape, spec)
+            return NamedSharding(mesh, spec)
 
-    params, moments = split(state.params, "all"), split(state.opt_state, "all", "moments")
+        return jax.tree.map(place, specs, tree)
+
+    params = places_in(specs, state.params, "all")
+    moments = places_in(moments, state.opt_state, "all", "moments")
     return TrainState(whole, params, moments, rows, whole, whole, whole)
+
+
+def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
+    """How parameters are split on the mesh: by vocabulary, if it has an axis for that."""
+    if mesh is None or sharding.TENSOR_AXIS not in mesh.axis_names:
+        return _WHOLE
+    return objective.vocabulary_specs(sharding.TENSOR_AXIS)  # type: ignore[attr-defined]
+
+
+def bytes_a_device(program: Program) -> int:
+    """What parameters and optimizer take on each device."""
+    state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
+    places, held = places_of(program), 0
+    for name in ("params", "opt_state"):
+        leaves = jax.tree.leaves(getattr(state, name))
+        where = [None] * len(leaves) if places is None else jax.tree.leaves(getattr(places, name))
+        for leaf, place in zip(leaves, where, strict=True):
+            shape = leaf.shape if place is None else place.shard_shape(leaf.shape)
+            held += math.prod(shape) * leaf.dtype.itemsize
+    return held
 
 
 def _placed(program: Program, state: TrainState) -> TrainState:
@@ -145,14 +178,21 @@ def train_step(
     """
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
-    specs = (_WHOLE, _ROWS, _specs(data), _WHOLE, _WHOLE, _ROWS)
+    mesh, rows = program.mesh, sharding.rows_at(0, program.mesh)
+    specs = _specs_of_params(program.objective, mesh)
     gradients_of = _shared(
-        program.mesh, partial(_gradients, program), specs, (_WHOLE, _WHOLE, _WHOLE, _ROWS)
-    )
+        mesh, partial(_gradients, program),
+        (specs, rows, _specs(data, mesh), _WHOLE, _WHOLE, rows), (specs, _WHOLE, _WHOLE, rows),
+    )  # fmt: skip
     key = random.fold_in(state.key, state.step)
+    params = sharding.padded(mesh, specs, state.params)
     gradients, sums, stopping, carry = gradients_of(
-        state.params, before, data, state.batch, key, stopping
+        params, before, data, state.batch, key, stopping
     )
+    gradients = jax.tree.map(
+        lambda g, p: g if g.shape == p.shape else g[tuple(map(slice, p.shape))],
+        gradients, state.params,
+    )  # fmt: skip
     loss = mean_loss(sums)
     grad_norm = optax.tree.norm(gradients)
     updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.params)
@@ -192,7 +232,7 @@ def _gradients(
     """
     devices = program.mesh.size
     rows = program.batch_size // devices
-    first = lax.axis_index(sharding.DATA_AXIS) * rows if devices > 1 else 0
+    first = lax.axis_index(program.mesh.axis_names) * rows if devices > 1 else 0
     keys = keys_of_rows(key, first, rows)
 
     def loss_of(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
@@ -210,11 +250,22 @@ def _gradients(
     weight = _total(sums).weight
     if stopping is not None:
         stopping = stopping[0]
-    gradients = jax.tree.map(lambda g: g * weight, gradients)
-    gradients, sums, stopping = sharding.summed((gradients, sums, stopping))
+    gradients, sums, stopping = sharding.summed(
+        (jax.tree.map(lambda g: g * weight, gradients), _once_a_group(sums), stopping),
+        (_specs_of_params(program.objective, program.mesh), _WHOLE, _WHOLE),
+    )
     weight = _total(sums).weight
     gradients = jax.tree.map(lambda g: g / weight, gradients)
     return gradients._replace(**zeros) if zeros else gradients, sums, stopping, after
+
+
+def _once_a_group(sums: BatchSums) -> BatchSums:
+    """Sums that are the same on all devices that split a vocabulary, on the first one alone."""
+    axis = sharding.tensor_axis()
+    if axis is None:
+        return sums
+    is_first = lax.axis_index(axis) == 0
+    return jax.tree.map(lambda a: jnp.where(is_first, a, 0), sums)  # type: ignore[no-any-return]
 
 
 def _total(sums: BatchSums) -> TokenSums:
@@ -236,9 +287,9 @@ def _shared(mesh: Mesh | None, run: Callable[..., Any], specs: Any, outs: Any) -
     return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=outs)
 
 
-def _specs(batch: Any) -> Any:
+def _specs(batch: Any, mesh: Mesh | None) -> Any:
     """How the arrays of a batch are split."""
-    return type(batch)(*map(sharding.rows_at, sharding.axes_of(batch)))
+    return type(batch)(*(sharding.rows_at(axis, mesh) for axis in sharding.axes_of(batch)))
 
 
 def evaluate(
@@ -275,8 +326,11 @@ def _evaluate_batch(
 ) -> tuple[BatchSums, Any]:
     def of_rows(params: Any, carry: Any, data: Any) -> tuple[BatchSums, Any]:
         sums, after = objective.sums(params, carry, data, jnp.int32(0), None)
-        return sums if mesh is None else sharding.summed(sums), after
+        return sums if mesh is None else sharding.summed(_once_a_group(sums)), after
 
-    shared = _shared(mesh, of_rows, (_WHOLE, _ROWS, _specs(data)), (_WHOLE, _ROWS))
+    specs, rows = _specs_of_params(objective, mesh), sharding.rows_at(0, mesh)
+    if mesh is not None:
+        params = sharding.padded(mesh, specs, params)
+    shared = _shared(mesh, of_rows, (specs, rows, _specs(data, mesh)), (_WHOLE, rows))
     found: tuple[BatchSums, Any] = shared(params, carry, data)
     return found

@@ -18,7 +18,14 @@ from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import Row, part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.run import RunFolder, learnt_params
-from lstm_jax.training.state import Program, TrainState, evaluate, init_state, places_of
+from lstm_jax.training.state import (
+    Program,
+    TrainState,
+    bytes_a_device,
+    evaluate,
+    init_state,
+    places_of,
+)
 
 _MOST_STEPS = 2**31 - 1
 
@@ -51,6 +58,11 @@ def make_task(system: System) -> Task:
     """Adds to a system the optimizer that its settings ask for."""
     config, batches = system.config, system.batches
     steps = total_steps(config, batches)
+    if config.tensor > 1 and not hasattr(system.objective, "vocabulary_specs"):
+        raise ValueError(
+            f"tensor is {config.tensor}, but {system.name} predicts no vocabulary that could be "
+            "split; leave it at 1"
+        )
     if steps > _MOST_STEPS:
         raise ValueError(
             f"{config.epochs} epochs of {batches} batches are {steps} steps; at most "
@@ -60,14 +72,13 @@ def make_task(system: System) -> Task:
     if system.frozen:
         shapes = shapes._replace(**dict.fromkeys(system.frozen))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    _refuse_too_large(parameters)
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
-    mesh = sharding.data_mesh(config.device_count, config.batch_size)
     program = Program(
-        system.objective, optimizer, batches, config.batch_size, mesh, system.frozen,
+        system.objective, optimizer, batches, config.batch_size, config.mesh, system.frozen,
         config.shard_state,
     )  # fmt: skip
+    _refuse_too_large(parameters, program)
     return Task(system, program, steps, schedule, parameters)
 
 
@@ -76,9 +87,11 @@ def total_steps(config: TrainConfig, batches: int) -> int:
     return config.steps or config.epochs * batches
 
 
-def _refuse_too_large(parameters: int) -> None:
+def _refuse_too_large(parameters: int, program: Program) -> None:
     """Raises ValueError where the parameters, and Adam's two means of each, exceed the memory."""
-    needed, memory = 3 * 4 * parameters, _memory()
+    needed, memory = bytes_a_device(program), _memory()
+    if jax.default_backend() == "cpu":  # whose devices share it
+        needed *= len(program.mesh.local_devices)
     if memory is not None and needed > memory:
         raise ValueError(
             f"the model has {parameters:,} parameters, which take {needed / 1e9:,.0f} GB in "

@@ -16,7 +16,7 @@ from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sharding import data_mesh, split_among
 from lstm_jax.systems.base import ShardState
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.state import TrainState, train_step
+from lstm_jax.training.state import TrainState, bytes_a_device, train_step
 from lstm_jax.training.task import Task, first_state, heldout_metrics, restored_state
 
 MODEL = LanguageModelConfig(hidden_size=16, embedding_size=16, tied=True, dropout=0.3)
@@ -58,6 +58,7 @@ def test_a_split_state_is_smaller_and_learns_the_same(
     losses, state = trained(kind, 200)
     np.testing.assert_allclose(losses, whole[0], rtol=0, atol=2e-6)
     size = held((whole[1].params, whole[1].opt_state))
+    assert bytes_a_device(on_four(kind).program) == held((state.params, state.opt_state))
     # The bias of 23 tokens, its two means and the step's number do not divide.
     assert held((state.params, state.opt_state)) == pytest.approx(share * size, rel=0.05)
     judged, expected = (
