@@ -65,7 +65,9 @@ class TokenScores(NamedTuple):
     correct: Array
 
 
-def chunk_times(times: int, batch_size: int, vocabulary_size: int) -> int:
+def chunk_times(
+    times: int, batch_size: int, vocabulary_size: int, backend: str | None = None
+) -> int:
     """Times per chunk, one at least, and never all at once: as many as the device has room for.
 
     On a CPU that is 1.7 million logits: on two cores chunks of 1.5 to 2 million were fastest of 0.2
@@ -74,7 +76,7 @@ def chunk_times(times: int, batch_size: int, vocabulary_size: int) -> int:
     when the loss is traced decides: a program that is exported has the chunks of the device where
     it was made, and runs on any.
     """
-    most = _CPU_CHUNK_LOGITS if jax.default_backend() == "cpu" else _CHUNK_LOGITS
+    most = _CPU_CHUNK_LOGITS if (backend or jax.default_backend()) == "cpu" else _CHUNK_LOGITS
     affordable = most // max(1, batch_size * vocabulary_size)
     return max(1, min(affordable, times // 2))
 

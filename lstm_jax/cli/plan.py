@@ -11,63 +11,55 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lstm_jax.classifier import Classifier
 from lstm_jax.cli.console import json_line
-from lstm_jax.cli.plan_options import PlanCommand, PlanOptions
+from lstm_jax.cli.plan_options import PlanCommand
 from lstm_jax.losses import chunk_times
+from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, padded_shape, split_among
 from lstm_jax.stack import Directions
 from lstm_jax.systems import system_of
-from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
+_OF_VOCABULARY = frozenset(["embedding", "output"])
 _NUMBER = 4
 """Bytes of a float32, or of a token's id."""
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Devices along a data axis and a tensor axis; parts of the vocabulary lie along the latter.
+    """How many devices lie along each axis."""
 
-    Attributes:
-        devices: in all.
-        tensor: how many of them share the vocabulary's arrays.
-        tokens: V, of the vocabulary.
-    """
-
-    devices: int
+    data: int
     tensor: int
-    tokens: int
 
     @property
-    def data(self) -> int:
-        """Devices along the data axis."""
-        return self.devices // self.tensor
+    def devices(self) -> int:
+        """In all."""
+        return self.data * self.tensor
 
-    def held(self, tree: Any, *, is_split: bool = False, of_vocabulary: bool | None = None) -> int:
-        """Bytes of a tree's arrays on each device.
 
-        Args:
-            tree: parameters, or what an optimizer keeps of them.
-            is_split: whether devices with the same part of an array share it further.
-            of_vocabulary: count only the vocabulary's arrays, or only the others; None for both.
-        """
-        held = 0
-        for path, leaf in jax.tree.leaves_with_path(tree):
-            is_part = any(getattr(key, "name", "") in ("embedding", "output") for key in path)
-            if of_vocabulary not in (None, is_part):
-                continue
-            shape, devices = list(leaf.shape), self.devices
-            if is_part and self.tokens in shape:
-                shape[shape.index(self.tokens)] = -(-self.tokens // self.tensor)
-                devices = self.data
-            is_shared = is_split and any(size % devices == 0 for size in shape)
-            held += math.prod(shape) * leaf.dtype.itemsize // (devices if is_shared else 1)
-        return held
+class Held(NamedTuple):
+    """Bytes on each device that belong to one learnt array.
+
+    Attributes:
+        of_vocabulary: whether it is the embedding, or of the output layer.
+        state: of the array itself, between steps.
+        moment: of each of Adam's two.
+        gradient: as the step forms it.
+        devices: how many add up their gradients.
+    """
+
+    of_vocabulary: bool
+    state: int
+    moment: int
+    gradient: int
+    devices: int
 
 
 @dataclass(frozen=True)
@@ -123,23 +115,19 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     rows = config.batch_size // mesh.devices
     times = getattr(config, "sequence_length", None) or config.length
     params = jax.eval_shape(lambda: model.init(random.key(0)))
-    learnt, vectors = params, getattr(params, "vectors", None)
-    if vectors is not None:
-        learnt = params._replace(vectors=None)
-    optimizer = make_optimizer(config.optimizer, learning_rate_schedule(config.optimizer, 1))
-    moments = jax.eval_shape(optimizer.init, learnt)
-    splits_all, splits_moments = config.shard_state == "all", config.shard_state != "none"
-    whole = mesh.held(learnt)
-    summed = mesh.held(learnt, of_vocabulary=None if mesh.data > 1 else False)
+    vectors = getattr(params, "vectors", None)
+    learnt = params if vectors is None else params._replace(vectors=None)
+    held = [*_held(config, model, learnt, mesh)]
+    summed = sum(each.gradient for each in held if each.devices > 1)
     memory = {
-        "parameters": mesh.held(learnt, is_split=splits_all),
-        "gradients": whole,
+        "parameters": sum(each.state for each in held),
+        "gradients": sum(max(each.gradient, each.moment) for each in held),
         # Where parameters are gathered, those are gone once the gradients are known.
-        "gradients, flat to be summed": summed if mesh.devices > 1 else 0,
-        "Adam's moments": mesh.held(moments, is_split=splits_moments),
-        "frozen vectors": mesh.held(vectors),
+        "gradients, flat to be summed": summed,
+        "Adam's moments": sum(2 * each.moment for each in held),
+        "frozen vectors": 0 if vectors is None else vectors.size * vectors.dtype.itemsize,
         "kept for the backward pass": _kept(model, params, rows, times),
-        **_loss_memory(mesh, model, rows, times),
+        **_loss_memory(command.tokens, mesh, model, rows, times),
     }
     parameters = {
         name: sum(leaf.size for leaf in jax.tree.leaves(part))
@@ -147,7 +135,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     }
     traffic = {
         name: Exchange(round(sent), sent / (1e6 * speed))
-        for name, sent, speed in _traffic(command, mesh, model, learnt, rows * times)
+        for name, sent, speed in _traffic(command, mesh, model, held, rows * times)
         if sent
     }
     sums = (sum(getattr(each, name) for each in traffic.values()) for name in ("sent", "ms"))
@@ -159,7 +147,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
 
 def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
     batch_size, devices = command.config.batch_size, command.config.device_count
-    tensor, tokens = command.own.tensor, command.tokens
+    tensor, tokens = command.config.tensor, command.tokens
     if batch_size % devices:
         raise ValueError(
             f"a batch of {batch_size} does not divide among {devices} devices; choose a batch size "
@@ -171,7 +159,35 @@ def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
         raise ValueError(f"tensor is {tensor}, which does not divide {devices} devices; lower it")
     if tensor > tokens:
         raise ValueError(f"tensor is {tensor}, but there are {tokens} tokens; lower it")
-    return Mesh(devices, tensor, tokens)
+    return Mesh(devices // tensor, tensor)
+
+
+def _held(config: Any, model: Any, learnt: Any, mesh: Mesh) -> Iterator[Held]:
+    """What belongs to each learnt array, which lives where the training state has it."""
+    axes = ((DATA_AXIS, mesh.data), (TENSOR_AXIS, mesh.tensor))[: 1 if mesh.tensor == 1 else 2]
+    devices: Any = AbstractMesh(*zip(*((size, name) for name, size in axes), strict=True))
+    whole: Any = PartitionSpec()
+    specs = model.vocabulary_specs(TENSOR_AXIS) if mesh.tensor > 1 else whole
+    shards_moments = config.shard_state != "none"
+    leaves = jax.tree.leaves_with_path(learnt)
+    for (path, leaf), spec in zip(
+        leaves, jax.tree.leaves(jax.tree.broadcast(specs, learnt)), strict=True
+    ):
+        filled_up = padded_shape(devices, spec, leaf.shape)
+        between_steps = spec if filled_up == leaf.shape else whole
+        kept = NamedSharding(devices, between_steps)
+        shared = split_among(devices, leaf.shape, between_steps)
+
+        def size(place: NamedSharding, shape: tuple[int, ...] = leaf.shape) -> int:
+            return _NUMBER * math.prod(place.shard_shape(shape))
+
+        yield Held(
+            of_vocabulary=any(getattr(key, "name", "") in _OF_VOCABULARY for key in path),
+            state=size(shared if config.shard_state == "all" else kept),
+            moment=size(shared if shards_moments else kept),
+            gradient=size(NamedSharding(devices, spec), filled_up),
+            devices=mesh.data if TENSOR_AXIS in spec else mesh.devices,
+        )
 
 
 def _kept(model: Any, params: Any, rows: int, times: int) -> int:
@@ -201,15 +217,15 @@ def _kept(model: Any, params: Any, rows: int, times: int) -> int:
     return sum(array.size * array.dtype.itemsize for array in arrays)
 
 
-def _loss_memory(mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int]:
+def _loss_memory(vocabulary: int, mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int]:
     """Of a group's rows: a chunk of logits with its gradients, and all states for the tensor axis.
 
     A device has its part of the vocabulary, and all rows of the devices that it shares it with.
     """
     if isinstance(model, Classifier):
         return {}
-    group, tokens = rows * mesh.tensor, -(-mesh.tokens // mesh.tensor)
-    logits = chunk_times(times, group, tokens) * group * tokens
+    group, tokens = rows * mesh.tensor, -(-vocabulary // mesh.tensor)
+    logits = chunk_times(times, group, tokens, "gpu") * group * tokens
     size = model.config.output_size
     states = times * group * size if mesh.tensor > 1 else 0
     return {
@@ -220,31 +236,32 @@ def _loss_memory(mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int
 
 
 def _traffic(
-    command: PlanCommand[Any, Any], mesh: Mesh, model: Any, learnt: Any, places: int
+    command: PlanCommand[Any, Any], mesh: Mesh, model: Any, held: list[Held], places: int
 ) -> Iterator[tuple[str, float, float]]:
     """Each exchange of a step: its name, the bytes that a device sends, 10^9 of them a second.
 
     Neighbours share a tensor axis, so it stays inside a node where it divides the node's devices.
     """
-    own: PlanOptions = command.own
-    link, network = own.link_gigabytes, own.network_gigabytes
+    own, config = command.own, model.config
     in_node = mesh.devices <= own.node_devices
-    speed = link if in_node else network
-    for of_vocabulary, devices in ((False, mesh.devices), (True, mesh.data)):
-        name = "vocabulary" if of_vocabulary else "layers"
-        whole = mesh.held(learnt, of_vocabulary=of_vocabulary)
-        yield f"gradients of the {name}, summed", 2 * whole * (1 - 1 / devices), speed
+    across = own.link_gigabytes if in_node else own.network_gigabytes
+    beside = across if own.node_devices % mesh.tensor else own.link_gigabytes
+    for of_vocabulary, name in ((False, "layers"), (True, "vocabulary")):
+        arrays = [each for each in held if each.of_vocabulary == of_vocabulary]
+        summed = sum(2 * each.gradient * (1 - 1 / each.devices) for each in arrays)
+        yield f"gradients of the {name}, summed", summed, across
+        # Of a vocabulary that the tensor axis does not divide, which is whole between the steps.
+        rest = sum(max(0, each.moment - each.gradient) for each in arrays)
+        yield f"gradients of the {name}, gathered", rest, beside
         if command.config.shard_state != "none":
-            part = mesh.held(learnt, is_split=True, of_vocabulary=of_vocabulary)
-            yield f"parameters of the {name}, gathered", whole - part, speed
+            parts = sum(max(each.gradient, each.state) - each.moment for each in arrays)
+            yield f"parameters of the {name}, gathered", parts, across
     if mesh.tensor > 1:
-        speed = link if in_node or own.node_devices % mesh.tensor == 0 else network
         sent = _NUMBER * places * (mesh.tensor - 1)
-        config = model.config
-        yield "hidden states, their gradients", 2 * sent * config.output_size, speed
-        yield "look-ups, their gradients", 2 * sent * (config.embedding_size or 0), speed
-        # Ids of inputs and targets are gathered; maxima, sums, targets' logits are added up.
-        yield "ids, sums of exponentials", (2 + 3 * 2) * sent, speed
+        yield "hidden states, their gradients", 2 * sent * config.output_size, beside
+        yield "look-ups, their gradients", 2 * sent * (config.embedding_size or 0), beside
+        # Ids, twice, and targets; highest logit, sum, target's logit, and whether it is the first.
+        yield "ids, sums of exponentials", (3 + 4) * sent, beside
 
 
 def _multiplied(model: Any, params: Any) -> int:

@@ -44,17 +44,15 @@ C = TypeVar("C", bound=TrainConfig)
 
 @dataclass(frozen=True)
 class PlanOptions:
-    """What a mesh is like.
+    """How fast a mesh is.
 
     Attributes:
-        tensor: how many neighbouring devices share the vocabulary's arrays, and each row's logits.
         device_tflops: 10^12 multiplications and additions a second, of a device.
         link_gigabytes: 10^9 bytes a second that a device sends inside its node.
         network_gigabytes: and to devices of other nodes.
         node_devices: devices of a node.
     """
 
-    tensor: Count = 1
     device_tflops: Positive = 400.0
     link_gigabytes: Positive = 400.0
     network_gigabytes: Positive = 50.0

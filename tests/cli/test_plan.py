@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from commands import ROOT, Command, Refusal
@@ -22,13 +23,13 @@ from lstm_jax.cli.plan_options import read_arguments
 from lstm_jax.systems import presets, system_of
 from lstm_jax.systems.language import LanguageObjective
 from lstm_jax.training.optimizer import make_optimizer
-from lstm_jax.training.state import Program, TrainState, init_state
+from lstm_jax.training.state import Program, init_state, places_of
 
 plan_command = partial(run, "plan")
 SMALL = shlex.split(
     "shakespeare --vocabulary-size 64 --hidden-size 16 --embedding-size 8 --batch-size 32"
 )
-WORDS = shlex.split("shakespeare --vocabulary-size 793470 --sequence-length 20")
+WORDS = shlex.split("shakespeare --vocabulary-size 793472 --sequence-length 20")
 LARGE = shlex.split("--hidden-size 2048 --projection-size 512 --embedding-size 512")
 LARGER = shlex.split("--layers 2 --hidden-size 8192 --projection-size 1024 --embedding-size 1024")
 
@@ -70,22 +71,32 @@ def test_frozen_vectors_are_held_and_neither_learnt_nor_exchanged(planned: Plann
         assert learnt["memory"][part] == frozen["memory"][part]
 
 
-@pytest.mark.parametrize("devices", [n for n in (1, 2, 4) if n <= jax.device_count()])
-def test_a_state_takes_these_bytes_of_a_device(devices: int, planned: Planned) -> None:
-    arguments = [*SMALL, "--devices", str(devices)]
+@pytest.mark.parametrize("shard_state", ["none", "moments", "all"])
+@pytest.mark.parametrize(
+    ("tokens", "devices", "tensor"), [(64, 1, 1), (64, 2, 1), (64, 4, 1), (64, 4, 2), (63, 4, 2)]
+)
+def test_a_state_takes_these_bytes_of_a_device(
+    tokens: int, devices: int, tensor: int, shard_state: str, planned: Planned
+) -> None:
+    mesh = ["--devices", devices, "--tensor", tensor, "--shard-state", shard_state]
+    arguments = [*map(str, [*SMALL, "--vocabulary-size", tokens, *mesh])]
     config: Any = read_arguments(arguments, "plan").config
-    objective = LanguageObjective(system_of(config).model_of(config, 64), 50)
-    mesh = sharding.data_mesh(devices)
+    objective = LanguageObjective(system_of(config).model_of(config, tokens), 50)
     optimizer = make_optimizer(config.optimizer, lambda updates: 1e-3)
-    state: TrainState = init_state(Program(objective, optimizer, 1, 32, mesh), np.uint32(0))
+    program = Program(objective, optimizer, 1, 32, config.mesh, (), config.shard_state)
+    state = jax.eval_shape(partial(init_state, program), jax.ShapeDtypeStruct((), jnp.uint32))
+    places = places_of(program)
 
-    def held(tree: Any) -> int:
-        shards = (leaf.addressable_shards[0].data for leaf in jax.tree.leaves(tree))
-        return sum(shard.nbytes for shard in shards)
+    def held(tree: Any, places: Any) -> int:
+        arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+        arrays = arrays if places is None else sharding.put_at(places, arrays)
+        leaves = map(jnp.asarray, jax.tree.leaves(arrays))
+        return sum(leaf.addressable_shards[0].data.nbytes for leaf in leaves)
 
     memory = planned(*arguments)["memory"]
-    assert memory["parameters"] == held(state.params)
-    assert memory["Adam's moments"] == held(state.opt_state)
+    assert memory["parameters"] == held(state.params, places and places.params)
+    counts = 8  # of updates: Adam's, and the learning rate's
+    assert memory["Adam's moments"] + counts == held(state.opt_state, places and places.opt_state)
 
 
 @pytest.mark.parametrize("devices", [2, 4, 8])
@@ -98,8 +109,7 @@ def test_shares_are_the_nth_part(devices: int, planned: Planned) -> None:
     tensor = planned(*SMALL, *mesh, "--tensor", devices)
     assert none["parameters"] == alone["parameters"] == moments["parameters"]
     assert none["Adam's moments"] == alone["Adam's moments"]
-    counts = 8  # of updates: of Adam's, and of the learning rate's
-    share = (alone["Adam's moments"] - counts) // devices + counts
+    share = alone["Adam's moments"] // devices
     assert moments["Adam's moments"] == both["Adam's moments"] == share
     assert both["parameters"] == alone["parameters"] // devices
     layers = 4 * tensor["parameters"]["layers"]
@@ -157,6 +167,18 @@ def test_models_of_a_billion_parameters(
         assert sum(found["memory"][part] for part in state) / 1e9 == pytest.approx(gigabytes, 0.01)
         assert found["traffic"]["total"]["ms"] == pytest.approx(ms, rel=0.04)
         assert found["work_ms"] == pytest.approx(work_ms, rel=0.02)
+
+
+def test_a_vocabulary_that_does_not_divide_is_whole_between_the_steps(planned: Planned) -> None:
+    mesh = ["--devices", 8, "--tensor", 8]
+    sizes = ("parameters", "Adam's moments")
+    odd, even = (planned(*SMALL, "--vocabulary-size", tokens, *mesh) for tokens in (63, 64))
+    alone = planned(*SMALL, "--vocabulary-size", 63)["memory"]
+    assert [odd["memory"][size] for size in sizes] == [alone[size] for size in sizes]
+    flat = "gradients, flat to be summed"
+    assert odd["memory"][flat] == even["memory"][flat]
+    gathered = "gradients of the vocabulary, gathered"
+    assert gathered in odd["traffic"] and gathered not in even["traffic"]
 
 
 @pytest.mark.parametrize(
