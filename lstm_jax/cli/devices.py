@@ -30,12 +30,13 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
             another; a run that is resumed elsewhere takes what there is.
     """
     asked = None if config.devices == "auto" else config.devices
+    processes = processes or jax.process_count()  # too late for flags, which such clusters need not
     cores = _cores()
     pays = config.model.hidden_size <= SMALL_HIDDEN_SIZE  # type: ignore[attr-defined]
     if processes == 1:
         wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
     else:
-        wanted = asked // processes if asked and processes and asked % processes == 0 else 1
+        wanted = asked // processes if asked and asked % processes == 0 else 1
     is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *_flags()}
     if 1 < wanted <= cores and not is_split:
         os.environ |= splitting(wanted)

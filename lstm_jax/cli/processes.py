@@ -17,6 +17,7 @@ from lstm_jax.cli.console import START_AGAIN, START_ALL_AGAIN, leave, tell
 from lstm_jax.files import one_line
 from lstm_jax.settings import Count, CountOrZero, check
 
+_AUTO = "auto"
 _ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
@@ -26,7 +27,8 @@ class Launch:
 
     Attributes:
         coordinator: HOST:PORT of the first of several processes, each of which is started with the
-            same command; under Slurm, Open MPI, Kubernetes, torchrun or on a TPU pod it is found.
+            same command; under Slurm, Open MPI, Kubernetes or torchrun it is found. With "auto"
+            JAX looks for one wherever it can, as on the hosts of a TPU pod.
         process_id: which of them this is; the first is 0.
         process_count: how many there are.
         start_timeout: seconds to wait until all have started.
@@ -56,7 +58,9 @@ def joined(launch: Launch) -> Iterator[int]:
         ValueError: something is missing.
     """
     address, count, number, local = _found(launch)
-    if not _is_one_of_several(address, count, number):
+    if address == _AUTO:
+        address = None
+    elif not _is_one_of_several(address, count, number):
         yield 1
         return
     # JAX would take SIGTERM, which is the training loop's.
@@ -82,6 +86,7 @@ def joined(launch: Launch) -> Iterator[int]:
             heartbeat_timeout_seconds=launch.dead_timeout,
         )
     except ValueError as error:
+        libc.signal(signal.SIGABRT, None)
         raise ValueError(
             f"this is one of several processes, and JAX says: {error} Give --coordinator, "
             f"--process-id and --process-count, or set {_ADDRESS}, {_NUMBER} and {_COUNT}"
@@ -133,6 +138,8 @@ def _is_one_of_several(address: str | None, count: int | None, number: int | Non
     is_one = address is not None or _is_cluster()
     if not is_one and (count, number) != (None, None):
         raise ValueError(f"this is process {number} of {count}; give --coordinator HOST:PORT, too")
+    if address is not None and None in (count, number) and not _is_cluster():
+        raise ValueError("give --process-id and --process-count with --coordinator")
     if is_one and count is not None and number is not None and number >= count:
         raise ValueError(f"there are {count} processes, so --process-id is at most {count - 1}")
     return is_one
