@@ -16,6 +16,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
+from lstm_jax.checks import check_targets
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy
@@ -274,7 +275,8 @@ class LanguageModel:
 
         The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
         of that. A target outside the vocabulary, such as PyTorch's -100, is no token and weighs
-        nothing; a token outside it is read as the nearest id.
+        nothing; a token outside it is read as the nearest id. Targets that are no integers, or of
+        another shape than the tokens, are a ValueError.
         """
         sums, _, carry = self.token_scores(
             params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key
@@ -293,6 +295,7 @@ class LanguageModel:
         dropout_key: Array | None = None,
     ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
         """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
+        check_targets(targets, tokens)
         folded = self._folded(params, tokens, dropout_key is not None)
         output, policy, remat = output_layer(params), self._policy(params), self.config.remat
 
