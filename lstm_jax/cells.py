@@ -1,4 +1,4 @@
-"""One step of each recurrent cell: parameters, initialisation, carry and step function.
+"""One step of each recurrent cell: parameters, carry, step function, and what they must fit.
 
 Shapes: B batch, D input size, H hidden size, G = 4H, 3H or H gates side by side.
 """
@@ -15,10 +15,11 @@ from jax import Array, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
+from lstm_jax.checks import check_input, require_array
+from lstm_jax.initialisation import Initialisation, init_gates, tf1_kernel, uniform
 from lstm_jax.precision import ComputeDtype, Products, cast_tree, draw_dtype, products
 
 CellName = Literal["rnn", "lstm", "gru"]
-Initialisation = Literal["pytorch", "keras", "tf1"]
 GRUReset = Literal["after", "before"]
 
 
@@ -129,6 +130,7 @@ def rnn_step(
         >>> h.shape
         (2, 4)
     """
+    _check_step("rnn", params, carry, x)
     policy = products(compute_dtype, params.w_h.dtype)
     h_BH = jnp.tanh(_gates(policy, params, x) + policy.dot(carry.h, params.w_h))
     return RNNCarry(h_BH), h_BH
@@ -166,6 +168,7 @@ def lstm_step(
         >>> carry.c.shape, h.shape
         ((2, 4), (2, 4))
     """
+    _check_step("lstm", params, carry, x)
     policy = products(compute_dtype, params.w_h.dtype)
     gates_BG = _gates(policy, params, x) + policy.dot(carry.h, params.w_h)
     i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
@@ -207,6 +210,7 @@ def gru_step(
         >>> h.shape
         (2, 4)
     """
+    _check_step("gru", params, carry, x)
     policy = products(compute_dtype, params.w_h.dtype)
     hidden_size = params.w_h.shape[0]
     gates_BG = _gates(policy, params, x)
@@ -249,7 +253,7 @@ def init_rnn(
         >>> lstm_jax.init_rnn(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape
         (3, 4)
     """
-    w_x, w_h, b, _ = _init_gates(key, input_size, hidden_size, 1, initialisation, dtype)
+    w_x, w_h, b, _ = init_gates(key, input_size, hidden_size, 1, initialisation, dtype)
     return cast_tree(RNNParams(w_x, w_h, b), dtype)
 
 
@@ -277,14 +281,14 @@ def init_lstm(
         dtype: of the parameters; those narrower than float32 are drawn in float32 and cast.
 
     Raises:
-        ValueError: a size below 1, or an unknown name.
+        ValueError: a size that is no integer or below 1, or an unknown name.
 
     Examples:
         >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4, initialisation="keras")
         >>> params.b[:8].tolist()  # of the input and the forget gate
         [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
     """
-    w_x, w_h, b, _ = _init_gates(
+    w_x, w_h, b, _ = init_gates(
         key, input_size, hidden_size, 4, initialisation, dtype, projection_size
     )
     if initialisation != "pytorch":
@@ -293,7 +297,7 @@ def init_lstm(
         return cast_tree(LSTMParams(w_x, w_h, b), dtype)
     draw: Any = initializers.glorot_uniform()
     if initialisation == "pytorch":
-        draw = _uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
+        draw = uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
     w_hr = draw(random.fold_in(key, 4), (hidden_size, projection_size))
     return cast_tree(LSTMParams(w_x, w_h, b, w_hr), dtype)
 
@@ -319,7 +323,7 @@ def init_gru(
         dtype: dtype of the parameters.
 
     Raises:
-        ValueError: a size below 1, or an unknown name.
+        ValueError: a size that is no integer or below 1, or an unknown name.
 
     Examples:
         >>> lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape
@@ -327,11 +331,11 @@ def init_gru(
     """
     if reset not in get_args(GRUReset):
         raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
-    w_x, w_h, b, b_h = _init_gates(key, input_size, hidden_size, 3, initialisation, dtype)
+    w_x, w_h, b, b_h = init_gates(key, input_size, hidden_size, 3, initialisation, dtype)
     if initialisation == "tf1":
         keys = random.split(key)
-        gates_x, gates_h = _tf1_kernel(keys[0], input_size, hidden_size, 2 * hidden_size, dtype)
-        candidate_x, candidate_h = _tf1_kernel(keys[1], input_size, hidden_size, hidden_size, dtype)
+        gates_x, gates_h = tf1_kernel(keys[0], input_size, hidden_size, 2 * hidden_size, dtype)
+        candidate_x, candidate_h = tf1_kernel(keys[1], input_size, hidden_size, hidden_size, dtype)
         w_x = jnp.concatenate([gates_x, candidate_x], axis=1)
         w_h = jnp.concatenate([gates_h, candidate_h], axis=1)
         b = b.at[: 2 * hidden_size].set(1)
@@ -340,53 +344,6 @@ def init_gru(
     inside = slice(2 * hidden_size, None)
     params = GRUParams(w_x, w_h, b + b_h.at[inside].set(0), b_h[inside])
     return cast_tree(params, dtype)
-
-
-def _init_gates(
-    key: Array,
-    input_size: int,
-    hidden_size: int,
-    gates: int,
-    initialisation: Initialisation,
-    dtype: DTypeLike,
-    projection_size: int | None = None,
-) -> tuple[Array, Array, Array, Array]:
-    """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU)."""
-    read_size = hidden_size if projection_size is None else projection_size
-    sizes = {"input_size": input_size, "hidden_size": hidden_size, "projection_size": read_size}
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} is {size}; it must be at least 1")
-    width = gates * hidden_size
-    dtype = draw_dtype(dtype)
-    zero = jnp.zeros(width, dtype)
-    key_x, key_h, key_bx, key_bh = random.split(key, 4)
-    match initialisation:
-        case "pytorch":
-            draw = _uniform(1 / math.sqrt(hidden_size), dtype)
-            b_x, b_h = draw(key_bx, (width,)), draw(key_bh, (width,))
-            w_x, w_h = draw(key_x, (input_size, width)), draw(key_h, (read_size, width))
-            return (w_x, w_h, b_x, b_h) if gates == 3 else (w_x, w_h, b_x + b_h, zero)
-        case "keras":
-            w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
-            return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero
-        case "tf1":
-            return *_tf1_kernel(key_x, input_size, read_size, width, dtype), zero, zero
-    raise ValueError(
-        f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
-    )
-
-
-def _uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]], Array]:
-    return lambda key, shape: random.uniform(key, shape, dtype, -bound, bound)
-
-
-def _tf1_kernel(
-    key: Array, input_size: int, hidden_size: int, width: int, dtype: DTypeLike
-) -> tuple[Array, Array]:
-    shape = (input_size + hidden_size, width)
-    kernel = initializers.glorot_uniform()(key, shape, draw_dtype(dtype))
-    return kernel[:input_size], kernel[input_size:]
 
 
 class Cell(NamedTuple):
@@ -425,6 +382,36 @@ def cell_of(params: Params) -> Cell:
         if isinstance(params, cell.params):
             return cell
     raise TypeError(f"expected RNNParams, LSTMParams or GRUParams, got {type(params).__name__}")
+
+
+def require_cell(params: Any, name: CellName, suffix: str = "") -> None:
+    """Raises TypeError where the parameters are not what the function of this cell takes."""
+    found, wanted = cell_of(params), cell_named(name)
+    if found is not wanted:
+        raise TypeError(
+            f"{name}{suffix} takes {wanted.params.__name__}, and these are "
+            f"{found.params.__name__}; use {found.name}{suffix}"
+        )
+
+
+def check_carry(params: Params, carry: Any, batch_size: int) -> None:
+    """Raises TypeError or ValueError where a carry does not fit the parameters."""
+    expected: Any = cell_of(params).carry
+    if not isinstance(carry, expected):
+        raise ValueError(
+            f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
+        )
+    shapes = carry_shapes(params, batch_size)
+    for name, array, shape in zip(carry._fields, carry, shapes, strict=True):
+        require_array(f"carry.{name}", array)
+        if array.shape != shape:
+            raise ValueError(f"carry.{name} has shape {array.shape}; expected {shape}")
+
+
+def _check_step(name: CellName, params: Params, carry: Any, x: Array) -> None:
+    require_cell(params, name, "_step")
+    check_input("x", x, "B", params.w_x.shape[0])
+    check_carry(params, carry, x.shape[0])
 
 
 def zero_carry(params: Params, batch_size: int) -> Any:

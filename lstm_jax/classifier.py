@@ -16,8 +16,9 @@ from jax import Array, lax, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import Initialisation, look_up
+from lstm_jax.cells import look_up
 from lstm_jax.dropout import dropout_mask, fold
+from lstm_jax.initialisation import Initialisation
 from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.precision import cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Share, Size, SizeOrZero

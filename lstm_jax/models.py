@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
+from lstm_jax.checks import check_targets
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import (
@@ -286,7 +287,8 @@ class LanguageModel:
 
         The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
         of that. A target outside the vocabulary, such as PyTorch's -100, is no token and weighs
-        nothing; a token outside it is read as the nearest id.
+        nothing; a token outside it is read as the nearest id. Targets that are no integers, or of
+        another shape than the tokens, are a ValueError.
 
         Inside `shard_map`, `axis` names the mesh's axis along which `vocabulary_specs` split the
         parameters, whose last slices may go on with zeros; the sums are those of all its devices'
@@ -311,6 +313,7 @@ class LanguageModel:
         axis: str | None = None,
     ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
         """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
+        check_targets(targets, tokens)
         output, policy, remat = output_layer(params), self._policy(params), self.config.remat
         if axis is None:
             params = self._folded(params, tokens, dropout_key is not None)

@@ -19,11 +19,13 @@ from lstm_jax.cells import (
     Params,
     RNNCarry,
     RNNParams,
-    carry_shapes,
     cell_of,
+    check_carry,
     look_up,
+    require_cell,
     zero_carry,
 )
+from lstm_jax.checks import check_input, require_array
 from lstm_jax.kernels import reference, scan
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import reset_rows, select_rows
@@ -79,7 +81,9 @@ def lstm(
         and no reset returns its initial carry, and so do all rows where T is 0.
 
     Raises:
-        ValueError: shapes, dtypes or names that don't fit, before anything is computed.
+        TypeError: parameters of another cell, or what is no array.
+        ValueError: shapes, dtypes or names that don't fit. Either comes before anything is
+            computed.
 
     Examples:
         >>> params = lstm_jax.init_lstm(jax.random.key(0), input_size=3, hidden_size=4)
@@ -89,6 +93,7 @@ def lstm(
         >>> ys.shape, bool(jnp.allclose(carry.h[1], ys[6, 1]))
         ((10, 2, 4), True)
     """
+    require_cell(params, "lstm")
     return layer(
         params,
         carry,
@@ -124,6 +129,7 @@ def gru(
         >>> bool(jnp.allclose(carry.h, ys[0]))  # backward, the first time is the last step
         True
     """
+    require_cell(params, "gru")
     return layer(
         params,
         carry,
@@ -159,6 +165,7 @@ def rnn(
         >>> ys.shape
         (10, 2, 4)
     """
+    require_cell(params, "rnn")
     return layer(
         params,
         carry,
@@ -208,7 +215,7 @@ def layer(
     params, mask, resets = vary_as(xs, (params, mask, resets))
     if carry is None:
         carry = zero_carry(params, xs.shape[1])
-    _check_carry(params, carry, xs.shape[1])
+    check_carry(params, carry, xs.shape[1])
     carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
     if xs.shape[0] == 0:
         return carry, vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
@@ -293,31 +300,12 @@ def _check(
         raise ValueError(f"unroll is {unroll}; it must be at least 1")
     if remat is not None and remat < 1:
         raise ValueError(f"remat is {remat}; it must be at least 1")
-    input_size = params.w_x.shape[0]
-    if jnp.issubdtype(xs.dtype, jnp.integer):
-        if xs.ndim != 2:
-            raise ValueError(f"integer xs have shape {xs.shape}; expected [T, B] token ids")
-    elif xs.ndim != 3 or xs.shape[2] != input_size:
-        raise ValueError(
-            f"xs have shape {xs.shape}; expected [T, B, {input_size}], time first, as w_x has "
-            f"{input_size} rows"
-        )
+    check_input("xs", xs, "T, B", params.w_x.shape[0])
     for name, flags in (("mask", mask), ("resets", resets)):
         if flags is None:
             continue
+        require_array(name, flags)
         if flags.dtype != jnp.bool_ or flags.shape != xs.shape[:2]:
             raise ValueError(
                 f"{name} is {flags.dtype} of shape {flags.shape}; expected bool {xs.shape[:2]}"
             )
-
-
-def _check_carry(params: Params, carry: Any, batch_size: int) -> None:
-    expected: Any = cell_of(params).carry
-    if not isinstance(carry, expected):
-        raise ValueError(
-            f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
-        )
-    shapes = carry_shapes(params, batch_size)
-    for name, array, shape in zip(carry._fields, carry, shapes, strict=True):
-        if array.shape != shape:
-            raise ValueError(f"carry.{name} has shape {array.shape}; expected {shape}")

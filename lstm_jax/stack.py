@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import CellName, GRUReset, Initialisation, Params, cell_named, zero_carry
+from lstm_jax.cells import CellName, GRUReset, Params, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
+from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer
 from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
@@ -189,6 +190,9 @@ def run_stack(
     Returns:
         The final carry, and the last layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
 
+    Raises:
+        ValueError: parameters or carry are not the config's; for what else, see `lstm`.
+
     Examples:
         >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4, bidirectional=True, dropout=0.5)
         >>> layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
@@ -200,6 +204,7 @@ def run_stack(
     """
     if carry is None:
         carry = (None,) * len(layers)
+    _check(config, layers, carry)
     place = config.dropout_place if config.dropout else None
     keys = None if dropout_key is None else [fold(dropout_key, n) for n in range(len(layers))]
     finals = []
@@ -238,7 +243,8 @@ def step_stack(
         The new carry, and the last layer's output `[B, H]`.
 
     Raises:
-        ValueError: the stack is bidirectional; it has no single next step.
+        ValueError: the stack is bidirectional: it has no single next step; or parameters or carry
+            are not the config's.
 
     Examples:
         >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4)
@@ -252,6 +258,7 @@ def step_stack(
         raise ValueError(
             "a bidirectional stack needs the whole sequence; it cannot go step by step"
         )
+    _check(config, layers, carry)
     step = partial(cell_named(config.cell).step, compute_dtype=config.compute_dtype)
     finals: list[Any] = []
     for params, before in zip(layers, carry, strict=True):
@@ -263,6 +270,30 @@ def step_stack(
             final, x = step(params, before, x)
         finals.append(final)
     return tuple(finals), x
+
+
+def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...]) -> None:
+    """Raises ValueError where layers, directions or cells are not the config's."""
+    directions = "both directions" if config.bidirectional else "one direction"
+    for name, entries in (("parameters", layers), ("carry", carry)):
+        if len(entries) != config.layers:
+            raise ValueError(
+                f"{name} of {len(entries)} layers; config.layers is {config.layers}, so give an "
+                "entry for each"
+            )
+        for index, entry in enumerate(entries):
+            if entry is not None and isinstance(entry, Directions) != config.bidirectional:
+                raise ValueError(
+                    f"{name} of layer {index} are {type(entry).__name__}; config.bidirectional is "
+                    f"{config.bidirectional}, so give those of {directions}"
+                )
+    for index, params in enumerate(layers):
+        for each in params if config.bidirectional else (params,):
+            if (cell := cell_of(each).name) != config.cell:
+                raise ValueError(
+                    f"parameters of layer {index} are {type(each).__name__}, of cell {cell!r}; "
+                    f"config.cell is {config.cell!r}"
+                )
 
 
 def _one_layer(

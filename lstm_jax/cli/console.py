@@ -35,7 +35,9 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
     try:
-        return command(sys.argv[1:])
+        code: int | None = command(sys.argv[1:])
+        sys.stdout.flush()
+        return code or 0
     except BaseException as error:
         code = _code_of(error, prog)
         if _is_one_of_several():
@@ -62,7 +64,10 @@ def _code_of(error: BaseException, prog: str) -> int | None:
     if _is_one_of_several() and _OF_ANOTHER.search(line):
         tell(f"{prog}: another process of this run ended ({line:.160}); {START_ALL_AGAIN}")
         return START_AGAIN
-    if not isinstance(error, (ValueError, OSError)):
+    if isinstance(error, OSError) and error.filename is None and _fails(sys.stdout):
+        _discard(sys.stdout)  # as above
+        line = f"standard output fails ({line}); send it where there is room, such as another disk"
+    elif not isinstance(error, (ValueError, OSError)):
         cure = _cure(error, line)
         if cure is None:
             return None
@@ -187,6 +192,15 @@ class Shown:
             # What the stream still holds goes nowhere either, or Python would complain at its exit.
             _discard(self._stream)
             tell(f"standard output fails ({error.strerror}); nothing more is shown there")
+
+
+def _fails(stream: TextIO) -> bool:
+    """Whether it does not take what was written to it."""
+    try:
+        stream.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _discard(stream: TextIO) -> None:

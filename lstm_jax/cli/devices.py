@@ -28,6 +28,9 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
         processes: how many share the devices; 0 where that is not known.
         is_asked: whether the user asks for this number now, and would rather have an error than
             another; a run that is resumed elsewhere takes what there is.
+
+    Raises:
+        ValueError: the user asks for more than this processor has cores.
     """
     asked = None if config.devices == "auto" else config.devices
     processes = processes or jax.process_count()  # too late for flags, which such clusters need not
@@ -43,9 +46,15 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     if processes != 1:
         return asked if asked is not None and is_asked else jax.device_count()
     there = jax.local_device_count()
+    is_cpu = jax.default_backend() == "cpu"
+    if asked is not None and asked > max(there, cores) and is_asked and is_cpu and not is_split:
+        raise ValueError(
+            f"devices is {asked}, and a device takes a core, of which there are {cores}: give "
+            f"{cores} at most here; JAX_NUM_CPU_DEVICES={asked} makes more devices than cores"
+        )
     if asked is not None and (is_asked or asked <= there):
         return asked
-    if asked is None and jax.default_backend() == "cpu":
+    if asked is None and is_cpu:
         there = 1 if is_split else min(wanted, there)
     return max(_divisors(config.batch_size, there))
 

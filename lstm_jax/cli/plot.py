@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lstm_jax.cli.options import PlotCommand
+from lstm_jax.interop.files import require_target
 from lstm_jax.training import plots
 
 
@@ -10,6 +11,7 @@ def run(command: PlotCommand) -> int:
     """Draws them; raises ValueError for whatever the user can mend."""
     if not plots.have_matplotlib():
         raise ValueError("curves need matplotlib; pip install 'lstm-jax[plots]'")
+    require_target(command.output, overwrite=True)
     plots.draw_curves(command.runs, command.output)
     print(command.output)
     return 0

@@ -172,6 +172,11 @@ def _begun(
             state, progress = task.restored_state(the_task, store)
         else:
             state, progress = first, {}
+    if (step := int(state.step)) > the_task.total_steps:
+        raise ValueError(
+            f"{folder.path} is at step {step}, past step {the_task.total_steps}, where "
+            "it is to end: there is nothing to do; give more --steps or --epochs"
+        )
     files = read_description(folder).files
     together(lambda: write_config(folder, the_task.system, files), first_only=True)
     return state, progress

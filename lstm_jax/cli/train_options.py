@@ -88,6 +88,9 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
     tyro's subcommands and configs have their defaults before the line is read; here a run's are in
     a folder that the line names. So what says which defaults these are is looked up first.
     """
+    for flag in ("--data", "--run-dir"):
+        if given(flag, arguments) == "" and arguments[-1] != flag:
+            raise ValueError(f"{flag} is empty; name a path, or leave it out")
     named = given("--preset", arguments)
     if arguments and not arguments[0].startswith("-"):
         named = arguments[0]

@@ -154,7 +154,7 @@ def _safetensors() -> Any:
         import safetensors.numpy
     except ImportError:
         raise ValueError(
-            "safetensors files need the library of that name; pip install safetensors"
+            "safetensors files need the library of that name; pip install 'lstm-jax[interop]'"
         ) from None
     return safetensors
 

@@ -25,7 +25,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax.cells import CellName, GRUReset, Initialisation, cell_named
+from lstm_jax.cells import CellName, GRUReset, cell_named
+from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
 from lstm_jax.stack import Directions, StackConfig, run_stack

@@ -115,7 +115,7 @@ class Poems(NamedTuple):
         poems: the poems kept, in the order of the text, without white space.
         lines: the lines that are not blank.
         empty: the lines with a title only.
-        repeated: the poems that an earlier line holds too, kept or not, empty ones included.
+        repeated: the poems that an earlier line holds too, kept or not, but for empty ones.
         malformed: the lines without a colon.
         cut: the poems among those kept that were longer than `length`.
     """
@@ -367,7 +367,7 @@ def read_poems(
         poems=tuple(body[part] for body in kept),
         lines=len(lines),
         empty=empty,
-        repeated=len(bodies) - len(first_line),
+        repeated=len(bodies) - empty - len(first_line.keys() - {""}),
         malformed=malformed,
         cut=sum(len(body) > length for body in kept),
     )

@@ -242,6 +242,11 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
     for place, token in enumerate(places):
         if token == BLANK:
             continue
+        if is_of_words and BLANK in token:
+            raise ValueError(
+                f"the template's {token!r} holds a {BLANK}, which stands for a whole word; put "
+                "spaces around each"
+            )
         is_known = any(each in vocabulary for each in vocabulary.split(token))
         if feed_unknown and stand_in is not None and not is_known:
             ids[place] = stand_in

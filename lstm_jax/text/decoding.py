@@ -99,8 +99,10 @@ def _readings(raw: bytes) -> dict[str, str]:
     odd = re.search(rb"[\x80-\xff]", raw)
     first = raw.rfind(b"\n", 0, odd.start()) + 1 if odd and 0 not in raw else 0
     texts: dict[str, str] = {}
-    # A stray NUL does not make wide characters of a text.
-    is_wide = raw.count(0) > len(raw) / 100
+    # Stray NULs do not make wide characters of a text, however short it is: of wide ones in which
+    # bytes read as text, every other byte is NUL.
+    others = raw.replace(b"\0", b"").decode("utf-8", "replace")
+    is_wide = raw.count(0) > len(raw) / (4 if _is_likely(others) else 100)
     for name in marked[:1] or (_WIDE if is_wide else _NARROW if 0 not in raw else ()):
         try:
             # The incremental decoder allows for a last character that is cut off.

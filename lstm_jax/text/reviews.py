@@ -106,9 +106,8 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
         raise ValueError(
             f"{name!r} cannot be read ({reason(error)}); give a readable one"
         ) from None
-    raise ValueError(
-        f"{shown} does not exist or is of no known kind; give a folder, .tar, .tar.gz, .csv or .tsv"
-    )
+    problem = "is no table or archive of reviews" if place.exists() else "does not exist"
+    raise ValueError(f"{shown} {problem}; give a folder, .tar, .tar.gz, .csv or .tsv of reviews")
 
 
 def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> Vocabulary:
@@ -306,14 +305,14 @@ def _pairs(rows: _Rows) -> _Pairs:
     for line, row in rows:
         if len(row) != len(header):
             raise _UnfitError(line, f"has {len(row)} columns, not {len(header)}; quote texts")
-        label, text = row[label_at].strip().lower(), row[text_at]
-        if label not in _LABELS:
+        label, text = row[label_at].strip(), row[text_at]
+        if label.lower() not in _LABELS:
             raise _UnfitError(line, f"has the label {label[:40]!r}; use {', '.join(_LABELS)}")
         if len(text) > csv.field_size_limit():
             raise _UnfitError(line, f"has over {csv.field_size_limit()} characters; shorten it")
         if len(pairs) >= _MOST_REVIEWS:
             raise _UnfitError(line, f"makes over {_MOST_REVIEWS} reviews; give a part")
-        pairs.append((text, _LABELS[label]))
+        pairs.append((text, _LABELS[label.lower()]))
     return pairs
 
 

@@ -127,7 +127,8 @@ class Vocabulary:
         except ValueError as error:
             raise ValueError(f"{name} {prompt!r} cannot be used: {error}") from None
         if not ids.size:
-            raise ValueError(f"{name} {prompt!r} is empty; give at least one {self._noun}")
+            what = f"holds no {self._noun}" if prompt.strip() else "is empty"
+            raise ValueError(f"{name} {prompt!r} {what}; give at least one {self._noun}")
         return ids
 
     def split(self, text: str) -> list[str]:

@@ -238,7 +238,8 @@ def read_description(folder: RunFolder) -> Description:
             _files(described.get("files", {})),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder.config} cannot be used: {one_line(error)}; restore it") from None
+        problem = f"{'it lacks ' * isinstance(error, KeyError)}{one_line(error)}"
+        raise ValueError(f"{folder.config} cannot be used: {problem}; restore it") from None
     if (folder.path / _OLDER_VECTORS).exists():
         raise ValueError(
             f"{folder.path} is of an older version, which kept frozen word vectors in "

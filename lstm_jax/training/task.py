@@ -156,7 +156,10 @@ def heldout_metrics(
     """
     system = task.system
     if not system.heldout_batch_size:
-        raise ValueError("nothing is held out in this run (heldout_share is 0); there is no loss")
+        raise ValueError(
+            "nothing is held out in this run (heldout_share is 0), so there is no loss; begin a "
+            "new run with --heldout-share 0.1"
+        )
     sums = evaluate(
         system.objective, state.params, system.heldout(), system.heldout_batch_size, should_stop,
         task.program.mesh,

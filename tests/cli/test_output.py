@@ -146,6 +146,28 @@ def test_a_standard_output_that_fails_is_told_once(
     )
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [(sample_command, ["--length", "3"]), (train_command, ["--eval-only", "--run-dir"])],
+)
+def test_texts_that_standard_output_does_not_take_are_one_line_and_an_error(
+    command: Callable[[Sequence[str]], int],
+    options: list[str],
+    run: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        at = 0 if command is sample_command else len(options)
+        monkeypatch.setattr(sys, "argv", ["command", *options[:at], str(run), *options[at:]])
+        assert run_command("command", command) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("command: error: standard output fails ([Errno 28] No space left")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
 def test_a_closed_stream_is_one_that_leads_nowhere(
     closed: str, run: Path, data: Path, monkeypatch: pytest.MonkeyPatch

@@ -88,6 +88,21 @@ def test_a_run_goes_on_over_another_schedule_which_is_told(
     assert read_arguments([*RESUME, "--epochs", "2", "--steps", "7"]).config.steps == 7
 
 
+def test_a_run_that_is_past_its_end_is_refused_and_a_finished_one_is_not(
+    data: Path, call: Command, refusal: Refusal
+) -> None:
+    assert call(train_command, *NEW)[0] == 0
+    before = snapshot(Path("run"))
+    for flags in (["--steps", 3], ["--steps", 3, "--epochs", 50]):
+        err = refusal(train_command, *RESUME, *flags)
+        assert "run is at step 4, past step 3, where it is to end: there is nothing to do" in err
+        assert snapshot(Path("run")) == before
+    code, out, err = call(train_command, *RESUME)
+    assert (code, err) == (0, "")
+    assert "saved step 4" in out
+    assert json.loads(Path("run/config.json").read_text())["config"]["steps"] == 4
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
 def test_what_the_system_leaves_in_a_folder_is_nothing(
     name: str, data: Path, refusal: Refusal, call: Command, monkeypatch: pytest.MonkeyPatch

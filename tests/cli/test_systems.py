@@ -171,8 +171,11 @@ def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
 
 
 def test_a_template_of_words_keeps_them_and_may_feed_unknown_ones(
-    call: Command, word_run: Path
+    call: Command, refusal: Refusal, word_run: Path
 ) -> None:
+    for token in ("**", "час*"):
+        err = refusal(sample_command, word_run, "--template", f"час {token} час")
+        assert f"the template's '{token}' holds a *, which stands for a whole word" in err
     text = call(sample_command, word_run, "--template", "час * и * час")[1].split()
     assert (text[0], text[2], text[4], len(text)) == ("час", "и", "час", 5)
     options = (word_run, "--template", "Часы * Xyzzy", "--jsonl", "--feed-unknown")

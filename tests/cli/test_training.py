@@ -105,6 +105,8 @@ BAD = {
     "a directory": (["--data", "{tmp}"], "{tmp}"),
     "empty file": (["--data", "{tmp}/empty.txt"], "empty"),
     "invalid UTF-8": (["--data", "{tmp}/latin1.txt"], "UTF-8"),
+    "a path of nothing": (["--data", ""], "--data is empty"),
+    "a folder of nothing": (["--run-dir="], "--run-dir is empty"),
     "a binary file": (["--data", "{tmp}/binary.bin"], "binary.bin"),
     "shorter than a batch": (["--data", "{tmp}/short.txt"], "smaller batch size"),
     "prompt outside the vocabulary": (["--sample-prompts", "Ω"], "U+03A9"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,9 +11,16 @@ from core_cases import assert_message
 from jax import random
 
 from lstm_jax import cells
-from lstm_jax.models import LanguageModelConfig
-from lstm_jax.recurrence import layer, lstm
-from lstm_jax.stack import StackConfig, step_stack
+from lstm_jax.models import LanguageModel, LanguageModelConfig
+from lstm_jax.recurrence import gru, layer, lstm, rnn
+from lstm_jax.stack import (
+    Directions,
+    StackConfig,
+    init_stack,
+    run_stack,
+    stack_zero_carry,
+    step_stack,
+)
 
 T, B, D, H = 4, 2, 3, 5
 
@@ -32,6 +40,11 @@ MASK = jnp.ones((T, B), bool)
         ({"xs": jnp.zeros((T, D))}, ("xs", "(4, 3)", "[T, B, 3]")),
         ({"xs": jnp.zeros((T, B, D), jnp.int32)}, ("xs", "(4, 2, 3)", "[T, B]")),
         ({"xs": jnp.zeros((T,), jnp.int32)}, ("xs", "(4,)", "[T, B]")),
+        ({"xs": XS.astype(jnp.complex64)}, ("xs", "complex64", "real")),
+        ({"xs": [[[0.0] * D] * B] * T}, ("xs is list", "jnp.asarray")),
+        ({"xs": None}, ("xs is NoneType", "jnp.asarray")),
+        ({"mask": [[True] * B] * T}, ("mask is list", "jnp.asarray")),
+        ({"carry": cells.LSTMCarry([[0.0] * H] * B, jnp.zeros((B, H)))}, ("carry.h is list",)),
         ({"mask": MASK.T}, ("mask", "bool", "(2, 4)", "(4, 2)")),
         ({"mask": MASK.astype(jnp.float32)}, ("mask", "float32", "bool")),
         ({"resets": MASK[0]}, ("resets", "(2,)", "(4, 2)")),
@@ -57,6 +70,46 @@ def test_layer_names_what_does_not_fit(
     assert_message(lambda: run(PARAMS, carry, xs, **given), *parts)
 
 
+STEPS = {"rnn": cells.rnn_step, "lstm": cells.lstm_step, "gru": cells.gru_step}
+
+
+@pytest.mark.parametrize("function", [rnn, lstm, gru, *STEPS.values()])
+@pytest.mark.parametrize("name", STEPS)
+def test_parameters_of_another_cell_name_the_function_to_use(function: Any, name: str) -> None:
+    params = cells.cell_named(name).init(KEY, D, H)
+    cell, _, suffix = function.__name__.partition("_")
+    args = (XS[0],) if suffix else (XS,)
+    if cell == name:
+        function(params, cells.zero_carry(params, B), *args)
+        return
+    used = f"use {name}_step" if suffix else f"use {name}"
+    takes = f"{function.__name__} takes {cell.upper()}Params"
+    assert_message(lambda: function(params, None, *args), takes, type(params).__name__, used)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"x": XS}, ("x", "(4, 2, 3)", "[B, 3]")),
+        ({"x": XS[0, 0]}, ("x", "(3,)", "[B, 3]")),
+        ({"x": jnp.zeros((T, B), jnp.int32)}, ("x", "(4, 2)", "[B] token ids")),
+        ({"x": XS[0].astype(jnp.complex64)}, ("x is complex64",)),
+        ({"x": [[0.0] * D] * B}, ("x is list", "jnp.asarray")),
+        ({"x": jnp.zeros((1, D))}, ("carry.h", "(2, 5)", "(1, 5)")),
+        ({"carry": None}, ("carry is NoneType", "Carry")),
+        ({"size": D}, ("carry.h", "(2, 3)", "(2, 5)")),
+    ],
+)
+def test_step_names_what_does_not_fit(
+    name: str, options: dict[str, Any], parts: tuple[str, ...]
+) -> None:
+    params = cells.cell_named(name).init(KEY, D, H)
+    sized = cells.cell_named(name).init(KEY, D, options.get("size", H))
+    carry = options.get("carry", cells.zero_carry(sized, B))
+    assert_message(lambda: STEPS[name](params, carry, options.get("x", XS[0])), *parts)
+
+
 def test_layer_asks_for_parameters() -> None:
     with pytest.raises(TypeError, match=r"LSTMParams.*got dict"):
         cells.cell_of({})  # type: ignore[arg-type]
@@ -66,6 +119,7 @@ def test_layer_asks_for_parameters() -> None:
 def test_init_names_what_does_not_fit(draw: Any) -> None:
     assert_message(lambda: draw(KEY, 0, H), "input_size is 0", "at least 1")
     assert_message(lambda: draw(KEY, D, -1), "hidden_size is -1", "at least 1")
+    assert_message(lambda: draw(KEY, D, 2.5), "hidden_size is 2.5", "an integer")
     assert_message(lambda: draw(KEY, D, H, initialisation="torch"), "'torch'", "pytorch", "tf1")
 
 
@@ -119,6 +173,48 @@ def test_language_model_config_names_what_does_not_fit(
     options: dict[str, Any], parts: tuple[str, ...]
 ) -> None:
     assert_message(lambda: LanguageModelConfig(**options), *parts)
+
+
+STACK = StackConfig(layers=2, hidden_size=H)
+LAYERS = init_stack(KEY, STACK, D)
+CARRY = stack_zero_carry(LAYERS, B)
+BOTH = Directions(*CARRY)
+
+
+@pytest.mark.parametrize("run", [run_stack, step_stack])
+@pytest.mark.parametrize(
+    ("options", "carry", "parts"),
+    [
+        ({"layers": 3}, CARRY, ("parameters of 2 layers", "config.layers is 3")),
+        ({"layers": 1}, CARRY, ("parameters of 2 layers", "config.layers is 1")),
+        ({}, CARRY[:1], ("carry of 1 layers", "config.layers is 2")),
+        ({"bidirectional": True}, CARRY, ("layer 0", "LSTMParams", "both directions")),
+        ({}, (CARRY[0], BOTH), ("carry of layer 1", "Directions", "one direction")),
+        ({"cell": "gru"}, CARRY, ("layer 0", "LSTMParams", "config.cell is 'gru'")),
+    ],
+)
+def test_stack_names_what_does_not_fit(
+    run: Any, options: dict[str, Any], carry: Any, parts: tuple[str, ...]
+) -> None:
+    config = replace(STACK, **options)
+    further = {"allow_bidirectional": True} if run is step_stack else {}
+    xs = XS[0] if run is step_stack else XS
+    assert_message(lambda: run(config, LAYERS, carry, xs, **further), *parts)
+
+
+@pytest.mark.parametrize(
+    ("targets", "parts"),
+    [
+        (jnp.zeros((T, B)), ("targets is float32", "integers")),
+        (jnp.zeros((T, B + 1), jnp.int32), ("(4, 3)", "(4, 2)")),
+        (jnp.zeros(T, jnp.int32), ("(4,)", "(4, 2)")),
+        ([[0] * B] * T, ("targets is list", "jnp.asarray")),
+    ],
+)
+def test_loss_names_what_does_not_fit(targets: Any, parts: tuple[str, ...]) -> None:
+    model = LanguageModel(LanguageModelConfig(hidden_size=H), vocabulary_size=D)
+    params, tokens = model.init(KEY), jnp.zeros((T, B), jnp.int32)
+    assert_message(lambda: model.token_sums(params, None, tokens, targets), *parts)
 
 
 def test_bidirectional_stack_takes_no_single_step() -> None:

@@ -121,6 +121,7 @@ FOUND: list[tuple[str, bytes, str]] = [
         for name in ("../secret", "/dev/zero", "/etc/hostname", "", ".", "a\0b")
     ],
     ("config json", config_of(config=""), "its system is None"),
+    ("config json", b"{}", "it lacks 'format'; restore it"),
     *[
         ("config json", config_of(files=each), "checksums")
         for each in ([], {"vocab.json": 5}, "x", None)

@@ -61,12 +61,15 @@ def test_broken_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> Non
         interop.load_arrays(tmp_path / "none.safetensors")
 
 
-@pytest.mark.parametrize(("library", "name"), [("safetensors", "a.safetensors"), ("torch", "a.pt")])
+@pytest.mark.parametrize(
+    ("library", "name", "cure"),
+    [("safetensors", "a.safetensors", r"'lstm-jax\[interop\]'"), ("torch", "a.pt", "torch")],
+)
 def test_a_missing_library_is_named_with_its_cure(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, name: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, name: str, cure: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(ValueError, match=f"pip install {library}"):
+    with pytest.raises(ValueError, match=f"pip install {cure}"):
         interop.load_arrays(tmp_path / name)
 
 

@@ -107,9 +107,14 @@ def test_damaged_utf_8_is_told_from_other_encodings(language: str, damage: bytes
     assert "and in 1 more place;" in twice
 
 
-def test_a_stray_nul_is_no_encoding() -> None:
-    message = refusal(decode, b"Some words and a few more, " * 9 + b"\0 and the end", "'f'")
-    assert "binary file (NUL at byte 243)" in message and "UTF" in message
+@pytest.mark.parametrize(
+    "text", ["Some words and a few more, " * 9 + "\0 and the end", "The cat \0 x", "caf\u00e9 \0"]
+)
+def test_a_stray_nul_is_no_encoding(text: str) -> None:
+    raw = text.encode()
+    message = refusal(decode, raw, "'f'")
+    assert f"binary file (NUL at byte {raw.index(0)}); give a plain UTF-8" in message
+    assert "UTF-16" not in message
 
 
 def archive(kind: str) -> bytes:

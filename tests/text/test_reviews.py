@@ -220,8 +220,10 @@ def test_both_labels_are_needed(tmp_path: Path, kept: str) -> None:
 
 def test_unusable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("missing.csv", "a\nb.tgz", "n" * 300, "a\0.csv", "\udc80"):
-        read_error(tmp_path / name)
-    assert "no known kind" in read_error(tmp_path / "data.zip", b"PK")
+        assert "no table or archive" not in read_error(tmp_path / name)
+    assert "does not exist; give" in refusal(read_reviews, tmp_path / "none.txt")
+    for name, content in (("data.zip", b"PK"), ("a text.txt", b"but no table")):
+        assert "is no table or archive of reviews; give" in read_error(tmp_path / name, content)
     assert "train" in read_error(tmp_path)
 
     def refuse(*_: object, **__: object) -> Any:
@@ -326,6 +328,7 @@ def test_the_separator_is_found(tmp_path: Path, name: str, separator: str, first
         (b'text,label\n"a\nb",1\n\nc,2\n', "line 5"),
         (b"text,label\na,\n", "line 2"),
         (b"text,label\na,0.5\n", "'0.5'"),
+        (b"text,label\na,False\n", "'False'"),
         (b'text,label\na,1\n"b,0\nc,d,1\n', "line 4"),
         (b'text,label\n"a"b,1\nc,d,0\n', "line 3"),
         (b"great film,1\nbad,0\n", "its first line names 'great film', '1'"),

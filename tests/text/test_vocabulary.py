@@ -97,6 +97,7 @@ def test_errors_call_a_text_what_it_is_and_name_what_is_outside() -> None:
     assert refusal(characters.encode_prompt, "c").startswith("prompt 'c' cannot")
     message = refusal(characters.encode_prompt, "", name="template")
     assert message.startswith("template '' is empty")
+    assert refusal(two.encode_prompt, "!").startswith("prompt '!' holds no word; give")
     message = refusal(two.encode, "a c b d c")
     assert "2 words" in message and "'c', 'd'" in message
     assert "and 15 more" in refusal(two.encode, " ".join(f"w{n}" for n in range(25)))

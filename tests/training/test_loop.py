@@ -403,5 +403,5 @@ class _NotFiniteAtOdd:
 
 def test_held_out_loss_of_a_run_that_holds_nothing_out_is_refused() -> None:
     the_task = task(config(heldout_share=0.0))
-    with pytest.raises(ValueError, match="nothing is held out"):
+    with pytest.raises(ValueError, match=r"nothing is held out.*--heldout-share"):
         heldout_metrics(the_task, first_state(the_task))

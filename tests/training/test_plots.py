@@ -135,6 +135,8 @@ def test_a_folder_that_is_no_run_is_refused_and_draws_nothing(
         with pytest.raises(ValueError, match=message):
             plot_command([str(runs[0]), str(tmp_path / name), "--output", str(picture)])
     assert not picture.exists()
+    with pytest.raises(ValueError, match=r"there is no folder .*; make it first"):
+        plot_command([str(runs[0]), "--output", str(tmp_path / "no" / "a.png")])
 
 
 def test_without_matplotlib_the_error_names_the_cure(

@@ -1,0 +1,44 @@
+"""What is refused of arrays before anything is computed; only types and shapes are looked at.
+
+Shapes: T time, B batch, D input size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+
+def require_array(name: str, value: Any) -> None:
+    """Raises TypeError where a value is no array."""
+    if not (hasattr(value, "dtype") and hasattr(value, "shape")):
+        raise TypeError(f"{name} is {type(value).__name__}; give an array, as jnp.asarray makes it")
+
+
+def check_input(name: str, x: Any, axes: str, input_size: int) -> None:
+    """Raises TypeError or ValueError where inputs are not `[axes, D]`, or integers `[axes]`."""
+    require_array(name, x)
+    rank = len(axes.split(", "))
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        if x.ndim != rank:
+            raise ValueError(f"integer {name} of shape {x.shape}; expected [{axes}] token ids")
+    elif jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise ValueError(f"{name} is {x.dtype}; give real numbers, such as both parts side by side")
+    elif x.ndim != rank + 1 or x.shape[-1] != input_size:
+        order = ", time first" * (rank > 1)
+        raise ValueError(
+            f"{name} of shape {x.shape}; expected [{axes}, {input_size}]{order}, as w_x has "
+            f"{input_size} rows"
+        )
+
+
+def check_targets(targets: Any, tokens: Any) -> None:
+    """Raises TypeError or ValueError where targets are not integers of the shape of the tokens."""
+    require_array("tokens", tokens)
+    require_array("targets", targets)
+    if not jnp.issubdtype(targets.dtype, jnp.integer) or targets.shape != tokens.shape:
+        raise ValueError(
+            f"targets is {targets.dtype} of shape {targets.shape}; expected token ids, integers "
+            f"of the shape of tokens, {tokens.shape}"
+        )

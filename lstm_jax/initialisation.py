@@ -1,0 +1,77 @@
+"""Initial distributions of the gates' weights: PyTorch's, Keras's and TF1's.
+
+Shapes: D input size, H hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+import jax.numpy as jnp
+from jax import Array, random
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from lstm_jax.precision import draw_dtype
+
+Initialisation = Literal["pytorch", "keras", "tf1"]
+
+
+def init_gates(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    gates: int,
+    initialisation: Initialisation,
+    dtype: DTypeLike,
+    projection_size: int | None = None,
+) -> tuple[Array, Array, Array, Array]:
+    """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU).
+
+    Raises:
+        ValueError: a size that is no integer or below 1, or an unknown name.
+    """
+    read_size = hidden_size if projection_size is None else projection_size
+    sizes: dict[str, Any] = {
+        "input_size": input_size,
+        "hidden_size": hidden_size,
+        "projection_size": read_size,
+    }
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} is {size!r}; it must be an integer, at least 1")
+    width = gates * hidden_size
+    dtype = draw_dtype(dtype)
+    zero = jnp.zeros(width, dtype)
+    key_x, key_h, key_bx, key_bh = random.split(key, 4)
+    match initialisation:
+        case "pytorch":
+            draw = uniform(1 / math.sqrt(hidden_size), dtype)
+            b_x, b_h = draw(key_bx, (width,)), draw(key_bh, (width,))
+            w_x, w_h = draw(key_x, (input_size, width)), draw(key_h, (read_size, width))
+            return (w_x, w_h, b_x, b_h) if gates == 3 else (w_x, w_h, b_x + b_h, zero)
+        case "keras":
+            w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
+            return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero
+        case "tf1":
+            return *tf1_kernel(key_x, input_size, read_size, width, dtype), zero, zero
+    raise ValueError(
+        f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
+    )
+
+
+def uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]], Array]:
+    """Draws from -bound to bound."""
+    return lambda key, shape: random.uniform(key, shape, dtype, -bound, bound)
+
+
+def tf1_kernel(
+    key: Array, input_size: int, hidden_size: int, width: int, dtype: DTypeLike
+) -> tuple[Array, Array]:
+    """`w_x` and `w_h` of one Glorot uniform kernel over input and hidden state together."""
+    shape = (input_size + hidden_size, width)
+    kernel = initializers.glorot_uniform()(key, shape, draw_dtype(dtype))
+    return kernel[:input_size], kernel[input_size:]
