@@ -51,7 +51,10 @@ def whole() -> tuple[list[float], TrainState]:
     return trained("none", 200)
 
 
-@pytest.mark.parametrize(("kind", "share"), [("moments", (1 + 2 / 4) / 3), ("all", 1 / 4)])
+@pytest.mark.parametrize(
+    ("kind", "share"),
+    [pytest.param("moments", (1 + 2 / 4) / 3, marks=pytest.mark.slow), ("all", 1 / 4)],
+)
 def test_a_split_state_is_smaller_and_learns_the_same(
     whole: tuple[list[float], TrainState], kind: ShardState, share: float
 ) -> None:

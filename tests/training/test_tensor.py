@@ -40,11 +40,13 @@ GROUPS = {
     "{{0,1,2,3}}": "all", "[1,4]<=[4]": "all", "{'data','tensor'}": "all",
 }  # fmt: skip
 """How the compiler names the devices that take part."""
-EACH = [
-    "tied",
-    "poems",
-    *(pytest.param(name, marks=pytest.mark.slow) for name in list(SYSTEMS)[2:]),
-]
+MESHES = [(1, "none"), (2, "none"), (4, "none"), (2, "all")]
+
+
+def but_one_are_slow(cases: list[tuple[Any, ...]], plain: tuple[Any, ...]) -> list[Any]:
+    """The one that runs by default, and the others of its law."""
+    slow = pytest.mark.slow
+    return [case if case == plain else pytest.param(*case, marks=slow) for case in cases]
 
 
 @pytest.fixture(autouse=True)
@@ -72,21 +74,27 @@ def trained(task: Task, steps: int) -> tuple[list[float], Any]:
     return losses, state
 
 
-@pytest.mark.parametrize("name", EACH)
-def test_losses_do_not_depend_on_the_mesh(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "tensor", "shard_state"),
+    but_one_are_slow(
+        [(name, *mesh) for name in SYSTEMS for mesh in MESHES], plain=("tied", 2, "all")
+    ),
+)
+def test_losses_do_not_depend_on_the_mesh(name: str, tensor: int, shard_state: str) -> None:
     alone = on_a_mesh(name, 1, 1)
     losses, state = trained(alone, 50)
     expected = heldout_metrics(alone, state)
-    for tensor, shard_state in ((1, "none"), (2, "none"), (4, "none"), (2, "all")):
-        task = on_a_mesh(name, 4, tensor, shard_state=shard_state)
-        found, split = trained(task, 50)
-        np.testing.assert_allclose(found, losses, rtol=0, atol=2e-6)
-        for key, value in heldout_metrics(task, split).items():
-            assert value == pytest.approx(expected[key], rel=1e-4), key
+    task = on_a_mesh(name, 4, tensor, shard_state=shard_state)
+    found, split = trained(task, 50)
+    np.testing.assert_allclose(found, losses, rtol=0, atol=2e-6)
+    for key, value in heldout_metrics(task, split).items():
+        assert value == pytest.approx(expected[key], rel=1e-4), key
 
 
-@pytest.mark.parametrize("tensor", [2, 4])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    ("tensor", "tied"),
+    but_one_are_slow([(2, True), (4, True), (2, False), (4, False)], plain=(2, True)),
+)
 def test_values_and_gradients_are_the_whole_vocabularys(tensor: int, tied: bool) -> None:
     """In a step of one's own; tokens and targets outside the vocabulary and masked ones as well."""
     model = LanguageModel(replace(TIED, tied=tied), 23)
