@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from lstm_jax.classifier import Classifier
+from lstm_jax.cli.console import put
 from lstm_jax.cli.options import ClassifyCommand
 from lstm_jax.systems.reviews import probabilities
 from lstm_jax.text import read_lines
@@ -23,8 +24,7 @@ def run(command: ClassifyCommand) -> int:
         found = probabilities(model, params, vocabulary, config, texts, size)
         for probability, text in zip(found, texts, strict=True):
             label = "positive" if probability > 0.5 else "negative"
-            print(f"{label}\t{probability:.4f}\t{text}")
-        sys.stdout.flush()
+            put(f"{label}\t{probability:.4f}\t{text}\n")
     return 0
 
 

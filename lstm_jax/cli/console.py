@@ -35,9 +35,9 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="replace")
     try:
-        code: int | None = command(sys.argv[1:])
-        sys.stdout.flush()
-        return code or 0
+        done = command(sys.argv[1:])
+        put("")
+        return done
     except BaseException as error:
         code = _code_of(error, prog)
         if _is_one_of_several():
@@ -64,10 +64,7 @@ def _code_of(error: BaseException, prog: str) -> int | None:
     if _is_one_of_several() and _OF_ANOTHER.search(line):
         tell(f"{prog}: another process of this run ended ({line:.160}); {START_ALL_AGAIN}")
         return START_AGAIN
-    if isinstance(error, OSError) and error.filename is None and _fails(sys.stdout):
-        _discard(sys.stdout)  # as above
-        line = f"standard output fails ({line}); send it where there is room, such as another disk"
-    elif not isinstance(error, (ValueError, OSError)):
+    if not isinstance(error, (ValueError, OSError)):
         cure = _cure(error, line)
         if cure is None:
             return None
@@ -153,6 +150,24 @@ def tell(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
 
+def put(text: str) -> None:
+    """Writes to standard output at once.
+
+    Raises:
+        ValueError: it takes no more; BrokenPipeError where nobody reads it.
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout)  # what it still holds, too
+        raise ValueError(
+            f"standard output fails ({error.strerror}); send it where there is room"
+        ) from None
+
+
 def json_line(value: Any) -> str:
     """Strict JSON (see `finite`) for standard output, escaped where its encoding needs it."""
     line = json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
@@ -192,15 +207,6 @@ class Shown:
             # What the stream still holds goes nowhere either, or Python would complain at its exit.
             _discard(self._stream)
             tell(f"standard output fails ({error.strerror}); nothing more is shown there")
-
-
-def _fails(stream: TextIO) -> bool:
-    """Whether it does not take what was written to it."""
-    try:
-        stream.flush()
-    except OSError:
-        return True
-    return False
 
 
 def _discard(stream: TextIO) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import sys
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.cli.console import json_line, tell
+from lstm_jax.cli.console import json_line, put, tell
 from lstm_jax.cli.options import SampleCommand
 from lstm_jax.models import LanguageModel
 from lstm_jax.sampling import FilterOptions, perplexity, score, with_weights
@@ -178,7 +177,7 @@ def _print_texts(command: SampleCommand, writer: Writer, templates: list[Templat
             text = "".join(
                 shown_pieces(writer.vocabulary, template, written.tokens, command.line_length)
             )
-            _put((_described(writer, template, written, text) if command.jsonl else text) + "\n")
+            put((_described(writer, template, written, text) if command.jsonl else text) + "\n")
             tokens += len(written.tokens) - template.known
     rate = tokens / (time.perf_counter() - began)
     tell(f"{rate:,.0f} tokens/s, compilation included")
@@ -196,15 +195,10 @@ def _stream(command: SampleCommand, writer: Writer, row: int, template: Template
 
     try:
         for piece in shown_pieces(writer.vocabulary, template, counted(), command.line_length):
-            _put(piece)
+            put(piece)
     finally:
-        _put("\n")
+        put("\n")
     return tokens - template.known
-
-
-def _put(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _written(
@@ -259,10 +253,10 @@ def _print_scores(command: SampleCommand, writer: Writer, path: Path) -> None:
                 "tokens": [vocabulary.tokens[id] for id in ids],
                 "log_probabilities": [None] * (len(ids) - len(scores)) + scores,
             }
-            print(json_line(described))
+            put(json_line(described) + "\n")
         else:
             likelihood, tokens = each.log_likelihood, len(each.log_probabilities)
-            print(f"{likelihood:.4f}\t{figure(each.perplexity)}\t{tokens}\t{line}")
+            put(f"{likelihood:.4f}\t{figure(each.perplexity)}\t{tokens}\t{line}\n")
     total = math.fsum(each.log_likelihood for each in found)
     tokens = sum(len(each.log_probabilities) for each in found)
     tell(

@@ -15,7 +15,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.cli.console import error_line, json_line, tell
+from lstm_jax.cli.console import error_line, json_line, put, tell
 from lstm_jax.cli.devices import chosen_devices
 from lstm_jax.cli.display import Display
 from lstm_jax.cli.processes import joined, watched
@@ -69,7 +69,7 @@ def run(command: TrainCommand[Any]) -> int:
         if command.eval_only:
             found = evaluate_run(folder, command.config)
             if is_first():
-                print(json_line(found))
+                put(json_line(found) + "\n")
             return 0
         limit = 0 if processes == 1 else command.launch.stuck_timeout
         with Stop() as stop, watched(stop.asked, limit) as should_stop:

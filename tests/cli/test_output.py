@@ -151,20 +151,23 @@ def test_a_standard_output_that_fails_is_told_once(
     ("command", "options"),
     [(sample_command, ["--length", "3"]), (train_command, ["--eval-only", "--run-dir"])],
 )
+@pytest.mark.parametrize("is_buffered", [True, False])
 def test_texts_that_standard_output_does_not_take_are_one_line_and_an_error(
     command: Callable[[Sequence[str]], int],
     options: list[str],
+    is_buffered: bool,
     run: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with open("/dev/full", "w") as full:
+    with open("/dev/full", "wb", buffering=-1 if is_buffered else 0) as raw:
+        full = io.TextIOWrapper(raw, encoding="utf-8", write_through=not is_buffered)
         monkeypatch.setattr(sys, "stdout", full)
         at = 0 if command is sample_command else len(options)
         monkeypatch.setattr(sys, "argv", ["command", *options[:at], str(run), *options[at:]])
         assert run_command("command", command) == 2
     err = capsys.readouterr().err
-    assert err.startswith("command: error: standard output fails ([Errno 28] No space left")
+    assert err.startswith("command: error: standard output fails (No space left on device)")
     assert err.count("\n") == 1
 
 
