@@ -71,7 +71,7 @@ def trained(task: Task, steps: int) -> tuple[list[float], Any]:
 each_system = pytest.mark.parametrize(
     "tasks",
     [
-        name if name in ("language", "poems") else pytest.param(name, marks=pytest.mark.slow)
+        name if name == "language" else pytest.param(name, marks=pytest.mark.slow)
         for name in SYSTEMS
     ],
     indirect=True,

@@ -83,6 +83,7 @@ def test_a_step_that_is_not_finite_changes_no_part() -> None:
     assert_same_bits(jax.device_get(after.params), before)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_however_its_state_is_split(tmp_path: Path) -> None:
     """Its checkpoints hold whole arrays; on the way it writes samples."""
     settings: dict[str, Any] = {

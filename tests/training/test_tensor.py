@@ -138,6 +138,7 @@ def test_values_and_gradients_are_the_whole_vocabularys(tensor: int, tied: bool)
         np.testing.assert_allclose(each, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_only_activations_go_between_the_devices_that_split_a_vocabulary() -> None:
     """And none of them in a layer's loop; gradients of the split parts go along "data" alone."""
     characters = [chr(0x4E00 + number) for number in range(399)]
