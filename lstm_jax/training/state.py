@@ -114,11 +114,14 @@ def places_of(program: Program) -> TrainState | None:
     places: list[Any] = [NamedSharding(mesh, each) for each in (_WHOLE, sharding.rows_at(0, mesh))]
     whole, rows = places
     state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
-    specs = jax.tree.broadcast(_specs_of_params(program.objective, mesh), state.params)
-    moments = optax.tree_map_params(
-        program.optimizer, lambda _, spec: spec, state.opt_state, specs,
-        transform_non_params=lambda _: _WHOLE,
-    )  # fmt: skip
+    of_params = _specs_of_params(program.objective, mesh)
+    specs = jax.tree.broadcast(of_params, state.params)
+    moments = jax.tree.map(lambda _: _WHOLE, state.opt_state)
+    if of_params != _WHOLE:
+        moments = optax.tree_map_params(
+            program.optimizer, lambda _, spec: spec, state.opt_state, specs,
+            transform_non_params=lambda _: _WHOLE,
+        )  # fmt: skip
 
     def places_in(specs: Any, tree: Any, *splits: ShardState) -> Any:
         def place(spec: PartitionSpec, leaf: Any) -> NamedSharding:
