@@ -226,11 +226,13 @@ class CheckpointStore:
         together(lambda: _quietly(finish), first_only=True)
 
     def _settle(self, unfinished: Path, target: Path) -> None:
-        """Puts a checkpoint in its place; an older one that is there goes then."""
+        """Puts a checkpoint in its place; an older one that is there goes then, and else stays."""
         if target.exists():
             target.rename(target.with_suffix(".replaced"))
-        unfinished.rename(target)
-        self._settle_replaced()
+        try:
+            unfinished.rename(target)
+        finally:
+            self._settle_replaced()
 
     def _delete_older(self, step: int, loss: float) -> None:
         """All but the newest steps, the one of the lowest loss, and this one."""
