@@ -40,7 +40,7 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
         return done
     except BaseException as error:
         code = _code_of(error, prog)
-        if _is_one_of_several():
+        if _has_joined_others():
             if code is None:
                 traceback.print_exc()
             leave(1 if code is None else code)  # Python's exit would wait for the others
@@ -61,7 +61,7 @@ def _code_of(error: BaseException, prog: str) -> int | None:
     if not isinstance(error, Exception):
         return None
     line = error_line(error)
-    if _is_one_of_several() and _OF_ANOTHER.search(line):
+    if _has_joined_others() and _OF_ANOTHER.search(line):
         tell(f"{prog}: another process of this run ended ({line:.160}); {START_ALL_AGAIN}")
         return START_AGAIN
     if not isinstance(error, (ValueError, OSError)):
@@ -73,8 +73,8 @@ def _code_of(error: BaseException, prog: str) -> int | None:
     return USAGE_ERROR
 
 
-def _is_one_of_several() -> bool:
-    """Whether this process has joined others."""
+def _has_joined_others() -> bool:
+    """Whether this process is one of several (see `processes.joined`)."""
     jax = sys.modules.get("jax")
     return jax is not None and bool(jax.distributed.is_initialized())
 

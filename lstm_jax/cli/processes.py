@@ -148,10 +148,10 @@ def _is_one_of_several(address: str | None, count: int | None, number: int | Non
 def _found(launch: Launch) -> tuple[str | None, int | None, int | None, int | None]:
     """Address, number of processes, which one this is, which one on its host: flags come first."""
 
-    def number(*names: str) -> int | None:
-        value = next((os.environ[name] for name in names if os.environ.get(name)), None)
+    def number(name: str) -> int | None:
+        value = os.environ.get(name) or None
         if value is not None and not value.isdecimal():
-            raise ValueError(f"{names[0]} is {value!r}; set it to a number")
+            raise ValueError(f"{name} is {value!r}; set it to a number")
         return None if value is None else int(value)
 
     address = launch.coordinator or os.environ.get(_ADDRESS)
