@@ -84,7 +84,7 @@ class OurTraining:
             params = params._replace(vectors=jnp.asarray(system.vectors()))  # type: ignore[call-arg]
         params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
         state = first_state(self._program, params, system.batch_size)
-        places = places_of(self._program)
+        places = places_of(self._program, state)
         self._state = state if places is None else jax.device_put(state, places)
 
     def loss(self) -> float:

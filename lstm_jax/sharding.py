@@ -53,6 +53,13 @@ def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
             else f"devices is {devices}, but this process sees {number}; lower it (on CPU, "
             "JAX_NUM_CPU_DEVICES=N splits the processor into N devices)"
         )
+    sizes = mesh_shape(devices, batch_size, tensor)
+    names, kinds = (DATA_AXIS, TENSOR_AXIS)[: len(sizes)], (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(sizes, names, axis_types=kinds, devices=found[:devices])
+
+
+def mesh_shape(devices: int, batch_size: int, tensor: int) -> tuple[int, ...]:
+    """Devices along each axis of a mesh; raises ValueError as `data_mesh` does."""
     if batch_size % devices:
         raise ValueError(
             f"a batch of {batch_size} does not divide among {devices} devices; choose a batch size "
@@ -63,9 +70,7 @@ def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
             f"tensor is {tensor}, which does not divide {devices} devices; lower it, or choose "
             "a number of devices that is a multiple of it"
         )
-    sizes = (devices,) if tensor == 1 else (devices // tensor, tensor)
-    names, kinds = (DATA_AXIS, TENSOR_AXIS)[: len(sizes)], (AxisType.Auto,) * len(sizes)
-    return jax.make_mesh(sizes, names, axis_types=kinds, devices=found[:devices])
+    return (devices,) if tensor == 1 else (devices // tensor, tensor)
 
 
 def rows_at(axis: int | None, mesh: Mesh | None = None) -> PartitionSpec:
@@ -178,7 +183,7 @@ def local(mesh: Mesh, tree: Tree) -> Tree:
     """
     if mesh.size == 1:
         return tree
-    whole = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, rows_at(None)))(tree)
+    whole = jax.device_put(tree, NamedSharding(mesh, _WHOLE))
     copies: Tree = jax.tree.map(lambda array: array.addressable_data(0), whole)
     return copies
 

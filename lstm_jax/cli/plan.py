@@ -22,7 +22,7 @@ from lstm_jax.classifier import Classifier
 from lstm_jax.cli.console import json_line
 from lstm_jax.cli.plan_options import PlanCommand
 from lstm_jax.losses import chunk_times
-from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, padded_shape, split_among
+from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, mesh_shape, padded_shape, split_among
 from lstm_jax.stack import Directions
 from lstm_jax.systems import system_of
 
@@ -148,18 +148,12 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
 def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
     batch_size, devices = command.config.batch_size, command.config.device_count
     tensor, tokens = command.config.tensor, command.tokens
-    if batch_size % devices:
-        raise ValueError(
-            f"a batch of {batch_size} does not divide among {devices} devices; choose a batch size "
-            "that is a multiple of their number"
-        )
+    data, *_ = mesh_shape(devices, batch_size, tensor)
     if tensor > 1 and is_classifier:
         raise ValueError(f"tensor is {tensor}, but a classifier has one logit; leave tensor at 1")
-    if devices % tensor:
-        raise ValueError(f"tensor is {tensor}, which does not divide {devices} devices; lower it")
     if tensor > tokens:
         raise ValueError(f"tensor is {tensor}, but there are {tokens} tokens; lower it")
-    return Mesh(devices // tensor, tensor)
+    return Mesh(data, tensor)
 
 
 def _held(config: Any, model: Any, learnt: Any, mesh: Mesh) -> Iterator[Held]:

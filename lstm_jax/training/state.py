@@ -106,14 +106,16 @@ def _drawn(program: Program, seed: Array) -> TrainState:
     )
 
 
-def places_of(program: Program) -> TrainState | None:
-    """Where each part of the state lives on the mesh; None on one device, where JAX puts it."""
+def places_of(program: Program, state: TrainState) -> TrainState | None:
+    """Where each part of the state lives on the mesh; None on one device, where JAX puts it.
+
+    Of the state only the shapes are looked at.
+    """
     if program.mesh.size == 1:
         return None
     mesh = program.mesh
     places: list[Any] = [NamedSharding(mesh, each) for each in (_WHOLE, sharding.rows_at(0, mesh))]
     whole, rows = places
-    state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
     of_params = _specs_of_params(program.objective, mesh)
     specs = jax.tree.broadcast(of_params, state.params)
     moments = jax.tree.map(lambda _: _WHOLE, state.opt_state)
@@ -148,7 +150,7 @@ def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
 def bytes_a_device(program: Program) -> int:
     """What parameters and optimizer take on each device."""
     state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
-    places, held = places_of(program), 0
+    places, held = places_of(program, state), 0
     for name in ("params", "opt_state"):
         leaves = jax.tree.leaves(getattr(state, name))
         where = [None] * len(leaves) if places is None else jax.tree.leaves(getattr(places, name))
@@ -160,7 +162,7 @@ def bytes_a_device(program: Program) -> int:
 
 def _placed(program: Program, state: TrainState) -> TrainState:
     """The state, each part where it lives."""
-    places = places_of(program)
+    places = places_of(program, state)
     return state if places is None else lax.with_sharding_constraint(state, places)
 
 

@@ -117,7 +117,7 @@ def first_state(task: Task) -> TrainState:
         params = task.system.first_params(state.params)
     else:
         params = learnt_params(RunFolder(Path(task.config.init_from)), state.params)
-    places = places_of(task.program)
+    places = places_of(task.program, state)
     if places is not None:
         params = sharding.put_at(places.params, params)
     return dataclasses.replace(state, params=params)
@@ -128,7 +128,7 @@ def restored_state(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state of a step, or the newest good one, on the run's devices, and its progress."""
     template = jax.eval_shape(lambda: init_state(task.program, np.uint32(task.config.seed)))
-    places = places_of(task.program)
+    places = places_of(task.program, template)
     if places is not None:
 
         def placed(place: Any, part: Any) -> Any:

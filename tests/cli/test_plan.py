@@ -85,7 +85,7 @@ def test_a_state_takes_these_bytes_of_a_device(
     optimizer = make_optimizer(config.optimizer, lambda updates: 1e-3)
     program = Program(objective, optimizer, 1, 32, config.mesh, (), config.shard_state)
     state = jax.eval_shape(partial(init_state, program), jax.ShapeDtypeStruct((), jnp.uint32))
-    places = places_of(program)
+    places = places_of(program, state)
 
     def held(tree: Any, places: Any) -> int:
         arrays = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
