@@ -61,10 +61,9 @@ def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DT
     require_same_gradients(found, wanted, dtype)
 
 
+@slow
 @named("pytorch", "flax-nnx")
-@pytest.mark.parametrize(
-    "system", [GRU, pytest.param(TINY, marks=slow)], ids=lambda system: system.name
-)
+@pytest.mark.parametrize("system", [GRU, TINY], ids=lambda system: system.name)
 def test_peers_write_the_same_and_draw_from_the_likeliest(name: str, system: System) -> None:
     peer, wanted = peer_named(name), continuations(ours.Peer(), system)
     require_same_continuations(continuations(peer, system), wanted)

@@ -38,6 +38,7 @@ def test_rows_make_one_rate_of_all_steps_but_the_first() -> None:
     assert reported_rate([alone, {"step": 5, "tokens_per_second": 20.0}]) == pytest.approx(20.0)
 
 
+@pytest.mark.slow
 def test_what_the_loop_does_between_steps_lowers_the_ratio(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

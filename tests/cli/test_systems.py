@@ -367,6 +367,7 @@ def test_lines_are_labelled_with_a_probability(
     assert "line 2 of standard input is" in err and "WINDOWS-1252 ('caf\u00e9 noir')" in err
 
 
+@pytest.mark.slow
 def test_vectors_of_a_file_may_be_what_training_begins_with(
     train: Train, call: Command, refusal: Refusal, files: Path, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     wandb.teardown()
 
 
+@pytest.mark.slow
 @installed
 def test_an_offline_run_holds_rows_and_samples_and_a_resumed_one_goes_on_with_it(
     call: Command,

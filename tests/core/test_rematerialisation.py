@@ -57,15 +57,16 @@ def test_token_ids_scaled_by_dropout_go_through_chunks(chunk: int) -> None:
     assert_near(found, whole, NEAR)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "vocabulary_size", "chunk"),
     [
-        pytest.param({}, V, 4, marks=pytest.mark.slow),
-        pytest.param({"embedding_size": 4}, V, 1, marks=pytest.mark.slow),
-        pytest.param({"embedding_size": 4}, 40, T - 1, marks=pytest.mark.slow),
-        pytest.param({"embedding_size": H, "tied": True}, V, T, marks=pytest.mark.slow),
+        ({}, V, 4),
+        ({"embedding_size": 4}, V, 1),
+        ({"embedding_size": 4}, 40, T - 1),
+        ({"embedding_size": H, "tied": True}, V, T),
         ({"dropout": 0.5, "dropout_place": "inputs"}, V, 4),
-        pytest.param({"bidirectional": True, "embedding_size": 4}, V, 4, marks=pytest.mark.slow),
+        ({"bidirectional": True, "embedding_size": 4}, V, 4),
     ],
 )
 def test_a_language_model_in_chunks_gives_what_it_gives_whole(

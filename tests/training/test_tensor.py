@@ -91,10 +91,8 @@ def test_losses_do_not_depend_on_the_mesh(name: str, tensor: int, shard_state: s
         assert value == pytest.approx(expected[key], rel=1e-4), key
 
 
-@pytest.mark.parametrize(
-    ("tensor", "tied"),
-    but_one_are_slow([(2, True), (4, True), (2, False), (4, False)], plain=(2, True)),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("tensor", "tied"), [(2, True), (4, True), (2, False), (4, False)])
 def test_values_and_gradients_are_the_whole_vocabularys(tensor: int, tied: bool) -> None:
     """In a step of one's own; tokens and targets outside the vocabulary and masked ones as well."""
     model = LanguageModel(replace(TIED, tied=tied), 23)
