@@ -18,6 +18,7 @@ BENCHES = {
     "sample": "decode, prefill, filters, beside PyTorch and Flax",
     "memory": "peak memory and compilation of a training step, fresh processes",
     "growth": "our step against length, batch, size, vocabulary and remat",
+    "scaling": "processes that train together, beside as many each for itself",
     "rate": "the rate of train.py's loop beside its bare training step",
     "systems": "what runs of train.py reached, beside published figures, n-grams",
     "endurance": "whether memory grows or the rate falls in a long run",

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, random
+from jax.sharding import Mesh
 
 from bench.implementation import Implementation
 from bench.peers.on_jax import JaxLayerPass
@@ -50,7 +51,8 @@ class Peer(Implementation):
         self._devices = devices
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
-        return OurTraining(system, dtype, params, self._devices)
+        mesh = sharding.data_mesh(self._devices, system.batch_size)
+        return OurTraining(system, dtype, params, mesh)
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
         def forward(params: Any, carry: Any, xs: Array) -> Array:
@@ -72,20 +74,18 @@ class Peer(Implementation):
 class OurTraining:
     """See `Training`."""
 
-    def __init__(
-        self, system: AnySystem, dtype: DType, params: AnyParams, devices: int = 1
-    ) -> None:
-        self.settings = _SETTINGS | {"devices": str(devices)}
+    def __init__(self, system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) -> None:
+        self.settings = _SETTINGS | {"devices": str(mesh.size)}
         self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self._program = make_program(system, dtype, devices)
+        self._program = make_program(system, dtype, mesh)
         self._data = [sharding.put_batch(self._program.mesh, each) for each in epoch(system)]
         self._index = 0
         if isinstance(system, Classification):
             params = params._replace(vectors=jnp.asarray(system.vectors()))  # type: ignore[call-arg]
-        params = jax.tree.map(jnp.copy, params)  # the state is donated; the weights are shared
-        state = first_state(self._program, params, system.batch_size)
-        places = places_of(self._program, state)
-        self._state = state if places is None else jax.device_put(state, places)
+        first = partial(first_state, self._program, batch_size=system.batch_size)
+        places = places_of(self._program, jax.eval_shape(first, params))
+        # Of copies, since the state is donated and the weights are shared.
+        self._state = jax.jit(first, out_shardings=places)(jax.tree.map(np.asarray, params))
 
     def loss(self) -> float:
         return float(_loss_of(self._program.objective, self._state.params, self._data[0]))
@@ -97,13 +97,13 @@ class OurTraining:
 
 
 @cache
-def make_program(system: AnySystem, dtype: DType, devices: int = 1) -> Program:
+def make_program(system: AnySystem, dtype: DType, mesh: Mesh | None = None) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
     clip_norm = None if isinstance(system, Classification) else system.clip_norm
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
     frozen = ("vectors",) if isinstance(system, Classification) else ()
     optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
-    mesh = sharding.data_mesh(devices, system.batch_size)
+    mesh = mesh or sharding.data_mesh(1, system.batch_size)
     return Program(_objective(system, dtype), optimizer, BATCHES, system.batch_size, mesh, frozen)
 
 

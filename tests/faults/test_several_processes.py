@@ -302,6 +302,25 @@ def test_one_that_is_stopped_ends_the_other(arguments: list[str], tmp_path: Path
     party.members[1].kill()
 
 
+@pytest.mark.parametrize("which", [longer(0), 1])
+@pytest.mark.parametrize(("error", "code"), [("OSError", 2), ("RuntimeError", 1)])
+def test_an_error_in_one_ends_the_other(
+    error: str, code: int, which: int, arguments: list[str], alone: Path, tmp_path: Path
+) -> None:
+    run, own = tmp_path / "run", {which: ["--fails-at", "9", error]}
+    party = Party(run, arguments, 2, 2, own, command="tests/faults/fails_at.py")
+    assert party.members[which].wait(60) == code
+    began = time.monotonic()
+    assert party.members[1 - which].wait(60) == START_AGAIN
+    assert time.monotonic() - began < QUICKLY
+    assert "no data for step 9" in party.members[which].errors
+    assert "another process of this run ended" in party.members[1 - which].errors
+    assert 9 - SAVE_EVERY <= newest_step(run) <= 9
+    party = Party(run, ["--resume"], 2, 2)
+    assert set(party.wait().values()) == {0}, party.errors()
+    assert rows_of(run) == rows_of(alone)
+
+
 @pytest.mark.parametrize(
     ("own", "code", "others", "says"),
     [

@@ -1,0 +1,139 @@
+"""Weak scaling: processes that train together beside as many that train each for itself.
+
+Each process has a core of its own, one thread, and the system's whole batch as its share. In each
+round all take some steps alone, side by side, and then as many of one run that they share; the
+efficiency is the time of the first over that of the second. At 1 the exchange costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+
+from bench.command import Measured, Options, measure
+from bench.environment import cores
+from bench.ours import OurTraining
+from bench.peers import OURS
+from bench.report import make_row, print_table
+from bench.shapes import AnySystem, DType, systems_named
+from bench.timing import timing_of
+from bench.workers import NO_CACHE, Server, Worker
+from lstm_jax import sharding
+from lstm_jax.cli.arguments import parse
+from lstm_jax.cli.devices import splitting
+from lstm_jax.settings import Count
+
+ALONE, TOGETHER = f"{OURS}, alone", f"{OURS}, together"
+
+
+@dataclass(frozen=True)
+class ScalingOptions(Options):
+    """Measures what it costs that processes train together.
+
+    Attributes:
+        systems: which systems; none named means all, or, if quick, the first.
+        processes: how many, each on a core of its own.
+        steps: of each round.
+    """
+
+    systems: tuple[str, ...] = ()
+    processes: Count = 2
+    steps: Count = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 2 <= self.processes <= cores():
+            raise ValueError(
+                f"processes is {self.processes}; each takes a core, so choose 2 to {cores()} here"
+            )
+
+
+def start(number: int, count: int, address: str) -> None:
+    """Makes this process one of several, on a core of its own; JAX must not have started."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[number]})
+    jax.config.update("jax_enable_preemption_service", False)  # or SIGTERM would not end it
+    jax.distributed.initialize(address, count, number)
+
+
+def time_rounds(system: AnySystem, dtype: DType, rounds: int, steps: int) -> list[list[float]]:
+    """Seconds of a step, alone and together, in each round.
+
+    The collectives of the steps together are also what makes all processes begin alike.
+    """
+    params, count = system.initial_params(), jax.process_count()
+    larger = dataclasses.replace(system, batch_size=count * system.batch_size)
+    alone = jax.make_mesh((1,), (sharding.DATA_AXIS,), devices=jax.local_devices())
+    trainings = [
+        OurTraining(system, dtype, params, alone),
+        OurTraining(larger, dtype, params, sharding.data_mesh(count, larger.batch_size)),
+    ]
+    took: list[list[float]] = []
+    for _ in range(rounds + 1):
+        took.append([])
+        for training in trainings:
+            began = time.perf_counter()
+            for _ in range(steps):
+                training.step()
+            took[-1].append((time.perf_counter() - began) / steps)
+    return took[1:]  # the first compiles
+
+
+def scale(system: AnySystem, options: ScalingOptions) -> Measured:
+    """Measures one system, and prints it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    count = options.processes
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(count))
+        workers = [
+            stack.enter_context(closing(Worker(NO_CACHE | splitting(1)))) for _ in range(count)
+        ]
+        begun = [
+            pool.submit(worker.ask, Server.call, start, number, count, address)
+            for number, worker in enumerate(workers)
+        ]
+        for each in begun:
+            each.result()
+        run = partial(time_rounds, system, options.dtype, options.turns, options.steps)
+        asked = [pool.submit(worker.ask, Server.call, run) for worker in workers]
+        took = np.max([each.result() for each in asked], axis=0)  # of the slowest in each round
+    p10, median, p90 = (float(p) for p in np.percentile(took[:, 0] / took[:, 1], (10, 50, 90)))
+    details = {"processes": count, "efficiency": {"median": median, "p10": p10, "p90": p90}}
+    rows = [
+        make_row(
+            timing_of(list(took[:, column])),
+            bench="scaling",
+            system=system.name,
+            implementation=name,
+            dtype=options.dtype,
+            tokens=count * system.tokens_per_step,
+            compile_s=0.0,
+            shape=dataclasses.asdict(system),
+            details=details,
+        )
+        for column, name in enumerate((ALONE, TOGETHER))
+    ]
+    print_table(rows)
+    print(
+        f"{system.name}: {count} processes together reach {median:.3f} of their speed alone "
+        f"({p10:.3f} to {p90:.3f}, {options.turns} rounds)"
+    )
+    return rows, True
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the bench."""
+    options = parse(ScalingOptions, None, arguments, "bench scaling")
+    systems = systems_named(options.systems, quick=options.quick)
+    return measure(options, (scale(system, options) for system in systems))
