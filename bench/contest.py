@@ -7,7 +7,7 @@ has to agree with ours, and the fastest is timed and named.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -251,6 +251,11 @@ def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
 
 
 def run(options: OptionsWithPeers, works: Iterable[Work]) -> int:
-    """Times one work after the other; the exit code of the command."""
-    with Pool() as pool:
-        return measure(options, (compete(pool, work, options) for work in works))
+    """Times one work after the other, each in new processes; the exit code of the command."""
+
+    def measured() -> Iterator[Measured]:
+        for work in works:
+            with Pool() as pool:
+                yield compete(pool, work, options)
+
+    return measure(options, measured())

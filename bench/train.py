@@ -19,6 +19,7 @@ from bench.implementation import Implementation
 from bench.products import products_of_system
 from bench.shapes import AnySystem, DType, systems_named
 from bench.workers import Built
+from lstm_jax.cli.allocator import keep_memory_of_steps
 from lstm_jax.cli.arguments import parse
 
 
@@ -34,7 +35,8 @@ class Options(OptionsWithPeers):
 
 
 def build(peer: Implementation, system: AnySystem, dtype: DType) -> Built:
-    """A training step of an implementation."""
+    """A training step of an implementation, in a process that has computed nothing yet."""
+    keep_memory_of_steps(system.batch_size, system.hidden_size)  # as train.py does
     training = peer.training(system, dtype, system.initial_params())
     return Built({"step": training.step}, training.settings)
 

@@ -13,17 +13,32 @@ import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGEST = 2**31 - 1
-# All threads share one arena, since the others give back what is larger than theirs can hold.
 _SETTINGS = {
-    _ARENA_MAX: 1,
     _MMAP_THRESHOLD: _LARGEST,
     _TRIM_THRESHOLD: _LARGEST,
     _TOP_PAD: 64 * 2**20,
 }
 
 
-def keep_freed_memory() -> bool:
+_SMALL_STATE = 2**14
+
+
+def keep_memory_of_steps(rows: int, hidden_size: int) -> bool:
+    """As `keep_freed_memory`, for steps on so many rows a device; JAX must not have started.
+
+    Those of at most 16,384 numbers in a hidden state need less than 64 MB at once, and get a second
+    arena.
+    """
+    return keep_freed_memory(2 if rows * hidden_size <= _SMALL_STATE else 1)
+
+
+def keep_freed_memory(arenas: int = 1) -> bool:
     """Make glibc keep freed memory for reuse; call this before any large allocation.
+
+    Args:
+        arenas: how many threads share; it counts until the first of them takes memory. Threads
+            wait for each other at a single one, which costs small steps on two devices a sixth of
+            their time. But of several, all but the main thread's give back what is above 64 MB.
 
     Returns:
         Whether it took effect: on Linux with glibc, unless the environment has settings of the
@@ -36,4 +51,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all([bool(mallopt(parameter, value)) for parameter, value in _SETTINGS.items()])
+    settings = [*_SETTINGS.items(), (_ARENA_MAX, arenas)]
+    return all([bool(mallopt(parameter, value)) for parameter, value in settings])

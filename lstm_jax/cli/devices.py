@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
+from lstm_jax.cli.allocator import keep_memory_of_steps
 from lstm_jax.systems.base import TrainConfig
 
 SMALL_HIDDEN_SIZE = 64
@@ -35,12 +36,14 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     asked = None if config.devices == "auto" else config.devices
     processes = processes or jax.process_count()  # too late for flags, which such clusters need not
     cores = _cores()
-    pays = config.model.hidden_size <= SMALL_HIDDEN_SIZE  # type: ignore[attr-defined]
+    hidden_size = config.model.hidden_size  # type: ignore[attr-defined]
+    pays = hidden_size <= SMALL_HIDDEN_SIZE
     if processes == 1:
         wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
     else:
         wanted = asked // processes if asked and asked % processes == 0 else 1
     is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *_flags()}
+    keep_memory_of_steps(config.batch_size // wanted, hidden_size)
     if 1 < wanted <= cores and not is_split:
         os.environ |= splitting(wanted)
     if processes != 1:
