@@ -35,14 +35,7 @@ def init_gates(
         ValueError: a size that is no integer or below 1, or an unknown name.
     """
     read_size = hidden_size if projection_size is None else projection_size
-    sizes: dict[str, Any] = {
-        "input_size": input_size,
-        "hidden_size": hidden_size,
-        "projection_size": read_size,
-    }
-    for name, size in sizes.items():
-        if not isinstance(size, Integral) or size < 1:
-            raise ValueError(f"{name} is {size!r}; it must be an integer, at least 1")
+    _check_sizes(input_size=input_size, hidden_size=hidden_size, projection_size=read_size)
     width = gates * hidden_size
     dtype = draw_dtype(dtype)
     zero = jnp.zeros(width, dtype)
@@ -58,7 +51,49 @@ def init_gates(
             return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero
         case "tf1":
             return *tf1_kernel(key_x, input_size, read_size, width, dtype), zero, zero
-    raise ValueError(
+    raise _unknown(initialisation)
+
+
+def init_inputs(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    gates: int,
+    initialisation: Initialisation,
+    dtype: DTypeLike,
+) -> tuple[Array, Array]:
+    """`w_x` and `b` of a cell whose gates have no matrix for the hidden state.
+
+    Raises:
+        ValueError: a size that is no integer or below 1, or an unknown name.
+    """
+    _check_sizes(input_size=input_size, hidden_size=hidden_size)
+    width, dtype = gates * hidden_size, draw_dtype(dtype)
+    key_x, key_b = random.split(key)
+    match initialisation:
+        case "pytorch":
+            draw = uniform(1 / math.sqrt(hidden_size), dtype)
+            return draw(key_x, (input_size, width)), draw(key_b, (width,))
+        case "keras" | "tf1":
+            w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
+            return w_x, jnp.zeros(width, dtype)
+    raise _unknown(initialisation)
+
+
+def init_diagonal(key: Array, hidden_size: int, gates: int, dtype: DTypeLike) -> Array:
+    """The diagonals of so many recurrent matrices side by side, uniform in +-1/sqrt(H)."""
+    draw = uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
+    return draw(random.fold_in(key, 3), (gates * hidden_size,))
+
+
+def _check_sizes(**sizes: Any) -> None:
+    for name, size in sizes.items():
+        if not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"{name} is {size!r}; it must be an integer, at least 1")
+
+
+def _unknown(initialisation: Any) -> ValueError:
+    return ValueError(
         f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
     )
 

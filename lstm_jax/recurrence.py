@@ -5,40 +5,50 @@ Shapes: T time, B batch, D input size, H hidden size, G gates side by side.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from lstm_jax import cells
 from lstm_jax.cells import (
-    GRUCarry,
-    GRUParams,
-    LSTMCarry,
-    LSTMParams,
+    Cell,
     Params,
-    RNNCarry,
-    RNNParams,
     cell_of,
     check_carry,
     look_up,
     require_cell,
+    unit_params,
     zero_carry,
 )
 from lstm_jax.checks import check_input, require_array
-from lstm_jax.kernels import reference, scan
+from lstm_jax.kernels import reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
+from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
-Backend = Literal["auto", "scan", "reference"]
+Backend = Literal["auto", "scan", "parallel", "reference"]
+
+
+class LayerOptions(TypedDict, total=False):
+    """What all layers take besides parameters, carry and inputs; see `lstm`."""
+
+    mask: Array | None
+    resets: Array | None
+    reverse: bool
+    backend: Backend
+    compute_dtype: ComputeDtype | None
+    unroll: int
+    remat: int | None
 
 
 def lstm(
-    params: LSTMParams,
-    carry: LSTMCarry | None,
+    params: cells.LSTMParams,
+    carry: cells.LSTMCarry | None,
     xs: Array,
     *,
     mask: Array | None = None,
@@ -48,7 +58,7 @@ def lstm(
     compute_dtype: ComputeDtype | None = None,
     unroll: int = 1,
     remat: int | None = None,
-) -> tuple[LSTMCarry, Array]:
+) -> tuple[cells.LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
 
     The signature is `jax.lax.scan`'s: `(params, carry, xs) -> (carry, ys)`.
@@ -68,7 +78,9 @@ def lstm(
         backend: `"scan"`, the fast path, whose backward pass is our own: reverse mode to any
             order, `vmap`, `checkpoint`, and `jvp` of a gradient; `"reference"`, the step
             function under a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and
-            `linearize`; `"auto"` chooses the fastest that applies.
+            `linearize`; `"parallel"`, all times at once, of the cells whose units act each on its
+            own (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), differentiable as `"scan"` is;
+            `"auto"` chooses the fastest that applies.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
             outputs are in `promote_types(param dtype, float32)`.
         unroll: steps per iteration of the loop.
@@ -93,7 +105,7 @@ def lstm(
         >>> ys.shape, bool(jnp.allclose(carry.h[1], ys[6, 1]))
         ((10, 2, 4), True)
     """
-    require_cell(params, "lstm")
+    require_cell(params, cells.LSTM)
     return layer(
         params,
         carry,
@@ -109,18 +121,11 @@ def lstm(
 
 
 def gru(
-    params: GRUParams,
-    carry: GRUCarry | None,
+    params: cells.GRUParams,
+    carry: cells.GRUCarry | None,
     xs: Array,
-    *,
-    mask: Array | None = None,
-    resets: Array | None = None,
-    reverse: bool = False,
-    backend: Backend = "auto",
-    compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
-    remat: int | None = None,
-) -> tuple[GRUCarry, Array]:
+    **options: Unpack[LayerOptions],
+) -> tuple[cells.GRUCarry, Array]:
     """A GRU layer over time, `gru_step` at each; all else as for `lstm`.
 
     Examples:
@@ -129,34 +134,16 @@ def gru(
         >>> bool(jnp.allclose(carry.h, ys[0]))  # backward, the first time is the last step
         True
     """
-    require_cell(params, "gru")
-    return layer(
-        params,
-        carry,
-        xs,
-        mask=mask,
-        resets=resets,
-        reverse=reverse,
-        backend=backend,
-        compute_dtype=compute_dtype,
-        unroll=unroll,
-        remat=remat,
-    )
+    require_cell(params, cells.GRU)
+    return layer(params, carry, xs, **options)
 
 
 def rnn(
-    params: RNNParams,
-    carry: RNNCarry | None,
+    params: cells.RNNParams,
+    carry: cells.RNNCarry | None,
     xs: Array,
-    *,
-    mask: Array | None = None,
-    resets: Array | None = None,
-    reverse: bool = False,
-    backend: Backend = "auto",
-    compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
-    remat: int | None = None,
-) -> tuple[RNNCarry, Array]:
+    **options: Unpack[LayerOptions],
+) -> tuple[cells.RNNCarry, Array]:
     """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`.
 
     Examples:
@@ -165,22 +152,33 @@ def rnn(
         >>> ys.shape
         (10, 2, 4)
     """
-    require_cell(params, "rnn")
-    return layer(
-        params,
-        carry,
-        xs,
-        mask=mask,
-        resets=resets,
-        reverse=reverse,
-        backend=backend,
-        compute_dtype=compute_dtype,
-        unroll=unroll,
-        remat=remat,
-    )
+    require_cell(params, cells.RNN)
+    return layer(params, carry, xs, **options)
 
 
 def layer(
+    params: Params,
+    carry: Any,
+    xs: Array,
+    *,
+    input_scale: Array | None = None,
+    **options: Unpack[LayerOptions],
+) -> tuple[Any, Array]:
+    """The layer whose cell the parameters belong to; see `lstm` for what it does.
+
+    Args:
+        params: of any cell.
+        carry: of the same cell, or None.
+        xs: as for `lstm`, and so are the options.
+        input_scale: `[T, B]`; multiplies the one-hot rows that integer `xs` stand for, as
+            dropout on a one-hot input does.
+        **options: see `lstm`.
+    """
+    carry, hs_TBH, _ = layer_with_info(params, carry, xs, input_scale=input_scale, **options)
+    return carry, hs_TBH
+
+
+def layer_with_info(
     params: Params,
     carry: Any,
     xs: Array,
@@ -193,24 +191,9 @@ def layer(
     unroll: int = 1,
     remat: int | None = None,
     input_scale: Array | None = None,
-) -> tuple[Any, Array]:
-    """The layer whose cell the parameters belong to; see `lstm` for what it does.
-
-    Args:
-        params: `LSTMParams`, `GRUParams` or `RNNParams`.
-        carry: of the same cell, or None.
-        xs: as for `lstm`, and so are the options.
-        mask: see `lstm`.
-        resets: see `lstm`.
-        reverse: see `lstm`.
-        backend: see `lstm`.
-        compute_dtype: see `lstm`.
-        unroll: see `lstm`.
-        remat: see `lstm`.
-        input_scale: `[T, B]`; multiplies the one-hot rows that integer `xs` stand for, as
-            dropout on a one-hot input does.
-    """
-    policy = products(compute_dtype, params.w_h.dtype)
+) -> tuple[Any, Array, SolverInfo | None]:
+    """As `layer`, and how a solver found the states, if one did; of chunks, the worst."""
+    policy = products(compute_dtype, params.b.dtype)
     _check(params, xs, mask, resets, backend, unroll, remat)
     params, mask, resets = vary_as(xs, (params, mask, resets))
     if carry is None:
@@ -218,39 +201,68 @@ def layer(
     check_carry(params, carry, xs.shape[1])
     carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
     if xs.shape[0] == 0:
-        return carry, vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
+        none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
+        return carry, none, None
     if remat is not None and remat < xs.shape[0]:
 
-        def run(carry: Any, inputs: Any, index: Array) -> tuple[Any, Array]:
+        def run(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
             xs, mask, resets, input_scale = inputs
-            return layer(
+            carry, hs_TBH, info = layer_with_info(
                 params, carry, xs, mask=mask, resets=resets, reverse=reverse, backend=backend,
                 compute_dtype=compute_dtype, unroll=unroll, input_scale=input_scale,
             )  # fmt: skip
+            return carry, (hs_TBH, solver.at_each(info, xs.shape[0]))
 
         inputs = (xs, mask, resets, input_scale)
-        return scan_rematerialised(run, carry, inputs, remat, reverse=reverse)
+        carry, (hs_TBH, info) = scan_rematerialised(run, carry, inputs, remat, reverse=reverse)
+        return carry, hs_TBH, solver.worst(info)
     if xs.ndim == 3:
         # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
     order, ends_zeroed = _processing_order(resets, reverse)
+    cell, info = cell_of(params), None
     if backend == "reference":
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = reference.run(
-            cell_of(params), params, carry, dense, mask, order,
+            cell, params, carry, dense, mask, order,
             reverse=reverse, unroll=unroll, compute_dtype=compute_dtype,
         )  # fmt: skip
-    else:
-        kernel = kernel_of(params)
+    elif cell.unit_step is None:
+        kernel = kernel_of(params)  # type: ignore[arg-type]
         folded = kernel.fold(params)
         gates_TBG, b_G = _project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
             kernel, policy, kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
             reverse=reverse, unroll=unroll,
         )  # fmt: skip
+    else:
+        gates_TBG, b_G = _project(policy, params, xs, input_scale)
+        gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
+        how = solver.How(_is_parallel(cell, backend, xs), cell.linear, reverse, unroll)
+        carry, states, info = solver.run(
+            how, cell.unit_step, unit_params(params, policy), carry, gates_TBG, mask, order
+        )
+        hs_TBH = states.h
     if ends_zeroed is not None:
         carry = reset_rows(ends_zeroed, carry)
-    return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH))
+    return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
+
+
+def _is_parallel(cell: Cell, backend: Backend, xs: Array) -> bool:
+    """Whether all times go at once."""
+    if backend != "auto":
+        return backend == "parallel"
+    return jax.default_backend() != "cpu"
+
+
+def require_backend(cell: Cell, backend: str) -> None:
+    """Raises ValueError where a cell cannot be run so."""
+    if backend == "parallel" and cell.unit_step is None:
+        others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
+        raise ValueError(
+            f"backend is 'parallel', but the units of {cell.name} depend on each other; choose "
+            f"'auto', or one of the cells {others}"
+        )
 
 
 def _project(
@@ -296,6 +308,7 @@ def _check(
 ) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
+    require_backend(cell_of(params), backend)
     if unroll < 1:
         raise ValueError(f"unroll is {unroll}; it must be at least 1")
     if remat is not None and remat < 1:

@@ -18,7 +18,7 @@ from lstm_jax.cells import CellName, GRUReset, Params, cell_named, cell_of, zero
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
-from lstm_jax.recurrence import Backend, layer
+from lstm_jax.recurrence import Backend, layer, require_backend
 from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
 
 DropoutPlace = Literal["between", "outputs", "inputs"]
@@ -84,6 +84,7 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        require_backend(cell_named(self.cell), self.backend)
         if self.projection_size and self.cell != "lstm":
             raise ValueError(
                 f"projection_size is {self.projection_size}, and a {self.cell} has no projection; "

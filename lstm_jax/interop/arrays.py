@@ -12,17 +12,19 @@ Shapes: D input size, H hidden size, G gates side by side.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.cells import Cell, CellName, GRUParams, Params, cell_named, cell_of
+from lstm_jax.cells import GRU, LSTM, RNN, Cell, DenseParams, GRUParams, cell_of
 from lstm_jax.stack import Directions, StackConfig
 
 AnyArray = npt.NDArray[Any]
+
+_OTHERS_HAVE = (RNN, LSTM, GRU)
 
 
 def read_array(name: str, value: Any, dimensions: int) -> AnyArray:
@@ -75,7 +77,7 @@ def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
     Raises:
         ValueError: there is none.
     """
-    for cell in map(cell_named, get_args(CellName)):
+    for cell in _OTHERS_HAVE:
         if hidden_size and width == cell.gates * hidden_size:
             return cell
     raise ValueError(
@@ -106,15 +108,21 @@ def to_numpy(array: Any) -> AnyArray:
     return np.array(array, order="C")
 
 
-def directions_of(layer: Any) -> tuple[Params, ...]:
+def directions_of(layer: Any) -> tuple[DenseParams, ...]:
     """The parameters of a layer's one or two directions.
 
     Raises:
         TypeError: something in it is no cell's parameters.
+        ValueError: something in it is of a cell that is only here.
     """
     directions = tuple(layer) if isinstance(layer, Directions) else (layer,)
-    for params in directions:
-        cell_of(params)
+    for cell in map(cell_of, directions):
+        if cell not in _OTHERS_HAVE:
+            names = ", ".join(each.name for each in _OTHERS_HAVE)
+            raise ValueError(
+                f"a layer is a {cell.name}, and only those of {names} can be converted; "
+                "keep it in its run folder, or export the compiled model with lstm-jax export"
+            )
     return directions
 
 
@@ -146,7 +154,7 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
     if others:
         raise ValueError(f"the layers have projections of several sizes; {cure}")
     return StackConfig(
-        cell=cells[0],
+        cell=cells[0],  # type: ignore[arg-type]
         layers=len(layers),
         hidden_size=sizes[0],
         projection_size=projection,
@@ -155,7 +163,7 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
     )
 
 
-def projection_of(params: Params) -> Any:
+def projection_of(params: DenseParams) -> Any:
     """`w_hr [H, P]` of an LSTM with a projection, else None."""
     return getattr(params, "w_hr", None)
 
@@ -180,7 +188,7 @@ def params_of_two_biases(
     return cell.params(w_x, w_h, b, b_h[inside:])
 
 
-def two_biases(params: Params) -> tuple[AnyArray, AnyArray]:
+def two_biases(params: DenseParams) -> tuple[AnyArray, AnyArray]:
     """The input's bias, which gets every sum, and the hidden state's: zeros but a GRU's `b_hn`."""
     b_x = to_numpy(params.b)
     b_h = np.zeros_like(b_x)
@@ -189,7 +197,7 @@ def two_biases(params: Params) -> tuple[AnyArray, AnyArray]:
     return b_x, b_h
 
 
-def require_no_bias(what: str, params: Params) -> None:
+def require_no_bias(what: str, params: DenseParams) -> None:
     """Raises ValueError where a bias that is to be left out is not zero."""
     if any(np.any(b) for b in two_biases(params)):
         raise ValueError(f"{what} has biases that are not zero; export them too")

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.cells import GRUParams, Params, cell_named, cell_of
+from lstm_jax.cells import DenseParams, GRUParams, cell_named, cell_of
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
@@ -133,7 +133,7 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     """
     require_no_projection(params, "Flax")
 
-    def sides(one: Params) -> Sides:
+    def sides(one: DenseParams) -> Sides:
         if isinstance(one, GRUParams) and np.any(to_numpy(one.b_hn)):
             raise ValueError(
                 "the GRU has a b_hn that is not zero, and nnx's GRUCell no such bias; use Linen's, "
@@ -185,7 +185,7 @@ def _bias(tree: Mapping[str, Any], name: str) -> AnyArray:
     return read_array(f"{name}/bias", tree[name]["bias"], 1)
 
 
-def _to_tree(params: Any, sides_of: Callable[[Params], Sides]) -> Tree:
+def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
     if isinstance(params, Directions):
         each = zip(_DIRECTIONS, params, strict=True)
         return {name: {"cell": _to_tree(one, sides_of)} for name, one in each}

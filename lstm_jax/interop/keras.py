@@ -19,7 +19,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from lstm_jax.cells import GRUParams, GRUReset, Params, cell_of
+from lstm_jax.cells import DenseParams, GRUParams, GRUReset, cell_of
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
@@ -162,7 +162,7 @@ def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
     return shown
 
 
-def _direction_out(params: Params, use_bias: bool) -> list[AnyArray]:
+def _direction_out(params: DenseParams, use_bias: bool) -> list[AnyArray]:
     arrays = [to_numpy(params.w_x), to_numpy(params.w_h), to_numpy(params.b)]
     if isinstance(params, GRUParams):
         if params.b_hn is not None:

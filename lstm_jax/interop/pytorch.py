@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.cells import CellName, GRUParams, Params
+from lstm_jax.cells import CellName, DenseParams, GRUParams
 from lstm_jax.interop.arrays import (
     AnyArray,
     cell_of_width,
@@ -364,7 +364,7 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
     return to_jax(prefix + names[1], params)
 
 
-def _direction_out(params: Params, name: str, bias: bool) -> dict[str, AnyArray]:
+def _direction_out(params: DenseParams, name: str, bias: bool) -> dict[str, AnyArray]:
     if isinstance(params, GRUParams) and params.b_hn is None:
         raise ValueError(
             "a GRU with its reset gate before the recurrent product has no counterpart in PyTorch; "

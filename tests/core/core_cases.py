@@ -15,14 +15,19 @@ from jax import Array, random
 from lstm_jax import cells
 from lstm_jax.recurrence import layer
 
-FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
-forms = pytest.mark.parametrize(
-    "form",
-    [
-        pytest.param(form, marks=[pytest.mark.slow] * (form in ("rnn", "lstm_projected")))
-        for form in FORMS
-    ],
-)
+DENSE_FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
+UNITWISE_FORMS = tuple(cell.name for cell in cells.CELLS if cell.unit_step is not None)
+FORMS = DENSE_FORMS + UNITWISE_FORMS
+_QUICK = ("lstm", "gru_after", "gru_before")
+
+
+def _over(names: tuple[str, ...]) -> Any:
+    slow = {name: [pytest.mark.slow] * (name not in _QUICK) for name in names}
+    return pytest.mark.parametrize("form", [pytest.param(n, marks=slow[n]) for n in names])
+
+
+forms = _over(FORMS)
+dense_forms = _over(DENSE_FORMS)
 REVERSE = (False, True)
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")
 """Of `layer`, those that are no arrays."""
@@ -67,9 +72,20 @@ def weighted(seed: int, tree: Any) -> Array:
     return sum(jnp.sum(w * a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
 
 
+def fast(params: Any) -> Any:
+    """The backend that the laws are about: of cells that have it, the one parallel in time."""
+    return "scan" if cells.cell_of(params).unit_step is None else "parallel"
+
+
+def on(params: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `layer`, with the cell's fast backend where none or "fast" is named."""
+    named = options.get("backend", "fast")
+    return options | {"backend": fast(params) if named == "fast" else named}
+
+
 @partial(jax.jit, static_argnames=OPTIONS)
 def run(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Array]:
-    return layer(params, carry, xs, **options)
+    return layer(params, carry, xs, **on(params, options))
 
 
 @partial(jax.jit, static_argnames=OPTIONS)
@@ -81,7 +97,8 @@ def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tu
 
     def loss(inputs: tuple[Any, ...]) -> tuple[Array, Any]:
         params, carry, dense = inputs
-        results = layer(params, carry, xs if dense is None else dense, **options)
+        inputs = xs if dense is None else dense
+        results = layer(params, carry, inputs, **on(params, options))
         return weighted(1, results), results
 
     dense = xs if jnp.issubdtype(xs.dtype, jnp.inexact) else None

@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from core_cases import FORMS, init
+from core_cases import DENSE_FORMS, init
 from jax import Array, random
 
 from lstm_jax.precision import ComputeDtype
@@ -15,7 +15,7 @@ T, B, D, H = 20, 8, 5, 16
 MASK = jnp.ones((T, B), bool)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", DENSE_FORMS)
 @pytest.mark.parametrize(
     "compute_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
 )

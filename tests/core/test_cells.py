@@ -12,6 +12,7 @@ import pytest
 from core_cases import (
     assert_near,
     assert_same_bits,
+    dense_forms,
     draw_carry,
     forms,
     init,
@@ -31,32 +32,60 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 def naive_step(params: Any, carry: Any, x: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
     """The docstrings' equations, gate by gate, one row at a time."""
-    w_x, w_h, b, *rest = (None if p is None else np.asarray(p, np.float64) for p in params)
+    wide = params._make(None if p is None else np.asarray(p, np.float64) for p in params)
+    of_row = dense_row if hasattr(params, "w_h") else unitwise_row
+    states = zip(*map(np.asarray, carry), strict=True)
+    rows = [of_row(wide, *state, x_row) for state, x_row in zip(states, x, strict=True)]
+    new = [np.stack(state) for state in zip(*rows, strict=True)]
+    return new, new[0]
+
+
+def dense_row(params: Any, h: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
+    *c, x_row = rest
+    w_x, w_h, b = params[:3]
     size = w_h.shape[1] // cells.cell_of(params).gates
-    rows = []
-    for h, x_row, *c in zip(np.asarray(carry[0]), x, *map(np.asarray, carry[1:]), strict=True):
 
-        def gate(index: int, h: np.ndarray, x_row: np.ndarray = x_row) -> np.ndarray:
-            part = slice(index * size, (index + 1) * size)
-            return x_row @ w_x[:, part] + h @ w_h[:, part] + b[part]
+    def gate(index: int, h: np.ndarray) -> np.ndarray:
+        part = slice(index * size, (index + 1) * size)
+        return x_row @ w_x[:, part] + h @ w_h[:, part] + b[part]
 
-        if isinstance(params, cells.RNNParams):
-            rows.append([np.tanh(gate(0, h))])
-        elif isinstance(params, cells.LSTMParams):
-            i, f, g, o = (gate(index, h) for index in range(4))
-            new_c = sigmoid(f) * c[0] + sigmoid(i) * np.tanh(g)
-            new_h = sigmoid(o) * np.tanh(new_c)
-            rows.append([new_h if params.w_hr is None else new_h @ rest[0], new_c])
-        else:
-            r, z = sigmoid(gate(0, h)), sigmoid(gate(1, h))
-            part = slice(2 * size, 3 * size)
-            if params.b_hn is None:
-                n = np.tanh(gate(2, r * h))
-            else:
-                n = np.tanh(x_row @ w_x[:, part] + b[part] + r * (h @ w_h[:, part] + rest[0]))
-            rows.append([(1 - z) * n + z * h])
-    states = [np.stack(state) for state in zip(*rows, strict=True)]
-    return states, states[0]
+    if isinstance(params, cells.RNNParams):
+        return [np.tanh(gate(0, h))]
+    if isinstance(params, cells.LSTMParams):
+        i, f, g, o = (gate(index, h) for index in range(4))
+        new_c = sigmoid(f) * c[0] + sigmoid(i) * np.tanh(g)
+        new_h = sigmoid(o) * np.tanh(new_c)
+        return [new_h if params.w_hr is None else new_h @ params.w_hr, new_c]
+    r, z = sigmoid(gate(0, h)), sigmoid(gate(1, h))
+    part = slice(2 * size, 3 * size)
+    if params.b_hn is None:
+        n = np.tanh(gate(2, r * h))
+    else:
+        n = np.tanh(x_row @ w_x[:, part] + b[part] + r * (h @ w_h[:, part] + params.b_hn))
+    return [(1 - z) * n + z * h]
+
+
+def unitwise_row(params: Any, h: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
+    *c, x_row = rest
+    cell = cells.cell_of(params)
+    x = np.split(x_row @ params.w_x + params.b, cell.gates)
+    a = np.split(params.a, 3) if hasattr(params, "a") else []
+    match cell.name:
+        case "mingru":
+            z = sigmoid(x[0])
+            return [(1 - z) * h + z * x[1]]
+        case "minlstm":
+            f, i = sigmoid(x[0]), sigmoid(x[1])
+            return [f / (f + i) * h + i / (f + i) * x[2]]
+        case "diag-gru":
+            r, z = sigmoid(a[0] * h + x[0]), sigmoid(a[1] * h + x[1])
+            n = np.tanh(a[2] * (r * h) + x[2])
+            return [(1 - z) * h + z * n]
+    p = np.split(params.p, 2)
+    f = sigmoid(a[0] * h + x[0] + p[0] * c[0])
+    new_c = f * c[0] + (1 - f) * np.tanh(a[1] * h + x[1])
+    o = sigmoid(a[2] * h + x[2] + p[1] * new_c)
+    return [o * np.tanh(new_c), new_c]
 
 
 @forms
@@ -72,7 +101,7 @@ def test_step_is_its_equation(float64: None, form: str, seed: int) -> None:
 
 
 @forms
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@pytest.mark.parametrize("backend", ["fast", "scan", "reference"])
 def test_layer_is_the_step_in_a_python_loop(float64: None, form: str, backend: str) -> None:
     keys = random.split(random.key(0), 3)
     params = init(form, keys[0], 3, 5, jnp.float64)
@@ -99,7 +128,7 @@ def uniform_moments(array: Any, bound: float) -> None:
 D, H = 60, 40
 
 
-@forms
+@dense_forms
 def test_pytorch_draws_every_weight_within_one_over_root_hidden(form: str) -> None:
     params = init(form, random.key(1), D, H)
     bound = 1 / math.sqrt(H)
@@ -120,7 +149,7 @@ def init_as(form: str, initialisation: str, dtype: Any = jnp.float32) -> Any:
     return init(form, random.key(2), D, H, dtype, initialisation=initialisation)
 
 
-@forms
+@dense_forms
 def test_keras_draws_glorot_and_orthogonal_weights(form: str) -> None:
     params = init_as(form, "keras")
     uniform_moments(params.w_x, math.sqrt(6 / (D + params.w_x.shape[1])))
@@ -134,7 +163,7 @@ def test_keras_draws_glorot_and_orthogonal_weights(form: str) -> None:
         np.testing.assert_array_equal(params.b_hn, 0)
 
 
-@forms
+@dense_forms
 def test_tf1_draws_one_glorot_kernel_over_inputs_and_state(form: str) -> None:
     params = init_as(form, "tf1")
     kernel = np.concatenate([params.w_x, params.w_h])
@@ -166,12 +195,12 @@ def test_narrow_weights_are_float32_s_cast(form: str, initialisation: str) -> No
 @pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])
 def test_no_two_gates_and_no_two_keys_share_weights(form: str, initialisation: str) -> None:
     params = init_as(form, initialisation)
-    for weights in (params.w_x, params.w_h):
+    for weights in (params.w_x, *(getattr(params, name, params.w_x) for name in ("w_h", "a", "p"))):
         flat = np.asarray(weights).ravel()
         assert np.unique(flat).size > 0.99 * flat.size
     assert_same_bits(init_as(form, initialisation), params)
-    other = init(form, random.key(3), D, H)
-    assert not np.any(np.asarray(other.w_h) == np.asarray(init(form, random.key(4), D, H).w_h))
+    others = [init(form, random.key(seed), D, H).w_x for seed in (3, 4)]
+    assert not np.any(np.asarray(others[0]) == np.asarray(others[1]))
 
 
 def test_a_projection_has_a_size_of_its_own(float64: None) -> None:

@@ -10,9 +10,10 @@ import pytest
 from core_cases import assert_message
 from jax import random
 
+import lstm_jax
 from lstm_jax import cells
 from lstm_jax.models import LanguageModel, LanguageModelConfig
-from lstm_jax.recurrence import gru, layer, lstm, rnn
+from lstm_jax.recurrence import layer, lstm
 from lstm_jax.stack import (
     Directions,
     StackConfig,
@@ -34,6 +35,7 @@ MASK = jnp.ones((T, B), bool)
     ("options", "parts"),
     [
         ({"backend": "cuda"}, ("backend", "'cuda'", "auto", "scan", "reference")),
+        ({"backend": "parallel"}, ("'parallel'", "units of lstm depend", "mingru", "diag-lstm")),
         ({"unroll": 0}, ("unroll", "0", "at least 1")),
         ({"compute_dtype": "float16"}, ("compute_dtype", "'float16'", "bfloat16")),
         ({"xs": jnp.zeros((T, B, D + 1))}, ("xs", "(4, 2, 4)", "[T, B, 3]")),
@@ -70,20 +72,22 @@ def test_layer_names_what_does_not_fit(
     assert_message(lambda: run(PARAMS, carry, xs, **given), *parts)
 
 
-STEPS = {"rnn": cells.rnn_step, "lstm": cells.lstm_step, "gru": cells.gru_step}
+STEPS = {cell.name: cell.step for cell in cells.CELLS}
+LAYERS_OF = [getattr(lstm_jax, cell.function) for cell in cells.CELLS]
 
 
-@pytest.mark.parametrize("function", [rnn, lstm, gru, *STEPS.values()])
+@pytest.mark.parametrize("function", [*LAYERS_OF, *STEPS.values()])
 @pytest.mark.parametrize("name", STEPS)
 def test_parameters_of_another_cell_name_the_function_to_use(function: Any, name: str) -> None:
     params = cells.cell_named(name).init(KEY, D, H)
-    cell, _, suffix = function.__name__.partition("_")
+    suffix = "_step" * function.__name__.endswith("_step")
+    (cell,) = (c for c in cells.CELLS if function.__name__ == c.function + suffix)
     args = (XS[0],) if suffix else (XS,)
-    if cell == name:
+    if cell.name == name:
         function(params, cells.zero_carry(params, B), *args)
         return
-    used = f"use {name}_step" if suffix else f"use {name}"
-    takes = f"{function.__name__} takes {cell.upper()}Params"
+    used = f"use {cells.cell_named(name).function}{suffix}"
+    takes = f"{function.__name__} takes {cell.params.__name__}"
     assert_message(lambda: function(params, None, *args), takes, type(params).__name__, used)
 
 
@@ -115,7 +119,7 @@ def test_layer_asks_for_parameters() -> None:
         cells.cell_of({})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("draw", [cells.init_lstm, cells.init_gru, cells.init_rnn])
+@pytest.mark.parametrize("draw", [cell.init for cell in cells.CELLS])
 def test_init_names_what_does_not_fit(draw: Any) -> None:
     assert_message(lambda: draw(KEY, 0, H), "input_size is 0", "at least 1")
     assert_message(lambda: draw(KEY, D, -1), "hidden_size is -1", "at least 1")
@@ -144,6 +148,7 @@ def test_init_gru_and_cell_named_name_the_choices() -> None:
         ({"initialisation": "torch"}, ("'torch'", "pytorch", "keras", "tf1")),
         ({"compute_dtype": "float16"}, ("'float16'", "float32", "tf32", "bfloat16")),
         ({"backend": "cuda"}, ("'cuda'", "auto", "scan", "reference")),
+        ({"backend": "parallel"}, ("'parallel'", "units of lstm depend", "mingru", "diag-lstm")),
     ],
 )
 def test_config_names_what_does_not_fit(

@@ -12,12 +12,15 @@ import numpy as np
 import optax
 import pytest
 from core_cases import (
+    UNITWISE_FORMS,
     assert_near,
     dot_products,
     draw_carry,
     equations,
     forms,
     init,
+    on,
+    run,
     run_with_gradients,
     weighted,
 )
@@ -44,12 +47,12 @@ def gradient_jaxpr(form: str, tokens: bool = False, **options: Any) -> Any:
         ids = jnp.zeros((T, B), jnp.int32)
 
         def of_tokens(params: Any, carry: Any) -> Any:
-            return weighted(1, layer(params, carry, ids, **options))
+            return weighted(1, layer(params, carry, ids, **on(params, options)))
 
         return jax.make_jaxpr(jax.grad(of_tokens, (0, 1)))(params, carry)
 
     def loss(*inputs: Any) -> Any:
-        return weighted(1, layer(*inputs, **options))
+        return weighted(1, layer(*inputs, **on(params, options)))
 
     return jax.make_jaxpr(jax.grad(loss, (0, 1, 2)))(params, carry, xs)
 
@@ -110,14 +113,14 @@ def test_float32_parameters_have_float32_results_and_gradients(
 
 
 @forms
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@pytest.mark.parametrize("backend", ["fast", "reference"])
 def test_float64_stays_float64(float64: None, form: str, backend: str) -> None:
     results = jax.eval_shape(partial(run_with_gradients, backend=backend), *draw(form, jnp.float64))
     assert dtypes(results) == {jnp.dtype("float64")}
 
 
 @forms
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@pytest.mark.parametrize("backend", ["fast", "reference"])
 def test_bfloat16_parameters_have_float32_carries_and_outputs(form: str, backend: str) -> None:
     results, (dparams, dcarry, dxs) = jax.eval_shape(
         partial(run_with_gradients, compute_dtype="bfloat16", backend=backend),
@@ -153,9 +156,7 @@ def test_products_decides_dtypes_and_precision_together() -> None:
 
 
 def assert_all(jaxpr: Any, operand: str, result: str, precision: lax.Precision) -> None:
-    found = dot_products(jaxpr)
-    assert found
-    for equation, _ in found:
+    for equation, _ in dot_products(jaxpr):
         assert {v.aval.dtype for v in equation.invars} == {jnp.dtype(operand)}, equation
         assert equation.outvars[0].aval.dtype == jnp.dtype(result), equation
         assert set(equation.params["precision"] or (lax.Precision.DEFAULT,)) == {precision}
@@ -165,13 +166,15 @@ def assert_all(jaxpr: Any, operand: str, result: str, precision: lax.Precision) 
 @pytest.mark.parametrize("tokens", [False, True])
 def test_every_bfloat16_product_has_float32_sums(form: str, tokens: bool) -> None:
     jaxpr = gradient_jaxpr(form, tokens, compute_dtype="bfloat16")
+    assert tokens or dot_products(jaxpr)
     assert_all(jaxpr, "bfloat16", "float32", lax.Precision.DEFAULT)
 
 
 @forms
-@pytest.mark.parametrize("backend", ["scan", "reference"])
+@pytest.mark.parametrize("backend", ["fast", "reference"])
 def test_every_float32_product_is_full_float32(form: str, backend: str) -> None:
     jaxpr = gradient_jaxpr(form, backend=backend)
+    assert dot_products(jaxpr)
     assert_all(jaxpr, "float32", "float32", lax.Precision.HIGHEST)
 
 
@@ -210,6 +213,7 @@ def test_every_product_of_a_language_model_follows_its_policy(
 
 # Recurrent products of a step; reset before the product splits the GRU's into two.
 RECURRENT = {"rnn": 1, "lstm": 1, "gru_after": 1, "gru_before": 2, "lstm_projected": 2}
+RECURRENT |= dict.fromkeys(UNITWISE_FORMS, 0)
 
 
 @forms
@@ -217,7 +221,7 @@ RECURRENT = {"rnn": 1, "lstm": 1, "gru_after": 1, "gru_before": 2, "lstm_project
 def test_forward_has_one_product_outside_the_scan(form: str, tokens: bool) -> None:
     params, carry, xs = draw(form)
     xs = jnp.zeros((T, B), jnp.int32) if tokens else xs
-    found = [inside for _, inside in dot_products(jax.make_jaxpr(layer)(params, carry, xs))]
+    found = [inside for _, inside in dot_products(jax.make_jaxpr(run)(params, carry, xs))]
     assert found.count(False) == (0 if tokens else 1)
     assert found.count(True) == RECURRENT[form]
 
@@ -229,8 +233,9 @@ def test_gradient_has_one_product_a_weight_outside_the_scans(form: str, tokens: 
     outside = sorted(e.outvars[0].aval.shape for e, inside in found if not inside)
     inside = [e for e, inside in found if inside]
     params, _, _ = draw(form)
-    gates = params.w_h.shape[1]
-    split = [(H, 2 * H), (H, H)] if form == "gru_before" else [(H, gates)]
+    gates = params.w_x.shape[1]
+    split = [(H, gates)] if RECURRENT[form] else []
+    split = [(H, 2 * H), (H, H)] if form == "gru_before" else split
     split += [(H, H)] if form == "lstm_projected" else []
     dense = [(T, B, gates), (T, B, D), (D, gates)]
     assert outside == sorted(split if tokens else dense + split)
@@ -270,12 +275,13 @@ PLATFORMS = ("cpu", "tpu", "cuda")
 
 
 @forms
-@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "fast", "reference"])
 def test_layer_lowers(form: str, backend: str) -> None:
     inputs = draw(form)
     mask = jnp.ones((T, B), bool)
+    options = {"backend": backend, "mask": mask, "resets": mask}
     lower = jax.export.export(
-        jax.jit(partial(layer, backend=backend, mask=mask, resets=mask)), platforms=PLATFORMS
+        jax.jit(partial(layer, **on(inputs[0], options))), platforms=PLATFORMS
     )
     assert lower(*inputs).platforms == PLATFORMS
 

@@ -14,6 +14,7 @@ from core_cases import (
     assert_near,
     assert_same_bits,
     draw_carry,
+    fast,
     forms,
     init,
     run,
@@ -33,7 +34,7 @@ T, B, D, H = 8, 3, 4, 5
 OTHER_LENGTH = 1e-6
 
 reversals = pytest.mark.parametrize("reverse", REVERSE)
-backends = pytest.mark.parametrize("backend", ["scan", "reference"])
+backends = pytest.mark.parametrize("backend", ["fast", "reference"])
 seeds = st.integers(0, 2**31 - 1)
 
 
@@ -79,8 +80,8 @@ values, gradients = partial(law, run), partial(law, run_with_gradients)
 def test_fast_path_is_the_reference(float64: None, form: str, reverse: bool, seed: int) -> None:
     inputs = draw(form, seed, jnp.float64)
     options = {"mask": flags(seed, 0.7), "resets": flags(seed + 1, 0.3), "reverse": reverse}
-    fast = run_with_gradients(*inputs, **options, backend="scan")
-    assert_near(fast, run_with_gradients(*inputs, **options, backend="reference"), 1e-10)
+    found = run_with_gradients(*inputs, **options)
+    assert_near(found, run_with_gradients(*inputs, **options, backend="reference"), 1e-10)
 
 
 @pytest.mark.slow
@@ -93,8 +94,8 @@ def test_fast_path_is_the_reference_in_more_shapes(
     inputs = draw(form, 2, jnp.float64, shape)
     options = {"mask": flags(3, 0.7, shape[:2]), "resets": flags(4, 0.3, shape[:2])}
     options["reverse"] = reverse
-    fast = run_with_gradients(*inputs, **options, backend="scan")
-    assert_near(fast, run_with_gradients(*inputs, **options, backend="reference"), 1e-10)
+    found = run_with_gradients(*inputs, **options)
+    assert_near(found, run_with_gradients(*inputs, **options, backend="reference"), 1e-10)
 
 
 @forms
@@ -235,7 +236,9 @@ def test_masked_anywhere_is_removed(form: str, reverse: bool, seed: int) -> None
     final, ys = values(params, carry, xs, mask=mask, reverse=reverse)
     moved_final, moved_ys = values(params, carry, moved, mask=moved_mask, reverse=reverse)
     back = np.take_along_axis(np.asarray(ys), to_front[..., None], axis=0)
-    assert_same_bits((moved_final, moved_ys), (final, back))
+    if fast(params) == "scan":
+        assert_same_bits((moved_final, moved_ys), (final, back))
+    assert_near((moved_final, moved_ys), (final, back), OTHER_LENGTH)
     np.testing.assert_array_equal(np.asarray(ys)[~mask], 0)
 
 
@@ -355,7 +358,7 @@ def test_no_times_keep_the_carry_and_no_rows_give_none(
 def influence(params: Any, carry: Any, xs: Any, *, reverse: bool, resets: Any) -> Any:
     """Does y[t, b] depend on x[s, c], and on the carry's row c? `[t, b, s, c]`, `[t, b, c]`."""
     ys, pull = jax.vjp(
-        lambda carry, xs: layer(params, carry, xs, reverse=reverse, resets=resets)[1], carry, xs
+        lambda carry, xs: run(params, carry, xs, reverse=reverse, resets=resets)[1], carry, xs
     )
     times, batch, hidden = ys.shape
     one_row = jnp.eye(times * batch).reshape(times * batch, times, batch, 1)

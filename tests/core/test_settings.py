@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import init
+from core_cases import UNITWISE_FORMS, fast, init
 from jax import random
 
 from lstm_jax import cells, sampling
@@ -43,7 +43,7 @@ def trace_gradient(loss: Callable[[Any], Any], params: Any) -> None:
 @pytest.mark.parametrize(
     "form",
     ["lstm", "gru_before"]
-    + [pytest.param(form, marks=pytest.mark.slow) for form in ("rnn", "gru_after")],
+    + [pytest.param(f, marks=pytest.mark.slow) for f in ("rnn", "gru_after", *UNITWISE_FORMS)],
 )
 def test_layers_and_steps(setting: str, form: str) -> None:
     params = init(form, random.key(0), D, H)
@@ -55,7 +55,7 @@ def test_layers_and_steps(setting: str, form: str) -> None:
     ]
     with STRICT[setting]():
         for xs, options in cases:
-            for backend in ("scan", "reference"):
+            for backend in {"scan", "reference", fast(params)}:
 
                 def loss(params: Any, xs: Any = xs, options: Any = options) -> Any:
                     carry, ys = layer(params, None, xs, backend=backend, **options)  # noqa: B023

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from core_cases import (
     FORMS,
+    UNITWISE_FORMS,
     assert_near,
     assert_same_bits,
     draw_carry,
     init,
     normals_like,
+    on,
     run_with_gradients,
     weighted,
 )
@@ -50,7 +52,7 @@ def mask_and_resets(batch: int = B) -> dict[str, Any]:
 
 
 def loss(inputs: Any, **options: Any) -> Any:
-    return weighted(1, layer(*inputs, **options))
+    return weighted(1, layer(*inputs, **on(inputs[0], options)))
 
 
 @forms
@@ -110,7 +112,7 @@ def test_second_order_is_the_references(float64: None, form: str) -> None:
     product = jax.jit(second_order, static_argnums=(2, 3))
     expected = product(inputs, directions, "reference", "forward")
     for over in ("reverse", "forward"):
-        assert_near(product(inputs, directions, "scan", over), expected, 1e-10)
+        assert_near(product(inputs, directions, "fast", over), expected, 1e-10)
 
 
 @forms
@@ -172,7 +174,7 @@ def mesh() -> Any:
 @pytest.mark.parametrize(
     ("form", "carried"),
     [("lstm", True), ("lstm", False), ("gru_before", True)]
-    + [pytest.param(form, True, marks=slow) for form in ("rnn", "gru_after")],
+    + [pytest.param(form, True, marks=slow) for form in ("rnn", "gru_after", *UNITWISE_FORMS)],
 )
 def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bool) -> None:
     """The batch over the devices, parameters on each: their gradients arrive summed."""
@@ -183,7 +185,7 @@ def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bo
 
     def gradients(params: Any, carry: Any, xs: Any, flags: Any, weights: Any) -> Any:
         def local(params: Any, carry: Any, xs: Any) -> Any:
-            final, ys = layer(params, carry, xs, **flags)
+            final, ys = layer(params, carry, xs, **on(params, flags))
             return jnp.vdot(weights, ys) + jnp.vdot(weights[0], final.h), (final, ys)
 
         (_, results), (dparams, dxs) = jax.value_and_grad(local, (0, 2), has_aux=True)(
@@ -203,7 +205,9 @@ def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bo
     assert_near(jax.jit(sharded)(*inputs), jax.jit(gradients)(*inputs), 1e-12)
 
 
-@pytest.mark.parametrize("form", ["lstm", "gru_before"])
+@pytest.mark.parametrize(
+    "form", ["lstm", "gru_before", *(pytest.param(form, marks=slow) for form in UNITWISE_FORMS)]
+)
 def test_jit_over_two_devices_is_one(form: str) -> None:
     params, carry, xs = draw(form, dtype=jnp.float32, batch=BATCH)
     flags = mask_and_resets(BATCH)
@@ -218,6 +222,6 @@ def test_jit_over_two_devices_is_one(form: str) -> None:
     (final, ys), (dparams, _, _) = found
     assert ys.sharding.is_equivalent_to(put(ys, None, "data").sharding, 3)
     assert final.h.sharding.is_equivalent_to(put(final.h, "data").sharding, 2)
-    assert dparams.w_h.sharding.is_fully_replicated
+    assert all(array.sharding.is_fully_replicated for array in dparams)
     # The devices' halves of a weight gradient are summed in another order.
     assert_near(found, expected, 1e-6)

@@ -1,0 +1,106 @@
+"""One step of each recurrent cell: parameters, carry, step function, initial weights.
+
+A cell is a file that declares it (`Cell`), and a name in `CellName` and in `CELLS`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lstm_jax.cells.base import (
+    Cell,
+    cell_of,
+    check_carry,
+    hidden_size_of,
+    look_up,
+    require_cell,
+    unit_params,
+    zero_carry,
+)
+from lstm_jax.cells.diag_gru import (
+    DIAG_GRU,
+    DiagGRUCarry,
+    DiagGRUParams,
+    diag_gru_step,
+    init_diag_gru,
+)
+from lstm_jax.cells.diag_lstm import (
+    DIAG_LSTM,
+    DiagLSTMCarry,
+    DiagLSTMParams,
+    diag_lstm_step,
+    init_diag_lstm,
+)
+from lstm_jax.cells.gru import GRU, GRUCarry, GRUParams, GRUReset, gru_step, init_gru
+from lstm_jax.cells.lstm import LSTM, LSTMCarry, LSTMParams, init_lstm, lstm_step
+from lstm_jax.cells.mingru import MINGRU, MinGRUCarry, MinGRUParams, init_mingru, mingru_step
+from lstm_jax.cells.minlstm import MINLSTM, MinLSTMCarry, MinLSTMParams, init_minlstm, minlstm_step
+from lstm_jax.cells.rnn import RNN, RNNCarry, RNNParams, init_rnn, rnn_step
+
+__all__ = [
+    "CELLS",
+    "DIAG_GRU",
+    "DIAG_LSTM",
+    "GRU",
+    "LSTM",
+    "MINGRU",
+    "MINLSTM",
+    "RNN",
+    "Cell",
+    "CellName",
+    "DenseParams",
+    "DiagGRUCarry",
+    "DiagGRUParams",
+    "DiagLSTMCarry",
+    "DiagLSTMParams",
+    "GRUCarry",
+    "GRUParams",
+    "GRUReset",
+    "LSTMCarry",
+    "LSTMParams",
+    "MinGRUCarry",
+    "MinGRUParams",
+    "MinLSTMCarry",
+    "MinLSTMParams",
+    "Params",
+    "RNNCarry",
+    "RNNParams",
+    "cell_named",
+    "cell_of",
+    "check_carry",
+    "diag_gru_step",
+    "diag_lstm_step",
+    "gru_step",
+    "hidden_size_of",
+    "init_diag_gru",
+    "init_diag_lstm",
+    "init_gru",
+    "init_lstm",
+    "init_mingru",
+    "init_minlstm",
+    "init_rnn",
+    "look_up",
+    "lstm_step",
+    "mingru_step",
+    "minlstm_step",
+    "require_cell",
+    "rnn_step",
+    "unit_params",
+    "zero_carry",
+]
+
+CellName = Literal["rnn", "lstm", "gru", "mingru", "minlstm", "diag-gru", "diag-lstm"]
+CELLS = (RNN, LSTM, GRU, MINGRU, MINLSTM, DIAG_GRU, DIAG_LSTM)
+
+DenseParams = RNNParams | LSTMParams | GRUParams
+"""Of the cells that other frameworks have, too."""
+
+Params = DenseParams | MinGRUParams | MinLSTMParams | DiagGRUParams | DiagLSTMParams
+
+
+def cell_named(name: str) -> Cell:
+    """The cell of that name; raises ValueError where there is none."""
+    for cell in CELLS:
+        if cell.name == name:
+            return cell
+    raise ValueError(f"cell is {name!r}; choose one of {', '.join(c.name for c in CELLS)}")

@@ -1,0 +1,149 @@
+"""What a cell declares, and what all cells have in common: input, carry, checks.
+
+Shapes: B batch, D input size, H hidden size, G gates side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from lstm_jax.checks import check_input, require_array
+from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
+
+
+class Cell(NamedTuple):
+    """What a layer has to know of a cell. Its parameters have it as their property `cell`.
+
+    All parameters have `w_x [D, G]` and `b [G]`, and all carries have `h`, the output.
+
+    Attributes:
+        name: as settings have it; functions have `_` where it has `-`.
+        gates: how many are side by side.
+        step: (params, carry, x) -> (carry, h).
+        init: draws the parameters.
+        params: their type.
+        carry: its type.
+        sizes: parameters -> the sizes of the carry's arrays.
+        unit_step: of a cell whose units act each on its own: (params, carry, the input's share of
+            the gates and the bias `[..., G]`) -> carry. A layer runs it for all times at once.
+        linear: whether `unit_step` is linear in the carry.
+    """
+
+    name: str
+    gates: int
+    step: Callable[..., tuple[Any, Array]]
+    init: Callable[..., Any]
+    params: type
+    carry: type
+    sizes: Callable[[Any], tuple[int, ...]]
+    unit_step: Callable[[Any, Any, Array], Any] | None = None
+    linear: bool = False
+
+    @property
+    def function(self) -> str:
+        """The name of its layer's function."""
+        return self.name.replace("-", "_")
+
+
+def cell_of(params: Any) -> Cell:
+    """The cell that these parameters belong to.
+
+    Raises:
+        TypeError: they belong to none.
+    """
+    cell = getattr(params, "cell", None)
+    if not isinstance(cell, Cell):
+        raise TypeError(
+            f"expected the parameters of a cell, such as LSTMParams, got {type(params).__name__}"
+        )
+    return cell
+
+
+def look_up(table: Array, ids: Array) -> Array:
+    """The table's rows at these ids; an id below or above the table is read as the nearest row."""
+    rows: Array = table.at[ids].get(mode="clip", wrap_negative_indices=False)
+    return rows
+
+
+def input_gates(policy: Products, params: Any, x: Array) -> Array:
+    """The input's share of one step's gates, and the bias: `[B, G]`."""
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        rows_BG = look_up(params.w_x, x)
+        gates_BG: Array = (rows_BG + params.b[None]).astype(policy.accumulate)
+    else:
+        gates_BG = policy.dot(x, params.w_x) + params.b[None]
+    return gates_BG
+
+
+def step_units(
+    cell: Cell, params: Any, carry: Any, x: Array, compute_dtype: ComputeDtype | None
+) -> tuple[Any, Array]:
+    """One step of a cell by its `unit_step`."""
+    check_step(cell, params, carry, x)
+    policy = products(compute_dtype, params.b.dtype)
+    gates_BG = input_gates(policy, params, x)
+    carry = cell.unit_step(unit_params(params, policy), carry, gates_BG)  # type: ignore[misc]
+    return carry, carry.h
+
+
+def unit_params(params: Any, policy: Products) -> Any:
+    """What `unit_step` sees of the parameters: all but those whose share is in the gates."""
+    return cast_tree(params._replace(w_x=None, b=None), policy.accumulate)
+
+
+def hidden_size_of(params: Any) -> int:
+    """H."""
+    return int(params.b.shape[0]) // cell_of(params).gates
+
+
+def require_cell(params: Any, cell: Cell, suffix: str = "") -> None:
+    """Raises TypeError where the parameters are not what the function of this cell takes."""
+    found = cell_of(params)
+    if found is not cell:
+        raise TypeError(
+            f"{cell.function}{suffix} takes {cell.params.__name__}, and these are "
+            f"{found.params.__name__}; use {found.function}{suffix}"
+        )
+
+
+def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
+    """Raises TypeError or ValueError where a step's arguments do not fit each other."""
+    require_cell(params, cell, "_step")
+    check_input("x", x, "B", params.w_x.shape[0])
+    check_carry(params, carry, x.shape[0])
+
+
+def check_carry(params: Any, carry: Any, batch_size: int) -> None:
+    """Raises TypeError or ValueError where a carry does not fit the parameters."""
+    expected: Any = cell_of(params).carry
+    if not isinstance(carry, expected):
+        raise ValueError(
+            f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
+        )
+    shapes = carry_shapes(params, batch_size)
+    for name, array, shape in zip(carry._fields, carry, shapes, strict=True):
+        require_array(f"carry.{name}", array)
+        if array.shape != shape:
+            raise ValueError(f"carry.{name} has shape {array.shape}; expected {shape}")
+
+
+def zero_carry(params: Any, batch_size: int) -> Any:
+    """The carry of zeros that starts a sequence, in the accumulator's dtype; takes no key.
+
+    Examples:
+        >>> lstm_jax.zero_carry(lstm_jax.init_gru(jax.random.key(0), 3, 4), batch_size=2).h.shape
+        (2, 4)
+    """
+    dtype = jnp.promote_types(params.b.dtype, jnp.float32)
+    # A buffer for each: one shared by h and c could not be donated.
+    zeros = [jnp.zeros(shape, dtype) for shape in carry_shapes(params, batch_size)]
+    return cell_of(params).carry(*zeros)
+
+
+def carry_shapes(params: Any, batch_size: int) -> tuple[tuple[int, int], ...]:
+    """The shapes of h and, where there is one, c."""
+    return tuple((batch_size, size) for size in cell_of(params).sizes(params))

@@ -1,0 +1,147 @@
+"""The GRU, whose reset gate works after the recurrent product or before it.
+
+Shapes: B batch, D input size, H hidden size, G = 3H gates r, z, n side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.typing import DTypeLike
+
+from lstm_jax.cells.base import Cell, check_step, input_gates
+from lstm_jax.initialisation import Initialisation, init_gates, tf1_kernel
+from lstm_jax.precision import ComputeDtype, cast_tree, products
+
+GRUReset = Literal["after", "before"]
+
+
+class GRUParams(NamedTuple):
+    """Weights of a GRU: `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_hn [H]`; order r, z, n.
+
+    `b_hn` is the bias inside the reset product; None chooses the form that applies the reset
+    gate before the recurrent product.
+
+    Examples:
+        >>> lstm_jax.init_gru(jax.random.key(0), 3, 4, reset="before").b_hn is None
+        True
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array
+    b_hn: Array | None
+
+    @property
+    def cell(self) -> Cell:
+        """What it declares."""
+        return GRU
+
+
+class GRUCarry(NamedTuple):
+    """State of a GRU: `h [B, H]`.
+
+    Examples:
+        >>> lstm_jax.GRUCarry(h=jnp.zeros((2, 4))).h.shape
+        (2, 4)
+    """
+
+    h: Array
+
+
+def gru_step(
+    params: GRUParams,
+    carry: GRUCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+) -> tuple[GRUCarry, Array]:
+    """One step of a GRU, in PyTorch's gate order r, z, n.
+
+        r, z = sigmoid(x w_xr + h w_hr + b_r), sigmoid(x w_xz + h w_hz + b_z)
+        n = tanh(x w_xn + b_n + r (h w_hn + b_hn))      with `b_hn`: reset after the product
+        n = tanh(x w_xn + b_n + (r h) w_hn)             `b_hn` None: reset before it
+        h' = (1 - z) n + z h
+
+    Args:
+        params: weights; `b_hn` chooses the form.
+        carry: `h [B, H]`.
+        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
+        compute_dtype: see `lstm_jax.precision.products`.
+
+    Returns:
+        The new carry, and its `h` `[B, H]` as output.
+
+    References:
+        Cho et al., arXiv:1406.1078 (reset before); cuDNN, PyTorch and Keras (reset after).
+
+    Examples:
+        >>> params = lstm_jax.init_gru(jax.random.key(0), 3, 4)
+        >>> carry, h = lstm_jax.gru_step(params, lstm_jax.zero_carry(params, 2), jnp.ones((2, 3)))
+        >>> h.shape
+        (2, 4)
+    """
+    check_step(GRU, params, carry, x)
+    policy = products(compute_dtype, params.w_h.dtype)
+    hidden_size = params.w_h.shape[0]
+    gates_BG = input_gates(policy, params, x)
+    r_z_BG = gates_BG[..., : 2 * hidden_size]
+    w_rz, w_n = jnp.split(params.w_h, [2 * hidden_size], axis=1)
+    r_BH, z_BH = jnp.split(jax.nn.sigmoid(r_z_BG + policy.dot(carry.h, w_rz)), 2, axis=-1)
+    if params.b_hn is None:
+        from_h_BH = policy.dot(r_BH * carry.h, w_n)
+    else:
+        from_h_BH = r_BH * (policy.dot(carry.h, w_n) + params.b_hn[None])
+    n_BH = jnp.tanh(gates_BG[..., 2 * hidden_size :] + from_h_BH)
+    h_BH = (1 - z_BH) * n_BH + z_BH * carry.h
+    return GRUCarry(h_BH), h_BH
+
+
+def init_gru(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    reset: GRUReset = "after",
+    initialisation: Initialisation = "pytorch",
+    dtype: DTypeLike = jnp.float32,
+) -> GRUParams:
+    """Draws the weights of a GRU; see `init_lstm` for the other arguments.
+
+    Args:
+        key: a typed PRNG key.
+        input_size: D.
+        hidden_size: H.
+        reset: whether the reset gate works `"after"` the recurrent product or `"before"` it.
+        initialisation: as in `init_lstm`; `"tf1"` draws gates and candidate as the two kernels
+            they are there, and starts the gates' biases at 1.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: a size that is no integer or below 1, or an unknown name.
+
+    Examples:
+        >>> lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape
+        (3, 12)
+    """
+    if reset not in get_args(GRUReset):
+        raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
+    w_x, w_h, b, b_h = init_gates(key, input_size, hidden_size, 3, initialisation, dtype)
+    if initialisation == "tf1":
+        keys = random.split(key)
+        gates_x, gates_h = tf1_kernel(keys[0], input_size, hidden_size, 2 * hidden_size, dtype)
+        candidate_x, candidate_h = tf1_kernel(keys[1], input_size, hidden_size, hidden_size, dtype)
+        w_x = jnp.concatenate([gates_x, candidate_x], axis=1)
+        w_h = jnp.concatenate([gates_h, candidate_h], axis=1)
+        b = b.at[: 2 * hidden_size].set(1)
+    if reset == "before":
+        return cast_tree(GRUParams(w_x, w_h, b + b_h, None), dtype)
+    inside = slice(2 * hidden_size, None)
+    params = GRUParams(w_x, w_h, b + b_h.at[inside].set(0), b_h[inside])
+    return cast_tree(params, dtype)
+
+
+GRU = Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry, lambda params: params.w_h.shape[:1])

@@ -1,0 +1,145 @@
+"""The LSTM, with or without a projection of its hidden state.
+
+Shapes: B batch, D input size, H hidden size, G = 4H gates i, f, g, o side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.nn import initializers
+from jax.typing import DTypeLike
+
+from lstm_jax.cells.base import Cell, check_step, input_gates
+from lstm_jax.initialisation import Initialisation, init_gates, uniform
+from lstm_jax.precision import ComputeDtype, cast_tree, draw_dtype, products
+
+
+class LSTMParams(NamedTuple):
+    """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o.
+
+    With a projection `w_hr [H, P]` the hidden state has size P, and `w_h` is `[P, 4H]`.
+
+    Examples:
+        >>> lstm_jax.init_lstm(jax.random.key(0), 3, 4).w_x.shape
+        (3, 16)
+    """
+
+    w_x: Array
+    w_h: Array
+    b: Array
+    w_hr: Array | None = None
+
+    @property
+    def cell(self) -> Cell:
+        """What it declares."""
+        return LSTM
+
+
+class LSTMCarry(NamedTuple):
+    """State of an LSTM: `h [B, H]`, with a projection `[B, P]`, and the cell `c [B, H]`.
+
+    Examples:
+        >>> lstm_jax.LSTMCarry(h=jnp.zeros((2, 4)), c=jnp.ones((2, 4))).c.shape
+        (2, 4)
+    """
+
+    h: Array
+    c: Array
+
+
+def lstm_step(
+    params: LSTMParams,
+    carry: LSTMCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+) -> tuple[LSTMCarry, Array]:
+    """One step of an LSTM, in PyTorch's and Keras's gate order i, f, g, o.
+
+        i, f, g, o = x w_x + h w_h + b
+        c' = sigmoid(f) c + sigmoid(i) tanh(g)
+        h' = sigmoid(o) tanh(c')                with a projection: (sigmoid(o) tanh(c')) w_hr
+
+    Args:
+        params: weights.
+        carry: `h [B, H]` and `c [B, H]`; with a projection `h [B, P]`.
+        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
+        compute_dtype: see `lstm_jax.precision.products`.
+
+    Returns:
+        The new carry, and its `h` `[B, H]` as output.
+
+    References:
+        Hochreiter and Schmidhuber (1997); forget gates: Gers et al. (2000); projection: Sak et
+        al., arXiv:1402.1128.
+
+    Examples:
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4)
+        >>> carry, h = lstm_jax.lstm_step(params, lstm_jax.zero_carry(params, 2), jnp.ones((2, 3)))
+        >>> carry.c.shape, h.shape
+        ((2, 4), (2, 4))
+    """
+    check_step(LSTM, params, carry, x)
+    policy = products(compute_dtype, params.w_h.dtype)
+    gates_BG = input_gates(policy, params, x) + policy.dot(carry.h, params.w_h)
+    i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
+    c_BH = jax.nn.sigmoid(f_BH) * carry.c + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
+    h_BH = jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH)
+    h_BP = h_BH if params.w_hr is None else policy.dot(h_BH, params.w_hr)
+    return LSTMCarry(h_BP, c_BH), h_BP
+
+
+def init_lstm(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    projection_size: int | None = None,
+    initialisation: Initialisation = "pytorch",
+    dtype: DTypeLike = jnp.float32,
+) -> LSTMParams:
+    """Draws the weights of an LSTM.
+
+    Args:
+        key: a typed PRNG key.
+        input_size: D.
+        hidden_size: H.
+        projection_size: P; None for a hidden state that is not projected.
+        initialisation: `"pytorch"`: every weight and both of PyTorch's biases (here their sum)
+            uniform in +-1/sqrt(H); `"keras"`: Glorot uniform `w_x`, orthogonal `w_h`, zero
+            biases but 1 for the forget gate; `"tf1"`: one Glorot uniform kernel over input and
+            hidden state together, zero biases but 1 for the forget gate. A projection is
+            uniform in +-1/sqrt(H), with the other two Glorot uniform.
+        dtype: of the parameters; those narrower than float32 are drawn in float32 and cast.
+
+    Raises:
+        ValueError: a size that is no integer or below 1, or an unknown name.
+
+    Examples:
+        >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4, initialisation="keras")
+        >>> params.b[:8].tolist()  # of the input and the forget gate
+        [0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    """
+    w_x, w_h, b, _ = init_gates(
+        key, input_size, hidden_size, 4, initialisation, dtype, projection_size
+    )
+    if initialisation != "pytorch":
+        b = b.at[hidden_size : 2 * hidden_size].set(1)
+    if projection_size is None:
+        return cast_tree(LSTMParams(w_x, w_h, b), dtype)
+    draw: Any = initializers.glorot_uniform()
+    if initialisation == "pytorch":
+        draw = uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
+    w_hr = draw(random.fold_in(key, 4), (hidden_size, projection_size))
+    return cast_tree(LSTMParams(w_x, w_h, b, w_hr), dtype)
+
+
+LSTM = Cell(
+    "lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry,
+    lambda params: (params.w_h.shape[0], params.w_h.shape[1] // 4),
+)  # fmt: skip

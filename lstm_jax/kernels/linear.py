@@ -1,0 +1,99 @@
+"""Linear recurrences over time, `h_t = A_t h_{t-1} + b_t`, for all times at once or in a loop.
+
+A state is a tuple of arrays whose units act each on its own, so A is a block of S x S for each
+unit: `blocks[i][j]` says how the i-th array of a state depends on the j-th of the state before.
+
+Shapes: T time, and whatever comes after it, of every array the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lstm_jax.sharding import vary_as
+
+State = tuple[Array, ...]
+Blocks = tuple[State, ...]
+
+
+def linear_recurrence(
+    blocks: Blocks, offsets: State, *, parallel: bool, reverse: bool, unroll: int = 1
+) -> State:
+    """The states at all times, from a state of zeros before the first.
+
+    Differentiable in both modes to any order. The transposed recurrence is one of its own, in the
+    other direction, and no transposed program of this one.
+
+    Args:
+        blocks: A, S x S arrays `[T, ...]`.
+        offsets: b, S arrays `[T, ...]`.
+        parallel: by one associative scan, whose depth is log T; else by a loop over time.
+        reverse: from the last time to the first.
+        unroll: steps per iteration of the loop.
+
+    Returns:
+        h, S arrays `[T, ...]`.
+    """
+    solved = _all_at_once if parallel else partial(_in_a_loop, unroll=unroll)
+
+    def residual(states: State) -> State:
+        from_before = _applied(blocks, previous(states, reverse=reverse))
+        return tuple(h - before for h, before in zip(states, from_before, strict=True))
+
+    def solve(_: object, offsets: State) -> State:
+        return solved(blocks, offsets, reverse)
+
+    def transpose_solve(_: object, offsets: State) -> State:
+        transposed = tuple(zip(*blocks, strict=True))
+        after = tuple(previous(row, reverse=not reverse) for row in transposed)
+        return solved(after, offsets, not reverse)
+
+    found: State = lax.custom_linear_solve(residual, offsets, solve, transpose_solve)
+    return found
+
+
+def previous(states: State, first: State | None = None, *, reverse: bool) -> State:
+    """The state before each, in the order of processing: `first`, or zeros, before the first."""
+
+    def shifted(states: Array, first: Array) -> Array:
+        parts = [states[1:], first[None]] if reverse else [first[None], states[:-1]]
+        return jnp.concatenate(parts)
+
+    if first is None:
+        first = jax.tree.map(lambda a: jnp.zeros_like(a[0]), states)
+    return tuple(map(shifted, states, first))
+
+
+def _applied(blocks: Blocks, states: State) -> State:
+    return tuple(_dot(row, states) for row in blocks)
+
+
+def _dot(row: State, column: State) -> Array:
+    terms = [a * h for a, h in zip(row, column, strict=True)]
+    return sum(terms[1:], start=terms[0])
+
+
+def _all_at_once(blocks: Blocks, offsets: State, reverse: bool) -> State:
+    def following(first: tuple[Blocks, State], then: tuple[Blocks, State]) -> tuple[Blocks, State]:
+        columns = tuple(zip(*first[0], strict=True))
+        joined = tuple(tuple(_dot(row, column) for column in columns) for row in then[0])
+        moved = _applied(then[0], first[1])
+        return joined, tuple(map(jnp.add, moved, then[1]))
+
+    _, states = lax.associative_scan(following, (blocks, offsets), reverse=reverse)
+    return tuple(states)
+
+
+def _in_a_loop(blocks: Blocks, offsets: State, reverse: bool, *, unroll: int) -> State:
+    def step(state: State, inputs: tuple[Blocks, State]) -> tuple[State, State]:
+        blocks, offsets = inputs
+        state = tuple(map(jnp.add, _applied(blocks, state), offsets))
+        return state, state
+
+    zeros = vary_as(offsets[0], tuple(jnp.zeros_like(b[0]) for b in offsets))
+    _, states = lax.scan(step, zeros, (blocks, offsets), reverse=reverse, unroll=unroll)
+    return tuple(states)
