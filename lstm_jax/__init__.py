@@ -38,6 +38,7 @@ from lstm_jax.cells import (
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
+from lstm_jax.own_steps import parallel
 from lstm_jax.recurrence import gru, lstm, rnn
 from lstm_jax.sampling import generate
 from lstm_jax.stack import (
@@ -101,6 +102,7 @@ __all__ = [
     "mingru_step",
     "minlstm",
     "minlstm_step",
+    "parallel",
     "rnn",
     "rnn_step",
     "run_stack",

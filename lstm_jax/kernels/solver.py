@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +57,9 @@ class SolverInfo(NamedTuple):
     iterations: Array
     residual: Array
     sequential: Array
+
+
+Info = TypeVar("Info", bound=SolverInfo | None)
 
 
 class How(NamedTuple):
@@ -129,14 +132,16 @@ def by_loop(dtype: DTypeLike) -> SolverInfo:
     return SolverInfo(jnp.int32(0), jnp.zeros((), dtype), jnp.array(True))
 
 
-def at_each(info: SolverInfo | None, times: int) -> SolverInfo | None:
+def at_each(info: Info, times: int) -> Info:
     """The same for each of so many times."""
-    return jax.tree.map(lambda a: jnp.broadcast_to(a, times), info)  # type: ignore[no-any-return]
+    each: Info = jax.tree.map(lambda a: jnp.broadcast_to(a, times), info)
+    return each
 
 
-def worst(info: SolverInfo | None) -> SolverInfo | None:
+def worst(info: Info) -> Info:
     """Of several, the most iterations, the largest residual, and whether any was a loop."""
-    return jax.tree.map(lambda a: a.max(), info)  # type: ignore[no-any-return]
+    most: Info = jax.tree.map(lambda a: a.max(), info)
+    return most
 
 
 def _run(

@@ -1,0 +1,266 @@
+"""A recurrence of the user's own for all times at once, where its units act each on its own.
+
+Shapes: T time; the arrays of a carry have one shape, whose places are the units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax, random
+
+from lstm_jax.checks import require_array
+from lstm_jax.kernels import solver
+from lstm_jax.kernels.chunks import scan_rematerialised
+from lstm_jax.kernels.linear import previous
+from lstm_jax.kernels.solver import MAX_ITERATIONS, SolverInfo
+from lstm_jax.sharding import vary_as
+
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+_POINTS = 2
+"""Random points at which a step's units are looked at; at one of them a ReLU may be flat."""
+
+
+@overload
+def parallel(
+    step: Step,
+    params: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+    linear: bool = False,
+    remat: int | None = None,
+    tolerance: float | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+    check: bool = True,
+    return_info: Literal[False] = False,
+) -> tuple[Any, Any]: ...
+
+
+@overload
+def parallel(
+    step: Step,
+    params: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+    linear: bool = False,
+    remat: int | None = None,
+    tolerance: float | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+    check: bool = True,
+    return_info: Literal[True],
+) -> tuple[Any, Any, SolverInfo]: ...
+
+
+def parallel(
+    step: Step,
+    params: Any,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+    linear: bool = False,
+    remat: int | None = None,
+    tolerance: float | None = None,
+    max_iterations: int = MAX_ITERATIONS,
+    check: bool = True,
+    return_info: bool = False,
+) -> Any:
+    """What `lax.scan` of a step gives, for all times at once.
+
+        carry_t, y_t = step(params, carry_{t-1}, x_t)
+
+    The step must act unit by unit: each place of the new carry's arrays depends on the same place
+    of the old one's, and on no other. Then the carries of all times are found by Newton's method,
+    whose Jacobians, S x S numbers a unit where a carry has S arrays, are the step's own by forward
+    mode; each iteration is one associative scan. The result is differentiable in both modes to any
+    order, and the backward pass of a gradient is one more associative scan.
+
+    Args:
+        step: pure; (params, carry, x) -> (carry, y). What depends on other places belongs in `xs`,
+            such as products of the inputs and a matrix, which are formed before for all times; what
+            is differentiated belongs in an argument.
+        params: a pytree.
+        carry: the initial carry, a pytree of floating-point arrays of one shape.
+        xs: a pytree of arrays `[T, ...]`.
+        reverse: from the last time to the first; `ys` stay in the order of `xs`.
+        linear: whether the step is linear in the carry; one scan is all that takes.
+        remat: times per chunk, see `lstm`; each chunk is solved by itself, so this bounds what the
+            iterations take of memory, too.
+        tolerance: how large the last correction may be, relative to a state above 1; None for the
+            square root of the dtype's precision. What it leaves is about its square.
+        max_iterations: after so many a `lax.scan` gives the result, in the same program.
+        check: whether to refuse a step whose units depend on each other. A probe tells, at random
+            numbers of the arguments' shapes; it takes 2 log2(units) forward derivatives of one step
+            whenever this is traced.
+        return_info: return how the carries were found, too.
+
+    Returns:
+        The final carry, what the steps put out `[T, ...]`, and if asked for a `SolverInfo`.
+
+    Raises:
+        TypeError: a carry that is no floating-point arrays.
+        ValueError: shapes that don't fit, or units that depend on each other.
+
+    References:
+        Danieli et al., arXiv:2510.21450; Lim et al., arXiv:2309.12252.
+
+    Examples:
+        >>> def leaky(w, h, x):  # a unit that forgets the faster the larger it is
+        ...     h = h * jax.nn.sigmoid(w - h * h) + x
+        ...     return h, h
+        >>> xs = jnp.linspace(0, 1, 20).reshape(10, 2)
+        >>> h, ys = lstm_jax.parallel(leaky, jnp.ones(2), jnp.zeros(2), xs)
+        >>> expected = jax.lax.scan(lambda h, x: leaky(jnp.ones(2), h, x), jnp.zeros(2), xs)[1]
+        >>> bool(jnp.allclose(ys, expected, atol=1e-6))
+        True
+    """
+    times = _times(xs)
+    if remat is not None and remat < 1:
+        raise ValueError(f"remat is {remat}; it must be at least 1")
+    _check_carry(carry)
+    first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
+    _check_result(step, params, carry, first)
+    if check:
+        _check_units(step, params, carry, first)
+    params, carry = vary_as(jax.tree.leaves(xs)[0], (params, carry))
+    if not times:
+        found = lax.scan(partial(step, params), carry, xs)
+        info = solver.by_loop(jax.tree.leaves(carry)[0].dtype)
+        return (*found, info) if return_info else found
+    how = solver.How(True, linear, reverse, 1, tolerance, max_iterations)
+    if remat is None or remat >= times:
+        carry, (ys, info) = _at_once(step, how, params, carry, xs)
+    else:
+
+        def body(carry: Any, xs: Any, index: Array) -> tuple[Any, Any]:
+            carry, (ys, info) = _at_once(step, how, params, carry, xs)
+            return carry, (ys, solver.at_each(info, _times(xs)))
+
+        carry, (ys, infos) = scan_rematerialised(body, carry, xs, remat, reverse=reverse)
+        info = solver.worst(infos)
+    return (carry, ys, info) if return_info else (carry, ys)
+
+
+def _at_once(step: Step, how: solver.How, params: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+    def carried(params: Any, carry: Any, x: Any) -> Any:
+        return step(params, carry, x)[0]
+
+    final, carries, info = solver.run(how, carried, params, carry, xs)
+    states, structure = jax.tree.flatten(carries)
+    before = previous(tuple(states), tuple(jax.tree.leaves(carry)), reverse=how.reverse)
+    each = jax.vmap(step, in_axes=(None, 0, 0))
+    _, ys = each(params, jax.tree.unflatten(structure, before), xs)
+    return final, (ys, info)
+
+
+def _times(xs: Any) -> int:
+    leaves = jax.tree.leaves(xs)
+    for leaf in leaves:
+        require_array("xs", leaf)
+    lengths = {leaf.shape[0] if leaf.ndim else -1 for leaf in leaves}
+    if len(lengths) != 1 or -1 in lengths:
+        raise ValueError(
+            f"xs have shapes {[leaf.shape for leaf in leaves]}; give at least one array, and the "
+            "same number of times as the first axis of each"
+        )
+    return int(lengths.pop())
+
+
+def _check_carry(carry: Any) -> None:
+    leaves = jax.tree.leaves(carry)
+    for leaf in leaves:
+        require_array("carry", leaf)
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"carry has an array of {leaf.dtype}; give floating-point arrays")
+    shapes = sorted({leaf.shape for leaf in leaves})
+    if len(shapes) != 1:
+        raise ValueError(
+            f"carry has arrays of shapes {shapes}; its units are the places of one shape, so give "
+            "all of them that shape"
+        )
+
+
+def _check_result(step: Step, params: Any, carry: Any, x: Any) -> None:
+    found = jax.eval_shape(step, params, carry, x)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise ValueError(f"step returns {type(found).__name__}; it must return (carry, y)")
+
+    def described(tree: Any) -> str:
+        return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree))
+
+    if described(found[0]) != described(carry):
+        raise ValueError(
+            f"step returns a carry {described(found[0])}; expected it as it was, {described(carry)}"
+        )
+
+
+def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
+    """Raises ValueError where a unit's new state moves when another's old state does."""
+    draw = np.random.default_rng(0)
+    given = [[_drawn(draw, a) for a in jax.tree.leaves(tree)] for tree in (params, carry, x)]
+    structures = tuple(map(jax.tree.structure, (params, carry, x)))
+    points = [np.stack([a, *(_drawn(draw, a) for _ in range(_POINTS - 1))]) for a in given[1]]
+    try:
+        with jax.ensure_compile_time_eval():
+            moved = _moved_by_others(step, structures, given[0], points, given[2])
+        places = [np.argwhere(np.asarray(each)) for each in moved]
+    except (jax.errors.TracerArrayConversionError, jax.errors.UnexpectedTracerError):
+        raise ValueError(
+            "step uses traced arrays that are none of its arguments; hand them over in params"
+        ) from None
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(carry)[0]]
+    for path, found in zip(paths, places, strict=True):
+        if len(found):
+            raise ValueError(
+                f"step's units depend on each other: place {tuple(map(int, found[0]))} of the new "
+                f"carry{path} moves with another place of the old; keep to what acts place by "
+                "place, or use lax.scan"
+            )
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _moved_by_others(
+    step: Step, structures: Any, params: list[Any], points: list[Any], x: list[Any]
+) -> list[Array]:
+    """For each array of the carry, which of its places move with another place.
+
+    Each two places differ in a bit of their numbers. So for each bit the places that have it are
+    moved, and then those that have it not, and of the others none may move.
+    """
+    shape = points[0].shape[1:]
+    numbers = np.arange(int(np.prod(shape))).reshape(shape)
+    bits = [numbers >> bit & 1 == 1 for bit in range(max(1, (numbers.size - 1).bit_length()))]
+    groups = np.stack([*bits, *(~has for has in bits)])
+    by = np.random.default_rng(1).uniform(0.5, 1.5, shape)
+
+    def others_moved(point: list[Any], group: Array) -> list[Array]:
+        def carried(*leaves: Any) -> list[Any]:
+            trees = map(jax.tree.unflatten, structures, (params, list(leaves), x))
+            return jax.tree.leaves(step(*trees)[0])
+
+        directions = tuple(jnp.where(group, by, 0).astype(a.dtype) for a in point)
+        _, moved = jax.jvp(carried, tuple(point), directions)
+        return [(jnp.abs(a) > 0) & ~group for a in moved]
+
+    over_groups = jax.vmap(others_moved, in_axes=(None, 0))
+    found = jax.vmap(over_groups, in_axes=(0, None))(points, jnp.asarray(groups))
+    return [each.any((0, 1)) for each in found]
+
+
+def _drawn(draw: np.random.Generator, array: Any) -> Any:
+    """Random numbers of this shape and dtype; zeros of what is no number with a fraction."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return random.split(random.key(0), array.shape)
+    if jnp.issubdtype(array.dtype, jnp.inexact):
+        return draw.standard_normal(array.shape).astype(array.dtype)
+    return np.zeros(array.shape, array.dtype)
