@@ -1,8 +1,8 @@
 """How our training step grows: time a token, memory and compile time against T, B, H, V and remat.
 
-One layer of an LSTM on one-hot tokens, each size varied alone. Time a token is that of the whole
-step over all its tokens; memory is what the compiled step takes beside its arguments and results,
-as XLA tells; compile time is that ahead of time, from shapes.
+One layer, of an LSTM unless another cell is named, on one-hot tokens, each size varied alone. Time
+a token is that of the whole step over all its tokens; memory is what the compiled step takes beside
+its arguments and results, as XLA tells; compile time is that ahead of time, from shapes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -24,9 +24,13 @@ from bench.report import Row, make_row, print_table
 from bench.shapes import BATCHES, DType, System
 from bench.timing import Visit, take_turns
 from bench.workers import NO_CACHE, Server, Worker
+from lstm_jax.cells import CellName, cell_named
 from lstm_jax.cli.arguments import parse
+from lstm_jax.recurrence import Backend, require_backend
 from lstm_jax.settings import Count
 from lstm_jax.training.state import train_step
+
+SizeName = Literal["sequence_length", "batch_size", "hidden_size", "vocabulary_size", "remat"]
 
 BASE = System("growth", 100, "lstm", 1, 128, batch_size=16, sequence_length=50)
 SIZES: Mapping[str, tuple[int, ...]] = {
@@ -69,10 +73,11 @@ class _Steps:
         self._index = (self._index + 1) % BATCHES
 
 
-def measure_point(size: str, value: int, options: Options, base: System | None = None) -> Row:
+def measure_point(size: str, value: int, options: GrowthOptions, base: System | None = None) -> Row:
     """Measures one value of one size of `SIZES`, the others as in `base`."""
     changed: dict[str, Any] = {size: value}
-    system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
+    ours = {"cell": options.cell, "backend": options.backend}
+    system = dataclasses.replace(base or BASES.get(size, BASE), **ours | changed)
     steps = _Steps(system, options.dtype)
     rounds = 1 if options.quick else options.rounds
     (timing,) = take_turns({OURS: Visit(steps.step)}, rounds).values()
@@ -85,12 +90,12 @@ def measure_point(size: str, value: int, options: Options, base: System | None =
         tokens=system.tokens_per_step,
         compile_s=steps.compile_s,
         memory_mb=steps.temporary_mb,
-        settings={"backend": "auto"},
+        settings={"backend": system.backend},
         shape=dataclasses.asdict(system) | {"varied": size},
     )
 
 
-def measure_size(worker: Worker, size: str, options: Options) -> Measured:
+def measure_size(worker: Worker, size: str, options: GrowthOptions) -> Measured:
     """Measures all values of one size, and prints them."""
     values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
     rows: list[Row] = [
@@ -110,13 +115,28 @@ def measure_size(worker: Worker, size: str, options: Options) -> Measured:
 
 @dataclass(frozen=True)
 class GrowthOptions(Options):
-    """Measures how our training step grows with each size."""
+    """Measures how our training step grows with each size.
+
+    Attributes:
+        cell: the recurrent cell.
+        backend: how it is run.
+        sizes: which sizes to vary; none for all.
+    """
 
     rounds: Count = 5
+    cell: CellName = "lstm"
+    backend: Backend = "auto"
+    sizes: tuple[SizeName, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_backend(cell_named(self.cell), self.backend)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the bench."""
     options = parse(GrowthOptions, None, arguments, "bench growth")
     with closing(Worker(NO_CACHE)) as worker:
-        return measure(options, (measure_size(worker, size, options) for size in SIZES))
+        return measure(
+            options, (measure_size(worker, size, options) for size in options.sizes or SIZES)
+        )

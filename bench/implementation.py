@@ -7,7 +7,16 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from bench.shapes import AnyParams, AnySystem, DType, Job, LayerShape, LayerWork, System
+from bench.shapes import (
+    PEERS_CELLS,
+    AnyParams,
+    AnySystem,
+    DType,
+    Job,
+    LayerShape,
+    LayerWork,
+    System,
+)
 from lstm_jax.models import LanguageModelParams
 
 
@@ -52,7 +61,13 @@ class Sampling(_Built, Protocol):
 
 
 class Implementation:
-    """Ours or a peer; a method raises ValueError for what it has not, or cannot run here."""
+    """Ours or a peer; a method raises ValueError for what it has not, or cannot run here.
+
+    Attributes:
+        cells: of which it has layers.
+    """
+
+    cells: tuple[str, ...] = PEERS_CELLS
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         """The system, with these weights, in training."""

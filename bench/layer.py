@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 
 from bench.agreement import gradients, require_same_gradients
 from bench.command import OptionsWithPeers
 from bench.contest import Check, Work, run
 from bench.implementation import Implementation
 from bench.products import products_of_layer
-from bench.shapes import DType, LayerShape, RecurrentCell
+from bench.shapes import DType, LayerShape
 from bench.workers import Built
+from lstm_jax.cells import CellName, cell_named
 from lstm_jax.cli.arguments import parse
+from lstm_jax.recurrence import Backend, require_backend
 
 SHAPES = (
     "100,100,512,512",
@@ -37,11 +40,13 @@ class Options(OptionsWithPeers):
     If quick, only the shape with the least work is measured.
 
     Attributes:
-        cells: which cells.
+        cells: which cells; the peers have those of PyTorch, lstm and gru, alone.
+        backends: how ours is run.
         shapes: T,B,D,H each.
     """
 
-    cells: tuple[RecurrentCell, ...] = ("lstm", "gru")
+    cells: tuple[CellName, ...] = ("lstm", "gru")
+    backends: tuple[Backend, ...] = ("auto",)
     shapes: tuple[str, ...] = SHAPES
 
     def __post_init__(self) -> None:
@@ -54,7 +59,14 @@ class Options(OptionsWithPeers):
         sizes = [_sizes(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
-        return [LayerShape(cell, *size) for size in sizes for cell in self.cells]
+        for cell, backend in product(self.cells, self.backends):
+            require_backend(cell_named(cell), backend)
+        return [
+            LayerShape(cell, times, batch, input_size, hidden_size, backend)
+            for (times, batch, input_size, hidden_size), cell, backend in product(
+                sizes, self.cells, self.backends
+            )
+        ]
 
 
 def _sizes(shape: str) -> list[int]:
@@ -66,6 +78,8 @@ def _sizes(shape: str) -> list[int]:
 
 def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
     """A layer of an implementation."""
+    if shape.cell not in peer.cells:
+        raise ValueError(f"it has no {shape.cell}")
     layer = peer.layer(shape, dtype, shape.work())
     return Built({"pass": layer.run}, layer.settings)
 

@@ -26,6 +26,7 @@ from bench.shapes import (
     System,
 )
 from lstm_jax import sharding
+from lstm_jax.cells import CELLS
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.recurrence import layer
 from lstm_jax.sampling import FREE, generate, stream, with_weights
@@ -47,6 +48,8 @@ class Peer(Implementation):
         devices: how many share each batch in training.
     """
 
+    cells = tuple(cell.name for cell in CELLS)
+
     def __init__(self, devices: int = 1) -> None:
         self._devices = devices
 
@@ -56,14 +59,14 @@ class Peer(Implementation):
 
     def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
         def forward(params: Any, carry: Any, xs: Array) -> Array:
-            return layer(params, carry, xs, compute_dtype=dtype)[1]
+            return layer(params, carry, xs, compute_dtype=dtype, backend=shape.backend)[1]
 
         def named(params: Any, carry: Any, xs: Any) -> dict[str, Any]:
             arrays = {**params._asdict(), **carry._asdict(), "xs": xs}
             return {name: array for name, array in arrays.items() if array is not None}
 
         inputs = (work.params, jax.tree.map(jnp.asarray, work.carry), work.xs)
-        return JaxLayerPass(forward, inputs, work.dys, named, _SETTINGS)
+        return JaxLayerPass(forward, inputs, work.dys, named, {"backend": shape.backend})
 
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job

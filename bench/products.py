@@ -53,7 +53,7 @@ def products_of_system(system: AnySystem) -> Counter[Product]:
     tokens = times * batch
     found: Counter[Product] = Counter()
     for index in range(system.layers):
-        found += _recurrent(times, batch, system.hidden_size, gates)
+        found += _recurrent(cell, times, batch, system.hidden_size)
         if index > 0:
             found += _affine(tokens, system.hidden_size, gates)
         elif system.embedding_size is not None:
@@ -67,9 +67,8 @@ def products_of_system(system: AnySystem) -> Counter[Product]:
 def products_of_layer(shape: LayerShape) -> Counter[Product]:
     """How often each product is in a layer's forward and backward pass."""
     gates = cell_named(shape.cell).gates * shape.hidden_size
-    return _recurrent(shape.times, shape.batch, shape.hidden_size, gates) + _affine(
-        shape.times * shape.batch, shape.input_size, gates
-    )
+    affine = _affine(shape.times * shape.batch, shape.input_size, gates)
+    return affine + _recurrent(shape.cell, shape.times, shape.batch, shape.hidden_size)
 
 
 def _embedded_rows(system: AnySystem) -> int:
@@ -89,7 +88,11 @@ def _affine(rows: int, inputs: int, outputs: int) -> Counter[Product]:
     return Counter(Product(*each) for each in sizes)
 
 
-def _recurrent(times: int, batch: int, hidden_size: int, gates: int) -> Counter[Product]:
+def _recurrent(name: CellName, times: int, batch: int, hidden_size: int) -> Counter[Product]:
+    cell = cell_named(name)
+    if cell.unit_step is not None:
+        return Counter()
+    gates = cell.gates * hidden_size
     return Counter(
         [
             Product(batch, hidden_size, gates, times),

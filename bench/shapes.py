@@ -13,11 +13,12 @@ from jax import random
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
+from lstm_jax.recurrence import Backend
 
 DType = Literal["float32", "bfloat16"]
 """Of the products; parameters, sums and loss are float32 in both."""
 
-RecurrentCell = Literal["lstm", "gru"]
+PEERS_CELLS = ("lstm", "gru")
 """The cells that every peer has."""
 
 BATCHES = 16
@@ -44,6 +45,7 @@ class System:
         carried: whether the recurrent state goes on from batch to batch; else each batch holds
             sequences of its own.
         remat: times per chunk whose activations ours computes again; None keeps all.
+        backend: how ours is run.
     """
 
     name: str
@@ -62,6 +64,7 @@ class System:
     tied: bool = False
     carried: bool = True
     remat: int | None = None
+    backend: Backend = "auto"
 
     @property
     def input_size(self) -> int:
@@ -188,19 +191,25 @@ def _shared(shape: Any, config: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One recurrent layer, an LSTM or a GRU (reset after the product), of T, B, D and H."""
+    """One recurrent layer of T, B, D and H; a GRU's reset is after the product.
+
+    Attributes:
+        backend: how ours is run.
+    """
 
     cell: CellName
     times: int
     batch: int
     input_size: int
     hidden_size: int
+    backend: Backend = "auto"
 
     @property
     def name(self) -> str:
-        """What the rows call it: the cell, and T, B, D, H."""
+        """What the rows call it: the cell, T, B, D, H, and how ours is run unless by itself."""
         sizes = (self.times, self.batch, self.input_size, self.hidden_size)
-        return " ".join([self.cell, ",".join(map(str, sizes))])
+        how = [] if self.backend == "auto" else [self.backend]
+        return " ".join([self.cell, ",".join(map(str, sizes)), *how])
 
     def work(self, seed: int = 0) -> LayerWork:
         """What every implementation is given; a GRU's bias inside the reset product is zero."""
