@@ -94,7 +94,8 @@ def _share(f: Array, i: Array) -> Array:
     cost a CPU three times as much. Beyond 80 the exponential's square would have no gradient.
     """
     apart = jnp.minimum(jnp.minimum(i, 0) - jnp.minimum(f, 0), 80)
-    ratio = jnp.exp(apart) * (1 + jnp.exp(-jnp.abs(f))) / (1 + jnp.exp(-jnp.abs(i)))
+    # -|x| as a minimum: at 0 its gradient is 0, where that of JAX's absolute value is not.
+    ratio = jnp.exp(apart) * (1 + jnp.exp(jnp.minimum(f, -f))) / (1 + jnp.exp(jnp.minimum(i, -i)))
     return 1 / (1 + ratio)
 
 

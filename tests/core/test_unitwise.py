@@ -113,6 +113,20 @@ def test_gates_that_are_shut_or_open_stay_numbers(form: str, bias: tuple[float, 
         assert_near(ys, jnp.broadcast_to(carry.h, ys.shape), 1e-6)
 
 
+def test_gates_at_zero_have_the_gradient_of_their_equation(float64: None) -> None:
+    """Where minima and absolute values, of which the minLSTM's quotient is made, have a corner."""
+    params, carry, xs = draw("minlstm", 1, jnp.float64)
+
+    def output(b: Array) -> Array:
+        return lstm_jax.minlstm_step(params._replace(b=b), carry, 0 * xs[0])[1]
+
+    zeros, step = jnp.zeros_like(params.b), 1e-5
+    found = jax.jacrev(output)(zeros)
+    moves = step * jnp.eye(zeros.size)
+    differences = (jax.vmap(output)(moves) - jax.vmap(output)(-moves)) / (2 * step)
+    assert_near(found, jnp.moveaxis(differences, 0, -1), 1e-8)
+
+
 # Newton's method ---------------------------------------------------------------------------------
 
 
