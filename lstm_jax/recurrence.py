@@ -46,7 +46,7 @@ def lstm(
     reverse: bool = False,
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: int | None = None,
 ) -> tuple[LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
@@ -71,7 +71,8 @@ def lstm(
             `linearize`; `"auto"` chooses the fastest that applies.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
             outputs are in `promote_types(param dtype, float32)`.
-        unroll: steps per iteration of the loop.
+        unroll: steps per iteration of the loop; None takes what suits the platform: one on a CPU,
+            on a GPU up to ten, of which there are fewer launches.
         remat: times per chunk whose activations are computed again in the backward pass; of them
             only the last chunk's are in memory at a time, and each chunk's carry. About the
             square root of T takes the least memory. None keeps all.
@@ -118,7 +119,7 @@ def gru(
     reverse: bool = False,
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: int | None = None,
 ) -> tuple[GRUCarry, Array]:
     """A GRU layer over time, `gru_step` at each; all else as for `lstm`.
@@ -154,7 +155,7 @@ def rnn(
     reverse: bool = False,
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: int | None = None,
 ) -> tuple[RNNCarry, Array]:
     """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`.
@@ -190,7 +191,7 @@ def layer(
     reverse: bool = False,
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: int | None = None,
     input_scale: Array | None = None,
 ) -> tuple[Any, Array]:
@@ -238,7 +239,7 @@ def layer(
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = reference.run(
             cell_of(params), params, carry, dense, mask, order,
-            reverse=reverse, unroll=unroll, compute_dtype=compute_dtype,
+            reverse=reverse, unroll=unroll or 1, compute_dtype=compute_dtype,
         )  # fmt: skip
     else:
         kernel = kernel_of(params)
@@ -291,12 +292,12 @@ def _check(
     mask: Array | None,
     resets: Array | None,
     backend: str,
-    unroll: int,
+    unroll: int | None,
     remat: int | None,
 ) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
-    if unroll < 1:
+    if unroll is not None and unroll < 1:
         raise ValueError(f"unroll is {unroll}; it must be at least 1")
     if remat is not None and remat < 1:
         raise ValueError(f"remat is {remat}; it must be at least 1")
