@@ -56,7 +56,7 @@ class Options(OptionsWithPeers):
 
     def layers(self) -> list[LayerShape]:
         """What is measured."""
-        sizes = [_sizes(shape) for shape in self.shapes]
+        sizes = [sizes_of(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
         for cell, backend in product(self.cells, self.backends):
@@ -69,7 +69,8 @@ class Options(OptionsWithPeers):
         ]
 
 
-def _sizes(shape: str) -> list[int]:
+def sizes_of(shape: str) -> list[int]:
+    """T, B, D and H; ValueError where the text is something else."""
     parts = shape.split(",")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a shape is {shape!r}; expected four sizes T,B,D,H, such as {SHAPES[0]}")

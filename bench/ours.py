@@ -28,6 +28,7 @@ from bench.shapes import (
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import layer
 from lstm_jax.sampling import FREE, generate, stream, with_weights
 from lstm_jax.sampling.decode import power_of_two
@@ -100,7 +101,7 @@ class OurTraining:
 
 
 @cache
-def make_program(system: AnySystem, dtype: DType, mesh: Mesh | None = None) -> Program:
+def make_program(system: AnySystem, dtype: ComputeDtype, mesh: Mesh | None = None) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
     clip_norm = None if isinstance(system, Classification) else system.clip_norm
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
@@ -110,7 +111,7 @@ def make_program(system: AnySystem, dtype: DType, mesh: Mesh | None = None) -> P
     return Program(_objective(system, dtype), optimizer, BATCHES, system.batch_size, mesh, frozen)
 
 
-def _objective(system: AnySystem, dtype: DType) -> Objective:
+def _objective(system: AnySystem, dtype: ComputeDtype) -> Objective:
     if isinstance(system, Classification):
         return ReviewObjective(system.model(dtype))
     if system.carried:

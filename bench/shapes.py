@@ -13,6 +13,7 @@ from jax import random
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
+from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
 
 DType = Literal["float32", "bfloat16"]
@@ -88,7 +89,7 @@ class System:
         rows = self.rows()[start : start + self.sequence_length + 1]
         return rows[:-1], rows[1:]
 
-    def model(self, dtype: DType) -> LanguageModel:
+    def model(self, dtype: ComputeDtype) -> LanguageModel:
         """As the library has it."""
         config = LanguageModelConfig(compute_dtype=dtype, **_shared(self, LanguageModelConfig))
         return LanguageModel(config, self.vocabulary_size)
@@ -160,7 +161,7 @@ class Classification:
         found[::_MISSING_VECTORS] = 0
         return found
 
-    def model(self, dtype: DType) -> Classifier:
+    def model(self, dtype: ComputeDtype) -> Classifier:
         """As the library has it."""
         config = ClassifierConfig(
             cell="lstm",

@@ -42,7 +42,7 @@ class LayerOptions(TypedDict, total=False):
     reverse: bool
     backend: Backend
     compute_dtype: ComputeDtype | None
-    unroll: int
+    unroll: int | None
     remat: int | None
 
 
@@ -56,7 +56,7 @@ def lstm(
     reverse: bool = False,
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: int | None = None,
 ) -> tuple[cells.LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
@@ -83,7 +83,8 @@ def lstm(
             `"auto"` chooses the fastest that applies.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
             outputs are in `promote_types(param dtype, float32)`.
-        unroll: steps per iteration of the loop.
+        unroll: steps per iteration of the loop; None takes what suits the platform: one on a CPU,
+            on a GPU up to ten, of which there are fewer launches.
         remat: times per chunk whose activations are computed again in the backward pass; of them
             only the last chunk's are in memory at a time, and each chunk's carry. About the
             square root of T takes the least memory. None keeps all.
@@ -188,7 +189,7 @@ def layer_with_info(
     reverse: bool = False,
     backend: Backend = "auto",
     compute_dtype: ComputeDtype | None = None,
-    unroll: int = 1,
+    unroll: int | None = None,
     remat: int | None = None,
     input_scale: Array | None = None,
 ) -> tuple[Any, Array, SolverInfo | None]:
@@ -225,7 +226,7 @@ def layer_with_info(
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = reference.run(
             cell, params, carry, dense, mask, order,
-            reverse=reverse, unroll=unroll, compute_dtype=compute_dtype,
+            reverse=reverse, unroll=unroll or 1, compute_dtype=compute_dtype,
         )  # fmt: skip
     elif cell.unit_step is None:
         kernel = kernel_of(params)  # type: ignore[arg-type]
@@ -238,7 +239,7 @@ def layer_with_info(
     else:
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
-        how = solver.How(_is_parallel(cell, backend, xs), cell.linear, reverse, unroll)
+        how = solver.How(_is_parallel(cell, backend, xs), cell.linear, reverse, unroll or 1)
         carry, states, info = solver.run(
             how, cell.unit_step, unit_params(params, policy), carry, gates_TBG, mask, order
         )
@@ -303,13 +304,13 @@ def _check(
     mask: Array | None,
     resets: Array | None,
     backend: str,
-    unroll: int,
+    unroll: int | None,
     remat: int | None,
 ) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
     require_backend(cell_of(params), backend)
-    if unroll < 1:
+    if unroll is not None and unroll < 1:
         raise ValueError(f"unroll is {unroll}; it must be at least 1")
     if remat is not None and remat < 1:
         raise ValueError(f"remat is {remat}; it must be at least 1")

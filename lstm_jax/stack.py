@@ -59,7 +59,7 @@ class StackConfig:
             "inputs" with one mask a sequence (Keras).
         compute_dtype: dtype of the matrix products.
         backend: how the recurrence is run, see `lstm`.
-        unroll: steps per iteration of the loop over time.
+        unroll: steps per iteration of the loop over time; None takes what suits the platform.
         remat: times per chunk whose activations are computed again in the backward pass, see
             `lstm`; None keeps all.
 
@@ -79,7 +79,7 @@ class StackConfig:
     dropout_place: Changeable[DropoutPlace] = "between"
     compute_dtype: Changeable[ComputeDtype] = "float32"
     backend: Changeable[Backend] = "auto"
-    unroll: Changeable[Size] = 1
+    unroll: Changeable[Size | None] = None
     remat: Changeable[Count | None] = None
 
     def __post_init__(self) -> None:

@@ -42,7 +42,7 @@ class Options:
         layers: how many, one on the other.
         bidirectional: each layer also runs backward in time; outputs are concatenated.
         time_major: default of the call's option, as are `return_carry`, `reverse`, `keep_order`.
-        unroll: steps per iteration of the loop over time.
+        unroll: steps per iteration of the loop over time; None takes what suits the platform.
         backend: how the recurrence is run, see `lstm_jax.lstm`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`.
         initialisation: whose distribution the weights are drawn from, see `init_lstm`.
@@ -61,7 +61,7 @@ class Options:
     return_carry: bool = False
     reverse: bool = False
     keep_order: bool = False
-    unroll: int = 1
+    unroll: int | None = None
     backend: Backend = "auto"
     compute_dtype: ComputeDtype = "float32"
     initialisation: Initialisation = "pytorch"
@@ -78,8 +78,8 @@ class GRUOptions(Options):
 
     Examples:
         >>> from lstm_jax.interop.modules import GRUOptions
-        >>> GRUOptions(reset="before").unroll
-        1
+        >>> GRUOptions(reset="before").backend
+        'auto'
     """
 
     reset: GRUReset = "after"

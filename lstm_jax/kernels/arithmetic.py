@@ -13,12 +13,16 @@ Shapes: T time, B batch, H hidden size, G gates side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import add
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cells import GRUCarry, GRUParams, LSTMCarry, LSTMParams, RNNCarry, RNNParams
+from lstm_jax.kernels import gpu
+from lstm_jax.kernels.gpu import Blocks
 from lstm_jax.kernels.scan import Factors, Kernel, Row, Weights
 from lstm_jax.precision import Products
 
@@ -105,6 +109,46 @@ def _one_gather(
     return drows_TBG, (policy.weight_gradient(previous_TBH, drows_TBG),)
 
 
+def _lstm_cell(operands: Blocks, carry: LSTMCarry) -> LSTMCarry:
+    i_BH, f_BH, g_BH, o_BH = (jnp.tanh(a) for a in operands)
+    c_BH = _sigmoid(f_BH) * carry.c + _sigmoid(i_BH) * g_BH
+    return LSTMCarry(_sigmoid(o_BH) * jnp.tanh(c_BH), c_BH)
+
+
+def _lstm_prepare(
+    rows_TBG: Array, c_TBH: Array, b_G: Array | None, previous_TBH: Array
+) -> tuple[Array, Array, Array]:
+    t_TBG = jnp.tanh(rows_TBG)
+    i_TBH, f_TBH, g_TBH, _ = jnp.split(t_TBG, 4, axis=-1)
+    return t_TBG, c_TBH, jnp.tanh(_sigmoid(f_TBH) * c_TBH + _sigmoid(i_TBH) * g_TBH)
+
+
+def _lstm_blocks(
+    prepared: tuple[Array, Array, Array], dcarry: LSTMCarry, hold: Callable[[Array], Array]
+) -> tuple[Blocks, Blocks]:
+    t_BG, previous_c_BH, tanh_c_BH = prepared
+    i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
+    dc_BH = hold(dcarry.c + dcarry.h * _sigmoid(o_BH) * (1 - tanh_c_BH * tanh_c_BH))
+    dgates = (
+        dc_BH * g_BH * _sigmoid_slope(i_BH),
+        dc_BH * previous_c_BH * _sigmoid_slope(f_BH),
+        dc_BH * _sigmoid(i_BH) * (1 - g_BH * g_BH),
+        dcarry.h * tanh_c_BH * _sigmoid_slope(o_BH),
+    )
+    return dgates, (dc_BH * _sigmoid(f_BH),)
+
+
+_LSTM_ON_GPU = gpu.Elementwise(
+    reads=("c",),
+    others=0,
+    operands=lambda from_x, from_h, weights: tuple(map(add, from_x, from_h)),
+    cell=_lstm_cell,
+    keep=lambda operands, carry: (jnp.concatenate(operands, axis=-1), carry.c),
+    prepare=_lstm_prepare,
+    backward=_lstm_blocks,
+)
+
+
 # GRU ---------------------------------------------------------------------------------------------
 
 
@@ -135,9 +179,12 @@ def _gru_after_forward(
 def _gru_after_factors(
     saved_TBG: Array, extra: tuple[Array, Array], previous_TBH: Array
 ) -> Factors:
+    return _gru_after_factors_of(_split_n(saved_TBG)[1], extra, previous_TBH)
+
+
+def _gru_after_factors_of(n_TBH: Array, extra: tuple[Array, Array], previous_TBH: Array) -> Factors:
     t_TBG, inside_TBH = extra
     r_TBH, z_TBH = jnp.split(t_TBG, 2, axis=-1)
-    n_TBH = _split_n(saved_TBG)[1]
     n = (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH)
     return (
         n * inside_TBH * _sigmoid_slope(r_TBH),
@@ -164,6 +211,43 @@ def _gru_after_gather(
     drz_TBG, dinside_TBH = _split_n(dfrom_h_TBG)
     dw_h = policy.weight_gradient(previous_TBH, dfrom_h_TBG)
     return jnp.concatenate([drz_TBG, dn_TBH], axis=-1), (dw_h, dinside_TBH.sum((0, 1)))
+
+
+def _gru_after_operands(from_x: Blocks, from_h: Blocks, weights: Weights) -> Blocks:
+    """Those of r and z, what is inside the reset, and what n has from x."""
+    r_BH, z_BH, inside_BH = from_h
+    return from_x[0] + r_BH, from_x[1] + z_BH, inside_BH + weights[1][None], from_x[2]
+
+
+def _gru_after_cell(operands: Blocks, carry: GRUCarry) -> GRUCarry:
+    r_BH, z_BH, inside_BH, n_from_x_BH = operands
+    n_BH = jnp.tanh(n_from_x_BH + _sigmoid(jnp.tanh(r_BH)) * inside_BH)
+    return GRUCarry(n_BH + _sigmoid(jnp.tanh(z_BH)) * (carry.h - n_BH))
+
+
+def _gru_after_prepare(
+    gates_x_TBG: Array, extra: tuple[Array, Array], b_G: Array | None, previous_TBH: Array
+) -> Factors:
+    t_TBG, inside_TBH = extra
+    from_x_TBH = _split_n(gates_x_TBG if b_G is None else gates_x_TBG + b_G[None, None])[1]
+    r_TBH = _sigmoid(jnp.split(t_TBG, 2, axis=-1)[0])
+    return _gru_after_factors_of(jnp.tanh(from_x_TBH + r_TBH * inside_TBH), extra, previous_TBH)
+
+
+def _gru_after_blocks(factors: Factors, dcarry: GRUCarry, hold: Any) -> tuple[Blocks, Blocks]:
+    r_BH, z_BH, n_BH, inside_BH, keep_BH = (factor * dcarry.h for factor in factors)
+    return (r_BH, z_BH, inside_BH, n_BH), (keep_BH,)
+
+
+_GRU_AFTER_ON_GPU = gpu.Elementwise(
+    reads=("h",),
+    others=1,
+    operands=_gru_after_operands,
+    cell=_gru_after_cell,
+    keep=lambda operands, _: (None, (jnp.tanh(jnp.concatenate(operands[:2], -1)), operands[2])),
+    prepare=_gru_after_prepare,
+    backward=_gru_after_blocks,
+)
 
 
 def _gru_before_forward(
@@ -235,6 +319,15 @@ def _rnn_backward(
     return RNNCarry(policy.dot(row.read(), weights[0])), row, None
 
 
+_RNN_ON_GPU = gpu.Elementwise(
+    reads=(),
+    others=0,
+    operands=lambda from_x, from_h, weights: tuple(map(add, from_x, from_h)),
+    cell=lambda operands, carry: RNNCarry(jnp.tanh(operands[0])),
+    keep=lambda operands, _: (jnp.tanh(operands[0]), None),
+    prepare=lambda h_TBH, _, b_G, previous_TBH: 1 - h_TBH * h_TBH,
+    backward=lambda slope_BH, dcarry, hold: ((dcarry.h * slope_BH,), ()),
+)
 _RNN = Kernel(
     lambda params: params,
     lambda params: (params.w_h,),
@@ -242,6 +335,7 @@ _RNN = Kernel(
     _rnn_factors,
     _rnn_backward,
     _one_gather,
+    _RNN_ON_GPU,
 )
 _LSTM = Kernel(
     _lstm_fold,
@@ -250,6 +344,7 @@ _LSTM = Kernel(
     _lstm_factors,
     _lstm_backward,
     _lstm_gather,
+    _LSTM_ON_GPU,
 )
 _GRU_AFTER = Kernel(
     _gru_fold,
@@ -258,6 +353,7 @@ _GRU_AFTER = Kernel(
     _gru_after_factors,
     _gru_after_backward,
     _gru_after_gather,
+    _GRU_AFTER_ON_GPU,
 )
 _GRU_BEFORE = Kernel(
     _gru_fold,
@@ -272,7 +368,7 @@ _GRU_BEFORE = Kernel(
 def kernel_of(params: RNNParams | LSTMParams | GRUParams) -> Kernel:
     """The arithmetic for these parameters, by their type and, for a GRU, its reset form."""
     if isinstance(params, LSTMParams):
-        return _LSTM
+        return _LSTM if params.w_hr is None else _LSTM._replace(on_gpu=None)
     if isinstance(params, RNNParams):
         return _RNN
     return _GRU_BEFORE if params.b_hn is None else _GRU_AFTER

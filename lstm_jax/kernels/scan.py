@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lstm_jax.kernels import gpu
 from lstm_jax.kernels.carries import reset_rows, select_rows
 from lstm_jax.precision import Products
 
@@ -74,6 +75,8 @@ class Kernel(NamedTuple):
             (gradient of the previous carry, row of the gates' gradients, what else to emit).
         gather: (policy, factors, previous hidden states, gradients `[T, B, G]`, what else was
             emitted) -> (gradient of gates_x `[T, B, G]`, gradients of the weights).
+        on_gpu: what the form for GPUs computes instead of `forward`, `factors` and `backward`; it
+            keeps arrays of the same shapes. None where a GPU runs those, too.
     """
 
     fold: Callable[[Any], Any]
@@ -82,6 +85,7 @@ class Kernel(NamedTuple):
     factors: Callable[..., Any]
     backward: Callable[..., tuple[Any, Row, Any]]
     gather: Callable[..., tuple[Array, Weights]]
+    on_gpu: gpu.Elementwise | None = None
 
 
 def run(
@@ -95,7 +99,7 @@ def run(
     resets_TB: Array | None,
     *,
     reverse: bool,
-    unroll: int,
+    unroll: int | None,
 ) -> tuple[Any, Array]:
     """Runs the recurrence; reverse mode only.
 
@@ -109,7 +113,7 @@ def run(
         mask_TB: True = a real step; None = all are.
         resets_TB: True = the carry is zeroed before this step is taken, in processing order.
         reverse: run from the last time to the first.
-        unroll: steps per iteration of the loop.
+        unroll: steps per iteration of the loop; None lets the platform choose.
 
     Returns:
         The final carry, and the hidden state carried out of each step `[T, B, H]`.
@@ -119,22 +123,53 @@ def run(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def _run(
-    kernel: Kernel,
-    policy: Products,
-    reverse: bool,
-    unroll: int,
-    weights: Weights,
-    b_G: Array | None,
-    carry: Any,
-    gates_TBG: Array,
-    mask_TB: Array | None,
-    resets_TB: Array | None,
+    kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
 ) -> tuple[Any, Array]:
-    inputs = (weights, b_G, carry, gates_TBG, mask_TB, resets_TB)
     return _run_forward(kernel, policy, reverse, unroll, *inputs)[0]
 
 
 def _run_forward(
+    kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
+) -> tuple[tuple[Any, Array], tuple[Any, ...]]:
+    in_place = partial(_forward, kernel, policy, reverse, unroll or 1)
+    on_gpu = partial(gpu.forward, policy, reverse, unroll)
+    results, saved_TBG, extra = _by_platform(kernel, in_place, on_gpu, inputs)
+    weights, b_G, carry, _, mask_TB, resets_TB = inputs
+    residuals = (weights, b_G, carry.h, results[1], saved_TBG, extra, mask_TB, resets_TB)
+    return results, residuals
+
+
+def _run_backward(
+    kernel: Kernel,
+    policy: Products,
+    reverse: bool,
+    unroll: int | None,
+    residuals: tuple[Any, ...],
+    cotangents: tuple[Any, Array],
+) -> tuple[Weights, Array | None, Any, Array, None, None]:
+    weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB = residuals
+    previous_TBH = reset_rows(resets_TB, _previous(h_BH, hs_TBH, reverse))
+    in_place = partial(_backward, kernel, policy, reverse, unroll or 1)
+    on_gpu = partial(gpu.backward, kernel.gather, policy, reverse, unroll)
+    inputs = (weights, b_G, saved_TBG, extra, previous_TBH, mask_TB, resets_TB, *cotangents)
+    dcarry, (dgates_TBG, dweights) = _by_platform(kernel, in_place, on_gpu, inputs)
+    dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
+    db_G = None if b_G is None else dgates_TBG.sum((0, 1)).astype(b_G.dtype)
+    return dweights, db_G, dcarry, dgates_TBG, None, None
+
+
+_run.defvjp(_run_forward, _run_backward)
+
+
+def _by_platform(kernel: Kernel, in_place: Any, on_gpu: Any, inputs: tuple[Any, ...]) -> Any:
+    """Chooses the form while lowering, so that a program exported for several has each its own."""
+    if kernel.on_gpu is None:
+        return in_place(*inputs)
+    on_gpu = partial(on_gpu, kernel.on_gpu)
+    return lax.platform_dependent(*inputs, cuda=on_gpu, rocm=on_gpu, default=in_place)
+
+
+def _forward(
     kernel: Kernel,
     policy: Products,
     reverse: bool,
@@ -145,7 +180,7 @@ def _run_forward(
     gates_TBG: Array,
     mask_TB: Array | None,
     resets_TB: Array | None,
-) -> tuple[tuple[Any, Array], tuple[Any, ...]]:
+) -> tuple[tuple[Any, Array], Array, Any]:
     operands = tuple(policy.cast(w) if w.ndim == 2 else w for w in weights)
 
     bias_G = jnp.zeros_like(gates_TBG, shape=gates_TBG.shape[-1:]) if b_G is None else b_G
@@ -165,22 +200,25 @@ def _run_forward(
     (final, saved_TBG), (hs_TBH, extra) = lax.scan(
         step, (carry, gates_TBG), inputs, reverse=reverse, unroll=unroll
     )
-    residuals = (weights, b_G, carry.h, hs_TBH, saved_TBG, extra, mask_TB, resets_TB)
-    return (final, hs_TBH), residuals
+    return (final, hs_TBH), saved_TBG, extra
 
 
-def _run_backward(
+def _backward(
     kernel: Kernel,
     policy: Products,
     reverse: bool,
     unroll: int,
-    residuals: tuple[Any, ...],
-    cotangents: tuple[Any, Array],
-) -> tuple[Weights, Array | None, Any, Array, None, None]:
-    weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB = residuals
-    dcarry, dhs_TBH = cotangents
+    weights: Weights,
+    b_G: Array | None,
+    saved_TBG: Array,
+    extra: Any,
+    previous_TBH: Array,
+    mask_TB: Array | None,
+    resets_TB: Array | None,
+    dcarry: Any,
+    dhs_TBH: Array,
+) -> tuple[Any, tuple[Array, Weights]]:
     operands = tuple(policy.transposed(w) if w.ndim == 2 else w for w in weights)
-    previous_TBH = reset_rows(resets_TB, _previous(h_BH, hs_TBH, reverse))
     factors = kernel.factors(saved_TBG, extra, previous_TBH)
 
     def step(state: tuple[Any, Array], inputs: tuple[Any, ...]) -> tuple[tuple[Any, Array], Any]:
@@ -201,13 +239,7 @@ def _run_backward(
     (dcarry, drows_TBG), emitted = lax.scan(
         step, (dcarry, saved_TBG), inputs, reverse=not reverse, unroll=unroll
     )
-    dgates_TBG, dweights = kernel.gather(policy, factors, previous_TBH, drows_TBG, emitted)
-    dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
-    db_G = None if b_G is None else dgates_TBG.sum((0, 1)).astype(b_G.dtype)
-    return dweights, db_G, dcarry, dgates_TBG, None, None
-
-
-_run.defvjp(_run_forward, _run_backward)
+    return dcarry, kernel.gather(policy, factors, previous_TBH, drows_TBG, emitted)
 
 
 def _previous(h_BH: Array, hs_TBH: Array, reverse: bool) -> Array:

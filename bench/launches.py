@@ -1,0 +1,257 @@
+"""What a GPU would be asked to launch: our layers and steps compiled for an H100, without one.
+
+XLA compiles for a card that is only described, so no GPU is needed, and nothing is run: these are
+counts, not times. Of each loop over time the table has what one iteration launches, divided by the
+times that it takes. All is compiled with the options that ask for whole loops in one CUDA graph.
+Without a card XLA tries no kernels, so those of the products are not the ones that a run would
+have; `--products cublas` compiles them as calls of cuBLAS instead of as kernels of XLA's own.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from bench.layer import sizes_of
+from bench.ours import epoch, first_state, make_program
+from bench.report import write_line
+from bench.shapes import AnySystem, Classification, LayerShape, systems_named
+from lstm_jax.cli.arguments import parse
+from lstm_jax.precision import ComputeDtype
+from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
+from lstm_jax.training.state import train_step
+
+GRAPH: Mapping[str, str | bool] = {
+    "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
+    "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE",
+    "xla_gpu_command_buffer_unroll_loops": True,
+}
+"""Options of `compile` that ask for a whole loop in one CUDA graph."""
+
+# An H100 SXM, by NVIDIA's public figures; the versions, because XLA leaves loops out of graphs
+# where it takes driver or toolkit for older than 12.3.
+_H100 = """
+platform_name: "CUDA" device_description_str: "NVIDIA H100"
+dnn_version_info { major: 9 minor: 10 } runtime_version { major: 13 }
+gpu_device_info {
+  name: "NVIDIA H100" device_vendor: "NVIDIA Corporation" cuda_compute_capability { major: 9 }
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98 device_address_bits: 64
+  threads_per_warp: 32 threads_per_block_limit: 1024 threads_per_core_limit: 2048
+  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  registers_per_block_limit: 65536 registers_per_core_limit: 65536 shared_memory_per_core: 233472
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: 232448 l2_cache_size: 52428800
+  memory_bandwidth: 3350000000000 device_memory_size: 85899345920 driver_version: "13.0.0"
+  runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0" dnn_version: "9.10.0"
+}
+"""
+_THUNK = re.compile(r"(?P<indent> *)\d+: k(?P<kind>\w+)\s+\[[^]]*\] ?(?P<name>\S*)")
+# What launches nothing itself; what these hold is listed below them.
+_CONTAINER = re.compile("CommandBuffer|DynamicSliceFusion|Conditional|Sequential|While|Async")
+_LAUNCHES = ("kernels", "products", "copies")
+_COPY = re.compile("Copy|Memcpy|Memzero|Memset")
+_PRODUCT = re.compile("Cublas|Gemm|gemm_fusion")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What one loop over time launches, a time step.
+
+    Attributes:
+        program: what was compiled, with products of this dtype; it takes `temporary_mb`.
+        layer: its name and number; direction: of the pass, forward or backward.
+        unroll: times that one iteration of the loop takes.
+        kernels: launches of kernels other than products; copies: of memory, fills included.
+        in_one_graph: whether the loop as a whole lies in one CUDA graph.
+    """
+
+    program: str
+    dtype: str
+    layer: str
+    direction: str
+    unroll: int
+    kernels: float
+    products: float
+    copies: float
+    in_one_graph: bool
+    temporary_mb: float
+
+    @property
+    def launches(self) -> float:
+        """All of them."""
+        return self.kernels + self.products + self.copies
+
+
+@dataclass(frozen=True)
+class Options:
+    """Compiles our layers and training steps for an H100 and counts what their loops launch.
+
+    Attributes:
+        cells: whose layers.
+        shapes: of the layers, T,B,D,H each.
+        dtypes: of the products of layers and steps.
+        systems: whose training steps; none named means all.
+        products: as kernels of XLA's own, or as calls of cuBLAS; on a card XLA tries both.
+        quick: no training steps.
+        json: where to write the rows, one a line.
+    """
+
+    cells: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
+    shapes: tuple[str, ...] = ("100,100,512,512",)
+    dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")
+    systems: tuple[str, ...] = ()
+    products: Literal["xla", "cublas"] = "xla"
+    quick: bool = False
+    json: Path | None = None
+
+
+def compile_for_h100(
+    lower: Callable[..., Any], *given: Any, options: Mapping[str, Any] = GRAPH
+) -> tuple[Any, str]:
+    """The program of a jitted function, by its `lower` and shapes, and what it launches, as text.
+
+    ValueError where there is no compiler for CUDA.
+    """
+    try:
+        topology = topologies.get_topology_desc("", "cuda", target_config=_H100, topology="1x1x1")
+    except (NotImplementedError, RuntimeError) as error:
+        line = f"nothing here compiles for a CUDA GPU ({error}); pip install '.[cuda]'"
+        raise ValueError(line) from None
+    mesh = Mesh(topology.devices, ("device",))
+    whole = NamedSharding(mesh, PartitionSpec())
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), given)
+    with tempfile.TemporaryDirectory(prefix="launches-") as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+        program = lower(*shapes).compile(compiler_options={**options, **dump})
+        (file,) = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")
+        return program, file.read_text(encoding="utf-8")
+
+
+def loops_of(
+    name: str, dtype: ComputeDtype, times: int, program: Any, thunks: str
+) -> Iterator[Loop]:
+    """The loops of a program that run a layer over time."""
+    entry = program.as_text().partition("\nENTRY ")[2]
+    memory_mb = program.memory_analysis().temp_size_in_bytes / 1e6
+    found = re.findall(r"^.* while\(.*$", entry, re.MULTILINE)
+    for line, (body, in_one_graph) in zip(found, _bodies(thunks.splitlines()), strict=True):
+        layer = re.search(r'op_name="[^"]*?((?:lstm|gru|rnn)_\d+)', line)
+        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+        if layer is None or trips is None:
+            continue
+        direction = "backward" if "transpose(" in line else "forward"
+        unroll = times // int(trips[1])
+        kernels, products, copies = (body[each] / unroll for each in _LAUNCHES)
+        where = (name, dtype, layer[1], direction, unroll)
+        yield Loop(*where, kernels, products, copies, in_one_graph, memory_mb)
+
+
+def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
+    """Of each outermost loop: how many of each its body launches; whether it lies in a graph."""
+    around: list[tuple[int, str]] = []
+    body: Counter[str] = Counter()
+    depth, in_condition, in_one_graph = -1, False, False
+    for line in [*lines, "0: kEnd []"]:
+        thunk = _THUNK.match(line)
+        if thunk is None:
+            in_condition = (in_condition or "condition:" in line) and "body:" not in line
+            continue
+        indent, kind = len(thunk["indent"]), thunk["kind"]
+        around = [each for each in around if each[0] < indent]
+        if depth >= 0 and indent <= depth:
+            yield body, in_one_graph
+            depth, in_condition, body = -1, False, Counter()
+        if depth < 0 and kind == "While":
+            depth, in_one_graph = indent, "CommandBuffer" in [each for _, each in around]
+        elif depth >= 0 and not in_condition and not _CONTAINER.match(kind):
+            is_product = _PRODUCT.match(kind) or _PRODUCT.match(thunk["name"])
+            body["copies" if _COPY.match(kind) else "products" if is_product else "kernels"] += 1
+        around.append((indent, kind))
+
+
+def layer_loops(shape: LayerShape, options: Mapping[str, Any] = GRAPH, **config: Any) -> list[Loop]:
+    """The loops of a layer: of inference, and of training; `config` has fields of `StackConfig`."""
+    stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, **config)
+    key = jax.eval_shape(lambda: random.key(0))
+    layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
+    xs = jax.ShapeDtypeStruct((shape.times, shape.batch, shape.input_size), jnp.float32)
+    carry = jax.eval_shape(lambda layers: stack_zero_carry(layers, shape.batch), layers)
+    outputs = partial(run_stack, stack)
+    dys = jax.eval_shape(outputs, layers, carry, xs)
+
+    def training(layers: Any, carry: Any, xs: Array, dys: Any) -> Any:
+        ys, pull = jax.vjp(outputs, layers, carry, xs)
+        return ys, pull(dys)
+
+    def loops(name: str, function: Callable[..., Any], *given: Any) -> Iterator[Loop]:
+        compiled = compile_for_h100(jax.jit(function).lower, *given, options=options)
+        return loops_of(f"{shape.name} {name}", stack.compute_dtype, shape.times, *compiled)
+
+    return [
+        *loops("inference", outputs, layers, carry, xs),
+        *loops("training", training, layers, carry, xs, dys),
+    ]
+
+
+def step_loops(
+    system: AnySystem, dtype: ComputeDtype, options: Mapping[str, Any] = GRAPH
+) -> list[Loop]:
+    """The loops of a system's whole training step."""
+    program = make_program(system, dtype)
+    params = jax.eval_shape(system.initial_params)
+    if isinstance(system, Classification):
+        params = params._replace(vectors=jax.eval_shape(lambda: jnp.asarray(system.vectors())))
+    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
+    data = jax.eval_shape(lambda: epoch(system)[0])
+    compiled = compile_for_h100(partial(train_step.lower, program), state, data, options=options)
+    return list(loops_of(f"{system.name} step", dtype, system.sequence_length, *compiled))
+
+
+def print_loop(loop: Loop) -> None:
+    """Prints one line; launches are those a time step."""
+    print(
+        f"{loop.program:35}  {loop.dtype:8}  {loop.layer:6}  {loop.direction:8}  "
+        f"{loop.launches:5.2f} launches: {loop.kernels:5.2f} kernels, {loop.products:4.2f} "
+        f"products, {loop.copies:4.2f} copies; {loop.unroll:2} times an iteration, "
+        f"{'one graph' if loop.in_one_graph else 'no graph'}, {loop.temporary_mb:,.0f} MB",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the bench."""
+    options = parse(Options, Options(), arguments, "bench launches")
+    jax.config.update("jax_platforms", "cpu")  # else JAX looks for the driver of a GPU first
+    shapes = [
+        LayerShape(cell, times, batch, input_size, hidden_size)
+        for times, batch, input_size, hidden_size in map(sizes_of, options.shapes)
+        for cell in options.cells
+    ]
+    systems = [] if options.quick else systems_named(options.systems, quick=False)
+    compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
+    jobs = [partial(layer_loops, shape, compiler, compute_dtype=dtype)
+            for shape in shapes for dtype in options.dtypes]  # fmt: skip
+    jobs += [partial(step_loops, system, dtype, compiler)
+             for system in systems for dtype in options.dtypes]  # fmt: skip
+    print("compiled for an H100 and not run: launches a time step, of each loop over time")
+    with ExitStack() as stack:
+        json = options.json
+        file = None if json is None else stack.enter_context(json.open("w", encoding="utf-8"))
+        for each in (loop for job in jobs for loop in job()):
+            print_loop(each)
+            if file is not None:
+                write_line({"bench": "launches", **asdict(each), "launches": each.launches}, file)
+    return 0

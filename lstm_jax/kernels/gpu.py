@@ -1,0 +1,212 @@
+"""The fast recurrence in the form that launches least on a GPU, where each launch costs its time.
+
+Forward, a step is a product and one kernel for all the rest of the cell. What the backward pass
+needs is written once an iteration, by a kernel for each array, and an iteration takes several
+steps. Backward, a step is one kernel for the gradients of the cell and one product, in a batch:
+a share of the gradient of h for each gate, which the next step's kernel adds up. That keeps all
+arrays of that kernel in one shape, `[B, H]`, without which XLA makes two of it.
+
+Shapes: T time, B batch, H hidden size, G gates side by side, K how many they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.precision import Products
+from lstm_jax.sharding import vary_as
+
+Blocks = tuple[Array, ...]
+_MOST_STEPS, _FEWEST_STEPS, _USUAL_STEPS = 10, 4, 8
+
+
+class Elementwise(NamedTuple):
+    """A cell between its recurrent product and its next carry, where no number meets another.
+
+    Attributes:
+        reads: fields of the carry that it reads, apart from the product.
+        others: how many operands it has that the product does not add to, at most one.
+        operands: (blocks `[B, H]` of the input's share and bias, blocks of the recurrent product,
+            weights) -> what the cell computes with: first what the product adds to.
+        cell: (operands, carry) -> carry.
+        keep: (operands, carry) -> (row for the backward pass, or None where the input's share
+            does, what else it needs).
+        prepare: (rows kept, what else, bias, previous hidden states) -> what `backward` takes of
+            each time; all that is dear, for all times at once.
+        backward: (what `prepare` made, gradient of the new carry, function for what should be
+            kept and not computed again) -> (gradients of the operands, those of `reads`).
+    """
+
+    reads: tuple[str, ...]
+    others: int
+    operands: Callable[[Blocks, Blocks, Any], Blocks]
+    cell: Callable[[Blocks, Any], Any]
+    keep: Callable[[Blocks, Any], tuple[Array | None, Any]]
+    prepare: Callable[..., Any]
+    backward: Callable[[Any, Any, Callable[[Array], Array]], tuple[Blocks, Blocks]]
+
+
+def steps_an_iteration(times: Any) -> int:
+    """How many steps an iteration takes where the user does not say.
+
+    Steps that are left over would have XLA copy all outputs, so it divides T if it can. One where
+    T is a symbol, as in an exported program of any length.
+    """
+    if not isinstance(times, int):
+        return 1
+    fitting = [n for n in range(_FEWEST_STEPS, _MOST_STEPS + 1) if times % n == 0]
+    return fitting[-1] if fitting else _USUAL_STEPS
+
+
+def forward(
+    policy: Products,
+    reverse: bool,
+    unroll: int | None,
+    form: Elementwise,
+    weights: Any,
+    b_G: Array | None,
+    carry: Any,
+    gates_TBG: Array,
+    mask_TB: Array | None,
+    resets_TB: Array | None,
+) -> tuple[tuple[Any, Array], Array, Any]:
+    """Runs the recurrence; arguments as of `scan.run`.
+
+    Returns:
+        The final carry and all hidden states, the rows kept `[T, B, G]`, and what else is kept.
+    """
+    w_HG = policy.cast(weights[0])
+    parts = w_HG.shape[1] // carry.h.shape[-1]
+
+    def step(before: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Any]:
+        x_BG, mask_B, reset_B = inputs
+        # The product of the carry as it was: to reset it before would take a kernel of its own.
+        product_BG = reset_rows(reset_B, policy.dot(before.h, w_HG))
+        before = reset_rows(reset_B, before)
+        x_BG = x_BG if b_G is None else x_BG + b_G[None]
+        operands = form.operands(_blocks(x_BG, parts), _blocks(product_BG, parts), weights)
+        after = select_rows(mask_B, form.cell(operands, before), before)
+        return after, (after.h, *form.keep(operands, before))
+
+    steps = steps_an_iteration(gates_TBG.shape[0]) if unroll is None else unroll
+    final, (hs_TBH, rows_TBG, extra) = lax.scan(
+        step, carry, (gates_TBG, mask_TB, resets_TB), reverse=reverse, unroll=steps
+    )
+    return (final, hs_TBH), gates_TBG if rows_TBG is None else rows_TBG, extra
+
+
+def backward(
+    gather: Callable[..., Any],
+    policy: Products,
+    reverse: bool,
+    unroll: int | None,
+    form: Elementwise,
+    weights: Any,
+    b_G: Array | None,
+    rows_TBG: Array,
+    extra: Any,
+    previous_TBH: Array,
+    mask_TB: Array | None,
+    resets_TB: Array | None,
+    dcarry: Any,
+    dhs_TBH: Array,
+) -> tuple[Any, Any]:
+    """Runs the backward pass.
+
+    Args:
+        gather: as of the cell's `scan.Kernel`.
+        policy: dtypes of the product.
+        reverse: as of `forward`.
+        unroll: as of `forward`.
+        form: the cell.
+        weights: as of `forward`.
+        b_G: as of `forward`.
+        rows_TBG: as `forward` kept them.
+        extra: as `forward` kept it.
+        previous_TBH: the hidden state that each step began with.
+        mask_TB: as of `forward`.
+        resets_TB: as of `forward`.
+        dcarry: gradient of the final carry.
+        dhs_TBH: gradients of the hidden states.
+
+    Returns:
+        The gradient of the initial carry, and what `gather` makes of those at each step.
+    """
+    hidden_size = dhs_TBH.shape[-1]
+    w_HKH = policy.cast(weights[0]).reshape(weights[0].shape[0], -1, hidden_size)
+    w_KHH, parts = w_HKH.transpose(1, 2, 0), w_HKH.shape[1]
+    names = form.reads if mask_TB is None else dcarry._fields
+
+    is_narrow = policy.operand != policy.accumulate
+    hold = lax.optimization_barrier if is_narrow else _same
+
+    def joined(doperands: Blocks, dread: Blocks) -> tuple[tuple[Array, Blocks], Blocks]:
+        """What goes into the next product and what goes by it; and the operands' gradients."""
+        if is_narrow:  # two kernels in any case, for two dtypes
+            return (policy.cast(jnp.stack(doperands[:parts])), dread), doperands
+        # One array of all, or XLA makes a kernel for the gates and one for the carry.
+        blocks = lax.optimization_barrier(jnp.stack([*doperands, *dread]))
+        return (blocks, ()), tuple(jnp.unstack(blocks)[: len(doperands)])
+
+    def carried(state: tuple[Array, Blocks], reset_next_B: Array | None) -> Any:
+        """The gradient of the carry that the step after this one began with."""
+        blocks, direct = state
+        shares_KBH = policy.einsum("kbh,khj->kbj", blocks[:parts], w_KHH)
+        dh_BH = reset_rows(reset_next_B, reduce(add, shares_KBH))
+        dread = dict(zip(names, direct or blocks[len(blocks) - len(names) :], strict=True))
+        return dcarry._replace(**dread)._replace(h=dh_BH + dread.get("h", 0))
+
+    def step(state: tuple[Array, Blocks], inputs: Any) -> tuple[Any, Any]:
+        dh_BH, prepared, mask_B, reset_B, reset_next_B = inputs
+        dafter = carried(state, reset_next_B)
+        dafter = dafter._replace(h=dafter.h + dh_BH)
+        zeros = jax.tree.map(jnp.zeros_like, dafter)
+        doperands, dread = form.backward(prepared, select_rows(mask_B, dafter, zeros), hold)
+        if mask_B is not None:
+            held = select_rows(mask_B, zeros, dafter)._asdict()
+            found = dict(zip(form.reads, dread, strict=True))
+            dread = tuple(held[name] + found.get(name, 0) for name in names)
+        state, doperands = joined(doperands, reset_rows(reset_B, dread))
+        others = doperands[parts:]
+        rows = (jnp.concatenate(doperands[:parts], -1), others[0] if others else None)
+        return state, rows
+
+    zeros_BH = vary_as(dcarry.h, jnp.zeros_like(dcarry.h))
+    direct = tuple(zeros_BH if name == "h" else getattr(dcarry, name) for name in names)
+    dhs_TBH = dhs_TBH.at[0 if reverse else -1].add(dcarry.h)
+    prepared = form.prepare(rows_TBG, extra, b_G, previous_TBH)
+    operands = parts + form.others
+    state, (dadds_TBG, dothers_TBH) = lax.scan(
+        step,
+        joined((zeros_BH,) * operands, direct)[0],
+        (dhs_TBH, prepared, mask_TB, resets_TB, _next(resets_TB, reverse)),
+        reverse=not reverse,
+        unroll=steps_an_iteration(dhs_TBH.shape[0]) if unroll is None else unroll,
+    )
+    dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
+    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
+
+
+def _same(array: Array) -> Array:
+    return array
+
+
+def _blocks(row: Array, parts: int) -> Blocks:
+    return tuple(jnp.split(row, parts, axis=-1))
+
+
+def _next(resets_TB: Array | None, reverse: bool) -> Array | None:
+    """Whether the step after each one, as they are processed, begins from zeros."""
+    if resets_TB is None:
+        return None
+    last = jnp.zeros_like(resets_TB[:1])
+    parts = [last, resets_TB[:-1]] if reverse else [resets_TB[1:], last]
+    return jnp.concatenate(parts)

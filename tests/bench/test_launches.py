@@ -1,0 +1,104 @@
+"""What our loops launch on a GPU, as compiled for one; no GPU is needed, but its compiler is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench import launches
+
+ROOT = Path(__file__).parents[2]
+compiles_for_cuda = pytest.mark.skipif(
+    not any(
+        plugin.name.startswith("xla_cuda") for plugin in metadata.entry_points(group="jax_plugins")
+    ),
+    reason="no compiler for CUDA is installed: pip install '.[cuda]'",
+)
+
+THUNKS = """\
+000: kCommandBuffer [source | sink]
+    001: kCopy         [source | next=002 (1)] kCopy
+    002: kWhile        [prev=001 (1) | next=010 (1)]
+condition:
+        003: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1]
+      body:
+        004: kDynamicSliceFusion [source | next=006 (1)] params=3, results=2
+            005: kCublasLtMatmul [source | sink] kCublasLtMatmul
+        006: kCustomKernel [prev=004 (1) | next=007 (1)] gemm_fusion_dot grid: [7168, 1, 1]
+        007: kAsyncStart   [prev=006 (1) | sink] stream=computation_stream[0], async_id=7
+            008: kCopy [source | sink] kCopy
+        009: kAsyncDone    [source | sink] async_id=7
+    010: kCustomKernel [prev=002 (1) | sink] loop_add_fusion grid: [1, 1, 1]
+011: kWhile        [prev=000 (1) | sink]
+condition:
+    012: kCustomKernel [source | sink] loop_compare_fusion grid: [1, 1, 1]
+  body:
+    013: kCustomKernel [source | sink] loop_exponential_fusion grid: [1, 1, 1]
+"""
+HLO = """HloModule jit_f
+
+ENTRY %main {
+  %a = (f32[]) while(%t), metadata={op_name="jit(f)/transpose(jvp(gru_1))/while"}, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %b = (f32[]) while(%a), metadata={op_name="jit(f)/jvp()/while"}, \
+backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
+
+
+def test_what_is_launched_is_counted_a_time_step() -> None:
+    """Neither what only holds others, nor conditions, nor what lies outside or in other loops."""
+    memory = SimpleNamespace(temp_size_in_bytes=5_000_000)
+    program = SimpleNamespace(as_text=lambda: HLO, memory_analysis=lambda: memory)
+    (loop,) = launches.loops_of("f", "tf32", 10, program, THUNKS)
+    assert (loop.layer, loop.direction, loop.unroll) == ("gru_1", "backward", 2)
+    assert (loop.kernels, loop.products, loop.copies, loop.launches) == (0, 1, 0.5, 1.5)
+    assert loop.in_one_graph
+    assert loop.temporary_mb == 5
+
+
+def run_bench(folder: Path, *flags: str) -> list[dict[str, Any]]:
+    """The rows of the command, in a process whose compiler is not set for tests."""
+    rows = folder / "rows.jsonl"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    command = [sys.executable, "-m", "bench", "launches", "--json", str(rows), *flags]
+    subprocess.run(command, check=True, cwd=ROOT, env=environment)
+    return [json.loads(line) for line in rows.read_text().splitlines()]
+
+
+@pytest.mark.slow
+@compiles_for_cuda
+def test_layers_launch_at_most_three_forward_and_four_backward(tmp_path: Path) -> None:
+    """A time step, in every dtype; nothing is copied, and a loop is one graph."""
+    rows = run_bench(tmp_path, "--quick")
+    assert len(rows) == 2 * 3 * 3
+    for row in rows:
+        assert row["launches"] <= (3 if row["direction"] == "forward" else 4), row
+        assert row["copies"] == 0, row
+        assert row["in_one_graph"], row
+
+
+@pytest.mark.slow
+@compiles_for_cuda
+@pytest.mark.parametrize("system", ["lyrics-gru", "reviews"])
+def test_so_do_whole_training_steps(tmp_path: Path, system: str) -> None:
+    rows = run_bench(tmp_path, "--dtypes", "tf32", "--cells", "--systems", system)
+    assert {row["direction"] for row in rows} == {"forward", "backward"}
+    for row in rows:
+        assert row["launches"] <= (3 if row["direction"] == "forward" else 4), row
+        assert row["copies"] == 0, row
+        assert row["in_one_graph"], row
+
+
+@pytest.mark.skipif(not compiles_for_cuda.args[0], reason="a compiler for CUDA is installed")
+def test_without_a_compiler_for_cuda_the_extra_is_named() -> None:
+    with pytest.raises(ValueError, match=r"nothing here compiles for a CUDA GPU .*'\.\[cuda\]'"):
+        launches.compile_for_h100(lambda: None)
