@@ -8,12 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 
 def require_array(name: str, value: Any) -> None:
     """Raises TypeError where a value is no array."""
     if not (hasattr(value, "dtype") and hasattr(value, "shape")):
         raise TypeError(f"{name} is {type(value).__name__}; give an array, as jnp.asarray makes it")
+
+
+def require_count(name: str, value: Any) -> None:
+    """Raises TypeError or ValueError where an option is neither None nor a number of at least 1."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} is {value!r}; give a whole number, or None")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 def check_input(name: str, x: Any, axes: str, input_size: int) -> None:

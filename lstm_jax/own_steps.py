@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
 
-from lstm_jax.checks import require_array
+from lstm_jax.checks import require_array, require_count
 from lstm_jax.kernels import solver
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.kernels.linear import previous
@@ -23,6 +23,7 @@ from lstm_jax.sharding import vary_as
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
+_CLOSED_OVER = "step uses traced arrays that are none of its arguments; hand them over in params"
 _POINTS = 2
 """Random points at which a step's units are looked at; at one of them a ReLU may be flat."""
 
@@ -93,15 +94,17 @@ def parallel(
         carry: the initial carry, a pytree of floating-point arrays of one shape.
         xs: a pytree of arrays `[T, ...]`.
         reverse: from the last time to the first; `ys` stay in the order of `xs`.
-        linear: whether the step is linear in the carry; one scan is all that takes.
+        linear: whether the step is linear in the carry; one scan is all that takes. It is not
+            checked: a large `residual` in what `return_info` gives tells that it is not.
         remat: times per chunk, see `lstm`; each chunk is solved by itself, so this bounds what the
             iterations take of memory, too.
         tolerance: how large the last correction may be, relative to a state above 1; None for the
             square root of the dtype's precision. What it leaves is about its square.
         max_iterations: after so many a `lax.scan` gives the result, in the same program.
         check: whether to refuse a step whose units depend on each other. A probe tells, at random
-            numbers of the arguments' shapes; it takes 2 log2(units) forward derivatives of one step
-            whenever this is traced.
+            numbers of the arguments' shapes, with integers at 0; it takes 2 log2(units) forward
+            derivatives of one step whenever this is traced. What mixes units only at other numbers
+            is not found, and has wrong gradients.
         return_info: return how the carries were found, too.
 
     Returns:
@@ -125,14 +128,18 @@ def parallel(
         True
     """
     times = _times(xs)
-    if remat is not None and remat < 1:
-        raise ValueError(f"remat is {remat}; it must be at least 1")
+    require_count("remat", remat)
+    require_count("max_iterations", max_iterations)
+    if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
+        raise ValueError(f"tolerance is {tolerance!r}; give a number above 0, or None")
+    params = jax.tree.map(_as_array, params)
     _check_carry(carry)
+    carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     _check_result(step, params, carry, first)
     if check:
         _check_units(step, params, carry, first)
-    params, carry = vary_as(jax.tree.leaves(xs)[0], (params, carry))
+    params, carry, xs = vary_as(xs, (params, carry, xs))
     if not times:
         found = lax.scan(partial(step, params), carry, xs)
         info = solver.by_loop(jax.tree.leaves(carry)[0].dtype)
@@ -155,7 +162,10 @@ def _at_once(step: Step, how: solver.How, params: Any, carry: Any, xs: Any) -> t
     def carried(params: Any, carry: Any, x: Any) -> Any:
         return step(params, carry, x)[0]
 
-    final, carries, info = solver.run(how, carried, params, carry, xs)
+    try:
+        final, carries, info = solver.run(how, carried, params, carry, xs)
+    except jax.errors.UnexpectedTracerError:
+        raise ValueError(_CLOSED_OVER) from None
     states, structure = jax.tree.flatten(carries)
     before = previous(tuple(states), tuple(jax.tree.leaves(carry)), reverse=how.reverse)
     each = jax.vmap(step, in_axes=(None, 0, 0))
@@ -176,6 +186,13 @@ def _times(xs: Any) -> int:
     return int(lengths.pop())
 
 
+def _as_array(leaf: Any) -> Any:
+    if isinstance(leaf, int | float | complex):
+        return jnp.asarray(leaf)
+    require_array("params", leaf)
+    return leaf
+
+
 def _check_carry(carry: Any) -> None:
     leaves = jax.tree.leaves(carry)
     for leaf in leaves:
@@ -183,6 +200,13 @@ def _check_carry(carry: Any) -> None:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"carry has an array of {leaf.dtype}; give floating-point arrays")
     shapes = sorted({leaf.shape for leaf in leaves})
+    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
+    if len(dtypes) != 1:
+        raise ValueError(
+            f"carry has arrays of {' and '.join(dtypes)}; give all of them one dtype"
+            if dtypes
+            else "carry has no arrays; without a state there is nothing to solve: use jax.vmap"
+        )
     if len(shapes) != 1:
         raise ValueError(
             f"carry has arrays of shapes {shapes}; its units are the places of one shape, so give "
@@ -193,7 +217,8 @@ def _check_carry(carry: Any) -> None:
 def _check_result(step: Step, params: Any, carry: Any, x: Any) -> None:
     found = jax.eval_shape(step, params, carry, x)
     if not isinstance(found, tuple) or len(found) != 2:
-        raise ValueError(f"step returns {type(found).__name__}; it must return (carry, y)")
+        parts = f" of {len(found)}" if isinstance(found, tuple) else ""
+        raise ValueError(f"step returns a {type(found).__name__}{parts}; it must return (carry, y)")
 
     def described(tree: Any) -> str:
         return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree))
@@ -215,9 +240,7 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
             moved = _moved_by_others(step, structures, given[0], points, given[2])
         places = [np.argwhere(np.asarray(each)) for each in moved]
     except (jax.errors.TracerArrayConversionError, jax.errors.UnexpectedTracerError):
-        raise ValueError(
-            "step uses traced arrays that are none of its arguments; hand them over in params"
-        ) from None
+        raise ValueError(_CLOSED_OVER) from None
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(carry)[0]]
     for path, found in zip(paths, places, strict=True):
         if len(found):

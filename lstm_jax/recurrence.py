@@ -17,12 +17,13 @@ from lstm_jax.cells import (
     Params,
     cell_of,
     check_carry,
+    check_shapes,
     look_up,
     require_cell,
     unit_params,
     zero_carry,
 )
-from lstm_jax.checks import check_input, require_array
+from lstm_jax.checks import check_input, require_array, require_count
 from lstm_jax.kernels import reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import reset_rows, select_rows
@@ -135,8 +136,7 @@ def gru(
         >>> bool(jnp.allclose(carry.h, ys[0]))  # backward, the first time is the last step
         True
     """
-    require_cell(params, cells.GRU)
-    return layer(params, carry, xs, **options)
+    return layer_of(cells.GRU, params, carry, xs, options)
 
 
 def rnn(
@@ -153,8 +153,7 @@ def rnn(
         >>> ys.shape
         (10, 2, 4)
     """
-    require_cell(params, cells.RNN)
-    return layer(params, carry, xs, **options)
+    return layer_of(cells.RNN, params, carry, xs, options)
 
 
 def layer(
@@ -177,6 +176,25 @@ def layer(
     """
     carry, hs_TBH, _ = layer_with_info(params, carry, xs, input_scale=input_scale, **options)
     return carry, hs_TBH
+
+
+def layer_of(
+    cell: Cell, params: Params, carry: Any, xs: Array, options: LayerOptions
+) -> tuple[Any, Array]:
+    """The layer of one cell; raises TypeError for parameters of another, or unknown options."""
+    require_options(cell, params, options)
+    return layer(params, carry, xs, **options)
+
+
+def require_options(cell: Cell, params: Params, options: LayerOptions) -> None:
+    """Raises TypeError for parameters of another cell, or an option that there is not."""
+    require_cell(params, cell)
+    known = LayerOptions.__annotations__
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"{cell.function} has no option {name!r}; it has {', '.join(known)}, see lstm"
+            )
 
 
 def layer_with_info(
@@ -240,6 +258,7 @@ def layer_with_info(
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
         how = solver.How(_is_parallel(cell, backend, xs), cell.linear, reverse, unroll or 1)
+        how = how._replace(bounded=cell.linear)
         carry, states, info = solver.run(
             how, cell.unit_step, unit_params(params, policy), carry, gates_TBG, mask, order
         )
@@ -310,10 +329,10 @@ def _check(
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
     require_backend(cell_of(params), backend)
-    if unroll is not None and unroll < 1:
-        raise ValueError(f"unroll is {unroll}; it must be at least 1")
-    if remat is not None and remat < 1:
-        raise ValueError(f"remat is {remat}; it must be at least 1")
+    if cell_of(params).unit_step is not None:
+        check_shapes(params)
+    for name, count in (("unroll", unroll), ("remat", remat)):
+        require_count(name, count)
     check_input("xs", xs, "T, B", params.w_x.shape[0])
     for name, flags in (("mask", mask), ("resets", resets)):
         if flags is None:

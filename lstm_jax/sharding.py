@@ -297,12 +297,13 @@ def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
     return found
 
 
-def vary_as(xs: Array, tree: Any) -> Any:
-    """Gives arrays the device-varying type of `xs`, which loops inside `shard_map` insist on.
+def vary_as(xs: Any, tree: Any) -> Any:
+    """Gives arrays the device-varying type of all of `xs`, which loops in `shard_map` insist on.
 
     Done out here, JAX transposes it: a replicated weight's gradient is summed over the devices.
     """
-    return jax.tree.map(partial(_vary, _varies_over(xs)), tree)
+    axes = frozenset().union(*map(_varies_over, jax.tree.leaves(xs)))
+    return jax.tree.map(partial(_vary, axes), tree)
 
 
 def _varies_over(array: Array) -> frozenset[str]:

@@ -10,9 +10,8 @@ from typing import Any, Literal, Unpack, overload
 from jax import Array
 
 from lstm_jax import cells
-from lstm_jax.cells import require_cell
 from lstm_jax.kernels.solver import SolverInfo, by_loop
-from lstm_jax.recurrence import LayerOptions, layer, layer_with_info
+from lstm_jax.recurrence import LayerOptions, layer_of, layer_with_info, require_options
 
 
 def mingru(
@@ -32,8 +31,7 @@ def mingru(
         >>> ys.shape
         (10, 2, 4)
     """
-    require_cell(params, cells.MINGRU)
-    return layer(params, carry, xs, **options)
+    return layer_of(cells.MINGRU, params, carry, xs, options)
 
 
 def minlstm(
@@ -50,8 +48,7 @@ def minlstm(
         >>> ys.shape
         (10, 2, 4)
     """
-    require_cell(params, cells.MINLSTM)
-    return layer(params, carry, xs, **options)
+    return layer_of(cells.MINLSTM, params, carry, xs, options)
 
 
 @overload
@@ -112,7 +109,7 @@ def diag_gru(
         >>> ys.shape, bool(info.sequential)
         ((10, 2, 4), False)
     """
-    require_cell(params, cells.DIAG_GRU)
+    require_options(cells.DIAG_GRU, params, options)
     return _with_info(return_info, params, carry, xs, options)
 
 
@@ -154,7 +151,7 @@ def diag_lstm(
         >>> carry.c.shape, ys.shape
         ((2, 4), (10, 2, 4))
     """
-    require_cell(params, cells.DIAG_LSTM)
+    require_options(cells.DIAG_LSTM, params, options)
     return _with_info(return_info, params, carry, xs, options)
 
 

@@ -6,10 +6,12 @@ Shapes: B batch, D input size, H hidden size, G gates side by side.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, random
 
 from lstm_jax.checks import check_input, require_array
 from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
@@ -30,7 +32,7 @@ class Cell(NamedTuple):
         sizes: parameters -> the sizes of the carry's arrays.
         unit_step: of a cell whose units act each on its own: (params, carry, the input's share of
             the gates and the bias `[..., G]`) -> carry. A layer runs it for all times at once.
-        linear: whether `unit_step` is linear in the carry.
+        linear: whether `unit_step` is linear in the carry, with factors between 0 and 1.
     """
 
     name: str
@@ -84,6 +86,7 @@ def step_units(
 ) -> tuple[Any, Array]:
     """One step of a cell by its `unit_step`."""
     check_step(cell, params, carry, x)
+    check_shapes(params)
     policy = products(compute_dtype, params.b.dtype)
     gates_BG = input_gates(policy, params, x)
     carry = cell.unit_step(unit_params(params, policy), carry, gates_BG)  # type: ignore[misc]
@@ -115,6 +118,17 @@ def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
     require_cell(params, cell, "_step")
     check_input("x", x, "B", params.w_x.shape[0])
     check_carry(params, carry, x.shape[0])
+
+
+def check_shapes(params: Any) -> None:
+    """Raises ValueError where a parameter is not as its cell draws it, and might be broadcast."""
+    input_size, hidden_size = params.w_x.shape[0], hidden_size_of(params)
+    draw = partial(cell_of(params).init, input_size=input_size, hidden_size=hidden_size)
+    expected = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
+    for name, array, wanted in zip(params._fields, params, expected, strict=True):
+        require_array(name, array)
+        if array.shape != wanted.shape:
+            raise ValueError(f"{name} has shape {array.shape}; expected {wanted.shape}")
 
 
 def check_carry(params: Any, carry: Any, batch_size: int) -> None:

@@ -90,12 +90,13 @@ def _unit_step(params: MinLSTMParams, carry: MinLSTMCarry, gates_BG: Array) -> M
 def _share(f: Array, i: Array) -> Array:
     """sigmoid(f) / (sigmoid(f) + sigmoid(i)), of whatever numbers.
 
-    By sigmoid(x) = exp(min(x, 0)) / (1 + exp(-|x|)). Logarithms of the gates would do, too, and
-    cost a CPU three times as much. Beyond 80 the exponential's square would have no gradient.
+    By 1 / sigmoid(x) = exp(-low) (exp(low) + exp(low - x)), where low = min(x, -20): smooth where
+    gates are, unlike forms by min(x, 0) or softplus, of which some second derivatives are wrong at
+    0. Beyond 80 the square of the exponential would have no gradient.
     """
-    apart = jnp.minimum(jnp.minimum(i, 0) - jnp.minimum(f, 0), 80)
-    # -|x| as a minimum: at 0 its gradient is 0, where that of JAX's absolute value is not.
-    ratio = jnp.exp(apart) * (1 + jnp.exp(jnp.minimum(f, -f))) / (1 + jnp.exp(jnp.minimum(i, -i)))
+    low_f, low_i = jnp.minimum(f, -20), jnp.minimum(i, -20)
+    apart = jnp.exp(jnp.minimum(low_i - low_f, 80))
+    ratio = apart * (jnp.exp(low_f) + jnp.exp(low_f - f)) / (jnp.exp(low_i) + jnp.exp(low_i - i))
     return 1 / (1 + ratio)
 
 

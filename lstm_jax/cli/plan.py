@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, random
+from jax.extend.core import Literal
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lstm_jax.classifier import Classifier
@@ -206,7 +207,8 @@ def _kept(model: Any, params: Any, rows: int, times: int) -> int:
     keys = jax.eval_shape(lambda: random.split(random.key(0), rows))
     program = jax.make_jaxpr(left)(params, tokens, mask, keys).jaxpr
     inputs, shapes = set(program.invars), {leaf.shape for leaf in jax.tree.leaves(params)}
-    outputs = (each for each in dict.fromkeys(program.outvars) if each not in inputs)
+    found = (each for each in program.outvars if not isinstance(each, Literal))
+    outputs = (each for each in dict.fromkeys(found) if each not in inputs)
     arrays = (each.aval for each in outputs if each.aval.shape not in shapes)
     return sum(array.size * array.dtype.itemsize for array in arrays)
 

@@ -21,7 +21,13 @@ Blocks = tuple[State, ...]
 
 
 def linear_recurrence(
-    blocks: Blocks, offsets: State, *, parallel: bool, reverse: bool, unroll: int = 1
+    blocks: Blocks,
+    offsets: State,
+    *,
+    parallel: bool,
+    reverse: bool,
+    unroll: int = 1,
+    guarded: bool = False,
 ) -> State:
     """The states at all times, from a state of zeros before the first.
 
@@ -34,11 +40,14 @@ def linear_recurrence(
         parallel: by one associative scan, whose depth is log T; else by a loop over time.
         reverse: from the last time to the first.
         unroll: steps per iteration of the loop.
+        guarded: where the scan's products overflow, a loop gives the states, in the same program.
 
     Returns:
         h, S arrays `[T, ...]`.
     """
-    solved = _all_at_once if parallel else partial(_in_a_loop, unroll=unroll)
+    loop = partial(_in_a_loop, unroll=unroll)
+    at_once = _guarded if guarded else _all_at_once
+    solved = at_once if parallel else loop
 
     def residual(states: State) -> State:
         from_before = _applied(blocks, previous(states, reverse=reverse))
@@ -73,7 +82,8 @@ def _applied(blocks: Blocks, states: State) -> State:
 
 
 def _dot(row: State, column: State) -> Array:
-    terms = [a * h for a, h in zip(row, column, strict=True)]
+    """Where a block is 0, as at a reset, nothing comes through, be it infinite or NaN."""
+    terms = [jnp.where(a == 0, 0, a * h) for a, h in zip(row, column, strict=True)]
     return sum(terms[1:], start=terms[0])
 
 
@@ -86,6 +96,18 @@ def _all_at_once(blocks: Blocks, offsets: State, reverse: bool) -> State:
 
     _, states = lax.associative_scan(following, (blocks, offsets), reverse=reverse)
     return tuple(states)
+
+
+def _guarded(blocks: Blocks, offsets: State, reverse: bool) -> State:
+    """All at once, and where that is not finite, in a loop; see the solver for why a `while`."""
+
+    def again(at: tuple[State, Array]) -> tuple[State, Array]:
+        return _in_a_loop(blocks, offsets, reverse, unroll=1), at[1] & False
+
+    states = _all_at_once(blocks, offsets, reverse)
+    failed = ~jnp.stack([jnp.isfinite(array).all() for array in states]).all()
+    states, _ = lax.while_loop(lambda at: at[1], again, (states, failed))
+    return states
 
 
 def _in_a_loop(blocks: Blocks, offsets: State, reverse: bool, *, unroll: int) -> State:

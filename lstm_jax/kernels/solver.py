@@ -73,6 +73,7 @@ class How(NamedTuple):
         tolerance: of the last correction, relative to a state above 1; None for the square root
             of the dtype's precision.
         max_iterations: of Newton's method.
+        bounded: whether no product of Jacobians is above 1, so that none overflows.
     """
 
     parallel: bool
@@ -81,6 +82,7 @@ class How(NamedTuple):
     unroll: int = 1
     tolerance: float | None = None
     max_iterations: int = MAX_ITERATIONS
+    bounded: bool = False
 
 
 class _Recurrence(NamedTuple):
@@ -199,7 +201,10 @@ def _linear(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -
     zeros = _zeros(first, inputs)
     before = previous(zeros, first, reverse=recurrence.how.reverse)
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
-    return linear_recurrence(blocks, values, parallel=True, reverse=recurrence.how.reverse)
+    how = recurrence.how
+    return linear_recurrence(
+        blocks, values, parallel=True, reverse=how.reverse, guarded=not how.bounded
+    )
 
 
 def _newton(
@@ -207,7 +212,9 @@ def _newton(
 ) -> tuple[State, Array, Array]:
     guess: State = _over_time(recurrence.step)(operands, _zeros(first, inputs), inputs)
     precision: Any = jnp.finfo(guess[0].dtype)  # type: ignore[no-untyped-call]
-    tolerance = recurrence.how.tolerance or float(precision.eps) ** 0.5
+    tolerance = recurrence.how.tolerance
+    if tolerance is None:
+        tolerance = float(precision.eps) ** 0.5
 
     def goes_on(at: tuple[State, Array, Array]) -> Array:
         _, correction, iterations = at
@@ -273,6 +280,7 @@ def _solution_jvp(
     dfirst = previous(zeros, tangents[1], reverse=how.reverse)
     _, offsets = jax.jvp(step, (operands, before, inputs), (tangents[0], dfirst, tangents[2]))
     solved = linear_recurrence(
-        blocks, offsets, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll
-    )
+        blocks, offsets, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
+        guarded=not how.bounded,
+    )  # fmt: skip
     return states, solved

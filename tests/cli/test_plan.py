@@ -61,6 +61,15 @@ def test_parameters_are_those_of_the_model(preset: str, planned: Planned) -> Non
     assert found["memory"]["parameters"] == 4 * sum(sizes.values())
 
 
+@pytest.mark.parametrize("cell", ["minlstm", pytest.param("diag-lstm", marks=pytest.mark.slow)])
+def test_a_cell_whose_units_act_alone_has_no_recurrent_matrix(cell: str, planned: Planned) -> None:
+    flags = ["docs", "--vocabulary-size", 31, "--cell"]
+    assert (
+        planned(*flags, cell)["parameters"]["total"]
+        < planned(*flags, "lstm")["parameters"]["total"]
+    )
+
+
 def test_frozen_vectors_are_held_and_neither_learnt_nor_exchanged(planned: Planned) -> None:
     """Besides the embedding, which learns the vectors of words that have none."""
     flags = ["reviews", "--vocabulary-size", 100, "--devices", 2]

@@ -108,6 +108,7 @@ def test_lyrics_of_every_shape(
     assert (code, len(text)) == (0, 2 + 12 + 1)
 
 
+@pytest.mark.slow
 def test_prompts_of_a_preset_give_way_to_the_text_s_own_beginning(
     train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
 ) -> None:
@@ -387,6 +388,7 @@ def test_vectors_of_a_file_may_be_what_training_begins_with(
     assert "name their file" in err
 
 
+@pytest.mark.slow
 def test_an_archive_of_reviews_trains_and_its_test_half_is_judged(
     train: Train, call: Command, tmp_path: Path
 ) -> None:

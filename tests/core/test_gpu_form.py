@@ -64,7 +64,7 @@ def gradients(inputs: Any, **options: Any) -> Any:
 
 @forms
 @pytest.mark.usefixtures("as_on_a_gpu")
-@settings(max_examples=7)
+@settings(max_examples=4)
 @given(
     shape=shapes,
     masked=shares,
@@ -117,7 +117,8 @@ def test_its_second_order_is_the_references(float64: None, form: str) -> None:
     assert_near(found, expected, 1e-10)
 
 
-@pytest.mark.parametrize("form", ["lstm", pytest.param("gru_after", marks=slow)])
+@slow
+@pytest.mark.parametrize("form", ["lstm", "gru_after"])
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_in_bfloat16_it_is_the_reference_within_its_rounding(form: str) -> None:
     inputs = draw(form, (12, 4, 3, 8), dtype=jnp.float32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -189,5 +190,29 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     refused(linear, (xs[0], xs[0, 0]), xs, "shapes", "one shape")
     refused(lambda p, h, x: h, xs[0], xs, "(carry, y)")
     refused(lambda p, h, x: (h[0], h), xs[0], xs, "float32[3]", "float32[2, 3]")
+    refused(linear, (xs[0], xs[0].astype(jnp.bfloat16)), xs, "bfloat16 and float32", "one dtype")
+    refused(linear, (), xs, "no arrays", "jax.vmap")
+    refused(linear, xs[0], xs, "tolerance is 0", tolerance=0.0)
+    refused(linear, xs[0], xs, "max_iterations is 0", max_iterations=0)
+    refused(lambda p, h, x: (h, h, h), xs[0], xs, "a tuple of 3")
+    closed = jax.grad(
+        lambda v: lstm_jax.parallel(lambda p, h, x: (v * h, h), None, xs[0], xs)[0].sum()
+    )
+    assert_message(lambda: closed(jnp.ones(H)), "traced arrays", "params")
     traced = jax.jit(lambda v: lstm_jax.parallel(lambda p, h, x: (v * h, h), None, xs[0], xs))
     assert_message(lambda: traced(jnp.ones(H)), "traced arrays", "params")
+
+
+def test_numbers_and_numpy_s_arrays_do_as_for_a_scan() -> None:
+    """And a linear step whose factors have a product beyond all numbers."""
+
+    def step(params: Any, h: Array, x: Any) -> tuple[Array, Array]:
+        factor, x = x
+        h = factor * params["w"] * h + x
+        return h, h
+
+    factors = np.where(np.arange(400) < 300, 3.0, 0.0)[:, None] * np.ones((400, 2))
+    xs = (factors, np.arange(400)[:, None] == [310, 350])
+    found = lstm_jax.parallel(step, {"w": 1}, np.zeros(2), xs, linear=True)
+    expected = jax.lax.scan(partial(step, {"w": 1}), jnp.zeros(2), jax.tree.map(jnp.asarray, xs))
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)

@@ -73,10 +73,8 @@ def test_steps_are_the_whole_sequence(options: dict[str, Any], dtype: str) -> No
             assert_near(found, (expected, jax.tree.leaves(final)), tolerance)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"layers": 2}, pytest.param({"cell": "gru", **TIED}, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"layers": 2}, {"cell": "gru", **TIED}])
 def test_samples_are_generates(options: dict[str, Any]) -> None:
     model, params = language_model(**options)
     sampler = reloaded(interop.export_sampler(model, params, 9, forbidden=[2, 7]))
