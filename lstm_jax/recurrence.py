@@ -26,7 +26,7 @@ from lstm_jax.cells import (
 from lstm_jax.checks import check_input, require_array, require_count
 from lstm_jax.kernels import reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
-from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.kernels.carries import before_each, reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
@@ -257,8 +257,9 @@ def layer_with_info(
     else:
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
-        how = solver.How(_is_parallel(cell, backend, xs), cell.linear, reverse, unroll or 1)
-        how = how._replace(bounded=cell.linear)
+        how = solver.How(
+            _is_parallel(backend), cell.linear, reverse, unroll or 1, bounded=cell.linear
+        )
         carry, states, info = solver.run(
             how, cell.unit_step, unit_params(params, policy), carry, gates_TBG, mask, order
         )
@@ -268,7 +269,7 @@ def layer_with_info(
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
 
 
-def _is_parallel(cell: Cell, backend: Backend, xs: Array) -> bool:
+def _is_parallel(backend: Backend) -> bool:
     """Whether all times go at once."""
     if backend != "auto":
         return backend == "parallel"
@@ -313,8 +314,7 @@ def _processing_order(resets_TB: Array | None, reverse: bool) -> tuple[Array | N
     """
     if resets_TB is None or not reverse:
         return resets_TB, None
-    after_last_B = jnp.zeros_like(resets_TB[:1])
-    return jnp.concatenate([resets_TB[1:], after_last_B]), resets_TB[0]
+    return before_each(resets_TB, reverse=True), resets_TB[0]
 
 
 def _check(

@@ -6,7 +6,7 @@ Shapes: B batch, D input size, H hidden size, G gates side by side.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -122,13 +122,19 @@ def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
 
 def check_shapes(params: Any) -> None:
     """Raises ValueError where a parameter is not as its cell draws it, and might be broadcast."""
-    input_size, hidden_size = params.w_x.shape[0], hidden_size_of(params)
-    draw = partial(cell_of(params).init, input_size=input_size, hidden_size=hidden_size)
-    expected = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
-    for name, array, wanted in zip(params._fields, params, expected, strict=True):
+    shapes = _shapes(cell_of(params), params.w_x.shape[0], hidden_size_of(params))
+    for name, array, shape in zip(params._fields, params, shapes, strict=True):
         require_array(name, array)
-        if array.shape != wanted.shape:
-            raise ValueError(f"{name} has shape {array.shape}; expected {wanted.shape}")
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+
+
+@cache
+def _shapes(cell: Cell, input_size: int, hidden_size: int) -> tuple[tuple[int, ...], ...]:
+    """Of the parameters that a cell draws."""
+    draw = partial(cell.init, input_size=input_size, hidden_size=hidden_size)
+    drawn = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
+    return tuple(array.shape for array in drawn)
 
 
 def check_carry(params: Any, carry: Any, batch_size: int) -> None:

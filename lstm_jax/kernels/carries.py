@@ -1,4 +1,4 @@
-"""Row-wise choices between carries, as masks and resets ask for them."""
+"""Row-wise choices between carries, as masks and resets ask for them, and shifts by one time."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def reset_rows(resets: Array | None, carry: Any) -> Any:
     if resets is None:
         return carry
     return jax.tree.map(lambda a: jnp.where(resets[..., None], jnp.zeros_like(a), a), carry)
+
+
+def before_each(array: Array, first: Array | None = None, *, reverse: bool) -> Array:
+    """Of an array `[T, ...]` the entry before each time, as they are processed.
+
+    Before the first comes `first`, or zeros.
+    """
+    first = jnp.zeros_like(array[:1]) if first is None else first[None]
+    return jnp.concatenate([array[1:], first] if reverse else [first, array[:-1]])

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.kernels.carries import before_each, reset_rows, select_rows
 from lstm_jax.precision import Products
 from lstm_jax.sharding import vary_as
 
@@ -54,12 +54,14 @@ class Elementwise(NamedTuple):
     backward: Callable[[Any, Any, Callable[[Array], Array]], tuple[Blocks, Blocks]]
 
 
-def steps_an_iteration(times: Any) -> int:
-    """How many steps an iteration takes where the user does not say.
+def _steps_an_iteration(times: Any, unroll: int | None) -> int:
+    """How many steps an iteration takes: as the user says, or what suits.
 
     Steps that are left over would have XLA copy all outputs, so it divides T if it can. One where
     T is a symbol, as in an exported program of any length.
     """
+    if unroll is not None:
+        return unroll
     if not isinstance(times, int):
         return 1
     fitting = [n for n in range(_FEWEST_STEPS, _MOST_STEPS + 1) if times % n == 0]
@@ -96,7 +98,7 @@ def forward(
         after = select_rows(mask_B, form.cell(operands, before), before)
         return after, (after.h, *form.keep(operands, before))
 
-    steps = steps_an_iteration(gates_TBG.shape[0]) if unroll is None else unroll
+    steps = _steps_an_iteration(gates_TBG.shape[0], unroll)
     final, (hs_TBH, rows_TBG, extra) = lax.scan(
         step, carry, (gates_TBG, mask_TB, resets_TB), reverse=reverse, unroll=steps
     )
@@ -182,14 +184,16 @@ def backward(
     zeros_BH = vary_as(dcarry.h, jnp.zeros_like(dcarry.h))
     direct = tuple(zeros_BH if name == "h" else getattr(dcarry, name) for name in names)
     dhs_TBH = dhs_TBH.at[0 if reverse else -1].add(dcarry.h)
+    # Whether the step after each one, as they are processed, begins from zeros.
+    next_TB = None if resets_TB is None else before_each(resets_TB, reverse=not reverse)
     prepared = form.prepare(rows_TBG, extra, b_G, previous_TBH)
     operands = parts + form.others
     state, (dadds_TBG, dothers_TBH) = lax.scan(
         step,
         joined((zeros_BH,) * operands, direct)[0],
-        (dhs_TBH, prepared, mask_TB, resets_TB, _next(resets_TB, reverse)),
+        (dhs_TBH, prepared, mask_TB, resets_TB, next_TB),
         reverse=not reverse,
-        unroll=steps_an_iteration(dhs_TBH.shape[0]) if unroll is None else unroll,
+        unroll=_steps_an_iteration(dhs_TBH.shape[0], unroll),
     )
     dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
     return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
@@ -201,12 +205,3 @@ def _same(array: Array) -> Array:
 
 def _blocks(row: Array, parts: int) -> Blocks:
     return tuple(jnp.split(row, parts, axis=-1))
-
-
-def _next(resets_TB: Array | None, reverse: bool) -> Array | None:
-    """Whether the step after each one, as they are processed, begins from zeros."""
-    if resets_TB is None:
-        return None
-    last = jnp.zeros_like(resets_TB[:1])
-    parts = [last, resets_TB[:-1]] if reverse else [resets_TB[1:], last]
-    return jnp.concatenate(parts)

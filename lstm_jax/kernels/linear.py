@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lstm_jax.kernels.carries import before_each
 from lstm_jax.sharding import vary_as
 
 State = tuple[Array, ...]
@@ -67,14 +67,9 @@ def linear_recurrence(
 
 def previous(states: State, first: State | None = None, *, reverse: bool) -> State:
     """The state before each, in the order of processing: `first`, or zeros, before the first."""
-
-    def shifted(states: Array, first: Array) -> Array:
-        parts = [states[1:], first[None]] if reverse else [first[None], states[:-1]]
-        return jnp.concatenate(parts)
-
-    if first is None:
-        first = jax.tree.map(lambda a: jnp.zeros_like(a[0]), states)
-    return tuple(map(shifted, states, first))
+    firsts = (None,) * len(states) if first is None else first
+    pairs = zip(states, firsts, strict=True)
+    return tuple(before_each(array, each, reverse=reverse) for array, each in pairs)
 
 
 def _applied(blocks: Blocks, states: State) -> State:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.kernels import gpu
-from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.kernels.carries import before_each, reset_rows, select_rows
 from lstm_jax.precision import Products
 
 Weights = tuple[Array, ...]
@@ -248,6 +248,5 @@ def _previous(h_BH: Array, hs_TBH: Array, reverse: bool) -> Array:
     Without the barrier XLA joins them inside the transposition for the weight gradient's product,
     with a branch for each number, slower than both one after the other.
     """
-    parts = [hs_TBH[1:], h_BH[None]] if reverse else [h_BH[None], hs_TBH[:-1]]
-    previous_TBH: Array = lax.optimization_barrier(jnp.concatenate(parts))
+    previous_TBH: Array = lax.optimization_barrier(before_each(hs_TBH, h_BH, reverse=reverse))
     return previous_TBH
