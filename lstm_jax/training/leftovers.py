@@ -16,10 +16,7 @@ _ABSENT_FOR_GOOD = 4
 
 def wait_for_orbax() -> None:
     """Waits for its threads, and until TensorStore works for no event loop that it has closed."""
-    for thread in threading.enumerate():
-        if type(thread).__module__.partition(".")[0] == "orbax":
-            # Not its own `join`, which raises what the thread ended with.
-            threading.Thread.join(thread, _WAITS * _SECONDS_A_WAIT)
+    _join_threads()
     for _ in range(_WAITS):
         gc.collect()  # of tasks that are done, which print when they go
         if not _has_futures_of_closed_loops():
@@ -39,6 +36,14 @@ def remove_for_good(folder: Path) -> None:
             return
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(_SECONDS_A_WAIT)
+
+
+def _join_threads() -> None:
+    """By a function of its own: a thread that somebody still names keeps its futures alive."""
+    for thread in threading.enumerate():
+        if type(thread).__module__.partition(".")[0] == "orbax":
+            # Not its own `join`, which raises what the thread ended with.
+            threading.Thread.join(thread, _WAITS * _SECONDS_A_WAIT)
 
 
 def _has_futures_of_closed_loops() -> bool:

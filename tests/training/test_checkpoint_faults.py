@@ -1,5 +1,6 @@
 """Checkpoints that are damaged, find no space or are killed: the older ones hold."""
 
+import asyncio
 import contextlib
 import gc
 import itertools
@@ -8,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tasks import files_of_at_most
 
 from lstm_jax.training import checkpoint
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
+from lstm_jax.training.leftovers import wait_for_orbax
 
 
 def flip(path: Path) -> None:
@@ -126,6 +129,27 @@ def test_a_save_that_finds_no_space_is_one_line_and_harms_nothing(
     del error
     gc.collect()
     assert (caplog.records, *capfd.readouterr()) == ([], "", "")
+
+
+def test_a_thread_that_ends_while_it_is_waited_for_keeps_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it was about to print goes while Orbax is still kept quiet."""
+
+    class Failing(threading.Thread):
+        __module__ = "orbax.commit"
+
+        def run(self) -> None:
+            time.sleep(0.1)
+            self.cycle = self
+            loop = asyncio.new_event_loop()
+            self.future = loop.create_future()
+            self.future.set_exception(OSError("no space"))
+            loop.close()
+
+    Failing().start()
+    wait_for_orbax()
+    assert [record.name for record in caplog.records] == ["asyncio"]
 
 
 def test_a_file_in_place_of_the_folder_surfaces(tmp_path: Path) -> None:
