@@ -10,7 +10,8 @@ from lstm_jax.cli.console import run_command
 
 sys.path.append(str(Path(__file__).parent))
 
-from commands import SMALL, TEXT, Command, Outcome, Refusal, train_command
+from commands import SMALL, Command, Outcome, Refusal, train_command
+from runs import TEXT
 
 
 @pytest.fixture

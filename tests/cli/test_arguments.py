@@ -13,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import ROOT, sample_command
+from commands import sample_command
+from processes import ROOT
 
 from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.options import SAMPLE_HELP, ClassifyCommand, ConvertCommand, SampleCommand
 from lstm_jax.cli.train_options import HELP, read_arguments
 from lstm_jax.systems import presets
+
+PRESETS = [preset.preset for preset in presets()]
 
 
 def read(*arguments: str) -> SampleCommand:
@@ -26,13 +29,9 @@ def read(*arguments: str) -> SampleCommand:
 
 
 @pytest.mark.parametrize("text", ["--the", "-the", "-5", "--", "---*---", "--the=cat", "--help-me"])
-def test_a_text_may_begin_with_dashes(text: str) -> None:
+def test_whatever_takes_a_text_takes_dashes(text: str) -> None:
     assert read("--seed", "3", "--prompt", text, "--greedy").prompt == text
     assert read("--template=" + text).template == text
-
-
-def test_whatever_takes_a_text_takes_dashes() -> None:
-    text = "--the"
     assert read("--forbid", text).forbid == text
     assert read("--stop", text, "b").stop == (text, "b")
     assert read("--score", text).score == Path(text)
@@ -80,7 +79,7 @@ def test_a_close_spelling_names_the_flag(argument: str, meant: str) -> None:
         read_arguments([argument])
 
 
-@pytest.mark.parametrize("preset", [preset.preset for preset in presets()])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
     short = ["--learning-rate", "0.1", "--hidden_size=3", "--embedding-size=3"]
     full = ["--optimizer.learning-rate", "0.1", "--model.hidden-size=3", "--model.embedding-size=3"]
@@ -88,13 +87,12 @@ def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
 
 
 def test_a_preset_is_the_first_word_or_a_flag_and_never_passed_over() -> None:
-    assert read_arguments(["--steps", "3", "--preset", "anna"]) == read_arguments(
-        ["anna", "--steps", "3"]
-    )
+    flag = read_arguments(["--steps", "3", "--preset", "anna"])
+    assert flag == read_arguments(["anna", "--steps", "3"])
     for arguments in (["--steps", "3", "anna"], ["docs", "--preset", "anna"]):
         with pytest.raises(ValueError, match=r"comes first: train\.py anna"):
             read_arguments(arguments)
-    with pytest.raises(ValueError, match="no preset 'anne'; choose one of docs, anna"):
+    with pytest.raises(ValueError, match=f"no preset 'anne'; choose one of {', '.join(PRESETS)}"):
         read_arguments(["anne"])
 
 
@@ -121,11 +119,10 @@ def help_of(read: Any, *arguments: str) -> str:
     return page.getvalue()
 
 
-@pytest.mark.parametrize("preset", [[], *([preset.preset] for preset in presets())])
+@pytest.mark.parametrize("preset", [[], *([preset] for preset in PRESETS)])
 def test_help_names_presets_and_flags_that_every_preset_has(preset: list[str]) -> None:
     assert help_of(read_arguments, *preset, "--resume", "-h") == HELP.format(prog="train.py") + "\n"
-    names = re.findall(r"^  (\w+) ", HELP, re.MULTILINE)
-    assert names == [each.preset for each in presets()]
+    assert re.findall(r"^  (\w+) ", HELP, re.MULTILINE) == PRESETS
     flags = re.findall(r"^  (--[a-z-]+) [A-Z]+ ", HELP, re.MULTILINE)
     assert len(flags) == 8
     values = (("--layers", "2") if flag == "--layers" else (flag, "256") for flag in flags)
@@ -146,15 +143,10 @@ def test_all_flags_are_a_page_of_their_own() -> None:
 
 @pytest.mark.parametrize("script", ["train.py", "sample.py"])
 def test_help_is_a_page_and_needs_no_accelerator(script: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, ROOT / script, "--help"],
-        env={**os.environ, "JAX_PLATFORMS": "none such"},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr == ""
+    command = [sys.executable, ROOT / script, "--help"]
+    environment = os.environ | {"JAX_PLATFORMS": "none such"}
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert len(lines) <= 30

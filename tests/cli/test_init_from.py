@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from commands import Command, Refusal, train_command
+from runs import unequal
 
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig
@@ -47,16 +47,14 @@ def poems(text: str) -> str:
 
 CASES: dict[str, tuple[TrainConfig, str, str]] = {
     "characters": (LANGUAGE, OLD, NEW),
-    "words": (dataclasses.replace(LANGUAGE, tokens="word"), OLD, NEW_WORDS),
+    "words": (replace(LANGUAGE, tokens="word"), OLD, NEW_WORDS),
     "poems": (PoemsConfig(preset="poems", model=MODEL, **SIZES), poems(OLD), poems(NEW)),
     "reviews": (REVIEWS, table(OLD), table(NEW_WORDS)),
-    "frozen vectors": (dataclasses.replace(REVIEWS, vectors=""), table(OLD), table(NEW_WORDS)),
+    "frozen vectors": (replace(REVIEWS, vectors=""), table(OLD), table(NEW_WORDS)),
     "trained vectors": (
-        dataclasses.replace(REVIEWS, vectors="", train_vectors=True),
-        table(OLD),
-        table(NEW_WORDS),
+        replace(REVIEWS, vectors="", train_vectors=True), table(OLD), table(NEW_WORDS)
     ),
-}
+}  # fmt: skip
 
 
 def begin(config: TrainConfig, path: Path) -> tuple[Any, Any]:
@@ -75,12 +73,7 @@ def named(config: TrainConfig, folder: Path, name: str, text: str, **others: Any
     if getattr(config, "vectors", None) is not None:
         (folder / f"{name}-vectors.txt").write_text(VECTORS)
         others["vectors"] = str(folder / f"{name}-vectors.txt")
-    return dataclasses.replace(config, data=str(path), **others)
-
-
-def same(one: Any, other: Any) -> bool:
-    equal = jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), one, other)
-    return all(jax.tree.leaves(equal))
+    return replace(config, data=str(path), **others)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +91,7 @@ def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_
     found, begun = begin(asked, new_run)
     assert found.vocabulary == system.vocabulary
     assert found.sha256 != system.sha256
-    assert same(begun, params)
+    assert unequal(begun, params) == []
     if case == "words":
         assert "cheese" not in found.vocabulary
         assert np.count_nonzero(found.corpus.ids == found.vocabulary.unknown) == 1
@@ -107,8 +100,7 @@ def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_
     assert resumed.vocabulary == system.vocabulary
     refuse_other_data(RunFolder(new_run), resumed)
     if isinstance(found, ReviewsSystem):
-        for one, other in zip(found.training.rows, resumed.training.rows, strict=True):
-            assert one.tolist() == other.tolist()
+        assert all(map(np.array_equal, found.training.rows, resumed.training.rows))
 
 
 @pytest.fixture(scope="module")
@@ -135,10 +127,10 @@ def test_the_command_takes_the_other_run_s_settings_and_goes_on_by_itself(
     assert call(train_command, *options, "--seed", 3, "--model.dropout", 0.1)[0] == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
     assert (config["init_from"], config["seed"]) == (str(run), 3)
-    assert config["model"] == dataclasses.asdict(dataclasses.replace(MODEL, dropout=0.1))
+    assert config["model"] == asdict(replace(MODEL, dropout=0.1))
     with CheckpointStore(run / "checkpoints", read_only=True) as store:
         params = store.restore_params(begun[0].params).state
-    assert same(begun[0].params, params)
+    assert unequal(begun[0].params, params) == []
     monkeypatch.chdir(tmp_path)
     err = refusal(train_command, *options, "--resume")  # from another folder: another run
     assert "init_from is" in err

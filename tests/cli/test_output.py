@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
-from commands import ROOT, sample_command, train_command
+from commands import sample_command, train_command
+from processes import ROOT
+from runs import rows_of
 
 from lstm_jax.cli import train as train_work
 from lstm_jax.cli.console import json_line, run_command
 from lstm_jax.cli.display import Display
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.training import plots
-from lstm_jax.training.log import read_rows
 from lstm_jax.training.recorders import TensorBoardRecorder
 
 TEXT = "月亮下面的人在唱歌,風吹過山川.\n我想带你走到海的尽头 é😀.\n" * 40
@@ -93,12 +94,7 @@ def test_a_run_that_nothing_can_be_shown_of_is_the_run_alone(run: Path, data: Pa
         "--- sample at step 6 ---\n??",
     ):
         assert out.count(said) == 1
-    timed = {"seconds", "tokens_per_second"}
-    rows, alone = (
-        [{name: row[name] for name in row.keys() - timed} for row in read_rows(each)]
-        for each in (path / "metrics.jsonl", run / "metrics.jsonl")
-    )
-    assert rows == alone
+    assert rows_of(path) == rows_of(run)
     assert {each.name for each in (path / "checkpoints").iterdir()} == {"3", "6"}
 
 
@@ -110,11 +106,11 @@ def test_a_character_that_the_encoding_lacks_is_replaced_or_escaped(
     whole = shown_in("utf-8", sample_command, *options)[1]
     code, out = shown_in(encoding, sample_command, *options)
     assert (code, out) == (0, whole.encode(encoding, "replace").decode(encoding))
-    lines = {
-        each: shown_in(each, sample_command, *options, "--jsonl")[1] for each in ("utf-8", encoding)
-    }
-    assert "月é😀" in lines["utf-8"]
-    assert json.loads(lines[encoding]) == json.loads(lines["utf-8"])
+    plain, escaped = (
+        shown_in(each, sample_command, *options, "--jsonl")[1] for each in ("utf-8", encoding)
+    )
+    assert "月é😀" in plain
+    assert json.loads(escaped) == json.loads(plain)
 
 
 VERBATIM = ":smile: :heart: [b]bold[/b]\t[link=x] 1.5 \x0c\r" + "long " * 60
@@ -148,23 +144,17 @@ def test_a_standard_output_that_fails_is_told_once(
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(
-    ("command", "options"),
-    [(sample_command, ["--length", "3"]), (train_command, ["--eval-only", "--run-dir"])],
+    ("command", "words"), [(sample_command, "--length 3"), (train_command, "--eval-only --run-dir")]
 )
 @pytest.mark.parametrize("is_buffered", [True, False])
 def test_texts_that_standard_output_does_not_take_are_one_line_and_an_error(
-    command: Callable[[Sequence[str]], int],
-    options: list[str],
-    is_buffered: bool,
-    run: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Any, words: str, is_buffered: bool, run: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     with open("/dev/full", "wb", buffering=-1 if is_buffered else 0) as raw:
         full = io.TextIOWrapper(raw, encoding="utf-8", write_through=not is_buffered)
         monkeypatch.setattr(sys, "stdout", full)
-        at = 0 if command is sample_command else len(options)
-        monkeypatch.setattr(sys, "argv", ["command", *options[:at], str(run), *options[at:]])
+        monkeypatch.setattr(sys, "argv", ["command", *words.split(), str(run)])
         assert run_command("command", command) == 2
     err = capsys.readouterr().err
     assert err.startswith("command: error: standard output fails (No space left on device)")
@@ -178,13 +168,13 @@ def test_a_closed_stream_is_one_that_leads_nowhere(
     shown = {name: Output("utf-8") for name in ("stdout", "stderr")}
     for name in ("stdin", "stdout", "stderr"):
         monkeypatch.setattr(sys, name, None if name == closed else shown.get(name, sys.stdin))
-    for command, options in (
-        (sample_command, (run, "--length", "3", "--jsonl")),
-        (train_command, ("--run-dir", str(run), "--resume")),
-        (train_command, ("--nonsense",)),
+    for command, code, *options in (
+        (sample_command, 0, run, "--length", "3", "--jsonl"),
+        (train_command, 0, "--run-dir", run, "--resume"),
+        (train_command, 2, "--nonsense"),
     ):
         monkeypatch.setattr(sys, "argv", ["command", *map(str, options)])
-        assert run_command("command", command) == (2 if options == ("--nonsense",) else 0)
+        assert run_command("command", command) == code
     getattr(sys, closed).close()
     if closed != "stdout":
         assert "tokens/s" not in shown["stdout"].text()
@@ -207,17 +197,13 @@ def test_numbers_of_a_run_that_diverged_are_short(capsys: pytest.CaptureFixture[
     ]
 
 
-def strict(line: str) -> Any:
-    return json.loads(line, parse_constant=fail)
-
-
 def test_json_is_strict_whatever_the_numbers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": math.inf, "x": math.nan}
     monkeypatch.setattr(train_work, "evaluate_run", lambda *_: found)
     code, out = shown_in("utf-8", train_command, "--run-dir", run, "--eval-only")
     expected = {"step": 6, "heldout_loss": 1e25, "heldout_perplexity": None, "x": None}
-    assert (code, strict(out)) == (0, expected)
-    assert strict(json_line({"a": ({"b": math.nan},)})) == {"a": [{"b": None}]}
+    assert (code, json.loads(out, parse_constant=fail)) == (0, expected)
+    assert json_line({"a": ({"b": math.nan},)}) == '{"a": [{"b": null}]}'
 
 
 @pytest.mark.parametrize("platform", ["cuda", pytest.param("gpu", marks=pytest.mark.slow)])
@@ -236,13 +222,8 @@ for command, *sys.argv in (
 ):
     assert run_command(sys.argv[0], command) == 2
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": platform},
-        capture_output=True,
-        text=True,
-    )
+    command, environment = [sys.executable, "-c", script], os.environ | {"JAX_PLATFORMS": platform}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     lines = done.stderr.splitlines()
     assert len(lines) == 3

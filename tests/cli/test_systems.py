@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shlex
 import sys
 import tarfile
 from collections.abc import Callable
@@ -12,13 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from commands import (
-    Command,
-    Refusal,
-    classify_command,
-    sample_command,
-    train_command,
-)
+from commands import Command, Refusal, classify_command, sample_command, train_command
 
 from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import read_system
@@ -27,19 +23,51 @@ from lstm_jax.training.run import load
 
 SONG = "我想带你 去看海 看海的天\n你说想要 风的声音 海的蓝\n" * 60
 PLAY = "To be, or not to be: that is the question! Thou art more lovely and more temperate.\n" * 60
+GOOD, BAD = ["wonderful", "moving", "great"], ["dull", "awful", "boring"]
 MODEL = ["--model.hidden-size", "12", "--log-every", "1"]
-SHORT = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1", *MODEL]
+SHORT = ["--batch-size", "4", "--sequence-length", "20", "--steps", "1"]
+POEMS = shlex.split(
+    "--batch-size 16 --epochs 6 --embedding-size 12 --widths 2 --model.dropout 0.1 "
+    "--output-dropout 0.1 --learning-rate 0.02 --warmup-steps 5 --checkpoint-every 3 "
+    "--sample-templates 春***月***"
+)
+REVIEWS = shlex.split(
+    "--batch-size 32 --length 24 --epochs 12 --dense-size 8 --model.dropout 0.1 "
+    "--learning-rate 0.02 --layers 1 --pooling max --dense-dropout 0"
+)
 Train = Callable[..., str]
 
 
 @pytest.fixture
 def train(call: Command) -> Train:
     def train(*arguments: object) -> str:
-        code, out, err = call(train_command, *arguments)
+        code, out, err = call(train_command, *arguments, *MODEL)
         assert (code, err) == (0, "")
         return out
 
     return train
+
+
+def poem_lines() -> list[str]:
+    rng = np.random.default_rng(0)
+    signs = "春夏秋冬花月山水风雪人天" * 7
+    lines = ["空:", "一:春花秋月", "二:春花秋月"]
+    for number in range(240):
+        length, start = int(rng.integers(4, 60)), int(rng.integers(12))
+        body = signs[start : start + length]
+        lines.append(f"题{number}:{body[: length // 2]} {body[length // 2 :]}。")
+    return lines
+
+
+def labelled(number: int) -> list[tuple[int, str]]:
+    """Reviews, each a positive or a negative word among others, with their labels."""
+    rng = np.random.default_rng(number)
+    found = []
+    for row in range(number):
+        words = [f"word{rng.integers(30)}" for _ in range(int(rng.integers(3, 30)))]
+        words[int(rng.integers(len(words)))] = str(rng.choice(GOOD if row % 2 else BAD))
+        found.append((row % 2, " ".join(words).capitalize() + ".<br /><br />Don't ask!"))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +91,28 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def word_run(files: Path) -> Path:
+    line = f"--data {files}/words.txt --run-dir {files}/words --tokens word --sample-every 1"
+    more = ["--sequence-length", "10", "--sample.length", "4"]
+    assert train_command([*line.split(), *SHORT, *MODEL, *more]) == 0
+    return files / "words"
+
+
+@pytest.fixture(scope="module")
+def poem_run(files: Path) -> Path:
+    line = f"poems --data {files}/poems.txt --run-dir {files}/poems"
+    assert train_command([*line.split(), *POEMS, *MODEL]) == 0
+    return files / "poems"
+
+
+@pytest.fixture(scope="module")
+def classifier(files: Path) -> Path:
+    data = f"--data {files}/reviews.tsv --vectors {files}/vectors.txt --run-dir {files}/reviews"
+    assert train_command(["reviews", *data.split(), *REVIEWS, *MODEL]) == 0
+    return files / "reviews"
+
+
 def config_of(run: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run / "config.json").read_text(encoding="utf-8"))
     return found
@@ -71,24 +121,24 @@ def config_of(run: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "shape",
     [
-        pytest.param(["--model.cell", "rnn"], marks=pytest.mark.slow),
-        ["--model.cell", "lstm"],
-        pytest.param(["--model.cell", "gru"], marks=pytest.mark.slow),
-        pytest.param(["--model.layers", "2"], marks=pytest.mark.slow),
-        pytest.param(["--model.bidirectional"], marks=pytest.mark.slow),
-        pytest.param(["--model.bidirectional", "--as-published"], marks=pytest.mark.slow),
+        "--cell lstm",
+        *(
+            pytest.param(shape, marks=pytest.mark.slow)
+            for shape in ("--cell rnn", "--cell gru", "--layers 2", "--bidirectional",
+                          "--bidirectional --as-published")
+        ),
     ],
-    ids=" ".join,
-)
+)  # fmt: skip
 def test_lyrics_of_every_shape(
-    shape: list[str], train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
+    shape: str, train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    out = train(
-        "lyrics", "--data", files / "song.txt", "--run-dir", run, *SHORT, "--epochs", 4, *shape,
-        "--steps", "None", "--characters", 600, "--sample-every", 2, "--sample.length", 10,
-        "--sample-prompts", "海的",
-    )  # fmt: skip
+    line = (
+        f"lyrics --data {files}/song.txt --run-dir {run} --batch-size 4 --sequence-length 20 "
+        f"--epochs 4 {shape} --characters 600 --sample-every 2 --sample.length 10 "
+        "--sample-prompts 海的"
+    )
+    out = train(*line.split())
     assert "600 characters" in out
     rows = read_rows(run / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
@@ -97,7 +147,7 @@ def test_lyrics_of_every_shape(
     assert (" " in tokens, "\n" in tokens) == (True, False)  # line ends became spaces
     assert config_of(run)["config"]["carry_backward"] == ("--as-published" in shape)
     options = [run, "--prompt", "海的", "--length", 12, "--greedy"]
-    if "--model.bidirectional" in shape:
+    if "--bidirectional" in shape:
         assert "cannot write" in out
         err = refusal(sample_command, *options)
         assert "bidirectional" in err and "--force" in err
@@ -131,21 +181,11 @@ def test_prompts_of_a_preset_give_way_to_the_text_s_own_beginning(
 
 def test_a_text_of_blank_lines_alone_has_a_beginning(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("\n \n" * 400 + "words at last", encoding="utf-8")
-    command = read_arguments(
-        ["--data", str(tmp_path / "text"), "--characters", "1000", "--batch-size", "2"]
-    )
+    line = f"--data {tmp_path}/text --characters 1000 --batch-size 2"
+    command: Any = read_arguments(line.split())
     system = read_system(command.config).with_samples(replace=not command.own_samples)
     (prompt,) = system.config.sample_prompts
     assert system.vocabulary.encode_prompt(prompt).size
-
-
-@pytest.fixture(scope="module")
-def word_run(files: Path) -> Path:
-    run = files / "words"
-    options = ["--tokens", "word", "--sample-every", "1", "--sample.length", "4"]
-    data = ["--data", str(files / "words.txt"), "--run-dir", str(run)]
-    assert train_command([*data, *SHORT, "--sequence-length", "10", *options]) == 0
-    return run
 
 
 def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
@@ -192,12 +232,11 @@ def test_shakespeare_trains_and_writes_words(
     as_published: bool, train: Train, call: Command, files: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    small = ["--batch-size", "6", "--sequence-length", "10", "--steps", "8", "--sample-every", "4"]
-    published = ["--as-published"] if as_published else []
-    out = train(
-        "shakespeare", "--data", files / "play.txt", "--run-dir", run, *small, *published, *MODEL,
-        "--model.embedding-size", 6, "--evaluate-every", 4,
-    )  # fmt: skip
+    line = (
+        f"shakespeare --data {files}/play.txt --run-dir {run} --batch-size 6 --sequence-length 10 "
+        "--steps 8 --sample-every 4 --embedding-size 6 --evaluate-every 4"
+    )
+    out = train(*line.split(), *["--as-published"] * as_published)
     assert out.count("--- sample at step") == 4  # "wherefore" is no word of the text
     assert ("held out" in out) != as_published
     tokens = json.loads((run / "vocab.json").read_text())["tokens"]
@@ -214,39 +253,13 @@ def test_shakespeare_trains_and_writes_words(
     assert "unknown" not in ends
 
 
-def poem_lines() -> list[str]:
-    rng = np.random.default_rng(0)
-    signs = "春夏秋冬花月山水风雪人天"
-    lines = ["空:", "一:春花秋月", "二:春花秋月"]
-    for number in range(240):
-        length = int(rng.integers(4, 60))
-        start = int(rng.integers(12))
-        body = "".join(signs[(start + place) % 12] for place in range(length))
-        lines.append(f"题{number}:{body[: length // 2]} {body[length // 2 :]}。")
-    return lines
-
-
-@pytest.fixture(scope="module")
-def poem_run(files: Path) -> Path:
-    run = files / "poems"
-    small = ["--batch-size", "16", "--epochs", "6", "--model.embedding-size", "12", *MODEL]
-    small += ["--widths", "2"]  # each is a program to compile
-    small += ["--model.dropout", "0.1", "--model.output-dropout", "0.1"]  # so few units
-    small += ["--optimizer.learning-rate", "0.02", "--optimizer.warmup-steps", "5"]
-    small += ["--sample-templates", "春***月***", "--checkpoint-every", "3"]
-    data = ["--data", str(files / "poems.txt"), "--run-dir", str(run)]
-    assert train_command(["poems", *data, *small]) == 0
-    return run
-
-
 def test_poems_are_learnt_and_their_ends_reported_apart(poem_run: Path) -> None:
     rows = read_rows(poem_run / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     last = rows[-1]
     assert last["heldout_loss"] < 0.5 * np.log(14)
     assert last["heldout_accuracy"] > 0.5
-    for name in ("end_loss", "end_accuracy", "heldout_end_loss", "heldout_end_accuracy"):
-        assert last[name] >= 0
+    assert {"end_loss", "end_accuracy", "heldout_end_loss", "heldout_end_accuracy"} <= set(last)
     assert "1 were empty poems" in config_of(poem_run)["data"]["about"]
 
 
@@ -256,20 +269,14 @@ def test_a_template_s_characters_stand_and_each_blank_is_filled(
     options = (poem_run, "--template", "春***月***", "--batch", 3, "--seed", 1)
     code, out, _ = call(sample_command, *options, "--line-length", 4)
     assert code == 0
-    lines = out.splitlines()
-    assert len(lines) == 6
-    assert {len(line) for line in lines} == {4}
-    assert [line[0] for line in lines] == ["春", "月"] * 3
-    assert not set(out) & set("*\0")
+    assert re.fullmatch(r"(春[^*\0\n]{3}\n月[^*\0\n]{3}\n){3}", out)
     greedy = call(sample_command, *options, "--greedy")[1].splitlines()
     assert len(set(greedy)) == 1
     assert greedy[0][:4] == "春夏秋冬"
-    by_default = call(sample_command, poem_run)[1]
-    assert (by_default[0], by_default[4]) == ("春", "月")
+    assert re.match("春...月", call(sample_command, poem_run)[1])
     odd = (poem_run, "--template", "帅*春*****", "--greedy")
     assert "U+5E05" in refusal(sample_command, *odd)
-    code, out, _ = call(sample_command, *odd, "--feed-unknown")
-    assert (code, out[0], out[2], len(out)) == (0, "帅", "春", 9)
+    assert re.fullmatch("帅.春.....\n", call(sample_command, *odd, "--feed-unknown")[1])
     assert "both" in refusal(sample_command, *odd, "--prompt", "春")
 
 
@@ -289,31 +296,6 @@ def test_what_goes_on_from_a_prompt_ends_where_the_model_ends_a_poem(
     assert not set("\0") & set("".join(whole))
 
 
-GOOD, BAD = ["wonderful", "moving", "great"], ["dull", "awful", "boring"]
-REVIEWS = [*("--batch-size", "32", "--length", "24", "--epochs", "12", "--model.dense-size", "8")]
-REVIEWS += [*("--model.dropout", "0.1", "--optimizer.learning-rate", "0.02", *MODEL)]
-REVIEWS += [*("--model.layers", "1", "--model.pooling", "max", "--model.dense-dropout", "0")]
-
-
-def labelled(number: int) -> list[tuple[int, str]]:
-    """Reviews, each a positive or a negative word among others, with their labels."""
-    rng = np.random.default_rng(number)
-    found = []
-    for row in range(number):
-        words = [f"word{rng.integers(30)}" for _ in range(int(rng.integers(3, 30)))]
-        words[int(rng.integers(len(words)))] = str(rng.choice(GOOD if row % 2 else BAD))
-        found.append((row % 2, " ".join(words).capitalize() + ".<br /><br />Don't ask!"))
-    return found
-
-
-@pytest.fixture(scope="module")
-def classifier(files: Path) -> Path:
-    run = files / "reviews"
-    options = ["--data", str(files / "reviews.tsv"), "--vectors", str(files / "vectors.txt")]
-    assert train_command(["reviews", *options, "--run-dir", str(run), *REVIEWS]) == 0
-    return run
-
-
 def test_a_classifier_learns_and_the_best_step_is_kept_with_its_vectors_and_judged(
     call: Command, refusal: Refusal, classifier: Path, poem_run: Path, files: Path
 ) -> None:
@@ -321,8 +303,7 @@ def test_a_classifier_learns_and_the_best_step_is_kept_with_its_vectors_and_judg
     best = min(rows, key=lambda row: row["heldout_loss"])
     assert best["heldout_accuracy"] > 0.9
     assert (classifier / "checkpoints" / str(best["step"])).is_dir()
-    assert {"accuracy", "heldout_accuracy", "loss", "heldout_loss"} <= set(best)
-    assert "perplexity" not in best
+    assert {"accuracy", "loss"} <= set(best) and "perplexity" not in best
     model = config_of(classifier)["config"]["model"]
     assert (model["embedding_size"], model["frozen_embedding"]) == (7, True)
     code, out, _ = call(train_command, "--run-dir", classifier, "--eval-only")
@@ -340,11 +321,7 @@ def test_a_classifier_learns_and_the_best_step_is_kept_with_its_vectors_and_judg
 
 
 def test_lines_are_labelled_with_a_probability(
-    call: Command,
-    refusal: Refusal,
-    classifier: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    call: Command, refusal: Refusal, classifier: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     # Of the last line's words the model reads the last 24, the good one among them.
     cut = "dull awful boring " + " ".join(f"word{n}" for n in range(23)) + " great"
@@ -373,9 +350,9 @@ def test_vectors_of_a_file_may_be_what_training_begins_with(
     train: Train, call: Command, refusal: Refusal, files: Path, tmp_path: Path
 ) -> None:
     run, table, vectors = tmp_path / "run", files / "reviews.tsv", files / "vectors.txt"
-    small = [*REVIEWS, "--epochs", "2", "--model.word-dropout", "0.1"]
-    options = ("reviews", "--data", table, "--vectors", vectors, "--run-dir", run, *small)
-    assert "begin with random ones" in train(*options, "--train-vectors")
+    line = f"reviews --data {table} --vectors {vectors} --run-dir {run} --train-vectors"
+    small = [*REVIEWS, "--epochs", "2", "--word-dropout", "0.1"]
+    assert "begin with random ones" in train(*line.split(), *small)
     model, params, vocabulary, _ = load(run, step="newest")
     assert not model.config.frozen_embedding
     line = next(line for line in vectors.read_text().splitlines() if line.startswith("great "))
@@ -400,8 +377,7 @@ def test_an_archive_of_reviews_trains_and_its_test_half_is_judged(
                 member.size = len(text)
                 archive.addfile(member, io.BytesIO(text.encode()))
     run = tmp_path / "run"
-    data = ("--data", tmp_path / "reviews.tar.gz", "--run-dir", run)
-    train("reviews", *data, *REVIEWS, "--epochs", "2")
+    train("reviews", "--data", tmp_path / "reviews.tar.gz", "--run-dir", run, *REVIEWS)
     found = json.loads(call(train_command, "--run-dir", run, "--eval-only")[1])
     assert 0 <= found["test_accuracy"] <= 1
     assert found["test_loss"] > 0

@@ -49,20 +49,15 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 @pytest.mark.slow
 @installed
 def test_an_offline_run_holds_rows_and_samples_and_a_resumed_one_goes_on_with_it(
-    call: Command,
-    base: list[object],
-    at_home: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    call: Command, base: list[object], at_home: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = tmp_path / "run"
     assert call(train_command, *base, "--checkpoint-every", 2, "--wandb")[0] == 0
     # Its own process writes the file, and may go on after the run is over.
     at_home.teardown()
-    (first,) = run.glob("wandb/offline-run-*")
-    (log,) = first.glob("*.wandb")
-    content = log.read_bytes()
+    (log,) = run.glob("wandb/offline-run-*/*.wandb")
+    first, content = log.parent, log.read_bytes()
     rows = read_rows(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == [2, 4]
     for name in ("heldout_loss", "hidden_size", "lstm_jax", json.dumps(rows[-1]["loss"])):
