@@ -14,27 +14,24 @@ from lstm_jax.cli.console import run_command
 from lstm_jax.cli.main import train_command
 from lstm_jax.systems.language import LanguageSystem
 
+feed = LanguageSystem.feed
 
-def fail(at: int, error: type[Exception]) -> None:
-    make = LanguageSystem.feed
 
-    def failing(system: LanguageSystem) -> Callable[[int], Any]:
-        feed = make(system)
+def failing(system: LanguageSystem) -> Callable[[int], Any]:
+    data = feed(system)
 
-        def data(step: int) -> Any:
-            if step == at:
-                raise error(f"no data for step {step}")
-            return feed(step)
+    def data_or_error(at: int) -> Any:
+        if at == int(step):
+            raise getattr(builtins, error)(f"no data for step {step}")
+        return data(at)
 
-        return data
-
-    LanguageSystem.feed = failing  # type: ignore[method-assign]
+    return data_or_error
 
 
 if __name__ == "__main__":
     if "--fails-at" in sys.argv:
         place = sys.argv.index("--fails-at")
-        _, step, name = sys.argv[place : place + 3]
+        _, step, error = sys.argv[place : place + 3]
         del sys.argv[place : place + 3]
-        fail(int(step), getattr(builtins, name))
+        LanguageSystem.feed = failing  # type: ignore[method-assign]
     sys.exit(run_command("train.py", train_command))

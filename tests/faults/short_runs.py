@@ -1,17 +1,15 @@
-"""Runs that take a moment, what can be seen of them from outside, and what makes two equal."""
+"""Runs that take a moment, what can be seen of them from outside, and in what two differ."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from processes import Process
+from runs import TEXT, rows_of, saved_state, unequal
 
 import lstm_jax
 from lstm_jax.sampling import FREE, generate
@@ -19,9 +17,8 @@ from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
-from lstm_jax.training.task import Task, make_task, restored_state
+from lstm_jax.training.task import Task, make_task
 
-TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
 EVALUATE_EVERY, SAVE_EVERY, SAMPLE_EVERY = 8, 5, 20
 FLAGS = (
     "--model.hidden-size 12 --model.dropout 0.2 --batch-size 4 --sequence-length 16 --log-every 1 "
@@ -30,7 +27,6 @@ FLAGS = (
 ).split()
 Promise = Callable[[str, int, Sequence[str], str], None]
 """Records a line of the table: a fault, how often it was tried, failures, what was seen."""
-TIMINGS = ("seconds", "tokens_per_second")
 
 
 @dataclass(frozen=True)
@@ -51,6 +47,12 @@ class Place:
             data.write_text(TEXT, encoding="utf-8")
             arguments += ["--data", str(data), *FLAGS, "--steps", str(self.steps)]
         return Process("train.py", [*arguments, *more], self.path / f"{name}-{notes}")
+
+    def reached(self, name: str, at: str) -> Process:
+        """A process in which something has just begun."""
+        process = self.begun(name)
+        process.wait_until(moment(at, self, name, process))
+        return process
 
     def finished(self, name: str) -> Path:
         """A run, trained to its end."""
@@ -92,7 +94,7 @@ def moment(name: str, place: Place, run: str, process: Process) -> Callable[[], 
         "evaluation": lambda: row() > newest and (row() + 1) % EVALUATE_EVERY == 0,
         # At these steps nothing is evaluated, so that the row comes before the samples.
         "sample": lambda: row() > newest and row() % SAMPLE_EVERY == 0 and row() % EVALUATE_EVERY,
-        "save": lambda: any(not name.isdigit() for name in _names(folder)),
+        "save": lambda: is_saving(folder),
         "deletion": lambda: max(_saved(folder), default=0) > newest,  # what is too old goes next
         "end": lambda: row() == place.steps,
     }
@@ -105,6 +107,10 @@ def last_row(run: Path) -> int:
     return int(rows[-1]["step"]) if rows else 0
 
 
+def is_saving(run: Path) -> bool:
+    return any(not name.isdigit() for name in _names(run))
+
+
 def _names(run: Path) -> list[str]:
     folder = RunFolder(run).checkpoints
     return [path.name for path in folder.iterdir()] if folder.exists() else []
@@ -114,37 +120,13 @@ def _saved(run: Path) -> list[int]:
     return [int(name) for name in _names(run) if name.isdigit()]
 
 
-# What makes two runs equal
-
-
 def differences(one: Path, other: Path, task: Task) -> list[str]:
     """In what two runs' last states, rows of metrics and samples are not byte for byte the same."""
-    unequal = bytes_of(one, task).items() ^ bytes_of(other, task).items()
-    found = sorted({f"{name} differs" for name, _ in unequal})
+    found = [
+        f"{path} differs" for path in unequal(saved_state(one, task), saved_state(other, task))
+    ]
     found += ["rows of metrics differ"] if rows_of(one) != rows_of(other) else []
     return found + (["samples differ"] if sample_of(one) != sample_of(other) else [])
-
-
-def bytes_of(run: Path, task: Task, step: int | None = None) -> dict[str, bytes]:
-    """Each leaf of a saved state, by its path."""
-    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
-        return leaf_bytes(restored_state(task, store, step=step)[0])
-
-
-def leaf_bytes(state: Any) -> dict[str, bytes]:
-    """Each leaf's bytes, by its path."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        raw = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        found[jax.tree_util.keystr(path)] = raw.tobytes()
-    return found
-
-
-def rows_of(run: Path) -> list[str]:
-    """The rows of metrics as JSON, without the time that they took."""
-    rows = read_rows(RunFolder(run).metrics)
-    return [json.dumps({k: v for k, v in row.items() if k not in TIMINGS}) for row in rows]
 
 
 def sample_of(run: Path) -> bytes:

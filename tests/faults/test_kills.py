@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from picture import draw_runs
 from processes import Process
+from runs import rows_of
 from short_runs import (
     MOMENTS,
     SAVE_EVERY,
@@ -34,11 +36,11 @@ def is_killed(
     process: Process, place: Place, run: str, at: str, random: np.random.Generator
 ) -> bool:
     """Waits for some steps, something, and a random while; False if the process ends before."""
-    first, steps = last_row(place.path / run), int(random.integers(0, 3 * SAVE_EVERY))
+    steps = int(random.integers(0, 3 * SAVE_EVERY))
     if at not in ("start", "compile"):
         process.wait_until(moment("compile", place, run, process))
-        first = newest_step(place.path / run)
-        process.wait_until(lambda: last_row(place.path / run) >= min(first + steps, place.steps))
+        last = min(newest_step(place.path / run) + steps, place.steps)
+        process.wait_until(lambda: last_row(place.path / run) >= last)
     is_at, is_over = moment(at, place, run, process), moment("end", place, run, process)
     if not process.wait_until(lambda: is_at() or (at != "start" and is_over())):
         return False
@@ -59,13 +61,12 @@ def test_a_run_killed_at_random_moments_ends_as_one_left_alone(
 ) -> None:  # fmt: skip
     kills = 100 if is_thorough and kills > 1 else kills
     random, moments, lost = np.random.default_rng(kills), Counter[str](), []
-    failures: list[str] = []
-    number = 0
+    failures, number = list[str](), 0
     while moments.total() < kills:
         number += 1
         name, before = f"killed-{kills}-{number}", moments.total()
         for _ in range(min(a_run, kills - before)):
-            process, at = place.begun(name), str(random.choice(MOMENTS))
+            process, at = place.begun(name), str(random.choice(MOMENTS)) if kills > 1 else "save"
             if not is_killed(process, place, name, at, random):
                 break  # it had come to its end
             moments[at] += 1
@@ -97,8 +98,7 @@ def test_a_signal_at_any_moment_saves_the_state(
     failures, longest = [], 0.0
     for at in MOMENTS:
         name = f"{number.name}-{at}"
-        process = place.begun(name)
-        process.wait_until(moment(at, place, name, process))
+        process = place.reached(name, at)
         time.sleep(0.05 if at == "start" else 0)
         began = time.monotonic()
         process.signal(number)
@@ -126,8 +126,7 @@ def test_a_signal_at_any_moment_saves_the_state(
 def test_a_second_signal_ends_it_without_another_save(
     place: Place, whole: Path, task: Task, promise: Promise
 ) -> None:
-    process = place.begun("second")
-    process.wait_until(moment("evaluation", place, "second", process))
+    process = place.reached("second", "evaluation")
     process.signal(signal.SIGTERM)
     time.sleep(0.02)
     process.signal(signal.SIGTERM)
@@ -136,6 +135,34 @@ def test_a_second_signal_ends_it_without_another_save(
     found += differences(whole, place.finished("second"), task)
     seen = f"exit code {code}; earlier checkpoints whole; resumed exactly"
     promise("a second signal at once", 1, found, seen)
+
+
+STYLES: list[dict[str, Any]] = [
+    {"color": "#000000", "linewidth": 4, "alpha": 0.35},
+    {"color": "#d55e00", "linewidth": 1.6, "linestyle": "--"},
+    {"color": "#0072b2", "linewidth": 1.2, "linestyle": ":", "marker": "o", "markersize": 3},
+]
+"""A wide line below, broken ones on it: all three are seen where they are the same."""
+
+
+def draw_runs(runs: Mapping[str, Path], file: Path) -> float:
+    """Draws their losses against the step; gives how far one is from the first, at the most."""
+    from matplotlib.figure import Figure
+
+    logs = {name: {row["step"]: row["loss"] for row in rows_of(run)} for name, run in runs.items()}
+    first = next(iter(logs.values()))
+    largest = max(abs(log[step] - first[step]) for log in logs.values() for step in first)
+    figure = Figure(figsize=(7.5, 3.6), dpi=200, layout="constrained")
+    axes = figure.subplots()
+    for (name, log), style in zip(logs.items(), STYLES, strict=False):
+        axes.plot(list(log), list(log.values()), label=name, **style)
+    axes.set(xlabel="step", ylabel="training loss\n(nats a character)")
+    axes.set_title(f"largest difference: {largest:g}", fontsize=9, loc="right")
+    axes.legend(frameon=False, fontsize=9)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(file)
+    return largest
 
 
 @pytest.mark.slow
@@ -157,8 +184,7 @@ def test_the_curves_of_such_runs_are_one(
 def test_a_folder_belongs_to_one_process(
     place: Place, whole: Path, task: Task, promise: Promise
 ) -> None:
-    first = place.begun("shared")
-    first.wait_until(moment("step", place, "shared", first))
+    first = place.reached("shared", "step")
     first.signal(signal.SIGSTOP)  # it holds the folder for as long as it takes
     second = place.begun("shared", notes="second")
     found = [] if second.wait() == 2 else ["the second one was not refused"]
@@ -175,9 +201,7 @@ def test_a_folder_belongs_to_one_process(
 def test_the_lock_of_a_killed_process_is_not_in_the_way(
     place: Place, whole: Path, task: Task, promise: Promise
 ) -> None:
-    killed = place.begun("stale")
-    killed.wait_until(moment("step", place, "stale", killed))
-    killed.kill()
+    place.reached("stale", "step").kill()
     assert RunFolder(place.path / "stale").lock.exists()
     found = differences(whole, place.finished("stale"), task)
     seen = "not in the way: the operating system freed it"

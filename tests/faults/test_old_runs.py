@@ -4,30 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
 from old_runs import CLASSIFIER, FIXTURES, RUNS, expectations_of
+from short_runs import task_of
 
 import lstm_jax
-from lstm_jax.systems import read_system
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import MetricsLog, read_rows
 from lstm_jax.training.run import RunFolder, read_description
 from lstm_jax.training.state import evaluate
-from lstm_jax.training.task import make_task, restored_state
+from lstm_jax.training.task import restored_state
 
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation_here() -> Iterator[None]:
-    """Without LLVM's optimisations, which take most of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def test_each_folder_has_expectations_and_finds_its_data_wherever_it_lies() -> None:
@@ -59,7 +49,7 @@ def test_an_old_run_can_be_resumed(
     monkeypatch.chdir(FIXTURES)
     folder = RunFolder(tmp_path / name)
     shutil.copytree(RUNS / name, folder.path)
-    task = make_task(read_system(read_description(folder).config, folder.path))
+    task = task_of(folder.path)
     with CheckpointStore(folder.checkpoints) as store:
         state, _ = restored_state(task, store)
     assert int(state.step) == 6
@@ -67,9 +57,8 @@ def test_an_old_run_can_be_resumed(
     MetricsLog(folder.metrics, 6).close()
     assert folder.metrics.read_bytes() == rows
     batches = [*task.system.heldout()][name in ("lstm", "gru") :]
-    sums = evaluate(task.system.objective, state.params, batches, task.system.heldout_batch_size)[
-        ""
-    ]
+    size = task.system.heldout_batch_size
+    sums = evaluate(task.system.objective, state.params, batches, size)[""]
     last = read_rows(folder.metrics)[-1]["heldout_loss"]
     assert sums.loss / sums.weight == pytest.approx(last, rel=1e-5)
 

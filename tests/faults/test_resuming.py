@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from short_runs import TEXT, Place, Promise, differences, leaf_bytes
+from runs import TEXT, saved_state, snapshot, unequal
+from short_runs import Place, Promise, differences
 
 from lstm_jax.cli.main import train_command
+from lstm_jax.settings import flat
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.run import (
@@ -28,7 +30,7 @@ from lstm_jax.training.run import (
     write_config,
 )
 from lstm_jax.training.state import train_step
-from lstm_jax.training.task import Task, first_state, restored_state
+from lstm_jax.training.task import Task, first_state
 
 HARMLESS = {"optimizer.learning_rate": 0.002, "optimizer.clip_norm": 1.0, "model.dropout": 0.1,
             "log_every": 4, "evaluate_every": 9, "checkpoint_every": 6, "keep_checkpoints": 4,
@@ -50,16 +52,12 @@ def test_settings_that_harm_nothing_are_recorded(
     flags = [part for name, value in HARMLESS.items() for part in flag(name, value)]
     process = place.begun("harmless", *flags, "--steps", str(place.steps + 6))
     assert process.wait() == 0, process.errors
-    recorded = json.loads(RunFolder(place.path / "harmless").config.read_text())["config"]
-    failures = []
-    for name, value in HARMLESS.items():
-        *groups, last = name.split(".")
-        found = recorded[groups[0]][last] if groups else recorded[last]
-        failures += [] if found == value else [f"{name} is {found}"]
+    recorded = flat(json.loads(RunFolder(place.path / "harmless").config.read_text())["config"])
+    found = {name: recorded[name] for name in HARMLESS}
     promise(
         "resumed with settings that harm nothing",
         len(HARMLESS) + 1,
-        failures,
+        [f"{name} is {value}" for name, value in found.items() if value != HARMLESS[name]],
         f"trained on and recorded in config.json: {', '.join(HARMLESS)}, steps",
     )
 
@@ -67,7 +65,8 @@ def test_settings_that_harm_nothing_are_recorded(
 def test_settings_that_do_not_fit_are_refused(
     whole: Path, tmp_path: Path, promise: Promise
 ) -> None:
-    other = tmp_path / "other.txt"
+    """And nothing is changed."""
+    other, before = tmp_path / "other.txt", snapshot(whole)
     other.write_text(TEXT.replace("milk", "mild"), encoding="utf-8")
     cases = [(flag(name, value), f"{name} is") for name, value in HARMFUL.items()]
     failures = []
@@ -77,6 +76,7 @@ def test_settings_that_do_not_fit_are_refused(
             failures.append(f"{flags}: it was accepted")
         except ValueError as refusal:
             failures += [] if said in str(refusal) else [f"{flags}: {refusal}"]
+    failures += [] if snapshot(whole) == before else ["the run was changed"]
     promise(
         "resumed with settings, or data, that do not fit",
         len(HARMFUL) + 1,
@@ -109,7 +109,7 @@ def test_parameters_that_are_not_finite_teach_nothing(
 
 
 def _unlike_a_skip(task: Task, begun: Any, folder: RunFolder) -> list[str]:
-    before = leaf_bytes((begun.params, begun.opt_state))
+    before = jax.device_get((begun.params, begun.opt_state))
     with (
         pytest.raises(loop.NotFiniteError, match=str(folder.nonfinite.path)),
         CheckpointStore(folder.checkpoints) as store,
@@ -117,9 +117,8 @@ def _unlike_a_skip(task: Task, begun: Any, folder: RunFolder) -> list[str]:
         loop.train(task, begun, folder, store, Mock())
     found = []
     for each in (folder, folder.nonfinite):
-        with CheckpointStore(each.checkpoints, read_only=True) as store:
-            saved = restored_state(task, store)[0]
-        if leaf_bytes((saved.params, saved.opt_state)) != before:
+        saved = saved_state(each.path, task)
+        if unequal((saved.params, saved.opt_state), before):
             found.append(f"{each.path.name} holds other parameters")
     _, metrics = train_step(task.program, saved, task.system.feed()(int(saved.step)))
     if np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm):

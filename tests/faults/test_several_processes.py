@@ -17,21 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import Process
-from short_runs import (
-    FLAGS,
-    SAVE_EVERY,
-    TEXT,
-    Promise,
-    bytes_of,
-    last_row,
-    newest_step,
-    rows_of,
-    task_of,
-)
+from runs import TEXT, rows_of, saved_state, unequal
+from short_runs import FLAGS, SAVE_EVERY, Promise, is_saving, last_row, newest_step, task_of
 
 from lstm_jax.cli.console import START_AGAIN
-from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 
 pytestmark = pytest.mark.slow
@@ -43,7 +32,7 @@ QUICKLY = 2.0
 
 
 class Party:
-    """Processes that train one run together.
+    """Processes that train one run together, a device for each of them unless said otherwise.
 
     Args:
         run: its folder.
@@ -56,46 +45,47 @@ class Party:
     """
 
     def __init__(
-        self,
-        run: Path,
-        arguments: Sequence[str],
-        processes: int,
-        devices: int,
-        own: dict[int, list[str]] | None = None,
-        absent: int | None = None,
+        self, run: Path, arguments: Sequence[str], processes: int = 2, devices: int | None = None,
+        *, own: dict[int, list[str]] | None = None, absent: int | None = None,
         command: str = "train.py",
-    ) -> None:
+    ) -> None:  # fmt: skip
+        devices = devices or processes
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        together = [] if processes == 1 else [
-            "--coordinator", f"127.0.0.1:{port}", "--process-count", str(processes),
-            "--dead-timeout", "1",
-        ]  # fmt: skip
-        given = [*arguments, "--run-dir", str(run), "--devices", str(devices), *together]
-        self.members = {
-            number: Process(
+        given = [*arguments, "--run-dir", str(run), "--devices", str(devices)]
+        if processes > 1:
+            given += ["--coordinator", f"127.0.0.1:{port}", "--dead-timeout", "1"]
+            given += ["--process-count", str(processes)]
+
+        def member(number: int) -> Process:
+            place = ["--process-id", str(number)] if processes > 1 else []
+            return Process(
                 command,
-                [*given, *(["--process-id", str(number)] if together else []),
-                 *(own or {}).get(number, [])],
+                [*given, *place, *(own or {}).get(number, [])],
                 run.with_name(f"{run.name}-{number}"),
                 environment={"XLA_FLAGS": f"{_SPLITTING}={devices // processes}"},
             )
-            for number in range(processes)
-            if number != absent
-        }  # fmt: skip
 
-    def wait(self, seconds: float = 120) -> dict[int, int]:
+        self.run = run
+        self.members = {n: member(n) for n in range(processes) if n != absent}
+
+    def wait(self) -> dict[int, int]:
         """The exit codes of all."""
-        return {number: member.wait(seconds) for number, member in self.members.items()}
+        return {number: member.wait(120) for number, member in self.members.items()}
+
+    def finish(self) -> Path:
+        """The run, trained to its end."""
+        assert set(self.wait().values()) == {0}, self.errors()
+        return self.run
 
     def errors(self) -> str:
         """What they have printed on standard error."""
         return "".join(member.errors for member in self.members.values())
 
-    def reach(self, run: Path, step: int) -> bool:
+    def reach(self, step: int) -> bool:
         """Waits for a row of metrics."""
-        return self.members[0].wait_until(lambda: last_row(run) >= step)
+        return self.members[0].wait_until(lambda: last_row(self.run) >= step)
 
 
 @pytest.fixture(scope="module")
@@ -108,109 +98,82 @@ def arguments(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def alone(arguments: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two processes that were left alone."""
-    run = tmp_path_factory.mktemp("alone") / "run"
-    party = Party(run, arguments, 2, 2)
-    assert set(party.wait().values()) == {0}, party.errors()
-    return run
-
-
-def going_on(run: Path) -> list[str]:
-    return ["--resume"] if RunFolder(run).config.exists() else []
-
-
-def is_saving(run: Path) -> bool:
-    return any(not path.name.isdigit() for path in RunFolder(run).checkpoints.iterdir())
+    return Party(tmp_path_factory.mktemp("alone") / "run", arguments).finish()
 
 
 def losses(run: Path) -> np.ndarray:
-    return np.array([row["loss"] for row in read_rows(RunFolder(run).metrics)])
-
-
-def poems(folder: Path) -> list[str]:
-    file, rng = folder / "poems.txt", np.random.default_rng(0)
-    lines = ["".join(rng.choice(list("abcdefghij"), rng.integers(3, 13))) for _ in range(90)]
-    file.write_text("\n".join(f"title:{line}" for line in lines), encoding="utf-8")
-    sizes = ["--hidden-size", "12", "--embedding-size", "12", "--length", "12", "--widths", "2"]
-    return ["poems", "--data", str(file), *sizes]
-
-
-def reviews(folder: Path) -> list[str]:
-    file, rng = folder / "reviews.tsv", np.random.default_rng(0)
-    rows = [f"{' '.join(rng.choice(list('abcdef'), 6))}\t{n % 2}" for n in range(120)]
-    file.write_text("\n".join(["text\tlabel", *rows]) + "\n", encoding="utf-8")
-    sizes = [
-        "--hidden-size",
-        "12",
-        "--embedding-size",
-        "12",
-        "--dense-size",
-        "5",
-        "--length",
-        "8",
-        "--widths",
-        "2",
-    ]
-    return ["reviews", "--data", str(file), *sizes]
-
-
-def lines(folder: Path) -> list[str]:
-    file = folder / "text.txt"
-    file.write_text(TEXT, encoding="utf-8")
-    return ["docs", "--data", str(file), *["--hidden-size", "12", "--sequence-length", "16"]]
-
-
-RARELY = ["--evaluate-every", "100", "--sample-every", "0", "--checkpoint-every", "0"]
+    return np.array([row["loss"] for row in rows_of(run)])
 
 
 def longer(case: object) -> Any:
     return pytest.param(case, marks=pytest.mark.beyond_ci)
 
 
+RARELY = ["--evaluate-every", "100", "--sample-every", "0", "--checkpoint-every", "0"]
+
+
+def data_of(system: str, file: Path) -> None:
+    rng = np.random.default_rng(0)
+    if system == "docs":
+        lines = [TEXT]
+    elif system == "poems":
+        lengths = rng.integers(3, 13, 90)
+        lines = [f"title:{''.join(rng.choice(list('abcdefghij'), n))}" for n in lengths]
+    else:
+        texts = (" ".join(rng.choice(list("abcdef"), 6)) for _ in range(120))
+        lines = ["text\tlabel", *(f"{text}\t{n % 2}" for n, text in enumerate(texts)), ""]
+    file.write_text("\n".join(lines), encoding="utf-8")
+
+
+ROWS = "--embedding-size 12 --widths 2"
 WHOLE_RUNS = {
-    "lstm": (lines, ["--cell", "lstm", "--dropout", "0.3"]),
-    "gru": (lines, ["--cell", "gru", "--dropout", "0.3"]),
-    "poems": (poems, []),
-    "reviews": (reviews, []),
+    "lstm": "docs --sequence-length 16 --cell lstm --dropout 0.3",
+    "gru": "docs --sequence-length 16 --cell gru --dropout 0.3",
+    "poems": f"poems {ROWS} --length 12",
+    "reviews": f"reviews {ROWS} --length 8 --dense-size 5",
 }
 
 
-@pytest.mark.parametrize("system", ["lstm", *map(longer, ("gru", "poems", "reviews"))])
-def test_losses_do_not_depend_on_how_the_devices_are_spread(system: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["lstm", *map(longer, ("gru", "poems", "reviews"))])
+def test_losses_do_not_depend_on_how_the_devices_are_spread(name: str, tmp_path: Path) -> None:
     """Two hundred steps with dropout, on 1 x 1, 1 x 4, 2 x 2 and 4 x 1 processes x devices."""
-    make, more = WHOLE_RUNS[system]
-    common = "--batch-size 8 --steps 200 --log-every 1 --intervals steps --patience 0"
-    arguments = [*make(tmp_path), *more, *common.split(), *RARELY]
-    found = {}
-    for processes, devices in ((1, 1), (1, 4), (2, 4), (4, 4)):
-        run = tmp_path / f"{processes}-{devices}"
-        party = Party(run, arguments, processes, devices)
-        assert set(party.wait().values()) == {0}, party.errors()
-        found[processes, devices] = rows_of(run), losses(run)
-    assert found[2, 4][0] == found[4, 4][0]
-    for _, each in found.values():
-        assert len(each) == 200
-        assert np.abs(each - found[1, 1][1]).max() <= 2e-6
+    system, *more = WHOLE_RUNS[name].split()
+    data = tmp_path / "data.tsv"
+    data_of(system, data)
+    common = "--hidden-size 12 --batch-size 8 --steps 200 --log-every 1 --intervals steps"
+    arguments = [system, "--data", str(data), *more, *common.split(), "--patience", "0", *RARELY]
+    runs = {
+        (processes, devices): Party(
+            tmp_path / f"{processes}-{devices}", arguments, processes, devices
+        ).finish()
+        for processes, devices in ((1, 1), (1, 4), (2, 4), (4, 4))
+    }
+    assert rows_of(runs[2, 4]) == rows_of(runs[4, 4])
+    for run in runs.values():
+        assert len(losses(run)) == 200
+        assert np.abs(losses(run) - losses(runs[1, 1])).max() <= 2e-6
+
+
+def going_on(run: Path) -> list[str]:
+    return ["--resume"] if RunFolder(run).config.exists() else []
 
 
 @pytest.mark.parametrize("kills", [6, longer(20)])
 def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
-    kills: int,
-    arguments: list[str],
-    alone: Path,
-    tmp_path: Path,
-    is_thorough: bool,
+    kills: int, arguments: list[str], alone: Path, tmp_path: Path, is_thorough: bool,
     promise: Promise,
-) -> None:
+) -> None:  # fmt: skip
     """A quarter of the kills come during a save; a run that comes to its end makes way for one."""
     random = np.random.default_rng(0)
     failures, slowest, lost, runs = [], 0.0, 0, [tmp_path / "0"]
     for kill in range(kills):
         run = runs[-1]
-        party = Party(run, [*arguments, *going_on(run)], 2, 2)
-        assert party.members[0].wait_until(lambda party=party: bool(party.members[0].output))
-        party.reach(run, min(last_row(run) + int(random.integers(1, 8)), STEPS))
+        party = Party(run, [*arguments, *going_on(run)])
+        first = party.members[0]
+        assert first.wait_until(lambda first=first: bool(first.output))
+        party.reach(min(last_row(run) + int(random.integers(1, 8)), STEPS))
         if kill % 4 == 0:
-            party.members[0].wait_until(lambda run=run: is_saving(run))
+            first.wait_until(lambda run=run: is_saving(run))
         else:
             time.sleep(random.uniform(0, 0.05))
         victim = int(random.integers(2))
@@ -225,8 +188,7 @@ def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
         if is_over:
             runs.append(tmp_path / str(len(runs)))
     for run in runs:
-        party = Party(run, [*arguments, *going_on(run)], 2, 2)
-        assert set(party.wait().values()) == {0}, party.errors()
+        Party(run, [*arguments, *going_on(run)]).finish()
         failures += [f"{run.name} has other rows"] * (rows_of(run) != rows_of(alone))
     failures += [f"{lost} steps were lost"] * (lost > SAVE_EVERY)
     failures += [f"{slowest:.1f} s until the other ended"] * (is_thorough and slowest > QUICKLY)
@@ -242,16 +204,14 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(
     number: signal.Signals, receiver: int, arguments: list[str], alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    party = Party(run, arguments, 2, 2)
-    party.reach(run, 7)
+    party = Party(run, arguments)
+    party.reach(7)
     party.members[receiver].signal(number)
     assert party.wait() == {0: 128 + number, 1: 128 + number}, party.errors()
     stopped_at = newest_step(run)
     assert stopped_at - 1 <= last_row(run) <= stopped_at  # an evaluation may be cut short
-    others = 1 if receiver else 4
-    party = Party(run, ["--resume"], others, others)
-    assert set(party.wait().values()) == {0}, party.errors()
-    assert [row["step"] for row in read_rows(RunFolder(run).metrics)] == [*range(1, STEPS + 1)]
+    Party(run, ["--resume"], 1 if receiver else 4).finish()
+    assert [row["step"] for row in rows_of(run)] == [*range(1, STEPS + 1)]
     assert np.abs(losses(run) - losses(alone)).max() <= 2e-6
 
 
@@ -260,42 +220,39 @@ def test_a_state_survives_any_number_of_processes_to_the_bit(
     kept: str, arguments: list[str], tmp_path: Path
 ) -> None:
     """Saved by four processes, then restored and saved by two, by one and by four again."""
-    run = tmp_path / "run"
     split = ["--shard-state", kept, "--hidden-size", "16", "--steps", "6", *RARELY]
-    party = Party(run, [*arguments, *split], 4, 4)
-    assert set(party.wait().values()) == {0}, party.errors()
+    run = Party(tmp_path / "run", [*arguments, *split], 4).finish()
     record = (RunFolder(run).checkpoints / "6" / "_CHECKPOINT_METADATA").read_text()
     in_parts = {"none": 2, "moments": 2 + 10, "all": 2 + 15}[kept]  # the carry always is
     assert record.count("parts") == in_parts
     for processes in (2, 1, 4):
-        party = Party(run, [], processes, processes, command="tests/faults/save_again.py")
-        assert set(party.wait().values()) == {0}, party.errors()
-    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
-        steps = store.steps()
-    first, *others = [bytes_of(run, task_of(run), step) for step in steps]
-    assert len(others) == 3
-    assert all(each == first for each in others)
+        Party(run, [], processes, command="tests/faults/save_again.py").finish()
+    steps = [int(path.name) for path in RunFolder(run).checkpoints.iterdir()]
+    assert len(steps) == 4
+    first = saved_state(run, task_of(run), min(steps))
+    assert all(unequal(saved_state(run, task_of(run), step), first) == [] for step in steps)
 
 
 def test_a_save_that_fails_in_one_fails_in_all_and_harms_nothing(
     arguments: list[str], alone: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    party = Party(run, arguments, 2, 2)
-    party.reach(run, 6)
-    own = party.members[1].limit(resource.RLIMIT_FSIZE, 0)
-    assert party.members[0].wait_until(lambda: b"was not saved" in party.members[0].output)
+    party = Party(run, arguments)
+    first, second = party.members.values()
+    party.reach(6)
+    own = second.limit(resource.RLIMIT_FSIZE, 0)
+    assert first.wait_until(lambda: b"was not saved" in first.output)
     good = newest_step(run)
-    party.members[1].limit(resource.RLIMIT_FSIZE, own)
-    assert set(party.wait().values()) == {0}, party.errors()
+    second.limit(resource.RLIMIT_FSIZE, own)
+    party.finish()
     assert newest_step(run) == STEPS > good
-    assert b"process 1: " in party.members[0].output
+    assert b"process 1: " in first.output
     assert rows_of(run) == rows_of(alone)
 
 
 def test_one_that_is_stopped_ends_the_other(arguments: list[str], tmp_path: Path) -> None:
-    party = Party(tmp_path / "run", arguments, 2, 2)
-    party.reach(tmp_path / "run", 6)
+    party = Party(tmp_path / "run", arguments)
+    party.reach(6)
     party.members[1].signal(signal.SIGSTOP)
     assert party.members[0].wait(60) == START_AGAIN
     assert "another process" in party.members[0].errors.splitlines()[-1]
@@ -308,16 +265,16 @@ def test_an_error_in_one_ends_the_other(
     error: str, code: int, which: int, arguments: list[str], alone: Path, tmp_path: Path
 ) -> None:
     run, own = tmp_path / "run", {which: ["--fails-at", "9", error]}
-    party = Party(run, arguments, 2, 2, own, command="tests/faults/fails_at.py")
-    assert party.members[which].wait(60) == code
+    party = Party(run, arguments, own=own, command="tests/faults/fails_at.py")
+    failed, other = party.members[which], party.members[1 - which]
+    assert failed.wait(60) == code
     began = time.monotonic()
-    assert party.members[1 - which].wait(60) == START_AGAIN
+    assert other.wait(60) == START_AGAIN
     assert time.monotonic() - began < QUICKLY
-    assert "no data for step 9" in party.members[which].errors
-    assert "another process of this run ended" in party.members[1 - which].errors
+    assert "no data for step 9" in failed.errors
+    assert "another process of this run ended" in other.errors
     assert 9 - SAVE_EVERY <= newest_step(run) <= 9
-    party = Party(run, ["--resume"], 2, 2)
-    assert set(party.wait().values()) == {0}, party.errors()
+    Party(run, ["--resume"]).finish()
     assert rows_of(run) == rows_of(alone)
 
 
@@ -337,7 +294,7 @@ def test_what_is_wrong_with_one_ends_all_with_a_line(
     (tmp_path / "OTHER").write_text(TEXT + "More.", encoding="utf-8")
     os.mkfifo(tmp_path / "FIFO")
     own = [str(tmp_path / each) if each.isupper() else each for each in own]
-    party = Party(tmp_path / "run", [*arguments, "--stuck-timeout", "5"], 2, 2, {1: own})
+    party = Party(tmp_path / "run", [*arguments, "--stuck-timeout", "5"], own={1: own})
     assert party.wait() == {0: others, 1: code}
     assert says in party.members[0].errors
     assert len(party.members[1].errors.splitlines()) == 1
@@ -347,7 +304,7 @@ def test_what_is_wrong_with_one_ends_all_with_a_line(
 def test_one_that_never_starts_is_not_waited_for_for_ever(
     arguments: list[str], tmp_path: Path
 ) -> None:
-    party = Party(tmp_path / "run", [*arguments, "--start-timeout", "5"], 2, 2, absent=1)
+    party = Party(tmp_path / "run", [*arguments, "--start-timeout", "5"], absent=1)
     assert party.wait() == {0: START_AGAIN}
     assert "did not find each other within 5 s" in party.errors()
     assert not (tmp_path / "run").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -11,6 +10,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from runs import files_of_at_most
 from short_runs import Promise, differences, newest_step
 
 from lstm_jax.training import loop
@@ -19,17 +19,6 @@ from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.task import Task, first_state, restored_state
 
 Fault = Callable[[RunFolder], AbstractContextManager[None]]
-
-
-@contextmanager
-def no_bytes(folder: RunFolder) -> Iterator[None]:
-    """What a full disk does to a write: an error from the system in the middle of it."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @contextmanager
@@ -73,13 +62,6 @@ def read_only(folder: RunFolder) -> Iterator[None]:
         subprocess.run(["umount", "-l", path], check=True)
 
 
-def _mount(*arguments: str) -> None:
-    try:
-        subprocess.run(["mount", *arguments], check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("mounting a file system needs root")
-
-
 @contextmanager
 def small_disk(place: Path) -> Iterator[None]:
     place.mkdir()
@@ -88,6 +70,13 @@ def small_disk(place: Path) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def _mount(*arguments: str) -> None:
+    try:
+        subprocess.run(["mount", *arguments], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a file system needs root")
 
 
 def trained(task: Task, folder: RunFolder, report: Any) -> None:
@@ -130,7 +119,7 @@ def run_with(fault: Fault, ends: bool, whole: Path, task: Task, run: Path) -> li
 
 
 FAULTS: dict[str, Fault] = {
-    "files of at most 0 bytes (RLIMIT_FSIZE)": no_bytes,
+    "files of at most 0 bytes (RLIMIT_FSIZE)": lambda _: files_of_at_most(0),
     "a file in the place of the checkpoints' folder": file_in_the_way,
     "a disk that becomes read-only (a bind mount)": read_only,
     "a full disk (a small tmpfs)": full_disk,

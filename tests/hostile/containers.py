@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pytest
 from broken import Choose, as_json, encoded
 
 
@@ -112,8 +113,7 @@ def safetensors(tree: Any, choose: Choose) -> bytes:
 
 @lru_cache
 def pytorch_files() -> list[bytes]:
-    import torch
-
+    torch = pytest.importorskip("torch")
     states: list[Any] = [
         {name: torch.from_numpy(array) for name, array in layout.items()} for layout in layouts()
     ]

@@ -14,13 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from broken import Choose, as_json, broken_bytes, broken_tree, encoded, rarely
-from containers import (
-    archive,
-    archive_trees,
-    pytorch_files,
-    safetensors,
-    safetensors_trees,
-)
+from containers import archive, archive_trees, pytorch_files, safetensors, safetensors_trees
 from hypothesis import strategies as st
 
 from lstm_jax.cli.main import run as run_a_command
@@ -141,6 +135,9 @@ def poem_file(path: Path, choose: Choose) -> None:
     assert all(vocabulary.decode(vocabulary.encode(poem)) == poem for poem in found.poems)
 
 
+PROMPTS = (PROSE[:40], "The *o*\nfox jumps\n", "春**晓\n*\n")
+
+
 def prompts(path: Path, choose: Choose) -> None:
     vocabulary, length, flag = choose(VOCABULARIES), choose((1, 30)), choose((False, True))
     for number, line in file_lines(path)[:20]:
@@ -162,6 +159,10 @@ def vectors_of_words() -> list[list[list[str]]]:
         for width in (3, 1, 50)
     ]  # fmt: skip
     return [*tables, [["6", "3"], *tables[0]]]
+
+
+def spaced(rows: Any, choose: Choose) -> bytes:
+    return encoded("\n".join(map(" ".join, rows)), choose)
 
 
 def word_vectors(path: Path, choose: Choose) -> None:
@@ -208,6 +209,10 @@ def convert(path: Path, choose: Choose) -> None:
 # Files of a run
 
 
+def vocabularies() -> list[Any]:
+    return [each.to_dict() for each in VOCABULARIES]
+
+
 def vocabulary_file(path: Path, choose: Choose) -> None:
     found = Vocabulary.load(path)
     found.save(path)
@@ -221,6 +226,10 @@ def described(preset: TrainConfig, **others: Any) -> dict[str, Any]:
     data = {"sha256": "0" * 64, "about": "a text"}
     found = {"format": 2, "config": to_dict(preset), "data": data, "files": files}
     return found | {"written_by": {"lstm_jax": "0.1.0"}, **others}
+
+
+def descriptions() -> list[Any]:
+    return list(map(described, presets()))
 
 
 def summed(description: dict[str, Any]) -> dict[str, Any]:
@@ -277,30 +286,13 @@ SURFACES = {
     "text files": Surface("text.txt", lambda: (PROSE, PROSE * 5), encoded, text_file),
     "tokenizers": Surface("text.txt", lambda: (PROSE,), encoded, tokens),
     "poem files": Surface("poems.txt", lambda: (POEMS,), encoded, poem_file),
-    "prompts and templates": Surface(
-        "lines.txt", lambda: (PROSE[:40], "The *o*\nfox jumps\n", "春**晓\n*\n"), encoded, prompts
-    ),
-    "word vector files": Surface(
-        "vectors.txt",
-        vectors_of_words,
-        lambda rows, choose: encoded("\n".join(map(" ".join, rows)), choose),
-        word_vectors,
-    ),
+    "prompts and templates": Surface("lines.txt", lambda: PROMPTS, encoded, prompts),
+    "word vector files": Surface("vectors.txt", vectors_of_words, spaced, word_vectors),
     "review tables": Surface("reviews.csv", labelled_texts, table, reviews),
     "review archives": Surface("reviews.tar.gz", archive_trees, archive, reviews),
-    "vocab json": Surface(
-        "vocab.json",
-        lambda: [each.to_dict() for each in VOCABULARIES],
-        as_json,
-        vocabulary_file,
-        "vocab.json",
-    ),
+    "vocab json": Surface("vocab.json", vocabularies, as_json, vocabulary_file, "vocab.json"),
     "config json": Surface(
-        "config.json",
-        lambda: list(map(described, presets())),
-        config,
-        config_file,
-        beside={"vocab.json": b"{}"},
+        "config.json", descriptions, config, config_file, beside={"vocab.json": b"{}"}
     ),
     "metrics jsonl": Surface(
         "metrics.jsonl", lambda: (ROWS, ROWS[:1]), rows, metrics, "metrics.jsonl"

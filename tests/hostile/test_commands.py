@@ -69,14 +69,9 @@ class Case(NamedTuple):
 
 def run(case: Case, sandbox: Path) -> tuple[int, bytes, str]:
     """Runs a command in the folder `work`; gives its exit code and what it printed."""
-    outside, nowhere = sandbox / "outside", "http://127.0.0.1:9"
-    variables = {
-        "HOME": str(outside / "home"),
-        "TMPDIR": str(outside / "tmp"),
-        "LSTM_JAX_CACHE": str(outside / "cache"),
-        "http_proxy": nowhere,
-        "https_proxy": nowhere,
-    }
+    places = {"HOME": "home", "TMPDIR": "tmp", "LSTM_JAX_CACHE": "cache"}
+    variables = {name: str(sandbox / "outside" / place) for name, place in places.items()}
+    variables |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     command = "lstm_jax" if case.command == CONVERT else case.command
     process = Process(command, case.words, sandbox / "notes", place=sandbox / "work",
                       environment=variables, memory=MEMORY)  # fmt: skip
@@ -120,20 +115,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sandbox / "work"
 
 
-def assert_clean(law: Law, files: Path | None, make: Callable[[Path], Case]) -> None:
+def assert_clean(law: Law, files: Path, make: Callable[[Path], Case]) -> None:
     """A command is refused by one line and exit code 2, or does what it is asked; no file besides.
 
     Args:
         law: counts it.
-        files: what the working folder begins with; by default what needs no run.
+        files: what the working folder begins with.
         make: spoils something in the working folder, and gives the command that meets it.
     """
     with tempfile.TemporaryDirectory(dir=law.place) as folder:
         sandbox = Path(folder)
-        if files is None:
-            make_files(sandbox / "work")
-        else:
-            shutil.copytree(files, sandbox / "work", symlinks=True)
+        shutil.copytree(files, sandbox / "work", symlinks=True)
         case = make(sandbox / "work")
         for name in ("home", "tmp"):
             (sandbox / "outside" / name).mkdir(parents=True)
@@ -250,6 +242,7 @@ def test_commands(law: Law, stage: Path, name: str, data: st.DataObject) -> None
     ],
 )
 def test_a_command_is_refused_by_one_line(case: Case, tmp_path: Path) -> None:
-    row: list[str | int] = ["", 0, 0, 0]
-    assert_clean(Law(tmp_path, row), None, lambda place: case)
-    assert row[1:] == [1, 1, 0]
+    make_files(tmp_path / "files")
+    law = Law(tmp_path, ["", 0, 0, 0])
+    assert_clean(law, tmp_path / "files", lambda place: case)
+    assert law.row[1:] == [1, 1, 0]

@@ -15,29 +15,26 @@ from law import Law, listing
 from processes import ROOT
 
 
-def _says_nothing(place: Path) -> None:
-    raise ValueError
+def _refuses(word: str, *, after: Path | None = None) -> None:
+    if after is not None:
+        after.write_text("half of it")
+    raise ValueError(*[word] * bool(word))
 
 
-def _catches_all(place: Path) -> None:
+def _catches_all() -> None:
     with contextlib.suppress(Exception):
         time.sleep(60)
-
-
-def _writes_and_refuses(place: Path) -> None:
-    (place / "out").write_text("half of it")
-    raise ValueError("refused, after a while")
 
 
 DEFECTS: dict[str, Callable[[Path], object]] = {
     "another exception": lambda place: {}["format"],
     "a codec's own words": lambda place: "\ud800".encode(),
-    "no word": _says_nothing,
+    "no word": lambda place: _refuses(""),
     "no end": lambda place: time.sleep(60),
-    "no end, whatever comes": _catches_all,
+    "no end, whatever comes": lambda place: _catches_all(),
     "more memory than there is": lambda place: bytes(1 << 34),
     "much memory": lambda place: b"x" * (law.MEBIBYTES + 50 << 20),
-    "refused, and left a file": _writes_and_refuses,
+    "refused, and left a file": lambda place: _refuses("after a while", after=place / "out"),
     "changed a file": lambda place: (place / "text").write_text("changed"),
     "lost a file": lambda place: (place / "text").unlink(),
 }

@@ -29,7 +29,6 @@ from lstm_jax.systems import presets, to_dict
 from lstm_jax.systems.language import ANNA
 from lstm_jax.text import Vocabulary, read_reviews, read_text
 from lstm_jax.training.log import read_rows
-from lstm_jax.training.plots import draw_curves
 from lstm_jax.training.run import RunFolder, held, refuse_damaged_files, refuse_existing
 
 
@@ -48,17 +47,10 @@ def read(law: Law, name: str, content: bytes, choose: Callable[[Sequence[Any]], 
         surface.read(place / surface.file, choose)
 
 
+TORCH = "files of pytorch"
+of_torch = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:torch.*")]
 each = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(
-            name,
-            marks=[pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning:torch.*")]
-            if name == "files of pytorch"
-            else [],
-        )
-        for name in SURFACES
-    ],
+    "name", [pytest.param(name, marks=of_torch if name == TORCH else []) for name in SURFACES]
 )
 
 
@@ -66,16 +58,12 @@ each = pytest.mark.parametrize(
 @many
 @given(data=st.data())
 def test_files(law: Law, name: str, data: st.DataObject) -> None:
-    if name == "files of pytorch":
-        pytest.importorskip("torch")
     content = data.draw(contents(SURFACES[name]))
     read(law, name, content, lambda options: data.draw(st.sampled_from(options)))
 
 
 @each
 def test_what_is_valid_is_accepted(law: Law, name: str) -> None:
-    if name == "files of pytorch":
-        pytest.importorskip("torch")
     surface = SURFACES[name]
     read(law, name, surface.pack(surface.trees()[0], first), first)
     assert law.row[1:] == [1, 0, 1]
@@ -116,21 +104,16 @@ FOUND: list[tuple[str, bytes, str]] = [
     ("metrics jsonl", b'{"step"\r: 4}\n', ""),
     ("metrics jsonl", b'{"step": true}\n{"step": 1.5}\n"\xed\xa0\x80"\n', ""),
     ("config json", f'{{"format": 2, "config": {DEEP}}}'.encode(), "recursion"),
-    *[
-        ("config json", config_of(files={name: "0" * 64}), "names the file")
-        for name in ("../secret", "/dev/zero", "/etc/hostname", "", ".", "a\0b")
-    ],
     ("config json", config_of(config=""), "its system is None"),
     ("config json", b"{}", "it lacks 'format'; restore it"),
-    *[
-        ("config json", config_of(files=each), "checksums")
-        for each in ([], {"vocab.json": 5}, "x", None)
-    ],
-    *[
-        ("config json", config_of(config=to_dict(ANNA) | {name: value}), f"{name}.* is ")
-        for name, value in FIELDS.items()
-    ],
 ]
+for odd_file in ("../secret", "/dev/zero", "/etc/hostname", "", ".", "a\0b"):
+    FOUND.append(("config json", config_of(files={odd_file: "0" * 64}), "names the file"))
+for odd_files in ([], {"vocab.json": 5}, "x", None):
+    FOUND.append(("config json", config_of(files=odd_files), "checksums"))
+for field, value in FIELDS.items():
+    settings = to_dict(ANNA) | {field: value}
+    FOUND.append(("config json", config_of(config=settings), f"{field}.* is "))
 """Past findings, and a part of what they are refused with; where that is empty, the law is all."""
 
 
@@ -180,31 +163,11 @@ def test_a_device_is_not_read_to_its_end(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.config.write_bytes(config_of())
     folder.vocabulary.symlink_to("/dev/zero")
-    for read_it in (
-        lambda: refuse_damaged_files(folder),
-        lambda: Vocabulary.load(folder.vocabulary),
-        lambda: read_text(folder.vocabulary),
-    ):
+    for read_it in (Vocabulary.load, read_text, lambda _: refuse_damaged_files(folder)):
         with pytest.raises(ValueError, match=r"vocab\.json"):
-            read_it()
+            read_it(folder.vocabulary)
     folder.metrics.symlink_to("/dev/zero")
     assert read_rows(folder.metrics) == []
-
-
-@pytest.mark.parametrize("line", [DEEP, '{"step": true}', '{"step": 1.5}', "[1]", '"\ud800"'])
-def test_a_line_that_is_no_row_ends_the_rows(line: str, tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    lines = ['{"step": 1}', line, '{"step": 2}']
-    path.write_bytes("\n".join(lines).encode(errors="surrogatepass"))
-    assert read_rows(path) == [{"step": 1}]
-
-
-def test_curves_leave_out_what_is_no_number(tmp_path: Path) -> None:
-    rows = [{"step": 1, "epoch": 0.5, "loss": 1.0}, {"step": 2}]
-    rows.append({"step": 3, "epoch": "x", "loss": []})  # type: ignore[dict-item]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    draw_curves([tmp_path], tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_new_run_has_a_name_that_its_checkpoints_can_be_written_under(tmp_path: Path) -> None:
@@ -242,16 +205,15 @@ def readers() -> list[tuple[Callable[[Sequence[str]], Any], list[str], list[str]
         return lambda arguments: parse(command, None, arguments, "command")
 
     own = ["--run-dir", "--resume", "--eval-only", "--as-published"]
-    found = [(read_arguments, [each.preset], own + names_of(each)) for each in presets()]
-    for command, given_first in (
-        (SampleCommand, ["run"]),
-        (SampleCommand, ["run"]),
-        (ClassifyCommand, ["run"]),
-        (ConvertCommand, ["run", "target.safetensors"]),
-        (ExportCommand, ["run", "target.safetensors"]),
-    ):
-        found.append((reader(command), given_first, names_of(command)))
-    return found
+    of_runs = (SampleCommand, SampleCommand, ClassifyCommand)
+    return [
+        *((read_arguments, [each.preset], own + names_of(each)) for each in presets()),
+        *((reader(command), ["run"], names_of(command)) for command in of_runs),
+        *(
+            (reader(command), ["run", "target.safetensors"], names_of(command))
+            for command in (ConvertCommand, ExportCommand)
+        ),
+    ]
 
 
 @many
