@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, Refusal, train_command
-from runs import unequal
+from runs import unequal, with_slow
 
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig
@@ -27,34 +27,22 @@ from lstm_jax.training.task import first_state, make_task
 
 SIZES: dict[str, Any] = {"batch_size": 2, "steps": 2, "sample_every": 0, "heldout_share": 0}
 MODEL = LanguageModelConfig(hidden_size=4)
-VECTORS = "\n".join(f"{word} 1 2 {n}" for n, word in enumerate(("milk", "wall", "cheese")))
+VECTORS = "\n".join(f"{word} 1 2 {n}" for n, word in enumerate(("milk", "wall", "shoe")))
 LANGUAGE = LanguageConfig(preset="docs", model=MODEL, sequence_length=4, **SIZES)
 CLASSIFIER = ClassifierConfig(hidden_size=4, embedding_size=3, dense_size=4)
 REVIEWS = ReviewsConfig(preset="reviews", model=CLASSIFIER, **SIZES)
 OLD = "the milk is in the row of the wall\n" * 9
-NEW = "of milk the wall is the row\n" * 9
-NEW_WORDS = NEW + "of milk the cheese is the row\n"
-
-
-def table(text: str) -> str:
-    lines = enumerate(text.splitlines())
-    return "text\tlabel\n" + "\n".join(f"{line}\t{number % 2}" for number, line in lines)
-
-
-def poems(text: str) -> str:
-    return "\n".join(f"{n}:{line}{'milk'[: n % 4]}" for n, line in enumerate(text.splitlines()))
-
-
-CASES: dict[str, tuple[TrainConfig, str, str]] = {
-    "characters": (LANGUAGE, OLD, NEW),
-    "words": (replace(LANGUAGE, tokens="word"), OLD, NEW_WORDS),
-    "poems": (PoemsConfig(preset="poems", model=MODEL, **SIZES), poems(OLD), poems(NEW)),
-    "reviews": (REVIEWS, table(OLD), table(NEW_WORDS)),
-    "frozen vectors": (replace(REVIEWS, vectors=""), table(OLD), table(NEW_WORDS)),
-    "trained vectors": (
-        replace(REVIEWS, vectors="", train_vectors=True), table(OLD), table(NEW_WORDS)
-    ),
-}  # fmt: skip
+NEW = "of milk the wall is the row\n" * 9 + "of milk the shoe is the row\n"
+CASES: dict[str, TrainConfig] = {
+    "characters": LANGUAGE,
+    "words": replace(LANGUAGE, tokens="word"),
+    "poems": PoemsConfig(preset="poems", model=MODEL, **SIZES),
+    "frozen vectors": replace(REVIEWS, vectors=""),
+}
+SLOW: dict[str, TrainConfig] = {
+    "reviews": REVIEWS,
+    "trained vectors": replace(REVIEWS, vectors="", train_vectors=True),
+}
 
 
 def begin(config: TrainConfig, path: Path) -> tuple[Any, Any]:
@@ -68,7 +56,13 @@ def begin(config: TrainConfig, path: Path) -> tuple[Any, Any]:
 
 
 def named(config: TrainConfig, folder: Path, name: str, text: str, **others: Any) -> Any:
-    path = folder / (f"{name}.tsv" if isinstance(config, ReviewsConfig) else f"{name}.txt")
+    """The config with a file of such data."""
+    path, lines = folder / f"{name}.txt", enumerate(text.splitlines())
+    if isinstance(config, ReviewsConfig):
+        path = path.with_suffix(".tsv")
+        text = "\n".join(["text\tlabel", *(f"{line}\t{number % 2}" for number, line in lines)])
+    elif isinstance(config, PoemsConfig):
+        text = "\n".join(f"{number}:{line}{'milk'[: number % 4]}" for number, line in lines)
     path.write_text(text, encoding="utf-8")
     if getattr(config, "vectors", None) is not None:
         (folder / f"{name}-vectors.txt").write_text(VECTORS)
@@ -76,24 +70,18 @@ def named(config: TrainConfig, folder: Path, name: str, text: str, **others: Any
     return replace(config, data=str(path), **others)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, marks=[pytest.mark.slow] * (case in ("reviews", "trained vectors")))
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("case", with_slow(CASES, ([case] for case in SLOW)))
 def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_path: Path) -> None:
-    config, old, new = CASES[case]
+    config = (CASES | SLOW)[case]
     old_run, new_run = tmp_path / "old", tmp_path / "new"
-    system, params = begin(named(config, tmp_path, "old", old), old_run)
-    asked = named(system.config, tmp_path, "new", new, init_from=str(old_run), seed=1)
+    system, params = begin(named(config, tmp_path, "old", OLD), old_run)
+    asked = named(system.config, tmp_path, "new", NEW, init_from=str(old_run), seed=1)
     found, begun = begin(asked, new_run)
     assert found.vocabulary == system.vocabulary
     assert found.sha256 != system.sha256
     assert unequal(begun, params) == []
     if case == "words":
-        assert "cheese" not in found.vocabulary
+        assert "shoe" not in found.vocabulary
         assert np.count_nonzero(found.corpus.ids == found.vocabulary.unknown) == 1
     shutil.rmtree(old_run)
     resumed: Any = read_system(found.config, new_run)

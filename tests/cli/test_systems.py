@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, Refusal, classify_command, sample_command, train_command
+from runs import with_slow
 
 from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import read_system
@@ -35,6 +36,7 @@ REVIEWS = shlex.split(
     "--batch-size 32 --length 24 --epochs 12 --dense-size 8 --model.dropout 0.1 "
     "--learning-rate 0.02 --layers 1 --pooling max --dense-dropout 0"
 )
+BOTH_WAYS = ("--bidirectional", "--bidirectional --as-published")
 Train = Callable[..., str]
 
 
@@ -120,15 +122,11 @@ def config_of(run: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "shape",
-    [
-        "--cell lstm",
-        *(
-            pytest.param(shape, marks=pytest.mark.slow)
-            for shape in ("--cell rnn", "--cell gru", "--layers 2", "--bidirectional",
-                          "--bidirectional --as-published")
-        ),
-    ],
-)  # fmt: skip
+    with_slow(
+        ["--cell lstm"],
+        [[more] for more in ("--cell rnn", "--cell gru", "--layers 2", *BOTH_WAYS)],
+    ),
+)
 def test_lyrics_of_every_shape(
     shape: str, train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
 ) -> None:

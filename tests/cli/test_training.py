@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from commands import SMALL, Command, Refusal, train_command
 from processes import ROOT
-from runs import TEXT, snapshot
+from runs import TEXT, snapshot, with_slow
 
 import lstm_jax
 from lstm_jax.cli.train import Stop
@@ -251,11 +251,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.mark.parametrize("script", ["train.py --resume --run-dir", "sample.py"])
 @pytest.mark.parametrize(
-    "module",
-    [
-        "orbax.checkpoint",
-        *(pytest.param(m, marks=pytest.mark.slow) for m in ("lstm_jax", "jax", "tyro")),
-    ],
+    "module", with_slow(["orbax.checkpoint"], [["lstm_jax"], ["jax"], ["tyro"]])
 )
 def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, *script.split(), "no-such-run"]

@@ -32,16 +32,9 @@ QUICKLY = 2.0
 
 
 class Party:
-    """Processes that train one run together, a device for each of them unless said otherwise.
+    """Processes that train one run together, but for one that may be absent.
 
-    Args:
-        run: its folder.
-        arguments: of each of them.
-        processes: how many.
-        devices: of all of them.
-        own: further arguments of one of them, by its number.
-        absent: one that is never started.
-        command: what each of them runs.
+    There is a device for each of them unless said otherwise; `own` has arguments of one of them.
     """
 
     def __init__(

@@ -51,32 +51,21 @@ def full_disk(folder: RunFolder) -> Iterator[None]:
 
 
 @contextmanager
-def read_only(folder: RunFolder) -> Iterator[None]:
-    """The disk of its checkpoints is."""
-    path = str(folder.checkpoints)
-    _mount("--bind", path, path)
+def mounted(place: Path, *ways: str) -> Iterator[None]:
     try:
-        _mount("-o", "remount,ro,bind", path)
-        yield
-    finally:
-        subprocess.run(["umount", "-l", path], check=True)
-
-
-@contextmanager
-def small_disk(place: Path) -> Iterator[None]:
-    place.mkdir()
-    _mount("-t", "tmpfs", "-o", f"size={4 << 20}", "tmpfs", str(place))
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def _mount(*arguments: str) -> None:
-    try:
-        subprocess.run(["mount", *arguments], check=True, capture_output=True)
+        for way in ways:
+            subprocess.run(["mount", *way.split(), place], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("mounting a file system needs root")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", place], check=True)
+
+
+def read_only(folder: RunFolder) -> AbstractContextManager[None]:
+    """The disk of its checkpoints is."""
+    return mounted(folder.checkpoints, f"--bind {folder.checkpoints}", "-o remount,ro,bind")
 
 
 def trained(task: Task, folder: RunFolder, report: Any) -> None:
@@ -133,7 +122,9 @@ def test_without_space_training_goes_on_and_the_next_save_with_space_is_good(
     failures = []
     for ends in (True, False):
         place = tmp_path / str(ends)
-        with small_disk(place) if FAULTS[name] is full_disk else nullcontext():
+        place.mkdir()
+        small_disk = mounted(place, f"-t tmpfs -o size={4 << 20} tmpfs")
+        with small_disk if FAULTS[name] is full_disk else nullcontext():
             found = run_with(FAULTS[name], ends, whole, task, place / "run")
         failures += [f"{ends=}: {found}"] if found else []
     promise(

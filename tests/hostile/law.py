@@ -74,7 +74,8 @@ class Law:
             Path("/proc/self/clear_refs").write_text("5")  # the largest size is that from now on
         largest = _largest_mebibytes()
         try:
-            with _limited_memory(), _alarm(), _silence():
+            quiet = contextlib.redirect_stdout(io.StringIO())
+            with _limited_memory(), _alarm(), quiet, contextlib.redirect_stderr(io.StringIO()):
                 yield folder
         except (ValueError, OSError) as error:
             self.refusal = error
@@ -127,21 +128,13 @@ def _alarm() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
 def listing(folder: Path) -> dict[str, tuple[int, bytes | str]]:
     """What each path below a folder is: its kind, and what it holds or points to."""
-    found: dict[str, tuple[int, bytes | str]] = {}
-    for path in folder.rglob("*"):
-        kind = path.lstat().st_mode
-        held: bytes | str = b""
+
+    def held(path: Path) -> bytes | str:
         if path.is_symlink():
-            held = os.readlink(path)
-        elif path.is_file():
-            held = path.read_bytes()
-        found[str(path.relative_to(folder))] = kind, held
-    return found
+            return os.readlink(path)
+        return path.read_bytes() if path.is_file() else b""
+
+    paths = folder.rglob("*")
+    return {str(path.relative_to(folder)): (path.lstat().st_mode, held(path)) for path in paths}

@@ -69,7 +69,6 @@ def test_what_a_command_touches_is_noticed(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     (tmp_path / "link").symlink_to("c")
     before = listing(tmp_path)
-    assert listing(tmp_path) == before
     (tmp_path / "run2/b").write_text("changed")
     (tmp_path / "c").unlink()
     (tmp_path / "link").unlink()
@@ -87,8 +86,10 @@ def report(outcome: Any, **rows: Any) -> pytest.TestReport:
 
 
 def test_tables_add_up_and_replace_what_is_between_their_markers(tmp_path: Path) -> None:
-    names = ("faults", "hostile")
-    parts = [f"<!-- table of {name}: begin -->old<!-- table of {name}: end -->" for name in names]
+    parts = [
+        f"<!-- table of {name}: begin -->old<!-- table of {name}: end -->"
+        for name in promises.HEADS
+    ]
     document = tmp_path / "page.md"
     document.write_text(f"before\n{parts[0]}between{parts[1]}\nafter\n")
     good = report("passed", faults=[["a fault", 1200, 1199, "seen"]], hostile=[["texts", 2, 1, 1]])

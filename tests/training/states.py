@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
+from runs import Bits, bits_of
 
 from lstm_jax.training.checkpoint import CheckpointStore
 
@@ -34,14 +34,9 @@ def make_state(seed: int = 0, width: int = 5) -> State:
     return State(jnp.int32(seed), params, (moments, jnp.uint32(7)), keys[1])
 
 
-def bits(tree: Any) -> list[tuple[str, tuple[int, ...], bytes]]:
-    """Every leaf as its dtype, shape and bytes: equal only if equal bit for bit."""
-    found = []
-    for leaf in jax.tree.leaves(tree):
-        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        raw = np.asarray(jax.random.key_data(leaf) if is_key else leaf)
-        found.append((str(leaf.dtype), leaf.shape, raw.tobytes()))
-    return found
+def bits(tree: Any) -> list[Bits]:
+    """Of every leaf: equal only if they are bit for bit."""
+    return list(bits_of(tree).values())
 
 
 def fill(directory: Path, *steps: int, **options: Any) -> None:

@@ -1,6 +1,5 @@
 """Laws of the checkpoint store: what is read back is what was saved, or a clear error."""
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -15,14 +14,8 @@ from states import Weights, bits, fill, make_state, names
 
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore
 
-PROGRESS = {
-    "epoch": 3,
-    "loss": 0.1 + 0.2,
-    "tiny": 5e-324,
-    "name": "ж",
-    "list": [1, [2.5]],
-    "no": None,
-}
+PROGRESS = {"loss": 0.1 + 0.2, "tiny": 5e-324, "name": "ж", "list": [1, [2.5]], "no": None}
+ONE = np.ones(1)
 
 
 def test_what_comes_back_is_what_was_saved(tmp_path: Path) -> None:
@@ -63,11 +56,8 @@ def test_a_folder_may_be_named_by_way_of_another(
 
 def test_every_bit_pattern_of_each_dtype_survives(tmp_path: Path) -> None:
     raw = np.random.default_rng(0).integers(0, 256, (2, 8, 16), np.uint8)
-    floats = ("float16", "bfloat16", "float32", "complex64")
-    values = {
-        name: raw.view(jnp.dtype(name)) for name in ("int8", "uint8", "int32", "uint32", *floats)
-    }
-    values["bool"] = raw > 127
+    dtypes = ["int8", "uint8", "int32", "uint32", "float16", "bfloat16", "float32", "complex64"]
+    values = {name: raw.view(jnp.dtype(name)) for name in dtypes} | {"bool": raw > 127}
     values |= {f"scalar {name}": value[0, 0, :1].reshape(()) for name, value in values.items()}
     with CheckpointStore(tmp_path) as store:
         store.save(1, values, {})
@@ -110,7 +100,9 @@ def test_the_state_may_be_donated_right_after_save(tmp_path: Path) -> None:
     assert saved.progress == {"at": 1}
 
 
-def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
+def test_the_latest_and_the_best_are_kept_and_it_is_quiet(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     losses = {0: 0.5, 1: math.nan, 2: 1.0, 3: None, 4: 0.5}
     with CheckpointStore(tmp_path, keep_latest=2) as store:
         for step, loss in losses.items():
@@ -123,6 +115,8 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
         assert names(tmp_path) == ["7"]
     fill(tmp_path, 3, keep_latest=1)  # the one saved last, if not the highest
     assert names(tmp_path) == ["3", "7"]
+    assert capfd.readouterr() == ("", "")
+    assert not logging.getLogger("absl").filters
 
 
 def test_a_step_saved_again_is_replaced(run: Path) -> None:
@@ -143,13 +137,9 @@ def test_params_load_alone_as_any_container(run: Path) -> None:
 
 def test_the_number_of_devices_may_change(tmp_path: Path) -> None:
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
-    spread = jax.NamedSharding(mesh, jax.P("data"))
-    whole = jax.NamedSharding(mesh, jax.P())
-    values = jnp.arange(8.0)
-    state = {
-        "params": jax.device_put(values, spread),
-        "key": jax.device_put(jax.random.key(1), whole),
-    }
+    spread, whole = (jax.NamedSharding(mesh, spec) for spec in (jax.P("data"), jax.P()))
+    values, key = jnp.arange(8.0), jax.random.key(1)
+    state = {"params": jax.device_put(values, spread), "key": jax.device_put(key, whole)}
     with CheckpointStore(tmp_path) as store:
         store.save(1, state, {})
         same = store.restore(state).state
@@ -169,32 +159,23 @@ def test_the_number_of_devices_may_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda p: {"cell": p["cell"]}, r"'params/out/0' is not in the template"),
-        (lambda p: p | {"new": jnp.ones(2)}, r"'params/new' is not in the checkpoint"),
-        (
-            lambda p: p | {"cell": Weights(jnp.ones((4, 6)), None)},
-            r"float32\[4, 5\] in the checkpoint, float32\[4, 6\]",
-        ),
-        (
-            lambda p: p | {"cell": Weights(jnp.ones((4, 5), jnp.int32), None)},
-            r"'params/cell/w' is float32",
-        ),
-        (
-            lambda p: p | {"cell": Weights(jnp.ones((4, 5)), jnp.ones(2))},
-            r"'params/cell/b' is not in the ch",
-        ),
-        (lambda p: p | {"new": 1.5}, r"'params/new' is 1.5; make it an array"),
+        ({"new": jnp.ones(2)}, r"'params/new' is not in the checkpoint"),
+        ({"new": 1.5}, r"'params/new' is 1.5; make it an array"),
+        ({"cell": Weights(jnp.ones((4, 6)), None)}, r"float32\[4, 5\] in the ch.* float32\[4, 6\]"),
+        ({"cell": Weights(jnp.ones((4, 5), int), None)}, r"'params/cell/w' is float32"),
+        ({"cell": Weights(jnp.ones((4, 5)), jnp.ones(2))}, r"'params/cell/b' is not in the ch"),
+        ({"out": []}, r"'params/out/0' is not in the template"),
     ],
 )
 def test_another_template_is_refused_by_the_leafs_name(
     run: Path, change: Any, message: str
 ) -> None:
-    state = make_state()
+    params = make_state().params | change
     with CheckpointStore(run, read_only=True) as store:
         with pytest.raises(CheckpointError, match=message):
-            store.restore(state.replace(params=change(state.params)))
+            store.restore(make_state().replace(params=params))
         with pytest.raises(CheckpointError, match=message):
-            store.restore_params(change(state.params))
+            store.restore_params(params)
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, run: Path) -> None:
@@ -208,42 +189,31 @@ def test_what_is_not_there_is_named(tmp_path: Path, run: Path) -> None:
             assert (store.steps(), store.latest_step(), store.best_step()) == ([], None, None)
             with pytest.raises(CheckpointError, match="no checkpoint in"):
                 store.restore(make_state())
+            with pytest.raises(CheckpointError, match="read_only"):
+                store.save(3, make_state(), {})
     assert not (tmp_path / "nothing").exists()
+    with pytest.raises(CheckpointError, match="keep_latest is 0"):
+        CheckpointStore(tmp_path, keep_latest=0)
 
 
 @pytest.mark.parametrize(
-    ("state", "message"),
+    ("given", "message"),
     [
-        ({"a": [3]}, r"leaf 'a/0' is 3; make"),
-        ({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, "'a/b' is taken or has an empty"),
-        ({"a": {"": np.ones(1)}}, "has an empty part"),
-        ({}, "holds no values"),
-        ({"a": np.array(["text"])}, r"leaf 'a' is .*; make it a JAX array"),
-        ({"a": np.array([None])}, r"leaf 'a' is .*; make it a JAX array"),
-        ({"a": np.ones(2, ">f4")}, r"leaf 'a' is .*; make it a JAX array"),
+        ({"state": {"a": [3]}}, r"leaf 'a/0' is 3; make"),
+        ({"state": {"a/b": ONE, "a": {"b": ONE}}}, "'a/b' is taken or has an empty"),
+        ({"state": {"a": {"": ONE}}}, "has an empty part"),
+        ({"state": {}}, "holds no values"),
+        ({"state": {"a": np.array(["text"])}}, r"leaf 'a' is .*; make it a JAX array"),
+        ({"state": {"a": np.array([None])}}, r"leaf 'a' is .*; make it a JAX array"),
+        ({"state": {"a": np.ones(2, ">f4")}}, r"leaf 'a' is .*; make it a JAX array"),
+        ({"progress": {"x": np.ones(2)}}, "progress is not JSON"),
+        ({"step": -1}, "step is -1"),
     ],
 )
-def test_what_cannot_be_saved_is_refused(tmp_path: Path, state: Any, message: str) -> None:
-    with CheckpointStore(tmp_path) as store:
-        with pytest.raises(CheckpointError, match=message):
-            store.save(1, state, {})
-        assert names(tmp_path) == []
-
-
-def test_what_is_asked_for_in_vain_is_refused(tmp_path: Path) -> None:
-    state = {"a": np.ones(1)}
-    with CheckpointStore(tmp_path) as store:
-        with pytest.raises(CheckpointError, match="progress is not JSON"):
-            store.save(1, state, {"x": np.ones(2)})
-        with pytest.raises(CheckpointError, match="step is -1"):
-            store.save(-1, state, {})
-    with (
-        CheckpointStore(tmp_path, read_only=True) as store,
-        pytest.raises(CheckpointError, match="read_only"),
-    ):
-        store.save(3, state, {})
-    with pytest.raises(CheckpointError, match="keep_latest is 0"):
-        CheckpointStore(tmp_path, keep_latest=0)
+def test_what_cannot_be_saved_is_refused(tmp_path: Path, given: Any, message: str) -> None:
+    good = {"step": 1, "state": {"a": ONE}, "progress": {}}
+    with CheckpointStore(tmp_path) as store, pytest.raises(CheckpointError, match=message):
+        store.save(**good | given)
     assert names(tmp_path) == []
 
 
@@ -258,34 +228,21 @@ def test_empty_numbered_folders_do_not_count(run: Path) -> None:
     assert names(run) == ["1", "2", "99", "notes"]
 
 
-def test_it_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fill(tmp_path, 1, 2, 3, 4, keep_latest=2)
-    with CheckpointStore(tmp_path, read_only=True) as store:
-        store.restore(make_state())
-    assert capfd.readouterr() == ("", "")
-    assert not logging.getLogger("absl").filters
+PATTERNS = ["a[b]", "[2026]", "p[x", "a*", "b?c"]
 
 
-def test_the_record_is_plain_json_beside_the_arrays(run: Path) -> None:
-    stored = json.loads((run / "2" / "_CHECKPOINT_METADATA").read_text())
-    entry = json.loads(stored["custom_metadata"]["text"])["arrays"]["params/cell/w"]
-    assert (entry["dtype"], entry["shape"]) == ("float32", [4, 5])
-
-
-@pytest.mark.parametrize("name", ["a[b]", "[2026]", "p[x", "a*", "b?c"])
-def test_a_name_that_orbax_takes_for_a_pattern_is_refused(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", [*PATTERNS, "x]y", "{b}", "~", "%5B", "a b", "#"])
+def test_odd_names_are_names_but_those_that_orbax_takes_for_patterns(
+    tmp_path: Path, name: str
+) -> None:
     """It would look for what to write elsewhere, and say nothing."""
-    with pytest.raises(CheckpointError, match="Orbax would write to other folders"):
-        CheckpointStore(tmp_path / name / "checkpoints")
-    assert not (tmp_path / name).exists()
-    fill(tmp_path / "run", 1)
-    (tmp_path / "run").rename(tmp_path / name)
+    if name in PATTERNS:
+        with pytest.raises(CheckpointError, match="Orbax would write to other folders"):
+            CheckpointStore(tmp_path / name / "checkpoints")
+        assert names(tmp_path) == []
+        fill(tmp_path / "run", 1)
+        (tmp_path / "run").rename(tmp_path / name)
+    else:
+        fill(tmp_path / name, 1)
     with CheckpointStore(tmp_path / name, read_only=True) as store:
-        assert store.restore(make_state()).step == 1
-
-
-@pytest.mark.parametrize("name", ["x]y", "{b}", "~", "%5B", "a b", "#"])
-def test_other_odd_names_are_names(tmp_path: Path, name: str) -> None:
-    fill(tmp_path / name, 1)
-    with CheckpointStore(tmp_path / name) as store:
         assert store.restore(make_state()).step == 1

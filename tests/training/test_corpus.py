@@ -12,8 +12,7 @@ from lstm_jax.text import NOT_COUNTED, Lanes
 
 def test_the_end_of_the_text_is_held_out_and_every_token_of_it_predicted_once() -> None:
     corpus = make_corpus(config(heldout_share=0.2), TEXT)
-    assert corpus.heldout is not None
-    assert isinstance(corpus.training, Lanes)
+    assert corpus.heldout is not None and isinstance(corpus.training, Lanes)
     held = round(0.2 * len(TEXT))
     counted = corpus.heldout.mask & (corpus.heldout.targets != NOT_COUNTED)
     assert counted.sum() == held
@@ -39,17 +38,15 @@ def test_a_held_out_lane_begins_with_the_text_before_it(place: str) -> None:
 
 
 def test_the_end_of_every_lane_is_held_out_as_a_published_notebook_has_it() -> None:
-    settings = config(heldout_share=0.25, heldout_from="lanes")
-    corpus = make_corpus(settings, TEXT)
+    corpus = make_corpus(config(heldout_share=0.25, heldout_from="lanes"), TEXT)
     whole = make_corpus(config(heldout_share=0.0), TEXT).training
     assert corpus.heldout is not None
-    assert isinstance(corpus.training, Lanes)
-    assert isinstance(whole, Lanes)
+    assert isinstance(corpus.training, Lanes) and isinstance(whole, Lanes)
     assert corpus.training.batches == int(whole.batches * 0.75)
     assert corpus.heldout.mask.all()
     rows = len(corpus.training.tokens) - 1
     np.testing.assert_array_equal(corpus.training.tokens, whole.tokens[: rows + 1])
-    times = settings.sequence_length
+    times = config().sequence_length
     np.testing.assert_array_equal(corpus.heldout.inputs[times:], whole.tokens[rows:-1])
     np.testing.assert_array_equal(corpus.heldout.targets[times:], whole.tokens[rows + 1 :])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tasks import files_of_at_most
+from runs import files_of_at_most
 
 from lstm_jax.training.log import Meter, MetricsLog, perplexity, read_rows
 
@@ -21,19 +21,13 @@ def write(path: Path, steps: list[int], last_step: int) -> None:
     log.close()
 
 
-def test_rows_come_back_as_written(tmp_path: Path) -> None:
-    write(tmp_path / "metrics.jsonl", [10, 20, 30], 0)
-    assert read_rows(tmp_path / "metrics.jsonl") == [
-        {"step": step, "loss": step / 7} for step in (10, 20, 30)
-    ]
-
-
 @given(cut=st.integers(0, 90), resume=st.integers(0, 5))
 def test_a_cut_and_resumed_log_has_each_row_once(
     tmp_path_factory: pytest.TempPathFactory, cut: int, resume: int
 ) -> None:
     path = tmp_path_factory.mktemp("log") / "metrics.jsonl"
     write(path, [10, 20, 30, 40, 50], 0)
+    assert read_rows(path) == [{"step": step, "loss": step / 7} for step in range(10, 51, 10)]
     whole = path.read_text()
     path.write_text(whole[: len(whole) - cut])
     left = [row["step"] for row in read_rows(path)]
@@ -58,13 +52,21 @@ def test_perplexity_is_the_exponential_of_the_loss() -> None:
     assert math.isnan(perplexity(math.nan))
 
 
-def test_lines_that_are_no_rows_are_told_and_the_file_is_kept(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "line", [DEEP, '{"step": true}', '{"step": 1.5}', "[1]", '"\ud800"', '{"step": 2\udcff}', "{"]
+)
+def test_a_line_that_is_no_row_ends_the_rows_and_is_told_on_resuming(
+    line: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """And the file is kept."""
     path = tmp_path / "metrics.jsonl"
-    write(path, [10, 20, 30], 0)
-    damaged = path.read_bytes().replace(b'"step": 20', b'"step": 2\xff')
+    lines = ['{"step": 10}', line, '{"step": 30}', ""]
+    damaged = "\n".join(lines).encode(errors="surrogatepass")
     path.write_bytes(damaged)
+    assert read_rows(path) == [{"step": 10}]
     write(path, [40], 30)
     (told,) = caplog.messages
     assert told.startswith(f"{path} is damaged, or was changed; its lines that are no rows (1) are")

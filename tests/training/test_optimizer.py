@@ -12,34 +12,24 @@ import pytest
 from lstm_jax.systems.base import OptimizerConfig
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 
-
-def rates(config: OptimizerConfig, total_steps: int, at: list[int]) -> list[float]:
-    schedule = learning_rate_schedule(config, total_steps)
-    return [float(schedule(jnp.int32(step))) for step in at]
+STEPS: dict[str, Any] = {"decay_steps": 10, "decay_rate": 0.5}
 
 
-def test_constant() -> None:
-    assert rates(OptimizerConfig(learning_rate=0.5), 10, [0, 5, 99]) == [0.5, 0.5, 0.5]
-
-
-def test_cosine_goes_from_the_peak_to_its_final_share() -> None:
-    config = OptimizerConfig(learning_rate=1.0, schedule="cosine", final_share=0.1)
-    found = rates(config, 100, [0, 50, 100, 200])
-    np.testing.assert_allclose(found, [1.0, 0.55, 0.1, 0.1], rtol=1e-6)
-
-
-def test_step_decay_is_a_staircase_and_exponential_passes_through_its_corners() -> None:
-    options = {"learning_rate": 1.0, "decay_steps": 10, "decay_rate": 0.5}
-    step = rates(OptimizerConfig(schedule="step", **options), 100, [0, 9, 10, 25])
-    np.testing.assert_allclose(step, [1, 1, 0.5, 0.25], rtol=1e-6)
-    smooth = rates(OptimizerConfig(schedule="exponential", **options), 100, [0, 5, 10, 20])
-    np.testing.assert_allclose(smooth, [1, 0.5**0.5, 0.5, 0.25], rtol=1e-6)
-
-
-def test_warm_up_rises_from_zero_and_the_schedule_begins_after_it() -> None:
-    config = OptimizerConfig(learning_rate=1.0, schedule="cosine", warmup_steps=20)
-    found = rates(config, 120, [0, 10, 20, 70, 120])
-    np.testing.assert_allclose(found, [0, 0.5, 1, 0.5, 0], atol=1e-6)
+@pytest.mark.parametrize(
+    ("options", "total_steps", "rates"),
+    [
+        ({}, 10, {0: 1, 5: 1, 99: 1}),
+        ({"schedule": "cosine", "final_share": 0.1}, 100, {0: 1, 50: 0.55, 100: 0.1, 200: 0.1}),
+        ({"schedule": "step", **STEPS}, 100, {0: 1, 9: 1, 10: 0.5, 25: 0.25}),
+        ({"schedule": "exponential", **STEPS}, 100, {0: 1, 5: 0.5**0.5, 10: 0.5, 20: 0.25}),
+        # The schedule begins after a linear rise.
+        ({"schedule": "cosine", "warmup_steps": 20}, 120, {0: 0, 10: 0.5, 20: 1, 70: 0.5, 120: 0}),
+    ],
+)
+def test_learning_rates(options: Any, total_steps: int, rates: dict[int, float]) -> None:
+    schedule = learning_rate_schedule(OptimizerConfig(learning_rate=2.0, **options), total_steps)
+    found = [schedule(jnp.int32(step)) for step in rates]
+    np.testing.assert_allclose(found, 2 * np.array([*rates.values()]), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("clip_norm", [None, 1.0])
@@ -48,8 +38,7 @@ def test_the_first_update_is_adam_s_on_clipped_gradients(clip_norm: float | None
     optimizer = make_optimizer(config, learning_rate_schedule(config, 1))
     params = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
     updates, _ = optimizer.update(params, optimizer.init(params), params)
-    norm = 5.0
-    scale = 1.0 if clip_norm is None else clip_norm / norm
+    scale = 1.0 if clip_norm is None else clip_norm / 5.0
     expected = jax.tree.map(lambda g: -0.1 * scale * g / (abs(scale * g) + 0.5), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
 

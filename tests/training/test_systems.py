@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import numpy as np
 import optax
 import pytest
 from jax import Array, random
-from tasks import TEXT, assert_same_bits, run, without_timings
+from runs import rows_of, unequal, with_slow
+from tasks import run
 
 from lstm_jax.classifier import Classifier, ClassifierConfig
 from lstm_jax.models import LanguageModel, LanguageModelConfig
@@ -22,82 +22,53 @@ from lstm_jax.systems.language import LanguageConfig, LanguageObjective, Languag
 from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
 from lstm_jax.systems.reviews import ReviewsConfig, ReviewsSystem, probabilities
 from lstm_jax.text import build_review_vocabulary
-from lstm_jax.training.log import read_rows
-from lstm_jax.training.run import RunFolder
 from lstm_jax.training.task import first_state, make_task
 
-SIGNS = "abcdefghij"
 COMMON: dict[str, Any] = {
-    "batch_size": 8,
-    "steps": 14,
-    "log_every": 3,
-    "evaluate_every": 5,
-    "checkpoint_every": 4,
-    "keep_checkpoints": 50,
-    "sample_every": 0,
-}
+    "batch_size": 8, "steps": 14, "log_every": 3, "evaluate_every": 5, "checkpoint_every": 4,
+    "keep_checkpoints": 50, "sample_every": 0,
+}  # fmt: skip
+SIZES: dict[str, Any] = {"hidden_size": 6, "embedding_size": 4}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    poems = ["".join(rng.choice(list(SIGNS), rng.integers(1, 13))) for _ in range(70)]
-    (folder / "poems.txt").write_text("\n".join(f"title:{poem}" for poem in poems))
-    reviews = [f"{'ab'[row % 2]} {' '.join(poems[row])}\t{row % 2}" for row in range(70)]
-    (folder / "reviews.tsv").write_text("text\tlabel\n" + "\n".join(reviews) + "\n")
-    (folder / "text.txt").write_text(TEXT)
-    return folder
+def poems(folder: Path, **changes: Any) -> PoemsSystem:
+    settings = COMMON | {"length": 10, "widths": 3, "model": LanguageModelConfig(**SIZES)} | changes
+    system = read_system(PoemsConfig(data=str(folder / "poems.txt"), **settings))
+    assert isinstance(system, PoemsSystem)
+    return system
 
 
-def poems_config(folder: Path, **changes: Any) -> PoemsConfig:
-    model = LanguageModelConfig(hidden_size=6, embedding_size=4)
-    settings = {"length": 10, "widths": 3, "model": model} | changes
-    return PoemsConfig(**COMMON | {"data": str(folder / "poems.txt")} | settings)
+def reviews(folder: Path) -> ReviewsSystem:
+    model = ClassifierConfig(**SIZES, dense_size=5, dropout=0.3, dropout_place="inputs")
+    settings = COMMON | {"length": 8, "widths": 2, "model": model}
+    system = read_system(ReviewsConfig(data=str(folder / "reviews.tsv"), **settings))
+    assert isinstance(system, ReviewsSystem)
+    return system
 
 
-def reviews_config(folder: Path) -> ReviewsConfig:
-    model = ClassifierConfig(
-        hidden_size=6, embedding_size=4, dense_size=5, dropout=0.3, dropout_place="inputs"
-    )
-    data = str(folder / "reviews.tsv")
-    return ReviewsConfig(**COMMON | {"data": data, "length": 8, "widths": 2, "model": model})
+def published(folder: Path, **changes: Any) -> LanguageSystem:
+    settings = COMMON | {"sequence_length": 12, "model": LanguageModelConfig(**SIZES)} | changes
+    config = LanguageConfig(data=str(folder / "text.txt"), layout="published", **settings)
+    system = read_system(config)
+    assert isinstance(system, LanguageSystem)
+    return system
 
 
-def published_config(folder: Path) -> LanguageConfig:
-    model = LanguageModelConfig(hidden_size=6, embedding_size=4)
-    data = str(folder / "text.txt")
-    own = {"data": data, "layout": "published", "sequence_length": 12, "model": model}
-    return LanguageConfig(**COMMON | own)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        poems_config,
-        *(
-            pytest.param(each, marks=pytest.mark.slow)
-            for each in (reviews_config, published_config)
-        ),
-    ],
-)
+@pytest.mark.parametrize("system", with_slow([poems], [[reviews], [published]]))
 def test_every_system_stopped_and_resumed_equals_itself_uninterrupted(
-    make: Any, folder: Path, tmp_path: Path
+    system: Any, folder: Path, tmp_path: Path
 ) -> None:
-    task = make_task(read_system(make(folder)))
+    task = make_task(system(folder))
     whole, report = run(tmp_path / "whole", task)
     assert int(whole.step) == 14
     assert [row["step"] for row in report.rows] == [3, 5, 6, 9, 10, 12, 14]
     run(tmp_path / "cut", task, stop_at=6)
-    resumed, _ = run(tmp_path / "cut", task, resume=True)
-    assert_same_bits(resumed, whole)
-    rows = [read_rows(RunFolder(tmp_path / name).metrics) for name in ("whole", "cut")]
-    assert without_timings(rows[0]) == without_timings(rows[1])
+    assert unequal(run(tmp_path / "cut", task)[0], whole) == []
+    assert rows_of(tmp_path / "cut") == rows_of(tmp_path / "whole")
 
 
 def test_a_poem_s_loss_is_that_of_its_characters_and_of_its_end_apart(folder: Path) -> None:
-    system = read_system(poems_config(folder))
-    assert isinstance(system, PoemsSystem)
+    system = poems(folder)
     objective, model = system.objective, system.model
     params = objective.init(random.key(0))
     data = system.feed()(3)
@@ -131,30 +102,24 @@ def test_a_poem_s_loss_is_that_of_its_characters_and_of_its_end_apart(folder: Pa
 
 
 def test_lf_and_crlf_alone_end_a_poem_s_line(folder: Path, tmp_path: Path) -> None:
-    poems = (folder / "poems.txt").read_bytes()
-    (tmp_path / "poems.txt").write_bytes(
-        poems.replace(b":", b":\r\xc2\x85\x0c").replace(b"\n", b"\r\n")
-    )
-    plain, other = (read_system(poems_config(place)) for place in (folder, tmp_path))
-    assert isinstance(plain, PoemsSystem) and isinstance(other, PoemsSystem)
-    assert other.found == plain.found
+    lines = (folder / "poems.txt").read_bytes().replace(b"\n", b"\r\n")
+    (tmp_path / "poems.txt").write_bytes(lines.replace(b":", b":\r\xc2\x85\x0c"))
+    assert poems(tmp_path).found == poems(folder).found
 
 
 def test_each_poem_is_trained_on_once_an_epoch_and_each_held_out_one_judged_once(
     folder: Path,
 ) -> None:
-    system = read_system(poems_config(folder))
-    assert isinstance(system, PoemsSystem)
+    system = poems(folder)
     feed = system.feed()
 
     def characters(batches: Any) -> list[str]:
-        found = []
-        for batch in batches:
-            for row in range(batch.mask.shape[1]):
-                length = int(batch.mask[:, row].sum())
-                if length:
-                    found.append(system.vocabulary.decode(np.asarray(batch.inputs)[:length, row]))
-        return sorted(found)
+        rows = [
+            (np.asarray(inputs), int(length))
+            for batch in batches
+            for inputs, length in zip(batch.inputs.T, batch.mask.sum(0), strict=True)
+        ]
+        return sorted(system.vocabulary.decode(row[:length]) for row, length in rows if length)
 
     longest = system.config.length - 1
     for epoch in (0, 1):
@@ -163,18 +128,16 @@ def test_each_poem_is_trained_on_once_an_epoch_and_each_held_out_one_judged_once
         assert characters(map(feed, steps)) == expected
     expected = sorted(system.vocabulary.decode(poem[:longest]) for poem in system.held_out)
     assert characters(system.heldout()) == expected
-    last = read_system(poems_config(folder, heldout_from="last"))
-    assert isinstance(last, PoemsSystem)
-    poems = [last.vocabulary.encode(poem) for poem in last.found.poems]
-    for poem, held in zip(poems[-len(last.held_out) :], last.held_out, strict=True):
-        np.testing.assert_array_equal(poem, held)
+    last = poems(folder, heldout_from="last")
+    found = map(last.vocabulary.encode, last.found.poems[-len(last.held_out) :])
+    assert all(map(np.array_equal, found, last.held_out))
 
 
-@pytest.mark.parametrize("make", [poems_config, published_config])
+@pytest.mark.parametrize("make", [poems, published])
 def test_the_output_layer_may_start_from_how_often_each_token_is_a_target(
     make: Any, folder: Path
 ) -> None:
-    system = read_system(dataclasses.replace(make(folder), output_bias="frequencies"))
+    system = make(folder, output_bias="frequencies")
     counts = np.ones(len(system.vocabulary))
     feed = system.feed()
     for step in range(system.batches):
@@ -182,18 +145,17 @@ def test_the_output_layer_may_start_from_how_often_each_token_is_a_target(
         mask = np.ones(batch.targets.shape, bool) if batch.mask is None else batch.mask
         np.add.at(counts, np.asarray(batch.targets)[np.asarray(mask)], 1)
     state = first_state(make_task(system))
-    np.testing.assert_allclose(
-        jax.nn.softmax(state.params.output.b), counts / counts.sum(), rtol=1e-5
-    )
-    drawn = first_state(make_task(read_system(make(folder))))
-    assert_same_bits(state.params.layers, drawn.params.layers)
+    shares = jax.nn.softmax(state.params.output.b)
+    np.testing.assert_allclose(shares, counts / counts.sum(), rtol=1e-5)
+    drawn = first_state(make_task(make(folder)))
+    assert unequal(state.params.layers, drawn.params.layers) == []
     assert not np.array_equal(state.params.output.b, drawn.params.output.b)
 
 
 def test_widths_change_the_padding_and_not_the_loss(folder: Path) -> None:
     losses = []
     for widths in (1, 3):
-        system = read_system(poems_config(folder, widths=widths))
+        system = poems(folder, widths=widths)
         params = system.objective.init(random.key(0))
         total, sums_of = np.zeros(3), jax.jit(system.objective.sums)
         for batch in system.heldout():
@@ -213,8 +175,7 @@ def test_poems_of_the_published_size_have_the_published_number_of_parameters() -
 def test_words_of_held_out_reviews_are_not_in_the_vocabulary_unless_trained_on(
     folder: Path,
 ) -> None:
-    system = read_system(reviews_config(folder))
-    assert isinstance(system, ReviewsSystem)
+    system = reviews(folder)
     used = {int(token) for row in system.training.rows for token in row}
     assert used >= set(range(4, len(system.vocabulary)))
 
@@ -231,13 +192,10 @@ def test_a_review_is_read_in_the_normal_form_of_the_vocabulary() -> None:
 
 
 def test_published_batches_are_shuffled_anew_each_epoch_and_each_comes_once(folder: Path) -> None:
-    system = read_system(published_config(folder))
-    assert isinstance(system, LanguageSystem)
+    system = published(folder)
     feed = system.feed()
-    epochs = []
-    for epoch in (0, 1):
-        steps = range(epoch * system.batches, (epoch + 1) * system.batches)
-        epochs.append([np.asarray(feed(step).inputs).tobytes() for step in steps])
+    steps = np.arange(2 * system.batches).reshape(2, -1)
+    epochs = [[np.asarray(feed(step).inputs).tobytes() for step in epoch] for epoch in steps]
     assert sorted(epochs[0]) == sorted(epochs[1])
     assert epochs[0] != epochs[1]
     batch = feed(0)
@@ -247,8 +205,6 @@ def test_published_batches_are_shuffled_anew_each_epoch_and_each_comes_once(fold
 
 @pytest.mark.parametrize("carried", [False, True])
 def test_a_backward_carry_starts_each_batch_at_zero_unless_carried(carried: bool) -> None:
-    from lstm_jax.models import LanguageModel
-
     model = LanguageModel(LanguageModelConfig(hidden_size=5, bidirectional=True), 9)
     objective = LanguageObjective(model, 6, carry_backward=carried)
     params = objective.init(random.key(0))
