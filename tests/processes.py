@@ -23,27 +23,16 @@ _IMPORTED_LATE = ("cli.main", "cli.train", "cli.sample", "cli.convert")
 
 
 class Process:
-    """A process of a command.
+    """A process of a command: of a script in the root of the repository, or of a module.
 
-    Args:
-        command: a script in the root of the repository, or a module.
-        arguments: of the command.
-        notes: a path to which suffixes are added, for what it prints.
-        place: its working folder; by default this process's.
-        environment: variables to set.
-        memory: of how many bytes its address space may be.
+    What it prints goes to files whose names begin as `notes`; its address space has so many bytes
+    of `memory`, at the most.
     """
 
     def __init__(
-        self,
-        command: str,
-        arguments: Sequence[str],
-        notes: Path,
-        *,
-        place: Path | None = None,
-        environment: Mapping[str, str] | None = None,
-        memory: int | None = None,
-    ) -> None:
+        self, command: str, arguments: Sequence[str], notes: Path, *, place: Path | None = None,
+        environment: Mapping[str, str] | None = None, memory: int | None = None,
+    ) -> None:  # fmt: skip
         self._streams = [notes.with_name(f"{notes.name}.{end}") for end in ("out", "err", "began")]
         for stream in self._streams:
             stream.unlink(missing_ok=True)
@@ -56,22 +45,18 @@ class Process:
 
     @property
     def has_begun(self) -> bool:
-        """Whether the command has."""
         return self._streams[2].exists()
 
     @property
     def has_ended(self) -> bool:
-        """Whether it has."""
         return self._process.exitcode is not None
 
     @property
     def output(self) -> bytes:
-        """What it has printed."""
         return self._streams[0].read_bytes() if self._streams[0].exists() else b""
 
     @property
     def errors(self) -> str:
-        """What it has printed on standard error."""
         found = self._streams[1].read_bytes() if self._streams[1].exists() else b""
         return found.decode(errors="replace")
 
@@ -88,7 +73,6 @@ class Process:
         return True
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
         if self._process.pid is not None:
             os.kill(self._process.pid, number)
 
@@ -105,11 +89,7 @@ class Process:
         self._process.join()
 
     def wait(self, seconds: float = PATIENCE) -> int:
-        """Waits for its end.
-
-        Returns:
-            Its exit code, as a shell has it: 128 and the number of the signal that ended it.
-        """
+        """Its exit code, as a shell has it: 128 and the number of the signal that ended it."""
         self._process.join(seconds)
         code = self._process.exitcode
         if code is None:
@@ -119,13 +99,9 @@ class Process:
 
 
 def _run(
-    command: str,
-    arguments: list[str],
-    streams: list[Path],
-    place: Path | None,
-    environment: dict[str, str],
-    memory: int | None,
-) -> None:
+    command: str, arguments: list[str], streams: list[Path], place: Path | None,
+    environment: dict[str, str], memory: int | None,
+) -> None:  # fmt: skip
     """In the process."""
     for path, stream in zip(streams, (sys.stdout, sys.stderr), strict=False):
         os.dup2(os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream.fileno())

@@ -1,5 +1,6 @@
 """Puts the folder of what the tests share on the path, and calls commands in this process."""
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,7 +46,9 @@ def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, text_file: Path) -> Path:
-    """A run of 12 steps, which no test changes."""
+    """A run of 12 steps, which no test changes; beside it a trace, and what was printed."""
     run = tmp_path_factory.mktemp("runs") / "run"
-    assert train_command(["--data", str(text_file), "--run-dir", str(run), *SMALL]) == 0
+    line = f"--data {text_file} --run-dir {run} --tensorboard --profile {run.parent}/trace"
+    with open(run.parent / "out", "w") as out, contextlib.redirect_stdout(out):
+        assert train_command([*line.split(), "--sample-prompts", "7 bottles", *SMALL]) == 0
     return run

@@ -27,7 +27,10 @@ from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, held
 
 
-def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
+def test_a_run_shows_and_holds_what_is_promised(trained: Path) -> None:
+    shown = (trained.parent / "out").read_text()
+    for said in ("step 12/12", "held out", "\n7 bottles", f"saved step 12 in {trained}"):
+        assert said in shown
     names = {p.name for p in trained.iterdir()}
     assert {"config.json", "vocab.json", "metrics.jsonl", "checkpoints", "curves.png"} <= names
     assert {p.name for p in (trained / "checkpoints").iterdir()} == {"6", "12"}
@@ -35,20 +38,9 @@ def test_a_run_folder_holds_what_is_promised(trained: Path) -> None:
     config = json.loads((trained / "config.json").read_text())["config"]
     assert (config["model"]["hidden_size"], config["steps"]) == (16, 12)
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_training_shows_numbers_and_samples_and_writes_events_and_a_profile(
-    call: Command, text_file: Path, tmp_path: Path
-) -> None:
-    run, trace = tmp_path / "run", tmp_path / "trace"
-    asked = ("--sample-prompts", "7 bottles", "--tensorboard", "--profile", trace)
-    code, out, err = call(train_command, "--data", text_file, "--run-dir", run, *SMALL, *asked)
-    assert (code, err) == (0, "")
-    for said in ("step 12/12", "held out", "\n7 bottles", f"saved step 12 in {run}"):
-        assert said in out
-    (events,) = (run / "tensorboard").iterdir()
+    (events,) = (trained / "tensorboard").iterdir()
     assert all(name in events.read_bytes() for name in (b"heldout_loss", b"sample/"))
-    assert list(trace.rglob("*.xplane.pb"))
+    assert list((trained.parent / "trace").rglob("*.xplane.pb"))
 
 
 def test_the_loop_eval_only_and_score_give_one_held_out_loss(call: Command, trained: Path) -> None:

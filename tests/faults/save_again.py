@@ -1,6 +1,6 @@
 """Restores a run's newest checkpoint in this process and others, and saves it as the next step.
 
-python tests/faults/save_again.py --run-dir DIR --devices N [--coordinator HOST:PORT ...]
+python tests/faults/save_again.py --resume --run-dir DIR --devices N [--coordinator HOST:PORT ...]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lstm_jax.training.task import make_task, restored_state
 
 
 def run(arguments: Sequence[str]) -> int:
-    command = read_arguments(["--resume", *arguments])
+    command = read_arguments(arguments)
     folder = RunFolder(command.run_dir)
     with joined(command.launch), CheckpointStore(folder.checkpoints, keep_latest=9) as store:
         task = make_task(read_system(command.config, folder.path))

@@ -32,7 +32,7 @@ QUICKLY = 2.0
 
 
 class Party:
-    """Processes that train one run together, but for one that may be absent.
+    """Processes that begin a run together, or go on with it, but for one that may be absent.
 
     There is a device for each of them unless said otherwise; `own` has arguments of one of them.
     """
@@ -47,6 +47,7 @@ class Party:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         given = [*arguments, "--run-dir", str(run), "--devices", str(devices)]
+        given += ["--resume"] * RunFolder(run).config.exists()
         if processes > 1:
             given += ["--coordinator", f"127.0.0.1:{port}", "--dead-timeout", "1"]
             given += ["--process-count", str(processes)]
@@ -147,10 +148,6 @@ def test_losses_do_not_depend_on_how_the_devices_are_spread(name: str, tmp_path:
         assert np.abs(losses(run) - losses(runs[1, 1])).max() <= 2e-6
 
 
-def going_on(run: Path) -> list[str]:
-    return ["--resume"] if RunFolder(run).config.exists() else []
-
-
 @pytest.mark.parametrize("kills", [6, longer(20)])
 def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
     kills: int, arguments: list[str], alone: Path, tmp_path: Path, is_thorough: bool,
@@ -161,7 +158,7 @@ def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
     failures, slowest, lost, runs = [], 0.0, 0, [tmp_path / "0"]
     for kill in range(kills):
         run = runs[-1]
-        party = Party(run, [*arguments, *going_on(run)])
+        party = Party(run, arguments)
         first = party.members[0]
         assert first.wait_until(lambda first=first: bool(first.output))
         party.reach(min(last_row(run) + int(random.integers(1, 8)), STEPS))
@@ -181,7 +178,7 @@ def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
         if is_over:
             runs.append(tmp_path / str(len(runs)))
     for run in runs:
-        Party(run, [*arguments, *going_on(run)]).finish()
+        Party(run, arguments).finish()
         failures += [f"{run.name} has other rows"] * (rows_of(run) != rows_of(alone))
     failures += [f"{lost} steps were lost"] * (lost > SAVE_EVERY)
     failures += [f"{slowest:.1f} s until the other ended"] * (is_thorough and slowest > QUICKLY)
@@ -203,7 +200,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(
     assert party.wait() == {0: 128 + number, 1: 128 + number}, party.errors()
     stopped_at = newest_step(run)
     assert stopped_at - 1 <= last_row(run) <= stopped_at  # an evaluation may be cut short
-    Party(run, ["--resume"], 1 if receiver else 4).finish()
+    Party(run, [], 1 if receiver else 4).finish()
     assert [row["step"] for row in rows_of(run)] == [*range(1, STEPS + 1)]
     assert np.abs(losses(run) - losses(alone)).max() <= 2e-6
 
@@ -267,7 +264,7 @@ def test_an_error_in_one_ends_the_other(
     assert "no data for step 9" in failed.errors
     assert "another process of this run ended" in other.errors
     assert 9 - SAVE_EVERY <= newest_step(run) <= 9
-    Party(run, ["--resume"]).finish()
+    Party(run, []).finish()
     assert rows_of(run) == rows_of(alone)
 
 

@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from broken import broken_bytes, broken_tree, json_bytes, odd_flags
@@ -59,22 +59,15 @@ LINES: dict[str, list[tuple[str, Any]]] = {
 """Lines of each command, and what has its flags."""
 
 
-class Case(NamedTuple):
-    """A command, its words, and the file or folder of the working folder that it may write."""
-
-    command: str
-    words: list[str]
-    writes: str | None = None
-
-
-def run(case: Case, sandbox: Path) -> tuple[int, bytes, str]:
+def run(command: str, words: list[str], sandbox: Path) -> tuple[int, bytes, str]:
     """Runs a command in the folder `work`; gives its exit code and what it printed."""
     places = {"HOME": "home", "TMPDIR": "tmp", "LSTM_JAX_CACHE": "cache"}
     variables = {name: str(sandbox / "outside" / place) for name, place in places.items()}
     variables |= dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    command = "lstm_jax" if case.command == CONVERT else case.command
-    process = Process(command, case.words, sandbox / "notes", place=sandbox / "work",
-                      environment=variables, memory=MEMORY)  # fmt: skip
+    process = Process(
+        "lstm_jax" if command == CONVERT else command, words, sandbox / "notes",
+        place=sandbox / "work", environment=variables, memory=MEMORY,
+    )  # fmt: skip
     return process.wait(SECONDS), process.output, process.errors
 
 
@@ -110,39 +103,41 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_files(sandbox / "work")
     reviews = f"reviews --data reviews.csv --vectors vectors.txt --run-dir labels {SMALL}"
     for line in (f"--data text.txt --run-dir run {OF_TEXT} --sample-prompts fox", reviews):
-        code, _, said = run(Case(TRAIN, line.split()), sandbox)
+        code, _, said = run(TRAIN, line.split(), sandbox)
         assert code == 0, said
     return sandbox / "work"
 
 
-def assert_clean(law: Law, files: Path, make: Callable[[Path], Case]) -> None:
+def assert_clean(law: Law, files: Path, command: str, spoiled: Callable[[Path], list[str]]) -> None:
     """A command is refused by one line and exit code 2, or does what it is asked; no file besides.
 
     Args:
         law: counts it.
         files: what the working folder begins with.
-        make: spoils something in the working folder, and gives the command that meets it.
+        command: which one.
+        spoiled: spoils something in the working folder, and gives the words that meet it.
     """
     with tempfile.TemporaryDirectory(dir=law.place) as folder:
         sandbox = Path(folder)
         shutil.copytree(files, sandbox / "work", symlinks=True)
-        case = make(sandbox / "work")
+        words = spoiled(sandbox / "work")
+        writes = written_by(words, sandbox / "work")
         for name in ("home", "tmp"):
             (sandbox / "outside" / name).mkdir(parents=True)
         before = listing(sandbox)
-        code, output, said = run(case, sandbox)
+        code, output, said = run(command, words, sandbox)
         after = listing(sandbox)
-    may = r"notes\..*" + (f"|work/{re.escape(case.writes)}(/.*)?" if case.writes else "")
+    may = r"notes\..*" + (f"|work/{re.escape(writes)}(/.*)?" if writes else "")
     changed = {path for path, _ in before.items() ^ after.items()}
-    assert {path for path in changed if not re.fullmatch(may, path, re.DOTALL)} == set(), case
-    assert "Traceback" not in said, f"{case}\n{said[-3_000:]}"
+    assert {path for path in changed if not re.fullmatch(may, path, re.DOTALL)} == set(), words
+    assert "Traceback" not in said, f"{words}\n{said[-3_000:]}"
     if code == 0:
-        assert not case.writes or f"work/{case.writes}" in after, f"{case} wrote nothing"
-        for line in output.decode().splitlines() if "--jsonl" in case.words else ():
+        assert not writes or f"work/{writes}" in after, f"{words} wrote nothing"
+        for line in output.decode().splitlines() if "--jsonl" in words else ():
             json.loads(line, parse_constant=pytest.fail)
     else:
         errors = [line for line in said.splitlines() if re.match(r"[\w. -]+: error: .", line)]
-        assert (code, len(errors)) == (2, 1), f"{case}\n{said[-3_000:]}"
+        assert (code, len(errors)) == (2, 1), f"{words}\n{said[-3_000:]}"
         assert said.endswith(f"{errors[0]}\n")
         assert len(errors[0]) <= LONGEST_LINE
     law.count(refused=code != 0)
@@ -151,7 +146,7 @@ def assert_clean(law: Law, files: Path, make: Callable[[Path], Case]) -> None:
 Draw = Callable[[st.SearchStrategy[Any]], Any]
 
 
-def spoiled_case(draw: Draw, command: str, place: Path) -> Case:
+def spoiled_words(draw: Draw, command: str, place: Path) -> list[str]:
     """A line with odd flags or another path, or of which a file is no longer what it was."""
     line, owner = draw(st.sampled_from(LINES[command]))
     words = shlex.split(line)
@@ -178,8 +173,7 @@ def spoiled_case(draw: Draw, command: str, place: Path) -> Case:
         case _:
             spoil(draw, place / words[draw(st.sampled_from(named))])
     # The operating system takes no others.
-    words = [os.fsdecode(os.fsencode(word.replace("\0", ""))) for word in words]
-    return Case(command, words, written_by(words, place))
+    return [os.fsdecode(os.fsencode(word.replace("\0", ""))) for word in words]
 
 
 def written_by(words: list[str], place: Path) -> str | None:
@@ -231,18 +225,18 @@ def spoil(draw: Draw, path: Path) -> None:
 @few
 @given(data=st.data())
 def test_commands(law: Law, stage: Path, name: str, data: st.DataObject) -> None:
-    assert_clean(law, stage, lambda place: spoiled_case(data.draw, name, place))
+    assert_clean(law, stage, name, lambda place: spoiled_words(data.draw, name, place))
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("command", "line"),
     [
-        Case(TRAIN, ["--data", "é\udc80", "--run-dir", "new", *OF_TEXT.split()], "new"),
-        Case(CONVERT, ["convert", "text.txt", "out.safetensors"], "out.safetensors"),
+        (TRAIN, f"--data é\udc80 --run-dir new {OF_TEXT}"),
+        (CONVERT, "convert text.txt out.safetensors"),
     ],
 )
-def test_a_command_is_refused_by_one_line(case: Case, tmp_path: Path) -> None:
+def test_a_command_is_refused_by_one_line(command: str, line: str, tmp_path: Path) -> None:
     make_files(tmp_path / "files")
     law = Law(tmp_path, ["", 0, 0, 0])
-    assert_clean(law, tmp_path / "files", lambda place: case)
+    assert_clean(law, tmp_path / "files", command, lambda place: line.split())
     assert law.row[1:] == [1, 1, 0]

@@ -9,8 +9,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parent))
 
-from states import fill
-from tasks import TEXT
+from tasks import TEXT, fill
 
 
 @pytest.fixture(scope="module")

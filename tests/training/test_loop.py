@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -214,7 +213,6 @@ def test_endless_skipping_is_told_and_ends_with_a_run_that_repeats_it(
     params = first_state(the_task).params
     output = params.output._replace(b=params.output.b.at[0].set(np.nan))
     begun = replace(first_state(the_task), params=params._replace(output=output))
-    before = jax.tree.map(jnp.copy, begun)
     report = Silent()
     with pytest.raises(loop.NotFiniteError, match=f"at step {limit},") as raised:
         run(tmp_path, the_task, begun=begun, report=report)
@@ -226,12 +224,6 @@ def test_endless_skipping_is_told_and_ends_with_a_run_that_repeats_it(
     saved, dumped = (saved_state(path, the_task) for path in (tmp_path, folder.nonfinite.path))
     assert (int(saved.step), int(saved.skipped)) == (limit, limit)
     assert (int(dumped.step), int(dumped.batch), int(dumped.skipped)) == (limit - 1,) * 3
-    for kept in (saved, dumped):
-        assert unequal(kept.params, before.params) == []
-        assert unequal(kept.opt_state, before.opt_state) == []
-    after, metrics = train_step(the_task.program, dumped, the_task.system.feed()(limit - 1))
-    assert int(after.skipped) == limit
-    assert not np.isfinite(float(metrics.loss))
 
 
 @dataclass(frozen=True)

@@ -213,7 +213,8 @@ def test_only_activations_go_between_the_devices_that_split_a_vocabulary(tmp_pat
     characters = [chr(0x4E00 + number) for number in range(399)]
     poems = ("".join(characters[first : first + 9]) for first in range(0, 399, 9))
     (tmp_path / "poems.txt").write_text("\n".join(f"title:{poem}" for poem in poems))
-    task = on_a_mesh("poems", 4, tensor=2, batch_size=4, data=str(tmp_path / "poems.txt"))
+    data = {"data": str(tmp_path / "poems.txt"), "batch_size": 4, "length": 10}
+    task = on_a_mesh("poems", 4, tensor=2, **data)
     held = jax.tree.leaves(first_state(task).params)
     split = task.parameters - sum(leaf.addressable_shards[0].data.size for leaf in held)
     assert split == 400 // 2 * (4 + 6 + 1)

@@ -58,7 +58,7 @@ def test_a_backend_that_is_not_there_is_in_the_way_of_no_curves(
     runs: list[Path], tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "lstm_jax", "plot", runs[0], "--output", tmp_path / "a.png"]
-    subprocess.run(command, env=os.environ | {"MPLBACKEND": "module://nowhere"}, check=True)
+    subprocess.run(command, env=os.environ | {"MPLBACKEND": "nowhere"}, check=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
