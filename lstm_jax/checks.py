@@ -3,8 +3,6 @@
 Shapes: T time, B batch, D input size.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax.numpy as jnp

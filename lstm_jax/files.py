@@ -4,16 +4,14 @@ import hashlib
 import os
 import secrets
 import stat
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | bytearray) -> None:
     """Writes a file in one step, so that no reader sees half of it; one that is there is replaced.
 
-    Raises:
-        OSError: it cannot be written.
-        ValueError: it is not a possible path.
+    Raises OSError where it cannot be written, and ValueError where it is not a possible path.
     """
     target = Path(path)
     # Not tempfile: its files are private (mode 0600), and the mode would survive the move.
@@ -57,13 +55,7 @@ def is_device(path: str | os.PathLike[str]) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames it to NAME.damaged, or NAME.damaged-2 and so on: nothing is thrown away.
-
-    Returns:
-        Where it is now.
-    """
-    for number in count(1):
-        aside = path.with_name(f"{path.name}.damaged{f'-{number}' if number > 1 else ''}")
-        if not aside.exists():
-            return path.rename(aside)
-    raise AssertionError  # the numbers never end
+    """Renames it to NAME.damaged, or NAME.damaged-2 and so on; gives where it is now."""
+    ends = chain([""], (f"-{number}" for number in count(2)))
+    places = (path.with_name(f"{path.name}.damaged{end}") for end in ends)
+    return path.rename(next(place for place in places if not place.exists()))

@@ -7,8 +7,6 @@
 line or a JSON file.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import types
@@ -29,8 +27,7 @@ from typing import (
 
 T = TypeVar("T")
 
-LARGEST_INTEGER = 2**31 - 1
-"""Integers travel to the device as int32, other numbers as float32."""
+LARGEST_INTEGER = 2**31 - 1  # Integers travel to the device as int32, other numbers as float32
 
 
 class Bounds(NamedTuple):
@@ -67,6 +64,13 @@ Vocabular = Annotated[T, OF_THE_VOCABULARY]
 """A run that begins with another's weights must have the same value, as all of `model` must be."""
 
 
+class Checked:
+    """Dataclasses that are checked when they are made; see `check`."""
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
 def check(settings: Any) -> None:
     """Compares a dataclass's fields with their annotations.
 
@@ -77,15 +81,13 @@ def check(settings: Any) -> None:
 
 
 def from_json(cls: type[T], values: Any, prefix: str = "") -> T:
-    """The dataclass that `dataclasses.asdict` gave, from JSON values; see there for `check`.
+    """The dataclass that `dataclasses.asdict` gave, from JSON values.
 
-    Args:
-        cls: the dataclass; fields that `values` lack, of an older version, take their defaults.
-        values: of the fields, by name.
-        prefix: what errors put before a field's name.
+    Fields that `values` lack, of an older version, take their defaults.
 
     Raises:
-        ValueError: a field that the class lacks, or a value that it refuses.
+        ValueError: a field that the class lacks, or a value that it refuses (see `check`); before
+            its name stands `prefix`.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')} is {values!r:.60}; expected a JSON object")

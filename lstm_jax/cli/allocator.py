@@ -5,21 +5,12 @@ the kernel, which zeroes it and maps it in anew, page by page, at the next step:
 half the time of a small layer's forward and backward pass.
 """
 
-from __future__ import annotations
-
 import ctypes
 import os
 import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
 _LARGEST = 2**31 - 1
-_SETTINGS = {
-    _MMAP_THRESHOLD: _LARGEST,
-    _TRIM_THRESHOLD: _LARGEST,
-    _TOP_PAD: 64 * 2**20,
-}
-
-
 _SMALL_STATE = 2**14
 
 
@@ -35,14 +26,12 @@ def keep_memory_of_steps(rows: int, hidden_size: int) -> bool:
 def keep_freed_memory(arenas: int = 1) -> bool:
     """Make glibc keep freed memory for reuse; call this before any large allocation.
 
-    Args:
-        arenas: how many threads share; it counts until the first of them takes memory. Threads
-            wait for each other at a single one, which costs small steps on two devices a sixth of
-            their time. But of several, all but the main thread's give back what is above 64 MB.
+    Threads share so many arenas; it counts until the first of them takes memory. They wait for each
+    other at a single one, which costs small steps on two devices a sixth of their time. But of
+    several, all but the main thread's give back what is above 64 MB.
 
-    Returns:
-        Whether it took effect: on Linux with glibc, unless the environment has settings of the
-        user's own (`MALLOC_...` or `GLIBC_TUNABLES`), which are left as they are.
+    Returns whether it took effect: on Linux with glibc, unless the environment has settings of the
+    user's own (`MALLOC_...` or `GLIBC_TUNABLES`), which are left as they are.
     """
     has_own = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if has_own or sys.platform != "linux":
@@ -51,5 +40,10 @@ def keep_freed_memory(arenas: int = 1) -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    settings = [*_SETTINGS.items(), (_ARENA_MAX, arenas)]
-    return all([bool(mallopt(parameter, value)) for parameter, value in settings])
+    settings = {
+        _MMAP_THRESHOLD: _LARGEST,
+        _TRIM_THRESHOLD: _LARGEST,
+        _TOP_PAD: 64 * 2**20,
+        _ARENA_MAX: arenas,
+    }
+    return all([mallopt(parameter, value) for parameter, value in settings.items()])

@@ -1,7 +1,5 @@
 """Command lines read into dataclasses, whose fields are the flags."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib
@@ -29,18 +27,12 @@ def parse(
     prog: str,
     short_help: str | None = None,
 ) -> T:
-    """Reads a command line into a dataclass whose fields are its flags; they change `default`.
+    """Reads a command line into a dataclass whose fields are its flags.
 
-    A flag of a group may go by its last part (--hidden-size for --model.hidden-size), and a text
-    may begin with dashes, where no other flag could be meant.
-
-    Args:
-        cls: the dataclass.
-        default: what flags that are not given leave; None where some must be given.
-        arguments: the command line, without the program.
-        prog: the program, as help and errors call it.
-        short_help: what --help prints, with `{prog}` for the program; --help-all prints all flags
-            then.
+    They change `default`, which is None where some must be given. A flag of a group may go by its
+    last part (--hidden-size for --model.hidden-size), and a text may begin with dashes, where no
+    other flag could be meant. With `short_help`, which --help prints then, --help-all prints all
+    flags.
 
     Raises:
         ValueError: with one line, for whatever is wrong with the arguments.

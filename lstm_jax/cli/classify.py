@@ -1,7 +1,5 @@
 """Labels texts with a trained classifier."""
 
-from __future__ import annotations
-
 import itertools
 import sys
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """Standard output and standard error, whatever they can't show; errors of one line."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import json
@@ -17,8 +15,7 @@ from lstm_jax.cli.allocator import keep_freed_memory
 from lstm_jax.training.log import finite
 
 USAGE_ERROR = 2
-START_AGAIN = 75
-"""The exit code (EX_TEMPFAIL) of a process that the end of another has ended."""
+START_AGAIN = 75  # The exit code (EX_TEMPFAIL) of a process that the end of another has ended
 
 START_ALL_AGAIN = "start all of them again, with --resume"
 _OF_ANOTHER = re.compile("gloo|nccl|coordination service|heartbeat", re.IGNORECASE)
@@ -64,12 +61,10 @@ def _code_of(error: BaseException, prog: str) -> int | None:
     if _has_joined_others() and _OF_ANOTHER.search(line):
         tell(f"{prog}: another process of this run ended ({line:.160}); {START_ALL_AGAIN}")
         return START_AGAIN
-    if not isinstance(error, (ValueError, OSError)):
-        cure = _cure(error, line)
-        if cure is None:
-            return None
-        line = cure
-    tell(f"{prog}: error: {line}")
+    told = line if isinstance(error, (ValueError, OSError)) else _cure(error, line)
+    if told is None:
+        return None
+    tell(f"{prog}: error: {told}")
     return USAGE_ERROR
 
 
@@ -88,10 +83,7 @@ def leave(code: int) -> NoReturn:
 
 
 def error_line(error: Exception) -> str:
-    """What an error says in one line: all of it, or its beginning and its end, where the cure is.
-
-    What a user gave may be of any length, and errors repeat it.
-    """
+    """What an error says in one line: all, or its beginning and its end, where the cure is."""
     line = " ".join(str(error).split())
     if len(line) <= _LONGEST_LINE:
         return line
@@ -115,8 +107,8 @@ def _cure(error: Exception, line: str) -> str | None:
 
 
 def _variables(prefix: str) -> str:
-    found = (name for name in sorted(os.environ) if name.startswith(prefix))
-    return ", ".join(f"{name} is {os.environ[name]!r}" for name in found)
+    found = sorted(each for each in os.environ.items() if each[0].startswith(prefix))
+    return ", ".join(f"{name} is {value!r}" for name, value in found)
 
 
 @contextlib.contextmanager
@@ -151,10 +143,9 @@ def tell(line: str) -> None:
 
 
 def put(text: str) -> None:
-    """Writes to standard output at once.
+    """Writes to standard output at once; raises ValueError where it takes no more.
 
-    Raises:
-        ValueError: it takes no more; BrokenPipeError where nobody reads it.
+    Where nobody reads it, it is BrokenPipeError.
     """
     try:
         sys.stdout.write(text)
@@ -163,18 +154,18 @@ def put(text: str) -> None:
         raise
     except OSError as error:
         _discard(sys.stdout)  # what it still holds, too
-        raise ValueError(
-            f"standard output fails ({error.strerror}); send it where there is room"
-        ) from None
+        problem = f"standard output fails ({error.strerror})"
+        raise ValueError(f"{problem}; send it where there is room") from None
 
 
 def json_line(value: Any) -> str:
     """Strict JSON (see `finite`) for standard output, escaped where its encoding needs it."""
-    line = json.dumps(finite(value), ensure_ascii=False, allow_nan=False)
+    value = finite(value)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
         line.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return json.dumps(finite(value), allow_nan=False)
+        return json.dumps(value, allow_nan=False)
     return line
 
 

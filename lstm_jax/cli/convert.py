@@ -1,29 +1,14 @@
 """Writes the weights of a run or a file as safetensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from lstm_jax.cli.options import ConvertCommand
+from lstm_jax.interop import plain, pytorch
 from lstm_jax.interop.files import (
     SAFETENSORS_SUFFIX,
     load_arrays,
     require_target,
     save_safetensors,
-)
-from lstm_jax.interop.plain import (
-    language_model_from_plain,
-    language_model_to_plain,
-    layers_from_plain,
-    layers_to_plain,
-)
-from lstm_jax.interop.pytorch import (
-    LanguageModelNames,
-    language_model_from_pytorch,
-    language_model_to_pytorch,
-    layers_from_pytorch,
-    layers_to_pytorch,
-    unwrapped_name,
 )
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.training.run import load
@@ -39,7 +24,7 @@ def run(command: ConvertCommand) -> int:
     require_target(command.target, overwrite=command.overwrite)
     weights, is_pytorch = _read(command)
     to = command.to or ("plain" if is_pytorch else "pytorch")
-    arrays = _to_plain(weights) if to == "plain" else _to_pytorch(command, weights)
+    arrays = _named(command, weights, to)
     # Other programs ask this entry for the framework whose layout it is.
     metadata = {"format": "pt" if to == "pytorch" else "lstm_jax"}
     save_safetensors(command.target, arrays, metadata=metadata)
@@ -62,30 +47,25 @@ def _read(command: ConvertCommand) -> tuple[Weights, bool]:
         if command.prefix is not None:
             raise ValueError(f"{source} has plain names, no prefix; leave out --prefix")
         if "output/b" in arrays:
-            return language_model_from_plain(arrays), False
-        return layers_from_plain(arrays), False
+            return plain.language_model_from_plain(arrays), False
+        return plain.layers_from_plain(arrays), False
     if command.prefix is not None:
-        return layers_from_pytorch(arrays, command.prefix), True
-    decoder = f"{unwrapped_name(command.decoder)}."
-    if any(unwrapped_name(name).startswith(decoder) for name in arrays):
-        return language_model_from_pytorch(arrays, names=_names(command))[1], True
-    return layers_from_pytorch(arrays), True
+        return pytorch.layers_from_pytorch(arrays, command.prefix), True
+    decoder = f"{pytorch.unwrapped_name(command.decoder)}."
+    if any(pytorch.unwrapped_name(name).startswith(decoder) for name in arrays):
+        return pytorch.language_model_from_pytorch(arrays, names=_names(command))[1], True
+    return pytorch.layers_from_pytorch(arrays), True
 
 
-def _to_plain(weights: Weights) -> dict[str, Any]:
-    if isinstance(weights, LanguageModelParams):
-        return dict(language_model_to_plain(weights))
-    return dict(layers_to_plain(weights))
-
-
-def _to_pytorch(command: ConvertCommand, weights: Weights) -> dict[str, Any]:
+def _named(command: ConvertCommand, weights: Weights, to: str) -> dict[str, Any]:
     if not isinstance(weights, LanguageModelParams):
-        return dict(layers_to_pytorch(weights))
-    identity = command.identity_encoder
-    return dict(
-        language_model_to_pytorch(weights, names=_names(command), identity_encoder=identity)
-    )
+        layers_to = plain.layers_to_plain if to == "plain" else pytorch.layers_to_pytorch
+        return dict(layers_to(weights))
+    if to == "plain":
+        return dict(plain.language_model_to_plain(weights))
+    names, identity = _names(command), command.identity_encoder
+    return dict(pytorch.language_model_to_pytorch(weights, names=names, identity_encoder=identity))
 
 
-def _names(command: ConvertCommand) -> LanguageModelNames:
-    return LanguageModelNames(command.encoder, command.rnn, command.decoder)
+def _names(command: ConvertCommand) -> pytorch.LanguageModelNames:
+    return pytorch.LanguageModelNames(command.encoder, command.rnn, command.decoder)

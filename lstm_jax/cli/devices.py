@@ -1,7 +1,5 @@
 """How many devices share a run's batches, and what JAX has to be told of it before it starts."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 
@@ -24,25 +22,22 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     Several processes have an equal share of the devices each, and all take part; on a CPU "auto"
     means one of each.
 
-    Args:
-        config: the run's settings.
-        processes: how many share the devices; 0 where that is not known.
-        is_asked: whether the user asks for this number now, and would rather have an error than
-            another; a run that is resumed elsewhere takes what there is.
-
-    Raises:
-        ValueError: the user asks for more than this processor has cores.
+    So many `processes` share the devices; 0 where that is not known. With `is_asked` the user asks
+    for this number now, and would rather have an error than another: ValueError where it is more
+    than this processor has cores. A run that is resumed elsewhere takes what there is.
     """
     asked = None if config.devices == "auto" else config.devices
     processes = processes or jax.process_count()  # too late for flags, which such clusters need not
-    cores = _cores()
+    is_linux = hasattr(os, "sched_getaffinity")
+    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
     hidden_size = config.model.hidden_size  # type: ignore[attr-defined]
     pays = hidden_size <= SMALL_HIDDEN_SIZE
     if processes == 1:
         wanted = asked or max(_divisors(config.batch_size, cores if pays else 1))
     else:
         wanted = asked // processes if asked and asked % processes == 0 else 1
-    is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *_flags()}
+    flags = (flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split())
+    is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *flags}
     keep_memory_of_steps(config.batch_size // wanted, hidden_size)
     if 1 < wanted <= cores and not is_split:
         os.environ |= splitting(wanted)
@@ -66,18 +61,6 @@ def splitting(devices: int) -> dict[str, str]:
     """The environment in which JAX splits a CPU into so many devices, each with one thread."""
     own = f"{_SPLITTING}={devices} --xla_cpu_multi_thread_eigen=false"
     return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()}
-
-
-def _flags() -> Iterator[str]:
-    """The names of XLA's flags that are set."""
-    return (flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split())
-
-
-def _cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _divisors(batch_size: int, most: int) -> Iterator[int]:

@@ -1,19 +1,11 @@
 """What training shows: a live line on a terminal, plain lines elsewhere."""
 
-from __future__ import annotations
-
 import sys
 import time
-from typing import TextIO, cast
+from typing import Self, TextIO, cast
 
+from rich import progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.segment import Segment, Segments
 
 from lstm_jax.cli.console import Shown
@@ -24,24 +16,18 @@ _SECONDS_OF_SILENCE = 20.0
 
 
 class Display:
-    """A context manager that reports to the terminal.
-
-    Args:
-        first_step: where training begins.
-        total_steps: where it ends.
-        quiet: whether nothing is shown.
-    """
+    """A context manager that reports to the terminal, and nothing if it is quiet."""
 
     def __init__(self, first_step: int, total_steps: int, *, quiet: bool = False) -> None:
         file = cast(TextIO, Shown(sys.stdout))
         self._console = Console(file=file, soft_wrap=True, quiet=quiet)
         self._is_live = self._console.is_terminal and not quiet
-        self._progress = Progress(
-            TextColumn("step"),
-            MofNCompleteColumn(),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
+        self._progress = progress.Progress(
+            progress.TextColumn("step"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.fields[numbers]}"),
+            progress.TimeRemainingColumn(),
             console=self._console,
             disable=not self._is_live,
         )
@@ -52,7 +38,7 @@ class Display:
         self._compiled: tuple[int, float] | None = None  # the first step, and when it was done
         self._last_line = time.monotonic() - _SECONDS_BETWEEN_LINES
 
-    def __enter__(self) -> Display:
+    def __enter__(self) -> Self:
         self._progress.start()
         return self
 

@@ -1,16 +1,8 @@
 """Writes a run's model as an artefact that needs JAX alone."""
 
-from __future__ import annotations
-
 from lstm_jax.classifier import Classifier
 from lstm_jax.cli.options import ExportCommand
-from lstm_jax.interop.export import (
-    export_classifier,
-    export_sampler,
-    export_step,
-    save_exported,
-    signature,
-)
+from lstm_jax.interop import export
 from lstm_jax.interop.files import require_target
 from lstm_jax.models import LanguageModel
 from lstm_jax.training.run import load
@@ -23,16 +15,16 @@ def run(command: ExportCommand) -> int:
     kind = Classifier if command.what == "classifier" else LanguageModel
     model, params, vocabulary, _ = load(command.run_dir, step=command.step, kind=kind)
     if command.what == "classifier":
-        exported = export_classifier(model, params, platforms=platforms)
+        exported = export.export_classifier(model, params, platforms=platforms)
     elif command.what == "step":
-        exported = export_step(model, params, platforms=platforms)
+        exported = export.export_step(model, params, platforms=platforms)
     else:
         # As `sample.py` has it, padding and the unknown token are never written.
         forbidden = [id for id in (vocabulary.padding, vocabulary.unknown) if id is not None]
-        exported = export_sampler(
+        exported = export.export_sampler(
             model, params, command.places, forbidden=forbidden, platforms=platforms
         )
-    size = save_exported(command.target, exported)
+    size = export.save_exported(command.target, exported)
     print(f"wrote {size:,} bytes for {', '.join(exported.platforms)}: {command.target}")
-    print(f"{command.what}: {signature(exported)}")
+    print(f"{command.what}: {export.signature(exported)}")
     return 0

@@ -3,8 +3,6 @@
 A command line is read first; what does the work takes longer to import.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -24,16 +22,19 @@ from lstm_jax.cli.options import (
 
 PROG = "lstm-jax"
 
-COMMANDS: dict[str, tuple[type[Any] | None, str]] = {
-    "train": (None, "[PRESET]: train a model, evaluate it, resume it, as train.py does"),
+COMMANDS: dict[str, tuple[type[Any] | str, str]] = {
+    "train": ("train_options", "[PRESET]: train a model, evaluate it, resume it, as train.py does"),
     "sample": (SampleCommand, "RUN_DIR: write with it, or score texts, as sample.py does"),
     "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one a line, with a classifier"),
     "convert": (ConvertCommand, "SOURCE TARGET: weights of a run or a file, as safetensors"),
     "export": (ExportCommand, "RUN_DIR TARGET: a run's model as a program that needs JAX alone"),
-    "plan": (None, "[PRESET]: a model's memory, traffic and time on a mesh, from its config"),
+    "plan": ("plan", "[PRESET]: a model's memory, traffic and time on a mesh, from its config"),
     "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
 }
-"""What a command can be given, and what it is for; it is `run` of the module of its name."""
+"""What a command can be given, or the module that says so; and what it is for.
+
+It is `run` of the module of its name.
+"""
 
 
 def main() -> int:
@@ -60,9 +61,9 @@ def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
     """Runs a command; gives the exit code, and raises ValueError for what the user can mend."""
     prog = prog or f"{PROG} {word}"
     options, _ = COMMANDS[word]
-    if options is None:  # a preset's or a run's: the line says which
+    if isinstance(options, str):  # of a preset or a run: the line says which
         with importing():
-            reader = import_module(f"lstm_jax.cli.{word}_options")
+            reader = import_module(f"lstm_jax.cli.{options}")
         command: Any = reader.read_arguments(arguments, prog)
     else:
         command = parse(options, None, arguments, prog, SAMPLE_HELP if word == "sample" else None)

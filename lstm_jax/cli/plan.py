@@ -5,31 +5,111 @@ those of the system's own model, traced with shapes. Every exchange is a ring's:
 each of n devices sends 2 b (n - 1) / n, to gather or scatter them half as many.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import tyro
 from jax import Array, random
 from jax.extend.core import Literal
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lstm_jax.classifier import Classifier
+from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.console import json_line
-from lstm_jax.cli.plan_options import PlanCommand
 from lstm_jax.losses import chunk_times
+from lstm_jax.settings import Checked, Count, Positive
 from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, mesh_shape, padded_shape, split_among
 from lstm_jax.stack import Directions
-from lstm_jax.systems import system_of
+from lstm_jax.systems import preset_named, presets, system_of
+from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.reviews import ReviewsConfig
+
+HELP = """\
+usage: {prog} [PRESET] --vocabulary-size N [--FLAG VALUE] ...
+
+Prints what a model takes on a mesh of devices: parameters, memory, traffic, time. It reads no data
+and touches no accelerator. Besides its own flags it takes all that train takes for the preset.
+
+common flags:
+  --vocabulary-size N     tokens of the vocabulary
+  --devices N             devices in all, which share each batch
+  --tensor N              how many of them share the vocabulary's arrays, and each row's logits
+  --shard-state S         what else they share: none, moments (Adam's), or all (parameters too)
+  --batch-size N          sequences side by side, on all devices together
+  --sequence-length N     tokens of each
+  --layers N              stacked layers
+  --hidden-size N         units of each layer
+  --embedding-size N      numbers that a token is looked up as
+  --projection-size N     of an LSTM's hidden states
+  --device-tflops X       what a device computes, in 10^12 operations a second; by default 400
+  --link-gigabytes X      what a device sends a second inside its node; by default 400
+  --network-gigabytes X   and to other nodes; by default 50
+  --node-devices N        devices of a node; by default 8
+  --json                  print a JSON object
+
+{prog} PRESET --help-all prints all flags with the preset's values."""
+
+C = TypeVar("C", bound=TrainConfig)
+
+
+@dataclass(frozen=True)
+class PlanOptions(Checked):
+    """How fast a mesh is."""
+
+    device_tflops: Positive = 400.0  # 10^12 multiplications and additions a second, of a device.
+    link_gigabytes: Positive = 400.0  # 10^9 bytes a second that a device sends inside its node.
+    network_gigabytes: Positive = 50.0  # and to devices of other nodes.
+    node_devices: Count = 8  # devices of a node.
+
+
+@dataclass(frozen=True)
+class TextPlanOptions(PlanOptions):
+    """The same for a model of text, whose tokens training would count."""
+
+    vocabulary_size: Count | None = None  # how many tokens there are; this has no default.
+
+
+Own = TypeVar("Own", bound=PlanOptions)
+
+
+@dataclass(frozen=True)
+class PlanCommand(Generic[C, Own]):
+    """Say what a model takes on a mesh of devices: parameters, memory, traffic, time."""
+
+    config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings, as train takes them.
+    own: Annotated[Own, tyro.conf.arg(name="")]  # what only this command needs to know.
+    #: docs (the default), anna, shakespeare, poems, reviews or lyrics.
+    preset: Annotated[str, tyro.conf.Positional] = "docs"
+    json: bool = False  # print a JSON object: bytes, operations, milliseconds.
+
+    @property
+    def tokens(self) -> int:
+        """Of the vocabulary; a classifier's are a setting of its own."""
+        settings = self.own if isinstance(self.own, TextPlanOptions) else self.config
+        tokens: int | None = settings.vocabulary_size  # type: ignore[union-attr]
+        if tokens is None:
+            raise ValueError(
+                "the number of tokens is unknown, as no data is read; give --vocabulary-size N"
+            )
+        return tokens
+
+
+def read_arguments(arguments: Sequence[str], prog: str) -> PlanCommand[Any, Any]:
+    """Reads the flags over the defaults of the preset that the first word names."""
+    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    default = preset_named(named or presets()[0].preset)
+    own = PlanOptions() if isinstance(default, ReviewsConfig) else TextPlanOptions()
+    kind: Any = PlanCommand[type(default), type(own)]  # type: ignore[misc]
+    return parse(kind, PlanCommand(default, own, default.preset), arguments, prog, HELP)
+
 
 _OF_VOCABULARY = frozenset(["embedding", "output"])
-_NUMBER = 4
-"""Bytes of a float32, or of a token's id."""
+_NUMBER = 4  # Bytes of a float32, or of a token's id
 
 
 @dataclass(frozen=True)
@@ -46,21 +126,13 @@ class Mesh:
 
 
 class Held(NamedTuple):
-    """Bytes on each device that belong to one learnt array.
+    """Bytes on each device that belong to one learnt array."""
 
-    Attributes:
-        of_vocabulary: whether it is the embedding, or of the output layer.
-        state: of the array itself, between steps.
-        moment: of each of Adam's two.
-        gradient: as the step forms it.
-        devices: how many add up their gradients.
-    """
-
-    of_vocabulary: bool
-    state: int
-    moment: int
-    gradient: int
-    devices: int
+    of_vocabulary: bool  # the embedding, or of the output layer
+    state: int  # of the array itself, between steps
+    moment: int  # of each of Adam's two
+    gradient: int  # as the step forms it
+    devices: int  # which add up their gradients
 
 
 @dataclass(frozen=True)
@@ -73,26 +145,15 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model takes; of each kind "total" is the sum.
-
-    Attributes:
-        mesh: the devices.
-        rows: of the batch, on each device.
-        times: tokens of a row.
-        parameters: how many numbers are learnt, by part.
-        memory: bytes on each device, by what they hold.
-        traffic: what each device sends in a step.
-        work: operations of each device in a step.
-        work_ms: the milliseconds that they take.
-    """
+    """What a model takes; of each kind "total" is the sum."""
 
     mesh: Mesh
-    rows: int
-    times: int
-    parameters: dict[str, int]
-    memory: dict[str, int]
-    traffic: dict[str, Exchange]
-    work: int
+    rows: int  # of the batch, on each device
+    times: int  # tokens of a row
+    parameters: dict[str, int]  # how many numbers are learnt, by part
+    memory: dict[str, int]  # bytes on each device, by what they hold
+    traffic: dict[str, Exchange]  # what each device sends in a step
+    work: int  # operations of each device in a step
     work_ms: float
 
 
@@ -105,11 +166,7 @@ def run(command: PlanCommand[Any, Any]) -> int:
 
 
 def plan(command: PlanCommand[Any, Any]) -> Plan:
-    """What the command's model takes on its mesh.
-
-    Raises:
-        ValueError: the mesh can't be, with the cure.
-    """
+    """What the command's model takes on its mesh; raises ValueError where that can't be."""
     config = command.config
     model = system_of(config).model_of(config, command.tokens)
     mesh = _mesh(command, is_classifier=isinstance(model, Classifier))
@@ -119,12 +176,11 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     vectors = getattr(params, "vectors", None)
     learnt = params if vectors is None else params._replace(vectors=None)
     held = [*_held(config, model, learnt, mesh)]
-    summed = sum(each.gradient for each in held if each.devices > 1)
     memory = {
         "parameters": sum(each.state for each in held),
         "gradients": sum(max(each.gradient, each.moment) for each in held),
         # Where parameters are gathered, those are gone once the gradients are known.
-        "gradients, flat to be summed": summed,
+        "gradients, flat to be summed": sum(each.gradient for each in held if each.devices > 1),
         "Adam's moments": sum(2 * each.moment for each in held),
         "frozen vectors": 0 if vectors is None else vectors.size * vectors.dtype.itemsize,
         "kept for the backward pass": _kept(model, params, rows, times),
@@ -299,7 +355,6 @@ def _lines(found: Plan) -> Iterator[str]:
 
 
 def _size(number: int) -> str:
-    """Bytes, with three digits."""
     for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if number >= unit:
             return f"{number / unit:,.2f} {name}"

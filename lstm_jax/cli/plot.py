@@ -1,7 +1,5 @@
 """Draws the curves of several runs in one picture."""
 
-from __future__ import annotations
-
 from lstm_jax.cli.options import PlotCommand
 from lstm_jax.interop.files import require_target
 from lstm_jax.training import plots

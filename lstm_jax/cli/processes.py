@@ -1,7 +1,5 @@
 """A run of several processes: how they find each other, and what ends them all."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import signal
@@ -15,50 +13,36 @@ import jax
 
 from lstm_jax.cli.console import START_AGAIN, START_ALL_AGAIN, leave, tell
 from lstm_jax.files import one_line
-from lstm_jax.settings import Count, CountOrZero, check
+from lstm_jax.settings import Checked, Count, CountOrZero
 
-_AUTO = "auto"
 _ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 
 
 @dataclass(frozen=True)
-class Launch:
-    """Which of several processes this is.
+class Launch(Checked):
+    """Which of several processes this is."""
 
-    Attributes:
-        coordinator: HOST:PORT of the first of several processes, each of which is started with the
-            same command; under Slurm, Open MPI, Kubernetes or torchrun it is found. With "auto"
-            JAX looks for one wherever it can, as on the hosts of a TPU pod.
-        process_id: which of them this is; the first is 0.
-        process_count: how many there are.
-        start_timeout: seconds to wait until all have started.
-        dead_timeout: seconds without a sign of life after which one is taken to be dead.
-        stuck_timeout: seconds without a step after which this one ends; 0 for never.
-    """
-
+    #: HOST:PORT of the first of several processes, each of which is started with the same command;
+    #: under Slurm, Open MPI, Kubernetes or torchrun it is found. With "auto" JAX looks for one
+    #: wherever it can, as on the hosts of a TPU pod.
     coordinator: str | None = None
-    process_id: CountOrZero | None = None
-    process_count: Count | None = None
-    start_timeout: Count = 600
-    dead_timeout: Count = 10
+    process_id: CountOrZero | None = None  # which of them this is; the first is 0.
+    process_count: Count | None = None  # how many there are.
+    start_timeout: Count = 600  # seconds to wait until all have started.
+    dead_timeout: Count = 10  # seconds without a sign of life after which one is taken to be dead.
+    #: seconds without a step after which this one ends; 0 for never.
     stuck_timeout: CountOrZero = 600
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 @contextmanager
 def joined(launch: Launch) -> Iterator[int]:
     """Joins the other processes, if there are any, before JAX starts.
 
-    Yields:
-        How many there are; 0 where only the cluster knows.
-
-    Raises:
-        ValueError: something is missing.
+    Yields how many there are; 0 where only the cluster knows. Raises ValueError where something is
+    missing.
     """
     address, count, number, local = _found(launch)
-    if address == _AUTO:
+    if address == "auto":
         address = None
     elif not _is_one_of_several(address, count, number):
         yield 1
@@ -78,13 +62,10 @@ def joined(launch: Launch) -> Iterator[int]:
     libc.signal(signal.SIGABRT, handler)
     try:
         jax.distributed.initialize(
-            address,
-            count,
-            number,
-            local_device_ids=local,
+            address, count, number, local_device_ids=local,
             initialization_timeout=launch.start_timeout,
             heartbeat_timeout_seconds=launch.dead_timeout,
-        )
+        )  # fmt: skip
     except ValueError as error:
         libc.signal(signal.SIGABRT, None)
         raise ValueError(
@@ -104,9 +85,7 @@ def joined(launch: Launch) -> Iterator[int]:
 def watched(should_stop: Callable[[], bool], seconds: int) -> Iterator[Callable[[], bool]]:
     """What training asks after each step, and a thread that ends the process if it asks no more.
 
-    Args:
-        should_stop: what is asked.
-        seconds: without being asked; 0 for any number.
+    So many seconds without being asked are too many; 0 for any number.
     """
     asked = [time.monotonic()]
     is_over = threading.Event()
@@ -163,10 +142,8 @@ def _found(launch: Launch) -> tuple[str | None, int | None, int | None, int | No
         count, this = number("WORLD_SIZE"), number("RANK")
     else:
         count, this = number(_COUNT), number(_NUMBER)
-    if launch.process_count is not None:
-        count = launch.process_count
-    if launch.process_id is not None:
-        this = launch.process_id
+    count = count if launch.process_count is None else launch.process_count
+    this = this if launch.process_id is None else launch.process_id
     return address, count, this, local
 
 

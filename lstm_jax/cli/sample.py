@@ -1,12 +1,11 @@
 """Writes texts with a trained model, or says how likely it finds given ones."""
 
-from __future__ import annotations
-
 import math
 import re
 import time
 import unicodedata
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -135,14 +134,13 @@ def _templates(command: SampleCommand, vocabulary: Vocabulary, config: Any) -> l
         texts = [("", text)]
     if not command.feed_unknown:
         _note_unknown(vocabulary, (text for _, text in texts))
+    template = partial(prompt_template, length=command.length)
+    if has_blanks:
+        template = partial(blanks_template, feed_unknown=command.feed_unknown)
     templates = []
     for place, text in texts:
         try:
-            if has_blanks:
-                feed_unknown = command.feed_unknown
-                templates.append(blanks_template(vocabulary, text, feed_unknown=feed_unknown))
-            else:
-                templates.append(prompt_template(vocabulary, text, command.length))
+            templates.append(template(vocabulary, text))
         except ValueError as error:
             raise ValueError(f"{place}{error}") from None
     return templates
@@ -174,9 +172,8 @@ def _print_texts(command: SampleCommand, writer: Writer, templates: list[Templat
             tokens += _stream(command, writer, row, template)
     else:
         for template, written in _written(command, writer, templates, rows):
-            text = "".join(
-                shown_pieces(writer.vocabulary, template, written.tokens, command.line_length)
-            )
+            shown = shown_pieces(writer.vocabulary, template, written.tokens, command.line_length)
+            text = "".join(shown)
             put((_described(writer, template, written, text) if command.jsonl else text) + "\n")
             tokens += len(written.tokens) - template.known
     rate = tokens / (time.perf_counter() - began)
@@ -213,7 +210,7 @@ def _written(
     for first in range(0, len(rows), command.side_by_side):
         some = rows[first : first + command.side_by_side]
         if command.best_of is not None:
-            found = writer.best_of(some, command.best_of, key=key, first_row=first)
+            found = writer.best_of(some, number=command.best_of, key=key, first_row=first)
         else:
             scored = command.jsonl
             found = writer.write(some, key=key, first_row=first, log_probabilities=scored)
@@ -221,7 +218,6 @@ def _written(
 
 
 def _described(writer: Writer, template: Template, written: Written, text: str) -> str:
-    """A JSON line."""
     known = written.tokens[: template.known]
     described = {
         "prompt": template.prompt or joined(writer.vocabulary, known),

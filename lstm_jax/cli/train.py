@@ -1,7 +1,5 @@
 """Trains a system in a run folder, goes on with it, or evaluates it."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os
@@ -11,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import jax
 
@@ -25,55 +23,33 @@ from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.systems.corpus import BUILT_IN
 from lstm_jax.systems.downloads import SOURCES
 from lstm_jax.training import loop, plots, task
+from lstm_jax.training import run as runs
 from lstm_jax.training.checkpoint import CheckpointStore
-from lstm_jax.training.log import part_metrics
 from lstm_jax.training.optimizer import learning_rate_schedule
 from lstm_jax.training.processes import gathered, is_first, require_same, together
-from lstm_jax.training.recorders import (
-    Recorded,
-    Recorder,
-    TensorBoardRecorder,
-    WandbRecorder,
-    require_tensorboard,
-    require_wandb,
-)
-from lstm_jax.training.run import (
-    RunFolder,
-    create_run,
-    held,
-    read_description,
-    refuse_changes,
-    refuse_damaged_files,
-    refuse_existing,
-    refuse_other_data,
-    refuse_other_model,
-    write_config,
-)
-from lstm_jax.training.state import TrainState, evaluate
+from lstm_jax.training.recorders import Recorded, Recorder, TensorBoardRecorder, WandbRecorder
+from lstm_jax.training.run import RunFolder, read_description
+from lstm_jax.training.state import TrainState
 
 
 def run(command: TrainCommand[Any]) -> int:
-    """Trains, or evaluates.
+    """Trains, or evaluates; raises ValueError for whatever the user can mend.
 
     Returns:
         The exit code: 0, or 128 + the number of the signal that stopped the run.
-
-    Raises:
-        ValueError: for whatever the user can mend.
     """
     folder = RunFolder(command.run_dir)
     with joined(command.launch) as processes:
         devices = chosen_devices(command.config, processes, is_asked=command.own_devices)
         config = dataclasses.replace(command.config, devices=devices)
-        command = dataclasses.replace(command, config=config)
         if command.eval_only:
-            found = evaluate_run(folder, command.config)
+            found = evaluate_run(folder, config)
             if is_first():
                 put(json_line(found) + "\n")
             return 0
         limit = 0 if processes == 1 else command.launch.stuck_timeout
         with Stop() as stop, watched(stop.asked, limit) as should_stop:
-            train_run(folder, command, should_stop)
+            train_run(folder, dataclasses.replace(command, config=config), should_stop)
         number = max(map(int, gathered(str(int(stop.signal)))))
     return 128 + number if number else 0
 
@@ -81,26 +57,25 @@ def run(command: TrainCommand[Any]) -> int:
 def train_run(
     folder: RunFolder, command: TrainCommand[Any], should_stop: Callable[[], bool]
 ) -> None:
-    """Starts or resumes a run, and draws its curves.
-
-    Raises:
-        ValueError: for whatever the user can mend, before anything is written.
-    """
-    has_tensorboard, has_wandb = command.tensorboard and is_first(), command.wandb and is_first()
-    if has_tensorboard:
-        require_tensorboard()
-    if has_wandb:
-        require_wandb()
+    """Starts or resumes a run, and draws its curves; refuses before anything is written."""
+    wanted: list[tuple[type[Recorder], bool]] = [
+        (TensorBoardRecorder, command.tensorboard), (WandbRecorder, command.wandb)
+    ]  # fmt: skip
+    kinds = [each for each, is_wanted in wanted if is_wanted and is_first()]
+    for kind in kinds:
+        kind.require()
     config, resume = command.config, command.resume
     before = read_description(folder).config if resume else None
     system = _system_of_run(folder, config) if resume else _new_system(folder, config)
     system = system.with_samples(replace=not command.own_samples)
     the_task = task.make_task(system)
-    require_same({"the data": system.sha256, "the settings": json_line(_of_the_run(system.config))})
+    # The places of files may differ between hosts.
+    shared = {k: each for k, each in to_dict(system.config).items() if k not in ("data", "vectors")}
+    require_same({"the data": system.sha256, "the settings": json_line(shared)})
     # A first state is made before the folder is: settings that don't fit leave nothing behind.
     first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
     with ExitStack() as stack:
-        hold = partial(stack.enter_context, held(folder, new=not resume))
+        hold = partial(stack.enter_context, runs.held(folder, new=not resume))
         together(hold, first_only=True)
         state, progress = _begun(folder, the_task, first, resume)
         require_same({"the files of the run folder": folder.config.read_bytes()})
@@ -109,12 +84,10 @@ def train_run(
             CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         )
         display = stack.enter_context(Display(step, the_task.total_steps, quiet=not is_first()))
-        recorders: list[Recorder] = []
-        if has_tensorboard:
-            recorders.append(stack.enter_context(TensorBoardRecorder(folder.tensorboard, step)))
-        if has_wandb:
-            settings = to_dict(system.config)
-            recorders.append(stack.enter_context(WandbRecorder(folder.path, settings)))
+        settings = to_dict(system.config)
+        recorders = [kind(folder, settings, step) for kind in kinds]
+        for each in recorders:
+            stack.enter_context(each)
         # Whatever is drawn from here on is drawn as when the run began.
         stack.enter_context(jax.default_prng_impl(str(jax.random.key_impl(state.key))))
         # Optax adds integers to floats, which "strict" forbids.
@@ -122,22 +95,21 @@ def train_run(
         display.note(_summary(the_task, folder.path, step))
         if before is not None and (note := _change_of_rate(the_task, before, state)):
             display.note(note)
+        report, profile = Recorded(display, recorders), command.profile
         state = loop.train(
-            the_task,
-            state,
-            folder,
-            store,
-            Recorded(display, recorders),
-            progress=progress,
-            should_stop=should_stop,
-            profile_dir=None if command.profile is None else str(command.profile),
-        )
+            the_task, state, folder, store, report, progress=progress, should_stop=should_stop,
+            profile_dir=None if profile is None else str(profile),
+        )  # fmt: skip
         display.note(f"saved step {int(state.step)} in {folder.path}")
         if is_first() and plots.have_matplotlib() and folder.metrics.stat().st_size:
-            try:
-                plots.draw_curves([folder.path], folder.plot)
-            except Exception as error:  # whatever comes of the user's matplotlib and its settings
-                display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
+            _draw_curves(folder, display)
+
+
+def _draw_curves(folder: RunFolder, display: Display) -> None:
+    try:
+        plots.draw_curves([folder.path], folder.plot)
+    except Exception as error:  # whatever comes of the user's matplotlib and its settings
+        display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
 
 
 def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
@@ -150,14 +122,8 @@ def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         best = store.best_step() if system.used_step == "best" else None
         state, _ = task.restored_state(the_task, store, step=best)
-    found = {"step": int(state.step), **task.heldout_metrics(the_task, state)}
-    sums = evaluate(
-        system.objective, state.params, system.test_batches(), config.batch_size,
-        mesh=the_task.program.mesh,
-    )  # fmt: skip
-    for name, part in sums.items():
-        found |= part_metrics(f"test_{name}", part, with_perplexity=system.has_perplexity)
-    return found
+    tests = task.judged(the_task, state, "test_", system.test_batches(), config.batch_size)
+    return {"step": int(state.step), **task.heldout_metrics(the_task, state), **tests}
 
 
 def _begun(
@@ -165,7 +131,7 @@ def _begun(
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from, and its progress; a new run's folder is made."""
     if first is not None and not resume:
-        together(lambda: create_run(folder, the_task.system), first_only=True)
+        together(lambda: runs.create_run(folder, the_task.system), first_only=True)
         return first, {}
     with CheckpointStore(folder.checkpoints) as store:  # a damaged checkpoint is set aside
         if first is None or not store.is_empty:
@@ -178,13 +144,8 @@ def _begun(
             "it is to end: there is nothing to do; give more --steps or --epochs"
         )
     files = read_description(folder).files
-    together(lambda: write_config(folder, the_task.system, files), first_only=True)
+    together(lambda: runs.write_config(folder, the_task.system, files), first_only=True)
     return state, progress
-
-
-def _of_the_run(config: TrainConfig) -> dict[str, Any]:
-    """The settings but the places of files, which may differ between hosts."""
-    return {name: each for name, each in to_dict(config).items() if name not in ("data", "vectors")}
 
 
 def _is_barely_begun(folder: RunFolder) -> bool:
@@ -194,19 +155,19 @@ def _is_barely_begun(folder: RunFolder) -> bool:
 
 
 def _new_system(folder: RunFolder, config: TrainConfig) -> System:
-    refuse_existing(folder)
+    runs.refuse_existing(folder)
     if config.init_from is not None:
-        refuse_other_model(RunFolder(Path(config.init_from)), config)
+        runs.refuse_other_model(RunFolder(Path(config.init_from)), config)
     return read_system(_located(config))
 
 
 def _system_of_run(folder: RunFolder, config: TrainConfig) -> System:
-    refuse_changes(folder, config)
-    refuse_damaged_files(folder)
+    runs.refuse_changes(folder, config)
+    runs.refuse_damaged_files(folder)
     config = _located(config, moved=True)
     # Vectors that a run goes on training are among its parameters, once it has a checkpoint.
     system = read_system(config, None if _is_barely_begun(folder) else folder.path)
-    refuse_other_data(folder, system)
+    runs.refuse_other_data(folder, system)
     return system
 
 
@@ -237,11 +198,9 @@ def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState)
         return ""
     totals = ((before, steps), (the_task.config, the_task.total_steps))
     kept, new = ({**dataclasses.asdict(each.optimizer), "steps": end} for each, end in totals)
-    changes = (
-        f"{name} is {new[name]}, was {kept[name]}" for name in new if new[name] != kept[name]
-    )
+    changes = "; ".join(f"{k} is {new[k]}, was {kept[k]}" for k in new if new[k] != kept[k])
     rates = f"from {float(old(updates - 1)):.3g} to {becomes:.3g}"
-    return f"the learning rate goes {rates} here: {'; '.join(changes)}"
+    return f"the learning rate goes {rates} here: {changes}"
 
 
 def _summary(the_task: task.Task, path: Path, step: int) -> str:
@@ -271,7 +230,7 @@ class Stop:
         """Whether a signal has come."""
         return self.signal != 0
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> Self:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)

@@ -1,7 +1,5 @@
 """What `train` can be given: a preset's settings, or a run's, and what is to be done with them."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -49,36 +47,29 @@ C = TypeVar("C", bound=TrainConfig)
 
 @dataclass(frozen=True)
 class TrainCommand(Generic[C]):
-    """Train a system, watch it learn, and keep it in a run folder.
+    """Train a system, watch it learn, and keep it in a run folder."""
 
-    Attributes:
-        config: the run's settings.
-        launch: which of several processes this is.
-        preset: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
-        as_published: with every setting and flaw of the published system that the preset follows.
-        run_dir: the run's folder; by default runs/PRESET.
-        resume: go on from the newest checkpoint of the run folder, with its own settings.
-        eval_only: print the held-out loss of the run folder's newest checkpoint, and no more.
-        profile: write a JAX trace of a few steps into this folder.
-        tensorboard: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
-        wandb: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
-        own_samples: whether the prompts of samples are the user's; others give way to the beginning
-            of the text where it lacks their characters or words.
-        own_devices: whether the number of devices is the user's; a resumed run's gives way where
-            there are fewer.
-    """
-
-    config: Annotated[C, tyro.conf.arg(name="")]
+    config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings.
+    #: which of several processes this is.
     launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    #: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
     preset: Annotated[str, tyro.conf.Positional] = "docs"
+    #: with every setting and flaw of the published system that the preset follows.
     as_published: bool = False
-    run_dir: Path = Path("runs/docs")
+    run_dir: Path = Path("runs/docs")  # the run's folder; by default runs/PRESET.
+    #: go on from the newest checkpoint of the run folder, with its own settings.
     resume: bool = False
+    #: print the held-out loss of the run folder's newest checkpoint, and no more.
     eval_only: bool = False
-    profile: Path | None = None
+    profile: Path | None = None  # write a JAX trace of a few steps into this folder.
+    #: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
     tensorboard: bool = False
+    #: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
     wandb: bool = False
+    #: whether the prompts of samples are the user's; others give way to the beginning of the text
+    #: where it lacks their characters or words.
     own_samples: tyro.conf.Suppress[bool] = False
+    #: whether the number of devices is the user's; a resumed run's gives way where there are fewer.
     own_devices: tyro.conf.Suppress[bool] = False
 
 
@@ -117,11 +108,7 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
         config = dataclasses.replace(config, steps=None)
     if config.init_from is not None:
         config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
-    has_own = given("--sample-prompts", arguments) is not None
-    has_own |= _prompts(config) not in map(_prompts, presets())
+    prompts, *known = (getattr(each, "sample_prompts", None) for each in (config, *presets()))
+    has_own = given("--sample-prompts", arguments) is not None or prompts not in known
     own_devices = given("--devices", arguments) is not None
     return dataclasses.replace(command, config=config, own_samples=has_own, own_devices=own_devices)
-
-
-def _prompts(config: TrainConfig) -> object:
-    return getattr(config, "sample_prompts", None)

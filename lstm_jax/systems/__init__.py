@@ -4,8 +4,6 @@ A system is a subclass of `System`: its settings, its presets, its data, what is
 what it writes. One that is added to `SYSTEMS` is one that `train.py` knows.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -32,11 +30,7 @@ def system_of(config: TrainConfig) -> type[System]:
 
 
 def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
-    """The preset of that name, or what it follows with every flaw.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The preset of that name, or what it follows with every flaw; else raises ValueError."""
     named = {preset.preset: preset for preset in presets()}
     if name not in named:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(named)}")
@@ -49,15 +43,10 @@ def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
 
 
 def read_system(config: TrainConfig, kept: Path | None = None) -> System:
-    """Reads a run's data.
+    """Reads a run's data; raises ValueError, with the cure, where it can't be used.
 
-    Args:
-        config: the run's settings.
-        kept: the folder of a run that exists, with the files that it keeps. A new run that begins
-            with another's weights takes that one's vocabulary.
-
-    Raises:
-        ValueError: the data can't be used, with the cure.
+    `kept` is the folder of a run that exists, with the files that it keeps. A new run that begins
+    with another's weights takes that one's vocabulary.
     """
     vocabulary = None
     if config.init_from is not None:
@@ -71,11 +60,7 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_dict(values: Any) -> TrainConfig:
-    """The settings that `to_dict` gave; fields that they lack take their defaults.
-
-    Raises:
-        ValueError: a field that this version doesn't know, or a value that makes no sense.
-    """
+    """The settings that `to_dict` gave; see `from_json` for defaults and errors."""
     known = {system.name: system for system in SYSTEMS}
     system = values.get("system") if isinstance(values, dict) else None
     if not isinstance(system, str) or system not in known:

@@ -1,7 +1,5 @@
 """From a config to the ids that a run trains on and is judged by."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from dataclasses import dataclass
@@ -41,30 +39,24 @@ BUILT_IN = frozenset(["python-docs"])
 
 @dataclass(frozen=True)
 class CorpusConfig(TrainConfig):
-    """How a text is read, cut into tokens, and laid out.
+    """How a text is read, cut into tokens, and laid out."""
 
-    Attributes:
-        tokens: what a token is: a character, or a word.
-        min_count: words that occur less often are unknown (words only).
-        cleaning: how words are found: "words", lower-cased runs of letters, digits, - and '; or
-            "published", as a published word model did, which deletes line ends.
-        characters: how many of the text's first characters to take; None for all.
-        line_ends: whether line ends stay ("keep"), become a "space", or "drop" out.
-        layout: "lanes", consecutive text from batch to batch; or "published", consecutive pieces
-            of a batch each, shuffled though the carry goes on, as a published word model did.
-        heldout_from: which share is held out: the text's "end"; or the end of each of the batch's
-            "lanes", as some published notebooks have it, so that it comes from all over the text.
-        sequence_length: steps of truncated backpropagation through time.
-    """
-
-    tokens: Vocabular[Literal["char", "word"]] = "char"
-    min_count: Vocabular[Count] = 1
+    tokens: Vocabular[Literal["char", "word"]] = "char"  # what a token is: a character, or a word.
+    min_count: Vocabular[Count] = 1  # words that occur less often are unknown (words only).
+    #: how words are found: "words", lower-cased runs of letters, digits, - and '; or "published",
+    #: as a published word model did, which deletes line ends.
     cleaning: Literal["words", "published"] = "words"
+    #: how many of the text's first characters to take; None for all.
     characters: Count | None = None
+    #: whether line ends stay ("keep"), become a "space", or "drop" out.
     line_ends: Literal["keep", "space", "drop"] = "keep"
+    #: "lanes", consecutive text from batch to batch; or "published", consecutive pieces of a batch
+    #: each, shuffled though the carry goes on, as a published word model did.
     layout: Literal["lanes", "published"] = "lanes"
+    #: which share is held out: the text's "end"; or the end of each of the batch's "lanes", as some
+    #: published notebooks have it, so that it comes from all over the text.
     heldout_from: Literal["end", "lanes"] = "end"
-    sequence_length: Count = 64
+    sequence_length: Count = 64  # steps of truncated backpropagation through time.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,34 +69,22 @@ class CorpusConfig(TrainConfig):
 class Corpus(NamedTuple):
     """A text, laid out for training and for evaluation.
 
-    Attributes:
-        text: the text that was laid out.
-        sha256: of the UTF-8 bytes of the text as it was read.
-        vocabulary: of the whole text, so that its held-out end has no unknown characters.
-        ids: int32 `[N]`, all of it.
-        training: the training share, laid out.
-        heldout: padded lanes of the held-out share, every token of which is predicted once; each
-            lane begins with the T tokens of text before it, which are not counted. None if nothing
-            is held out.
+    Of the held-out share, if there is one, every token is predicted once; each lane begins with the
+    T tokens of text before it, which are not counted.
     """
 
-    text: str
-    sha256: str
-    vocabulary: Vocabulary
-    ids: Ids
+    text: str  # that was laid out
+    sha256: str  # of the UTF-8 bytes of the text as it was read
+    vocabulary: Vocabulary  # of the whole text: its held-out end has no unknown characters
+    ids: Ids  # int32 [N], all of it
     training: Lanes | PublishedBatches
     heldout: PaddedLanes | None
 
 
 def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
-    """The text to train on.
+    """The text to train on, or a run's own `copy` of one that differs between Python versions.
 
-    Args:
-        config: names it.
-        copy: where a run keeps its own copy of a text that differs between Python versions.
-
-    Raises:
-        ValueError: there is none, or it is no text.
+    Raises ValueError where there is none, or it is no text.
     """
     if copy is not None and copy.exists():
         return read_text(copy)
@@ -121,13 +101,8 @@ def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
 def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
     """Builds the vocabulary, splits off the held-out share, and lays both parts out.
 
-    Args:
-        config: the run's settings.
-        text: as it was read.
-        vocabulary: to take in place of the text's own.
-
-    Raises:
-        ValueError: the text is too short for one batch, or has characters outside the vocabulary.
+    Raises ValueError where the text is too short for one batch, or has characters outside a
+    vocabulary that takes the place of its own.
     """
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     text = first_characters(text, config)

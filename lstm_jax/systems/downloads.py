@@ -1,7 +1,5 @@
 """Public corpora by name: downloaded once, checked, and kept in a cache folder."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,19 +13,12 @@ _SILENCE_SECONDS = 30
 
 
 class Source(NamedTuple):
-    """A public corpus.
+    """A public corpus."""
 
-    Attributes:
-        url: of the very version whose hash is known.
-        sha256: of the file's bytes, in hexadecimal.
-        file_name: in the cache folder.
-        about: what it is, and its size.
-    """
-
-    url: str
-    sha256: str
-    file_name: str
-    about: str
+    url: str  # of the very version whose hash is known
+    sha256: str  # of the file's bytes, in hexadecimal
+    file_name: str  # in the cache folder
+    about: str  # what it is, and its size
 
 
 SOURCES: Mapping[str, Source] = {
@@ -67,13 +58,8 @@ def fetch(name: str, sources: Mapping[str, Source]) -> Path:
     the user's cache folder of this system. The file appears in it whole and with the right SHA-256,
     or not at all; one line on standard error says what is being downloaded.
 
-    Args:
-        name: of one of `sources`.
-        sources: such as `SOURCES`.
-
-    Raises:
-        ValueError: one line, with the cure, for a cached file that is not the one expected or
-            cannot be read, a folder that cannot be written, or a download that failed.
+    Raises ValueError, with the cure, for a cached file that is not the one expected or cannot be
+    read, a folder that cannot be written, or a download that failed.
     """
     import pooch
 
@@ -92,11 +78,8 @@ def fetch(name: str, sources: Mapping[str, Source]) -> Path:
     downloader = pooch.HTTPDownloader(timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS), stream=False)
     try:
         if not (is_cached := path.exists()):
-            print(
-                f"downloading {name} ({source.about}) from {source.url}",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"downloading {name} ({source.about}) from {source.url}"
+            print(line, file=sys.stderr, flush=True)
         return Path(cache.fetch(source.file_name, downloader=downloader))
     except OSError as error:
         problem = f"cannot download {name!r} from {source.url}: {_reason(error, path)}"

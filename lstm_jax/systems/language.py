@@ -3,8 +3,6 @@
 Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax, random
+from jax import Array, lax
 
 from lstm_jax import sharding
 from lstm_jax.dropout import dropout_mask, fold
@@ -37,45 +35,32 @@ from lstm_jax.systems.base import (
     System,
     TrainConfig,
 )
-from lstm_jax.systems.corpus import (
-    BUILT_IN,
-    Corpus,
-    CorpusConfig,
-    make_corpus,
-    read_corpus_text,
-)
+from lstm_jax.systems.corpus import BUILT_IN, Corpus, CorpusConfig, make_corpus, read_corpus_text
 from lstm_jax.systems.published import PublishedBatches
 from lstm_jax.systems.writer import prompt_template, write_samples
 from lstm_jax.text import Vocabulary
 
-CORPUS_FILE = "corpus.txt"
-"""Where a run folder keeps a text that is not a file of the user's."""
+CORPUS_FILE = "corpus.txt"  # Where a run folder keeps a text that is not a file of the user's
 
 
 @dataclass(frozen=True)
 class LanguageConfig(CorpusConfig):
-    """A language model of one text, whose carry goes from batch to batch.
+    """Settings of a language model of one text."""
 
-    Attributes:
-        carry_backward: a bidirectional model's backward carry goes on from batch to batch too, as
-            published; otherwise it starts each batch at zero.
-        zero_carry_rate: how likely a sequence's carry is zeroed before a training batch, so that
-            the model also learns to begin from nothing; 0 for never.
-        corpus_on_device_mb: a text that takes more than this is fed to the device piece by piece.
-        output_bias: whether the output layer's bias starts as the model's settings have it
-            ("drawn"), or at the logarithms of the tokens' "frequencies" in the training share.
-        sample_prompts: the prompts that samples go on from.
-        sample: how samples are drawn.
-        model: the network.
-    """
-
+    #: a bidirectional model's backward carry goes on from batch to batch too, as published;
+    #: otherwise it starts each batch at zero.
     carry_backward: bool = False
+    #: how likely a sequence's carry is zeroed before a training batch, so that the model also
+    #: learns to begin from nothing; 0 for never.
     zero_carry_rate: Changeable[Share] = 0.0
+    #: a text that takes more than this is fed to the device piece by piece.
     corpus_on_device_mb: Changeable[CountOrZero] = 1024
+    #: whether the output layer's bias starts as the model's settings have it ("drawn"), or at the
+    #: logarithms of the tokens' "frequencies" in the training share.
     output_bias: OutputBias = "drawn"
-    sample_prompts: Changeable[tuple[str, ...]] = ("The ",)
-    sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)
-    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    sample_prompts: Changeable[tuple[str, ...]] = ("The ",)  # the prompts that samples go on from.
+    sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)  # how samples are drawn.
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)  # the network.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -178,16 +163,11 @@ LYRICS = LanguageConfig(
 
 
 class LaneRows(NamedTuple):
-    """Where a step finds its batch in the lanes of a corpus.
+    """Where a step finds its batch in the lanes of a corpus."""
 
-    Attributes:
-        rows: int32 `[N, B]`, lanes, time first: all of them, or a stretch that holds the rows of
-            this step's batch.
-        first_row: which row of the corpus `rows` begins with.
-    """
-
+    #: int32 `[N, B]`, time first: all lanes, or a stretch that holds this step's batch
     rows: AnyArray
-    first_row: Array | np.int32
+    first_row: Array | np.int32  # which row of the corpus `rows` begins with
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
@@ -197,14 +177,7 @@ class LaneRows(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageObjective:
-    """The next token at every place; see `Objective`.
-
-    Attributes:
-        model: the network.
-        sequence_length: T.
-        carry_backward: whether a backward direction's carry goes on from batch to batch.
-        zero_carry_rate: see `LanguageConfig`.
-    """
+    """The next token at every place; see `Objective`, and for the options `LanguageConfig`."""
 
     model: LanguageModel
     sequence_length: int
@@ -258,6 +231,7 @@ class LanguageSystem(System):
 
     name: ClassVar = "language"
     Config: ClassVar = LanguageConfig
+    Model: ClassVar = LanguageModel
     presets: ClassVar = (DOCS, ANNA, SHAKESPEARE, LYRICS)
     published: ClassVar[Mapping[str, TrainConfig]] = {
         "anna": dataclasses.replace(ANNA, zero_carry_rate=0.0),
@@ -287,10 +261,6 @@ class LanguageSystem(System):
         text = read_corpus_text(config, None if kept is None else kept / CORPUS_FILE)
         return cls(config, make_corpus(config, text, vocabulary))
 
-    @classmethod
-    def model_of(cls, config: LanguageConfig, tokens: int) -> LanguageModel:
-        return LanguageModel(config.model, tokens)
-
     @property
     def vocabulary(self) -> Vocabulary:  # type: ignore[override]
         """Of the whole text."""
@@ -303,11 +273,9 @@ class LanguageSystem(System):
 
     @property
     def objective(self) -> LanguageObjective:
+        config = self.config
         return LanguageObjective(
-            self.model,
-            self.config.sequence_length,
-            self.config.carry_backward,
-            self.config.zero_carry_rate,
+            self.model, config.sequence_length, config.carry_backward, config.zero_carry_rate
         )
 
     @property
@@ -319,40 +287,32 @@ class LanguageSystem(System):
         return 0 if self.corpus.heldout is None else self.corpus.heldout.inputs.shape[1]
 
     def summary(self) -> str:
-        summary = (
+        writes = not (self.config.model.bidirectional and self.config.sample_every)
+        note = "" if writes else "; a bidirectional model cannot write, so there are no samples"
+        return (
             f"{len(self.corpus.text):,} characters, {len(self.vocabulary):,} tokens in the "
-            "vocabulary"
+            f"vocabulary{note}"
         )
-        if self.config.model.bidirectional and self.config.sample_every:
-            summary += "; a bidirectional model cannot write, so there are no samples"
-        return summary
 
     def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
         if self.config.output_bias == "drawn":
             return params
-        training = self.corpus.training
-        targets = (
-            training.targets if isinstance(training, PublishedBatches) else training.tokens[1:]
-        )
+        targets = self.corpus.training.targets
         counts = np.bincount(targets.reshape(-1), minlength=len(self.vocabulary))
         return with_frequencies(params, jnp.asarray(counts))
 
     def files(self) -> dict[str, bytes]:
         """A built-in text, which differs from one version of Python to the next."""
-        if self.config.data in BUILT_IN:
-            return {CORPUS_FILE: self.corpus.text.encode()}
-        return {}
+        is_built_in = self.config.data in BUILT_IN
+        return {CORPUS_FILE: self.corpus.text.encode()} if is_built_in else {}
 
     def feed(self) -> Callable[[int], Any]:
-        mesh = self.config.mesh
-        training = self.corpus.training
+        mesh, training = self.config.mesh, self.corpus.training
         if isinstance(training, PublishedBatches):
-
-            def shuffled(step: int) -> Predictions:
-                found = Predictions(*training.batch(step, self.config.seed), None)
-                return sharding.put_batch(mesh, found)
-
-            return shuffled
+            seed = self.config.seed
+            return lambda step: sharding.put_batch(
+                mesh, Predictions(*training.batch(step, seed), None)
+            )
         times, batches, rows = training.sequence_length, training.batches, training.tokens
         affordable = (self.config.corpus_on_device_mb << 20) // rows[:times].nbytes
         stretch = max(1, min(batches, affordable))
@@ -375,7 +335,7 @@ class LanguageSystem(System):
         for first in range(0, len(self.corpus.heldout.inputs), times):
             yield Predictions(*(part[first : first + times] for part in self.corpus.heldout))
 
-    def with_samples(self, *, replace: bool) -> LanguageSystem:
+    def with_samples(self, *, replace: bool) -> Self:
         prompts = self.config.sample_prompts
         if replace:
             fitting = (prompt for prompt in prompts if not self.vocabulary.outside(prompt))
@@ -395,10 +355,7 @@ class LanguageSystem(System):
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
         if self.config.model.bidirectional:
-            return
-        config, key = self.config, random.fold_in(random.key(self.config.seed), step)
-        templates = {
-            prompt: prompt_template(self.vocabulary, prompt, config.sample.length)
-            for prompt in config.sample_prompts
-        }
-        yield from write_samples(self.model, params, self.vocabulary, config.sample, templates, key)
+            return iter(())
+        length, prompts = self.config.sample.length, self.config.sample_prompts
+        templates = {each: prompt_template(self.vocabulary, each, length) for each in prompts}
+        return write_samples(self, params, step, templates)

@@ -3,12 +3,10 @@
 Shapes: T time, B batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
@@ -16,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+import numpy.typing as npt
+from jax import Array
 
-from lstm_jax import sharding
 from lstm_jax.losses import TokenSums
 from lstm_jax.models import (
     LanguageModel,
@@ -27,6 +25,7 @@ from lstm_jax.models import (
     with_frequencies,
 )
 from lstm_jax.settings import LARGEST_INTEGER, Bounds, Changeable, Count, Share
+from lstm_jax.sharding import tensor_axis
 from lstm_jax.systems.base import (
     BatchSums,
     Objective,
@@ -34,12 +33,12 @@ from lstm_jax.systems.base import (
     OutputBias,
     Predictions,
     SampleConfig,
-    System,
+    SequencesSystem,
     TrainConfig,
     known_characters,
 )
 from lstm_jax.systems.writer import BLANK, blanks_template, write_samples
-from lstm_jax.text import LengthBatches, Vocabulary, pad_rows, read_lines, split_rows
+from lstm_jax.text import Vocabulary, pad_rows, read_lines, split_rows
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import by_frequency
 
@@ -48,30 +47,24 @@ PADDING_CHARACTER = "\0"
 
 @dataclass(frozen=True)
 class PoemsConfig(TrainConfig):
-    """A character model of many short poems, each a sequence of its own.
+    """Settings of a model of poems."""
 
-    Attributes:
-        length: the most characters of a poem, at least 2.
-        keep: which characters of a longer one: its "first" or its "last".
-        drop_unfit: leave empty and repeated poems out.
-        heldout_from: which share is held out: a "random" one, drawn by the seed, or the "last".
-        widths: how many lengths batches may be padded to; poems of like length share a batch.
-        output_bias: see `LanguageConfig`.
-        sample_templates: what samples fill: a character stands where it is, each * is filled.
-        sample: how samples are drawn; their length is the template's.
-        model: the network.
-    """
-
-    heldout_share: Share = 0.2
+    heldout_share: Share = 0.2  # share of the data that is held out of training.
+    #: the most characters of a poem, at least 2.
     length: Annotated[int, Bounds(2, LARGEST_INTEGER)] = 50
+    #: which characters of a longer one: its "first" or its "last".
     keep: Literal["first", "last"] = "first"
-    drop_unfit: bool = True
+    drop_unfit: bool = True  # leave empty and repeated poems out.
+    #: which share is held out: a "random" one, drawn by the seed, or the "last".
     heldout_from: Literal["random", "last"] = "random"
+    #: how many lengths batches may be padded to; poems of like length share a batch.
     widths: Count = 6
-    output_bias: OutputBias = "drawn"
+    output_bias: OutputBias = "drawn"  # see `LanguageConfig`.
+    #: what samples fill: a character stands where it is, each * is filled.
     sample_templates: Changeable[tuple[str, ...]] = ("*" * 20,)
+    #: how samples are drawn; their length is the template's.
     sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)
-    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)
+    model: LanguageModelConfig = field(default_factory=LanguageModelConfig)  # the network.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,23 +102,14 @@ Its own network (`--as-published`) learns little more than an n-gram knows, and 
 
 
 class Poems(NamedTuple):
-    """What `read_poems` kept, and what it met on the way.
-
-    Attributes:
-        poems: the poems kept, in the order of the text, without white space.
-        lines: the lines that are not blank.
-        empty: the lines with a title only.
-        repeated: the poems that an earlier line holds too, kept or not, but for empty ones.
-        malformed: the lines without a colon.
-        cut: the poems among those kept that were longer than `length`.
-    """
+    """What `read_poems` kept, in the order of the text, without white space; and what it met."""
 
     poems: tuple[str, ...]
-    lines: int
-    empty: int
-    repeated: int
-    malformed: int
-    cut: int
+    lines: int  # that are not blank
+    empty: int  # lines with a title only
+    repeated: int  # poems that an earlier line holds too, kept or not, but for empty ones
+    malformed: int  # lines without a colon
+    cut: int  # poems among those kept that were longer than `length`
 
 
 @dataclass(frozen=True)
@@ -152,7 +136,7 @@ class PoemObjective(Objective):
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
         inputs, targets, mask = map(jnp.asarray, data)
-        axis = sharding.tensor_axis()
+        axis = tensor_axis()
         sums, scores_TB, _ = self.model.token_scores(
             params, None, inputs, targets, mask=mask, dropout_key=dropout_key, axis=axis
         )
@@ -171,20 +155,12 @@ class PoemObjective(Objective):
 
 
 @dataclass(frozen=True, eq=False)
-class PoemsSystem(System):
-    """Poems, and what is learnt from them.
-
-    Attributes:
-        config: the settings.
-        vocabulary: of all poems.
-        sha256: of the file's text.
-        found: the poems.
-        training: ids of each poem that is trained on.
-        held_out: ids of each one that is not.
-    """
+class PoemsSystem(SequencesSystem):
+    """Poems, those that were `found`, and what is learnt from their ids."""
 
     name: ClassVar = "poems"
     Config: ClassVar = PoemsConfig
+    Model: ClassVar = LanguageModel
     presets: ClassVar = (POEMS,)
     published: ClassVar[Mapping[str, TrainConfig]] = {
         "poems": dataclasses.replace(
@@ -220,56 +196,35 @@ class PoemsSystem(System):
         found = read_poems(
             text, length=config.length, keep=config.keep, drop_unfit=config.drop_unfit
         )
-        vocabulary = known_characters(vocabulary, "".join(found.poems), config)
-        vocabulary = vocabulary or build_poem_vocabulary(found.poems)
+        known = known_characters(vocabulary, "".join(found.poems), config)
+        vocabulary = known or build_poem_vocabulary(found.poems)
         if BLANK in vocabulary:
             raise ValueError(
                 f"{config.data} holds poems with a {BLANK}, which is what templates mark places to "
                 "fill with; replace it"
             )
-        ids = [vocabulary.encode(poem) for poem in found.poems]
         # An empty poem has nothing to read, so nothing to predict.
-        ids = [poem for poem in ids if poem.size]
+        ids = [vocabulary.encode(poem) for poem in found.poems if poem]
         seed = config.seed if config.heldout_from == "random" else None
-        training, held_out = split_rows(len(ids), config.heldout_share, seed)
-        return cls(
-            config,
-            vocabulary,
-            hashlib.sha256(text.encode()).hexdigest(),
-            found,
-            tuple(ids[row] for row in training),
-            tuple(ids[row] for row in held_out),
-        )
-
-    @classmethod
-    def model_of(cls, config: PoemsConfig, tokens: int) -> LanguageModel:
-        return LanguageModel(config.model, tokens)
+        halves = split_rows(len(ids), config.heldout_share, seed)
+        training, held_out = (tuple(ids[row] for row in rows) for rows in halves)
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        return cls(config, vocabulary, sha256, found, training, held_out)
 
     @property
     def objective(self) -> PoemObjective:
         return PoemObjective(self.model)
 
-    @property
-    def batches(self) -> int:
-        return -(-len(self.training) // self.config.batch_size)
-
-    @property
-    def heldout_batch_size(self) -> int:
-        return self.config.batch_size if self.held_out else 0
-
     def summary(self) -> str:
         found = self.found
-        summary = (
+        return (
             f"{len(self.training):,} poems to train on and {len(self.held_out):,} held out, "
             f"{len(self.vocabulary):,} characters in the vocabulary; of {found.lines:,} lines "
             f"{found.empty:,} were empty poems and {found.repeated:,} repeated ones, "
             f"{'left out' if self.config.drop_unfit else 'kept'}"
+            + f"; {found.malformed:,} without a colon were left out" * (found.malformed > 0)
+            + f"; {found.cut:,} were cut to {self.config.length} characters" * (found.cut > 0)
         )
-        if found.malformed:
-            summary += f"; {found.malformed:,} without a colon were left out"
-        if found.cut:
-            summary += f"; {found.cut:,} were cut to {self.config.length} characters"
-        return summary
 
     def first_params(self, params: LanguageModelParams) -> LanguageModelParams:
         if self.config.output_bias == "drawn":
@@ -280,52 +235,34 @@ class PoemsSystem(System):
         counts[0] = sum(len(poem) < self.config.length for poem in self.training)
         return with_frequencies(params, jnp.asarray(counts))
 
-    def feed(self) -> Callable[[int], Predictions]:
-        mesh = self.config.mesh
-        order = self._order(self.training)
-
-        def data(step: int) -> Predictions:
-            rows, width = order.batch(step)
-            return sharding.put_batch(
-                mesh, self._batch([self.training[row] for row in rows], width)
-            )
-
-        return data
-
-    def heldout(self) -> Iterator[Predictions]:
-        for rows, width in self._order(self.held_out).in_order():
-            yield self._batch([self.held_out[row] for row in rows], width)
-
-    def with_samples(self, *, replace: bool) -> PoemsSystem:
+    def with_samples(self, *, replace: bool) -> Self:
         # A template without given characters, such as the default, fits any poems.
         for template in self.config.sample_templates:
             blanks_template(self.vocabulary, template)
         return self
 
     def samples(self, params: Any, step: int) -> Iterator[tuple[str, str]]:
-        config, key = self.config, random.fold_in(random.key(self.config.seed), step)
-        texts = config.sample_templates
+        texts = self.config.sample_templates
         templates = {text: blanks_template(self.vocabulary, text) for text in texts}
-        return write_samples(self.model, params, self.vocabulary, config.sample, templates, key)
+        return write_samples(self, params, step, templates)
 
-    def _order(self, poems: tuple[Ids, ...]) -> LengthBatches:
+    def lengths(self, poems: tuple[Ids, ...]) -> list[int]:
         # A poem of the greatest length has no end to predict.
-        steps = np.array([min(len(poem), self.config.length - 1) for poem in poems], np.int64)
-        return LengthBatches(steps, self.config.batch_size, self.config.widths, self.config.seed)
+        return [min(len(poem), self.config.length - 1) for poem in poems]
 
-    def _batch(self, poems: list[Ids], width: int) -> Predictions:
+    def batch_of(
+        self, poems: tuple[Ids, ...], rows: npt.NDArray[np.int64], width: int
+    ) -> Predictions:
         """Each character of each poem, and the one to predict from it: 0, its end, from the last.
 
         It is what one gets by filling every poem up to `length` with zeros, taking all but its
         last place as inputs and all but its first as targets.
         """
-
-        def columns(poems: list[Ids]) -> tuple[Any, Any]:
-            size = self.config.batch_size
-            return pad_rows(poems, width=width, batch_size=size, side="end")
-
-        inputs, mask = columns([poem[: self.config.length - 1] for poem in poems])
-        return Predictions(inputs, columns([poem[1:] for poem in poems])[0], mask)
+        size = {"width": width, "batch_size": self.config.batch_size}
+        read = [poems[row][: self.config.length - 1] for row in rows]
+        inputs, mask = pad_rows(read, **size, side="end")
+        targets, _ = pad_rows([poems[row][1:] for row in rows], **size, side="end")
+        return Predictions(inputs, targets, mask)
 
 
 def read_poems(
@@ -338,14 +275,8 @@ def read_poems(
     """Read the poems of `text`, one a line as `title:poem`; blank lines are ignored.
 
     The poem is what follows the first ':'. A full-width colon separates only in a line without
-    the ASCII one: long titles of the Tang corpus quote sentences that hold it.
-
-    Args:
-        text: the lines, each ended by a line feed.
-        length: the most characters of a poem.
-        keep: which characters of a longer poem are kept, its first or its last `length`.
-        drop_unfit: leave out poems without a character, and those equal, before cutting, to one of
-            an earlier line.
+    the ASCII one: long titles of the Tang corpus quote sentences that hold it. `length`, `keep`
+    and `drop_unfit` are as in `PoemsConfig`; poems are compared before they are cut.
 
     Raises:
         ValueError: no poem is left.

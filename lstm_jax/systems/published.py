@@ -1,7 +1,4 @@
-"""Words and batches as a published TensorFlow word model has them, flaws included.
-
-So that its figures can be compared.
-"""
+"""Words and batches as a published TensorFlow word model has them, with its flaws."""
 
 import string
 from collections import Counter
@@ -31,10 +28,7 @@ def published_words(text: str, *, skip: int = 7675) -> list[str]:
     ASCII punctuation character except `-`, `'` and the backslash acts as a space. To get ids, pass
     the words to `Vocabulary.encode_tokens`: `encode` would split a few of them again.
 
-    Args:
-        text: the whole file.
-        skip: the characters of its preface, counted in `text` as it is; 7675 is for a file whose
-            line ends are CRLF, two characters each.
+    `skip` is the length of the file's preface, 7675 where line ends are CRLF, two characters each.
 
     Raises:
         ValueError: `text` has no more than `skip` characters.
@@ -44,8 +38,7 @@ def published_words(text: str, *, skip: int = 7675) -> list[str]:
             f"skipping {skip} characters leaves nothing of a text of {len(text)}; give more text"
         )
     joined = text[skip:].replace("\r\n", "").replace("\n", "")
-    spaced = joined.translate({ord(character): " " for character in _PUNCTUATION})
-    return spaced.lower().split()
+    return joined.translate(dict.fromkeys(map(ord, _PUNCTUATION), " ")).lower().split()
 
 
 def published_vocabulary(words: Iterable[str], *, min_count: int = 6) -> Vocabulary:

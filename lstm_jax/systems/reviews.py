@@ -3,11 +3,9 @@
 Shapes: T time, B batch, V vocabulary, E embedding size.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
-from lstm_jax import sharding
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.settings import (
     LARGEST_INTEGER,
@@ -30,10 +27,15 @@ from lstm_jax.settings import (
     Share,
     Vocabular,
 )
-from lstm_jax.systems.base import BatchSums, Objective, OptimizerConfig, System, TrainConfig
+from lstm_jax.systems.base import (
+    BatchSums,
+    Objective,
+    OptimizerConfig,
+    SequencesSystem,
+    TrainConfig,
+)
 from lstm_jax.systems.downloads import located
 from lstm_jax.text import (
-    LengthBatches,
     Vocabulary,
     WordVectors,
     build_review_vocabulary,
@@ -50,27 +52,22 @@ from lstm_jax.text.vectors import Missing
 
 @dataclass(frozen=True)
 class ReviewsConfig(TrainConfig):
-    """A classifier of texts with a label.
+    """Settings of a classifier."""
 
-    Attributes:
-        vocabulary_size: the most frequent words that have an id, four special ones included.
-        length: the most words of a review.
-        keep: which words of a longer one: its "last" or its "first".
-        vectors: a text file of word vectors (GloVe's format) to use, frozen; None trains them.
-        train_vectors: the vectors of that file are what training begins with, not frozen.
-        widths: how many lengths batches may be padded to; reviews of like length share a batch.
-        model: the network.
-    """
-
-    heldout_share: Share = 0.2
-    sample_every: Changeable[CountOrZero] = 0
+    heldout_share: Share = 0.2  # share of the data that is held out of training.
+    sample_every: Changeable[CountOrZero] = 0  # from one sample to the next; 0 for none.
+    #: the most frequent words that have an id, four special ones included.
     vocabulary_size: Vocabular[Annotated[int, Bounds(5, LARGEST_INTEGER)]] = 10_000
-    length: Count = 80
+    length: Count = 80  # the most words of a review.
+    #: which words of a longer one: its "last" or its "first".
     keep: Literal["last", "first"] = "last"
+    #: a text file of word vectors (GloVe's format) to use, frozen; None trains them.
     vectors: Changeable[str | None] = None
+    #: the vectors of that file are what training begins with, not frozen.
     train_vectors: Vocabular[bool] = False
+    #: how many lengths batches may be padded to; reviews of like length share a batch.
     widths: Count = 1
-    model: ClassifierConfig = field(default_factory=ClassifierConfig)
+    model: ClassifierConfig = field(default_factory=ClassifierConfig)  # the network.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,19 +105,12 @@ REVIEWS = ReviewsConfig(
 
 
 class LabelledTexts(NamedTuple):
-    """A batch.
+    """A batch."""
 
-    Attributes:
-        tokens: int32 `[T, B]`.
-        mask: bool `[T, B]`, True = a word.
-        labels: int32 `[B]`, 1 = positive.
-        weights: float32 `[B]`, 0 where a row only fills the batch up.
-    """
-
-    tokens: Array
-    mask: Array
-    labels: Array
-    weights: Array
+    tokens: Array  # int32 [T, B]
+    mask: Array  # bool [T, B], True = a word
+    labels: Array  # int32 [B], 1 = positive
+    weights: Array  # float32 [B], 0 where a row only fills the batch up
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
@@ -131,7 +121,7 @@ class LabelledTexts(NamedTuple):
 class Encoded(NamedTuple):
     """Reviews as ids, and their labels."""
 
-    rows: tuple[Ids, ...]
+    rows: Sequence[Ids]
     labels: npt.NDArray[np.int32]
 
 
@@ -152,33 +142,20 @@ class ReviewObjective(Objective):
         index: Array,
         dropout_key: Array | None,
     ) -> tuple[BatchSums, tuple[()]]:
+        tokens, mask, labels, weights = data
         found = self.model.sums(
-            params,
-            data.tokens,
-            data.labels,
-            mask=data.mask,
-            weights=data.weights,
-            dropout_key=dropout_key,
+            params, tokens, labels, mask=mask, weights=weights, dropout_key=dropout_key
         )
-        return BatchSums({"": found}, data.mask.sum()), carry
+        return BatchSums({"": found}, mask.sum()), carry
 
 
 @dataclass(frozen=True, eq=False)
-class ReviewsSystem(System):
-    """Labelled texts, and what is learnt from them.
-
-    Attributes:
-        config: the settings.
-        vocabulary: of the texts that are trained on.
-        sha256: of all texts and labels.
-        vectors: of the vocabulary's words, from a file; None where none was read.
-        training: what is trained on.
-        held_out: what the best checkpoint is chosen by.
-        test: the data's own test half, if it has one.
-    """
+class ReviewsSystem(SequencesSystem):
+    """Labelled texts, and what is learnt from them."""
 
     name: ClassVar = "reviews"
     Config: ClassVar = ReviewsConfig
+    Model: ClassVar = Classifier
     presets: ClassVar = (REVIEWS,)
     published: ClassVar[Mapping[str, TrainConfig]] = {
         "reviews": dataclasses.replace(
@@ -196,12 +173,12 @@ class ReviewsSystem(System):
     use: ClassVar = "classify texts with it: python -m lstm_jax classify"
 
     config: ReviewsConfig
-    vocabulary: Vocabulary
-    sha256: str
-    vectors: WordVectors | None
+    vocabulary: Vocabulary  # of the texts that are trained on
+    sha256: str  # of all texts and labels
+    vectors: WordVectors | None  # of the vocabulary's words, from a file; None where none was read
     training: Encoded
     held_out: Encoded
-    test: Encoded | None
+    test: Encoded | None  # the data's own test half, if it has one
 
     @classmethod
     def read(
@@ -212,25 +189,20 @@ class ReviewsSystem(System):
                 f"preset {config.preset!r} has no reviews of its own; name with --data PATH the "
                 "aclImdb folder, its tar.gz, or a CSV or TSV file with columns text and label"
             )
-        found = read_reviews(located(config.data))
+        found, test = read_reviews(located(config.data))
         digest = hashlib.sha256()
-        for text, label in zip(found.training.texts, found.training.labels, strict=True):
+        for text, label in zip(*found, strict=True):
             digest.update(f"{label} {len(text)} {text}".encode())
-        split = [review_words(text) for text in found.training.texts]
-        training, held_out = split_rows(len(split), config.heldout_share, config.seed)
+        split = [review_words(text) for text in found.texts]
+        halves = split_rows(len(split), config.heldout_share, config.seed)
         if vocabulary is None:
-            texts = (split[row] for row in training)
+            texts = (split[row] for row in halves[0])
             vocabulary = build_review_vocabulary(texts, config.vocabulary_size)
-
-        def encoded(words: Iterable[list[str]], labels: npt.NDArray[np.int32]) -> Encoded:
-            rows = (encode_review(vocabulary, each, config.length, config.keep) for each in words)
-            return Encoded(tuple(rows), labels)
-
-        trained_on, judged_by = (
-            encoded((split[row] for row in rows), found.training.labels[rows])
-            for rows in (training, held_out)
+        ids = partial(_encoded, vocabulary, config)
+        training, held_out = (
+            Encoded(ids(split[row] for row in rows), found.labels[rows]) for rows in halves
         )
-        test = found.test and encoded(map(review_words, found.test.texts), found.test.labels)
+        tested = Encoded(ids(map(review_words, test.texts)), test.labels) if test else None
         vectors = None
         # Those of a run that goes on, or that this one begins with, are among its parameters.
         if config.vectors is not None and kept is None and config.init_from is None:
@@ -245,23 +217,11 @@ class ReviewsSystem(System):
             )
             config = dataclasses.replace(config, model=model)
         sha256 = digest.hexdigest()
-        return cls(config, vocabulary, sha256, vectors, trained_on, judged_by, test)
-
-    @classmethod
-    def model_of(cls, config: ReviewsConfig, tokens: int) -> Classifier:
-        return Classifier(config.model, tokens)
+        return cls(config, vocabulary, sha256, vectors, training, held_out, tested)
 
     @property
     def objective(self) -> ReviewObjective:
         return ReviewObjective(self.model)
-
-    @property
-    def batches(self) -> int:
-        return -(-len(self.training.rows) // self.config.batch_size)
-
-    @property
-    def heldout_batch_size(self) -> int:
-        return self.config.batch_size if self.held_out.rows else 0
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -284,33 +244,14 @@ class ReviewsSystem(System):
         table = jnp.asarray(self.vectors.table)
         return params._replace(vectors=table) if self.frozen else params._replace(embedding=table)
 
-    def feed(self) -> Callable[[int], LabelledTexts]:
-        order = self._order(self.training)
-        mesh = self.config.mesh
-
-        def data(step: int) -> LabelledTexts:
-            rows, width = order.batch(step)
-            return sharding.put_batch(mesh, self._batch(self.training, rows, width))
-
-        return data
-
-    def heldout(self) -> Iterator[LabelledTexts]:
-        return self._batches_of(self.held_out)
-
     def test_batches(self) -> Iterator[LabelledTexts]:
-        return iter(()) if self.test is None else self._batches_of(self.test)
+        return iter(()) if self.test is None else self.batches_of(self.test)
 
-    def _batches_of(self, texts: Encoded) -> Iterator[LabelledTexts]:
-        for rows, width in self._order(texts).in_order():
-            yield self._batch(texts, rows, width)
+    def lengths(self, texts: Encoded) -> list[int]:
+        return list(map(len, texts.rows))
 
-    def _order(self, texts: Encoded) -> LengthBatches:
-        lengths = np.array([len(row) for row in texts.rows], np.int64)
-        return LengthBatches(lengths, self.config.batch_size, self.config.widths, self.config.seed)
-
-    def _batch(self, texts: Encoded, rows: npt.NDArray[np.int64], width: int) -> LabelledTexts:
-        size = self.config.batch_size
-        chosen = [texts.rows[row] for row in rows]
+    def batch_of(self, texts: Encoded, rows: npt.NDArray[np.int64], width: int) -> LabelledTexts:
+        size, chosen = self.config.batch_size, [texts.rows[row] for row in rows]
         tokens, mask = pad_rows(chosen, width=width, batch_size=size, side="front")
         labels, weights = np.zeros(size, np.int32), np.zeros(size, np.float32)
         labels[: len(rows)], weights[: len(rows)] = texts.labels[rows], 1
@@ -329,14 +270,16 @@ def probabilities(
 
     Texts are cut as the run's were; lengths are padded to powers of two, so few are compiled.
     """
-    known = map(vocabulary.in_known_form, texts)
-    rows = [
-        encode_review(vocabulary, review_words(text), config.length, config.keep) for text in known
-    ]
+    rows = _encoded(vocabulary, config, map(review_words, map(vocabulary.in_known_form, texts)))
     width = 1 << (max(map(len, rows)) - 1).bit_length()
     tokens, mask = pad_rows(rows, width=width, batch_size=batch_size, side="front")
-    found = _probabilities(model, params, tokens, mask)
-    return np.asarray(found)[: len(texts)]
+    return np.asarray(_probabilities(model, params, tokens, mask))[: len(texts)]
+
+
+def _encoded(
+    vocabulary: Vocabulary, config: ReviewsConfig, reviews: Iterable[list[str]]
+) -> list[Ids]:
+    return [encode_review(vocabulary, words, config.length, config.keep) for words in reviews]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,14 +1,12 @@
 """From prompts and templates of text to the texts that a model makes of them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from jax import Array
+from jax import Array, random
 
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling import (
@@ -21,26 +19,19 @@ from lstm_jax.sampling import (
     stack_rows,
     stream,
 )
-from lstm_jax.systems.base import SampleConfig
+from lstm_jax.systems.base import System
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
 
-BLANK = "*"
-"""Stands in a template for a place to be filled."""
+BLANK = "*"  # Stands in a template for a place to be filled
 
 
 class Template(NamedTuple):
-    """Places in a row, some of them given.
+    """Places in a row, some of them given."""
 
-    Attributes:
-        ids: int32 `[T]`, `FREE` where a token is to be filled in.
-        shown: the text of each given place, None where it is free.
-        prompt: what the first places were given as; None where they were given one by one.
-    """
-
-    ids: Ids
-    shown: tuple[str | None, ...]
-    prompt: str | None = None
+    ids: Ids  # int32 [T], `FREE` where a token is to be filled in
+    shown: tuple[str | None, ...]  # the text of each given place
+    prompt: str | None = None  # what the first places were given as, if not one by one
 
     @property
     def known(self) -> int:
@@ -49,79 +40,44 @@ class Template(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A text.
+    """A text."""
 
-    Attributes:
-        ids: int32 `[T]`.
-        tokens: the text of each.
-        log_probabilities: of each, in nats, None for those of the prompt; None where they were not
-            asked for.
-        stopped: whether a stop sequence ended it.
-        score: what a search ranks it by.
-    """
-
-    ids: Ids
-    tokens: tuple[str, ...]
-    log_probabilities: tuple[float | None, ...] | None = None
-    stopped: bool = False
-    score: float | None = None
+    ids: Ids  # int32 [T]
+    tokens: tuple[str, ...]  # the text of each
+    log_probabilities: tuple[float | None, ...] | None = None  # in nats; None for a prompt's
+    stopped: bool = False  # by a stop sequence
+    score: float | None = None  # what a search ranks it by
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained language model, and how it is to choose tokens.
-
-    Attributes:
-        model: the network.
-        params: its parameters.
-        vocabulary: its tokens.
-        filters: see `FilterOptions`; padding is forbidden besides, unless it is a stop.
-        stops: sequences of token ids that end a text and are left out.
-        allow_bidirectional: see `generate`.
-    """
+    """A trained language model, and how it is to choose tokens."""
 
     model: LanguageModel
     params: LanguageModelParams
     vocabulary: Vocabulary
+    #: see `FilterOptions`; padding is forbidden besides, unless it is a stop
     filters: FilterOptions = field(default_factory=lambda: FilterOptions())
+    #: sequences of token ids that end a text and are left out
     stops: tuple[tuple[int, ...], ...] = ()
-    allow_bidirectional: bool = False
+    allow_bidirectional: bool = False  # see `generate`
 
-    def write(
-        self,
-        templates: Sequence[Template],
-        *,
-        key: Array,
-        first_row: int = 0,
-        log_probabilities: bool = False,
-    ) -> list[Written]:
-        """Fills templates side by side, each with draws of its own; see `generate`."""
-        options = {
-            "log_probabilities": log_probabilities,
-            "allow_bidirectional": self.allow_bidirectional,
-        }
-        return self._write(generate, templates, key=key, first_row=first_row, **options)
+    def write(self, templates: Sequence[Template], **options: Any) -> list[Written]:
+        """Fills templates side by side, each with draws of its own; for options see `generate`."""
+        options |= {"allow_bidirectional": self.allow_bidirectional}
+        return self._write(generate, templates, options)
 
-    def best_of(
-        self, templates: Sequence[Template], number: int, *, key: Array, first_row: int = 0
-    ) -> list[Written]:
-        """The likeliest of `number` fillings of each template; see `lstm_jax.sampling.best_of`."""
-        return self._write(best_of, templates, number=number, key=key, first_row=first_row)
+    def best_of(self, templates: Sequence[Template], **options: Any) -> list[Written]:
+        """The likeliest of some fillings of each template; see `lstm_jax.sampling.best_of`."""
+        return self._write(best_of, templates, options)
 
     def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
         """The tokens of one text, its prompt's first, as they are made."""
         prompt = template.shown[: template.known]
         yield from map(str, prompt)
-        chunks = stream(
-            self.model,
-            self.params,
-            template.ids[:, None],
-            key=key,
-            stops=self.stops,
-            first_row=row,
-            allow_bidirectional=self.allow_bidirectional,
-            **self._filters(),
-        )
+        options: Any = {"first_row": row, "allow_bidirectional": self.allow_bidirectional}
+        options |= self._filters()
+        chunks = stream(self.model, self.params, template.ids[:, None], key=key, **options)
         # A bidirectional model is fed its prompt token by token.
         begun = 0 if self.model.config.bidirectional else len(prompt)
         tokens = (int(token) for (ids,) in chunks for token in ids)
@@ -131,37 +87,25 @@ class Writer:
 
     def search(self, template: Template, beams: int, length_penalty: float) -> list[Written]:
         """The likeliest fillings that beam search finds, the best first; see `beam_search`."""
-        found = beam_search(
-            self.model,
-            self.params,
-            template.ids,
-            beams=beams,
-            length_penalty=length_penalty,
-            forbidden=self._filters()["forbidden"],
-            stops=self.stops,
-        )
+        options: Any = {"forbidden": self._filters()["forbidden"], "stops": self.stops}
+        options |= {"beams": beams, "length_penalty": length_penalty}
+        found = beam_search(self.model, self.params, template.ids, **options)
         return [
-            Written(
-                each.tokens,
-                self._tokens(template, each.tokens),
-                stopped=each.stopped,
-                score=each.score,
-            )
-            for each in found
+            Written(ids, self._tokens(template, ids), None, stopped, score)
+            for ids, _, score, stopped in found
         ]
 
-    def _filters(self) -> FilterOptions:
-        forbidden = list(self.filters.get("forbidden", ()))
-        padding = self.vocabulary.padding
+    def _filters(self) -> dict[str, Any]:
+        forbidden, padding = [*self.filters.get("forbidden", ())], self.vocabulary.padding
         if padding is not None and (padding,) not in self.stops:
             forbidden.append(padding)
-        return {**self.filters, "forbidden": forbidden}
+        return {**self.filters, "forbidden": forbidden, "stops": self.stops}
 
     def _write(
-        self, way: Callable[..., Texts], templates: Sequence[Template], **options: Any
+        self, way: Callable[..., Texts], templates: Sequence[Template], options: dict[str, Any]
     ) -> list[Written]:
         rows, lengths = stack_rows([template.ids for template in templates])
-        options |= {"lengths": lengths, "stops": self.stops, **self._filters()}
+        options |= {"lengths": lengths, **self._filters()}
         texts = way(self.model, self.params, rows, **options)
         written = []
         for index, template in enumerate(templates):
@@ -181,17 +125,14 @@ class Writer:
 
 
 def write_samples(
-    model: LanguageModel,
-    params: LanguageModelParams,
-    vocabulary: Vocabulary,
-    sample: SampleConfig,
-    templates: Mapping[str, Template],
-    key: Array,
+    system: System, params: Any, step: int, templates: Mapping[str, Template]
 ) -> Iterator[tuple[str, str]]:
-    """What a model makes of each template in training, by its name."""
+    """What a system's model makes of each template at a step of training, by its name."""
+    vocabulary, sample = system.vocabulary, system.config.sample
     forbidden, stops = unknown_options(vocabulary, sample.unknown)
     filters = FilterOptions(temperature=sample.temperature, top_n=sample.top_n, forbidden=forbidden)
-    writer = Writer(model, params, vocabulary, filters, stops)
+    writer = Writer(system.model, params, vocabulary, filters, stops)
+    key = random.fold_in(random.key(system.config.seed), step)
     for name, template in templates.items():
         (written,) = writer.write([template], key=key)
         yield name, "".join(shown_pieces(vocabulary, template, written.tokens))
@@ -209,29 +150,18 @@ def unknown_options(
 
 
 def prompt_template(vocabulary: Vocabulary, prompt: str, length: int) -> Template:
-    """A prompt, and `length` free places after it.
-
-    Raises:
-        ValueError: the prompt is empty, or has a token that the vocabulary lacks.
-    """
-    ids = vocabulary.encode_prompt(prompt)
+    """A prompt, and `length` free places after it; for ValueError see `encode_prompt`."""
+    ids = np.concatenate([vocabulary.encode_prompt(prompt), np.full(length, FREE, np.int32)])
     shown = vocabulary.split(vocabulary.in_known_form(prompt))
-    return Template(
-        np.concatenate([ids, np.full(length, FREE, np.int32)]), (*shown, *[None] * length), prompt
-    )
+    return Template(ids, (*shown, *[None] * length), prompt)
 
 
 def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = False) -> Template:
     """A text in which each `*` is to be filled: characters, or words between spaces.
 
-    Args:
-        vocabulary: of the model.
-        text: the template.
-        feed_unknown: a token that the vocabulary lacks is shown as it is, and fed to the model as
-            the unknown token, or the padding where there is none.
-
-    Raises:
-        ValueError: the template is empty, or has a token that the vocabulary lacks.
+    Raises ValueError where it is empty, or has a token that the vocabulary lacks. With
+    `feed_unknown` that is shown as it is, and fed to the model as the unknown token, or the padding
+    where there is none.
     """
     is_of_words = vocabulary.kind == "word"
     places = text.split() if is_of_words else list(vocabulary.in_known_form(text))
@@ -248,10 +178,8 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
                 "spaces around each"
             )
         is_known = any(each in vocabulary for each in vocabulary.split(token))
-        if feed_unknown and stand_in is not None and not is_known:
-            ids[place] = stand_in
-        else:
-            ids[place] = vocabulary.encode_prompt(token, name="template")[0]
+        given = stand_in if feed_unknown and not is_known else None
+        ids[place] = vocabulary.encode_prompt(token, name="template")[0] if given is None else given
     return Template(ids, tuple(None if token == BLANK else token for token in places))
 
 

@@ -37,6 +37,11 @@ class Lanes:
         """S, the number of batches of one epoch."""
         return (len(self.tokens) - 1) // self.sequence_length
 
+    @property
+    def targets(self) -> Ids:
+        """Of all batches, int32 [S * T, B]."""
+        return self.tokens[1:]
+
     def batch(self, k: int) -> tuple[Ids, Ids]:
         """Return inputs and targets of batch `k` of S, each [T, B], as views of `tokens`."""
         first = k * self.sequence_length

@@ -7,14 +7,10 @@ Ids = npt.NDArray[np.int32]
 
 
 def as_ids(ids: npt.ArrayLike, *, name: str = "ids") -> Ids:
-    """Return `ids` as an int32 array [N], uncopied where it already is one.
+    """Return `ids` as an int32 array [N], uncopied where it already is one; N may be 0.
 
-    Args:
-        ids: any sequence or array of integers, one-dimensional; N may be 0.
-        name: how an error calls it.
-
-    Raises:
-        ValueError: not one-dimensional, not integers (nor booleans), or outside [0, 2**31).
+    Raises ValueError, by `name`, for what is not one-dimensional, not integers (nor booleans), or
+    outside [0, 2**31).
     """
     try:
         array = np.asarray(ids)

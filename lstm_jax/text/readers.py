@@ -11,9 +11,7 @@ from lstm_jax.text.decoding import decode
 def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
     r"""Read a UTF-8 text; a byte order mark is dropped, CRLF and CR line ends become LF.
 
-    Args:
-        path: the file.
-        as_is: leave the byte order mark and the line ends, for what counts a file's characters.
+    With `as_is` they are left, for what counts a file's characters.
 
     Raises:
         ValueError: one line that names the path, what is wrong and the cure, for a file that is
@@ -23,9 +21,8 @@ def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
     decoded = _read_decoded(path)
     text = decoded.removeprefix("\ufeff")
     if not text.strip():
-        raise ValueError(
-            f"{os.fspath(path)!r} holds no text; give a file with something to learn from"
-        )
+        shown = repr(os.fspath(path))
+        raise ValueError(f"{shown} holds no text; give a file with something to learn from")
     return decoded if as_is else text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -9,7 +9,8 @@ import struct
 import tarfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -22,8 +23,7 @@ from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import Vocabulary, by_frequency
 
-PAD, START, UNKNOWN, UNUSED = range(4)
-"""The ids of the special tokens of a review vocabulary."""
+PAD, START, UNKNOWN, UNUSED = range(4)  # The ids of the special tokens of a review vocabulary
 
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<unused>")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
@@ -49,12 +49,7 @@ _Key = tuple[str, str, str]  # "train", "test" or "", "pos" or "neg", the file n
 
 
 class Reviews(NamedTuple):
-    """N texts and their labels.
-
-    Attributes:
-        texts: the N reviews.
-        labels: int32 [N]; 1 is positive, 0 is negative.
-    """
+    """N texts and their labels, int32 [N]; 1 is positive, 0 is negative."""
 
     texts: tuple[str, ...]
     labels: NDArray[np.int32]
@@ -180,11 +175,11 @@ def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
             "training; give some of both, as files {train,test}/{pos,neg}/NAME.txt or "
             "{pos,neg}/NAME.txt, or as rows of a table"
         )
-    halves = [
+    learnt, tested = (
         Reviews(tuple(text for text, _ in pairs), np.array([label for _, label in pairs], np.int32))
         for pairs in (training, test)
-    ]
-    return ReviewSet(halves[0], halves[1] if test else None)
+    )
+    return ReviewSet(learnt, tested if test else None)
 
 
 def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
@@ -283,13 +278,11 @@ def _read_table(path: Path, shown: str) -> ReviewSet:
     if match := _SEPARATOR_LINE.match(text):
         separators, text = match[1], text[match.end() :]
     failures: list[tuple[int, str]] = []
-    for separator, quoting in product(separators, (None, *_QUOTINGS)):
-        if quoting is None:
-            rows = _line_rows(text, separator)
-        else:
-            rows = _quoted_rows(text, separator, quoting)
+    ways: list[Callable[[str, str], _Rows]] = [_line_rows]
+    ways += [partial(_quoted_rows, each) for each in _QUOTINGS]
+    for separator, read in product(separators, ways):
         try:
-            return _review_set(_pairs(rows), [], shown)
+            return _review_set(_pairs(read(text, separator)), [], shown)
         except _UnfitError as error:
             failures.append(error.args)
     # The one that came furthest; of headers that don't fit, the one with the most columns.
@@ -350,7 +343,7 @@ def _fields(line: str, separator: str, columns: int | None) -> list[str]:
     return line.split(separator)
 
 
-def _quoted_rows(text: str, separator: str, quoting: dict[str, Any]) -> _Rows:
+def _quoted_rows(quoting: dict[str, Any], text: str, separator: str) -> _Rows:
     """Yield the rows that are not empty of a table whose texts may hold line ends, in quotes."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **quoting)
     line = 1

@@ -45,11 +45,7 @@ class LengthBatches:
         return -(-len(self.lengths) // self.batch_size)
 
     def batch(self, step: int) -> tuple[Rows, int]:
-        """Return the rows of a batch, int64 [B] or fewer, and its width.
-
-        Args:
-            step: its number, from 0; an epoch is S of them.
-        """
+        """Return the rows of a batch, int64 [B] or fewer, and its width; an epoch has S steps."""
         epoch, index = divmod(step, self.batches)
         if epoch not in self._latest:
             generator = np.random.default_rng([self.seed, epoch])
@@ -102,8 +98,7 @@ def bucket_widths(lengths: npt.ArrayLike, most: int) -> tuple[int, ...]:
             better[j] = sums[cut[j]]
         least = better
         cuts.append(cut)
-    widths: list[int] = []
-    j = len(distinct)
+    widths, j = [], len(distinct)
     while j > 0:
         widths.append(int(distinct[j - 1]))
         j = int(cuts.pop()[j])
@@ -128,13 +123,8 @@ def heldout_count(count: int, share: float, what: str) -> int:
 def split_rows(count: int, share: float, seed: int | None) -> tuple[Rows, Rows]:
     """Split the rows 0 to `count` - 1 in (train, held out), int64 [N] each, ascending.
 
-    Args:
-        count: the number of rows.
-        share: of the rows to hold out; 0 holds out none.
-        seed: of the random choice of those held out; None holds out the last ones.
-
-    Raises:
-        ValueError: see `heldout_count`.
+    The share held out is chosen at random by the seed; without one it is the last rows. For
+    ValueError see `heldout_count`.
     """
     cut = count - heldout_count(count, share, "rows")
     order = np.arange(count) if seed is None else np.random.default_rng(seed).permutation(count)
@@ -146,11 +136,7 @@ def pad_rows(
 ) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Lay `rows` out as columns, padded with id 0 in front of or behind the tokens.
 
-    Args:
-        rows: ids, at most T a row; those missing up to B are padding all through.
-        width: T.
-        batch_size: B.
-        side: where the padding goes.
+    A row has at most T = `width` ids; those missing up to B = `batch_size` are padding all through.
 
     Returns:
         Tokens, int32 [T, B], and the mask, bool [T, B].

@@ -82,25 +82,21 @@ class CheckpointStore:
     """
 
     def __init__(
-        self,
-        directory: str | os.PathLike[str],
-        *,
-        keep_latest: int = 3,
-        read_only: bool = False,
+        self, directory: str | os.PathLike[str], *, keep_latest: int = 3, read_only: bool = False
     ) -> None:
         if keep_latest < 1:
             raise CheckpointError(f"keep_latest is {keep_latest}; expected 1 or more")
         self.directory = Path(directory).resolve()
         self._keep_latest, self._read_only = keep_latest, read_only
+        if read_only:
+            return
         path = str(self.directory)
-        if not read_only and (pattern := set("*?[") & {*path}):
-            raise CheckpointError(
-                f"the path {path!r} has a {min(pattern)}, by which Orbax would write to other "
-                "folders; name another"
-            )
+        if pattern := set("*?[") & {*path}:
+            problem = f"the path {path!r} has a {min(pattern)}"
+            cure = "by which Orbax would write to other folders; name another"
+            raise CheckpointError(f"{problem}, {cure}")
         try:
-            if not read_only:
-                together(self._make_folder, first_only=True)
+            together(self._make_folder, first_only=True)
         except (OSError, ValueError) as error:
             message = f"cannot write to {self.directory} ({_reason(error)}); name another folder"
             raise CheckpointError(message) from None
@@ -115,13 +111,9 @@ class CheckpointStore:
     ) -> None:
         """Write the state; on return it is on disk, and what need not be kept is deleted.
 
-        A step that is there already is replaced, and goes only when its successor is whole.
-
-        Args:
-            step: 0 or more.
-            state: a pytree of arrays and typed PRNG keys, without Python scalars.
-            progress: JSON values; floats come back exactly, tuples as lists.
-            heldout_loss: None and NaN are never the best.
+        A step that is there already is replaced, and goes only when its successor is whole. The
+        state is a pytree of arrays and typed PRNG keys, without Python scalars; the progress is
+        JSON values. A held-out loss of None or NaN is never the best.
 
         Raises:
             CheckpointError: the store is read-only, something in `state` or `progress` cannot be
@@ -175,14 +167,12 @@ class CheckpointStore:
         return _lowest({step: self._heldout_loss(step) for step in self.steps()})
 
     def restore(self, template: Any, *, step: int | None = None) -> Saved:
-        """Load a whole state.
+        """Load a whole state, by default of the newest good step.
 
-        Args:
-            template: the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A value goes where
-                its leaf's sharding says; without one, where JAX puts new arrays. A key keeps the
-                implementation that it was saved with, whatever that of its leaf.
-            step: by default the newest good one; passing over a damaged one logs a warning, and a
-                writing store renames it to STEP.damaged.
+        The template is the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A value goes
+        where its leaf's sharding says; without one, where JAX puts new arrays. A key keeps the
+        implementation that it was saved with. Passing over a damaged step logs a warning, and a
+        writing store renames it to STEP.damaged.
 
         Raises:
             CheckpointError: the step is not there, is damaged, or does not match the template.
@@ -205,34 +195,27 @@ class CheckpointStore:
 
     def _write(self, step: int, arrays: dict[str, Any], record: str, loss: float) -> None:
         """In three parts, after each of which all processes know whether it went well in all."""
-        unfinished = epath.Path(self.directory / f"{step}{_UNFINISHED}")
-        state, writer = unfinished / "state", ocp.PyTreeCheckpointHandler()
+        unfinished, target = (self.directory / f"{step}{end}" for end in (_UNFINISHED, ""))
+        state, writer = epath.Path(unfinished / "state"), ocp.PyTreeCheckpointHandler()
 
         def begin() -> None:
             self._remove_leftovers()
             state.mkdir(parents=True)
 
-        def write() -> None:
-            writer.save(state, args=ocp.args.PyTreeSave(arrays))
-
         def finish() -> None:
             writer.finalize(state)
-            _write_record(Path(unfinished / _RECORD), record, type(writer))
-            self._settle(Path(unfinished), self.directory / str(step))
+            _write_record(unfinished / _RECORD, record, type(writer))
+            if target.exists():  # which goes once this one is in its place, and else stays
+                target.rename(target.with_suffix(".replaced"))
+            try:
+                unfinished.rename(target)
+            finally:
+                self._settle_replaced()
             self._delete_older(step, loss)
 
         together(lambda: _quietly(begin), first_only=True)
-        together(lambda: _quietly(write))
+        together(lambda: _quietly(lambda: writer.save(state, args=ocp.args.PyTreeSave(arrays))))
         together(lambda: _quietly(finish), first_only=True)
-
-    def _settle(self, unfinished: Path, target: Path) -> None:
-        """Puts a checkpoint in its place; an older one that is there goes then, and else stays."""
-        if target.exists():
-            target.rename(target.with_suffix(".replaced"))
-        try:
-            unfinished.rename(target)
-        finally:
-            self._settle_replaced()
 
     def _delete_older(self, step: int, loss: float) -> None:
         """All but the newest steps, the one of the lowest loss, and this one."""
@@ -273,12 +256,11 @@ class CheckpointStore:
             raise CheckpointError(f"no checkpoint{asked} in {self.directory}; {there}")
         damaged: dict[Path, str] = {}
         for candidate in reversed(steps) if step is None else [step]:
-            path = self.directory / str(candidate)
+            path, damage = self.directory / str(candidate), ""
             try:
                 record = _read_record(path)
                 entries = match(record["arrays"], wanted, prefix, path)
                 values = _read_arrays(path, entries)
-                damage = ""
             except DamagedError as error:
                 damage = str(error)
             if damage := max(self._gathered(damage)):
@@ -299,11 +281,9 @@ class CheckpointStore:
     def _pass_over(self, damaged: dict[Path, str], *, aside: bool) -> None:
         """Name the steps that cannot be loaded, and rename them so that they are not in the way."""
         for path, message in damaged.items():
-            kept = ""
-            if aside:
-                with contextlib.suppress(OSError):
-                    kept = f"; kept as {set_aside(path)}"
-            _log.warning("%s%s", message, kept)
+            with contextlib.suppress(OSError):
+                message += f"; kept as {set_aside(path)}" if aside else ""
+            _log.warning("%s", message)
 
 
 def _quietly(work: Callable[[], T]) -> T:

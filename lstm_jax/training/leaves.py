@@ -1,7 +1,5 @@
 """The arrays of a checkpoint: by name, with dtype, shape and checksums, and where they are put."""
 
-from __future__ import annotations
-
 import json
 import zlib
 from pathlib import Path
@@ -27,7 +25,7 @@ def named_leaves(tree: Any, prefix: str) -> tuple[dict[str, Any], jax.tree_util.
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     named: dict[str, Any] = {}
     for path, leaf in leaves:
-        parts = [prefix, jax.tree_util.keystr(path, simple=True, separator="/")]
+        parts = prefix, jax.tree_util.keystr(path, simple=True, separator="/")
         name = "/".join(filter(None, parts))
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
             raise CheckpointError(f"leaf {name!r} is {leaf!r}; make it an array")
@@ -110,8 +108,7 @@ def place(value: np.ndarray, entry: dict[str, Any], name: str, leaf: Any) -> jax
         array = jax.make_array_from_callback(value.shape, there, value.__getitem__)
     if "key_impl" in entry:
         array = jax.random.wrap_key_data(array, impl=entry["key_impl"])
-    placed: jax.Array = array if is_shared else jax.device_put(array, there)
-    return placed
+    return array if is_shared else jax.device_put(array, there)  # type: ignore[no-any-return]
 
 
 def crc32_of(value: np.ndarray) -> int:

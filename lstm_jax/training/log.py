@@ -1,8 +1,7 @@
 """The run's numbers: what steps add up to, as rows, one JSON object a line in `metrics.jsonl`."""
 
-from __future__ import annotations
-
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -59,9 +58,8 @@ def perplexity(loss: float) -> float:
 
 def part_metrics(prefix: str, sums: MetricSums | None, *, with_perplexity: bool) -> Row:
     """Mean loss in nats, accuracy and, if asked for, perplexity of sums; NaN if there are none."""
-    if sums is None or not sums.weight:
-        loss = accuracy = math.nan
-    else:
+    loss = accuracy = math.nan
+    if sums is not None and sums.weight:
         loss, accuracy = sums.loss / sums.weight, sums.correct / sums.weight
     row: Row = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
     return row | ({f"{prefix}perplexity": perplexity(loss)} if with_perplexity else {})
@@ -86,11 +84,8 @@ def figure(number: float | int | None) -> str:
 class Meter:
     """The steps since the last row: their sums, their pace, and the row that they become.
 
-    Args:
-        progress: what `progress()` gave when the checkpoint that the run goes on from was saved.
-
-    Attributes:
-        skipped: all steps of the run from which nothing could be learnt.
+    It begins with what `progress()` gave when the checkpoint that the run goes on from was saved.
+    `skipped` are all steps of the run from which nothing could be learnt.
     """
 
     def __init__(self, progress: dict[str, Any]) -> None:
@@ -132,13 +127,9 @@ class Meter:
         *,
         compiled: bool,
     ) -> None:
-        """Takes in a step that is done.
+        """Takes in a step that is done, and maybe was compiled.
 
-        Args:
-            parts: loss, correct and weight of each part; None if the step was skipped.
-            grad_norm: of its gradient.
-            tokens: how many it read.
-            compiled: whether it was compiled too.
+        `parts` are loss, correct and weight of each part; None if the step was skipped.
         """
         now = time.perf_counter()
         self._pace[not compiled].append((now - self._clock, tokens))
@@ -157,12 +148,12 @@ class Meter:
             sums = total(steps) if steps else None
             row |= part_metrics(name, sums, with_perplexity=with_perplexity)
         norms, pace = self._grad_norms, self._pace[1] or self._pace[0]
+        seconds, tokens = (sum(each[k] for each in pace) for k in (0, 1))
         row |= {
             "grad_norm": math.fsum(norms) / len(norms) if norms else math.nan,
             "learning_rate": learning_rate,
             "skipped_steps": self.skipped,
-            "tokens_per_second": sum(tokens for _, tokens in pace)
-            / max(1e-9, sum(seconds for seconds, _ in pace)),
+            "tokens_per_second": tokens / max(1e-9, seconds),
             "seconds": self._clock - self._began,
         }
         self._sums, self._grad_norms, self._pace = {}, [], [[], []]
@@ -172,11 +163,8 @@ class Meter:
 class MetricsLog:
     """Appends rows to a file, each whole or absent; one that finds no space waits for the next.
 
-    Opened again, it drops the rows after a step, which a run that is resumed there writes again.
-
-    Args:
-        path: `metrics.jsonl`.
-        last_step: whose row is to be the last.
+    Opened again, it drops the rows after `last_step`, which a run that is resumed there writes
+    again.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
@@ -185,13 +173,9 @@ class MetricsLog:
         kept = b"".join(line + b"\n" for line, row in rows if row and row["step"] <= last_step)
         unreadable = sum(row is None for _, row in rows[:-1])  # the last one is empty, or was cut
         if unreadable:
-            aside = set_aside(path)
             _log.warning(
-                "%s is damaged, or was changed; its lines that are no rows (%d) are left out, and "
-                "the file is kept as %s",
-                path,
-                unreadable,
-                aside,
+                f"{path} is damaged, or was changed; its lines that are no rows ({unreadable}) are "
+                f"left out, and the file is kept as {set_aside(path)}"
             )
         if unreadable or kept != found:
             write_whole(path, kept)
@@ -201,18 +185,13 @@ class MetricsLog:
     def append(self, row: Row) -> None:
         """Writes a row, through to the operating system.
 
-        Raises:
-            OSError: it could not be written. It is kept, and written before the next one.
+        Raises OSError where it can't be written; it is kept, and written before the next one.
         """
         self._waiting.append(json.dumps(finite(row), allow_nan=False).encode() + b"\n")
         self.flush()
 
     def flush(self) -> None:
-        """Writes what could not be written before.
-
-        Raises:
-            OSError: it still can't be.
-        """
+        """Writes what could not be written before; raises OSError where it still can't be."""
         while self._waiting:
             size = os.fstat(self._file.fileno()).st_size
             rest = memoryview(self._waiting[0])
@@ -232,15 +211,8 @@ class MetricsLog:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The rows of a log; none if there is no file. A line that is not a whole row ends them."""
-    rows: list[dict[str, Any]] = []
-    if not path.is_file():
-        return rows
-    for line in path.read_bytes().split(b"\n"):
-        row = _row(line)
-        if row is None:
-            break
-        rows.append(row)
-    return rows
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    return [row for row in itertools.takewhile(bool, map(_row, lines)) if row]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:

@@ -5,13 +5,11 @@ runs. Nothing here changes a run's numbers: cut short and resumed, a run gives t
 and the same rows of metrics as one left alone.
 """
 
-from __future__ import annotations
-
-import dataclasses
 import math
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,47 +70,43 @@ def train(
     Raises:
         NotFiniteError: from too many steps in a row nothing could be learnt.
     """
-    return _Training(task, folder, store, report, progress or {}, should_stop).run(
-        state, profile_dir
-    )
+    training = _Training(task, folder, store, report, progress or {}, should_stop)
+    return training.run(state, profile_dir)
 
 
+@dataclass
 class _Training:
     """One call of `train`."""
 
-    def __init__(
-        self,
-        task: Task,
-        folder: RunFolder,
-        store: CheckpointStore,
-        report: Report,
-        progress: dict[str, Any],
-        should_stop: Callable[[], bool],
-    ) -> None:
-        self._task, self._folder, self._store, self._report = task, folder, store, report
-        self._should_stop = should_stop
-        self._meter, self._patience = Meter(progress), _Patience(task.config.patience, progress)
-        self._skipped_in_a_row = 0
-        self._is_stopping = False
+    task: Task
+    folder: RunFolder
+    store: CheckpointStore
+    report: Report
+    progress: InitVar[dict[str, Any]]
+    should_stop: Callable[[], bool]
+    skipped_in_a_row: int = 0
+    is_stopping: bool = False
+
+    def __post_init__(self, progress: dict[str, Any]) -> None:
+        self.meter, self.patience = Meter(progress), _Patience(self.task.config.patience, progress)
 
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
-        task, step = self._task, int(state.step)
-        first = step
-        feed = task.system.feed()
+        task, feed, first = self.task, self.task.system.feed(), int(state.step)
+        step, alone = first, jax.process_count() == 1
         # A row of this step is written again where its checkpoint was saved without it.
-        rows = self._folder.metrics if is_first() else Path(os.devnull)
-        self._log = MetricsLog(rows, step if self._meter.is_empty else step - 1)
+        rows = self.folder.metrics if is_first() else Path(os.devnull)
+        self.log = MetricsLog(rows, step if self.meter.is_empty else step - 1)
         pending: StepMetrics | None = None
         try:
             due = _due(task, step)
-            if not self._meter.is_empty and due & _BEFORE_THE_ROW:
+            if not self.meter.is_empty and due & _BEFORE_THE_ROW:
                 self._event(state, step, due)
-            stopped = self._patience.is_over or self._asked()
-            if stopped and self._store.is_empty:
+            stopped = self.patience.is_over or self._asked()
+            if stopped and self.store.is_empty:
                 self._save(state, step)
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
-                    if pending and self._skipped_in_a_row:
+                    if pending and self.skipped_in_a_row:
                         self._take_in(step, pending, compiled=False)
                         pending = None
                     self._give_up_on_endless_skipping(state, step)
@@ -126,13 +120,14 @@ class _Training:
                     if step - first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
                         profiler.close()
-                    stopped, due = self._stops_here(), _due(task, step)
+                    due = _due(task, step)
+                    stopped = self.should_stop() if alone else self.is_stopping
                     if stopped or due:
                         self._take_in(step, metrics, compiled=step == first + 1, due=due)
                         stopped = self._event(state, step, due)
                         pending = None
         finally:
-            self._log.close()
+            self.log.close()
         return state
 
     def _take_in(
@@ -140,37 +135,35 @@ class _Training:
     ) -> None:
         """Waits for a step and reads its numbers; its row waits for what else is due."""
         found = jax.device_get(metrics)
-        self._is_stopping |= bool(found.stopping)
+        self.is_stopping |= bool(found.stopping)
         parts: dict[str, list[float]] | None = None
         if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
-            parts = {
-                name: [float(value) for value in part] for name, part in found.sums.parts.items()
-            }
-        self._meter.add(parts, float(found.grad_norm), float(found.sums.tokens), compiled=compiled)
-        self._skipped_in_a_row = 0 if parts else self._skipped_in_a_row + 1
+            parts = {name: [*map(float, part)] for name, part in found.sums.parts.items()}
+        self.meter.add(parts, float(found.grad_norm), float(found.sums.tokens), compiled=compiled)
+        self.skipped_in_a_row = 0 if parts else self.skipped_in_a_row + 1
         if not parts:
-            self._report.note(f"step {step}: the loss or its gradient is not finite; skipped")
+            self.report.note(f"step {step}: the loss or its gradient is not finite; skipped")
         if not due & _BEFORE_THE_ROW:
             self._write_row(step, Row())
-        self._report.advance(step)
+        self.report.advance(step)
 
     def _write_row(self, step: int, heldout: Row) -> None:
         """Writes the row of the steps since the last one, if one is due."""
-        task, batches = self._task, self._task.program.batches
+        task, batches = self.task, self.task.program.batches
         every = task.config.steps_of(task.config.log_every, batches)
         if step % every and step != task.total_steps and not heldout:
             return
-        rate = float(task.learning_rate(step - 1 - self._meter.skipped))
+        rate = float(task.learning_rate(step - 1 - self.meter.skipped))
         row: Row = {"step": step, "epoch": round(step / batches, 4)}
-        row |= self._meter.row(rate, with_perplexity=task.system.has_perplexity) | heldout
+        row |= self.meter.row(rate, with_perplexity=task.system.has_perplexity) | heldout
         try:
-            self._log.append(row)
+            self.log.append(row)
         except OSError as error:
-            self._report.note(
+            self.report.note(
                 f"step {step}: its row of metrics could not be written ({error}); it is kept, and "
                 "written once there is space"
             )
-        self._report.row(row)
+        self.report.row(row)
 
     def _event(self, state: TrainState, step: int, due: frozenset[str]) -> bool:
         """Evaluates, samples and saves, as is due; whether training ends here.
@@ -180,9 +173,9 @@ class _Training:
         """
         done, heldout = True, Row()
         texts: list[tuple[str, str]] | None = []
-        with self._meter.paused():
+        with self.meter.paused():
             if _EVALUATION in due:
-                heldout = heldout_metrics(self._task, state, self._asked)
+                heldout = heldout_metrics(self.task, state, self._asked)
                 done = bool(heldout)
             if done and _SAMPLES in due:
                 texts = self._samples(state, step)
@@ -190,22 +183,22 @@ class _Training:
         if done and due & _BEFORE_THE_ROW:
             self._write_row(step, heldout)
         for prompt, written in texts or ():
-            self._report.sample(step, prompt, written)
+            self.report.sample(step, prompt, written)
         if done and heldout:
-            self._patience.count(heldout["heldout_loss"])
-        stopped = not done or self._asked() or self._patience.is_over
+            self.patience.count(heldout["heldout_loss"])
+        stopped = not done or self._asked() or self.patience.is_over
         if stopped or _CHECKPOINT in due:
             try:
-                with self._meter.paused():
+                with self.meter.paused():
                     self._save(state, step, heldout.get("heldout_loss") if done else None)
             except CheckpointError as failure:
-                if stopped or step == self._task.total_steps:
+                if stopped or step == self.task.total_steps:
                     raise
-                self._report.note(str(failure))
-        if self._patience.is_over:
-            self._report.note(
-                f"step {step}: {self._task.config.patience} evaluations without a better held-out "
-                "loss; done"
+                self.report.note(str(failure))
+        if self.patience.is_over:
+            number = self.task.config.patience
+            self.report.note(
+                f"step {step}: {number} evaluations without a better held-out loss; done"
             )
         return stopped
 
@@ -214,19 +207,16 @@ class _Training:
 
         None of them changed the parameters, so the state before the last of them is at hand.
         """
-        skipped = self._skipped_in_a_row
-        if not 0 < self._task.config.skipped_at_most <= skipped:
+        skipped = self.skipped_in_a_row
+        if not 0 < self.task.config.skipped_at_most <= skipped:
             return
         self._save(state, step)
-        batches = self._task.program.batches
-        before = dataclasses.replace(
-            state,
-            step=state.step - 1,
-            batch=(state.batch - 1) % batches,
-            skipped=state.skipped - 1,
+        batches = self.task.program.batches
+        before = replace(
+            state, step=state.step - 1, batch=(state.batch - 1) % batches, skipped=state.skipped - 1
         )
-        dump = self._folder.nonfinite
-        together(lambda: copy_description(self._folder, dump), first_only=True)
+        dump = self.folder.nonfinite
+        together(lambda: copy_description(self.folder, dump), first_only=True)
         with CheckpointStore(dump.checkpoints) as store:
             store.save(step - 1, before, {})
         raise NotFiniteError(
@@ -238,34 +228,33 @@ class _Training:
     def _save(self, state: TrainState, step: int, heldout: float | int | None = None) -> None:
         """Saves the state once all rows up to it are in the log, which a resumed run relies on."""
         try:
-            together(self._log.flush)
+            together(self.log.flush)
         except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"step {step} was not saved, for its rows of metrics could not be written "
                 f"({error}); free space there, then save again"
             ) from None
-        progress = self._meter.progress() | self._patience.progress()
-        self._store.save(step, state, progress, heldout_loss=heldout)
+        progress = self.meter.progress() | self.patience.progress()
+        self.store.save(step, state, progress, heldout_loss=heldout)
 
     def _samples(self, state: TrainState, step: int) -> list[tuple[str, str]] | None:
         """Prompts and what the model writes from each; None if a signal cut them short."""
-        params = sharding.local(self._task.program.mesh, state.params)
+        params = sharding.local(self.task.program.mesh, state.params)
         texts = self._written(params, step) if is_first() else []
         return None if "cut" in gathered("cut" if texts is None else "") else texts
 
     def _written(self, params: Any, step: int) -> list[tuple[str, str]] | None:
         texts: list[tuple[str, str]] = []
         try:
-            samples = self._task.system.samples(params, step)
-            while not self._should_stop():
+            samples = self.task.system.samples(params, step)
+            while not self.should_stop():
                 text = next(samples, None)
                 if text is None:
                     return texts
                 texts.append(text)
         except Exception as error:  # no memory for them, say; training can do without
-            self._report.note(
-                f"step {step}: no samples ({type(error).__name__}: {one_line(error)})"
-            )
+            why = f"{type(error).__name__}: {one_line(error)}"
+            self.report.note(f"step {step}: no samples ({why})")
             return []
         return None
 
@@ -273,22 +262,18 @@ class _Training:
         try:
             act(*given)
         except Exception as error:  # whatever is wrong with the folder; training needs no trace
-            self._report.note(f"there is no whole trace ({one_line(error)})")
+            self.report.note(f"there is no whole trace ({one_line(error)})")
 
     def _asked(self) -> bool:
-        """Whether a process is asked to stop."""
-        return "stop" in gathered("stop" if self._should_stop() else "")
+        return "stop" in gathered("stop" if self.should_stop() else "")
 
     def _stop_flags(self) -> jax.Array | None:
         """What a step is told of it where there are several processes, so that all hear of it."""
         if jax.process_count() == 1:
             return None
-        mesh = self._task.program.mesh
-        flags: jax.Array = sharding.put(mesh, np.full(mesh.size, self._should_stop(), "f4"), 0)
+        mesh = self.task.program.mesh
+        flags: jax.Array = sharding.put(mesh, np.full(mesh.size, self.should_stop(), "f4"), 0)
         return flags
-
-    def _stops_here(self) -> bool:
-        return self._should_stop() if jax.process_count() == 1 else self._is_stopping
 
 
 class _Patience:
@@ -300,10 +285,9 @@ class _Patience:
         self._since = int(progress.get("evaluations_since_best", 0))
 
     def count(self, loss: float | int | None) -> None:
+        self._since += 1
         if loss is not None and loss < self._best:
             self._best, self._since = float(loss), 0
-        else:
-            self._since += 1
 
     @property
     def is_over(self) -> bool:

@@ -1,7 +1,5 @@
 """Adam with clipping by global norm, and the learning-rate schedules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import optax
@@ -33,17 +31,11 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """Clipping by global norm, then Adam (Kingma and Ba, arXiv:1412.6980).
 
-    Args:
-        config: its settings.
-        schedule: the learning rate.
-        frozen: fields of the parameters that stay as they are, and of which it keeps no means.
+    The fields of the parameters that are `frozen` stay as they are, and it keeps no means of them.
     """
     # Without clipping a stateless identity keeps its place, so checkpoints fit either way.
-    clip = (
-        optax.identity()
-        if config.clip_norm is None
-        else optax.clip_by_global_norm(config.clip_norm)
-    )
+    norm = config.clip_norm
+    clip = optax.identity() if norm is None else optax.clip_by_global_norm(norm)
     adam = optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)
     learn = optax.chain(clip, adam)
     if not frozen:

@@ -1,12 +1,10 @@
 """The curves of runs, drawn where matplotlib is present."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,7 @@ import numpy as np
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 
-_MOST_NATS = 300.0
-"""Losses that a run diverged to have no perplexity that an axis could show."""
+_MOST_NATS = 300.0  # Losses that a run diverged to have no perplexity that an axis could show
 
 
 def have_matplotlib() -> bool:
@@ -27,8 +24,7 @@ def have_matplotlib() -> bool:
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
     """Draws loss and accuracy, in training and held out, against the epoch; one colour a run.
 
-    Raises:
-        ValueError: a folder has no metrics.
+    Raises ValueError where a folder has no metrics.
     """
     _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,13 +42,13 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     left, right = figure.subplots(1, 2)
     _panel(left, names, logs, "loss")
     _panel(right, names, logs, "accuracy")
-    left.set_ylabel("loss (nats)")
-    right.set_ylabel("accuracy")
-    if any("perplexity" in rows[-1] for rows in logs):
-        left.set_ylabel("loss (nats a token)")
-        right.set_ylabel("accuracy of the most likely token")
-    if any("perplexity" in rows[-1] for rows in logs) and left.get_ylim()[1] < _MOST_NATS:
-        perplexity = left.secondary_yaxis("right", functions=(np.exp, _log))
+    of_tokens = any("perplexity" in rows[-1] for rows in logs)
+    left.set_ylabel("loss (nats a token)" if of_tokens else "loss (nats)")
+    right.set_ylabel("accuracy of the most likely token" if of_tokens else "accuracy")
+    if of_tokens and left.get_ylim()[1] < _MOST_NATS:
+        # matplotlib also asks for the logarithm of what lies off the axis.
+        functions = (np.exp, lambda values: np.log(np.maximum(values, 1e-9)))
+        perplexity = left.secondary_yaxis("right", functions=functions)
         perplexity.set_ylabel("perplexity")
         perplexity.set_yscale("log")
         perplexity.yaxis.set_major_formatter(LogFormatter())
@@ -75,29 +71,20 @@ def _import_matplotlib() -> None:
 
 
 def _panel(axes: Any, names: Sequence[str], logs: Sequence[list[Any]], metric: str) -> None:
+    held_out = {"marker": "o", "markersize": 4, "linestyle": "--"}
     for number, (name, rows) in enumerate(zip(names, logs, strict=True)):
-        prefix = f"{name}: " if name else ""
-        color = f"C{number}"
+        prefix, color = f"{name}: " if name else "", f"C{number}"
         axes.plot(*_series(rows, metric), color=color, linewidth=1, label=f"{prefix}training")
-        heldout = _series(rows, f"heldout_{metric}")
-        if heldout[0]:
-            label = f"{prefix}held out"
-            axes.plot(*heldout, color=color, marker="o", markersize=4, linestyle="--", label=label)
+        found = _series(rows, f"heldout_{metric}")
+        if found[0]:
+            axes.plot(*found, color=color, label=f"{prefix}held out", **held_out)
     axes.set_xlabel("epoch")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
 
 
-def _log(values: Any) -> Any:
-    """The logarithm, where matplotlib also asks for that of what lies off the axis."""
-    return np.log(np.maximum(values, 1e-9))
-
-
 def _series(rows: list[dict[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    points = [
-        (epoch, value)
-        for epoch, value in ((row.get("epoch"), row.get(name)) for row in rows)
-        if isinstance(epoch, int | float) and isinstance(value, int | float)
-    ]
-    return [epoch for epoch, _ in points], [value for _, value in points]
+    points: Iterator[Any] = ((row.get("epoch"), row.get(name)) for row in rows)
+    numbers = [point for point in points if all(isinstance(each, int | float) for each in point)]
+    return [epoch for epoch, _ in numbers], [value for _, value in numbers]

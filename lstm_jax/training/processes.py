@@ -3,8 +3,6 @@
 All processes must call these functions, and in the same order.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from typing import TypeVar
@@ -28,11 +26,7 @@ class AnotherEndedError(RuntimeError):
 
 
 def gathered(text: str) -> list[str]:
-    """The texts of all processes, by their numbers.
-
-    Raises:
-        AnotherEndedError: a process is gone.
-    """
+    """The texts of all processes, by their numbers; raises AnotherEndedError where one is gone."""
     if jax.process_count() == 1:
         return [text]
     raw = np.frombuffer(text.encode(), np.uint8)
@@ -51,12 +45,8 @@ def gathered(text: str) -> list[str]:
 def together(work: Callable[[], T], *, first_only: bool = False) -> T | None:
     """Does something in all processes, or in the first one; what fails in one, fails in all.
 
-    Returns:
-        What it gave; None in those that had nothing to do.
-
-    Raises:
-        Exception: its own, where it failed.
-        ValueError: it failed in another process.
+    Gives what it gave, and None in those that had nothing to do. Where it failed its own exception
+    is raised, and in the other processes ValueError.
     """
     result, failure = None, None
     if is_first() or not first_only:

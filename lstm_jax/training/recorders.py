@@ -5,19 +5,18 @@ Each needs the extra of its name. The environment variables of Weights & Biases 
 project, and so on.
 """
 
-from __future__ import annotations
-
 import html
 import importlib.util
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from lstm_jax.files import one_line
 from lstm_jax.training.log import Report, Row
+from lstm_jax.training.run import RunFolder
 
 PROJECT = "lstm_jax"
 
@@ -25,65 +24,24 @@ _ID_FILE = "run-id.txt"
 _LAST_STEP_FILE = "last-step.txt"
 
 
-class Recorder(Protocol):
-    """Who keeps rows and samples for a program that shows them."""
-
-    def row(self, row: Row) -> None:
-        """A row of metrics."""
-
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        """What the model wrote."""
-
-
-class Recorded:
-    """A report that passes on what it is told, rows and samples to recorders besides.
-
-    A recorder that fails, with a full disk or a server that is gone, is told nothing more.
-    """
-
-    def __init__(self, report: Report, recorders: Sequence[Recorder]) -> None:
-        self._report, self._recorders = report, list(recorders)
-        self.advance, self.note = report.advance, report.note
-
-    def row(self, row: Row) -> None:
-        """Passes on a row of metrics."""
-        self._record(lambda recorder: recorder.row(row))
-        self._report.row(row)
-
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        """Passes on what the model wrote."""
-        self._record(lambda recorder: recorder.sample(step, prompt, text))
-        self._report.sample(step, prompt, text)
-
-    def _record(self, write: Callable[[Recorder], None]) -> None:
-        for each in list(self._recorders):
-            try:
-                write(each)
-            except Exception as error:  # whatever comes of another program
-                self._recorders.remove(each)
-                self.note(
-                    f"{type(each).__name__} failed ({one_line(error)}); training goes on without it"
-                )
-
-
 class TensorBoardRecorder:
-    """Writes rows and samples as TensorBoard events.
+    """A context manager that writes rows and samples as TensorBoard events.
 
-    A context manager.
-
-    Args:
-        directory: where the event files go.
-        first_step: events of later steps, of a run that was cut short, are hidden.
-
-    Raises:
-        ValueError: tensorboardX is not installed.
+    Events after `first_step`, of a run that was cut short, are hidden.
     """
 
-    def __init__(self, directory: Path, first_step: int) -> None:
-        require_tensorboard()
+    def __init__(self, folder: RunFolder, config: dict[str, Any], first_step: int) -> None:
         import tensorboardX
 
-        self._writer = tensorboardX.SummaryWriter(str(directory), purge_step=first_step + 1)
+        directory = str(folder.tensorboard)
+        self._writer = tensorboardX.SummaryWriter(directory, purge_step=first_step + 1)
+
+    @staticmethod
+    def require() -> None:
+        """Raises ValueError, with the cure, where tensorboardX is not installed."""
+        if importlib.util.find_spec("tensorboardX") is None:
+            cure = "pip install 'lstm-jax[tensorboard]'"
+            raise ValueError(f"--tensorboard needs tensorboardX; {cure}")
 
     def __enter__(self) -> Self:
         return self
@@ -102,36 +60,27 @@ class TensorBoardRecorder:
         self._writer.add_text(f"sample/{prompt}", text, step)
 
 
-def require_tensorboard() -> None:
-    """Raises ValueError, with the cure, where tensorboardX is not installed."""
-    if importlib.util.find_spec("tensorboardX") is None:
-        raise ValueError("--tensorboard needs tensorboardX; pip install 'lstm-jax[tensorboard]'")
-
-
 class WandbRecorder:
-    """Logs rows and samples to a Weights & Biases run, over the axis `step`.
+    """A context manager that logs rows and samples to a Weights & Biases run, over `step`.
 
-    A context manager. A folder whose run is resumed goes on with its Weights & Biases run too;
-    steps that were logged before it was cut short, and are taken again, are not logged twice.
-
-    Args:
-        run_dir: the run's folder; its name is the run's, and what wandb writes goes into `wandb`
-            in it.
-        config: the run's settings.
+    A folder whose run is resumed goes on with its Weights & Biases run too; steps that were logged
+    before it was cut short, and are taken again, are not logged twice. The folder's name is the
+    run's, and what wandb writes goes into `wandb` in it.
 
     Raises:
-        ValueError: wandb is not installed, knows no account, or cannot reach its server.
+        ValueError: wandb cannot reach its server.
     """
 
-    def __init__(self, run_dir: Path, config: dict[str, Any]) -> None:
-        require_wandb()
+    def __init__(self, folder: RunFolder, config: dict[str, Any], first_step: int) -> None:
         import wandb
 
-        self._as_html = wandb.Html
-        folder = run_dir / "wandb"
-        run_id = _run_id(folder)
-        self._last_step_file = folder / _LAST_STEP_FILE
-        self._logged_before = _last_step(self._last_step_file)
+        run_dir, own = folder.path, folder.path / "wandb"
+        self._as_html, self._last_step_file = wandb.Html, own / _LAST_STEP_FILE
+        last_step = _kept(self._last_step_file)
+        self._logged_before = int(last_step) if last_step.isdecimal() else 0
+        run_id = _kept(own / _ID_FILE) or secrets.token_hex(4)
+        own.mkdir(exist_ok=True)
+        (own / _ID_FILE).write_text(run_id, encoding="utf-8")
         try:
             self._run = wandb.init(
                 project=None if "WANDB_PROJECT" in os.environ else PROJECT,
@@ -147,6 +96,19 @@ class WandbRecorder:
             raise ValueError(_cure(error)) from None
         # wandb's own count of steps refuses to go back, as a run resumed from a checkpoint does.
         self._run.define_metric("*", step_metric="step")
+
+    @staticmethod
+    def require() -> None:
+        """Raises ValueError, with the cure, where wandb is not installed or knows no account."""
+        if importlib.util.find_spec("wandb") is None:
+            raise ValueError("--wandb needs wandb; pip install 'lstm-jax[wandb]'")
+        import wandb
+
+        try:
+            if wandb.setup().settings.mode in ("online", "shared"):
+                wandb.login()
+        except wandb.Error as error:
+            raise ValueError(_cure(error)) from None
 
     def __enter__(self) -> Self:
         return self
@@ -172,32 +134,43 @@ class WandbRecorder:
         self._run.log({"step": step, f"sample/{quote(prompt, safe=' ')}": shown})
 
 
-def require_wandb() -> None:
-    """Raises ValueError, with the cure, where wandb is not installed or knows no account."""
-    if importlib.util.find_spec("wandb") is None:
-        raise ValueError("--wandb needs wandb; pip install 'lstm-jax[wandb]'")
-    import wandb
-
-    try:
-        if wandb.setup().settings.mode in ("online", "shared"):
-            wandb.login()
-    except wandb.Error as error:
-        raise ValueError(_cure(error)) from None
+Recorder = TensorBoardRecorder | WandbRecorder
 
 
-def _run_id(folder: Path) -> str:
-    """The identity of the folder's run, drawn where it has none yet."""
-    file = folder / _ID_FILE
-    if not file.is_file():
-        folder.mkdir(exist_ok=True)
-        file.write_text(secrets.token_hex(4), encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
+class Recorded:
+    """A report that passes on what it is told, rows and samples to recorders besides.
+
+    A recorder that fails, with a full disk or a server that is gone, is told nothing more.
+    """
+
+    def __init__(self, report: Report, recorders: Sequence[Recorder]) -> None:
+        self._report, self._recorders = report, list(recorders)
+        self.advance, self.note = report.advance, report.note
+
+    def row(self, row: Row) -> None:
+        """Passes on a row of metrics."""
+        self._record("row", row)
+        self._report.row(row)
+
+    def sample(self, step: int, prompt: str, text: str) -> None:
+        """Passes on what the model wrote."""
+        self._record("sample", step, prompt, text)
+        self._report.sample(step, prompt, text)
+
+    def _record(self, what: str, *given: Any) -> None:
+        for each in list(self._recorders):
+            try:
+                getattr(each, what)(*given)
+            except Exception as error:  # whatever comes of another program
+                self._recorders.remove(each)
+                self.note(
+                    f"{type(each).__name__} failed ({one_line(error)}); training goes on without it"
+                )
 
 
-def _last_step(file: Path) -> int:
-    """The step of the last row that was logged; 0 where there is none."""
-    text = file.read_text(encoding="utf-8") if file.is_file() else ""
-    return int(text) if text.isdecimal() else 0
+def _kept(file: Path) -> str:
+    """The text of a file, without blanks; empty where there is none."""
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def _cure(error: Exception) -> str:

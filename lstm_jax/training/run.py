@@ -12,8 +12,6 @@ nonfinite/       a run of its own: where training gave up on losses that are not
 .lock            held by the process that trains here
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -23,7 +21,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 from filelock import FileLock, Timeout
@@ -44,8 +42,7 @@ FORMAT = 2
 _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
 """Of a config that has no checksum."""
 
-_FILES = ("vocab.json", CORPUS_FILE)
-"""What `config.json` may have checksums of."""
+_FILES = ("vocab.json", CORPUS_FILE)  # What `config.json` may have checksums of
 
 _OLDER_VECTORS = "vectors.npy"
 
@@ -69,19 +66,13 @@ class RunFolder:
         self.lock = path / ".lock"
 
     @property
-    def nonfinite(self) -> RunFolder:
+    def nonfinite(self) -> Self:
         """Where a run is left that repeats losses that are not finite."""
-        return RunFolder(self.path / "nonfinite")
+        return type(self)(self.path / "nonfinite")
 
 
 class Description(NamedTuple):
-    """What `config.json` says.
-
-    Attributes:
-        config: the settings.
-        sha256: of the data.
-        files: SHA-256 of the folder's other files, by name; empty in a run of an older version.
-    """
+    """What `config.json` says: the settings, and the SHA-256 of the data and of files, by name."""
 
     config: TrainConfig
     sha256: str
@@ -91,16 +82,15 @@ class Description(NamedTuple):
 def create_run(folder: RunFolder, system: System) -> None:
     """Makes the folder and writes all but checkpoints and metrics; `config.json` comes last.
 
-    Raises:
-        ValueError: the folder exists and is not empty.
+    Raises ValueError where the folder exists and is not empty.
     """
     refuse_existing(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     system.vocabulary.save(folder.vocabulary)
-    names = [folder.vocabulary.name]
-    for name, content in system.files().items():
+    files = system.files()
+    for name, content in files.items():
         (folder.path / name).write_bytes(content)
-        names.append(name)
+    names = (folder.vocabulary.name, *files)
     write_config(folder, system, {name: sha256_of(folder.path / name) for name in names})
 
 
@@ -109,10 +99,8 @@ def held(folder: RunFolder, *, new: bool = False) -> Iterator[None]:
     """Keeps other processes from training in the folder meanwhile.
 
     The operating system frees the lock of a process that ends, however it ends. Of a new run that
-    an error ends before its first row or checkpoint nothing stays.
-
-    Raises:
-        ValueError: another process has it, or it is a link: locking empties the file.
+    an error ends before its first row or checkpoint nothing stays. Raises ValueError where another
+    process has the lock, or it is a link: locking empties the file.
     """
     if folder.lock.is_symlink():
         raise ValueError(f"{folder.lock} is a link to another file; delete it")
@@ -143,9 +131,8 @@ def _remove_if_not_begun(folder: RunFolder, made: list[Path]) -> None:
             return
     for path in (folder.checkpoints, folder.tensorboard, folder.path / "wandb"):
         shutil.rmtree(path, ignore_errors=True)
-    names = (folder.config.name, folder.metrics.name, *_FILES, folder.lock.name)
     with suppress(OSError):
-        for name in names:
+        for name in (folder.config.name, folder.metrics.name, *_FILES, folder.lock.name):
             (folder.path / name).unlink(missing_ok=True)
         for path in made:
             path.rmdir()
@@ -166,37 +153,28 @@ def refuse_existing(folder: RunFolder) -> None:
     What a process left that was killed while it made the folder is nothing: `config.json` was to
     come last, and `.lock` tells it from a folder of the user's.
     """
-    path = folder.path
+    path, shown = folder.path, f"the run folder {str(folder.path)!r}"
     try:
         str(path).encode()
     except UnicodeEncodeError:  # TensorStore, which writes checkpoints, takes UTF-8 alone
-        raise ValueError(f"the run folder {str(path)!r} has no name in UTF-8; rename it") from None
+        raise ValueError(f"{shown} has no name in UTF-8; rename it") from None
     if os.sep == "/" and "\\" in str(path.resolve()):  # TensorStore takes it for a separator
-        raise ValueError(f"the run folder {str(path)!r} has a backslash in its path; name another")
+        raise ValueError(f"{shown} has a backslash in its path; name another")
     if path.exists() and not (path.is_dir() and _is_barely_begun(folder)):
-        if folder.config.exists():
-            raise ValueError(
-                f"{path} exists already; go on with it (--resume), or name another --run-dir"
-            )
-        raise ValueError(f"{path} exists already and is no run folder; name another --run-dir")
+        is_run = folder.config.exists()
+        what = "; go on with it (--resume), or" if is_run else " and is no run folder;"
+        raise ValueError(f"{path} exists already{what} name another --run-dir")
 
 
 def _is_barely_begun(folder: RunFolder) -> bool:
-    names = {found.name for found in folder.path.iterdir()}
-    names -= {name for name in names if name.lower() in _OF_THE_SYSTEM}
-    early = {folder.lock.name, *_FILES}
-    others = {name for name in names - early if not name.endswith(".tmp")}
+    found = {path.name for path in folder.path.iterdir()}
+    names = {name for name in found if name.lower() not in _OF_THE_SYSTEM}
+    others = {name for name in names - {folder.lock.name, *_FILES} if not name.endswith(".tmp")}
     return not names or (folder.lock.name in names and not others)
 
 
 def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) -> None:
-    """Writes `config.json`, whole or not at all.
-
-    Args:
-        folder: the run's.
-        system: settings and data.
-        files: SHA-256 of what else the folder holds of the run's beginning.
-    """
+    """Writes `config.json`, with the SHA-256 of the `files` of the run's beginning."""
     described = {
         "format": FORMAT,
         "config": to_dict(system.config),
@@ -211,32 +189,25 @@ def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) ->
         },
     }
     described["crc32"] = _crc32(described)
-    text = json.dumps(described, indent=2, ensure_ascii=False)
-    write_whole(folder.config, text.encode())
+    write_whole(folder.config, json.dumps(described, indent=2, ensure_ascii=False).encode())
 
 
 def read_description(folder: RunFolder) -> Description:
     """Reads `config.json`.
 
-    Raises:
-        ValueError: it is no run folder, or its config is damaged or of a newer version.
+    Raises ValueError where it is no run folder, or its config is damaged or of a newer version.
     """
     if not folder.config.is_file():
-        raise ValueError(
-            f"{folder.path} is not a run folder (it has no config.json); "
-            "make one with train.py --run-dir, or name another"
-        )
+        problem = f"{folder.path} is not a run folder (it has no config.json)"
+        raise ValueError(f"{problem}; make one with train.py --run-dir, or name another")
     try:
         described = json.loads(folder.config.read_text(encoding="utf-8"))
         if described["format"] != FORMAT:
             raise ValueError(f"its format is {described['format']!r}, this version reads {FORMAT}")
         if set(described) - _OLDER_KEYS and described.get("crc32") != _crc32(described):
             raise ValueError("it does not match its checksum, so it was damaged or changed by hand")
-        found = Description(
-            from_dict(described["config"]),
-            str(described["data"]["sha256"]),
-            _files(described.get("files", {})),
-        )
+        config, sha256 = from_dict(described["config"]), str(described["data"]["sha256"])
+        found = Description(config, sha256, _files(described.get("files", {})))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"{'it lacks ' * isinstance(error, KeyError)}{one_line(error)}"
         raise ValueError(f"{folder.config} cannot be used: {problem}; restore it") from None
@@ -260,9 +231,7 @@ def _files(found: Any) -> dict[str, str]:
 def refuse_damaged_files(folder: RunFolder, *, without_data: bool = False) -> None:
     """Raises ValueError if a file of the run's beginning is missing, or no longer what it was.
 
-    Args:
-        folder: the run's.
-        without_data: a copy of the training text is not needed, and may be missing.
+    With `without_data` a copy of the training text is not needed, and may be missing.
     """
     for name, expected in read_description(folder).files.items():
         if without_data and name == CORPUS_FILE:
@@ -289,26 +258,22 @@ def _crc32(described: Mapping[str, Any]) -> int:
 
 def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
     """Raises ValueError if a resumed run would differ in what its checkpoints depend on."""
-    if changed := list(_changed(folder, asked).values()):
+    if changed := "; ".join(_changed(folder, asked).values()):
         raise ValueError(
-            f"cannot resume {folder.path} with other settings: {'; '.join(changed)}; "
-            "leave these as they were, or start a new run"
+            f"cannot resume {folder.path} with other settings: {changed}; leave these as they "
+            "were, or start a new run"
         )
 
 
 def refuse_other_model(folder: RunFolder, asked: TrainConfig) -> None:
     """Raises ValueError if a new run has no use for this one's weights and vocabulary."""
     refuse_damaged_files(folder, without_data=True)
-    of_the_vocabulary = set(marked(type(asked), OF_THE_VOCABULARY))
-    changed = [
-        change
-        for name, change in _changed(folder, asked).items()
-        if name in of_the_vocabulary or name.startswith("model.")
-    ]
-    if changed:
+    fixed, changed = set(marked(type(asked), OF_THE_VOCABULARY)), _changed(folder, asked)
+    problems = [changed[name] for name in changed if name in fixed or name.startswith("model.")]
+    if problems:
         raise ValueError(
             f"cannot begin with the weights of {folder.path} and other settings of the model: "
-            f"{'; '.join(changed)}; leave these as they are there, or leave --init-from"
+            f"{'; '.join(problems)}; leave these as they are there, or leave --init-from"
         )
 
 
@@ -402,16 +367,13 @@ def load(
 def learnt_params(folder: RunFolder, template: Any) -> Any:
     """What a run has learnt: the parameters of its newest checkpoint, or of a classifier's best.
 
-    Raises:
-        ValueError: it has no checkpoint, or not of parameters like the template.
+    Raises ValueError where it has no checkpoint, or not of parameters like the template.
     """
-    system = system_of(read_description(folder).config)
-    return _load_params(folder, template, system.used_step)
+    return _load_params(folder, template, system_of(read_description(folder).config).used_step)
 
 
 def _load_params(folder: RunFolder, template: Any, step: Step) -> Any:
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         number = step if isinstance(step, int) else None
-        if step == "best":
-            number = store.best_step()
+        number = store.best_step() if step == "best" else number
         return store.restore_params(template, step=number).state

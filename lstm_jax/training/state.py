@@ -1,7 +1,5 @@
 """The training state, and the jitted function that takes it one step further."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterable
@@ -26,62 +24,35 @@ _WHOLE = sharding.rows_at(None)
 
 @struct.dataclass
 class TrainState:
-    """All that a run carries from step to step, and all that a checkpoint holds.
+    """All that a run carries from step to step, and all that a checkpoint holds."""
 
-    Attributes:
-        step: int32, steps taken.
-        params: the model's parameters.
-        opt_state: the optimizer's.
-        carry: the recurrent state that goes from batch to batch.
-        key: typed PRNG key of the run; each step folds its number in.
-        batch: int32, the next batch's place in its epoch.
-        skipped: int32, steps whose loss or gradient was not finite, so that nothing was learnt.
-    """
-
-    step: Array
+    step: Array  # int32, steps taken
     params: Any
     opt_state: Any
-    carry: Any
-    key: Array
-    batch: Array
-    skipped: Array
+    carry: Any  # what goes from batch to batch
+    key: Array  # typed, of the run; each step folds its number in
+    batch: Array  # int32, the next batch's place in its epoch
+    skipped: Array  # int32, steps whose loss or gradient was not finite, so nothing was learnt
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports.
-
-    Attributes:
-        sums: of its batch.
-        loss: its mean.
-        grad_norm: of the gradient before clipping.
-        stopping: how many devices' processes are asked to stop; None in a single process.
-    """
+    """What a step reports: its batch's sums and mean loss, the gradient's norm before clipping."""
 
     sums: BatchSums
     loss: Array
     grad_norm: Array
-    stopping: Array | None
+    stopping: Array | None  # how many devices' processes are asked to stop; None in a single one
 
 
 class Program(NamedTuple):
-    """What a training step is compiled for.
-
-    Attributes:
-        objective: parameters and batch -> loss.
-        optimizer: gradients -> updates.
-        batches: batches of one epoch.
-        batch_size: sequences side by side.
-        mesh: the devices that share them.
-        frozen: fields of the parameters that are not learnt, whose gradients are zeros.
-        shard_state: of what each device has but its part; see `TrainConfig`.
-    """
+    """What a training step is compiled for."""
 
     objective: Objective
     optimizer: optax.GradientTransformation
-    batches: int
+    batches: int  # of one epoch
     batch_size: int
     mesh: Mesh
-    frozen: tuple[str, ...] = ()
+    frozen: tuple[str, ...] = ()  # fields of the parameters that are not learnt
     shard_state: ShardState = "none"
 
 
@@ -111,11 +82,11 @@ def places_of(program: Program, state: TrainState) -> TrainState | None:
 
     Of the state only the shapes are looked at.
     """
-    if program.mesh.size == 1:
-        return None
     mesh = program.mesh
-    places: list[Any] = [NamedSharding(mesh, each) for each in (_WHOLE, sharding.rows_at(0, mesh))]
-    whole, rows = places
+    if mesh.size == 1:
+        return None
+    whole: Any = NamedSharding(mesh, _WHOLE)
+    rows: Any = NamedSharding(mesh, sharding.rows_at(0, mesh))
     of_params = _specs_of_params(program.objective, mesh)
     specs = jax.tree.broadcast(of_params, state.params)
     moments = jax.tree.map(lambda _: _WHOLE, state.opt_state)
@@ -172,28 +143,18 @@ def train_step(
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one training step: forward, backward, clipping, Adam.
 
-    Args:
-        program: static.
-        state: donated.
-        data: what the objective finds this step's batch in.
-        stopping: float32 `[devices]`, 1 where the device's process is asked to stop.
-
-    Returns:
-        The state, and the step's metrics.
+    The state is donated. `stopping`, float32 `[devices]`, is 1 where the device's process is asked
+    to stop.
     """
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
     mesh, rows = program.mesh, sharding.rows_at(0, program.mesh)
     specs = _specs_of_params(program.objective, mesh)
-    gradients_of = _shared(
-        mesh, partial(_gradients, program),
-        (specs, rows, _specs(data, mesh), _WHOLE, _WHOLE, rows), (specs, _WHOLE, _WHOLE, rows),
-    )  # fmt: skip
+    ins = (specs, rows, _specs(data, mesh), _WHOLE, _WHOLE, rows)
+    gradients_of = _shared(mesh, partial(_gradients, program), ins, (specs, _WHOLE, _WHOLE, rows))
     key = random.fold_in(state.key, state.step)
-    params = sharding.padded(mesh, specs, state.params)
-    gradients, sums, stopping, carry = gradients_of(
-        params, before, data, state.batch, key, stopping
-    )
+    given = sharding.padded(mesh, specs, state.params), before, data, state.batch, key, stopping
+    gradients, sums, stopping, carry = gradients_of(*given)
     gradients = jax.tree.map(
         lambda g, p: g if g.shape == p.shape else g[tuple(map(slice, p.shape))],
         gradients, state.params,
@@ -216,20 +177,14 @@ def train_step(
         batch=(state.batch + 1) % program.batches,
         skipped=state.skipped + ~finite,
     )
-    state = _placed(program, state)
     loss, grad_norm = loss.astype(jnp.float32), grad_norm.astype(jnp.float32)
-    return state, StepMetrics(sums, loss, grad_norm, stopping)
+    return _placed(program, state), StepMetrics(sums, loss, grad_norm, stopping)
 
 
 def _gradients(
-    program: Program,
-    params: Any,
-    carry: Any,
-    data: Any,
-    index: Array,
-    key: Array,
+    program: Program, params: Any, carry: Any, data: Any, index: Array, key: Array,
     stopping: Array | None,
-) -> tuple[Any, BatchSums, Array | None, Any]:
+) -> tuple[Any, BatchSums, Array | None, Any]:  # fmt: skip
     """Gradients of the batch's mean loss, its sums, those stopping; the carry of its own rows.
 
     What is drawn for a row depends on the key and on the row's number in the batch alone. Only
@@ -274,7 +229,6 @@ def _once_a_group(sums: BatchSums) -> BatchSums:
 
 
 def _total(sums: BatchSums) -> TokenSums:
-    """Of all parts."""
     total: TokenSums = jax.tree.map(lambda *each: sum(each), *sums.parts.values())
     return total
 
@@ -293,7 +247,6 @@ def _shared(mesh: Mesh | None, run: Callable[..., Any], specs: Any, outs: Any) -
 
 
 def _specs(batch: Any, mesh: Mesh | None) -> Any:
-    """How the arrays of a batch are split."""
     return type(batch)(*(sharding.rows_at(axis, mesh) for axis in sharding.axes_of(batch)))
 
 

@@ -1,11 +1,10 @@
 """A run's settings and data, ready to train: its optimizer, its states, its evaluation."""
 
-from __future__ import annotations
-
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,21 +30,13 @@ _MOST_STEPS = 2**31 - 1
 
 
 class Task(NamedTuple):
-    """A run's settings and data, ready to train.
-
-    Attributes:
-        system: settings, data, and what is learnt from it.
-        program: what the step is compiled for.
-        total_steps: where the run ends.
-        learning_rate: of the number of updates made.
-        parameters: how many numbers are learnt.
-    """
+    """A run's settings and data, ready to train."""
 
     system: System
     program: Program
     total_steps: int
-    learning_rate: Callable[[int], Any]
-    parameters: int
+    learning_rate: Callable[[int], Any]  # of the number of updates made
+    parameters: int  # how many numbers are learnt
 
     @property
     def config(self) -> TrainConfig:
@@ -74,10 +65,8 @@ def make_task(system: System) -> Task:
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
-    program = Program(
-        system.objective, optimizer, batches, config.batch_size, config.mesh, system.frozen,
-        config.shard_state,
-    )  # fmt: skip
+    sizes = (batches, config.batch_size, config.mesh)
+    program = Program(system.objective, optimizer, *sizes, system.frozen, config.shard_state)
     _refuse_too_large(parameters, program)
     return Task(system, program, steps, schedule, parameters)
 
@@ -89,25 +78,18 @@ def total_steps(config: TrainConfig, batches: int) -> int:
 
 def _refuse_too_large(parameters: int, program: Program) -> None:
     """Raises ValueError where the parameters, and Adam's two means of each, exceed the memory."""
-    needed, memory = bytes_a_device(program), _memory()
-    if jax.default_backend() == "cpu":  # whose devices share it
+    needed = bytes_a_device(program)
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    if jax.default_backend() == "cpu":  # whose devices share the host's
         needed *= len(program.mesh.local_devices)
+    if memory is None:
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # not known everywhere
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if memory is not None and needed > memory:
         raise ValueError(
             f"the model has {parameters:,} parameters, which take {needed / 1e9:,.0f} GB in "
             f"training, and there are {memory / 1e9:,.0f} GB of memory; use smaller sizes"
         )
-
-
-def _memory() -> int | None:
-    """Bytes that the device has, or the host where the device is its processor."""
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in statistics:
-        return int(statistics["bytes_limit"])
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not everywhere
-        return None
 
 
 def first_state(task: Task) -> TrainState:
@@ -130,13 +112,11 @@ def restored_state(
     template = jax.eval_shape(lambda: init_state(task.program, np.uint32(task.config.seed)))
     places = places_of(task.program, template)
     if places is not None:
-
-        def placed(place: Any, part: Any) -> Any:
-            return jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), part
-            )
-
-        template = jax.tree.map(placed, places, template)
+        places = jax.tree.broadcast(places, template)
+        template = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            template, places,
+        )  # fmt: skip
     saved = store.restore(template, step=step)
     return saved.state, saved.progress
 
@@ -146,13 +126,8 @@ def heldout_metrics(
 ) -> Row:
     """Loss in nats, accuracy and the like of what is held out, by the names of a metrics row.
 
-    Args:
-        task: settings and data.
-        state: of which step.
-        should_stop: asked before each batch; once it says so, the row is empty.
-
-    Raises:
-        ValueError: nothing is held out.
+    `should_stop` is asked before each batch; once it says so, the row is empty. Raises ValueError
+    where nothing is held out.
     """
     system = task.system
     if not system.heldout_batch_size:
@@ -160,11 +135,17 @@ def heldout_metrics(
             "nothing is held out in this run (heldout_share is 0), so there is no loss; begin a "
             "new run with --heldout-share 0.1"
         )
-    sums = evaluate(
-        system.objective, state.params, system.heldout(), system.heldout_batch_size, should_stop,
-        task.program.mesh,
-    )  # fmt: skip
-    row: Row = {}
+    return judged(task, state, "heldout_", system.heldout(), system.heldout_batch_size, should_stop)
+
+
+def judged(
+    task: Task, state: TrainState, prefix: str, batches: Iterable[Any], batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Row:  # fmt: skip
+    """What a state makes of batches; see `evaluate`."""
+    system, row = task.system, Row()
+    mesh = task.program.mesh
+    sums = evaluate(system.objective, state.params, batches, batch_size, should_stop, mesh)
     for name, part in sums.items():
-        row |= part_metrics(f"heldout_{name}", part, with_perplexity=system.has_perplexity)
+        row |= part_metrics(f"{prefix}{name}", part, with_perplexity=system.has_perplexity)
     return row

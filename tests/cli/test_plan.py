@@ -19,7 +19,7 @@ from commands import Command, Refusal, plan_command
 from processes import ROOT
 
 from lstm_jax import sharding
-from lstm_jax.cli.plan_options import read_arguments
+from lstm_jax.cli.plan import read_arguments
 from lstm_jax.systems import presets, system_of
 from lstm_jax.systems.language import LanguageObjective
 from lstm_jax.training.optimizer import make_optimizer
