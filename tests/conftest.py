@@ -1,9 +1,6 @@
 """Settings for the whole suite: four fake CPU devices, and slow tests on request."""
 
-from __future__ import annotations
-
 import os
-import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
@@ -19,10 +16,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 from hypothesis import HealthCheck, settings
-
-# `--import-mode=importlib` puts no folder of tests on the path.
-sys.path.append(str(Path(__file__).parent))
-
 from promises import document_with_tables, write_tables
 from recorded import Peer, Recording
 
@@ -86,6 +79,12 @@ def little_compiled_code() -> Iterator[None]:
         jax.clear_caches()
 
 
+@pytest.fixture
+def float64() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Whole modules to each worker: so none makes a fixture or a program that the other has."""
@@ -136,17 +135,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--record"):
-        items[:] = [
-            item
-            for item in items
-            if isinstance(item, pytest.Function)
-            and hasattr(item, "callspec")
-            and item.callspec.params.get("peer") == "live"
-        ]
-        return
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="slow: run with --slow")
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        params = [getattr(getattr(item, "callspec", None), "params", {}) for item in items]
+        items[:] = [items[n] for n, each in enumerate(params) if each.get("peer") == "live"]
+    elif not config.getoption("--slow"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: run with --slow"))

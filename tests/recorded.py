@@ -5,12 +5,12 @@
 makes the files again, with the versions that are installed, and writes down which these are.
 """
 
-from __future__ import annotations
-
 import json
+import math
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,18 +27,19 @@ class Recording:
         self.path = path
         self.versions: dict[str, str] = {}
         self.cases: dict[str, Arrays] = {}
-        if path.exists():
-            with np.load(path) as file:
-                index, data = json.loads(file["index"].tobytes()), file["data"].tobytes()
-            self.versions = index["versions"]
-            for case, arrays in index["cases"].items():
-                self.cases[case] = {
-                    name: np.frombuffer(data, dtype, int(np.prod(shape)), start).reshape(shape)
-                    for name, (dtype, shape, start) in arrays.items()
-                }
+        if not path.exists():
+            return
+        with np.load(path) as file:
+            index, data = json.loads(file["index"].tobytes()), file["data"].tobytes()
+        self.versions = index["versions"]
+        for case, arrays in index["cases"].items():
+            self.cases[case] = {
+                name: np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
+                for name, (dtype, shape, start) in arrays.items()
+            }
 
     def write(self) -> None:
-        cases: dict[str, dict[str, tuple[str, tuple[int, ...], int]]] = {}
+        cases: dict[str, dict[str, Any]] = {}
         data = b""
         for case, arrays in sorted(self.cases.items()):
             cases[case] = {}
@@ -47,10 +48,13 @@ class Recording:
                 data += array.tobytes()
         index = json.dumps({"versions": self.versions, "cases": cases}).encode()
         self.path.parent.mkdir(exist_ok=True)
-        as_bytes = {"index": index, "data": data}
-        np.savez_compressed(
-            self.path, **{name: np.frombuffer(raw, np.uint8) for name, raw in as_bytes.items()}
-        )
+        both = {"index": np.frombuffer(index, np.uint8), "data": np.frombuffer(data, np.uint8)}
+        np.savez_compressed(self.path, **both)
+
+
+def of_kind(found: Arrays, kind: str) -> Arrays:
+    """The arrays of a kind, by what follows it in their names."""
+    return {n.removeprefix(f"{kind} "): a for n, a in found.items() if n.startswith(f"{kind} ")}
 
 
 class Peer:
@@ -67,25 +71,19 @@ class Peer:
 
     def __call__(self, case: str, compute: Callable[[], Arrays]) -> Arrays:
         case = f"{self._test} {case}"
+        recorded = self._recording.cases
         if not self.is_live:
-            assert case in self._recording.cases, f"{self._recording.path.name} lacks {case}"
-            return self._recording.cases[case]
+            assert case in recorded, f"{self._recording.path.name} lacks {case}"
+            return recorded[case]
         computed = {name: np.asarray(array) for name, array in compute().items()}
         if self._records:
-            self._recording.cases[case] = computed
+            recorded[case] = computed
             self._recording.versions |= {name: version(name) for name in self._libraries}
-        else:
-            self._compare(case, computed)
-        return computed
-
-    def _compare(self, case: str, computed: Arrays) -> None:
-        recorded = self._recording.cases[case]
-        assert list(computed) == list(recorded)
+        assert list(computed) == list(recorded[case])
         for name, array in computed.items():
-            expected = recorded[name]
+            expected = recorded[case][name]
             assert (array.dtype, array.shape) == (expected.dtype, expected.shape), name
             tolerance = TOLERANCE.get(array.itemsize, 0) if array.dtype.kind == "f" else 0
-            largest = np.abs(expected).max(initial=0)
-            np.testing.assert_allclose(
-                array, expected, rtol=0, atol=tolerance * largest, err_msg=f"{case}: {name}"
-            )
+            off = tolerance * np.abs(expected).max(initial=0)
+            np.testing.assert_allclose(array, expected, 0, off, err_msg=f"{case}: {name}")
+        return computed

@@ -1,8 +1,6 @@
 """Cells, random inputs and comparisons that the tests of the numeric core share."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,19 +16,27 @@ from lstm_jax.recurrence import layer
 DENSE_FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
 UNITWISE_FORMS = tuple(cell.name for cell in cells.CELLS if cell.unit_step is not None)
 FORMS = DENSE_FORMS + UNITWISE_FORMS
-_QUICK = ("lstm", "gru_after", "gru_before")
+slow = pytest.mark.slow
 
 
-def _over(names: tuple[str, ...]) -> Any:
-    slow = {name: [pytest.mark.slow] * (name not in _QUICK) for name in names}
-    return pytest.mark.parametrize("form", [pytest.param(n, marks=slow[n]) for n in names])
+def cases(names: str, rows: Iterable[Any], *quick: Any) -> Any:
+    """Runs a test for each of the rows; but for the quick ones with `--slow` alone."""
+    several = "," in names
+    marked = [
+        pytest.param(*(row if several else (row,)), marks=[slow] * (row not in quick))
+        for row in rows
+    ]
+    return pytest.mark.parametrize(names, marked)
 
 
-forms = _over(FORMS)
-dense_forms = _over(DENSE_FORMS)
-REVERSE = (False, True)
+each_form = partial(cases, "form")
+forms = each_form(FORMS, "lstm", "gru_after", "gru_before")
+dense_forms = each_form(DENSE_FORMS, "lstm", "gru_after", "gru_before")
+reversals = pytest.mark.parametrize("reverse", [False, True])
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")
 """Of `layer`, those that are no arrays."""
+
+T, B, D, H = SHAPE = (8, 3, 4, 5)
 
 
 def init(
@@ -50,26 +56,52 @@ def init(
     return cells.cell_named(name).init(key, input_size, hidden_size, dtype=dtype, **options)
 
 
-def normals_like(key: Array | int, tree: Any) -> Any:
-    """Normal entries; of a number's, drawn by NumPy, no program has to draw any."""
-    leaves, structure = jax.tree.flatten(tree)
-    if isinstance(key, int):
-        rng = np.random.default_rng(key)
-        drawn = [jnp.asarray(rng.standard_normal(a.shape), a.dtype) for a in leaves]
-        return jax.tree.unflatten(structure, drawn)
-    keys = random.split(key, max(1, len(leaves)))
-    drawn = [random.normal(k, a.shape, a.dtype) for k, a in zip(keys, leaves, strict=False)]
-    return jax.tree.unflatten(structure, drawn)
+def draw(form: str, seed: int = 0, dtype: Any = jnp.float32, shape: tuple[int, ...] = SHAPE) -> Any:
+    """Parameters, an initial carry and inputs, of `T, B, D, H`."""
+    times, batch, input_size, hidden = shape
+    params = init(form, random.key(seed), input_size, hidden, dtype)
+    carry = cells.zero_carry(params, batch)
+    return params, *normals_like(seed, (carry, jnp.zeros((times, batch, input_size), dtype)))
 
 
-def draw_carry(key: Array, params: Any, batch_size: int) -> Any:
-    return normals_like(key, cells.zero_carry(params, batch_size))
+def flags(seed: int = 0, shape: tuple[int, ...] = (T, B)) -> dict[str, np.ndarray]:
+    """A mask with most steps real, and a few resets."""
+    rng = np.random.default_rng(seed)
+    return {"mask": rng.random(shape) < 0.7, "resets": rng.random(shape) < 0.2}
+
+
+def normals_like(seed: int, tree: Any) -> Any:
+    """Normal entries, drawn by NumPy, so that no program has to draw any."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda a: jnp.asarray(rng.standard_normal(a.shape), a.dtype), tree)
 
 
 def weighted(seed: int, tree: Any) -> Array:
     """A scalar in which every entry of the tree has a weight of its own; no matrix product."""
     weights = normals_like(seed, tree)
     return sum(jnp.sum(w * a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
+
+
+def second_order(loss: Callable[[Any], Array], inputs: Any, over: str = "reverse") -> Any:
+    """A Hessian times a direction: reverse, or forward, over reverse."""
+    gradient, directions = jax.grad(loss), normals_like(7, inputs)
+    if over == "forward":
+        return jax.jvp(gradient, (inputs,), (directions,))[1]
+
+    def along(inputs: Any) -> Array:
+        pairs = zip(*map(jax.tree.leaves, (gradient(inputs), directions)), strict=True)
+        return sum(jnp.vdot(g, d) for g, d in pairs)
+
+    return jax.grad(along)(inputs)
+
+
+def looped(step: Callable[..., Any], params: Any, carry: Any, xs: Any) -> tuple[Any, Array]:
+    """One step after another in a Python loop: the final carry, and all that came out."""
+    step, ys = jax.jit(step), []
+    for x in xs:
+        carry, y = step(params, carry, x)
+        ys.append(y)
+    return carry, jnp.stack(ys)
 
 
 def fast(params: Any) -> Any:
@@ -127,23 +159,27 @@ def ratio(found: Any, expected: Any) -> float:
     return float(difference if difference == 0 else difference / max(largest, 1e-300))
 
 
-def assert_near(found: Any, expected: Any, tolerance: float) -> None:
-    """Every leaf within `tolerance` of its expected one, relative to that one's largest entry."""
+def pairs(found: Any, expected: Any) -> Iterator[tuple[str, Any, Any]]:
+    """The leaves of two trees of one structure, with their names."""
     found_leaves, structure = jax.tree.flatten_with_path(found)
     expected_leaves, expected_structure = jax.tree.flatten(expected)
     assert structure == expected_structure
     for (path, leaf), reference in zip(found_leaves, expected_leaves, strict=True):
+        yield jax.tree_util.keystr(path), leaf, reference
+
+
+def assert_near(found: Any, expected: Any, tolerance: float) -> None:
+    """Every leaf within `tolerance` of its expected one, relative to that one's largest entry."""
+    for name, leaf, reference in pairs(found, expected):
         off = ratio(leaf, reference)
         # Not `off > tolerance`: a NaN is never near.
-        assert off <= tolerance, f"{jax.tree_util.keystr(path)}: off by {off:.2e}"
+        assert off <= tolerance, f"{name}: off by {off:.2e}"
 
 
 def assert_same_bits(found: Any, expected: Any) -> None:
-    found_leaves, structure = jax.tree.flatten_with_path(found)
-    expected_leaves, expected_structure = jax.tree.flatten(expected)
-    assert structure == expected_structure
-    for (path, leaf), reference in zip(found_leaves, expected_leaves, strict=True):
-        np.testing.assert_array_equal(leaf, reference, err_msg=jax.tree_util.keystr(path))
+    for name, leaf, reference in pairs(found, expected):
+        assert jnp.result_type(leaf) == jnp.result_type(reference), name
+        np.testing.assert_array_equal(leaf, reference, err_msg=name)
 
 
 def equations(jaxpr: Any, *, inside: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:

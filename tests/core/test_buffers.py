@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from core_cases import DENSE_FORMS, init
+from core_cases import DENSE_FORMS, cases, init
 from jax import Array, random
 
 from lstm_jax.precision import ComputeDtype
@@ -16,9 +16,7 @@ MASK = jnp.ones((T, B), bool)
 
 
 @pytest.mark.parametrize("form", DENSE_FORMS)
-@pytest.mark.parametrize(
-    "compute_dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)]
-)
+@cases("compute_dtype", ["float32", "bfloat16"], "float32")
 def test_no_loop_copies_the_buffer_it_writes_over(form: str, compute_dtype: ComputeDtype) -> None:
     params = init(form, random.key(0), D, H)
     gates = params.w_x.shape[1]

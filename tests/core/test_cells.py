@@ -1,8 +1,5 @@
-"""The step functions against their equations in numpy; the initial distributions of weights."""
+"""The step functions against their equations in numpy, and a layer against its steps."""
 
-from __future__ import annotations
-
-import math
 from typing import Any
 
 import jax
@@ -11,11 +8,11 @@ import numpy as np
 import pytest
 from core_cases import (
     assert_near,
-    assert_same_bits,
-    dense_forms,
-    draw_carry,
+    draw,
     forms,
     init,
+    looped,
+    normals_like,
     run,
     run_with_gradients,
 )
@@ -91,138 +88,38 @@ def unitwise_row(params: Any, h: np.ndarray, *rest: np.ndarray) -> list[np.ndarr
 @forms
 @given(seed=st.integers(0, 2**31 - 1))
 def test_step_is_its_equation(float64: None, form: str, seed: int) -> None:
-    keys = random.split(random.key(seed), 3)
-    params = init(form, keys[0], 3, 5, jnp.float64)
-    carry = draw_carry(keys[1], params, 4)
-    x = random.normal(keys[2], (4, 3), jnp.float64)
-    new, y = jax.jit(cells.cell_of(params).step)(params, carry, x)
-    states, output = naive_step(params, carry, np.asarray(x))
+    params, carry, xs = draw(form, seed, jnp.float64)
+    new, y = jax.jit(cells.cell_of(params).step)(params, carry, xs[0])
+    states, output = naive_step(params, carry, np.asarray(xs[0]))
     assert_near((list(new), y), (states, output), 1e-13)
 
 
 @forms
 @pytest.mark.parametrize("backend", ["fast", "scan", "reference"])
 def test_layer_is_the_step_in_a_python_loop(float64: None, form: str, backend: str) -> None:
-    keys = random.split(random.key(0), 3)
-    params = init(form, keys[0], 3, 5, jnp.float64)
-    first = carry = draw_carry(keys[1], params, 2)
-    xs = random.normal(keys[2], (6, 2, 3), jnp.float64)
-    step = jax.jit(cells.cell_of(params).step)
-    ys = []
-    for x in xs:
-        carry, y = step(params, carry, x)
-        ys.append(y)
-    assert_near(run(params, first, xs, backend=backend), (carry, jnp.stack(ys)), 1e-13)
+    params, carry, xs = draw(form, 0, jnp.float64)
+    expected = looped(cells.cell_of(params).step, params, carry, xs)
+    assert_near(run(params, carry, xs, backend=backend), expected, 1e-13)
 
 
-def uniform_moments(array: Any, bound: float) -> None:
-    """Inside the bound, close to it, centred, and of a uniform distribution's variance."""
-    values = np.asarray(array, np.float64).ravel()
-    assert 0.99 * bound < np.abs(values).max() <= bound * (1 + 1e-6)
-    # Five standard errors of the mean and of the variance.
-    error = 5 / math.sqrt(values.size)
-    assert abs(values.mean()) < error * bound / math.sqrt(3)
-    assert abs(values.var() / (bound**2 / 3) - 1) < error * math.sqrt(0.8)
-
-
-D, H = 60, 40
-
-
-@dense_forms
-def test_pytorch_draws_every_weight_within_one_over_root_hidden(form: str) -> None:
-    params = init(form, random.key(1), D, H)
-    bound = 1 / math.sqrt(H)
-    uniform_moments(params.w_x, bound)
-    uniform_moments(params.w_h, bound)
-    # The sum of two uniform biases: up to twice the bound, twice the variance.
-    summed = params.b[: 2 * H] if form == "gru_after" else params.b
-    values = np.asarray(summed)
-    assert bound < np.abs(values).max() <= 2 * bound
-    assert abs(values.var() / (2 * bound**2 / 3) - 1) < 5 * math.sqrt(1.5 / values.size)
-    if form == "gru_after":
-        # Here the two biases stay apart.
-        for bias in (params.b[2 * H :], params.b_hn):
-            assert 0.8 * bound < np.abs(bias).max() <= bound
-
-
-def init_as(form: str, initialisation: str, dtype: Any = jnp.float32) -> Any:
-    return init(form, random.key(2), D, H, dtype, initialisation=initialisation)
-
-
-@dense_forms
-def test_keras_draws_glorot_and_orthogonal_weights(form: str) -> None:
-    params = init_as(form, "keras")
-    uniform_moments(params.w_x, math.sqrt(6 / (D + params.w_x.shape[1])))
-    # Rows of [H, G] with G >= H are orthonormal.
-    np.testing.assert_allclose(params.w_h @ params.w_h.T, np.eye(H), atol=1e-5)
-    forget = np.zeros_like(params.b)
-    if form.startswith("lstm"):
-        forget[H : 2 * H] = 1
-    np.testing.assert_array_equal(params.b, forget)
-    if form == "gru_after":
-        np.testing.assert_array_equal(params.b_hn, 0)
-
-
-@dense_forms
-def test_tf1_draws_one_glorot_kernel_over_inputs_and_state(form: str) -> None:
-    params = init_as(form, "tf1")
-    kernel = np.concatenate([params.w_x, params.w_h])
-    expected = np.zeros_like(params.b)
-    if form.startswith("gru"):
-        uniform_moments(kernel[:, : 2 * H], math.sqrt(6 / (D + H + 2 * H)))
-        uniform_moments(kernel[:, 2 * H :], math.sqrt(6 / (D + H + H)))
-        expected[: 2 * H] = 1
-    else:
-        uniform_moments(kernel, math.sqrt(6 / (D + H + kernel.shape[1])))
-        if form.startswith("lstm"):
-            expected[H : 2 * H] = 1
-    np.testing.assert_array_equal(params.b, expected)
-    if form == "gru_after":
-        np.testing.assert_array_equal(params.b_hn, 0)
-
-
-@forms
 @pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])
-def test_narrow_weights_are_float32_s_cast(form: str, initialisation: str) -> None:
-    expected = init_as(form, initialisation)
-    for dtype in (jnp.bfloat16, jnp.float16):
-        found = init_as(form, initialisation, dtype)
-        assert_same_bits(found, jax.tree.map(lambda a: a.astype(dtype), expected))  # noqa: B023
-        assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype(dtype)}
-
-
-@forms
-@pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])
-def test_no_two_gates_and_no_two_keys_share_weights(form: str, initialisation: str) -> None:
-    params = init_as(form, initialisation)
-    for weights in (params.w_x, *(getattr(params, name, params.w_x) for name in ("w_h", "a", "p"))):
-        flat = np.asarray(weights).ravel()
-        assert np.unique(flat).size > 0.99 * flat.size
-    assert_same_bits(init_as(form, initialisation), params)
-    others = [init(form, random.key(seed), D, H).w_x for seed in (3, 4)]
-    assert not np.any(np.asarray(others[0]) == np.asarray(others[1]))
-
-
-def test_a_projection_has_a_size_of_its_own(float64: None) -> None:
+def test_a_projection_has_a_size_of_its_own(float64: None, initialisation: Any) -> None:
     """In the step's equation, in the layer, in every initialisation."""
-    for initialisation in ("pytorch", "keras", "tf1"):
-        params = cells.init_lstm(
-            random.key(0), 3, 7, projection_size=2, initialisation=initialisation, dtype=jnp.float64
-        )
-        assert [a.shape for a in params] == [(3, 28), (2, 28), (28,), (7, 2)]
-        carry = draw_carry(1, params, 4)
-        assert (carry.h.shape, carry.c.shape) == ((4, 2), (4, 7))
-        xs = random.normal(random.key(2), (5, 4, 3), jnp.float64)
-        states, output = naive_step(params, carry, np.asarray(xs[0]))
-        final, ys = run(params, carry, xs[:1])
-        assert_near((list(final), ys[0]), (states, output), 1e-13)
+    params = cells.init_lstm(
+        random.key(0), 3, 7, projection_size=2, initialisation=initialisation, dtype=jnp.float64
+    )
+    assert [a.shape for a in params] == [(3, 28), (2, 28), (28,), (7, 2)]
+    zero, xs = cells.zero_carry(params, 4), random.normal(random.key(2), (5, 4, 3), jnp.float64)
+    assert (zero.h.shape, zero.c.shape) == ((4, 2), (4, 7))
+    carry = normals_like(1, zero)
+    states, output = naive_step(params, carry, np.asarray(xs[0]))
+    final, ys = run(params, carry, xs[:1])
+    assert_near((list(final), ys[0]), (states, output), 1e-13)
     found, expected = (
         run_with_gradients(params, carry, xs, backend=backend, mask=jnp.ones((5, 4), bool))
         for backend in ("scan", "reference")
     )
     assert_near(found, expected, 1e-12)
-    with pytest.raises(ValueError, match="projection_size is 0"):
-        cells.init_lstm(random.key(0), 3, 7, projection_size=0)
 
 
 def test_zero_carry_is_zero_in_separate_buffers_of_the_accumulator() -> None:

@@ -1,8 +1,5 @@
 """The classifier: Keras's values, pooling, padding, filler rows, frozen vectors, dropout."""
 
-from __future__ import annotations
-
-import dataclasses
 import math
 from functools import partial
 from typing import Any
@@ -11,10 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_near, assert_same_bits, normals_like
+from core_cases import (
+    assert_near,
+    assert_same_bits,
+    cases,
+    looped,
+    normals_like,
+)
 from jax import random
-from jax.sharding import AxisType, PartitionSpec
-from recorded import Arrays, Peer
+from recorded import Arrays, Peer, of_kind
 
 from lstm_jax import cells
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
@@ -31,25 +33,15 @@ MISSING = np.array([0, 2, 5, 6])
 FRONT = np.arange(T)[:, None] >= T - LENGTHS
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "lstm-last-frozen": {"cell": "lstm", "layers": 2, "frozen_embedding": True},
+    "lstm-last-frozen": {"layers": 2, "frozen_embedding": True},
     "gru-max-both": {"cell": "gru", "pooling": "max", "bidirectional": True},
-    "lstm-mean-both-frozen": {
-        "cell": "lstm", "pooling": "mean", "bidirectional": True, "frozen_embedding": True,
-    },
-    "gru-last-both-no-dense": {
-        "cell": "gru", "layers": 2, "bidirectional": True, "dense_size": 0,
-    },
+    "lstm-mean-both-frozen": {"pooling": "mean", "bidirectional": True, "frozen_embedding": True},
+    "gru-last-both-no-dense": {"cell": "gru", "layers": 2, "bidirectional": True, "dense_size": 0},
     "gru-last-missing": {"cell": "gru", "frozen_embedding": True, "learn_missing": True},
-}  # fmt: skip
+}
 configs = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 # Of laws that hold for one as for the other.
-some_configs = pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(options, id=name, marks=[pytest.mark.slow] * (index > 1))
-        for index, (name, options) in enumerate(OPTIONS.items())
-    ],
-)
+some_configs = cases("options", OPTIONS.values(), *list(OPTIONS.values())[:2])
 
 
 def build(dtype: Any = jnp.float64, **options: Any) -> Any:
@@ -145,7 +137,7 @@ def test_logits_loss_and_gradients_are_kerass(peer: Peer, form: str, bidirection
 
     def ours(kind: str) -> Any:
         """Of arrays, or of gradients: of two biases that are added, the sum's then counts once."""
-        numbered = [a for name, a in their.items() if name.rpartition(" ")[0] == kind]
+        numbered = list(of_kind(their, kind).values())
         if kind == "dweight":
             twice = np.isin(np.arange(6 * H) // H, (3, 4)).reshape(2, 3 * H)
             numbered = [np.where(twice, 0, a) if a.shape == twice.shape else a for a in numbered]
@@ -165,23 +157,16 @@ def test_logits_loss_and_gradients_are_kerass(peer: Peer, form: str, bidirection
     assert_near(means, gradients, 1e-5)
 
 
-@jax.jit
-def one_step(params: Any, carry: Any, x: Any) -> Any:
-    return cells.cell_of(params).step(params, carry, x)
-
-
 def naive_logit(model: Any, params: Any, xs_TE: Any) -> float:
     """One sequence of real steps only: layer by layer, each direction in a Python loop."""
     config, finals, hs_TH = model.config, np.zeros(model.config.output_size), xs_TE
     for layer in params.layers if len(xs_TE) else ():
         ends, outputs = [], []
         for index, cell in enumerate(layer if isinstance(layer, Directions) else (layer,)):
-            carry, ys = cells.zero_carry(cell, 1), []
-            for x in hs_TH[::-1] if index else hs_TH:
-                carry, y = one_step(cell, carry, x[None])
-                ys.append(np.asarray(y[0]))
-            ends.append(np.asarray(carry.h[0]))
-            outputs.append(np.stack(ys[::-1] if index else ys))
+            step, zero, way = cells.cell_of(cell).step, cells.zero_carry(cell, 1), 1 - 2 * index
+            carry, ys = looped(step, cell, zero, hs_TH[::way, None])
+            ends.append(carry.h[0])
+            outputs.append(ys[::way, 0])
         finals, hs_TH = np.concatenate(ends), np.concatenate(outputs, axis=-1)
     if config.pooling == "last" or not len(xs_TE):
         features = finals
@@ -194,42 +179,22 @@ def naive_logit(model: Any, params: Any, xs_TE: Any) -> float:
 
 @configs
 def test_logits_are_those_of_the_real_steps_alone(float64: None, options: dict[str, Any]) -> None:
-    model, params = build(**options)
-    table = np.asarray(params.embedding if params.vectors is None else params.vectors)
-    if model.config.learn_missing:
-        table = table.copy()
-        table[MISSING] = params.embedding[MISSING]
     scattered = np.random.default_rng(3).permuted(FRONT, axis=0)
-    for mask in (FRONT, scattered):
-        tokens, _, _ = batch(mask=mask)
-        expected = [naive_logit(model, params, table[tokens[mask[:, b], b]]) for b in range(B)]
+    for backend, mask in (("scan", FRONT), ("scan", scattered), ("reference", None)):
+        model, params = build(backend=backend, **options)
+        table = np.asarray(params.embedding if params.vectors is None else params.vectors)
+        if model.config.learn_missing:
+            table = table.copy()
+            table[MISSING] = params.embedding[MISSING]
+        tokens, _, _ = batch()
+        real = np.ones((T, B), bool) if mask is None else mask
+        expected = [naive_logit(model, params, table[tokens[real[:, b], b]]) for b in range(B)]
         found = logits(model, params, tokens, mask=mask)
         assert_near(found, np.array(expected), 1e-12)
 
 
 @some_configs
-def test_padding_in_front_more_of_it_or_none_is_the_same(
-    float64: None, options: dict[str, Any]
-) -> None:
-    model, params = build(**options)
-    tokens, labels, mask = batch(mask=np.ones((T, B), bool))
-    expected = sums_and_gradients(model, params, tokens, labels)
-    # Whichever word the padding is, and, of one model, however much of it there is.
-    more = [(2, 0)] if options.get("learn_missing") else []
-    for padding, filler in ((5, 0), (5, V - 1), *more):
-        padded, real = (
-            np.pad(array, ((padding, 0), (0, 0)), constant_values=value)
-            for array, value in ((tokens, filler), (mask, False))
-        )
-        found = sums_and_gradients(model, params, padded, labels, mask=real)
-        assert_near(found, expected, 1e-12)
-
-
-@some_configs
-@pytest.mark.parametrize(
-    ("backend", "masked"),
-    [("scan", True), pytest.param("reference", False, marks=pytest.mark.slow)],
-)
+@cases("backend, masked", [("scan", True), ("reference", False)], ("scan", True))
 def test_filler_rows_change_neither_sums_nor_gradients(
     float64: None, options: dict[str, Any], backend: str, masked: bool
 ) -> None:
@@ -238,46 +203,32 @@ def test_filler_rows_change_neither_sums_nor_gradients(
     tokens, labels, mask = batch()
     tokens = np.minimum(tokens, V - 2)
     field = "embedding" if params.vectors is None else "vectors"
-    table = getattr(params, field).at[V - 1].set(jnp.nan)
-    params = params._replace(**{field: table})
-    flags = {"mask": mask} if masked else {}
-    expected = sums_and_gradients(model, params, tokens, labels, **flags)
-    assert math.isfinite(expected[0].loss)
-    filled = {
-        name: np.concatenate([array, np.full((T, 2), filler, array.dtype)], axis=1)
-        for name, array, filler in (("tokens", tokens, V - 1), ("mask", mask, True))
-    }
-    flags = {"mask": filled["mask"]} if masked else {}
-    found = sums_and_gradients(
-        model,
-        params,
-        filled["tokens"],
-        np.concatenate([labels, [1, 0]]),
-        weights=np.array([1] * B + [0] * 2, np.float64),
-        **flags,
+    params = params._replace(**{field: getattr(params, field).at[V - 1].set(jnp.nan)})
+    given = (tokens, labels, mask)
+    filled = [
+        np.concatenate([array, np.full((*array.shape[:-1], 2), filler, array.dtype)], axis=-1)
+        for array, filler in zip(given, (V - 1, 1, True), strict=True)
+    ]
+    found, expected = (
+        sums_and_gradients(model, params, *each[:2], mask=each[2] if masked else None, **more)
+        for each, more in ((filled, {"weights": np.repeat([1.0, 0.0], [B, 2])}), (given, {}))
     )
+    assert math.isfinite(expected[0].loss)
     assert_near(found, expected, 1e-12)
 
 
 def test_weights_weigh_sums_and_divisor(float64: None) -> None:
+    """And a label that is neither weighs nothing."""
     model, params = build()
     tokens, labels, mask = batch()
     weights = np.array([1.0, 2.0, 0.0, 0.5])
-    sums, _ = sums_and_gradients(model, params, tokens, labels, mask=mask, weights=weights)
-    z = np.asarray(logits(model, params, tokens, mask=mask))
-    loss = weights @ (np.log1p(np.exp(z)) - labels * z)
-    expected = (loss, weights @ ((z > 0) == labels), weights.sum())
-    assert_near(sums, TokenSums(*expected), 1e-12)
-
-
-def test_a_label_that_is_neither_counts_for_nothing(float64: None) -> None:
-    model, params = build()
-    tokens, labels, mask = batch()
-    weights = np.array([1.0, 0.0, 2.0, 1.0])
     expected = sums_and_gradients(model, params, tokens, labels, mask=mask, weights=weights)
+    z = np.asarray(logits(model, params, tokens, mask=mask))
+    sums = weights @ (np.log1p(np.exp(z)) - labels * z), weights @ ((z > 0) == labels)
+    assert_near(expected[0], TokenSums(*sums, weights.sum()), 1e-12)
+    given = np.where(weights == 0, 1, weights)
     for other in (-100, 2):
         others = np.where(weights == 0, other, labels)
-        given = np.where(weights == 0, 1, weights)
         found = sums_and_gradients(model, params, tokens, others, mask=mask, weights=given)
         assert_near(found, expected, 1e-12)
 
@@ -307,58 +258,51 @@ def test_cross_entropy_of_any_logit_is_exact(z: float, label: int) -> None:
     assert sums.correct == B * ((z > 0) == bool(label))
 
 
-def test_frozen_vectors_get_no_gradient_and_a_trained_embedding_does(float64: None) -> None:
+@pytest.mark.parametrize(
+    ("options", "learnt"),
+    [
+        ({}, range(V)),
+        ({"frozen_embedding": True}, ()),
+        ({"frozen_embedding": True, "learn_missing": True}, MISSING),
+    ],
+)
+def test_words_that_are_read_and_learnt_have_a_gradient_and_no_others(
+    float64: None, options: dict[str, Any], learnt: Any
+) -> None:
     tokens, labels, mask = batch()
-    model, frozen = build(frozen_embedding=True)
-    assert frozen.embedding is None
-    _, gradients = sums_and_gradients(model, frozen, tokens, labels, mask=mask)
-    np.testing.assert_array_equal(gradients.vectors, 0)
-
-    trained, _ = build()
-    params = frozen._replace(embedding=frozen.vectors, vectors=None)
-    _, gradients = sums_and_gradients(trained, params, tokens, labels, mask=mask)
-    used = np.isin(np.arange(V), tokens[mask])
-    assert 0 < used.sum() < V
-    np.testing.assert_array_equal(np.any(gradients.embedding, axis=1), used)
-    # The same values, wherever the table is kept.
-    expected = logits(model, frozen, tokens, mask=mask)
-    assert_near(logits(trained, params, tokens, mask=mask), expected, 0)
-
-
-def test_only_words_without_a_vector_learn_one(float64: None) -> None:
-    tokens, labels, mask = batch()
-    options = {"frozen_embedding": True, "learn_missing": True}
     model, params = build(**options)
-    _, gradients = sums_and_gradients(model, params, tokens, labels, mask=mask)
-    learnt = np.isin(np.arange(V), MISSING) & np.isin(np.arange(V), tokens[mask])
-    assert 0 < learnt.sum() < len(MISSING)
-    np.testing.assert_array_equal(np.any(gradients.embedding, axis=1), learnt)
-    # The same values as an embedding that holds both, and first of all as the vectors alone.
-    trained = Classifier(dataclasses.replace(model.config, frozen_embedding=False), V)
-    table = params.vectors.at[MISSING].set(params.embedding[MISSING])
-    whole = params._replace(embedding=table, vectors=None)
-    found = logits(model, params, tokens, mask=mask)
-    assert_near(logits(trained, whole, tokens, mask=mask), found, 0)
-    np.testing.assert_array_equal(model.init(random.key(0)).embedding, 0)
+    sums, gradients = sums_and_gradients(model, params, tokens, labels, mask=mask)
+    words = np.arange(V)
+    read = np.isin(words, tokens[mask])
+    assert 0 < read.sum() < V
+    if params.vectors is not None:
+        np.testing.assert_array_equal(gradients.vectors, 0)
+    if params.embedding is not None:
+        moved = np.any(gradients.embedding, axis=1)
+        np.testing.assert_array_equal(moved, read & np.isin(words, learnt))
+    # The same values, wherever the table is kept.
+    tables = [0 if table is None else table for table in (params.embedding, params.vectors)]
+    whole = np.where(np.isin(words, learnt)[:, None], *tables)
+    trained, _ = build()
+    params = params._replace(embedding=jnp.asarray(whole), vectors=None)
+    found, _ = sums_and_gradients(trained, params, tokens, labels, mask=mask)
+    assert_near(found, sums, 0)
 
 
-@pytest.mark.parametrize("place", ["between", "outputs", "inputs"])
-def test_dropout_needs_a_key_and_a_key_decides_it(place: str) -> None:
-    rates = {"dropout": 0.25, "dropout_place": place, "layers": 2}
-    model, params = build(jnp.float32, **rates)
+def test_dropout_needs_a_key_and_a_key_decides_it() -> None:
+    model, params = build(jnp.float32, dropout=0.25, layers=2)
     plain, _ = build(jnp.float32, layers=2, dense_dropout=0.0)
     tokens, _, mask = batch()
-    found = [
-        logits(model, params, tokens, mask=mask, dropout_key=random.key(seed)) for seed in (0, 0, 1)
-    ]
-    without = logits(model, params, tokens, mask=mask)
-    assert_same_bits(found[0], found[1])
-    assert not np.array_equal(found[0], found[2])
-    assert not np.array_equal(found[0], without)
-    assert_same_bits(without, logits(plain, params, tokens, mask=mask))
+    first, again, other, without = (
+        logits(model, params, tokens, mask=mask, dropout_key=key)
+        for key in (*map(random.key, (0, 0, 1)), None)
+    )
+    assert_same_bits(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, without)
     # With nothing to drop a key changes nothing.
-    kept = logits(plain, params, tokens, mask=mask, dropout_key=random.key(0))
-    assert_same_bits(without, kept)
+    for key in (None, random.key(0)):
+        assert_same_bits(logits(plain, params, tokens, mask=mask, dropout_key=key), without)
 
 
 def test_word_dropout_reads_zeros_for_whole_words(float64: None) -> None:
@@ -390,33 +334,6 @@ def test_dense_dropout_keeps_the_mean_of_the_logits() -> None:
     assert all(len(np.unique(column.round(4))) <= 2**F for column in drawn.T)
 
 
-@some_configs
-def test_fast_backend_is_the_reference(float64: None, options: dict[str, Any]) -> None:
-    tokens, labels, mask = batch()
-    key = random.key(9)
-    results = []
-    for backend in ("scan", "reference"):
-        model, params = build(backend=backend, dropout=0.25, **options)
-        results.append(
-            sums_and_gradients(model, params, tokens, labels, mask=mask, dropout_key=key)
-        )
-    assert_near(*results, 1e-10)
-
-
-def dtypes(model: Any, *arguments: Any, **options: Any) -> set[Any]:
-    results = jax.eval_shape(partial(sums_and_gradients, model, **options), *arguments)
-    return {leaf.dtype for leaf in jax.tree.leaves(results)}
-
-
-@configs
-@pytest.mark.parametrize("place", ["between", "outputs", "inputs"])
-def test_float64_stays_float64(float64: None, options: dict[str, Any], place: str) -> None:
-    model, params = build(dropout=0.25, dropout_place=place, **options)
-    tokens, labels, mask = batch()
-    flags = {"mask": mask, "dropout_key": random.key(0)}
-    assert dtypes(model, params, tokens, labels, **flags) == {jnp.dtype(jnp.float64)}
-
-
 def test_bfloat16_products_keep_float32_sums_and_gradients() -> None:
     results = []
     for compute_dtype in ("bfloat16", "float32"):
@@ -428,18 +345,18 @@ def test_bfloat16_products_keep_float32_sums_and_gradients() -> None:
     assert results[0][0].loss != results[1][0].loss
 
 
-@some_configs
-def test_shard_map_over_two_devices_is_one(float64: None, options: dict[str, Any]) -> None:
-    model, params = build(**options)
-    tokens, labels, mask = batch()
+def count(**options: Any) -> int:
+    model = Classifier(ClassifierConfig(layers=2, hidden_size=64, **options), 10_000)
+    learnt = jax.eval_shape(model.init, random.key(0))._replace(vectors=None)
+    return sum(leaf.size for leaf in jax.tree.leaves(learnt))
 
-    def total(params: Any, tokens: Any, labels: Any, mask: Any) -> Any:
-        sums = model.sums(params, tokens, labels, mask=mask)
-        return jax.lax.psum(sums.loss, "data")
 
-    mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:2])
-    times, rows, whole = PartitionSpec(None, "data"), PartitionSpec("data"), PartitionSpec()
-    sharded = jax.shard_map(total, mesh=mesh, in_specs=(whole, times, rows, times), out_specs=whole)
-    sums, gradients = sums_and_gradients(model, params, tokens, labels, mask=mask)
-    found = jax.jit(jax.value_and_grad(sharded))(params, tokens, labels, mask)
-    assert_near(found, (sums.loss, gradients), 1e-12)
+def test_parameters_are_as_many_as_published_models_have() -> None:
+    assert count(frozen_embedding=True) == 29_440 + 33_024 + 2_080 + 33 == 64_577
+    assert count() == count(frozen_embedding=True, learn_missing=True) == 64_577 + 10_000 * 50
+    both = 2 * 29_440 + 2 * (4 * 64 * (128 + 64 + 1))
+    frozen = {"frozen_embedding": True, "bidirectional": True}
+    assert count(**frozen) == both + (128 * 32 + 32) + 33
+    assert count(dense_size=0, **frozen) == both + 128 + 1
+    missing, _ = build(jnp.float32, frozen_embedding=True, learn_missing=True)
+    assert not missing.init(random.key(0)).embedding.any()

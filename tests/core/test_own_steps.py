@@ -1,7 +1,5 @@
 """`parallel`: a step of one's own gives what `lax.scan` gives, or is refused in words."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_message, assert_near, normals_like
+from core_cases import assert_message, assert_near, cases, normals_like, slow
 from jax import Array, lax, random
 
 import lstm_jax
 
 T, B, H = 21, 2, 3
-slow = pytest.mark.slow
 
 
 class Pair(NamedTuple):
@@ -42,61 +39,56 @@ def linear(w: Array, h: Array, x: Array) -> tuple[Array, Array]:
     return h, jnp.tanh(h)
 
 
-def case(name: str, seed: int = 0, times: int = T) -> tuple[Any, Any, Any, Any]:
-    xs = jnp.zeros((times, B, H))
-    state = jnp.zeros((B, H))
-    params, carry = {
-        "leaky": (jnp.zeros(H), state),
-        "linear": (jnp.zeros(H), state),
-        "coupled": (
-            {"in": jnp.zeros(H), "slow": jnp.zeros(H), "out": jnp.zeros((H, 2))},
-            Pair(state, state),
-        ),
-    }[name]
-    params, carry, xs = normals_like(seed, (params, carry, xs))
+CASES: dict[str, Any] = {
+    "leaky": (leaky, jnp.zeros(H), jnp.zeros((B, H))),
+    "linear": (linear, jnp.zeros(H), jnp.zeros((B, H))),
+    "coupled": (
+        coupled,
+        {"in": jnp.zeros(H), "slow": jnp.zeros(H), "out": jnp.zeros((H, 2))},
+        Pair(jnp.zeros((B, H)), jnp.zeros((B, H))),
+    ),
+}
+
+
+def case(name: str, times: int = T) -> tuple[Any, Any, Any, Any]:
+    step, *shapes = CASES[name]
+    shapes = jax.tree.map(lambda a: jnp.zeros(a.shape), (*shapes, np.zeros((times, B, H))))
+    params, carry, xs = normals_like(0, shapes)  # of the precision that is set
     if name == "coupled":
-        xs = (xs, jnp.asarray(np.random.default_rng(seed).random((times, B)) < 0.7))
-    return {"leaky": leaky, "linear": linear, "coupled": coupled}[name], params, carry, xs
+        xs = (xs, jnp.asarray(np.random.default_rng(0).random((times, B)) < 0.7))
+    return step, params, carry, xs
 
 
-def scanned(step: Any, params: Any, carry: Any, xs: Any, reverse: bool) -> Any:
-    return lax.scan(lambda carry, x: step(params, carry, x), carry, xs, reverse=reverse)
+def scanned(step: Any, params: Any, carry: Any, xs: Any, reverse: bool = False) -> Any:
+    return lax.scan(partial(step, params), carry, xs, reverse=reverse)
 
 
-def of_floats(run: Any, xs: Any) -> Any:
-    """A scalar of parameters, carry and those inputs that have a derivative."""
-    rest = xs[1:] if isinstance(xs, tuple) else ()
+def both(name: str, times: int = T, **options: Any) -> tuple[Any, Any, Any]:
+    """`parallel` and `lax.scan` as functions of parameters, carry and dense inputs; and those."""
+    step, params, carry, xs = case(name, times)
+    dense, *through = xs if isinstance(xs, tuple) else (xs,)
 
-    def loss(params: Any, carry: Any, dense: Any) -> Any:
-        results = run(params, carry, (dense, *rest) if rest else dense)
-        return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(results))
+    def of(run: Any) -> Any:
+        return lambda params, carry, dense: run(
+            step, params, carry, (dense, *through) if through else dense
+        )
 
-    return loss
+    ours = partial(lstm_jax.parallel, linear=name == "linear", **options)
+    theirs = partial(scanned, reverse=options.get("reverse", False))
+    return of(ours), of(theirs), (params, carry, dense)
 
 
-@pytest.mark.parametrize(
-    "name", ["coupled", *(pytest.param(n, marks=slow) for n in ("leaky", "linear"))]
-)
-@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=slow)])
-@pytest.mark.parametrize("remat", [None, pytest.param(4, marks=slow)])
+def scalar(run: Any) -> Any:
+    return lambda *inputs: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(run(*inputs)))
+
+
+@cases("name", CASES, "coupled")
+@cases("reverse", [False, True], False)
+@cases("remat", [None, 4], None)
 def test_it_is_lax_scan(float64: None, name: str, reverse: bool, remat: int | None) -> None:
-    step, params, carry, xs = case(name)
-    dense = xs[0] if isinstance(xs, tuple) else xs
-
-    def ours(params: Any, carry: Any, xs: Any) -> Any:
-        return lstm_jax.parallel(
-            step, params, carry, xs, reverse=reverse, remat=remat, linear=name == "linear"
-        )
-
-    def theirs(params: Any, carry: Any, xs: Any) -> Any:
-        return scanned(step, params, carry, xs, reverse)
-
+    *runs, inputs = both(name, reverse=reverse, remat=remat)
     found, expected = (
-        (
-            jax.jit(run)(params, carry, xs),
-            jax.jit(jax.grad(of_floats(run, xs), (0, 1, 2)))(params, carry, dense),
-        )
-        for run in (ours, theirs)
+        (jax.jit(run)(*inputs), jax.jit(jax.grad(scalar(run), (0, 1, 2)))(*inputs)) for run in runs
     )
     assert_near(found, expected, 1e-10)
 
@@ -104,19 +96,9 @@ def test_it_is_lax_scan(float64: None, name: str, reverse: bool, remat: int | No
 @slow
 @pytest.mark.parametrize("name", ["leaky", "linear", "coupled"])
 def test_it_has_forward_mode_and_second_order(float64: None, name: str) -> None:
-    step, params, carry, xs = case(name, times=7)
-    dense = xs[0] if isinstance(xs, tuple) else xs
-
-    def ours(params: Any, carry: Any, xs: Any) -> Any:
-        return lstm_jax.parallel(step, params, carry, xs, linear=name == "linear")
-
-    def theirs(params: Any, carry: Any, xs: Any) -> Any:
-        return scanned(step, params, carry, xs, False)
-
+    *runs, inputs = both(name, times=7)
     for of in (jax.jacfwd, jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))):
-        found, expected = (
-            jax.jit(of(of_floats(run, xs)))(params, carry, dense) for run in (ours, theirs)
-        )
+        found, expected = (jax.jit(of(scalar(run)))(*inputs) for run in runs)
         assert_near(found, expected, 1e-9)
 
 
@@ -127,27 +109,21 @@ def test_iterations_that_are_too_few_end_in_a_loop() -> None:
             step, params, carry, xs, max_iterations=most, return_info=True
         )
         assert bool(info.sequential) == sequential and int(info.iterations) <= most
-        assert_near((final, ys), scanned(step, params, carry, xs, False), 1e-5)
+        assert_near((final, ys), scanned(step, params, carry, xs), 1e-5)
 
 
 def test_a_loose_tolerance_takes_fewer_iterations() -> None:
-    step, params, carry, xs = case("leaky", times=100)
-    counts = [
-        int(
-            lstm_jax.parallel(step, params, carry, xs, tolerance=each, return_info=True)[
-                2
-            ].iterations
-        )
+    inputs = case("leaky", times=100)
+    loose, tight = (
+        lstm_jax.parallel(*inputs, tolerance=each, return_info=True)[2].iterations
         for each in (1e-1, 1e-5)
-    ]
-    assert counts[0] < counts[1]
+    )
+    assert int(loose) < int(tight)
 
 
 def test_no_times_are_lax_scan_s() -> None:
-    step, params, carry, xs = case("coupled", times=0)
-    assert_near(
-        lstm_jax.parallel(step, params, carry, xs), scanned(step, params, carry, xs, False), 0
-    )
+    inputs = case("coupled", times=0)
+    assert_near(lstm_jax.parallel(*inputs), scanned(*inputs), 0)
 
 
 MATRIX = random.normal(random.key(0), (H, H))
@@ -168,12 +144,10 @@ def test_units_that_depend_on_each_other_are_refused(how: str) -> None:
         return h, h
 
     xs = jnp.ones((T, B, H))
-    message = "units depend on each other"
-    assert_message(lambda: lstm_jax.parallel(step, None, xs[0], xs), message, "lax.scan")
-    assert_message(
-        lambda: jax.jit(lambda xs: lstm_jax.parallel(step, None, xs[0], xs))(xs), message
-    )
-    lstm_jax.parallel(step, None, xs[0], xs, check=False)
+    whole = partial(lstm_jax.parallel, step, None, xs[0])
+    for run in (whole, jax.jit(whole)):
+        assert_message(lambda: run(xs), "units depend on each other", "lax.scan")  # noqa: B023
+    whole(xs, check=False)
 
 
 def test_what_does_not_fit_is_refused_in_words() -> None:
@@ -195,12 +169,12 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     refused(linear, xs[0], xs, "tolerance is 0", tolerance=0.0)
     refused(linear, xs[0], xs, "max_iterations is 0", max_iterations=0)
     refused(lambda p, h, x: (h, h, h), xs[0], xs, "a tuple of 3")
-    closed = jax.grad(
-        lambda v: lstm_jax.parallel(lambda p, h, x: (v * h, h), None, xs[0], xs)[0].sum()
-    )
-    assert_message(lambda: closed(jnp.ones(H)), "traced arrays", "params")
-    traced = jax.jit(lambda v: lstm_jax.parallel(lambda p, h, x: (v * h, h), None, xs[0], xs))
-    assert_message(lambda: traced(jnp.ones(H)), "traced arrays", "params")
+
+    def closed_over(v: Array) -> Array:
+        return lstm_jax.parallel(lambda p, h, x: (v * h, h), None, xs[0], xs)[0].sum()
+
+    for transform in (jax.grad, jax.jit):
+        assert_message(lambda: transform(closed_over)(jnp.ones(H)), "traced arrays", "params")  # noqa: B023
 
 
 def test_numbers_and_numpy_s_arrays_do_as_for_a_scan() -> None:

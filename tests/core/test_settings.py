@@ -1,8 +1,6 @@
 """JAX's own switches: whatever they refuse or look for, the library does without it."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import UNITWISE_FORMS, fast, init
+from core_cases import FORMS, each_form, fast, init, slow
 from jax import random
 
 from lstm_jax import cells, sampling
@@ -19,9 +17,6 @@ from lstm_jax.losses import OutputParams, fused_cross_entropy
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.precision import products
 from lstm_jax.recurrence import layer
-from lstm_jax.sampling import beams, decode, scoring
-from lstm_jax.sampling.filters import choose, filtered, make_filters
-from lstm_jax.sampling.stops import make_stops
 
 T, B, D, H, V = 5, 3, 4, 2, 9
 MASK = np.random.default_rng(0).random((T, B)) < 0.7
@@ -31,7 +26,12 @@ STRICT: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "rank": lambda: jax.numpy_rank_promotion("raise"),
     "dtype": lambda: jax.numpy_dtype_promotion("strict"),
 }
-strict = pytest.mark.parametrize("setting", STRICT)
+
+
+@pytest.fixture(params=STRICT)
+def strict(request: pytest.FixtureRequest) -> Iterator[None]:
+    with STRICT[request.param]():
+        yield
 
 
 def trace_gradient(loss: Callable[[Any], Any], params: Any) -> None:
@@ -39,35 +39,26 @@ def trace_gradient(loss: Callable[[Any], Any], params: Any) -> None:
     jax.eval_shape(jax.value_and_grad(loss), params)
 
 
-@strict
-@pytest.mark.parametrize(
-    "form",
-    ["lstm", "gru_before"]
-    + [pytest.param(f, marks=pytest.mark.slow) for f in ("rnn", "gru_after", *UNITWISE_FORMS)],
-)
-def test_layers_and_steps(setting: str, form: str) -> None:
-    params = init(form, random.key(0), D, H)
-    flags = {"mask": MASK, "resets": ~MASK}
+@each_form(FORMS, "lstm", "gru_before")
+def test_layers_and_steps(strict: None, form: str) -> None:
+    params, given = init(form, random.key(0), D, H), {"mask": MASK, "resets": ~MASK}
     cases: list[tuple[Any, dict[str, Any]]] = [
-        (XS, {**flags, "reverse": True, "remat": 2}),
-        (TOKENS, {**flags, "remat": 2}),
+        (XS, {**given, "reverse": True, "remat": 2}),
+        (TOKENS, {**given, "remat": 2}),
         (TOKENS, {"input_scale": np.ones((T, B), np.float32)}),
     ]
-    with STRICT[setting]():
-        for xs, options in cases:
-            for backend in {"scan", "reference", fast(params)}:
+    for xs, options in cases:
+        for backend in {"scan", "reference", fast(params)}:
 
-                def loss(params: Any, xs: Any = xs, options: Any = options) -> Any:
-                    carry, ys = layer(params, None, xs, backend=backend, **options)  # noqa: B023
-                    return jnp.sum(carry.h) + jnp.sum(ys)
+            def loss(params: Any, xs: Any = xs, options: Any = options) -> Any:
+                carry, ys = layer(params, None, xs, backend=backend, **options)  # noqa: B023
+                return jnp.sum(carry.h) + jnp.sum(ys)
 
-                trace_gradient(loss, params)
-        carry = cells.zero_carry(params, B)
-        for x in (XS[0], TOKENS[0]):
-            jax.eval_shape(cells.cell_of(params).step, params, carry, x)
+            trace_gradient(loss, params)
+    for x in (XS[0], TOKENS[0]):
+        jax.eval_shape(cells.cell_of(params).step, params, cells.zero_carry(params, B), x)
 
 
-@strict
 @pytest.mark.parametrize(
     "options",
     [
@@ -77,85 +68,49 @@ def test_layers_and_steps(setting: str, form: str) -> None:
         {"embedding_size": H, "tied": True, "compute_dtype": "bfloat16"},
     ],
 )
-def test_language_models(setting: str, options: dict[str, Any]) -> None:
+def test_language_models(strict: None, options: dict[str, Any]) -> None:
     model = LanguageModel(LanguageModelConfig(hidden_size=H, **options), V)
-    with STRICT[setting]():
-        params = jax.eval_shape(model.init, random.key(0))
+    params = jax.eval_shape(model.init, random.key(0))
 
-        def loss(params: Any) -> Any:
-            key = random.key(1)
-            sums, _ = model.token_sums(
-                params, None, TOKENS, TOKENS, mask=MASK, resets=~MASK, dropout_key=key
-            )
-            return sums.loss / sums.weight + sums.correct
+    def loss(params: Any) -> Any:
+        flags = {"mask": MASK, "resets": ~MASK, "dropout_key": random.key(1)}
+        sums, _ = model.token_sums(params, None, TOKENS, TOKENS, **flags)
+        return sums.loss / sums.weight + sums.correct
 
-        trace_gradient(loss, params)
-        jax.eval_shape(lambda params: model.apply(params, None, TOKENS), params)
+    trace_gradient(loss, params)
+    jax.eval_shape(lambda params: model.apply(params, None, TOKENS), params)
 
 
-@strict
 @pytest.mark.parametrize(
     "options",
     [{"pooling": "max", "bidirectional": True, "word_dropout": 0.2}, {"pooling": "mean"}, {}],
 )
-def test_classifiers(setting: str, options: dict[str, Any]) -> None:
+def test_classifiers(strict: None, options: dict[str, Any]) -> None:
     model = Classifier(ClassifierConfig(hidden_size=H, embedding_size=4, **options), V)
-    with STRICT[setting]():
-        params = jax.eval_shape(model.init, random.key(0))
-        for labels in (np.ones(B, np.int32), np.ones(B, np.float32)):
+    params = jax.eval_shape(model.init, random.key(0))
+    for labels in (np.ones(B, np.int32), np.ones(B, np.float32)):
 
-            def loss(params: Any, labels: Any = labels) -> Any:
-                key = random.key(1)
-                weights = np.ones(B, np.float32)
-                sums = model.sums(
-                    params, TOKENS, labels, mask=MASK, weights=weights, dropout_key=key
-                )
-                return sums.loss / sums.weight + sums.correct
+        def loss(params: Any, labels: Any = labels) -> Any:
+            given = {"mask": MASK, "weights": np.ones(B, np.float32), "dropout_key": random.key(1)}
+            sums = model.sums(params, TOKENS, labels, **given)
+            return sums.loss / sums.weight + sums.correct
 
-            trace_gradient(loss, params)
+        trace_gradient(loss, params)
 
 
-@strict
-def test_sampling(setting: str) -> None:
-    model = LanguageModel(LanguageModelConfig(hidden_size=H), V)
-    zeros, given = np.zeros(B, np.int32), np.full((4, B), sampling.FREE, np.int32)
-    filters, stops = make_filters(V, top_n=2, top_p=0.5, forbidden=[1]), make_stops(V, [[1, 2]])
-    with STRICT[setting]():
-        keys = jax.vmap(random.fold_in, (None, 0))(random.key(0), jnp.arange(B))
-        rows, four = decode.Rows(keys, jnp.asarray(zeros), jnp.asarray(zeros)), jnp.int32(4)
-
-        def write(params: Any) -> Any:
-            carry = model.zero_carry(params, B)
-            carry, hidden = decode._prefill(model, params, carry, TOKENS, MASK)
-            first = jax.tree.map(lambda a: a[:1], (carry, hidden))
-            beams._search(
-                model,
-                2,
-                params,
-                *first,
-                given[:, 0],
-                four,
-                jnp.float32(1),
-                filters.forbidden,
-                stops,
-            )
-            scoring._losses(model, params, carry, TOKENS, TOKENS, MASK)
-            writing = decode.DecodeState(
-                carry, hidden, jnp.zeros((B, V), bool), zeros, jnp.zeros(B, bool), jnp.int32(0)
-            )
-            return decode.decode(model, True, params, writing, rows, given, four, filters, stops)
-
-        jax.eval_shape(write, jax.eval_shape(model.init, random.key(0)))
-        many = make_filters(1000, top_n=100, top_p=0.5, min_p=0.1, repetition_penalty=1.1)
-        row = jax.ShapeDtypeStruct((B, 1000), jnp.float32)
-        seen, uniform = (
-            jax.ShapeDtypeStruct(*each) for each in (((B, 1000), jnp.bool_), ((B,), jnp.float32))
-        )
-        jax.eval_shape(filtered, row, seen, many)
-        jax.eval_shape(choose, row, uniform, seen, many)
+def test_sampling(strict: None) -> None:
+    """Of a vocabulary that is drawn from in blocks."""
+    model = LanguageModel(LanguageModelConfig(hidden_size=H), 1000)
+    params = model.init(random.key(0))
+    template = np.full((T, B), sampling.FREE, np.int32)
+    template[0] = TOKENS[0]
+    filters = {"top_n": 2, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.1, "forbidden": [1]}
+    sampling.generate(model, params, template, key=random.key(0), stops=[[1, 2]], **filters)
+    sampling.beam_search(model, params, template[:, 0].tolist(), beams=2, stops=[[1, 2]])
+    sampling.score(model, params, [[1, 2], [3, 4, 5]])
 
 
-@pytest.mark.slow
+@slow
 def test_checks_for_leaks_and_nans_find_none() -> None:
     """Not even where a target is no token."""
     params = init("lstm", random.key(0), D, H)

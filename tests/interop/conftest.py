@@ -1,27 +1,16 @@
-"""What tests of weights share: float64 on request, runs, and commands in this process."""
+"""What tests of weights share: runs, and commands in this process."""
 
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import pytest
-
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parent.parent / "core")]
-
 from interop_cases import Command, Outcome
 
 from lstm_jax.cli.main import PROG, main, train_command
 
 SMALL = "--model.hidden-size 6 --batch-size 4 --log-every 1 --evaluate-every 0 --checkpoint-every 0"
 OF_WORDS = "--sequence-length 8 --steps 2 --sample-every 0 --model.embedding-size 5"
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    with jax.enable_x64(True):
-        yield
 
 
 @pytest.fixture

@@ -1,12 +1,9 @@
 """Stacks, inputs and comparisons that the tests of weights and modules share."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import core_cases
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,12 +83,6 @@ def with_gradients(config: StackConfig, inputs: Any, mask: Any, weights: Any) ->
 
     (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(inputs)
     return results, gradients
-
-
-def assert_same_bits(found: Any, expected: Any) -> None:
-    core_cases.assert_same_bits(found, expected)
-    for leaf, reference in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        assert leaf.dtype == reference.dtype
 
 
 def kernels(layers: tuple[Any, ...]) -> Any:

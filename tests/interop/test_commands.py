@@ -1,7 +1,5 @@
 """`lstm-jax convert` and `export`: runs and files into files, and how they refuse."""
 
-from __future__ import annotations
-
 import re
 import runpy
 import sys
@@ -12,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_near
-from interop_cases import Command, assert_same_bits, draw_layers, normal
+from core_cases import assert_near, assert_same_bits
+from interop_cases import Command, draw_layers, normal
 
 import lstm_jax
 from lstm_jax import interop
@@ -21,33 +19,6 @@ from lstm_jax.cli.main import COMMANDS, PROG
 
 pytest.importorskip("safetensors", reason="safetensors, an optional extra, is not installed")
 pytest.importorskip("flatbuffers", reason="flatbuffers, an optional extra, is not installed")
-
-
-@pytest.mark.slow
-def test_a_run_becomes_a_model_that_pytorch_loads_and_runs(
-    call: Command, runs: Path, tmp_path: Path
-) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch, the reference, is not installed")
-    target = tmp_path / "model.safetensors"
-    code, out, err = call("convert", runs / "words", target)
-    assert (code, err) == (0, "")
-    assert "in the pytorch layout" in out
-    from safetensors.torch import load_file
-
-    model, params, vocabulary, config = lstm_jax.load(runs / "words")
-    module = torch.nn.ModuleDict(
-        {
-            "encoder": torch.nn.Embedding(len(vocabulary), 5),
-            "rnn": torch.nn.LSTM(5, 6, num_layers=config.model.layers),
-            "decoder": torch.nn.Linear(6, len(vocabulary)),
-        }
-    )
-    module.load_state_dict(load_file(target), strict=True)
-    tokens = np.random.default_rng(0).integers(0, len(vocabulary), (7, 2))
-    with torch.no_grad():
-        hidden = module["rnn"](module["encoder"](torch.from_numpy(tokens)))[0]
-        expected = module["decoder"](hidden).numpy()
-    assert_near(model.apply(params, None, tokens)[1], expected, 1e-5)
 
 
 def test_a_run_goes_through_both_layouts_and_comes_back_bit_for_bit(

@@ -1,10 +1,8 @@
 """The nnx and Linen modules are `nnx.RNN` and `nn.RNN` around Flax's cells, on real steps.
 
-Whose values were recorded; live with `--slow`. Both modules share one call: what is shown of nnx's
-alone holds for Linen's by `test_both_modules_are_the_pure_stack_and_one_another`.
+Both modules share one call: what is shown of nnx's alone holds for Linen's by
+`test_both_modules_are_the_pure_stack_and_one_another`.
 """
-
-from __future__ import annotations
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from core_cases import assert_near, assert_same_bits, cases
 from flax import nnx
-from interop_cases import assert_same_bits, config_of, draw_layers, normal, outputs
-from recorded import Arrays, Peer
+from interop_cases import config_of, draw_layers, normal, outputs
 
 from lstm_jax.cells import LSTMCarry, init_lstm
 from lstm_jax.interop import linen_modules, nnx_modules
@@ -29,7 +27,6 @@ from lstm_jax.interop.flax import (
 from lstm_jax.interop.plain import layers_from_dicts
 from lstm_jax.stack import Directions
 
-PEERS = ("flax", "jax")
 T, B, D, H = 6, 3, 3, 4
 LENGTHS = np.array([6, 1, 4])
 ALL = dict.fromkeys(("time_major", "return_carry", "reverse", "keep_order"), True)
@@ -37,14 +34,8 @@ REAL = (np.arange(T) < LENGTHS[:, None])[..., None]
 TOLERANCE = 1e-12
 CLASSES = {"lstm": "LSTM", "gru_after": "GRU", "gru_before": "GRU", "rnn": "SimpleRNN"}
 CELLS = {"lstm": "OptimizedLSTMCell", "gru_after": "GRUCell", "rnn": "SimpleCell"}
-both = pytest.mark.parametrize("flavour", ["nnx", "linen"])
-
-
-def assert_near(found: Any, expected: Any, tolerance: float) -> None:
-    def near(leaf: Any, reference: Any) -> None:
-        np.testing.assert_allclose(leaf, reference, rtol=0, atol=tolerance)
-
-    jax.tree.map(near, found, expected)
+FLAVOURS = ("nnx", "linen")
+both = pytest.mark.parametrize("flavour", FLAVOURS)
 
 
 class Side(NamedTuple):
@@ -112,79 +103,77 @@ def draw_carry(form: str, bidirectional: bool, *batch: int) -> Any:
     return (c, h) if form == "lstm" else h
 
 
-def numbered(tree: Any) -> Arrays:
-    """A tree's leaves, by their number as a word."""
-    return {str(number): np.asarray(leaf) for number, leaf in enumerate(jax.tree.leaves(tree))}
-
-
 @pytest.mark.usefixtures("float64")
-@both
-@pytest.mark.parametrize(
-    ("form", "bidirectional", "cell"),
-    [("lstm", True, ""), ("lstm", False, "LSTMCell"), ("gru_after", False, ""), ("rnn", False, "")],
-)
+@cases(
+    "flavour, form, bidirectional, cell",
+    [
+        (flavour, *rest)
+        for flavour in FLAVOURS
+        for rest in (
+            ("lstm", True, ""), ("lstm", False, "LSTMCell"), ("gru_after", False, ""),
+            ("rnn", False, ""),
+        )
+    ],
+    ("nnx", "lstm", True, ""),
+    ("linen", "gru_after", False, ""),
+)  # fmt: skip
 def test_values_and_gradients_are_flax_s(
-    peer: Peer, flavour: str, form: str, bidirectional: bool, cell: str
+    flavour: str, form: str, bidirectional: bool, cell: str
 ) -> None:
     layers = draw_for(flavour, form, bidirectional)
     xs = jnp.asarray(normal(1, B, T, D, dtype=np.float64))
     start = draw_carry(form, bidirectional, B)
     weight_ys = normal(2, B, T, H * (2 if bidirectional else 1), dtype=np.float64) * REAL
 
-    def results_and_gradients(side: Side) -> Arrays:
+    def results_and_gradients(side: Side) -> Any:
         @jax.jit
+        @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
         def run(weights: Any, xs: Any) -> Any:
-            def loss(weights: Any, xs: Any) -> Any:
-                options = {"initial_carry": start, "seq_lengths": LENGTHS, "return_carry": True}
-                carry, ys = side.call(weights, xs, **options)
-                total = jnp.sum(weight_ys * ys)
-                return total + sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(carry)), (carry, ys)
+            options = {"initial_carry": start, "seq_lengths": LENGTHS, "return_carry": True}
+            carry, ys = side.call(weights, xs, **options)
+            total = sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(carry))
+            return total + jnp.sum(weight_ys * ys), (carry, ys * REAL)
 
-            (_, results), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(weights, xs)
-            return results, gradients
-
-        (carry, ys), (dweights, dxs) = run(side.weights, xs)
-        dlayers = side.to_params(dweights)
+        (_, results), (dweights, dxs) = run(side.weights, xs)
+        (dlayer,) = side.to_params(dweights)
         if (flavour, form) == ("nnx", "gru_after"):
-            dlayers = (dlayers[0]._replace(b_hn=None),)
-        tree = params_to_linen(*layers)
-        if flavour == "nnx":
-            tree = params_to_nnx(*layers, optimized=cell != "LSTMCell")
-        named = {str(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-        return numbered((carry, np.asarray(ys) * REAL, dlayers, dxs)) | named
+            dlayer = dlayer._replace(b_hn=None)
+        return results, dlayer, dxs
 
-    their = peer(
-        str((flavour, form, bidirectional)),
-        lambda: results_and_gradients(theirs(flavour, form, layers, cell)),
-    )
-    assert_near(results_and_gradients(ours(flavour, form, layers)), their, TOLERANCE)
+    expected = results_and_gradients(theirs(flavour, form, layers, cell))
+    assert_near(results_and_gradients(ours(flavour, form, layers)), expected, TOLERANCE)
 
 
 @pytest.mark.usefixtures("float64")
-@both
-@pytest.mark.parametrize(
-    ("padded", "keep_order", "time_major"),
-    [(False, False, True), (False, True, False), (True, False, False), (True, True, True)],
+@cases(
+    "flavour, padded, keep_order, time_major",
+    [
+        (flavour, padded, keep_order, padded == keep_order)
+        for flavour in FLAVOURS
+        for padded in (False, True)
+        for keep_order in (False, True)
+    ],
+    ("nnx", True, False, False),
+    ("linen", True, True, True),
 )
 def test_reversed_sequences_are_flax_s(
-    peer: Peer, flavour: str, padded: bool, keep_order: bool, time_major: bool
+    flavour: str, padded: bool, keep_order: bool, time_major: bool
 ) -> None:
     xs = normal(1, B, T, D, dtype=np.float64)
     options = {"time_major": time_major, "return_carry": True, "reverse": True}
     options |= {"keep_order": keep_order, "seq_lengths": LENGTHS if padded else None}
 
-    def results(side: Side, start: Any) -> Arrays:
+    def results(side: Side, start: Any) -> Any:
         call = jax.jit(partial(side.call, initial_carry=start, **options))
         carry, ys = call(side.weights, np.swapaxes(xs, 0, 1) if time_major else xs)
         ys = np.swapaxes(ys, 0, 1) if time_major else np.asarray(ys)
-        return numbered((carry, ys * REAL if padded else ys))
+        return carry, ys * REAL if padded else ys
 
     # nnx draws even the zeros it starts from, which changes a counter and so can't be jitted.
     zeros = (np.zeros((B, H)), np.zeros((B, H)))
     layers = draw_for(flavour, "lstm")
-    case = str((flavour, padded, keep_order, time_major))
-    their = peer(case, lambda: results(theirs(flavour, "lstm", layers), zeros))
-    assert_near(results(ours(flavour, "lstm", layers), None), their, TOLERANCE)
+    expected = results(theirs(flavour, "lstm", layers), zeros)
+    assert_near(results(ours(flavour, "lstm", layers), None), expected, TOLERANCE)
 
 
 @pytest.mark.usefixtures("float64")
@@ -254,15 +243,6 @@ def test_padding_is_zeros_and_changes_nothing(reverse: bool) -> None:
     assert_same_bits((ys[0], ys[2]), (whole[0], whole[2]))
 
 
-def test_a_sequence_in_two_pieces_is_the_whole() -> None:
-    call = call_of("lstm", 2, False, return_carry=True)
-    xs = normal(1, B, T, D)
-    carry, whole = call(xs)
-    between, first = call(xs[:, : T // 2])
-    end, second = call(xs[:, T // 2 :], initial_carry=between)
-    assert_near((jnp.concatenate([first, second], axis=1), end), (whole, carry), 1e-6)
-
-
 def test_a_carry_is_flax_s_or_the_core_s_own() -> None:
     call = call_of("lstm", 2, True, return_carry=True)
     xs = normal(1, B, T, D)
@@ -284,16 +264,15 @@ def test_integers_stand_for_one_hot_rows() -> None:
 @both
 def test_weights_are_drawn_as_the_library_draws_them(flavour: str) -> None:
     options = {"layers": 2, "bidirectional": True}
-    if flavour == "nnx":
-        layers, others = (
-            nnx_modules.GRU(D, H, rngs=nnx.Rngs(seed), **options).to_layers() for seed in (0, 1)
-        )
-    else:
+
+    def drawn(seed: int) -> tuple[Any, ...]:
+        if flavour == "nnx":
+            return nnx_modules.GRU(D, H, rngs=nnx.Rngs(seed), **options).to_layers()
         init = jax.jit(linen_modules.GRU(H, **options).init)
-        layers, others = (
-            linen_modules.layers_from_variables(init(jax.random.key(seed), jnp.zeros((B, T, D))))
-            for seed in (0, 1)
-        )
+        variables = init(jax.random.key(seed), jnp.zeros((B, T, D)))
+        return linen_modules.layers_from_variables(variables)
+
+    layers, others = map(drawn, (0, 1))
     expected = draw_layers("gru_after", 2, True, D, H)
     assert jax.tree.map(jnp.shape, layers) == jax.tree.map(jnp.shape, expected)
     assert np.any(layers[0].forward.w_x != layers[0].backward.w_x)
@@ -302,20 +281,14 @@ def test_weights_are_drawn_as_the_library_draws_them(flavour: str) -> None:
         assert 0 < jnp.abs(array).max() <= 2 / np.sqrt(H)
 
 
-def random_primitives(function: Any, *arguments: Any) -> list[str]:
-    text = str(jax.make_jaxpr(function)(*arguments))
-    return [word for word in ("random_bits", "threefry2x32", "random_wrap") if word in text]
-
-
 def test_a_zero_carry_draws_nothing_and_no_module_keeps_random_state() -> None:
     xs = jnp.zeros((B, T, D))
     module = nnx_modules.LSTM(D, H, layers=2, rngs=nnx.Rngs(0))
     assert not jax.tree.leaves(nnx.state(module, nnx.RngState))
-    assert not random_primitives(lambda module, xs: module(xs), module, xs)
-    theirs = nnx.RNN(nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0)))
-    assert jax.tree.leaves(nnx.state(theirs, nnx.RngState))
     linen = ours("linen", "lstm", draw_layers("lstm", 1, False, D, H))
-    assert not random_primitives(linen.call, linen.weights, xs)
+    for call, weights in ((lambda module, xs: module(xs), module), (linen.call, linen.weights)):
+        program = str(jax.make_jaxpr(call)(weights, xs))
+        assert not [word for word in ("random_bits", "threefry", "random_wrap") if word in program]
 
 
 def test_nnx_transforms_take_the_module_whose_state_has_plain_names() -> None:
@@ -341,33 +314,29 @@ def test_flax_s_own_bidirectional_takes_our_modules() -> None:
     of_nnx = map(nnx_modules.LSTM.from_layers, (forward, backward))
     assert_near(nnx.Bidirectional(*of_nnx)(xs, seq_lengths=LENGTHS), expected, 1e-6)
     linen = nn.Bidirectional(linen_modules.LSTM(H), linen_modules.LSTM(H))
-    each = {"forward_rnn": forward, "backward_rnn": backward}
     params = {
-        n: linen_modules.variables_from_layers(layers)["params"] for n, layers in each.items()
+        name: linen_modules.variables_from_layers(layers)["params"]
+        for name, layers in (("forward_rnn", forward), ("backward_rnn", backward))
     }
     assert_near(linen.apply({"params": params}, xs, seq_lengths=LENGTHS), expected, 1e-6)
 
 
-ZEROS = np.zeros((B, H))
 STATE = r"\(\(3, 4\), \(3, 4\)\)"
+ZEROS = np.zeros((B, H))
+ONE, TWO, BOTH = ((1, False), (2, False), (1, True))
 
 
 @pytest.mark.parametrize(
     ("stack", "shape", "options", "message"),
     [
-        ((1, False), (D,), {}, r"expected \[\.\.\., T, D\]"),
-        ((1, False), (B, T, D + 1), {}, r"expected \[T, B, 3\]"),
-        ((1, False), (B, T, D), {"seq_lengths": np.ones(2, int)}, r"integers of shape \(3,\)"),
-        ((1, False), (B, T, D), {"seq_lengths": np.ones(3)}, "expected integers"),
-        ((1, False), (B, T, D), {"initial_carry": ()}, rf"expected {STATE}: \(c, h\) of an LSTM"),
-        ((1, False), (B, T, D), {"initial_carry": ZEROS}, rf"shapes \(3, 4\); expected {STATE}:"),
-        ((2, False), (B, T, D), {"initial_carry": (ZEROS,) * 2}, rf"d \({STATE}, {STATE}\):"),
-        (
-            (1, True),
-            (B, T, D),
-            {"initial_carry": ((),)},
-            rf"\(\(\),\); expected \({STATE}, {STATE}\):",
-        ),
+        (ONE, (D,), {}, r"expected \[\.\.\., T, D\]"),
+        (ONE, (B, T, D + 1), {}, r"expected \[T, B, 3\]"),
+        (ONE, (B, T, D), {"seq_lengths": np.ones(2, int)}, r"integers of shape \(3,\)"),
+        (ONE, (B, T, D), {"seq_lengths": np.ones(3)}, "expected integers"),
+        (ONE, (B, T, D), {"initial_carry": ()}, rf"expected {STATE}: \(c, h\) of an LSTM"),
+        (ONE, (B, T, D), {"initial_carry": ZEROS}, rf"shapes \(3, 4\); expected {STATE}:"),
+        (TWO, (B, T, D), {"initial_carry": (ZEROS,) * 2}, rf"d \({STATE}, {STATE}\):"),
+        (BOTH, (B, T, D), {"initial_carry": ((),)}, rf"\(\(\),\); expected \({STATE}, {STATE}\):"),
     ],
 )
 def test_calls_that_do_not_fit_are_refused_in_words(
@@ -379,18 +348,19 @@ def test_calls_that_do_not_fit_are_refused_in_words(
 
 
 def test_weights_of_other_modules_are_refused() -> None:
-    with pytest.raises(ValueError, match="of the cell lstm; GRU needs gru"):
-        nnx_modules.GRU.from_layers(draw_layers("lstm", 1, False, D, H))
-    uneven = (*draw_layers("lstm", 1, False, D, H), *draw_layers("lstm", 1, False, H, H + 1))
-    with pytest.raises(ValueError, match=r"hidden sizes \[4, 5\]"):
-        nnx_modules.LSTM.from_layers(uneven)
+    one = draw_layers("lstm", 1, False, D, H)
+    uneven = (*one, *draw_layers("lstm", 1, False, H, H + 1))
     projected = (init_lstm(jax.random.key(0), D, H, projection_size=2),)
-    with pytest.raises(ValueError, match="projection of its hidden state, which a module has not"):
-        nnx_modules.LSTM.from_layers(projected)
-    with pytest.raises(ValueError, match="rngs is None"):
-        nnx_modules.LSTM(D, H)
-    with pytest.raises(ValueError, match="in_features is None"):
-        linen_modules.LSTM(H).init(jax.random.key(0), np.zeros((B, T), int))
-    for module in (linen_modules.LSTM, partial(nnx_modules.LSTM, D, rngs=nnx.Rngs(0))):
-        with pytest.raises(TypeError, match="reset"):
-            module(H, reset="before")
+    linen, drawn = linen_modules.LSTM, partial(nnx_modules.LSTM, D, rngs=nnx.Rngs(0))
+    of_lstm, of_gru = nnx_modules.LSTM.from_layers, nnx_modules.GRU.from_layers
+    for make, message in (
+        (lambda: of_gru(one), "of the cell lstm; GRU needs gru"),
+        (lambda: of_lstm(uneven), r"hidden sizes \[4, 5\]"),
+        (lambda: of_lstm(projected), "projection of its hidden state, which a module has not"),
+        (lambda: nnx_modules.LSTM(D, H), "rngs is None"),
+        (lambda: linen(H).init(jax.random.key(0), np.zeros((B, T), int)), "in_features is None"),
+        (lambda: linen(H, reset="before"), "reset"),
+        (lambda: drawn(H, reset="before"), "reset"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            make()

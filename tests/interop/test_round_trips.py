@@ -1,7 +1,5 @@
 """Weights under other names: they come back bit for bit, and what does not fit is told in words."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,11 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from core_cases import assert_same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from interop_cases import FORMS, RESET_AFTER, assert_same_bits, draw_layers, draw_model
+from interop_cases import FORMS, RESET_AFTER, draw_layers, draw_model
 
-from lstm_jax.cells import init_lstm
+from lstm_jax.cells import init_lstm, init_mingru
 from lstm_jax.interop import (
     LanguageModelNames,
     language_model_from_plain,
@@ -115,10 +114,7 @@ def test_language_models_come_back_bit_for_bit(entry: str, stack: tuple[str, int
         assert_same_bits(layers_from_pytorch(state, f"{names.rnn}."), params.layers)
 
 
-def model_state(**changes: Any) -> dict[str, Any]:
-    """A state_dict with other arrays under names, `__` for a dot; None takes one out."""
-    state: dict[str, Any] = language_model_to_pytorch(draw_model("lstm", 1, False, "embedding")[1])
-    return changed(state, {name.replace("__", "."): value for name, value in changes.items()})
+MODEL: dict[str, Any] = language_model_to_pytorch(draw_model("lstm", 1, False, "embedding")[1])
 
 
 def changed(arrays: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +123,7 @@ def changed(arrays: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("wrapper", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
 def test_names_that_training_wraps_and_a_cell_s_are_the_module_s(wrapper: str) -> None:
-    state = model_state()
+    state = MODEL
     wrapped = {wrapper.format(name): value for name, value in state.items()}
     expected = language_model_from_pytorch(state)
     own = LanguageModelNames(*map(wrapper.format, LanguageModelNames()))
@@ -148,7 +144,7 @@ def test_names_that_training_wraps_and_a_cell_s_are_the_module_s(wrapper: str) -
 
 
 def test_what_a_model_of_pytorchs_leaves_open_is_zeros_or_can_be_said() -> None:
-    _, params = language_model_from_pytorch(model_state(decoder__bias=None))
+    _, params = language_model_from_pytorch(changed(MODEL, {"decoder.bias": None}))
     np.testing.assert_array_equal(params.output.b, np.zeros(7))
     state = language_model_to_pytorch(draw_model("lstm", 1, False, "tied")[1])
     assert language_model_from_pytorch(state)[0].config.tied
@@ -177,141 +173,144 @@ TIED = language_model_to_plain(draw_model("gru_before", 1, False, "tied")[1])
 TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
 TWO_CELLS = (*LSTM, *draw_layers("rnn", 1, False, 4, 4))
 
+H = kernel(4, 4)
+UNITWISE = (init_mingru(jax.random.key(0), 3, 4),)
 PROJECTED = (init_lstm(jax.random.key(0), 3, 6, projection_size=4),)
 TWO_PROJECTIONS = (*PROJECTED, *draw_layers("lstm", 1, False, 4, 6))
 
-REFUSED: list[tuple[Callable[..., Any], dict[str, Any], str]] = [
+
+def of(convert: Callable[[Any], Any], *rows: tuple[Any, str]) -> list[tuple[Any, Any, str]]:
+    return [(convert, given, message) for given, message in rows]
+
+
+def changes_of(convert: Callable[[Any], Any], arrays: Any, *rows: tuple[Any, str]) -> Any:
+    return of(convert, *((changed(arrays, change), message) for change, message in rows))
+
+
+def weights(*shapes: tuple[int, ...]) -> list[np.ndarray]:
+    return [ones(*shape) for shape in shapes]
+
+
+REFUSED = [
+    *changes_of(
+        layers_from_pytorch,
+        PYTORCH,
+        ({"weight_hh_l0": None}, r"lacks weight_hh"),
+        ({"bias_hh_l0": None}, r"lacks bias_hh"),
+        ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
+        ({"weight_hr_l0": ones(2, 4)}, r"weight_hr_l0 has shape \(2, 4\); expected \(4, 4\)"),
+        ({"a.rnn.weight_ih_l0": ones(2, 4)}, r"prefix such as 'a\.rnn\.'"),
+        ({"state_dict": {"weight_ih_l0": ones(2, 4)}}, r"give that: checkpoint\['state_dict'"),
+        ({"bias_ih_l0": ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
+        ({"weight_ih_l0": ones(12, 3)}, r"weight_ih_l0 has shape \(12, 3\); expected \(16, 3"),
+        ({"weight_hh_l0": ones(16, 5)}, r"16 wide for a hidden size of 5"),
+        ({"weight_hh_l0": ones(16)}, r"expected 2 dimensions"),
+        ({"weight_hh_l0": np.ones((16, 4), int)}, r"int64; expected an array of floating-poin"),
+        ({"weight_ih_l2": ones(16, 4)}, r"l1 lacks"),
+        ({"weight_ih_l0_reverse": ones(16, 3)}, r"l0_reverse lacks weight_hh"),
+        ({"bias_ih_l0": np.ones(16)}, r"float64; set jax_enable_x64"),
+    ),
+    (layers_from_pytorch, {"weight_ih": ones(4, 3)}, "the module lacks weight_hh; it"),
+    (partial(layers_from_pytorch, cell="gru"), PYTORCH, "to the cell lstm, not gru"),
+    *of(
+        layers_to_pytorch,
+        (GRU_BEFORE, "no counterpart in PyTorch"),
+        ((*LSTM, *LSTM), "layer 1 takes inputs of size 3"),
+        (TWO_SIZES, r"hidden sizes \[4, 5\].*each layer alone"),
+        (TWO_PROJECTIONS, r"projections of several.*each layer alone"),
+        (TWO_CELLS, r"cells \['lstm', 'rnn'\].*each layer alone"),
+        (UNITWISE, "a mingru.*rnn, lstm, gru"),
+    ),
+    (partial(layers_to_pytorch, bias=False), GRU_AFTER, "biases that are not zero"),
+    *changes_of(
+        language_model_from_pytorch,
+        MODEL,
+        ({"dropout.scale": ones(1)}, r"has dropout\.scale; expected names in enco"),
+        ({"encoder.weight": None}, "no one-hot rows of 7 tokens"),
+        ({"encoder.weight": ones(8, 2)}, r"expected \(7, 2\)"),
+        ({"encoder.bias": ones(4)}, "encoder has bias, which nothing here takes"),
+        ({"decoder.weight": None}, "decoder lacks weight"),
+        ({"decoder.weight": ones(7, 5)}, r"expected \(7, 4\)"),
+        ({"decoder.bias": ones(5)}, r"expected \(7,\)"),
+        ({"rnn.weight_ih_l0": None}, r"lacks rnn\.weight_ih_l0"),
+    ),
+    (partial(language_model_from_pytorch, tied=True), MODEL, "not tied"),
+    *of(
+        layer_from_keras,
+        (weights((3, 12)), "has 1 arrays; expected 2 or 3"),
+        (weights((3, 12), (4, 12)), "does not show where its reset gate works"),
+        (weights((3, 12), (4, 16), (16,)), r"kernel has shape \(3, 12\); expected \(3, 16\)"),
+        (weights((3, 16), (4, 16), (2, 16)), "the bias has shape"),
+        (weights((3, 8), (4, 8), (8,)), "8 wide for a hidden size of 4"),
+    ),
     *(
-        (layers_from_pytorch, {"state": changed(PYTORCH, change)}, message)
-        for change, message in (
-            ({"weight_hh_l0": None}, r"lacks weight_hh"),
-            ({"bias_hh_l0": None}, r"lacks bias_hh"),
-            ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
-            ({"weight_hr_l0": ones(2, 4)}, r"weight_hr_l0 has shape \(2, 4\); expected \(4, 4\)"),
-            ({"a.rnn.weight_ih_l0": ones(2, 4)}, r"prefix such as 'a\.rnn\.'"),
-            ({"state_dict": {"weight_ih_l0": ones(2, 4)}}, r"give that: checkpoint\['state_dict'"),
-            ({"bias_ih_l0": ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
-            ({"weight_ih_l0": ones(12, 3)}, r"weight_ih_l0 has shape \(12, 3\); expected \(16, 3"),
-            ({"weight_hh_l0": ones(16, 5)}, r"16 wide for a hidden size of 5"),
-            ({"weight_hh_l0": ones(16)}, r"expected 2 dimensions"),
-            ({"weight_hh_l0": np.ones((16, 4), int)}, r"int64; expected an array of floating-poin"),
-            ({"weight_ih_l2": ones(16, 4)}, r"l1 lacks"),
-            ({"weight_ih_l0_reverse": ones(16, 3)}, r"l0_reverse lacks weight_hh"),
-            ({"bias_ih_l0": np.ones(16)}, r"float64; set jax_enable_x64"),
+        (partial(layer_from_keras, reset=reset), weights((3, 12), (4, 12), bias), message)
+        for reset, bias, message in (
+            ("after", (12,), "a GRU that resets before"),
+            ("before", (2, 12), "a GRU that resets after"),
+            ("never", (12,), "choose 'after' or 'before'"),
         )
     ),
-    (layers_from_pytorch, {"state": {"weight_ih": ones(4, 3)}}, "the module lacks weight_hh; it"),
-    (layers_from_pytorch, {"state": PYTORCH, "cell": "gru"}, "to the cell lstm, not gru"),
-    (layers_to_pytorch, {"layers": GRU_BEFORE}, "no counterpart in PyTorch"),
-    (layers_to_pytorch, {"layers": GRU_AFTER, "bias": False}, "biases that are not zero"),
-    (layers_to_pytorch, {"layers": (*LSTM, *LSTM)}, "layer 1 takes inputs of size 3"),
-    (layers_to_pytorch, {"layers": TWO_SIZES}, r"hidden sizes \[4, 5\].*each layer alone"),
-    (layers_to_pytorch, {"layers": TWO_PROJECTIONS}, r"projections of several.*each layer alone"),
-    (layer_to_keras, {"layer": PROJECTED[0]}, "projection.*Keras has not"),
-    (params_to_linen, {"params": PROJECTED[0]}, "projection.*Flax has not"),
-    (params_to_nnx, {"params": PROJECTED[0]}, "projection.*Flax has not"),
-    (layers_to_pytorch, {"layers": TWO_CELLS}, r"cells \['lstm', 'rnn'\].*each layer alone"),
+    *of(
+        partial(layer_to_keras, use_bias=False),
+        *((layer, "biases that are not zero") for (layer,) in (LSTM, GRU_BEFORE, GRU_AFTER)),
+    ),
+    *of(layer_to_keras, (PROJECTED[0], "projection.*Keras has not"), (UNITWISE[0], "a mingru")),
     *(
-        (language_model_from_pytorch, {"state": model_state(**change)}, message)
-        for change, message in (
-            (
-                {"dropout__scale": ones(1)},
-                r"has dropout\.scale; expected names in enco",
-            ),
-            ({"encoder__weight": None}, "no one-hot rows of 7 tokens"),
-            ({"encoder__weight": ones(8, 2)}, r"expected \(7, 2\)"),
-            ({"encoder__bias": ones(4)}, "encoder has bias, which nothing here takes"),
-            ({"decoder__weight": None}, "decoder lacks weight"),
-            ({"decoder__weight": ones(7, 5)}, r"expected \(7, 4\)"),
-            ({"decoder__bias": ones(5)}, r"expected \(7,\)"),
-            ({"rnn__weight_ih_l0": None}, r"lacks rnn\.weight_ih_l0"),
+        (convert, layer, message)
+        for convert in (params_to_linen, params_to_nnx)
+        for layer, message in (
+            (PROJECTED[0], "projection.*Flax has not"),
+            (UNITWISE[0], "a mingru"),
+            (GRU_BEFORE[0], "no counterpart in Flax"),
         )
     ),
-    (language_model_from_pytorch, {"state": model_state(), "tied": True}, "not tied"),
-    *(
-        (layer_from_keras, {"weights": [ones(*shape) for shape in shapes], **options}, message)
-        for shapes, options, message in (
-            ([(3, 12)], {}, "has 1 arrays; expected 2 or 3"),
-            ([(3, 12), (4, 12)], {}, "does not show where its reset gate works"),
-            ([(3, 12), (4, 12), (12,)], {"reset": "after"}, "a GRU that resets before"),
-            ([(3, 12), (4, 12), (2, 12)], {"reset": "before"}, "a GRU that resets after"),
-            ([(3, 12), (4, 12), (12,)], {"reset": "never"}, "choose 'after' or 'before'"),
-            ([(3, 12), (4, 16), (16,)], {}, r"kernel has shape \(3, 12\); expected \(3, 16\)"),
-            ([(3, 16), (4, 16), (2, 16)], {}, "the bias has shape"),
-            ([(3, 8), (4, 8), (8,)], {}, "8 wide for a hidden size of 4"),
-        )
-    ),
-    *(
-        (layer_to_keras, {"layer": layer, "use_bias": False}, "biases that are not zero")
-        for (layer,) in (LSTM, GRU_BEFORE, GRU_AFTER)
-    ),
-    (
+    (params_to_nnx, GRU_AFTER[0], "b_hn that is not zero"),
+    *of(
         params_from_linen,
-        {"tree": {"dense_i": kernel(3, 4)}},
-        "has dense_i; expected the names of",
+        ({"dense_i": kernel(3, 4)}, "has dense_i; expected the names of"),
+        ({"i": kernel(3, 4, bias=ones(5)), "h": H}, r"biases together has shape \(5,\)"),
+        ({"i": kernel(3, 4), "h": H}, "i lacks bias"),
+        ({"i": ones(3, 4), "h": H}, "i is ndarray; expected"),
+        ({"i": {}, "h": H}, "i lacks kernel"),
+        (
+            gates("i", 3, 4) | gates("h", 4, 5, bias=ones(5)),
+            r"kernels together has shape \(4, 20\); expected \(4, 16\)",
+        ),
     ),
-    (params_from_nnx, {"tree": {"i": kernel(3, 4)}}, "has i; expected the names of one nnx cell"),
-    *(
-        (params_from_linen, {"tree": {"i": i, "h": kernel(4, 4)}}, message)
-        for i, message in (
-            (kernel(3, 4, bias=ones(5)), r"biases together has shape \(5,\)"),
-            (kernel(3, 4), "i lacks bias"),
-            (ones(3, 4), "i is ndarray; expected"),
-            ({}, "i lacks kernel"),
-        )
-    ),
-    (
+    *of(
         params_from_nnx,
-        {"tree": {"dense_i": kernel(3, 12), "dense_h": kernel(4, 16, bias=ones(16))}},
-        r"inputs' kernels together has shape \(3, 12\); expected \(3, 16\)",
+        ({"i": kernel(3, 4)}, "has i; expected the names of one nnx cell"),
+        (
+            {"dense_i": kernel(3, 12), "dense_h": kernel(4, 16, bias=ones(16))},
+            r"inputs' kernels together has shape \(3, 12\); expected \(3, 16\)",
+        ),
     ),
-    (
-        params_from_linen,
-        {"tree": gates("i", 3, 4) | gates("h", 4, 5, bias=ones(5))},
-        r"kernels together has shape \(4, 20\); expected \(4, 16\)",
+    *changes_of(
+        layers_from_plain,
+        PLAIN,
+        ({"layers/0/w_y": ones(1)}, "'layers/0/w_y' is no plain name"),
+        ({"layers/1/b": ones(16)}, "lacks w_h, w_x"),
+        ({"layers/0/b_hn": ones(4)}, "has a b_hn, but its shapes are of the cell lstm"),
+        ({"layers/0/w_x": ones(3, 12)}, r"w_x has shape \(3, 12\); expected"),
+        ({"layers/0/forward/b": ones(16)}, "has forward, which nothing here takes"),
+        ({"layers/2/b": ones(16)}, "layers lacks 1"),
+        ({"layers/0/b": np.ones(16)}, "set jax_enable_x64"),
+        (dict.fromkeys(PLAIN), "layers lacks 0; it has nothing"),
     ),
-    (params_to_linen, {"params": GRU_BEFORE[0]}, "no counterpart in Flax"),
-    (params_to_nnx, {"params": GRU_BEFORE[0]}, "no counterpart in Flax"),
-    (params_to_nnx, {"params": GRU_AFTER[0]}, "b_hn that is not zero"),
-    *(
-        (layers_from_plain, {"arrays": PLAIN | change}, message)
-        for change, message in (
-            ({"layers/0/w_y": ones(1)}, "'layers/0/w_y' is no plain name"),
-            ({"layers/1/b": ones(16)}, "lacks w_h, w_x"),
-            ({"layers/0/b_hn": ones(4)}, "has a b_hn, but its shapes are of the cell lstm"),
-            ({"layers/0/w_x": ones(3, 12)}, r"w_x has shape \(3, 12\); expected"),
-            ({"layers/0/forward/b": ones(16)}, "has forward, which nothing here takes"),
-            ({"layers/2/b": ones(16)}, "layers lacks 1"),
-            ({"layers/0/b": np.ones(16)}, "set jax_enable_x64"),
-        )
+    (layers_to_plain, UNITWISE, "a mingru.*rnn, lstm, gru"),
+    (language_model_from_plain, {"output/w": ones(2, 3)}, "model lacks output/b"),
+    *changes_of(
+        language_model_from_plain, TIED, ({"embedding": None}, "neither embedding nor output/w")
     ),
-    (layers_from_plain, {"arrays": {}}, "layers lacks 0; it has nothing"),
-    (language_model_from_plain, {"arrays": {"output/w": ones(2, 3)}}, "model lacks output/b"),
-    (
-        language_model_from_plain,
-        {"arrays": changed(TIED, {"embedding": None})},
-        "neither embedding nor output/w",
-    ),
-    (layers_from_variables, {"variables": {"params": {"cell": {}}}}, "params lacks layers; it has"),
+    (layers_from_variables, {"params": {"cell": {}}}, "params lacks layers; it has"),
 ]
 
 
-@pytest.mark.parametrize(("convert", "arguments", "message"), REFUSED)
+@pytest.mark.parametrize(("convert", "given", "message"), REFUSED)
 def test_what_does_not_fit_is_refused_in_words(
-    convert: Callable[..., Any], arguments: dict[str, Any], message: str
+    convert: Callable[..., Any], given: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as refused:
-        convert(**arguments)
+        convert(given)
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_layers_without_biases_go_out_without(form: str) -> None:
-    zeros = jax.tree.map(lambda leaf: leaf * (leaf.ndim > 1), draw_layers(form, 1, True, 3, 4))
-    arrays = layer_to_keras(zeros[0], use_bias=False)
-    assert [array.ndim for array in arrays] == [2] * 4
-    assert_same_bits((layer_from_keras(arrays, reset=form.partition("_")[2] or None),), zeros)
-    if form in RESET_AFTER:
-        state = layers_to_pytorch(zeros, bias=False)
-        assert not [name for name in state if "bias" in name]
-        assert_same_bits(layers_from_pytorch(state), zeros)
