@@ -1,7 +1,5 @@
 """What the filters leave, against a float64 reference in numpy, and what is drawn from it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
@@ -10,12 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jax import random
 
 from lstm_jax.sampling import filters as of_filters
 from lstm_jax.sampling.filters import (
     FilterOptions,
-    forbid,
     make_filters,
     penalise_repetition,
     sharpen,
@@ -94,13 +90,6 @@ def test_top_p_of_equal_tokens_takes_them_by_rising_id(p: float, tokens: int) ->
     assert found.tolist() == [[place < tokens for place in range(4)]]
 
 
-def test_top_p_never_brings_back_what_was_filtered_before() -> None:
-    logits = jnp.array([[-jnp.inf, 1.0, -jnp.inf, 0.9, 0.8]])
-    assert kept(keep_top_p(logits, jnp.float32(0.99))).tolist() == [
-        [False, True, False, True, True]
-    ]
-
-
 @given(seed=st.integers(0, 99), p=st.floats(0, 1, width=32))
 def test_min_p_keeps_what_is_likely_enough_beside_the_most_likely(seed: int, p: float) -> None:
     logits = np.random.default_rng(seed).normal(size=(5, 20)).astype(np.float32) * 3
@@ -157,28 +146,7 @@ def test_filters_that_are_off_leave_the_distribution() -> None:
     np.testing.assert_allclose(softmax(np.asarray(found)), softmax(logits), rtol=1e-6)
 
 
-@pytest.mark.parametrize("size", [7, 700])
-def test_drawn_frequencies_are_the_renormalised_probabilities(size: int) -> None:
-    """Chi-square against a float64 softmax of the five largest, at temperature 0.7.
-
-    Beyond 512 tokens a draw finds the block first, and then the place in it.
-    """
-    logits = np.random.default_rng(7).normal(size=size)
-    logits[[0, size // 2, size - 2, size - 1, 3]] += 6  # in the first and the last block, too
-    draws = 20_000
-    best = np.argsort(-logits)[:5]
-    weights = np.zeros(size)
-    weights[best] = np.exp((logits[best] - logits.max()) / 0.7)
-    expected = draws * weights / weights.sum()
-    uniform = random.uniform(random.key(5), (draws,))
-    rows = jnp.broadcast_to(jnp.asarray(logits, jnp.float32), (draws, size))
-    filters = make_filters(size, temperature=0.7, top_n=5)
-    counts = np.bincount(np.asarray(choose(rows, uniform, NONE_SEEN, filters)), minlength=size)
-    assert counts[weights == 0].sum() == 0
-    chi_square = ((counts - expected)[best] ** 2 / expected[best]).sum()
-    assert chi_square < 18.5  # 4 degrees of freedom: 0.1 per cent of fair draws lie above
-
-
+@pytest.mark.parametrize("size", [100, 700])
 @pytest.mark.parametrize("top_n", [0, 1, 5, 8, 9, 64, 65])
 @pytest.mark.parametrize(
     "options",
@@ -190,10 +158,10 @@ def test_drawn_frequencies_are_the_renormalised_probabilities(size: int) -> None
     ],
 )
 def test_numbers_spread_evenly_draw_each_token_in_proportion(
-    top_n: int, options: FilterOptions
+    size: int, top_n: int, options: FilterOptions
 ) -> None:
-    """Whether a short list or the whole vocabulary is drawn from; many logits are equal."""
-    size, numbers = 100, 4000
+    """Of many equal logits, from a short list, the whole vocabulary, or its blocks of 512."""
+    numbers = 4000
     logits = jnp.asarray(quantised(10, 12, size)[:1])
     seen = jnp.asarray(np.random.default_rng(11).random((1, size)) < 0.3)
     filters = make_filters(size, top_n=top_n, **options)
@@ -236,43 +204,5 @@ def test_temperature_zero_takes_the_most_likely_and_the_first_of_equals() -> Non
     seen = jnp.array([[False, True, False], [False, False, False]])
     penalised = make_filters(3, temperature=0, repetition_penalty=1.5)
     assert choose(logits, uniform, seen, penalised).tolist() == [2, 0]
-
-
-def test_forbidden_tokens_are_never_drawn_and_the_rest_keep_their_odds() -> None:
-    logits = jnp.array([3.0, 1.0, 0.0, 2.0])
-    uniform = random.uniform(random.key(2), (20_000,))
-    rows = jnp.broadcast_to(logits, (20_000, 4))
-    for top_n, support in ((0, [1, 2, 3]), (2, [1, 3])):
-        filters = make_filters(4, top_n=top_n, forbidden=[0])
-        counts = np.bincount(np.asarray(choose(rows, uniform, NONE_SEEN, filters)), minlength=4)
-        odds = np.zeros(4)
-        odds[support] = np.exp(np.asarray(logits)[support])
-        np.testing.assert_allclose(counts / 20_000, odds / odds.sum(), atol=0.015)
-    greedy = make_filters(4, temperature=0, forbidden=[0])
-    assert int(choose(logits[None], uniform[:1], NONE_SEEN, greedy)[0]) == 3
-    assert kept(forbid(logits, jnp.array([True, False, False, True]))).tolist() == [
-        False, True, True, False,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"temperature": -1.0}, "temperature is -1"),
-        ({"temperature": float("nan")}, "temperature is nan"),
-        ({"top_n": -1}, "top_n is -1"),
-        ({"top_p": 0.0}, "top_p is 0"),
-        ({"top_p": 1.1}, "top_p is 1.1"),
-        ({"top_p": float("nan")}, "top_p is nan"),
-        ({"min_p": -0.1}, "min_p is -0.1"),
-        ({"min_p": 1.5}, "min_p is 1.5"),
-        ({"repetition_penalty": 0.0}, "repetition_penalty is 0"),
-        ({"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
-        ({"forbidden": [13]}, "no id"),
-        ({"forbidden": [-1]}, "no id"),
-        ({"forbidden": range(13)}, "every token"),
-    ],
-)
-def test_nonsense_is_refused(options: FilterOptions, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        make_filters(13, **options)
+    forbidden = make_filters(3, temperature=0, forbidden=[1, 2])
+    assert choose(logits, uniform, NONE_SEEN, forbidden).tolist() == [0, 0]
