@@ -22,9 +22,11 @@ def refusal(call: Callable[..., object], *arguments: Any, **options: Any) -> str
     return message
 
 
-def file_refusal(read: Callable[[Path], object], path: Path, content: str | bytes = b"") -> str:
+def file_refusal(
+    read: Callable[[Path], object], path: Path, content: str | bytes | None = None
+) -> str:
     """The ValueError of a reader, which names the file; content is written to it first."""
-    if content:
+    if content is not None:
         write(path, content)
     message = refusal(read, path)
     assert repr(str(path)) in message

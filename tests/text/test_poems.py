@@ -83,11 +83,6 @@ def test_falling_frequency_then_code_point(poems: list[str]) -> None:
     assert all(vocabulary.encode(poem).all() for poem in poems), "a character is the padding"
 
 
-@pytest.mark.parametrize("poems", [[], [""], ["a\0b"], ["\ud800"]])
-def test_impossible_vocabularies(poems: Any) -> None:
-    refusal(build_poem_vocabulary, poems)
-
-
 @settings(max_examples=40)
 @given(st.lists(st.text("abc", min_size=1, max_size=6), min_size=1, max_size=9), st.integers(2, 7))
 def test_prediction_is_that_of_poems_filled_up_to_the_longest(

@@ -1,15 +1,13 @@
 """Laws of the corpora readers."""
 
-import codecs
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import DATA, file_refusal, real_corpora, refusal, write
+from refusals import DATA, real_corpora, refusal, write
 
 from lstm_jax.text import (
     build_char_vocabulary,
@@ -51,42 +49,6 @@ def test_no_other_character_ends_a_line(
 ) -> None:
     file = write(tmp_path / "lines", mark + "".join(line + end for line in lines))
     assert read_lines(file) == [*lines, ""]
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b" \r\n\t", "no text"),
-        (codecs.BOM_UTF8, "no text"),
-        (codecs.BOM_UTF8 + "caf\u00e9".encode("latin-1"), "offset 6"),
-        (b"ok\xffok", "offset 2"),
-        (b"cut \xe2\x82", "cut off within its last character (byte 0xe2 at offset 4)"),
-        (b"\xed\xa0\x80", "offset 0"),
-        ("text".encode("utf-16"), "-f UTF-16"),
-        (b"caf\xe9", "iconv"),
-        (b"\x7fELF\0\0", "binary file (NUL at byte 4)"),
-    ],
-)
-def test_unusable_content(tmp_path: Path, content: bytes, words: str) -> None:
-    assert words in file_refusal(read_text, tmp_path / "file.txt", content)
-
-
-def test_unusable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no text" in file_refusal(read_text, write(tmp_path / "file", ""))
-    for name, said in {
-        "nothing\nhere": "does not exist",
-        ".": "directory",
-        "file/below": "cannot be read",
-        "n" * 5000: "cannot be read",
-        "a\0b": "not a possible path",
-    }.items():
-        assert said in file_refusal(read_text, tmp_path / name)
-
-    def refuse(path: Path) -> Any:
-        raise PermissionError(13, "Permission denied", str(path))
-
-    monkeypatch.setattr(Path, "read_bytes", refuse)  # the superuser may read everything
-    assert "Permission denied" in file_refusal(read_text, tmp_path / "file")
 
 
 def test_documentation_is_clean_prose_and_holds_every_topic_once() -> None:

@@ -19,7 +19,6 @@ from refusals import DATA, file_refusal, real_corpora, refusal, write
 from lstm_jax.text import (
     ReviewSet,
     build_review_vocabulary,
-    build_word_vocabulary,
     encode_review,
     read_reviews,
     review_words,
@@ -81,8 +80,7 @@ def same(left: ReviewSet, right: ReviewSet) -> bool:
     ]
 
 
-def read_error(path: Path, content: bytes = b"") -> str:
-    return file_refusal(read_reviews, path, content)
+read_error = partial(file_refusal, read_reviews)
 
 
 SMALL = {name: FILES[name] for name in ("train/pos/10_8.txt", "train/neg/0_1.txt")}
@@ -180,13 +178,27 @@ def test_headers_that_tell_of_what_does_not_follow(
     assert said in read_error(tmp_path / "a.tar", header + tar_bytes(SMALL))
 
 
-def test_a_gigantic_review(tmp_path: Path) -> None:
-    files = {**SMALL, "train/pos/5.txt": b"x" * 2**20}
-    for path in both_ways(tmp_path, files):
-        assert len(read_reviews(path).training.texts) == 3
-    files["train/pos/5.txt"] += b"x"
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (SMALL | {"train/pos/5.txt": b"x" * (2**20 + 1)}, "train/pos/5.txt.* 1048576"),
+        (SMALL | {"train/neg/7_3.txt": b"caf\xe9"}, "train/neg/7_3.txt.*offset 3"),
+        *(
+            ({name: FILES[name] for name in FILES if name.startswith(kept)}, "give some of both")
+            for kept in ("train/pos", "train/neg", "test", "README")
+        ),
+    ],
+)
+def test_what_a_folder_is_refused_for_an_archive_is_too(
+    tmp_path: Path, files: Files, said: str
+) -> None:
     for message in map(read_error, both_ways(tmp_path, files)):
-        assert "train/pos/5.txt" in message and "1048576" in message
+        assert re.search(said, message)
+
+
+def test_the_longest_review_is_a_mebibyte(tmp_path: Path) -> None:
+    for path in both_ways(tmp_path, {**SMALL, "train/pos/5.txt": b"x" * 2**20}):
+        assert len(read_reviews(path).training.texts) == 3
 
 
 def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,36 +214,16 @@ def test_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unpacks" in read_error(tmp_path / "bomb.tgz", bomb)
 
 
-def test_a_wrong_review_is_named(tmp_path: Path) -> None:
+def test_a_review_that_is_there_twice_is_named(tmp_path: Path) -> None:
     twice = tar_bytes({**SMALL, "again/train/neg/0_1.txt": b"other"})
-    message = read_error(tmp_path / "twice.tar", twice)
-    assert "train/neg/0_1.txt" in message and "twice" in message
-    files = {**SMALL, "train/neg/7_3.txt": b"caf\xe9"}
-    for message in map(read_error, both_ways(tmp_path, files)):
-        assert "train/neg/7_3.txt" in message and "offset 3" in message
+    assert re.search("train/neg/0_1.txt.*twice", read_error(tmp_path / "twice.tar", twice))
 
 
-@pytest.mark.parametrize("kept", ["train/pos", "train/neg", "test", "README"])
-def test_both_labels_are_needed(tmp_path: Path, kept: str) -> None:
-    files = {name: content for name, content in FILES.items() if name.startswith(kept)}
-    for message in map(read_error, both_ways(tmp_path, files)):
-        assert "give some of both" in message
-
-
-def test_unusable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("missing.csv", "a\nb.tgz", "n" * 300, "a\0.csv", "\udc80"):
-        assert "no table or archive" not in read_error(tmp_path / name)
+def test_what_is_neither_table_nor_archive(tmp_path: Path) -> None:
     assert "does not exist; give" in refusal(read_reviews, tmp_path / "none.txt")
     for name, content in (("data.zip", b"PK"), ("a text.txt", b"but no table")):
         assert "is no table or archive of reviews; give" in read_error(tmp_path / name, content)
     assert "train" in read_error(tmp_path)
-
-    def refuse(*_: object, **__: object) -> Any:
-        raise PermissionError(13, "Permission denied", str(tmp_path / "a.tar"))
-
-    write(tmp_path / "a.tar", tar_bytes(SMALL))
-    monkeypatch.setattr("builtins.open", refuse)  # the superuser may read everything
-    assert "Permission denied" in read_error(tmp_path / "a.tar")
 
 
 @given(
@@ -314,34 +306,6 @@ def test_the_separator_is_found(tmp_path: Path, name: str, separator: str, first
     assert f"line {5 + bool(first)} of" in read_error(path)
 
 
-@pytest.mark.parametrize(
-    ("table", "words"),
-    [
-        (b"", "text, review, sentence"),
-        (b"a,1\nb,0\n", "0 columns"),
-        (b"text,review,label\n", "2 columns"),
-        (b"text,stars\n", "label, sentiment, target"),
-        (b"text,label\n", "0 positive and 0 negative"),
-        (b"text,label\na,1\n", "1 positive and 0 negative"),
-        (b"text,label\na,1\nb\n", "line 3"),
-        (b"text,label\na,1\nb,0,c\n", "line 3"),
-        (b'text,label\n"a\nb",1\n\nc,2\n', "line 5"),
-        (b"text,label\na,\n", "line 2"),
-        (b"text,label\na,0.5\n", "'0.5'"),
-        (b"text,label\na,False\n", "'False'"),
-        (b'text,label\na,1\n"b,0\nc,d,1\n', "line 4"),
-        (b'text,label\n"a"b,1\nc,d,0\n', "line 3"),
-        (b"great film,1\nbad,0\n", "its first line names 'great film', '1'"),
-        (b"text|label\na|1\nb|0\n", "commas, semicolons or tabs"),
-        (b"text,label\n" + b"a" * 200_000 + b",1\n", "line 2"),
-        (b"text,label\ncaf\xe9,1\n", "not UTF-8"),
-        ("text,label\na,1\n".encode("utf-16"), "not UTF-8"),
-    ],
-)
-def test_wrong_tables(tmp_path: Path, table: bytes, words: str) -> None:
-    assert words in read_error(write(tmp_path / "a.csv", table))
-
-
 word_lists = st.lists(st.lists(st.sampled_from(["a", "b", "c", "d'e", "<pad>", "<unused>"])))
 
 
@@ -370,14 +334,6 @@ def test_encoding_equals_the_naive_cut(words: list[str], length: int) -> None:
     assert first.tolist() == whole[:length]
     assert last.dtype == first.dtype == np.int32
     assert encode_review(vocabulary, words, length).tolist() == last.tolist()
-
-
-def test_impossible_arguments() -> None:
-    impossible: list[Any] = [[["two words"]], [[""]], [], [[]]]
-    for texts in impossible:
-        refusal(build_review_vocabulary, texts)
-    other = build_word_vocabulary(["a"])
-    assert "review vocabulary" in refusal(encode_review, other, ["a"], 3)
 
 
 @real_corpora

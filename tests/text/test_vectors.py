@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import DATA, file_refusal, real_corpora, refusal, write
+from refusals import DATA, real_corpora, refusal, write
 
 from lstm_jax.systems.poems import build_poem_vocabulary
 from lstm_jax.text import (
@@ -126,52 +126,6 @@ def test_the_last_fields_are_the_numbers(tmp_path: Path, others: list[str], head
     lines = "".join(f"{word}a 7 7.5 -7\n" for word in [". . .", "to a@b.c", *others])
     found = read(write(tmp_path / "w.txt", header + lines + FILE))
     np.testing.assert_array_equal(plain.table, found.table)
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"\n \n", "empty"),
-        (b"3 2\n", "none of the"),
-        (b"other 1 2\n", "none of the"),
-        (b"the\n", "line 1"),
-        (b"the cat sat\n", "line 1"),
-        (b"other 1 x\nthe 1 2\n", "line 1"),
-        (b"a 1 2\nthe 1 2\nb 1\n", "line 3"),
-        (b"a 1 2\nb 1 2 3\n", "line 2"),
-        (b"9 3\nthe 1 2\n", "line 2"),
-        (b"9 99999999999999999999\nthe 1 2\n", "line 1"),
-        (b"9 0\nthe\n", "line 1"),
-        (b"a 1 2\nthe 1 two\n", "line 2"),
-        (b"a 1 2\nthe 1 1_0\n", "line 2"),
-        (b"a 1 2\nthe 1 nan\n", "line 2"),
-        (b"a 1 2\nthe 1 -inf\n", "line 2"),
-        (b"a 1 2\nthe 1 1e39\n", "line 2"),
-        (b"a 1 2\nthe 1 1e999\n", "line 2"),
-        (b"a 1 2\nthe 1 \xff\n", "line 2"),
-        (b"a" + b" 1" * 5000, "line 1"),
-        (b"a 1 2\nb " + b"1" * 2**21, "line 2"),
-        (b"1" * 2**21, "line 1"),
-        (b"a 1 2\nthe 1 2\nb 1", "whole copy"),
-        ("the 1 2\n".encode("utf-16"), "-f UTF-16"),
-        (b"3 2\nthe \0\0\x80\x3f\0\0\x80\x3f\n", "binary"),
-    ],
-    ids=range(24),
-)
-def test_wrong_files(tmp_path: Path, content: bytes, words: str) -> None:
-    assert words in file_refusal(read, tmp_path / "v.txt", content)
-
-
-def test_unusable_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("missing", "a\nb", "a\0b", "n" * 300, "."):
-        file_refusal(read, tmp_path / name)
-
-    def refuse(*_: object, **__: object) -> Any:
-        raise PermissionError(13, "Permission denied")
-
-    path = write(tmp_path / "v.txt", FILE)
-    monkeypatch.setattr("builtins.open", refuse)  # the superuser may read everything
-    assert "Permission denied" in file_refusal(read, path)
 
 
 def test_row_0_is_padding(tmp_path: Path) -> None:

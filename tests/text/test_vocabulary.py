@@ -5,10 +5,7 @@ import json
 import os
 import pickle
 import stat
-import sys
 import unicodedata
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import file_refusal, refusal, write
+from refusals import refusal, write
 
 from lstm_jax.text import Vocabulary, build_char_vocabulary, build_word_vocabulary, words
 
@@ -29,7 +26,6 @@ vocabularies = st.one_of(
     st.builds(build_char_vocabulary, texts, unknown=st.booleans()),
     st.builds(build_word_vocabulary, word_lists),
 )
-load_refusal = partial(file_refusal, Vocabulary.load)
 
 
 # Encoding and decoding
@@ -42,7 +38,8 @@ def test_characters_are_encoded_as_the_naive_loop_does_and_decoded_to_themselves
     vocabulary = build_char_vocabulary(known, unknown=unknown)
     ids = vocabulary.encode(known)
     assert ids.dtype == np.int32 and ids.shape == (len(known),)
-    assert vocabulary.decode(ids) == vocabulary.decode(ids.tolist()) == known
+    for integers in (ids, ids.tolist(), ids.astype(np.uint64), ids.astype(np.int64)):
+        assert vocabulary.decode(integers) == known
     position = {token: token_id for token_id, token in enumerate(vocabulary.tokens)}
     if unknown or set(text) <= set(known):
         assert vocabulary.encode(text).tolist() == [position.get(char, 0) for char in text]
@@ -109,47 +106,11 @@ def test_errors_call_a_text_what_it_is_and_name_what_is_outside() -> None:
 @pytest.mark.parametrize("text", ["\ud83d", "a\udc00b", "\ude00\ud83d"])
 def test_lone_surrogates(text: str) -> None:
     assert "surrogate" in refusal(build_char_vocabulary("ab", unknown=True).encode, text)
-    assert "surrogate" in refusal(build_char_vocabulary, text)
-    assert "surrogate" in refusal(build_word_vocabulary, [text])
 
 
 @pytest.mark.parametrize("ids", [[2], [-1], [0, 2**31], [2**70], [0.0], [[0]], 0, "a", None])
 def test_ids_that_are_none(ids: Any) -> None:
     refusal(Vocabulary("char", ("a", "b")).decode, ids)
-
-
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.uint64])
-def test_any_integer_type_decodes(dtype: type) -> None:
-    assert Vocabulary("char", ("a", "b")).decode(np.array([1, 0], dtype)) == "ba"
-
-
-def instructions(call: Callable[[], object]) -> int:
-    """How many of Python's own instructions a call takes."""
-    count = 0
-
-    def trace(frame: Any, event: str, argument: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes = True
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
-
-
-def test_characters_are_encoded_without_a_loop_in_python() -> None:
-    line = "the quick brown fox; \u00e9\n"
-    vocabulary = build_char_vocabulary(line)
-    instructions(partial(vocabulary.encode, "x"))  # Python 3.12 tells of none at the first time
-    short, long = (instructions(partial(vocabulary.encode, text)) for text in (line, 90 * line))
-    assert 0 < short == long
-    looping = instructions(lambda: [vocabulary.tokens.index(sign) for sign in line])
-    assert looping > len(line)  # the count would show it
 
 
 # Building
@@ -172,22 +133,6 @@ def test_words_are_sorted_by_frequency(found: list[str], min_count: int) -> None
     assert vocabulary.tokens[0] == "unknown" and vocabulary.unknown == 0
     kept = [w for w in set(found) if found.count(w) >= min_count and w != "unknown"]
     assert list(vocabulary.tokens[1:]) == sorted(sorted(kept), key=found.count, reverse=True)
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: build_char_vocabulary(""),
-        lambda: build_char_vocabulary("", unknown=True),
-        lambda: build_word_vocabulary([]),
-        lambda: build_word_vocabulary("one text"),
-        lambda: build_word_vocabulary(["two words"]),
-        lambda: build_word_vocabulary([""]),
-        lambda: Vocabulary("char", ["a"]),  # type: ignore[arg-type]
-    ],
-)
-def test_impossible_vocabularies(build: Callable[[], object]) -> None:
-    refusal(build)
 
 
 # Files
@@ -235,61 +180,3 @@ def test_impossible_paths(tmp_path: Path) -> None:
         assert repr(os.fspath(path)) in refusal(vocabulary.save, path)
         assert repr(os.fspath(path)) in refusal(Vocabulary.load, path)
     assert os.listdir(tmp_path) == ["file"]
-
-
-GOOD = {"format_version": 1, "kind": "char", "unknown": None, "tokens": ["a", "b"]}
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "said"),
-    [
-        ("format_version", 2, "upgrade"),
-        ("format_version", 10**400, "upgrade"),
-        *(("format_version", value, "format_version") for value in (0, 1.0, True, "1")),
-        *(("kind", value, "kind") for value in ("bytes", ["char"], None, "word\n")),
-        *(("unknown", value, "unknown") for value in (2, -1, 10**400, 0.0, True, "0")),
-        *(("unknown", value, "unknown") for value in (float("nan"), float("-inf"))),
-        ("tokens", [], "at least one"),
-        *(("tokens", value, "tokens") for value in ("ab", {"a": 0}, None)),
-        *(("tokens", value, "tokens") for value in (["a", 1], ["a", None], ["a", ["b"]])),
-        ("tokens", ["a", "b", "a"], "'a' occurs twice"),
-        ("tokens", ["\n", "\n"], "twice"),
-        ("tokens", ["a", ""], "token 1"),
-        ("tokens", ["ab"], "token 0"),
-        ("tokens", ["\ud800"], "surrogate"),
-        ("extra", 1, "extra"),
-    ],
-)
-def test_hostile_fields(tmp_path: Path, field: str, value: Any, said: str) -> None:
-    content = json.dumps({**GOOD, field: value})
-    assert said in load_refusal(tmp_path / "v.json", content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(json.dumps({key: GOOD[key] for key in GOOD if key != field}) for field in GOOD),
-        b"\0" * 100,
-        b"null",
-        b"[]",
-        b"NaN",
-        b"1" * 10_000,
-        b'{"unknown": 1e999999}',
-        b"[" * 200_000,
-        b'{"a":' * 200_000,
-        b"\xff\xfe{}",
-        b"\xef\xbb\xbf{}",
-    ],
-    ids=range(14),
-)
-def test_hostile_files(tmp_path: Path, content: bytes) -> None:
-    load_refusal(tmp_path / "v.json", content)
-
-
-@given(vocabularies, st.data())
-def test_every_truncation_is_noticed(tmp_path: Path, vocabulary: Vocabulary, data: Any) -> None:
-    file = tmp_path / "vocabulary.json"
-    vocabulary.save(file)
-    content = file.read_bytes().rstrip()
-    write(file, content[: data.draw(st.integers(0, len(content) - 1))])
-    load_refusal(file)
