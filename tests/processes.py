@@ -4,8 +4,6 @@ Each is forked from a server that has imported the packages and done nothing els
 seconds that importing takes; it runs all of the command.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import resource
@@ -34,8 +32,9 @@ class Process:
         environment: Mapping[str, str] | None = None, memory: int | None = None,
     ) -> None:  # fmt: skip
         self._streams = [notes.with_name(f"{notes.name}.{end}") for end in ("out", "err", "began")]
-        for stream in self._streams:
-            stream.unlink(missing_ok=True)
+        for stream in self._streams[:2]:
+            stream.write_bytes(b"")
+        self._streams[2].unlink(missing_ok=True)
         context = multiprocessing.get_context("forkserver")
         modules = [f"lstm_jax.{name}" for name in _IMPORTED_LATE]
         context.set_forkserver_preload([*modules, "matplotlib.backends.backend_agg"])
@@ -53,12 +52,11 @@ class Process:
 
     @property
     def output(self) -> bytes:
-        return self._streams[0].read_bytes() if self._streams[0].exists() else b""
+        return self._streams[0].read_bytes()
 
     @property
     def errors(self) -> str:
-        found = self._streams[1].read_bytes() if self._streams[1].exists() else b""
-        return found.decode(errors="replace")
+        return self._streams[1].read_text(errors="replace")
 
     def wait_until(self, reached: Callable[[], bool]) -> bool:
         """Waits for something to be true; False if the process ends before."""

@@ -1,7 +1,5 @@
 """What tests of faults and of hostile inputs count: tables, printed and put into a document."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Iterable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every public name has an example, and all examples do what they show."""
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import re

@@ -1,17 +1,17 @@
 """Every example runs, and does what its docstring says; so does the notebook."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re
 import sys
-from importlib.util import find_spec
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
+from core_cases import cases
 
 from lstm_jax import systems
 
@@ -30,41 +30,33 @@ def module_of(name: str) -> Any:
     return module
 
 
-@pytest.fixture
-def example(request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> Any:
-    """What the example that the test is named for returns; it prints one line."""
-    name = request.node.name.removeprefix("test_")
+EXAMPLES: dict[str, Callable[..., bool]] = {
+    "forecast": lambda error, baseline: error < baseline / 20,
+    "policy_gradient": lambda right, difference: right > 0.8 and difference < 1e-6,
+    "many_models": lambda *solved: (
+        np.shape(solved) == (8, 8)
+        and solved[0].min() > 0.5
+        and min(each.mean() for each in solved) < 0.2
+    ),
+    "transformations": lambda *differences: len(differences) == 6 and max(differences) < 1e-6,
+    "two_devices": lambda first, last, difference: last < first / 2 and difference < 1e-6,
+    "export_layer": lambda size, difference: size > 1000 and difference < 1e-6,
+}
+"""Whether what an example returns is as its docstring says."""
+
+
+@cases("name", EXAMPLES, "forecast", "export_layer")
+def test_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if name == "export_layer":
+        pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
     # It computes for longer than it is compiled.
     jax.config.update("jax_disable_most_optimizations", name != "many_models")
     returned = module_of(name).main()
     assert capsys.readouterr().out.count("\n") == 1
-    return returned
-
-
-def test_forecast(example: Any) -> None:
-    error, baseline = example
-    assert error < baseline / 20
-
-
-@pytest.mark.slow
-def test_policy_gradient(example: Any) -> None:
-    right, difference = example
-    assert right > 0.8
-    assert difference < 1e-6
-
-
-@pytest.mark.slow
-def test_many_models(example: Any) -> None:
-    assert example.shape == (8, 8)
-    assert example[0].min() > 0.5
-    assert example.mean(1).min() < 0.2
-
-
-@pytest.mark.slow
-def test_transformations(example: Any) -> None:
-    assert len(example) == 6
-    assert example.pop("float64") < 1e-14
-    assert max(example.values()) < 1e-6
+    if isinstance(returned, dict):
+        assert returned["float64"] < 1e-14
+        returned = returned.values()
+    assert EXAMPLES[name](*returned)
 
 
 def test_own_system(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,22 +65,8 @@ def test_own_system(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     assert re.search(r"held out \S+  accuracy (1\.|0\.9)", capsys.readouterr().out)
 
 
-@pytest.mark.slow
-def test_two_devices(example: Any) -> None:
-    first, last, difference = example
-    assert last < first / 2
-    assert difference < 1e-6
-
-
-@pytest.mark.skipif(find_spec("flatbuffers") is None, reason="flatbuffers is not installed")
-def test_export_layer(example: Any) -> None:
-    size, difference = example
-    assert size > 1000
-    assert difference < 1e-6
-
-
 def test_every_example_has_a_test() -> None:
-    assert {f"test_{path.stem}" for path in FOLDER.glob("*.py")} <= set(globals())
+    assert {path.stem for path in FOLDER.glob("*.py")} == {*EXAMPLES, "own_system"}
 
 
 def test_the_documents_list_every_example() -> None:

@@ -1,7 +1,5 @@
 """The package as others get it: what is in it, that it runs installed, and what its files say."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex
@@ -50,39 +48,28 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def test_the_wheel_is_the_library_alone(built: tuple[Path, Path]) -> None:
+    metadata = f"lstm_jax-{lstm_jax.__version__}.dist-info"
     with zipfile.ZipFile(built[0]) as wheel:
         names = set(wheel.namelist())
-        licence = wheel.read(f"lstm_jax-{lstm_jax.__version__}.dist-info/licenses/LICENSE")
-    metadata = f"lstm_jax-{lstm_jax.__version__}.dist-info"
+        assert wheel.read(f"{metadata}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
     assert {name.split("/")[0] for name in names} == {"lstm_jax", metadata}
-    assert licence == (ROOT / "LICENSE").read_bytes()
     assert "lstm_jax/py.typed" in names
-    modules = {str(path.relative_to(ROOT)) for path in ROOT.glob("lstm_jax/**/*.py")}
-    assert {name for name in names if name.endswith(".py")} == modules
+    assert {name for name in names if name.endswith(".py")} == files("lstm_jax/**/*.py")
 
 
 def test_the_sdist_is_all_that_is_needed_to_test_and_document_it(built: tuple[Path, Path]) -> None:
     with tarfile.open(built[1]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
-    for name in (
-        "LICENSE",
-        "CITATION.cff",
-        "constraints.txt",
-        "mkdocs.yml",
-        ".ci/run",
-        "lstm_jax/py.typed",
-    ):
-        assert name in names
-    for pattern in (
-        "lstm_jax/**/*.py",
-        "tests/**/*.py",
-        "bench/**/*.py",
-        "examples/*",
-        "docs/**/*",
-    ):
-        files = {str(p.relative_to(ROOT)) for p in ROOT.glob(pattern) if p.is_file()}
-        assert files
-        assert files - names == set()
+    needed = {"LICENSE", "CITATION.cff", "constraints.txt", "mkdocs.yml", ".ci/run"}
+    assert needed - names == set()
+    folders = ("lstm_jax/py.typed", "lstm_jax/**/*.py", "tests/**/*.py", "bench/**/*.py")
+    for pattern in (*folders, "examples/*", "docs/**/*"):
+        assert files(pattern)
+        assert files(pattern) - names == set()
+
+
+def files(pattern: str) -> set[str]:
+    return {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file()}
 
 
 @pytest.mark.slow
@@ -118,7 +105,7 @@ def test_the_installed_commands_train_and_sample_in_an_empty_folder(
 IMPORTED = """
 import sys, jax
 before = set(sys.modules)
-import lstm_jax
+import lstm_jax, lstm_jax.interop
 print(*sorted(set(sys.modules) - before))
 """
 
@@ -131,7 +118,7 @@ def test_importing_the_package_imports_little_that_jax_does_not() -> None:
     assert len(others) < 20, others
 
 
-def test_the_version_is_the_same_wherever_it_is_written() -> None:
+def test_the_version_and_the_licence_are_the_same_wherever_they_are_written() -> None:
     yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra docs, is not installed")
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
@@ -139,15 +126,9 @@ def test_the_version_is_the_same_wherever_it_is_written() -> None:
     assert re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*)){2}", PROJECT["version"])
     found = {lstm_jax.__version__, citation["version"], newest.group(1), PROJECT["version"]}
     assert found == {PROJECT["version"]}
-
-
-def test_the_citation_says_what_the_package_says() -> None:
-    yaml = pytest.importorskip("yaml", reason="PyYAML, of the extra docs, is not installed")
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    required = {"cff-version", "message", "title", "authors"}
-    assert required <= citation.keys()
-    assert citation["license"] == PROJECT["license"]
-    assert citation["keywords"] == PROJECT["keywords"]
+    assert {"cff-version", "message", "title"} <= citation.keys()
+    for name in ("license", "keywords"):
+        assert citation[name] == PROJECT[name]
     licence = (ROOT / "LICENSE").read_text("utf-8")
     assert licence.startswith(f"{PROJECT['license']} License\n")
     (holder,) = re.findall(r"^Copyright \(c\) \d{4} (.+)$", licence, re.MULTILINE)

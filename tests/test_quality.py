@@ -1,7 +1,5 @@
 """The project's own rules: lint, types, import contracts, and documents that tell the truth."""
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os
