@@ -369,8 +369,10 @@ def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np
     except CheckpointError as error:
         raise _damaged(path, str(error)) from None
     for name, entry in entries.items():
-        if name not in values:
+        if name not in full:
             values[name] = np.zeros(entry["shape"], jnp.dtype(entry["dtype"]))
+        elif not isinstance(values.get(name), np.ndarray):
+            raise _damaged(path, f"leaf {name!r} is not there")
         for region, crc32 in entry.get("parts", [[[], entry.get("crc32")]]):
             if crc32_of(values[name][tuple(slice(*each) for each in region)]) != crc32:
                 raise _damaged(path, f"leaf {name!r} does not match its checksum")
