@@ -223,7 +223,7 @@ class LayerShape:
         params = cell.init(random.key(seed), self.input_size, self.hidden_size)
         if self.cell == "gru":
             params = params._replace(b_hn=params.b_hn * 0)
-        names: tuple[str, ...] = cell.carry._fields  # type: ignore[attr-defined]
+        names: tuple[str, ...] = cell.carry._fields
         carry = cell.carry(*(0.5 * normal(self.batch, self.hidden_size) for _ in names))
         xs = normal(self.times, self.batch, self.input_size)
         return LayerWork(params, carry, xs, normal(self.times, self.batch, self.hidden_size))

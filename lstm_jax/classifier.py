@@ -6,29 +6,22 @@ vocabulary.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
-from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
 from lstm_jax.dropout import dropout_mask, fold
-from lstm_jax.initialisation import Initialisation
+from lstm_jax.initialisation import init_affine, init_embedding
 from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.precision import cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Share, Size, SizeOrZero
 from lstm_jax.sharding import vary_as
-from lstm_jax.stack import (
-    Directions,
-    StackConfig,
-    init_stack,
-    run_stack,
-)
+from lstm_jax.stack import Directions, StackConfig, init_stack, run_stack
 
 Pooling = Literal["last", "max", "mean"]
 
@@ -122,16 +115,16 @@ class Classifier:
             vectors = jnp.zeros(shape, drawn)
             embedding = jnp.zeros(shape, drawn) if config.learn_missing else None
         else:
-            embedding = _init_embedding(key_embedding, draw, shape, drawn)
+            embedding = init_embedding(key_embedding, draw, shape, drawn)
         features = config.output_size
         if config.dense_size:
-            dense = _init_affine(key_dense, draw, features, config.dense_size, drawn)
+            dense = OutputParams(*init_affine(key_dense, draw, features, config.dense_size, drawn))
             features = config.dense_size
         params = ClassifierParams(
             embedding,
             init_stack(key_layers, config, config.embedding_size, drawn),
             dense,
-            _init_affine(key_output, draw, features, 1, drawn),
+            OutputParams(*init_affine(key_output, draw, features, 1, drawn)),
             vectors,
         )
         return cast_tree(params, dtype)
@@ -300,30 +293,3 @@ def _pool(config: ClassifierConfig, hs_TBH: Array, mask_TB: Array | None) -> Arr
         return hs_TBH.sum(0) / counts_B[:, None]
     highest_BH = jnp.where(mask_TB[..., None], hs_TBH, -jnp.inf).max(0)
     return jnp.where(mask_TB.any(0)[:, None], highest_BH, 0)
-
-
-def _init_embedding(
-    key: Array, initialisation: Initialisation, shape: tuple[int, int], dtype: DTypeLike
-) -> Array:
-    match initialisation:
-        case "pytorch":
-            return random.normal(key, shape, dtype)
-        case "keras":
-            return random.uniform(key, shape, dtype, -0.05, 0.05)
-    return initializers.glorot_uniform()(key, shape, dtype)
-
-
-def _init_affine(
-    key: Array, initialisation: Initialisation, inputs: int, outputs: int, dtype: DTypeLike
-) -> OutputParams:
-    """Keras's and TF1's Glorot uniform and zeros, or PyTorch's +-1/sqrt(inputs) for both."""
-    shape = (inputs, outputs)
-    if initialisation != "pytorch":
-        w = initializers.glorot_uniform()(key, shape, dtype)
-        return OutputParams(w, jnp.zeros(outputs, dtype))
-    key_w, key_b = random.split(key)
-    bound = 1 / math.sqrt(inputs)
-    return OutputParams(
-        random.uniform(key_w, shape, dtype, -bound, bound),
-        random.uniform(key_b, (outputs,), dtype, -bound, bound),
-    )

@@ -1,4 +1,4 @@
-"""Initial distributions of the gates' weights: PyTorch's, Keras's and TF1's.
+"""Initial distributions of weights: PyTorch's, Keras's and TF1's.
 
 Shapes: D input size, H hidden size.
 """
@@ -84,6 +84,30 @@ def init_diagonal(key: Array, hidden_size: int, gates: int, dtype: DTypeLike) ->
     """The diagonals of so many recurrent matrices side by side, uniform in +-1/sqrt(H)."""
     draw = uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
     return draw(random.fold_in(key, 3), (gates * hidden_size,))
+
+
+def init_embedding(
+    key: Array, initialisation: Initialisation, shape: tuple[int, int], dtype: DTypeLike
+) -> Array:
+    """A vector for each token."""
+    match initialisation:
+        case "pytorch":
+            return random.normal(key, shape, dtype)
+        case "keras":
+            return random.uniform(key, shape, dtype, -0.05, 0.05)
+    return initializers.glorot_uniform()(key, shape, dtype)
+
+
+def init_affine(
+    key: Array, initialisation: Initialisation, inputs: int, outputs: int, dtype: DTypeLike
+) -> tuple[Array, Array]:
+    """Keras's and TF1's Glorot uniform and zeros, or PyTorch's +-1/sqrt(inputs) for both."""
+    shape = (inputs, outputs)
+    if initialisation != "pytorch":
+        return initializers.glorot_uniform()(key, shape, dtype), jnp.zeros(outputs, dtype)
+    key_w, key_b = random.split(key)
+    draw = uniform(1 / math.sqrt(inputs), dtype)
+    return draw(key_w, shape), draw(key_b, (outputs,))
 
 
 def _check_sizes(**sizes: Any) -> None:

@@ -5,7 +5,6 @@ Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import look_up
 from lstm_jax.checks import check_targets
 from lstm_jax.dropout import dropout_mask, fold
+from lstm_jax.initialisation import init_affine, init_embedding
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.losses import (
     OutputParams,
@@ -39,10 +39,8 @@ from lstm_jax.stack import (
     step_stack,
 )
 
-
-class _DropoutKeys(NamedTuple):
-    stack: Array
-    output: Array
+_DropoutKeys = tuple[Array | None, Array | None]
+"""Of the stack and of the output; None where nothing is dropped."""
 
 
 class TiedOutputParams(NamedTuple):
@@ -167,7 +165,10 @@ class LanguageModel:
         embedding = None
         if config.embedding_size is not None:
             shape = (size, config.embedding_size)
-            embedding = _init_embedding(key_embedding, config, shape, drawn)
+            if config.embedding_stddev is None:
+                embedding = init_embedding(key_embedding, config.initialisation, shape, drawn)
+            else:
+                embedding = config.embedding_stddev * random.normal(key_embedding, shape, drawn)
         params = LanguageModelParams(
             embedding,
             init_stack(key_layers, config, config.embedding_size or size, drawn),
@@ -213,7 +214,7 @@ class LanguageModel:
         tokens: Array,
         mask: Array | None,
         resets: Array | None,
-        keys: _DropoutKeys | None,
+        keys: _DropoutKeys,
         axis: str | None = None,
     ) -> tuple[tuple[Any, ...], Array]:
         config, xs = self.config, tokens
@@ -222,12 +223,12 @@ class LanguageModel:
             xs = look_up_split(params.embedding, tokens, axis)
         elif params.embedding is not None:
             xs = look_up(params.embedding, tokens)
-        stack_key = None if keys is None else keys.stack
+        stack_key, output_key = keys
         carry, hs = run_stack(
             config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=stack_key
         )
-        if config.output_dropout and keys is not None:
-            hs *= dropout_mask(keys.output, config.output_dropout, hs.shape, hs.dtype)
+        if config.output_dropout and output_key is not None:
+            hs *= dropout_mask(output_key, config.output_dropout, hs.shape, hs.dtype)
         return carry, hs
 
     def apply(
@@ -322,7 +323,7 @@ class LanguageModel:
             targets = jnp.where(targets < self.vocabulary_size, targets.astype(jnp.int32), -1)
 
         def score(
-            carry: Any, inputs: Any, keys: _DropoutKeys | None
+            carry: Any, inputs: Any, keys: _DropoutKeys
         ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
             tokens, targets, mask, resets = inputs
             carry, hs_TBH = self._hidden(params, carry, tokens, mask, resets, keys, axis)
@@ -371,16 +372,16 @@ class LanguageModel:
         b = jnp.where(is_token, output.b.astype(policy.accumulate), -1e30)
         return output._replace(b=b)
 
-    def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys | None:
+    def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys:
         """Keys of the stack and of the output; each chunk of times draws anew what each time does.
 
         Inputs are dropped with one mask a sequence, the same in all of its chunks.
         """
         if key is None:
-            return None
+            return None, None
         drawn = key if chunk is None else fold(key, chunk)
         stack_key = key if self.config.dropout_place == "inputs" else drawn
-        return _DropoutKeys(stack_key, fold(drawn, self.config.layers))
+        return stack_key, fold(drawn, self.config.layers)
 
     def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool
@@ -411,35 +412,15 @@ class LanguageModel:
         return products(self.config.compute_dtype, params.output.b.dtype)
 
 
-def _init_embedding(
-    key: Array, config: LanguageModelConfig, shape: tuple[int, int], dtype: DTypeLike
-) -> Array:
-    if config.embedding_stddev is not None:
-        return config.embedding_stddev * random.normal(key, shape, dtype)
-    match config.initialisation:
-        case "pytorch":
-            return random.normal(key, shape, dtype)
-        case "keras":
-            return random.uniform(key, shape, dtype, -0.05, 0.05)
-    return initializers.glorot_uniform()(key, shape, dtype)
-
-
 def _init_output(
     key: Array, config: LanguageModelConfig, vocabulary_size: int, dtype: DTypeLike
 ) -> OutputParams | TiedOutputParams:
-    shape = (config.output_size, vocabulary_size)
-    zeros = jnp.zeros(vocabulary_size, dtype)
     if config.tied:
-        return TiedOutputParams(zeros)
-    if config.output_stddev is not None:
-        normal = initializers.truncated_normal if config.output_truncated else initializers.normal
-        draw = normal(config.output_stddev)
-        return OutputParams(draw(key, shape, dtype), zeros)
-    if config.initialisation != "pytorch":
-        return OutputParams(initializers.glorot_uniform()(key, shape, dtype), zeros)
-    key_w, key_b = random.split(key)
-    bound = 1 / math.sqrt(config.output_size)
-    return OutputParams(
-        random.uniform(key_w, shape, dtype, -bound, bound),
-        random.uniform(key_b, zeros.shape, dtype, -bound, bound),
-    )
+        return TiedOutputParams(jnp.zeros(vocabulary_size, dtype))
+    size = config.output_size
+    if config.output_stddev is None:
+        affine = init_affine(key, config.initialisation, size, vocabulary_size, dtype)
+        return OutputParams(*affine)
+    normal = initializers.truncated_normal if config.output_truncated else initializers.normal
+    w = normal(config.output_stddev)(key, (size, vocabulary_size), dtype)
+    return OutputParams(w, jnp.zeros(vocabulary_size, dtype))

@@ -51,14 +51,7 @@ def lstm(
     params: cells.LSTMParams,
     carry: cells.LSTMCarry | None,
     xs: Array,
-    *,
-    mask: Array | None = None,
-    resets: Array | None = None,
-    reverse: bool = False,
-    backend: Backend = "auto",
-    compute_dtype: ComputeDtype | None = None,
-    unroll: int | None = None,
-    remat: int | None = None,
+    **options: Unpack[LayerOptions],
 ) -> tuple[cells.LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
 
@@ -71,6 +64,9 @@ def lstm(
         xs: inputs `[T, B, D]`; or integers `[T, B]`, which stand for one-hot rows of size D and
             are looked up in `w_x` (the one-hot product is never formed; an integer below 0 or
             above D-1 is read as the nearest row).
+        **options: as follows, none of them needed.
+
+    Keyword Args:
         mask: bool `[T, B]`, True = a real step, in any pattern. A masked step holds the carry
             and emits zeros (Keras repeats its last output there, nnx computes on).
         resets: bool `[T, B]`; True at t starts a new sequence at t: forward the carry is zeroed
@@ -81,7 +77,7 @@ def lstm(
             function under a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and
             `linearize`; `"parallel"`, all times at once, of the cells whose units act each on its
             own (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), differentiable as `"scan"` is;
-            `"auto"` chooses the fastest that applies.
+            `"auto"`, the default, chooses the fastest that applies.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
             outputs are in `promote_types(param dtype, float32)`.
         unroll: steps per iteration of the loop; None takes what suits the platform: one on a CPU,
@@ -107,19 +103,7 @@ def lstm(
         >>> ys.shape, bool(jnp.allclose(carry.h[1], ys[6, 1]))
         ((10, 2, 4), True)
     """
-    require_cell(params, cells.LSTM)
-    return layer(
-        params,
-        carry,
-        xs,
-        mask=mask,
-        resets=resets,
-        reverse=reverse,
-        backend=backend,
-        compute_dtype=compute_dtype,
-        unroll=unroll,
-        remat=remat,
-    )
+    return layer_of(cells.LSTM, params, carry, xs, options)[:2]
 
 
 def gru(
@@ -136,7 +120,7 @@ def gru(
         >>> bool(jnp.allclose(carry.h, ys[0]))  # backward, the first time is the last step
         True
     """
-    return layer_of(cells.GRU, params, carry, xs, options)
+    return layer_of(cells.GRU, params, carry, xs, options)[:2]
 
 
 def rnn(
@@ -153,7 +137,7 @@ def rnn(
         >>> ys.shape
         (10, 2, 4)
     """
-    return layer_of(cells.RNN, params, carry, xs, options)
+    return layer_of(cells.RNN, params, carry, xs, options)[:2]
 
 
 def layer(
@@ -164,30 +148,18 @@ def layer(
     input_scale: Array | None = None,
     **options: Unpack[LayerOptions],
 ) -> tuple[Any, Array]:
-    """The layer whose cell the parameters belong to; see `lstm` for what it does.
+    """The layer whose cell the parameters belong to; see `lstm` for arguments and results.
 
-    Args:
-        params: of any cell.
-        carry: of the same cell, or None.
-        xs: as for `lstm`, and so are the options.
-        input_scale: `[T, B]`; multiplies the one-hot rows that integer `xs` stand for, as
-            dropout on a one-hot input does.
-        **options: see `lstm`.
+    `input_scale` `[T, B]` multiplies the one-hot rows that integer `xs` stand for, as dropout on a
+    one-hot input does.
     """
-    carry, hs_TBH, _ = layer_with_info(params, carry, xs, input_scale=input_scale, **options)
-    return carry, hs_TBH
+    return layer_with_info(params, carry, xs, input_scale=input_scale, **options)[:2]
 
 
 def layer_of(
     cell: Cell, params: Params, carry: Any, xs: Array, options: LayerOptions
-) -> tuple[Any, Array]:
-    """The layer of one cell; raises TypeError for parameters of another, or unknown options."""
-    require_options(cell, params, options)
-    return layer(params, carry, xs, **options)
-
-
-def require_options(cell: Cell, params: Params, options: LayerOptions) -> None:
-    """Raises TypeError for parameters of another cell, or an option that there is not."""
+) -> tuple[Any, Array, SolverInfo | None]:
+    """As `layer_with_info`; raises TypeError for another cell's parameters or unknown options."""
     require_cell(params, cell)
     known = LayerOptions.__annotations__
     for name in options:
@@ -195,6 +167,7 @@ def require_options(cell: Cell, params: Params, options: LayerOptions) -> None:
             raise TypeError(
                 f"{cell.function} has no option {name!r}; it has {', '.join(known)}, see lstm"
             )
+    return layer_with_info(params, carry, xs, **options)
 
 
 def layer_with_info(
@@ -238,7 +211,11 @@ def layer_with_info(
     if xs.ndim == 3:
         # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
-    order, ends_zeroed = _processing_order(resets, reverse)
+    order, ends_zeroed = resets, None
+    if resets is not None and reverse:
+        # A reset at t cuts between t-1 and t. Backward, t-1 comes after t, so it is zeroed before
+        # t-1 is processed; the cut at t = 0 comes after the last step.
+        order, ends_zeroed = before_each(resets, reverse=True), resets[0]
     cell, info = cell_of(params), None
     if backend == "reference":
         dense = _dense(xs, params.w_x, input_scale)
@@ -257,9 +234,8 @@ def layer_with_info(
     else:
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
-        how = solver.How(
-            _is_parallel(backend), cell.linear, reverse, unroll or 1, bounded=cell.linear
-        )
+        at_once = backend == "parallel" or (backend == "auto" and jax.default_backend() != "cpu")
+        how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
         carry, states, info = solver.run(
             how, cell.unit_step, unit_params(params, policy), carry, gates_TBG, mask, order
         )
@@ -267,13 +243,6 @@ def layer_with_info(
     if ends_zeroed is not None:
         carry = reset_rows(ends_zeroed, carry)
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
-
-
-def _is_parallel(backend: Backend) -> bool:
-    """Whether all times go at once."""
-    if backend != "auto":
-        return backend == "parallel"
-    return jax.default_backend() != "cpu"
 
 
 def require_backend(cell: Cell, backend: str) -> None:
@@ -304,17 +273,6 @@ def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
         return xs
     rows_TBD = look_up(jnp.eye(w_x.shape[0], dtype=w_x.dtype), xs)
     return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
-
-
-def _processing_order(resets_TB: Array | None, reverse: bool) -> tuple[Array | None, Array | None]:
-    """Resets as "zero the carry before this step is processed", and rows zeroed at the end.
-
-    A reset at t cuts between t-1 and t. Backward, t-1 is processed after t, so the cut comes
-    before t-1; the cut at t = 0 comes after the last step.
-    """
-    if resets_TB is None or not reverse:
-        return resets_TB, None
-    return before_each(resets_TB, reverse=True), resets_TB[0]
 
 
 def _check(

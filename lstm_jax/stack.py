@@ -5,6 +5,7 @@ Shapes: T time, B batch, D input size, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import CellName, GRUReset, Params, cell_named, cell_of, zero_carry
+from lstm_jax.cells import CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
@@ -108,23 +109,15 @@ def init_stack(
         >>> [layer.w_x.shape for layer in layers]
         [(3, 16), (4, 16)]
     """
-    cell = cell_named(config.cell)
     options: dict[str, Any] = {}
     if config.cell == "gru":
         options = {"reset": config.gru_reset}
     if config.projection_size:
         options = {"projection_size": config.projection_size}
-
-    def draw(key: Array, input_size: int) -> Params:
-        return cell.init(  # type: ignore[no-any-return]
-            key,
-            input_size,
-            config.hidden_size,
-            initialisation=config.initialisation,
-            dtype=dtype,
-            **options,
-        )
-
+    cell, whose = cell_named(config.cell), config.initialisation
+    draw = partial(
+        cell.init, hidden_size=config.hidden_size, initialisation=whose, dtype=dtype, **options
+    )
     layers: list[Any] = []
     for index in range(config.layers):
         size = input_size if index == 0 else config.output_size
@@ -146,24 +139,22 @@ def stack_zero_carry(layers: tuple[Any, ...], batch_size: int) -> tuple[Any, ...
         >>> [carry.h.shape for carry in lstm_jax.stack_zero_carry(layers, batch_size=2)]
         [(2, 4), (2, 4)]
     """
-
-    def zeros(params: Any) -> Any:
-        if isinstance(params, Directions):
-            return Directions(*(zero_carry(p, batch_size) for p in params))
-        return zero_carry(params, batch_size)
-
-    return tuple(map(zeros, layers))
+    return tuple(
+        Directions(*(zero_carry(each, batch_size) for each in params))
+        if isinstance(params, Directions)
+        else zero_carry(params, batch_size)
+        for params in layers
+    )
 
 
 def without_backward_carry(carry: tuple[Any, ...]) -> tuple[Any, ...]:
     """The carry with zeros for backward directions, whose sequences end with the chunk."""
-
-    def forget(entry: Any) -> Any:
-        if not isinstance(entry, Directions):
-            return entry
-        return Directions(entry.forward, jax.tree.map(jnp.zeros_like, entry.backward))
-
-    return tuple(map(forget, carry))
+    return tuple(
+        entry._replace(backward=jax.tree.map(jnp.zeros_like, entry.backward))
+        if isinstance(entry, Directions)
+        else entry
+        for entry in carry
+    )
 
 
 def run_stack(
@@ -208,13 +199,22 @@ def run_stack(
     _check(config, layers, carry)
     place = config.dropout_place if config.dropout else None
     keys = None if dropout_key is None else [fold(dropout_key, n) for n in range(len(layers))]
+    run = partial(
+        layer,
+        mask=mask,
+        resets=resets,
+        backend=config.backend,
+        compute_dtype=config.compute_dtype,
+        unroll=config.unroll,
+        remat=config.remat,
+    )
     finals = []
     for index, (params, before) in enumerate(zip(layers, carry, strict=True)):
         input_scale = None
         if keys is not None and place == "inputs":
             xs, input_scale = _drop_inputs(keys[index], config.dropout, xs, _input_size(params))
         with jax.named_scope(f"{config.cell}_{index}"):
-            final, xs = _one_layer(config, params, before, xs, mask, resets, input_scale)
+            final, xs = _one_layer(run, params, before, xs, input_scale)
         above = place == "outputs" or (place == "between" and index < len(layers) - 1)
         if keys is not None and above:
             xs *= dropout_mask(keys[index], config.dropout, xs.shape, xs.dtype)
@@ -298,34 +298,19 @@ def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...])
 
 
 def _one_layer(
-    config: StackConfig,
+    run: Callable[..., tuple[Any, Array]],
     params: Any,
     carry: Any,
     xs: Array,
-    mask: Array | None,
-    resets: Array | None,
     input_scale: Array | None,
 ) -> tuple[Any, Array]:
-    def run(params: Params, carry: Any, reverse: bool) -> tuple[Any, Array]:
-        return layer(
-            params,
-            carry,
-            xs,
-            mask=mask,
-            resets=resets,
-            reverse=reverse,
-            backend=config.backend,
-            compute_dtype=config.compute_dtype,
-            unroll=config.unroll,
-            remat=config.remat,
-            input_scale=input_scale,
-        )
-
     if not isinstance(params, Directions):
-        return run(params, carry, False)
+        return run(params, carry, xs, input_scale=input_scale)
     before = Directions(None, None) if carry is None else carry
-    forward, forward_TBH = run(params.forward, before.forward, False)
-    backward, backward_TBH = run(params.backward, before.backward, True)
+    forward, forward_TBH = run(params.forward, before.forward, xs, input_scale=input_scale)
+    backward, backward_TBH = run(
+        params.backward, before.backward, xs, input_scale=input_scale, reverse=True
+    )
     return Directions(forward, backward), jnp.concatenate([forward_TBH, backward_TBH], axis=-1)
 
 

@@ -11,7 +11,7 @@ from jax import Array
 
 from lstm_jax import cells
 from lstm_jax.kernels.solver import SolverInfo, by_loop
-from lstm_jax.recurrence import LayerOptions, layer_of, layer_with_info, require_options
+from lstm_jax.recurrence import LayerOptions, layer_of
 
 
 def mingru(
@@ -31,7 +31,7 @@ def mingru(
         >>> ys.shape
         (10, 2, 4)
     """
-    return layer_of(cells.MINGRU, params, carry, xs, options)
+    return layer_of(cells.MINGRU, params, carry, xs, options)[:2]
 
 
 def minlstm(
@@ -48,7 +48,7 @@ def minlstm(
         >>> ys.shape
         (10, 2, 4)
     """
-    return layer_of(cells.MINLSTM, params, carry, xs, options)
+    return layer_of(cells.MINLSTM, params, carry, xs, options)[:2]
 
 
 @overload
@@ -109,8 +109,8 @@ def diag_gru(
         >>> ys.shape, bool(info.sequential)
         ((10, 2, 4), False)
     """
-    require_options(cells.DIAG_GRU, params, options)
-    return _with_info(return_info, params, carry, xs, options)
+    carry, ys, info = layer_of(cells.DIAG_GRU, params, carry, xs, options)
+    return (carry, ys, info or by_loop(ys.dtype)) if return_info else (carry, ys)
 
 
 @overload
@@ -151,10 +151,5 @@ def diag_lstm(
         >>> carry.c.shape, ys.shape
         ((2, 4), (10, 2, 4))
     """
-    require_options(cells.DIAG_LSTM, params, options)
-    return _with_info(return_info, params, carry, xs, options)
-
-
-def _with_info(return_info: bool, params: Any, carry: Any, xs: Array, options: LayerOptions) -> Any:
-    carry, ys, info = layer_with_info(params, carry, xs, **options)
+    carry, ys, info = layer_of(cells.DIAG_LSTM, params, carry, xs, options)
     return (carry, ys, info or by_loop(ys.dtype)) if return_info else (carry, ys)

@@ -5,7 +5,7 @@ Shapes: B batch, D input size, H hidden size, G gates side by side.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ class Cell(NamedTuple):
         init: draws the parameters.
         params: their type.
         carry: its type.
-        sizes: parameters -> the sizes of the carry's arrays.
         unit_step: of a cell whose units act each on its own: (params, carry, the input's share of
             the gates and the bias `[..., G]`) -> carry. A layer runs it for all times at once.
         linear: whether `unit_step` is linear in the carry, with factors between 0 and 1.
@@ -40,8 +39,7 @@ class Cell(NamedTuple):
     step: Callable[..., tuple[Any, Array]]
     init: Callable[..., Any]
     params: type
-    carry: type
-    sizes: Callable[[Any], tuple[int, ...]]
+    carry: Any
     unit_step: Callable[[Any, Any, Array], Any] | None = None
     linear: bool = False
 
@@ -58,11 +56,11 @@ def cell_of(params: Any) -> Cell:
         TypeError: they belong to none.
     """
     cell = getattr(params, "cell", None)
-    if not isinstance(cell, Cell):
-        raise TypeError(
-            f"expected the parameters of a cell, such as LSTMParams, got {type(params).__name__}"
-        )
-    return cell
+    if isinstance(cell, Cell):
+        return cell
+    raise TypeError(
+        f"expected the parameters of a cell, such as LSTMParams, got {type(params).__name__}"
+    )
 
 
 def look_up(table: Array, ids: Array) -> Array:
@@ -98,11 +96,6 @@ def unit_params(params: Any, policy: Products) -> Any:
     return cast_tree(params._replace(w_x=None, b=None), policy.accumulate)
 
 
-def hidden_size_of(params: Any) -> int:
-    """H."""
-    return int(params.b.shape[0]) // cell_of(params).gates
-
-
 def require_cell(params: Any, cell: Cell, suffix: str = "") -> None:
     """Raises TypeError where the parameters are not what the function of this cell takes."""
     found = cell_of(params)
@@ -122,15 +115,12 @@ def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
 
 def check_shapes(params: Any) -> None:
     """Raises ValueError where a parameter is not as its cell draws it, and might be broadcast."""
-    shapes = _shapes(cell_of(params), params.w_x.shape[0], hidden_size_of(params))
-    for name, array, shape in zip(params._fields, params, shapes, strict=True):
-        require_array(name, array)
-        if array.shape != shape:
-            raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+    hidden_size = params.b.shape[0] // cell_of(params).gates
+    _require_shapes("", params, _shapes(cell_of(params), params.w_x.shape[0], hidden_size))
 
 
 @cache
-def _shapes(cell: Cell, input_size: int, hidden_size: int) -> tuple[tuple[int, ...], ...]:
+def _shapes(cell: Cell, input_size: int, hidden_size: int) -> Iterable[tuple[int, ...]]:
     """Of the parameters that a cell draws."""
     draw = partial(cell.init, input_size=input_size, hidden_size=hidden_size)
     drawn = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
@@ -139,16 +129,19 @@ def _shapes(cell: Cell, input_size: int, hidden_size: int) -> tuple[tuple[int, .
 
 def check_carry(params: Any, carry: Any, batch_size: int) -> None:
     """Raises TypeError or ValueError where a carry does not fit the parameters."""
-    expected: Any = cell_of(params).carry
+    expected = cell_of(params).carry
     if not isinstance(carry, expected):
         raise ValueError(
             f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
         )
-    shapes = carry_shapes(params, batch_size)
-    for name, array, shape in zip(carry._fields, carry, shapes, strict=True):
-        require_array(f"carry.{name}", array)
+    _require_shapes("carry.", carry, _carry_shapes(params, batch_size))
+
+
+def _require_shapes(prefix: str, arrays: Any, shapes: Iterable[tuple[int, ...]]) -> None:
+    for name, array, shape in zip(arrays._fields, arrays, shapes, strict=True):
+        require_array(prefix + name, array)
         if array.shape != shape:
-            raise ValueError(f"carry.{name} has shape {array.shape}; expected {shape}")
+            raise ValueError(f"{prefix}{name} has shape {array.shape}; expected {shape}")
 
 
 def zero_carry(params: Any, batch_size: int) -> Any:
@@ -160,10 +153,14 @@ def zero_carry(params: Any, batch_size: int) -> Any:
     """
     dtype = jnp.promote_types(params.b.dtype, jnp.float32)
     # A buffer for each: one shared by h and c could not be donated.
-    zeros = [jnp.zeros(shape, dtype) for shape in carry_shapes(params, batch_size)]
+    zeros = [jnp.zeros(shape, dtype) for shape in _carry_shapes(params, batch_size)]
     return cell_of(params).carry(*zeros)
 
 
-def carry_shapes(params: Any, batch_size: int) -> tuple[tuple[int, int], ...]:
-    """The shapes of h and, where there is one, c."""
-    return tuple((batch_size, size) for size in cell_of(params).sizes(params))
+def _carry_shapes(params: Any, batch_size: int) -> Iterable[tuple[int, int]]:
+    """Of h, as many units as `w_h` has rows (fewer where it is projected), and of c, if any."""
+    cell = cell_of(params)
+    hidden_size = params.b.shape[0] // cell.gates
+    first = params.w_h.shape[0] if "w_h" in params._fields else hidden_size
+    others = (hidden_size,) * (len(cell.carry._fields) - 1)
+    return [(batch_size, size) for size in (first, *others)]

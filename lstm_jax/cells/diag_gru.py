@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, hidden_size_of, step_units
+from lstm_jax.cells.base import Cell, step_units
 from lstm_jax.initialisation import Initialisation, init_diagonal, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -61,14 +61,8 @@ def diag_gru_step(
         n = tanh(a_n (r h) + x w_n + b_n)
         h' = (1 - z) h + z n
 
-    Args:
-        params: weights.
-        carry: `h [B, H]`.
-        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
-        compute_dtype: see `lstm_jax.precision.products`.
-
-    Returns:
-        The new carry, and its `h` `[B, H]` as output.
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
 
     References:
         Danieli et al., arXiv:2510.21450. Mind that z and 1 - z are the other way round in `gru`.
@@ -114,6 +108,5 @@ def init_diag_gru(
 
 
 DIAG_GRU = Cell(
-    "diag-gru", 3, diag_gru_step, init_diag_gru, DiagGRUParams, DiagGRUCarry,
-    lambda params: (hidden_size_of(params),), _unit_step,
-)  # fmt: skip
+    "diag-gru", 3, diag_gru_step, init_diag_gru, DiagGRUParams, DiagGRUCarry, _unit_step
+)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, hidden_size_of, step_units
+from lstm_jax.cells.base import Cell, step_units
 from lstm_jax.initialisation import Initialisation, init_diagonal, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -66,14 +66,8 @@ def diag_lstm_step(
         o = sigmoid(a_o h + x w_o + p_o c' + b_o)
         h' = o tanh(c')
 
-    Args:
-        params: weights.
-        carry: `h [B, H]` and `c [B, H]`.
-        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
-        compute_dtype: see `lstm_jax.precision.products`.
-
-    Returns:
-        The new carry, and its `h` `[B, H]` as output.
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`, `c [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
 
     References:
         Danieli et al., arXiv:2510.21450.
@@ -125,6 +119,5 @@ def init_diag_lstm(
 
 
 DIAG_LSTM = Cell(
-    "diag-lstm", 3, diag_lstm_step, init_diag_lstm, DiagLSTMParams, DiagLSTMCarry,
-    lambda params: (hidden_size_of(params),) * 2, _unit_step,
-)  # fmt: skip
+    "diag-lstm", 3, diag_lstm_step, init_diag_lstm, DiagLSTMParams, DiagLSTMCarry, _unit_step
+)

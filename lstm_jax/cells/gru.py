@@ -66,14 +66,8 @@ def gru_step(
         n = tanh(x w_xn + b_n + (r h) w_hn)             `b_hn` None: reset before it
         h' = (1 - z) n + z h
 
-    Args:
-        params: weights; `b_hn` chooses the form.
-        carry: `h [B, H]`.
-        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
-        compute_dtype: see `lstm_jax.precision.products`.
-
-    Returns:
-        The new carry, and its `h` `[B, H]` as output.
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
 
     References:
         Cho et al., arXiv:1406.1078 (reset before); cuDNN, PyTorch and Keras (reset after).
@@ -144,4 +138,4 @@ def init_gru(
     return cast_tree(params, dtype)
 
 
-GRU = Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry, lambda params: params.w_h.shape[:1])
+GRU = Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry)

@@ -74,6 +74,10 @@ def lstm_step(
     Returns:
         The new carry, and its `h` `[B, H]` as output.
 
+    Raises:
+        TypeError: parameters of another cell, or what is no array.
+        ValueError: shapes that don't fit.
+
     References:
         Hochreiter and Schmidhuber (1997); forget gates: Gers et al. (2000); projection: Sak et
         al., arXiv:1402.1128.
@@ -139,7 +143,4 @@ def init_lstm(
     return cast_tree(LSTMParams(w_x, w_h, b, w_hr), dtype)
 
 
-LSTM = Cell(
-    "lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry,
-    lambda params: (params.w_h.shape[0], params.w_h.shape[1] // 4),
-)  # fmt: skip
+LSTM = Cell("lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry)

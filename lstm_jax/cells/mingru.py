@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, hidden_size_of, step_units
+from lstm_jax.cells.base import Cell, step_units
 from lstm_jax.initialisation import Initialisation, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -58,14 +58,8 @@ def mingru_step(
         n = x w_n + b_n
         h' = (1 - z) h + z n
 
-    Args:
-        params: weights.
-        carry: `h [B, H]`.
-        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
-        compute_dtype: see `lstm_jax.precision.products`.
-
-    Returns:
-        The new carry, and its `h` `[B, H]` as output.
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
 
     References:
         Feng et al., arXiv:2410.01201.
@@ -116,6 +110,5 @@ def init_mingru(
 
 
 MINGRU = Cell(
-    "mingru", 2, mingru_step, init_mingru, MinGRUParams, MinGRUCarry,
-    lambda params: (hidden_size_of(params),), _unit_step, linear=True,
-)  # fmt: skip
+    "mingru", 2, mingru_step, init_mingru, MinGRUParams, MinGRUCarry, _unit_step, linear=True
+)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, hidden_size_of, step_units
+from lstm_jax.cells.base import Cell, step_units
 from lstm_jax.initialisation import Initialisation, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -59,14 +59,8 @@ def minlstm_step(
 
     The quotients have a value where both gates are rounded to zero, too.
 
-    Args:
-        params: weights.
-        carry: `h [B, H]`.
-        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
-        compute_dtype: see `lstm_jax.precision.products`.
-
-    Returns:
-        The new carry, and its `h` `[B, H]` as output.
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
 
     References:
         Feng et al., arXiv:2410.01201.
@@ -123,6 +117,5 @@ def init_minlstm(
 
 
 MINLSTM = Cell(
-    "minlstm", 3, minlstm_step, init_minlstm, MinLSTMParams, MinLSTMCarry,
-    lambda params: (hidden_size_of(params),), _unit_step, linear=True,
-)  # fmt: skip
+    "minlstm", 3, minlstm_step, init_minlstm, MinLSTMParams, MinLSTMCarry, _unit_step, linear=True
+)

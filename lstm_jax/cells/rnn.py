@@ -54,14 +54,8 @@ def rnn_step(
 ) -> tuple[RNNCarry, Array]:
     """One step of the tanh cell of Elman (1990): `h' = tanh(x w_x + h w_h + b)`.
 
-    Args:
-        params: weights.
-        carry: `h [B, H]`.
-        x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
-        compute_dtype: see `lstm_jax.precision.products`.
-
-    Returns:
-        The new carry, and its `h` `[B, H]` as output.
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
 
     Examples:
         >>> params = lstm_jax.init_rnn(jax.random.key(0), 3, 4)
@@ -93,4 +87,4 @@ def init_rnn(
     return cast_tree(RNNParams(w_x, w_h, b), dtype)
 
 
-RNN = Cell("rnn", 1, rnn_step, init_rnn, RNNParams, RNNCarry, lambda params: params.w_h.shape[:1])
+RNN = Cell("rnn", 1, rnn_step, init_rnn, RNNParams, RNNCarry)

@@ -27,8 +27,11 @@ AnyArray = npt.NDArray[Any]
 _OTHERS_HAVE = (RNN, LSTM, GRU)
 
 
-def read_array(name: str, value: Any, dimensions: int) -> AnyArray:
-    """Floating-point numbers that numpy can read, PyTorch's tensors on any device included."""
+def read_array(name: str, value: Any, *shape: int | None) -> AnyArray:
+    """Floating-point numbers that numpy can read, PyTorch's tensors on any device included.
+
+    Raises ValueError for others, or for another shape, of which None stands for any size.
+    """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
@@ -37,12 +40,14 @@ def read_array(name: str, value: Any, dimensions: int) -> AnyArray:
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} is {array.dtype}; expected an array of floating-point weights")
-    if array.ndim != dimensions:
-        raise ValueError(f"{name} has shape {array.shape}; expected {dimensions} dimensions")
+    if array.ndim != len(shape):
+        raise ValueError(f"{name} has shape {array.shape}; expected {len(shape)} dimensions")
+    pairs = zip(shape, array.shape, strict=True)
+    require_shape(name, array, tuple(own if size is None else size for size, own in pairs))
     return array
 
 
-def require_shape(name: str, array: AnyArray, shape: tuple[int, ...]) -> None:
+def require_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
     """Raises ValueError where the shape is another."""
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
@@ -72,11 +77,7 @@ def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
-    """The cell whose gates side by side are so wide: H an RNN, 3H a GRU, 4H an LSTM.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The cell whose gates side by side are so wide; raises ValueError where there is none."""
     for cell in _OTHERS_HAVE:
         if hidden_size and width == cell.gates * hidden_size:
             return cell
@@ -87,11 +88,7 @@ def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
 
 
 def to_jax(what: str, tree: Any) -> Any:
-    """A copy of every array as JAX's, so that no later change to the source shows through.
-
-    Raises:
-        ValueError: an array is float64 and JAX's 64-bit types are off.
-    """
+    """A copy of every array as JAX's; raises ValueError for float64 where JAX has none."""
 
     def convert(array: AnyArray) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
@@ -109,12 +106,7 @@ def to_numpy(array: Any) -> AnyArray:
 
 
 def directions_of(layer: Any) -> tuple[DenseParams, ...]:
-    """The parameters of a layer's one or two directions.
-
-    Raises:
-        TypeError: something in it is no cell's parameters.
-        ValueError: something in it is of a cell that is only here.
-    """
+    """The parameters of a layer's directions; raises ValueError for a cell that is only here."""
     directions = tuple(layer) if isinstance(layer, Directions) else (layer,)
     for cell in map(cell_of, directions):
         if cell not in _OTHERS_HAVE:
@@ -139,11 +131,7 @@ def require_chain(layers: tuple[Any, ...]) -> None:
 
 
 def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
-    """What the weights tell of a stack that has one cell and one hidden size.
-
-    Raises:
-        ValueError: it has several, which the cure then follows; or see `require_chain`.
-    """
+    """What the weights tell of a stack; where its layers differ, an error ends with the cure."""
     require_chain(layers)
     each = [params for layer in layers for params in directions_of(layer)]
     cells = sorted({cell_of(params).name for params in each})

@@ -177,12 +177,12 @@ def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
     if not isinstance(tree[name], Mapping):
         raise ValueError(f"{name} is {type(tree[name]).__name__}; expected a kernel's name and it")
     require_names(name, {*tree[name], "bias"}, ["kernel", "bias"])
-    return read_array(f"{name}/kernel", tree[name]["kernel"], 2)
+    return read_array(f"{name}/kernel", tree[name]["kernel"], None, None)
 
 
 def _bias(tree: Mapping[str, Any], name: str) -> AnyArray:
     require_names(name, tree[name], ["kernel", "bias"])
-    return read_array(f"{name}/bias", tree[name]["bias"], 1)
+    return read_array(f"{name}/bias", tree[name]["bias"], None)
 
 
 def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:

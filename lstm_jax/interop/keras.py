@@ -29,7 +29,6 @@ from lstm_jax.interop.arrays import (
     require_chain,
     require_no_bias,
     require_no_projection,
-    require_shape,
     to_jax,
     to_numpy,
     two_biases,
@@ -123,21 +122,17 @@ def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
 
 
 def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
-    kernel, recurrent = (
-        read_array(name, array, 2)
-        for name, array in zip(("the kernel", "the recurrent kernel"), weights, strict=False)
-    )
+    recurrent = read_array("the recurrent kernel", weights[1], None, None)
     hidden_size, width = recurrent.shape
     cell = cell_of_width("the recurrent kernel", width, hidden_size)
-    require_shape("the kernel", kernel, (kernel.shape[0], width))
+    kernel = read_array("the kernel", weights[0], None, width)
     has_bias = len(weights) == 3
     if cell.name == "gru":
         reset = _reset_of(np.ndim(weights[2]) if has_bias else None, reset)
     shape = (2, width) if (cell.name, reset) == ("gru", "after") else (width,)
     bias = np.zeros(shape, recurrent.dtype)
     if has_bias:
-        bias = read_array("the bias", weights[2], len(shape))
-        require_shape("the bias", bias, shape)
+        bias = read_array("the bias", weights[2], *shape)
     arrays = (kernel, recurrent, bias)
     if cell.name != "gru":
         return to_jax("the layer", cell.params(*arrays))

@@ -29,7 +29,7 @@ from lstm_jax.cells import CellName, GRUReset, cell_named
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
-from lstm_jax.stack import Directions, StackConfig, run_stack
+from lstm_jax.stack import StackConfig, run_stack, stack_zero_carry
 
 CALL_OPTIONS = ("time_major", "return_carry", "reverse", "keep_order")
 
@@ -155,7 +155,7 @@ class Recurrent:
         if reverse:
             xs = _reverse_real_steps(xs, lengths_B)
         config, layers = self._stack(xs)
-        start = None if initial_carry is None else _carry_in(config, initial_carry, batch)
+        start = None if initial_carry is None else _carry_in(config, layers, initial_carry, batch)
         carry, ys = run_stack(config, layers, start, xs, mask=mask)
         if reverse and keep_order:
             ys = _reverse_real_steps(ys, lengths_B)
@@ -198,29 +198,28 @@ def _flat_lengths(seq_lengths: Array, batch: tuple[int, ...]) -> Array:
     return seq_lengths.reshape(math.prod(batch))
 
 
-def _nested(config: StackConfig, states: list[Any], pair: Any = tuple) -> Any:
-    """States from the lowest layer up: in pairs where bidirectional, of several layers a tuple."""
-    if config.bidirectional:
-        states = [pair(two) for two in zip(states[::2], states[1::2], strict=True)]
-    return tuple(states) if config.layers > 1 else states[0]
-
-
 def _carry_out(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> Any:
     """The stack's carry as Flax's, each of its arrays `[*batch, H]`."""
     kind = cell_named(config.cell).carry
-    carry = jax.tree.map(lambda array: array.reshape(*batch, config.hidden_size), carry)
-    states = jax.tree.leaves(carry, is_leaf=lambda node: isinstance(node, kind))
-    # Flax's order is c, h; that of ours h, c.
-    return _nested(config, [state[::-1] if len(state) > 1 else state[0] for state in states])
+
+    def theirs(node: Any) -> Any:
+        if not isinstance(node, kind):
+            return tuple(map(theirs, node))
+        arrays = [jnp.reshape(array, (*batch, config.hidden_size)) for array in node]
+        return tuple(arrays[::-1]) if len(arrays) > 1 else arrays[0]  # c, h; that of ours is h, c
+
+    found = theirs(carry)
+    return found if config.layers > 1 else found[0]
 
 
-def _carry_in(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> tuple[Any, ...]:
+def _carry_in(
+    config: StackConfig, layers: tuple[Any, ...], carry: Any, batch: tuple[int, ...]
+) -> tuple[Any, ...]:
     """Flax's carry, or the core's own, as the stack's, its batch axes made one."""
-    kind: Any = cell_named(config.cell).carry
-    shape, number = (*batch, config.hidden_size), len(kind._fields)
-    zeros = kind(*[np.zeros(shape)] * number)
-    own = _nested(config, [zeros] * (config.layers * (1 + config.bidirectional)), Directions._make)
-    expected = _carry_out(config, own, batch)
+    shape, rows = (*batch, config.hidden_size), math.prod(batch)
+    zeros = jax.eval_shape(lambda: stack_zero_carry(layers, rows))
+    own = zeros if config.layers > 1 else zeros[0]
+    expected = jax.eval_shape(lambda: _carry_out(config, stack_zero_carry(layers, rows), batch))
     leaves, structure = jax.tree.leaves(carry), cast(Any, jax.tree.structure(carry))
     is_own = structure == jax.tree.structure(own)
     fits = is_own or structure == jax.tree.structure(expected)
@@ -230,8 +229,8 @@ def _carry_in(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> tuple[
             f"initial_carry has the shapes {found}; expected {wanted}: (c, h) of an LSTM, a pair "
             "where bidirectional, and of several layers a tuple of one entry a layer"
         )
-    arrays = [jnp.reshape(leaf, (math.prod(batch), shape[-1])) for leaf in leaves]
-    each = [arrays[first : first + number] for first in range(0, len(arrays), number)]
-    states = [kind(*(state if is_own else state[::-1])) for state in each]
-    stack = _nested(config, states, Directions._make)
-    return stack if config.layers > 1 else (stack,)
+    arrays = [jnp.reshape(leaf, (rows, config.hidden_size)) for leaf in leaves]
+    if not is_own and config.cell == "lstm":
+        arrays = [array for c, h in zip(arrays[::2], arrays[1::2], strict=True) for array in (h, c)]
+    found_stack: tuple[Any, ...] = jax.tree.unflatten(jax.tree.structure(zeros), arrays)
+    return found_stack

@@ -87,7 +87,7 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
         tree = trees.setdefault(index, {})
         if direction is not None:
             tree = tree.setdefault(direction, {})
-        tree[field] = read_array(name, value, 2 if field.startswith("w") else 1)
+        tree[field] = read_array(name, value, *[None] * (1 + field.startswith("w")))
     layers: tuple[Any, ...] = to_jax("the stack", layers_from_dicts(trees))
     return layers
 
@@ -126,7 +126,7 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
     if "embedding" not in others and "output/w" not in others:
         raise ValueError("the model has neither embedding nor output/w; one of them it must have")
     read = {
-        name: to_jax(name, read_array(name, value, 1 if name == "output/b" else 2))
+        name: to_jax(name, read_array(name, value, *[None] * (2 - (name == "output/b"))))
         for name, value in others.items()
     }
     b = read["output/b"]

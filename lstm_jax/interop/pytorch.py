@@ -312,14 +312,15 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
     """The weight that a wrapper makes of its parts, outside training."""
     match sorted(parts):
         case ["raw"]:
-            return read_array(name, parts["raw"], 2)
+            return read_array(name, parts["raw"], None, None)
         case ["mask", "orig"]:
-            return read_array(name, parts["orig"], 2) * read_array(name, parts["mask"], 2)
+            orig = read_array(name, parts["orig"], None, None)
+            return orig * read_array(name, parts["mask"], *orig.shape)
         case ["g", "v"] | ["original0", "original1"]:
             part_g, part_v = (parts[part] for part in sorted(parts))
             # A single length for the whole weight, `dim=None`, has no axes.
-            g = read_array(name, part_g, np.ndim(part_g)).reshape(np.shape(part_g) or (1, 1))
-            v = read_array(name, part_v, 2)
+            g = read_array(name, part_g, *np.shape(part_g)).reshape(np.shape(part_g) or (1, 1))
+            v = read_array(name, part_v, None, None)
             wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))
             # Each length is of what its axes of size 1 were taken over: by default, of a row.
             axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)
@@ -335,33 +336,31 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
 
 def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellName | None) -> Any:
     kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
-    given = [kind for kind in kinds if f"{kind}{suffix}" in arrays]
-    if "bias_ih" not in given and "bias_hh" not in given:
-        kinds = kinds[:2]
-    projection = f"weight_hr{suffix}"
-    require_names(f"{prefix or 'the module'} {suffix.lstrip('_')}".strip(), given, kinds)
-    names = [f"{kind}{suffix}" for kind in kinds]
-    w_ih, w_hh, *biases = (
-        read_array(prefix + name, arrays[name], 2 if name.startswith("weight") else 1)
-        for name in names
-    )
+    given = [kind for kind in kinds if kind + suffix in arrays]
+    has_bias = "bias_ih" in given or "bias_hh" in given
+    where = f"{prefix or 'the module'} {suffix.lstrip('_')}".strip()
+    require_names(where, given, kinds if has_bias else kinds[:2])
+
+    def read(kind: str, *shape: int | None) -> AnyArray:
+        return read_array(prefix + kind + suffix, arrays[kind + suffix], *shape)
+
+    w_hh, w_hr = read("weight_hh", None, None), None
     width, hidden_size = w_hh.shape
-    w_hr = None
-    if projection in arrays:
-        w_hr = read_array(prefix + projection, arrays[projection], 2)
-        require_shape(prefix + projection, w_hr, (hidden_size, width // 4))
-        hidden_size = w_hr.shape[1]
-    found = cell_of_width(prefix + names[1], width, hidden_size)
+    if f"weight_hr{suffix}" in arrays:
+        w_hr = read("weight_hr", hidden_size, width // 4)
+        hidden_size = width // 4
+    name = f"{prefix}weight_hh{suffix}"
+    found = cell_of_width(name, width, hidden_size)
     if cell not in (None, found.name):
-        raise ValueError(f"{prefix}{names[1]} belongs to the cell {found.name}, not {cell}")
-    require_shape(prefix + names[0], w_ih, (width, w_ih.shape[1]))
-    for name, bias in zip(names[2:], biases, strict=True):
-        require_shape(prefix + name, bias, (width,))
-    b_ih, b_hh = biases or [np.zeros(width, w_hh.dtype)] * 2
+        raise ValueError(f"{name} belongs to the cell {found.name}, not {cell}")
+    w_ih = read("weight_ih", width, None)
+    b_ih = b_hh = np.zeros(width, w_hh.dtype)
+    if has_bias:
+        b_ih, b_hh = read("bias_ih", width), read("bias_hh", width)
     params = params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh)
     if w_hr is not None:
         params = params._replace(w_hr=w_hr.T)
-    return to_jax(prefix + names[1], params)
+    return to_jax(name, params)
 
 
 def _direction_out(params: DenseParams, name: str, bias: bool) -> dict[str, AnyArray]:
@@ -370,28 +369,22 @@ def _direction_out(params: DenseParams, name: str, bias: bool) -> dict[str, AnyA
             "a GRU with its reset gate before the recurrent product has no counterpart in PyTorch; "
             'train one with gru_reset="after"'
         )
-    weights = {"ih": params.w_x, "hh": params.w_h, "hr": projection_of(params)}
-    arrays = {
-        name.format(f"weight_{kind}"): to_numpy(np.asarray(weight).T)
-        for kind, weight in weights.items()
-        if weight is not None
-    }
-    if not bias:
+    arrays = {"weight_ih": np.asarray(params.w_x).T, "weight_hh": np.asarray(params.w_h).T}
+    if bias:
+        arrays["bias_ih"], arrays["bias_hh"] = two_biases(params)
+    else:
         require_no_bias(name.format("bias"), params)
-        return arrays
-    # In the order of PyTorch's own, whose projection comes last.
-    projection = {each: arrays.pop(each) for each in list(arrays)[2:]}
-    b_ih, b_hh = two_biases(params)
-    return arrays | {name.format("bias_ih"): b_ih, name.format("bias_hh"): b_hh} | projection
+    w_hr = projection_of(params)
+    if w_hr is not None:
+        arrays["weight_hr"] = np.asarray(w_hr).T
+    return {name.format(kind): to_numpy(array) for kind, array in arrays.items()}
 
 
 def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) -> AnyArray | None:
     inside = without_prefix(state, prefix)
     if inside:
         require_names(prefix.rstrip("."), inside, ["weight"])
-        weight = read_array(f"{prefix}weight", inside["weight"], 2)
-        require_shape(f"{prefix}weight", weight, shape)
-        return weight
+        return read_array(f"{prefix}weight", inside["weight"], *shape)
     tokens, input_size = shape
     if tokens != input_size:
         raise ValueError(
@@ -404,8 +397,6 @@ def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) ->
 def _decoder(state: Mapping[str, Any], prefix: str, input_size: int) -> tuple[AnyArray, AnyArray]:
     inside = without_prefix(state, prefix)
     require_names(prefix.rstrip("."), {*inside, "bias"}, ["weight", "bias"])
-    weight = read_array(f"{prefix}weight", inside["weight"], 2)
-    require_shape(f"{prefix}weight", weight, (len(weight), input_size))
-    bias = read_array(f"{prefix}bias", inside.get("bias", np.zeros(len(weight), weight.dtype)), 1)
-    require_shape(f"{prefix}bias", bias, (len(weight),))
-    return weight, bias
+    weight = read_array(f"{prefix}weight", inside["weight"], None, input_size)
+    bias = inside.get("bias", np.zeros(len(weight), weight.dtype))
+    return weight, read_array(f"{prefix}bias", bias, len(weight))

@@ -121,23 +121,10 @@ def backward(
     dcarry: Any,
     dhs_TBH: Array,
 ) -> tuple[Any, Any]:
-    """Runs the backward pass.
+    """Runs the backward pass, with `gather` as of the cell's `scan.Kernel`.
 
-    Args:
-        gather: as of the cell's `scan.Kernel`.
-        policy: dtypes of the product.
-        reverse: as of `forward`.
-        unroll: as of `forward`.
-        form: the cell.
-        weights: as of `forward`.
-        b_G: as of `forward`.
-        rows_TBG: as `forward` kept them.
-        extra: as `forward` kept it.
-        previous_TBH: the hidden state that each step began with.
-        mask_TB: as of `forward`.
-        resets_TB: as of `forward`.
-        dcarry: gradient of the final carry.
-        dhs_TBH: gradients of the hidden states.
+    `rows_TBG` and `extra` are what `forward` kept, `previous_TBH` the hidden states that each step
+    began with, `dcarry` and `dhs_TBH` gradients of the final carry and of the hidden states.
 
     Returns:
         The gradient of the initial carry, and what `gather` makes of those at each step.
@@ -148,7 +135,7 @@ def backward(
     names = form.reads if mask_TB is None else dcarry._fields
 
     is_narrow = policy.operand != policy.accumulate
-    hold = lax.optimization_barrier if is_narrow else _same
+    hold = lax.optimization_barrier if is_narrow else lambda array: array
 
     def joined(doperands: Blocks, dread: Blocks) -> tuple[tuple[Array, Blocks], Blocks]:
         """What goes into the next product and what goes by it; and the operands' gradients."""
@@ -197,10 +184,6 @@ def backward(
     )
     dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
     return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
-
-
-def _same(array: Array) -> Array:
-    return array
 
 
 def _blocks(row: Array, parts: int) -> Blocks:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cells import Cell, Params
@@ -39,6 +38,4 @@ def run(
         carry = select_rows(mask_B, new, carry)
         return carry, carry.h
 
-    if not jnp.issubdtype(xs_TBD.dtype, jnp.inexact):
-        raise ValueError("the reference takes dense inputs")
     return lax.scan(step, carry, (xs_TBD, mask_TB, resets_TB), reverse=reverse, unroll=unroll)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, Unpack
+from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -112,16 +112,9 @@ def generate(
         >>> texts.tokens.shape, texts.tokens[[0, 1, 3], 0].tolist()
         ((5, 1), [1, 2, 3])
     """
-    job = _prepare(model, template, lengths, allow_bidirectional)
-    settings = make_filters(model.vocabulary_size, **filters)
-    automaton = make_stops(model.vocabulary_size, stops)
-    chunks = list(
-        _chunks(
-            model, params, job, _row_keys(key, job, first_row), settings, automaton,
-            places=None, with_scores=log_probabilities,
-        )
-    )  # fmt: skip
-    return _texts(job, automaton, chunks, with_scores=log_probabilities)
+    job = _prepare(model, template, key, lengths, stops, first_row, allow_bidirectional, filters)
+    chunks = list(_chunks(model, params, job, with_scores=log_probabilities))
+    return _texts(job, chunks, with_scores=log_probabilities)
 
 
 def stream(
@@ -170,14 +163,8 @@ def stream(
     """
     if places < 1:
         raise ValueError(f"places is {places}; it must be at least 1")
-    job = _prepare(model, template, lengths, allow_bidirectional)
-    settings = make_filters(model.vocabulary_size, **filters)
-    automaton = make_stops(model.vocabulary_size, stops)
-    chunks = _chunks(
-        model, params, job, _row_keys(key, job, first_row), settings, automaton,
-        places=places, with_scores=False,
-    )  # fmt: skip
-    return _settled(job, automaton, chunks)
+    job = _prepare(model, template, key, lengths, stops, first_row, allow_bidirectional, filters)
+    return _settled(job, _chunks(model, params, job, places=places))
 
 
 def best_of(
@@ -249,10 +236,14 @@ def stack_rows(rows: Sequence[npt.ArrayLike]) -> tuple[Ids, Ids]:
             raise ValueError(
                 f"a row is {array.dtype} of shape {array.shape}; expected integers [T]"
             )
-    lengths = np.array([len(array) for array in arrays], np.int32)
-    stacked = np.full((lengths.max(), len(arrays)), FREE, np.int32)
-    for index, array in enumerate(arrays):
-        stacked[: len(array), index] = array
+    return _stacked(arrays)
+
+
+def _stacked(rows: Sequence[npt.NDArray[Any]]) -> tuple[Ids, Ids]:
+    lengths = np.array([len(row) for row in rows], np.int32)
+    stacked = np.full((lengths.max(), len(rows)), FREE, np.int32)
+    for index, row in enumerate(rows):
+        stacked[: len(row), index] = row
     return stacked, lengths
 
 
@@ -286,12 +277,18 @@ class _Job(NamedTuple):
         prompts: the known beginning of each, int32 `[T_b]`.
         given: int32 `[R, B]`, what comes after it, `FREE` where nothing is given or asked for.
         places: int32 `[B]`, how many of these places there are.
+        keys: typed keys `[B]`.
+        filters: how a token is chosen.
+        stops: what ends a row.
     """
 
     size: int
     prompts: list[Ids]
     given: Ids
     places: Ids
+    keys: Array
+    filters: Filters
+    stops: Stops
 
 
 class _Chunk(NamedTuple):
@@ -306,26 +303,30 @@ class _Chunk(NamedTuple):
 def _prepare(
     model: LanguageModel,
     template: npt.ArrayLike,
+    key: Array,
     lengths: npt.ArrayLike | None,
+    stops: Sequence[Sequence[int]],
+    first_row: int,
     allow_bidirectional: bool,
+    filters: FilterOptions,
 ) -> _Job:
     if not allow_bidirectional:
         refuse_bidirectional(model)
     rows = _rows(model, np.asarray(template), lengths)
-    prompts, rests = [], []
-    for row in rows:
-        # A backward direction that saw the whole prompt would be fed what training never fed it.
-        known = 0 if model.config.bidirectional else prompt_length(row)
-        prompts.append(row[:known])
-        rests.append(row[known:])
-    padded = power_of_two(len(rows))
-    prompts += [np.zeros(0, np.int32)] * (padded - len(rows))
-    places = np.zeros(padded, np.int32)
-    given = np.full((max(map(len, rests)), padded), FREE, np.int32)
-    for index, rest in enumerate(rests):
-        places[index] = len(rest)
-        given[: len(rest), index] = rest
-    return _Job(len(rows), prompts, given, places)
+    # A backward direction that saw the whole prompt would be fed what training never fed it.
+    known = [0 if model.config.bidirectional else prompt_length(row) for row in rows]
+    size = power_of_two(len(rows))
+    filler = [np.zeros(0, np.int32)] * (size - len(rows))
+    given, places = _stacked([row[k:] for row, k in zip(rows, known, strict=True)] + filler)
+    return _Job(
+        len(rows),
+        [row[:k] for row, k in zip(rows, known, strict=True)] + filler,
+        given,
+        places,
+        keys_of_rows(key, first_row, size),
+        make_filters(model.vocabulary_size, **filters),
+        make_stops(model.vocabulary_size, stops),
+    )
 
 
 def _rows(
@@ -343,20 +344,13 @@ def _rows(
     return [template[:end, row].astype(np.int32) for row, end in enumerate(ends)]
 
 
-def _row_keys(key: Array, job: _Job, first_row: int) -> Array:
-    return keys_of_rows(key, first_row, len(job.places))
-
-
 def _chunks(
     model: LanguageModel,
     params: LanguageModelParams,
     job: _Job,
-    keys: Array,
-    filters: Filters,
-    stops: Stops,
     *,
-    places: int | None,
-    with_scores: bool,
+    places: int | None = None,
+    with_scores: bool = False,
 ) -> Iterator[_Chunk]:
     """Writes stretch by stretch, `places` at a time, or as many as there are."""
     total = len(job.given)
@@ -368,7 +362,7 @@ def _chunks(
     seen = np.zeros((len(known), model.vocabulary_size), np.bool_)
     for row, prompt in enumerate(job.prompts):
         seen[row, prompt] = True
-    rows = Rows(keys, jnp.asarray(known), jnp.asarray(job.places))
+    rows = Rows(job.keys, jnp.asarray(known), jnp.asarray(job.places))
     state = jnp.zeros(len(known), jnp.int32)
     writing = DecodeState(carry, hidden, jnp.asarray(seen), state, state.astype(bool), jnp.int32(0))
     for first in range(0, total, size):
@@ -376,8 +370,9 @@ def _chunks(
         given = np.full((size, len(known)), FREE, np.int32)
         given[:times] = job.given[first : first + times]
         writing, tokens, scores = decode(
-            model, with_scores, params, writing, rows, given, jnp.int32(times), filters, stops
-        )
+            model, with_scores, params, writing, rows, given, jnp.int32(times),
+            job.filters, job.stops,
+        )  # fmt: skip
         matched, stopped = np.asarray(writing.matched), np.asarray(writing.stopped)
         scored = np.asarray(scores)[:times] if with_scores else np.zeros((0, 0), np.float32)
         yield _Chunk(np.asarray(tokens)[:times], scored, matched, stopped)
@@ -385,7 +380,7 @@ def _chunks(
             return
 
 
-def _texts(job: _Job, stops: Stops, chunks: list[_Chunk], *, with_scores: bool) -> Texts:
+def _texts(job: _Job, chunks: list[_Chunk], *, with_scores: bool) -> Texts:
     known = [len(prompt) for prompt in job.prompts[: job.size]]
     times = max(k + p for k, p in zip(known, job.places, strict=False))
     tokens = np.full((times, job.size), FREE, np.int32)
@@ -398,7 +393,7 @@ def _texts(job: _Job, stops: Stops, chunks: list[_Chunk], *, with_scores: bool) 
         written = written[written != FREE]
         if chunks and chunks[-1].stopped[row]:
             stopped[row] = True
-            written = written[: len(written) - stops.length[chunks[-1].matched[row]]]
+            written = written[: len(written) - job.stops.length[chunks[-1].matched[row]]]
         lengths[row] += len(written)
         place = slice(known[row], lengths[row])
         tokens[place, row] = written
@@ -408,7 +403,7 @@ def _texts(job: _Job, stops: Stops, chunks: list[_Chunk], *, with_scores: bool) 
     return Texts(tokens, lengths, stopped, scores if with_scores else None)
 
 
-def _settled(job: _Job, stops: Stops, chunks: Iterator[_Chunk]) -> Iterator[list[Ids]]:
+def _settled(job: _Job, chunks: Iterator[_Chunk]) -> Iterator[list[Ids]]:
     """What is known to stay of each row, chunk by chunk."""
     held = [np.zeros(0, np.int32) for _ in range(job.size)]
     first = 0
@@ -420,9 +415,9 @@ def _settled(job: _Job, stops: Stops, chunks: Iterator[_Chunk]) -> Iterator[list
             tokens = np.concatenate([held[row], tokens[tokens != FREE]])
             state = chunk.matched[row]
             if chunk.stopped[row]:
-                kept, rest = max(0, len(tokens) - int(stops.length[state])), 0
+                kept, rest = max(0, len(tokens) - int(job.stops.length[state])), 0
             else:
-                rest = 0 if first >= job.places[row] else int(stops.depth[state])
+                rest = 0 if first >= job.places[row] else int(job.stops.depth[state])
                 kept = len(tokens) - rest
             found.append(tokens[:kept])
             held[row] = tokens[kept : kept + rest]
