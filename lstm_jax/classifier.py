@@ -232,22 +232,21 @@ class Classifier:
         Raises:
             ValueError: `params.vectors` missing, of another shape or dtype, or not asked for.
         """
-        vectors, is_frozen = params.vectors, self.config.frozen_embedding
-        shape = (self.vocabulary_size, self.config.embedding_size)
+        vectors, shape = params.vectors, (self.vocabulary_size, self.config.embedding_size)
+        if not self.config.frozen_embedding:
+            if vectors is None and params.embedding is not None:
+                return params.embedding
+            raise ValueError(
+                "this embedding is trained: params.embedding is needed and params.vectors is "
+                "None, or set frozen_embedding"
+            )
+        found = None if vectors is None else f"{vectors.dtype} of shape {vectors.shape}"
         is_floats = vectors is not None and jnp.issubdtype(vectors.dtype, jnp.floating)
-        if is_frozen and (vectors is None or vectors.shape != shape or not is_floats):
-            found = None if vectors is None else f"{vectors.dtype} of shape {vectors.shape}"
+        if vectors is None or vectors.shape != shape or not is_floats:
             raise ValueError(
                 f"params.vectors is {found}; frozen_embedding needs floats {shape}, "
                 "vocabulary_size by embedding_size"
             )
-        if vectors is None or not is_frozen:
-            if vectors is not None or params.embedding is None:
-                raise ValueError(
-                    "this embedding is trained: params.embedding is needed and params.vectors is "
-                    "None, or set frozen_embedding"
-                )
-            return params.embedding
         vectors = lax.stop_gradient(vectors)
         if params.embedding is None:
             return vectors

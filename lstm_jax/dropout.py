@@ -32,11 +32,7 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLi
     1/4, 8 at those of 1/16, 4 at those of 1/256, else 2, and the rate is then rounded to a multiple
     of 1/65536. On CPU drawing a word an entry took a tenth of a step.
 
-    Args:
-        key: a typed key, or keys `[B]`.
-        rate: 0 or above, and below 1.
-        shape: `(..., B, F)`.
-        dtype: of the mask.
+    The key is a typed one, or keys `[B]` for a shape `(..., B, F)`.
     """
     bits = next((n for n in (1, 2, 4, 8) if (rate * 2**n).is_integer()), 16)
     levels, per_word = 1 << bits, 32 // bits
@@ -49,7 +45,6 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLi
 
 
 def _words(key: Array, shape: tuple[int, ...]) -> Array:
-    """Random uint32 of this shape."""
     if not key.ndim:
         return random.bits(key, shape, jnp.uint32)
     *times, _, words = shape

@@ -29,13 +29,11 @@ def init_gates(
     dtype: DTypeLike,
     projection_size: int | None = None,
 ) -> tuple[Array, Array, Array, Array]:
-    """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU).
-
-    Raises:
-        ValueError: a size that is no integer or below 1, or an unknown name.
-    """
+    """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU)."""
     read_size = hidden_size if projection_size is None else projection_size
-    _check_sizes(input_size=input_size, hidden_size=hidden_size, projection_size=read_size)
+    _check(
+        initialisation, input_size=input_size, hidden_size=hidden_size, projection_size=read_size
+    )
     width = gates * hidden_size
     dtype = draw_dtype(dtype)
     zero = jnp.zeros(width, dtype)
@@ -51,7 +49,6 @@ def init_gates(
             return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero
         case "tf1":
             return *tf1_kernel(key_x, input_size, read_size, width, dtype), zero, zero
-    raise _unknown(initialisation)
 
 
 def init_inputs(
@@ -62,12 +59,8 @@ def init_inputs(
     initialisation: Initialisation,
     dtype: DTypeLike,
 ) -> tuple[Array, Array]:
-    """`w_x` and `b` of a cell whose gates have no matrix for the hidden state.
-
-    Raises:
-        ValueError: a size that is no integer or below 1, or an unknown name.
-    """
-    _check_sizes(input_size=input_size, hidden_size=hidden_size)
+    """`w_x` and `b` of a cell whose gates have no matrix for the hidden state."""
+    _check(initialisation, input_size=input_size, hidden_size=hidden_size)
     width, dtype = gates * hidden_size, draw_dtype(dtype)
     key_x, key_b = random.split(key)
     match initialisation:
@@ -77,7 +70,6 @@ def init_inputs(
         case "keras" | "tf1":
             w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
             return w_x, jnp.zeros(width, dtype)
-    raise _unknown(initialisation)
 
 
 def init_diagonal(key: Array, hidden_size: int, gates: int, dtype: DTypeLike) -> Array:
@@ -110,16 +102,12 @@ def init_affine(
     return draw(key_w, shape), draw(key_b, (outputs,))
 
 
-def _check_sizes(**sizes: Any) -> None:
+def _check(initialisation: str, **sizes: Any) -> None:
+    if initialisation not in (names := get_args(Initialisation)):
+        raise ValueError(f"initialisation is {initialisation!r}; choose one of {', '.join(names)}")
     for name, size in sizes.items():
         if not isinstance(size, Integral) or size < 1:
             raise ValueError(f"{name} is {size!r}; it must be an integer, at least 1")
-
-
-def _unknown(initialisation: Any) -> ValueError:
-    return ValueError(
-        f"initialisation is {initialisation!r}; choose one of {', '.join(get_args(Initialisation))}"
-    )
 
 
 def uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]], Array]:

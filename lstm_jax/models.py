@@ -6,7 +6,7 @@ Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,7 @@ from lstm_jax.checks import check_targets
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import init_affine, init_embedding
 from lstm_jax.kernels.chunks import scan_rematerialised
-from lstm_jax.losses import (
-    OutputParams,
-    TokenScores,
-    TokenSums,
-    fused_cross_entropy,
-    look_up_split,
-)
+from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy, look_up_split
 from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Positive, Share, Size
 from lstm_jax.sharding import vary_as
@@ -41,6 +35,14 @@ from lstm_jax.stack import (
 
 _DropoutKeys = tuple[Array | None, Array | None]
 """Of the stack and of the output; None where nothing is dropped."""
+
+
+class SequenceOptions(TypedDict, total=False):
+    """What a language model takes by name besides tokens; see `LanguageModel.hidden`."""
+
+    mask: Array | None
+    resets: Array | None
+    dropout_key: Array | None
 
 
 class TiedOutputParams(NamedTuple):
@@ -236,15 +238,10 @@ class LanguageModel:
         params: LanguageModelParams,
         carry: tuple[Any, ...] | None,
         tokens: Array,
-        *,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        dropout_key: Array | None = None,
+        **options: Unpack[SequenceOptions],
     ) -> tuple[tuple[Any, ...], Array]:
         """As `hidden`, and on to the logits of each next token, `[T, B, V]`."""
-        carry, hs_TBH = self.hidden(
-            params, carry, tokens, mask=mask, resets=resets, dropout_key=dropout_key
-        )
+        carry, hs_TBH = self.hidden(params, carry, tokens, **options)
         return carry, self.logits(params, hs_TBH)
 
     def step(
@@ -279,26 +276,21 @@ class LanguageModel:
         tokens: Array,
         targets: Array,
         *,
-        mask: Array | None = None,
-        resets: Array | None = None,
-        dropout_key: Array | None = None,
         axis: str | None = None,
+        **options: Unpack[SequenceOptions],
     ) -> tuple[TokenSums, tuple[Any, ...]]:
         """Summed cross-entropy (nats) and hits of `targets [T, B]`; the logits never all exist.
 
-        The mean loss of the batch is `sums.loss / sums.weight`, its perplexity the exponential
-        of that. A target outside the vocabulary, such as PyTorch's -100, is no token and weighs
-        nothing; a token outside it is read as the nearest id. Targets that are no integers, or of
-        another shape than the tokens, are a ValueError.
+        Options are those of `hidden`. The mean loss of the batch is `sums.loss / sums.weight`, its
+        perplexity the exponential of that. A target outside the vocabulary, such as PyTorch's -100,
+        is no token and weighs nothing; a token outside it is read as the nearest id. Targets that
+        are no integers, or of another shape than the tokens, are a ValueError.
 
         Inside `shard_map`, `axis` names the mesh's axis along which `vocabulary_specs` split the
         parameters, whose last slices may go on with zeros; the sums are those of all its devices'
         rows (see `fused_cross_entropy`).
         """
-        sums, _, carry = self.token_scores(
-            params, carry, tokens, targets, mask=mask, resets=resets, dropout_key=dropout_key,
-            axis=axis,
-        )  # fmt: skip
+        sums, _, carry = self.token_scores(params, carry, tokens, targets, axis=axis, **options)
         return sums, carry
 
     def token_scores(

@@ -88,8 +88,7 @@ def parallel(
 
     Args:
         step: pure; (params, carry, x) -> (carry, y). What depends on other places belongs in `xs`,
-            such as products of the inputs and a matrix, which are formed before for all times; what
-            is differentiated belongs in an argument.
+            such as products of the inputs and a matrix; what is differentiated, in an argument.
         params: a pytree.
         carry: the initial carry, a pytree of floating-point arrays of one shape.
         xs: a pytree of arrays `[T, ...]`.
@@ -102,9 +101,9 @@ def parallel(
             square root of the dtype's precision. What it leaves is about its square.
         max_iterations: after so many a `lax.scan` gives the result, in the same program.
         check: whether to refuse a step whose units depend on each other. A probe tells, at random
-            numbers of the arguments' shapes, with integers at 0; it takes 2 log2(units) forward
-            derivatives of one step whenever this is traced. What mixes units only at other numbers
-            is not found, and has wrong gradients.
+            numbers of the arguments' shapes, with integers at 0: 2 log2(units) forward derivatives
+            of a step whenever this is traced. What mixes units only at other numbers is not found,
+            and has wrong gradients.
         return_info: return how the carries were found, too.
 
     Returns:
@@ -133,7 +132,7 @@ def parallel(
     if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
         raise ValueError(f"tolerance is {tolerance!r}; give a number above 0, or None")
     params = jax.tree.map(_as_array, params)
-    _check_carry(carry)
+    _check_carry(jax.tree.leaves(carry))
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
     first = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), xs)
     _check_result(step, params, carry, first)
@@ -177,13 +176,13 @@ def _times(xs: Any) -> int:
     leaves = jax.tree.leaves(xs)
     for leaf in leaves:
         require_array("xs", leaf)
-    lengths = {leaf.shape[0] if leaf.ndim else -1 for leaf in leaves}
-    if len(lengths) != 1 or -1 in lengths:
+    lengths = {leaf.shape[:1] for leaf in leaves}
+    if len(lengths) != 1 or () in lengths:
         raise ValueError(
             f"xs have shapes {[leaf.shape for leaf in leaves]}; give at least one array, and the "
             "same number of times as the first axis of each"
         )
-    return int(lengths.pop())
+    return int(lengths.pop()[0])
 
 
 def _as_array(leaf: Any) -> Any:
@@ -193,21 +192,16 @@ def _as_array(leaf: Any) -> Any:
     return leaf
 
 
-def _check_carry(carry: Any) -> None:
-    leaves = jax.tree.leaves(carry)
+def _check_carry(leaves: list[Any]) -> None:
     for leaf in leaves:
         require_array("carry", leaf)
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(f"carry has an array of {leaf.dtype}; give floating-point arrays")
-    shapes = sorted({leaf.shape for leaf in leaves})
-    dtypes = sorted({str(leaf.dtype) for leaf in leaves})
-    if len(dtypes) != 1:
-        raise ValueError(
-            f"carry has arrays of {' and '.join(dtypes)}; give all of them one dtype"
-            if dtypes
-            else "carry has no arrays; without a state there is nothing to solve: use jax.vmap"
-        )
-    if len(shapes) != 1:
+    if not leaves:
+        raise ValueError("carry has no arrays; with nothing to solve, use jax.vmap")
+    if len(dtypes := sorted({str(leaf.dtype) for leaf in leaves})) > 1:
+        raise ValueError(f"carry has arrays of {' and '.join(dtypes)}; give all of them one dtype")
+    if len(shapes := sorted({leaf.shape for leaf in leaves})) > 1:
         raise ValueError(
             f"carry has arrays of shapes {shapes}; its units are the places of one shape, so give "
             "all of them that shape"
@@ -219,14 +213,9 @@ def _check_result(step: Step, params: Any, carry: Any, x: Any) -> None:
     if not isinstance(found, tuple) or len(found) != 2:
         parts = f" of {len(found)}" if isinstance(found, tuple) else ""
         raise ValueError(f"step returns a {type(found).__name__}{parts}; it must return (carry, y)")
-
-    def described(tree: Any) -> str:
-        return str(jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", tree))
-
-    if described(found[0]) != described(carry):
-        raise ValueError(
-            f"step returns a carry {described(found[0])}; expected it as it was, {described(carry)}"
-        )
+    new, old = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", (found[0], carry))
+    if str(new) != str(old):
+        raise ValueError(f"step returns a carry {new}; expected it as it was, {old}")
 
 
 def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:

@@ -138,19 +138,11 @@ def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def time_product(policy: Products, xs_TBD: Array, w_DG: Array) -> Array:
-    """`xs @ w` over all time, whose gradients are products of the same policy.
+    """`xs @ w` over all time, in the accumulator's dtype; reverse mode only.
 
     JAX's own transpose of a bfloat16 product would round the weight gradient to bfloat16 and
     mix operand dtypes; here both gradients take bfloat16 operands and float32 sums, and the
     weight gradient is one product that contracts time and batch together.
-
-    Args:
-        policy: from `products`.
-        xs_TBD: inputs `[T, B, D]`.
-        w_DG: weights `[D, G]`.
-
-    Returns:
-        `[T, B, G]` in the accumulator's dtype. Reverse mode only.
     """
     return _time_product_forward(policy, xs_TBD, w_DG)[0]
 

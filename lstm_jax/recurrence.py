@@ -5,6 +5,7 @@ Shapes: T time, B batch, D input size, H hidden size, G gates side by side.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import jax
@@ -12,17 +13,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax import cells
-from lstm_jax.cells import (
-    Cell,
-    Params,
-    cell_of,
-    check_carry,
-    check_shapes,
-    look_up,
-    require_cell,
-    unit_params,
-    zero_carry,
-)
 from lstm_jax.checks import check_input, require_array, require_count
 from lstm_jax.kernels import reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
@@ -141,7 +131,7 @@ def rnn(
 
 
 def layer(
-    params: Params,
+    params: cells.Params,
     carry: Any,
     xs: Array,
     *,
@@ -157,10 +147,10 @@ def layer(
 
 
 def layer_of(
-    cell: Cell, params: Params, carry: Any, xs: Array, options: LayerOptions
+    cell: cells.Cell, params: cells.Params, carry: Any, xs: Array, options: LayerOptions
 ) -> tuple[Any, Array, SolverInfo | None]:
     """As `layer_with_info`; raises TypeError for another cell's parameters or unknown options."""
-    require_cell(params, cell)
+    cells.require_cell(params, cell)
     known = LayerOptions.__annotations__
     for name in options:
         if name not in known:
@@ -171,7 +161,7 @@ def layer_of(
 
 
 def layer_with_info(
-    params: Params,
+    params: cells.Params,
     carry: Any,
     xs: Array,
     *,
@@ -189,24 +179,25 @@ def layer_with_info(
     _check(params, xs, mask, resets, backend, unroll, remat)
     params, mask, resets = vary_as(xs, (params, mask, resets))
     if carry is None:
-        carry = zero_carry(params, xs.shape[1])
-    check_carry(params, carry, xs.shape[1])
+        carry = cells.zero_carry(params, xs.shape[1])
+    cells.check_carry(params, carry, xs.shape[1])
     carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
     if remat is not None and remat < xs.shape[0]:
+        run = partial(
+            layer_with_info, params, reverse=reverse, backend=backend,
+            compute_dtype=compute_dtype, unroll=unroll,
+        )  # fmt: skip
 
-        def run(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
+        def chunk(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
             xs, mask, resets, input_scale = inputs
-            carry, hs_TBH, info = layer_with_info(
-                params, carry, xs, mask=mask, resets=resets, reverse=reverse, backend=backend,
-                compute_dtype=compute_dtype, unroll=unroll, input_scale=input_scale,
-            )  # fmt: skip
-            return carry, (hs_TBH, solver.at_each(info, xs.shape[0]))
+            carry, hs_TBH, info = run(carry, xs, mask=mask, resets=resets, input_scale=input_scale)
+            return carry, (hs_TBH, solver.at_each(info, hs_TBH.shape[0]))
 
         inputs = (xs, mask, resets, input_scale)
-        carry, (hs_TBH, info) = scan_rematerialised(run, carry, inputs, remat, reverse=reverse)
+        carry, (hs_TBH, info) = scan_rematerialised(chunk, carry, inputs, remat, reverse=reverse)
         return carry, hs_TBH, solver.worst(info)
     if xs.ndim == 3:
         # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
@@ -216,7 +207,7 @@ def layer_with_info(
         # A reset at t cuts between t-1 and t. Backward, t-1 comes after t, so it is zeroed before
         # t-1 is processed; the cut at t = 0 comes after the last step.
         order, ends_zeroed = before_each(resets, reverse=True), resets[0]
-    cell, info = cell_of(params), None
+    cell, info = cells.cell_of(params), None
     if backend == "reference":
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = reference.run(
@@ -228,8 +219,8 @@ def layer_with_info(
         folded = kernel.fold(params)
         gates_TBG, b_G = _project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
-            kernel, policy, kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
-            reverse=reverse, unroll=unroll,
+            kernel, policy, reverse, unroll,
+            kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
         )  # fmt: skip
     else:
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
@@ -237,7 +228,7 @@ def layer_with_info(
         at_once = backend == "parallel" or (backend == "auto" and jax.default_backend() != "cpu")
         how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
         carry, states, info = solver.run(
-            how, cell.unit_step, unit_params(params, policy), carry, gates_TBG, mask, order
+            how, cell.unit_step, cells.unit_params(params, policy), carry, gates_TBG, mask, order
         )
         hs_TBH = states.h
     if ends_zeroed is not None:
@@ -245,7 +236,7 @@ def layer_with_info(
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
 
 
-def require_backend(cell: Cell, backend: str) -> None:
+def require_backend(cell: cells.Cell, backend: str) -> None:
     """Raises ValueError where a cell cannot be run so."""
     if backend == "parallel" and cell.unit_step is None:
         others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
@@ -256,7 +247,7 @@ def require_backend(cell: Cell, backend: str) -> None:
 
 
 def _project(
-    policy: Products, params: Params, xs: Array, input_scale: Array | None
+    policy: Products, params: cells.Params, xs: Array, input_scale: Array | None
 ) -> tuple[Array, Array | None]:
     """The input's share of the gates at all times `[T, B, G]`, and the bias if it lacks it."""
     b_G = params.b.astype(policy.accumulate)
@@ -264,19 +255,19 @@ def _project(
         return time_product(policy, xs, params.w_x), b_G
     table_DG = params.w_x.astype(policy.accumulate)
     if input_scale is None:
-        return look_up(table_DG + b_G[None], xs), None
-    return look_up(table_DG, xs) * input_scale[..., None], b_G
+        return cells.look_up(table_DG + b_G[None], xs), None
+    return cells.look_up(table_DG, xs) * input_scale[..., None], b_G
 
 
 def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
     if xs.ndim == 3:
         return xs
-    rows_TBD = look_up(jnp.eye(w_x.shape[0], dtype=w_x.dtype), xs)
+    rows_TBD = cells.look_up(jnp.eye(w_x.shape[0], dtype=w_x.dtype), xs)
     return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
 
 
 def _check(
-    params: Params,
+    params: cells.Params,
     xs: Array,
     mask: Array | None,
     resets: Array | None,
@@ -286,9 +277,9 @@ def _check(
 ) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
-    require_backend(cell_of(params), backend)
-    if cell_of(params).unit_step is not None:
-        check_shapes(params)
+    require_backend(cells.cell_of(params), backend)
+    if cells.cell_of(params).unit_step is not None:
+        cells.check_shapes(params)
     for name, count in (("unroll", unroll), ("remat", remat)):
         require_count(name, count)
     check_input("xs", xs, "T, B", params.w_x.shape[0])

@@ -138,10 +138,7 @@ def put_at(places: Any, tree: Tree) -> Tree:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, place, array.__getitem__)
 
-    def placed_all(place: NamedSharding, part: Any) -> Any:
-        return jax.tree.map(partial(placed, place), part)
-
-    found: Tree = jax.tree.map(placed_all, places, tree)
+    found: Tree = jax.tree.map(placed, jax.tree.broadcast(places, tree), tree)
     return found
 
 
@@ -171,16 +168,7 @@ def split_among(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec = _WHOLE
 
 
 def local(mesh: Mesh, tree: Tree) -> Tree:
-    """Whole copies, on this process's first device, of arrays that live on a mesh.
-
-    All processes of the mesh must call it.
-
-    Examples:
-        >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
-        >>> xs = lstm_jax.sharding.put(mesh, np.ones((10, 4, 3)), axis=1)
-        >>> lstm_jax.sharding.local(mesh, xs).devices() == {jax.local_devices()[0]}
-        True
-    """
+    """Copies on this process's first device, whole, of arrays on a mesh; all processes call it."""
     if mesh.size == 1:
         return tree
     whole = jax.device_put(tree, NamedSharding(mesh, _WHOLE))

@@ -1,6 +1,6 @@
 """One step of each recurrent cell: parameters, carry, step function, initial weights.
 
-A cell is a file that declares it (`Cell`), and a name in `CellName` and in `CELLS`.
+A cell is what a file declares as one (`Cell`), and a name in `CellName` and in `CELLS`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,32 @@ from lstm_jax.cells.base import (
     unit_params,
     zero_carry,
 )
-from lstm_jax.cells.diag_gru import (
+from lstm_jax.cells.diagonal import (
     DIAG_GRU,
+    DIAG_LSTM,
     DiagGRUCarry,
     DiagGRUParams,
-    diag_gru_step,
-    init_diag_gru,
-)
-from lstm_jax.cells.diag_lstm import (
-    DIAG_LSTM,
     DiagLSTMCarry,
     DiagLSTMParams,
+    diag_gru_step,
     diag_lstm_step,
+    init_diag_gru,
     init_diag_lstm,
 )
 from lstm_jax.cells.gru import GRU, GRUCarry, GRUParams, GRUReset, gru_step, init_gru
 from lstm_jax.cells.lstm import LSTM, LSTMCarry, LSTMParams, init_lstm, lstm_step
-from lstm_jax.cells.mingru import MINGRU, MinGRUCarry, MinGRUParams, init_mingru, mingru_step
-from lstm_jax.cells.minlstm import MINLSTM, MinLSTMCarry, MinLSTMParams, init_minlstm, minlstm_step
+from lstm_jax.cells.minimal import (
+    MINGRU,
+    MINLSTM,
+    MinGRUCarry,
+    MinGRUParams,
+    MinLSTMCarry,
+    MinLSTMParams,
+    init_mingru,
+    init_minlstm,
+    mingru_step,
+    minlstm_step,
+)
 from lstm_jax.cells.rnn import RNN, RNNCarry, RNNParams, init_rnn, rnn_step
 
 CellName = Literal["rnn", "lstm", "gru", "mingru", "minlstm", "diag-gru", "diag-lstm"]

@@ -18,7 +18,7 @@ from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
 
 
 class Cell(NamedTuple):
-    """What a layer has to know of a cell. Its parameters have it as their property `cell`.
+    """What a layer has to know of a cell. Its parameters have it as their attribute `cell`.
 
     All parameters have `w_x [D, G]` and `b [G]`, and all carries have `h`, the output.
 
@@ -38,8 +38,8 @@ class Cell(NamedTuple):
     gates: int
     step: Callable[..., tuple[Any, Array]]
     init: Callable[..., Any]
-    params: type
-    carry: Any
+    params: type[Any]
+    carry: type[Any]
     unit_step: Callable[[Any, Any, Array], Any] | None = None
     linear: bool = False
 
@@ -49,12 +49,14 @@ class Cell(NamedTuple):
         return self.name.replace("-", "_")
 
 
-def cell_of(params: Any) -> Cell:
-    """The cell that these parameters belong to.
+def declared(cell: Cell) -> Cell:
+    """The cell, which its parameters then have as their attribute."""
+    cell.params.cell = cell
+    return cell
 
-    Raises:
-        TypeError: they belong to none.
-    """
+
+def cell_of(params: Any) -> Cell:
+    """The cell that these parameters belong to; raises TypeError where there is none."""
     cell = getattr(params, "cell", None)
     if isinstance(cell, Cell):
         return cell

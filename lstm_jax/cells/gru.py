@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, check_step, input_gates
+from lstm_jax.cells.base import Cell, check_step, declared, input_gates
 from lstm_jax.initialisation import Initialisation, init_gates, tf1_kernel
 from lstm_jax.precision import ComputeDtype, cast_tree, products
 
@@ -35,11 +35,6 @@ class GRUParams(NamedTuple):
     b: Array
     b_hn: Array | None
 
-    @property
-    def cell(self) -> Cell:
-        """What it declares."""
-        return GRU
-
 
 class GRUCarry(NamedTuple):
     """State of a GRU: `h [B, H]`.
@@ -53,11 +48,7 @@ class GRUCarry(NamedTuple):
 
 
 def gru_step(
-    params: GRUParams,
-    carry: GRUCarry,
-    x: Array,
-    *,
-    compute_dtype: ComputeDtype | None = None,
+    params: GRUParams, carry: GRUCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
 ) -> tuple[GRUCarry, Array]:
     """One step of a GRU, in PyTorch's gate order r, z, n.
 
@@ -103,19 +94,11 @@ def init_gru(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> GRUParams:
-    """Draws the weights of a GRU; see `init_lstm` for the other arguments.
+    """Draws the weights of a GRU; see `init_lstm` for the other arguments, and for errors.
 
-    Args:
-        key: a typed PRNG key.
-        input_size: D.
-        hidden_size: H.
-        reset: whether the reset gate works `"after"` the recurrent product or `"before"` it.
-        initialisation: as in `init_lstm`; `"tf1"` draws gates and candidate as the two kernels
-            they are there, and starts the gates' biases at 1.
-        dtype: dtype of the parameters.
-
-    Raises:
-        ValueError: a size that is no integer or below 1, or an unknown name.
+    Its reset gate works `reset="after"` the recurrent product or `"before"` it. The initialisation
+    `"tf1"` draws gates and candidate as the two kernels they are there, and starts the gates'
+    biases at 1; `"keras"` has all biases zero.
 
     Examples:
         >>> lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape
@@ -138,4 +121,4 @@ def init_gru(
     return cast_tree(params, dtype)
 
 
-GRU = Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry)
+GRU = declared(Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry))

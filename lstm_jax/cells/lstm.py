@@ -14,7 +14,7 @@ from jax import Array, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, check_step, input_gates
+from lstm_jax.cells.base import Cell, check_step, declared, input_gates
 from lstm_jax.initialisation import Initialisation, init_gates, uniform
 from lstm_jax.precision import ComputeDtype, cast_tree, draw_dtype, products
 
@@ -34,11 +34,6 @@ class LSTMParams(NamedTuple):
     b: Array
     w_hr: Array | None = None
 
-    @property
-    def cell(self) -> Cell:
-        """What it declares."""
-        return LSTM
-
 
 class LSTMCarry(NamedTuple):
     """State of an LSTM: `h [B, H]`, with a projection `[B, P]`, and the cell `c [B, H]`.
@@ -53,11 +48,7 @@ class LSTMCarry(NamedTuple):
 
 
 def lstm_step(
-    params: LSTMParams,
-    carry: LSTMCarry,
-    x: Array,
-    *,
-    compute_dtype: ComputeDtype | None = None,
+    params: LSTMParams, carry: LSTMCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
 ) -> tuple[LSTMCarry, Array]:
     """One step of an LSTM, in PyTorch's and Keras's gate order i, f, g, o.
 
@@ -143,4 +134,4 @@ def init_lstm(
     return cast_tree(LSTMParams(w_x, w_h, b, w_hr), dtype)
 
 
-LSTM = Cell("lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry)
+LSTM = declared(Cell("lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, check_step, input_gates
+from lstm_jax.cells.base import Cell, check_step, declared, input_gates
 from lstm_jax.initialisation import Initialisation, init_gates
 from lstm_jax.precision import ComputeDtype, cast_tree, products
 
@@ -28,11 +28,6 @@ class RNNParams(NamedTuple):
     w_h: Array
     b: Array
 
-    @property
-    def cell(self) -> Cell:
-        """What it declares."""
-        return RNN
-
 
 class RNNCarry(NamedTuple):
     """State of a tanh cell: `h [B, H]`.
@@ -46,11 +41,7 @@ class RNNCarry(NamedTuple):
 
 
 def rnn_step(
-    params: RNNParams,
-    carry: RNNCarry,
-    x: Array,
-    *,
-    compute_dtype: ComputeDtype | None = None,
+    params: RNNParams, carry: RNNCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
 ) -> tuple[RNNCarry, Array]:
     """One step of the tanh cell of Elman (1990): `h' = tanh(x w_x + h w_h + b)`.
 
@@ -87,4 +78,4 @@ def init_rnn(
     return cast_tree(RNNParams(w_x, w_h, b), dtype)
 
 
-RNN = Cell("rnn", 1, rnn_step, init_rnn, RNNParams, RNNCarry)
+RNN = declared(Cell("rnn", 1, rnn_step, init_rnn, RNNParams, RNNCarry))

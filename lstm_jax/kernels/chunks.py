@@ -37,10 +37,8 @@ def scan_rematerialised(
 
     again = jax.checkpoint(body, prevent_cse=False)
 
-    def step(carry: Any, taken: tuple[Any, Array]) -> tuple[Any, Any]:
-        inputs, index = taken
-        carry, outputs = again(carry, inputs, index)
-        return carry, outputs
+    def step(carry: Any, taken: tuple[Any, Array]) -> Any:
+        return again(carry, *taken)
 
     carry, outputs = lax.scan(step, carry, (stacked, jnp.arange(chunks)), reverse=reverse)
     outputs = jax.tree.map(lambda a: a.reshape(chunks * chunk, *a.shape[2:]), outputs)

@@ -135,7 +135,7 @@ def backward(
     names = form.reads if mask_TB is None else dcarry._fields
 
     is_narrow = policy.operand != policy.accumulate
-    hold = lax.optimization_barrier if is_narrow else lambda array: array
+    hold = lax.optimization_barrier if is_narrow else _same
 
     def joined(doperands: Blocks, dread: Blocks) -> tuple[tuple[Array, Blocks], Blocks]:
         """What goes into the next product and what goes by it; and the operands' gradients."""
@@ -184,6 +184,10 @@ def backward(
     )
     dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
     return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
+
+
+def _same(array: Array) -> Array:
+    return array
 
 
 def _blocks(row: Array, parts: int) -> Blocks:

@@ -88,43 +88,26 @@ class Kernel(NamedTuple):
     on_gpu: gpu.Elementwise | None = None
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def run(
-    kernel: Kernel,
-    policy: Products,
-    weights: Weights,
-    b_G: Array | None,
-    carry: Any,
-    gates_TBG: Array,
-    mask_TB: Array | None,
-    resets_TB: Array | None,
-    *,
-    reverse: bool,
-    unroll: int | None,
+    kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
 ) -> tuple[Any, Array]:
     """Runs the recurrence; reverse mode only.
 
     Args:
         kernel: the cell's arithmetic, from `kernel_of`.
         policy: dtypes of the recurrent product.
-        weights: `kernel.weights(kernel.fold(params))`.
-        b_G: bias of the folded parameters, or None where `gates_TBG` has it.
-        carry: initial carry, in the accumulator's dtype.
-        gates_TBG: the input's share of the gates, of the folded parameters, in that dtype.
-        mask_TB: True = a real step; None = all are.
-        resets_TB: True = the carry is zeroed before this step is taken, in processing order.
         reverse: run from the last time to the first.
         unroll: steps per iteration of the loop; None lets the platform choose.
+        *inputs: `kernel.weights(kernel.fold(params))`; bias `[G]` of the folded parameters, or None
+            where the gates have it; initial carry, in the accumulator's dtype; the input's share of
+            the gates `[T, B, G]`, of the folded parameters, in that dtype; the mask `[T, B]`, True
+            = a real step, or None; and the resets, True = the carry is zeroed before this step is
+            taken, in processing order, or None.
 
     Returns:
         The final carry, and the hidden state carried out of each step `[T, B, H]`.
     """
-    return _run(kernel, policy, reverse, unroll, weights, b_G, carry, gates_TBG, mask_TB, resets_TB)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
-def _run(
-    kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
-) -> tuple[Any, Array]:
     return _run_forward(kernel, policy, reverse, unroll, *inputs)[0]
 
 
@@ -148,7 +131,10 @@ def _run_backward(
     cotangents: tuple[Any, Array],
 ) -> tuple[Weights, Array | None, Any, Array, None, None]:
     weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB = residuals
-    previous_TBH = reset_rows(resets_TB, _previous(h_BH, hs_TBH, reverse))
+    # Without the barrier XLA joins them inside the transposition for the weight gradient's product,
+    # with a branch for each number, slower than both one after the other.
+    before_TBH = lax.optimization_barrier(before_each(hs_TBH, h_BH, reverse=reverse))
+    previous_TBH = reset_rows(resets_TB, before_TBH)
     in_place = partial(_backward, kernel, policy, reverse, unroll or 1)
     on_gpu = partial(gpu.backward, kernel.gather, policy, reverse, unroll)
     inputs = (weights, b_G, saved_TBG, extra, previous_TBH, mask_TB, resets_TB, *cotangents)
@@ -158,7 +144,7 @@ def _run_backward(
     return dweights, db_G, dcarry, dgates_TBG, None, None
 
 
-_run.defvjp(_run_forward, _run_backward)
+run.defvjp(_run_forward, _run_backward)
 
 
 def _by_platform(kernel: Kernel, in_place: Any, on_gpu: Any, inputs: tuple[Any, ...]) -> Any:
@@ -240,13 +226,3 @@ def _backward(
         step, (dcarry, saved_TBG), inputs, reverse=not reverse, unroll=unroll
     )
     return dcarry, kernel.gather(policy, factors, previous_TBH, drows_TBG, emitted)
-
-
-def _previous(h_BH: Array, hs_TBH: Array, reverse: bool) -> Array:
-    """The hidden state before each step, from the initial one and those that came out.
-
-    Without the barrier XLA joins them inside the transposition for the weight gradient's product,
-    with a branch for each number, slower than both one after the other.
-    """
-    previous_TBH: Array = lax.optimization_barrier(before_each(hs_TBH, h_BH, reverse=reverse))
-    return previous_TBH

@@ -1,19 +1,100 @@
-"""The minLSTM of Feng et al. (2024): an LSTM without what the gates take from the state.
+"""The minGRU and minLSTM of Feng et al. (2024), whose gates take nothing from the state.
 
-Shapes: B batch, D input size, H hidden size, G = 3H gates f, i, n side by side.
+Shapes: B batch, D input size, H hidden size, G gates side by side.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, step_units
+from lstm_jax.cells.base import Cell, declared, step_units
 from lstm_jax.initialisation import Initialisation, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
+
+
+class MinGRUParams(NamedTuple):
+    """Weights of a minGRU: `w_x [D, 2H]`, `b [2H]`; order z, n.
+
+    Examples:
+        >>> lstm_jax.init_mingru(jax.random.key(0), 3, 4).w_x.shape
+        (3, 8)
+    """
+
+    w_x: Array
+    b: Array
+
+
+class MinGRUCarry(NamedTuple):
+    """State of a minGRU: `h [B, H]`.
+
+    Examples:
+        >>> lstm_jax.MinGRUCarry(h=jnp.zeros((2, 4))).h.shape
+        (2, 4)
+    """
+
+    h: Array
+
+
+def mingru_step(
+    params: MinGRUParams, carry: MinGRUCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
+) -> tuple[MinGRUCarry, Array]:
+    """One step of a minGRU.
+
+        z = sigmoid(x w_z + b_z)
+        n = x w_n + b_n
+        h' = (1 - z) h + z n
+
+    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
+    and inputs `[B, D]`, or integers `[B]`.
+
+    References:
+        Feng et al., arXiv:2410.01201.
+
+    Examples:
+        >>> params = lstm_jax.init_mingru(jax.random.key(0), 3, 4)
+        >>> carry = lstm_jax.zero_carry(params, 2)
+        >>> carry, h = lstm_jax.mingru_step(params, carry, jnp.ones((2, 3)))
+        >>> h.shape
+        (2, 4)
+    """
+    return step_units(MINGRU, params, carry, x, compute_dtype)
+
+
+def _mingru(params: MinGRUParams, carry: MinGRUCarry, gates_BG: Array) -> MinGRUCarry:
+    z_BH, n_BH = jnp.split(gates_BG, 2, axis=-1)
+    z_BH = jax.nn.sigmoid(z_BH)
+    return MinGRUCarry((1 - z_BH) * carry.h + z_BH * n_BH)
+
+
+def init_mingru(
+    key: Array,
+    input_size: int,
+    hidden_size: int,
+    *,
+    initialisation: Initialisation = "pytorch",
+    dtype: DTypeLike = jnp.float32,
+) -> MinGRUParams:
+    """Draws the weights of a minGRU; see `init_lstm` for arguments and errors.
+
+    The initialisation `"pytorch"`: all uniform in +-1/sqrt(H); `"keras"` and `"tf1"`: Glorot
+    uniform weights, zero biases.
+
+    Examples:
+        >>> lstm_jax.init_mingru(jax.random.key(0), input_size=3, hidden_size=4).b.shape
+        (8,)
+    """
+    w_x, b = init_inputs(key, input_size, hidden_size, 2, initialisation, dtype)
+    return cast_tree(MinGRUParams(w_x, b), dtype)
+
+
+MINGRU = declared(
+    Cell("mingru", 2, mingru_step, init_mingru, MinGRUParams, MinGRUCarry, _mingru, True)
+)
 
 
 class MinLSTMParams(NamedTuple):
@@ -26,11 +107,6 @@ class MinLSTMParams(NamedTuple):
 
     w_x: Array
     b: Array
-
-    @property
-    def cell(self) -> Cell:
-        """What it declares."""
-        return MINLSTM
 
 
 class MinLSTMCarry(NamedTuple):
@@ -75,7 +151,7 @@ def minlstm_step(
     return step_units(MINLSTM, params, carry, x, compute_dtype)
 
 
-def _unit_step(params: MinLSTMParams, carry: MinLSTMCarry, gates_BG: Array) -> MinLSTMCarry:
+def _minlstm(params: MinLSTMParams, carry: MinLSTMCarry, gates_BG: Array) -> MinLSTMCarry:
     f_BH, i_BH, n_BH = jnp.split(gates_BG, 3, axis=-1)
     f_BH = _share(f_BH, i_BH)
     return MinLSTMCarry(f_BH * carry.h + (1 - f_BH) * n_BH)
@@ -102,9 +178,9 @@ def init_minlstm(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> MinLSTMParams:
-    """Draws the weights of a minLSTM; see `init_mingru` for the arguments.
+    """Draws the weights of a minLSTM as `init_mingru` does.
 
-    `"keras"` and `"tf1"` start the forget gate's bias at 1.
+    Where biases are zeros there, the forget gate's is 1 here.
 
     Examples:
         >>> lstm_jax.init_minlstm(jax.random.key(0), input_size=3, hidden_size=4).b.shape
@@ -116,6 +192,6 @@ def init_minlstm(
     return cast_tree(MinLSTMParams(w_x, b), dtype)
 
 
-MINLSTM = Cell(
-    "minlstm", 3, minlstm_step, init_minlstm, MinLSTMParams, MinLSTMCarry, _unit_step, linear=True
+MINLSTM = declared(
+    Cell("minlstm", 3, minlstm_step, init_minlstm, MinLSTMParams, MinLSTMCarry, _minlstm, True)
 )
