@@ -12,12 +12,7 @@ from lstm_jax.interop.export import (
     signature,
 )
 from lstm_jax.interop.files import load_arrays, load_pytorch, load_safetensors, save_safetensors
-from lstm_jax.interop.flax import (
-    params_from_linen,
-    params_from_nnx,
-    params_to_linen,
-    params_to_nnx,
-)
+from lstm_jax.interop.flax import params_from_linen, params_from_nnx, params_to_linen, params_to_nnx
 from lstm_jax.interop.keras import (
     layer_from_keras,
     layer_to_keras,

@@ -12,6 +12,7 @@ Shapes: D input size, H hidden size, G gates side by side.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -120,14 +121,14 @@ def directions_of(layer: Any) -> tuple[DenseParams, ...]:
 
 def require_chain(layers: tuple[Any, ...]) -> None:
     """Raises ValueError where a layer doesn't take what the one below puts out."""
-    for index in range(1, len(layers)):
-        puts_out = sum(int(p.w_h.shape[0]) for p in directions_of(layers[index - 1]))
-        for params in directions_of(layers[index]):
-            if params.w_x.shape[0] != puts_out:
-                raise ValueError(
-                    f"layer {index} takes inputs of size {params.w_x.shape[0]}, but layer "
-                    f"{index - 1} puts out {puts_out}; are these layers of one stack?"
-                )
+    each = [directions_of(layer) for layer in layers]
+    for index, (below, above) in enumerate(pairwise(each), 1):
+        puts_out = sum(int(params.w_h.shape[0]) for params in below)
+        for size in {int(params.w_x.shape[0]) for params in above} - {puts_out}:
+            raise ValueError(
+                f"layer {index} takes inputs of size {size}, but layer {index - 1} puts out "
+                f"{puts_out}; are these layers of one stack?"
+            )
 
 
 def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:

@@ -31,15 +31,11 @@ from lstm_jax.sampling.stops import make_stops
 from lstm_jax.stack import run_stack
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
-
-_KEY_DATA = jax.ShapeDtypeStruct((2,), jnp.uint32)
+Platforms = Sequence[Platform] | None
 
 
 def export_step(
-    model: LanguageModel,
-    params: LanguageModelParams,
-    *,
-    platforms: Sequence[Platform] | None = None,
+    model: LanguageModel, params: LanguageModelParams, *, platforms: Platforms = None
 ) -> export.Exported:
     """One token further: `(carry leaf, ..., token) -> (carry leaf, ..., logits)`.
 
@@ -57,8 +53,7 @@ def export_step(
     Examples:
         >>> from lstm_jax import interop
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
-        >>> params = model.init(jax.random.key(0))
-        >>> exported = interop.export_step(model, params)
+        >>> exported = interop.export_step(model, model.init(jax.random.key(0)))
         >>> h, c, logits = exported.call(jnp.zeros((2, 4)), jnp.zeros((2, 4)), jnp.int32([1, 2]))
         >>> logits.shape
         (2, 5)
@@ -82,7 +77,7 @@ def export_sampler(
     places: int,
     *,
     forbidden: Sequence[int] = (),
-    platforms: Sequence[Platform] | None = None,
+    platforms: Platforms = None,
 ) -> export.Exported:
     """Prompts in, what follows them out: `(prompt, key_data, temperature, top_n) -> tokens`.
 
@@ -107,8 +102,7 @@ def export_sampler(
     Examples:
         >>> from lstm_jax import interop
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
-        >>> params = model.init(jax.random.key(0))
-        >>> exported = interop.export_sampler(model, params, places=6)
+        >>> exported = interop.export_sampler(model, model.init(jax.random.key(0)), places=6)
         >>> tokens = exported.call(jnp.int32([[1], [2]]), jnp.uint32([0, 7]), 0.8, jnp.int32(3))
         >>> tokens.shape
         (6, 1)
@@ -120,25 +114,22 @@ def export_sampler(
     stops = make_stops(model.vocabulary_size)
 
     def sample(prompt_TB: Array, key_data: Array, temperature: Array, top_n: Array) -> Array:
-        mask_TB = prompt_TB != FREE
-        writing, rows = _begin(model, params, prompt_TB, mask_TB, key_data, places)
+        writing, rows = _begin(model, params, prompt_TB, key_data, places)
         chosen = filters._replace(temperature=temperature, top_n=jnp.maximum(top_n, 0))
         given_NB = jnp.full((places, prompt_TB.shape[1]), FREE, jnp.int32)
-        times = jnp.int32(places)
         written: tuple[Any, Array, Array] = decode(
-            model, False, params, writing, rows, given_NB, times, chosen, stops
+            model, False, params, writing, rows, given_NB, jnp.int32(places), chosen, stops
         )
         return written[1]
 
+    prompt = jax.ShapeDtypeStruct(export.symbolic_shape("t, b"), jnp.int32)
+    key_data = jax.ShapeDtypeStruct((2,), jnp.uint32)
     scalars = [jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.float32, jnp.int32)]
-    return _exported(sample, platforms, _time_and_batch(jnp.int32), _KEY_DATA, *scalars)
+    return _exported(sample, platforms, prompt, key_data, *scalars)
 
 
 def export_classifier(
-    model: Classifier,
-    params: ClassifierParams,
-    *,
-    platforms: Sequence[Platform] | None = None,
+    model: Classifier, params: ClassifierParams, *, platforms: Platforms = None
 ) -> export.Exported:
     """The probability of label 1: `(tokens, mask) -> probability`.
 
@@ -166,16 +157,15 @@ def export_classifier(
     def probability(tokens_TB: Array, mask_TB: Array) -> Array:
         return jax.nn.sigmoid(model.logits(params, tokens_TB, mask=mask_TB))
 
-    tokens = _time_and_batch(jnp.int32)
-    mask = jax.ShapeDtypeStruct(tokens.shape, jnp.bool_)
+    shape = export.symbolic_shape("t, b")
+    tokens, mask = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool_))
     return _exported(probability, platforms, tokens, mask)
 
 
 def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> int:
-    """Writes an artefact, whole or not at all, for `jax.export.deserialize`; one there is replaced.
+    """Writes an artefact for `jax.export.deserialize`, and returns its size in bytes.
 
-    Returns:
-        Its size in bytes.
+    It is written whole or not at all; one that is there is replaced.
 
     Raises:
         ValueError: flatbuffers is not installed, which JAX writes and reads artefacts with.
@@ -184,8 +174,8 @@ def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> in
     Examples:
         >>> from lstm_jax import interop
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
-        >>> params = model.init(jax.random.key(0))
-        >>> size = interop.save_exported("step.bin", interop.export_step(model, params))
+        >>> exported = interop.export_step(model, model.init(jax.random.key(0)))
+        >>> size = interop.save_exported("step.bin", exported)
     """
     try:
         data = exported.serialize()
@@ -201,27 +191,23 @@ def signature(exported: export.Exported) -> str:
     Examples:
         >>> from lstm_jax import interop
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
-        >>> params = model.init(jax.random.key(0))
-        >>> interop.signature(interop.export_step(model, params)).endswith("float32[b,5])")
+        >>> exported = interop.export_step(model, model.init(jax.random.key(0)))
+        >>> interop.signature(exported).endswith("float32[b,5])")
         True
     """
-    arguments, results = (
-        ", ".join(aval.str_short() for aval in avals)
-        for avals in (exported.in_avals, exported.out_avals)
-    )
-    return f"({arguments}) -> ({results})"
+    both = (exported.in_avals, exported.out_avals)
+    return " -> ".join(f"({', '.join(aval.str_short() for aval in avals)})" for avals in both)
 
 
 def _begin(
     model: LanguageModel,
     params: LanguageModelParams,
     prompt_TB: Array,
-    mask_TB: Array,
     key_data: Array,
     places: int,
 ) -> tuple[DecodeState, Rows]:
     """The batch after its prompts; the same keys as `generate`'s."""
-    batch_size = prompt_TB.shape[1]
+    batch_size, mask_TB = prompt_TB.shape[1], prompt_TB != FREE
     # Not `model.hidden`, which compares the prompts' size, symbolic here, with the vocabulary's.
     xs = prompt_TB if params.embedding is None else look_up(params.embedding, prompt_TB)
     carry = model.zero_carry(params, batch_size)
@@ -235,17 +221,11 @@ def _begin(
     return writing, Rows(keys_B, mask_TB.sum(0, dtype=jnp.int32), zeros_B + places)
 
 
-def _time_and_batch(dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(export.symbolic_shape("t, b"), dtype)
-
-
 def _exported(
-    function: Callable[..., Any],
-    platforms: Sequence[Platform] | None,
-    *arguments: jax.ShapeDtypeStruct,
+    function: Callable[..., Any], platforms: Platforms, *arguments: jax.ShapeDtypeStruct
 ) -> export.Exported:
+    choices = get_args(Platform)
     for platform in platforms or ():
-        if platform not in get_args(Platform):
-            choices = ", ".join(get_args(Platform))
-            raise ValueError(f"platform is {platform!r}; choose from {choices}")
+        if platform not in choices:
+            raise ValueError(f"platform is {platform!r}; choose from {', '.join(choices)}")
     return export.export(jax.jit(function), platforms=platforms or None)(*arguments)

@@ -19,7 +19,6 @@ from lstm_jax.files import write_whole
 from lstm_jax.interop.arrays import AnyArray, listed
 
 PYTORCH_SUFFIXES = (".pt", ".pth")
-KERAS_SUFFIXES = (".keras", ".h5", ".hdf5")
 SAFETENSORS_SUFFIX = ".safetensors"
 
 
@@ -42,7 +41,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
         return load_safetensors(path)
     if suffix in PYTORCH_SUFFIXES:
         return load_pytorch(path)
-    if suffix in KERAS_SUFFIXES:
+    if suffix in (".keras", ".h5", ".hdf5"):
         raise ValueError(
             f"{path} is a file that Keras alone reads; load it there, and give what each recurrent "
             "layer's get_weights() returns to layers_from_keras"

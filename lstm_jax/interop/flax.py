@@ -25,17 +25,8 @@ from typing import Any
 import numpy as np
 
 from lstm_jax.cells import DenseParams, GRUParams, cell_named, cell_of
-from lstm_jax.interop.arrays import (
-    AnyArray,
-    cell_of_width,
-    listed,
-    read_array,
-    require_names,
-    require_no_projection,
-    require_shape,
-    to_jax,
-    to_numpy,
-)
+from lstm_jax.interop import arrays as shared
+from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.stack import Directions
 
 Tree = dict[str, Any]
@@ -109,7 +100,7 @@ def params_to_linen(params: Any) -> Tree:
         >>> list(interop.params_to_linen(layers[0]))[:4]
         ['ii', 'if', 'ig', 'io']
     """
-    require_no_projection(params, "Flax")
+    shared.require_no_projection(params, "Flax")
     by_cell = {cell: sides for sides, cell in _LINEN.items()}
     return _to_tree(params, lambda one: by_cell[cell_of(one).name])
 
@@ -131,10 +122,10 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
         >>> list(interop.params_to_nnx(layers[0]))
         ['dense_i', 'dense_h']
     """
-    require_no_projection(params, "Flax")
+    shared.require_no_projection(params, "Flax")
 
     def sides(one: DenseParams) -> Sides:
-        if isinstance(one, GRUParams) and np.any(to_numpy(one.b_hn)):
+        if isinstance(one, GRUParams) and np.any(shared.to_numpy(one.b_hn)):
             raise ValueError(
                 "the GRU has a b_hn that is not zero, and nnx's GRUCell no such bias; use Linen's, "
                 "or lstm_jax.interop.nnx_modules.GRU"
@@ -151,8 +142,10 @@ def _from_tree(tree: Mapping[str, Any], layouts: dict[Sides, str], flavour: str)
         return Directions(*(_from_tree(tree[name], layouts, flavour) for name in _DIRECTIONS))
     for sides, cell_name in layouts.items():
         if set(tree) == set(" ".join(sides).split()):
-            return to_jax("the cell", _from_cell(tree, sides, cell_name))
-    raise ValueError(f"the tree has {listed(tree)}; expected the names of one {flavour} cell")
+            return shared.to_jax("the cell", _from_cell(tree, sides, cell_name))
+    raise ValueError(
+        f"the tree has {shared.listed(tree)}; expected the names of one {flavour} cell"
+    )
 
 
 def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
@@ -160,29 +153,30 @@ def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
         np.concatenate([_kernel(tree, name) for name in side.split()], axis=1) for side in sides
     )
     hidden_size, width = w_h.shape
-    cell = cell_named(cell_name) if cell_name else cell_of_width("dense_h", width, hidden_size)
-    b = np.concatenate([_bias(tree, name) for name in _biased(cell.name, sides)])
+    cell = (
+        cell_named(cell_name) if cell_name else shared.cell_of_width("dense_h", width, hidden_size)
+    )
     width = cell.gates * hidden_size
-    require_shape("the hidden state's kernels together", w_h, (hidden_size, width))
-    require_shape("the inputs' kernels together", w_x, (w_x.shape[0], width))
-    require_shape("the biases together", b, (width,))
+    shared.require_shape("the hidden state's kernels together", w_h, (hidden_size, width))
+    shared.require_shape("the inputs' kernels together", w_x, (w_x.shape[0], width))
+    b = np.concatenate([_bias(tree, name) for name in _biased(cell.name, sides)])
+    shared.require_shape("the biases together", b, (width,))
     if cell.name != "gru":
         return cell.params(w_x, w_h, b)
-    b_hn = _bias(tree, "hn") if "hn" in tree else np.zeros(hidden_size, b.dtype)
-    require_shape("hn/bias", b_hn, (hidden_size,))
+    b_hn = _bias(tree, "hn", hidden_size) if "hn" in tree else np.zeros(hidden_size, b.dtype)
     return cell.params(w_x, w_h, b, b_hn)
 
 
 def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
     if not isinstance(tree[name], Mapping):
         raise ValueError(f"{name} is {type(tree[name]).__name__}; expected a kernel's name and it")
-    require_names(name, {*tree[name], "bias"}, ["kernel", "bias"])
-    return read_array(f"{name}/kernel", tree[name]["kernel"], None, None)
+    shared.require_names(name, {*tree[name], "bias"}, ["kernel", "bias"])
+    return shared.read_array(f"{name}/kernel", tree[name]["kernel"], None, None)
 
 
-def _bias(tree: Mapping[str, Any], name: str) -> AnyArray:
-    require_names(name, tree[name], ["kernel", "bias"])
-    return read_array(f"{name}/bias", tree[name]["bias"], None)
+def _bias(tree: Mapping[str, Any], name: str, size: int | None = None) -> AnyArray:
+    shared.require_names(name, tree[name], ["kernel", "bias"])
+    return shared.read_array(f"{name}/bias", tree[name]["bias"], size)
 
 
 def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
@@ -199,12 +193,12 @@ def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
     for side, kernel in zip(sides, (params.w_x, params.w_h), strict=True):
         names = side.split()
         for name, part in zip(names, np.split(np.asarray(kernel), len(names), axis=1), strict=True):
-            tree[name] = {"kernel": to_numpy(part)}
+            tree[name] = {"kernel": shared.to_numpy(part)}
     names = _biased(cell_of(params).name, sides)
     for name, part in zip(names, np.split(np.asarray(params.b), len(names)), strict=True):
-        tree[name]["bias"] = to_numpy(part)
+        tree[name]["bias"] = shared.to_numpy(part)
     if isinstance(params, GRUParams) and "hn" in tree:
-        tree["hn"]["bias"] = to_numpy(params.b_hn)
+        tree["hn"]["bias"] = shared.to_numpy(params.b_hn)
     return tree
 
 

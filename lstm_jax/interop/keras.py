@@ -20,19 +20,8 @@ from typing import Any, get_args
 import numpy as np
 
 from lstm_jax.cells import DenseParams, GRUParams, GRUReset, cell_of
-from lstm_jax.interop.arrays import (
-    AnyArray,
-    cell_of_width,
-    directions_of,
-    params_of_two_biases,
-    read_array,
-    require_chain,
-    require_no_bias,
-    require_no_projection,
-    to_jax,
-    to_numpy,
-    two_biases,
-)
+from lstm_jax.interop import arrays as shared
+from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.stack import Directions
 
 
@@ -51,7 +40,7 @@ def layers_from_keras(
         >>> carry, ys = lstm_jax.lstm(layers[0], None, jnp.ones((10, 2, 3)))
     """
     layers = tuple(layer_from_keras(arrays, reset=reset) for arrays in weights)
-    require_chain(layers)
+    shared.require_chain(layers)
     return layers
 
 
@@ -64,7 +53,7 @@ def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[l
         >>> [array.shape for array in interop.layers_to_keras(layers)[0]]
         [(3, 16), (4, 16), (16,)]
     """
-    require_chain(layers)
+    shared.require_chain(layers)
     return [layer_to_keras(layer, use_bias=use_bias) for layer in layers]
 
 
@@ -117,29 +106,33 @@ def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
         >>> len(interop.layer_to_keras(layers[0]))
         3
     """
-    require_no_projection(layer, "Keras")
-    return [array for params in directions_of(layer) for array in _direction_out(params, use_bias)]
+    shared.require_no_projection(layer, "Keras")
+    return [
+        array
+        for params in shared.directions_of(layer)
+        for array in _direction_out(params, use_bias)
+    ]
 
 
 def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
-    recurrent = read_array("the recurrent kernel", weights[1], None, None)
+    recurrent = shared.read_array("the recurrent kernel", weights[1], None, None)
     hidden_size, width = recurrent.shape
-    cell = cell_of_width("the recurrent kernel", width, hidden_size)
-    kernel = read_array("the kernel", weights[0], None, width)
+    cell = shared.cell_of_width("the recurrent kernel", width, hidden_size)
+    kernel = shared.read_array("the kernel", weights[0], None, width)
     has_bias = len(weights) == 3
     if cell.name == "gru":
         reset = _reset_of(np.ndim(weights[2]) if has_bias else None, reset)
     shape = (2, width) if (cell.name, reset) == ("gru", "after") else (width,)
     bias = np.zeros(shape, recurrent.dtype)
     if has_bias:
-        bias = read_array("the bias", weights[2], *shape)
+        bias = shared.read_array("the bias", weights[2], *shape)
     arrays = (kernel, recurrent, bias)
     if cell.name != "gru":
-        return to_jax("the layer", cell.params(*arrays))
+        return shared.to_jax("the layer", cell.params(*arrays))
     w_x, w_h, b = map(_exchange, arrays)
     if reset == "before":
-        return to_jax("the layer", cell.params(w_x, w_h, b, None))
-    return to_jax("the layer", params_of_two_biases(cell, w_x, w_h, *b))
+        return shared.to_jax("the layer", cell.params(w_x, w_h, b, None))
+    return shared.to_jax("the layer", shared.params_of_two_biases(cell, w_x, w_h, *b))
 
 
 def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
@@ -158,14 +151,14 @@ def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
 
 
 def _direction_out(params: DenseParams, use_bias: bool) -> list[AnyArray]:
-    arrays = [to_numpy(params.w_x), to_numpy(params.w_h), to_numpy(params.b)]
+    arrays = [shared.to_numpy(params.w_x), shared.to_numpy(params.w_h), shared.to_numpy(params.b)]
     if isinstance(params, GRUParams):
         if params.b_hn is not None:
-            arrays[2] = np.stack(two_biases(params))
+            arrays[2] = np.stack(shared.two_biases(params))
         arrays = [_exchange(array) for array in arrays]
     if use_bias:
         return arrays
-    require_no_bias(f"the {cell_of(params).name} layer", params)
+    shared.require_no_bias(f"the {cell_of(params).name} layer", params)
     return arrays[:2]
 
 

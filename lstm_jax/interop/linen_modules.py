@@ -26,19 +26,12 @@ from lstm_jax.stack import StackConfig, init_stack
 
 
 def variables_from_layers(layers: tuple[Any, ...]) -> dict[str, Any]:
-    """What a module's `apply` takes, of weights such as those from `layers_from_pytorch`.
-
-    The module must have their cell, number of layers, hidden size and directions.
-    """
+    """What `apply` takes of a module of their cell, layers, hidden size and directions."""
     return {"params": {"layers": layers_to_dicts(layers)}}
 
 
 def layers_from_variables(variables: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The inverse of `variables_from_layers`: the stack's parameters.
-
-    Raises:
-        ValueError: names or shapes that are no such module's.
-    """
+    """The inverse of `variables_from_layers`; raises ValueError for another module's."""
     require_names("params", variables["params"], ["layers"])
     return layers_from_dicts(variables["params"]["layers"])
 

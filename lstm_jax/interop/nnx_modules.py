@@ -71,14 +71,9 @@ class _Recurrent(Recurrent, nnx.Module):
             )
         if found.cell == "gru":
             options["reset"] = found.gru_reset
-        return cls(
-            int(directions_of(layers[0])[0].w_x.shape[0]),
-            found.hidden_size,
-            layers=found.layers,
-            bidirectional=found.bidirectional,
-            weights=layers,
-            **options,
-        )
+        options |= {"layers": found.layers, "bidirectional": found.bidirectional}
+        input_size = int(directions_of(layers[0])[0].w_x.shape[0])
+        return cls(input_size, found.hidden_size, weights=layers, **options)
 
     def to_layers(self) -> tuple[Any, ...]:
         """The stack's parameters, for the pure functions or `layers_to_pytorch`."""

@@ -14,18 +14,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from lstm_jax.cells import GRUParams, LSTMParams
-from lstm_jax.interop.arrays import (
-    AnyArray,
-    cell_of_width,
-    directions_of,
-    read_array,
-    require_chain,
-    require_names,
-    require_shape,
-    to_jax,
-    to_numpy,
-)
+from lstm_jax.interop import arrays as shared
+from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModelParams, TiedOutputParams
 from lstm_jax.stack import Directions
@@ -35,20 +28,16 @@ _NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|w_hr|b|b_hn)"
 
 def layers_to_dicts(layers: tuple[Any, ...]) -> dict[str, Any]:
     """The arrays by what plain names have after `layers/`: dicts in dicts, one level a slash."""
-    require_chain(layers)
+    shared.require_chain(layers)
     return {str(index): _layer_to_dict(layer) for index, layer in enumerate(layers)}
 
 
 def layers_from_dicts(tree: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The inverse of `layers_to_dicts`, of arrays of any kind.
-
-    Raises:
-        ValueError: names or shapes that are no stack's.
-    """
+    """The inverse of `layers_to_dicts`; raises ValueError for names or shapes of no stack."""
     names = list(map(str, range(max(1, len(tree)))))
-    require_names("layers", tree, names)
+    shared.require_names("layers", tree, names)
     layers = tuple(_layer_from_dict(tree[name]) for name in names)
-    require_chain(layers)
+    shared.require_chain(layers)
     return layers
 
 
@@ -64,7 +53,8 @@ def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
         >>> list(interop.layers_to_plain(layers))
         ['layers/0/w_x', 'layers/0/w_h', 'layers/0/b']
     """
-    return _flattened("layers", layers_to_dicts(layers))
+    shared.require_chain(layers)
+    return _by_path("layers/", layers)
 
 
 def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -87,8 +77,9 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
         tree = trees.setdefault(index, {})
         if direction is not None:
             tree = tree.setdefault(direction, {})
-        tree[field] = read_array(name, value, *[None] * (1 + field.startswith("w")))
-    layers: tuple[Any, ...] = to_jax("the stack", layers_from_dicts(trees))
+        any_size = (None, None) if field.startswith("w") else (None,)
+        tree[field] = shared.read_array(name, value, *any_size)
+    layers: tuple[Any, ...] = shared.to_jax("the stack", layers_from_dicts(trees))
     return layers
 
 
@@ -102,8 +93,8 @@ def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:
         >>> list(interop.language_model_to_plain(params))[-2:]
         ['output/w', 'output/b']
     """
-    arrays = {} if params.embedding is None else {"embedding": to_numpy(params.embedding)}
-    return arrays | layers_to_plain(params.layers) | _flattened("output", params.output._asdict())
+    shared.require_chain(params.layers)
+    return _by_path("", params)
 
 
 def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
@@ -120,15 +111,15 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
     """
     layers = {name: value for name, value in arrays.items() if name.startswith("layers/")}
     others = {name: value for name, value in arrays.items() if name not in layers}
-    require_names(
+    shared.require_names(
         "the model", {*others, "embedding", "output/w"}, ("embedding", "output/w", "output/b")
     )
     if "embedding" not in others and "output/w" not in others:
         raise ValueError("the model has neither embedding nor output/w; one of them it must have")
-    read = {
-        name: to_jax(name, read_array(name, value, *[None] * (2 - (name == "output/b"))))
-        for name, value in others.items()
-    }
+    read = {}
+    for name, value in others.items():
+        any_size = (None,) if name == "output/b" else (None, None)
+        read[name] = shared.to_jax(name, shared.read_array(name, value, *any_size))
     b = read["output/b"]
     output = OutputParams(read["output/w"], b) if "output/w" in read else TiedOutputParams(b)
     return LanguageModelParams(read.get("embedding"), layers_from_plain(layers), output)
@@ -137,7 +128,6 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
 def _layer_to_dict(layer: Any) -> dict[str, Any]:
     if isinstance(layer, Directions):
         return {name: _layer_to_dict(one) for name, one in layer._asdict().items()}
-    directions_of(layer)
     return {name: array for name, array in layer._asdict().items() if array is not None}
 
 
@@ -145,24 +135,25 @@ def _layer_from_dict(tree: Mapping[str, Any]) -> Any:
     if set(tree) == set(Directions._fields):
         return Directions(*(_layer_from_dict(tree[name]) for name in Directions._fields))
     fields = {*GRUParams._fields, *LSTMParams._fields}
-    require_names("the layer", {*tree, "b_hn", "w_hr"}, fields)
+    shared.require_names("the layer", {*tree, "b_hn", "w_hr"}, fields)
     hidden_size, width = tree["w_h"].shape
     if "w_hr" in tree:
-        require_shape("w_hr", tree["w_hr"], (width // 4, hidden_size))
+        shared.require_shape("w_hr", tree["w_hr"], (width // 4, hidden_size))
         hidden_size = width // 4
-    cell = cell_of_width("w_h", width, hidden_size)
-    require_shape("w_x", tree["w_x"], (tree["w_x"].shape[0], width))
-    require_shape("b", tree["b"], (width,))
+    cell = shared.cell_of_width("w_h", width, hidden_size)
+    shared.require_shape("w_x", tree["w_x"], (tree["w_x"].shape[0], width))
+    shared.require_shape("b", tree["b"], (width,))
     if cell.name == "gru":
         if "b_hn" in tree:
-            require_shape("b_hn", tree["b_hn"], (hidden_size,))
+            shared.require_shape("b_hn", tree["b_hn"], (hidden_size,))
         return cell.params(**{"b_hn": None, **tree})
     if "b_hn" in tree:
         raise ValueError(f"the layer has a b_hn, but its shapes are of the cell {cell.name}")
     return cell.params(**tree)
 
 
-def _flattened(name: str, tree: Any) -> dict[str, AnyArray]:
-    if not isinstance(tree, dict):
-        return {name: to_numpy(tree)}
-    return {k: v for part in tree for k, v in _flattened(f"{name}/{part}", tree[part]).items()}
+def _by_path(prefix: str, tree: Any) -> dict[str, AnyArray]:
+    return {
+        prefix + jax.tree_util.keystr(path, simple=True, separator="/"): shared.to_numpy(array)
+        for path, array in jax.tree.leaves_with_path(tree)
+    }

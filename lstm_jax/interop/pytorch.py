@@ -32,24 +32,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lstm_jax.cells import CellName, DenseParams, GRUParams
-from lstm_jax.interop.arrays import (
-    AnyArray,
-    cell_of_width,
-    config_of_layers,
-    directions_of,
-    listed,
-    params_of_two_biases,
-    projection_of,
-    read_array,
-    require_chain,
-    require_names,
-    require_no_bias,
-    require_shape,
-    to_jax,
-    to_numpy,
-    two_biases,
-    without_prefix,
-)
+from lstm_jax.interop import arrays as shared
+from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import (
     LanguageModel,
@@ -66,12 +50,7 @@ _WRAPPED = re.compile(rf"(?:parametrizations\.)?(?P<name>{_ARRAY})[._](?P<part>.
 
 
 class LanguageModelNames(NamedTuple):
-    """What a PyTorch language model calls its three modules.
-
-    Attributes:
-        encoder: the embedding.
-        rnn: the recurrent layers.
-        decoder: the linear layer to the logits.
+    """What a PyTorch language model calls its embedding, its layers, and what makes its logits.
 
     Examples:
         >>> from lstm_jax import interop
@@ -115,13 +94,13 @@ def layers_from_pytorch(
     for name, value in state.items():
         if isinstance(value, Mapping):
             raise ValueError(f"{name} holds a mapping of its own; give that: checkpoint[{name!r}]")
-    arrays = _unwrapped_names(without_prefix(state, prefix))
-    arrays = arrays or without_prefix(_unwrapped_names(state), prefix)
+    arrays = _unwrapped_names(shared.without_prefix(state, prefix))
+    arrays = arrays or shared.without_prefix(_unwrapped_names(state), prefix)
     layers: list[Any] = []
     for inside in _modules(arrays):
-        own = without_prefix(arrays, inside)
+        own = shared.without_prefix(arrays, inside)
         layers += _layers_of_module(own, prefix + inside, cell)
-    require_chain(tuple(layers))
+    shared.require_chain(tuple(layers))
     return tuple(layers)
 
 
@@ -151,10 +130,10 @@ def layers_to_pytorch(
         >>> interop.layers_to_pytorch(layers, "rnn.")["rnn.weight_hh_l0"].shape
         (16, 4)
     """
-    config_of_layers(layers, "a PyTorch module has one of each, so export each layer alone")
+    shared.config_of_layers(layers, "a PyTorch module has one of each, so export each layer alone")
     arrays: dict[str, AnyArray] = {}
     for index, layer in enumerate(layers):
-        for params, end in zip(directions_of(layer), ("", "_reverse"), strict=False):
+        for params, end in zip(shared.directions_of(layer), ("", "_reverse"), strict=False):
             arrays |= _direction_out(params, f"{prefix}{{}}_l{index}{end}", bias)
     return arrays
 
@@ -198,14 +177,16 @@ def language_model_from_pytorch(
     names = LanguageModelNames(*map(unwrapped_name, names))
     known = tuple(f"{name}." for name in names)
     if strange := [name for name in state if not name.startswith(known)]:
-        raise ValueError(f"the state has {listed(strange)}; expected names in {', '.join(known)}")
+        raise ValueError(
+            f"the state has {shared.listed(strange)}; expected names in {', '.join(known)}"
+        )
     layers = layers_from_pytorch(state, f"{names.rnn}.", cell=cell)
     cure = "a language model has one of each, so read the layers alone, by their prefix"
-    stack = config_of_layers(layers, cure)
+    stack = shared.config_of_layers(layers, cure)
     weight, bias = _decoder(state, f"{names.decoder}.", stack.output_size)
-    input_size = int(directions_of(layers[0])[0].w_x.shape[0])
+    input_size = int(shared.directions_of(layers[0])[0].w_x.shape[0])
     embedding = _embedding(state, f"{names.encoder}.", (len(bias), input_size))
-    embedding, weight, bias = to_jax("the model", (embedding, weight, bias))
+    embedding, weight, bias = shared.to_jax("the model", (embedding, weight, bias))
     equal = embedding is not None and np.array_equal(embedding, weight)
     if tied and not equal:
         raise ValueError("the weights of encoder and decoder differ; they are not tied")
@@ -241,16 +222,13 @@ def language_model_to_pytorch(
         >>> list(interop.language_model_to_pytorch(params))[-2:]
         ['decoder.weight', 'decoder.bias']
     """
-    output = output_layer(params)
-    embedding = params.embedding
-    arrays: dict[str, AnyArray] = {}
-    if embedding is not None:
-        arrays[f"{names.encoder}.weight"] = to_numpy(embedding)
-    elif identity_encoder:
-        arrays[f"{names.encoder}.weight"] = np.eye(len(output.b), dtype=output.w.dtype)
+    output, embedding = output_layer(params), params.embedding
+    if embedding is None and identity_encoder:
+        embedding = jnp.eye(len(output.b), dtype=output.w.dtype)
+    arrays = {} if embedding is None else {f"{names.encoder}.weight": shared.to_numpy(embedding)}
     arrays |= layers_to_pytorch(params.layers, f"{names.rnn}.")
-    arrays[f"{names.decoder}.weight"] = to_numpy(np.asarray(output.w).T)
-    arrays[f"{names.decoder}.bias"] = to_numpy(output.b)
+    arrays[f"{names.decoder}.weight"] = shared.to_numpy(np.asarray(output.w).T)
+    arrays[f"{names.decoder}.bias"] = shared.to_numpy(output.b)
     return arrays
 
 
@@ -278,11 +256,11 @@ def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None)
         inner = (name.partition("weight_ih") for name in arrays)
         example = next((before for before, found, _ in inner if before and found), "rnn.")
         raise ValueError(
-            f"{listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is inside "
-            f"another, say where with a prefix such as {example!r}"
+            f"{shared.listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is "
+            f"inside another, say where with a prefix such as {example!r}"
         )
     if not arrays.keys() & {"weight_ih_l0", "weight_ih"}:
-        raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {listed(state)}")
+        raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {shared.listed(state)}")
     found = [match for match in map(_NAME.fullmatch, arrays) if match]
     if all(match["layer"] is None for match in found):
         return [_direction(arrays, "", prefix, cell)]
@@ -312,25 +290,26 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
     """The weight that a wrapper makes of its parts, outside training."""
     match sorted(parts):
         case ["raw"]:
-            return read_array(name, parts["raw"], None, None)
+            return shared.read_array(name, parts["raw"], None, None)
         case ["mask", "orig"]:
-            orig = read_array(name, parts["orig"], None, None)
-            return orig * read_array(name, parts["mask"], *orig.shape)
+            orig = shared.read_array(name, parts["orig"], None, None)
+            return orig * shared.read_array(name, parts["mask"], *orig.shape)
         case ["g", "v"] | ["original0", "original1"]:
             part_g, part_v = (parts[part] for part in sorted(parts))
             # A single length for the whole weight, `dim=None`, has no axes.
-            g = read_array(name, part_g, *np.shape(part_g)).reshape(np.shape(part_g) or (1, 1))
-            v = read_array(name, part_v, None, None)
+            g = shared.read_array(name, part_g, *np.shape(part_g))
+            g = g.reshape(g.shape or (1, 1))
+            v = shared.read_array(name, part_v, None, None)
             wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))
             # Each length is of what its axes of size 1 were taken over: by default, of a row.
-            axes = tuple(axis for axis, size in enumerate(g.shape) if size == 1)
+            axes = tuple(axis for axis in range(g.ndim) if g.shape[axis] == 1)
             norm = np.sqrt(np.sum(wide**2, axis=axes, keepdims=True))
-            require_shape(f"the length of {name}", g, norm.shape)
+            shared.require_shape(f"the length of {name}", g, norm.shape)
             weight: AnyArray = (g * wide / norm).astype(v.dtype)
             return weight
     raise ValueError(
-        f"{name} is wrapped in something with {listed(parts)}, which is not supported; take it off "
-        "in PyTorch, with torch.nn.utils.parametrize.remove_parametrizations or the like"
+        f"{name} is wrapped in something with {shared.listed(parts)}, which is not supported; take "
+        "it off in PyTorch, with torch.nn.utils.parametrize.remove_parametrizations or the like"
     )
 
 
@@ -339,10 +318,10 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
     given = [kind for kind in kinds if kind + suffix in arrays]
     has_bias = "bias_ih" in given or "bias_hh" in given
     where = f"{prefix or 'the module'} {suffix.lstrip('_')}".strip()
-    require_names(where, given, kinds if has_bias else kinds[:2])
+    shared.require_names(where, given, kinds if has_bias else kinds[:2])
 
     def read(kind: str, *shape: int | None) -> AnyArray:
-        return read_array(prefix + kind + suffix, arrays[kind + suffix], *shape)
+        return shared.read_array(prefix + kind + suffix, arrays[kind + suffix], *shape)
 
     w_hh, w_hr = read("weight_hh", None, None), None
     width, hidden_size = w_hh.shape
@@ -350,17 +329,17 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
         w_hr = read("weight_hr", hidden_size, width // 4)
         hidden_size = width // 4
     name = f"{prefix}weight_hh{suffix}"
-    found = cell_of_width(name, width, hidden_size)
+    found = shared.cell_of_width(name, width, hidden_size)
     if cell not in (None, found.name):
         raise ValueError(f"{name} belongs to the cell {found.name}, not {cell}")
     w_ih = read("weight_ih", width, None)
     b_ih = b_hh = np.zeros(width, w_hh.dtype)
     if has_bias:
         b_ih, b_hh = read("bias_ih", width), read("bias_hh", width)
-    params = params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh)
+    params = shared.params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh)
     if w_hr is not None:
         params = params._replace(w_hr=w_hr.T)
-    return to_jax(name, params)
+    return shared.to_jax(name, params)
 
 
 def _direction_out(params: DenseParams, name: str, bias: bool) -> dict[str, AnyArray]:
@@ -371,20 +350,20 @@ def _direction_out(params: DenseParams, name: str, bias: bool) -> dict[str, AnyA
         )
     arrays = {"weight_ih": np.asarray(params.w_x).T, "weight_hh": np.asarray(params.w_h).T}
     if bias:
-        arrays["bias_ih"], arrays["bias_hh"] = two_biases(params)
+        arrays["bias_ih"], arrays["bias_hh"] = shared.two_biases(params)
     else:
-        require_no_bias(name.format("bias"), params)
-    w_hr = projection_of(params)
+        shared.require_no_bias(name.format("bias"), params)
+    w_hr = shared.projection_of(params)
     if w_hr is not None:
         arrays["weight_hr"] = np.asarray(w_hr).T
-    return {name.format(kind): to_numpy(array) for kind, array in arrays.items()}
+    return {name.format(kind): shared.to_numpy(array) for kind, array in arrays.items()}
 
 
 def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) -> AnyArray | None:
-    inside = without_prefix(state, prefix)
+    inside = shared.without_prefix(state, prefix)
     if inside:
-        require_names(prefix.rstrip("."), inside, ["weight"])
-        return read_array(f"{prefix}weight", inside["weight"], *shape)
+        shared.require_names(prefix.rstrip("."), inside, ["weight"])
+        return shared.read_array(f"{prefix}weight", inside["weight"], *shape)
     tokens, input_size = shape
     if tokens != input_size:
         raise ValueError(
@@ -395,8 +374,8 @@ def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) ->
 
 
 def _decoder(state: Mapping[str, Any], prefix: str, input_size: int) -> tuple[AnyArray, AnyArray]:
-    inside = without_prefix(state, prefix)
-    require_names(prefix.rstrip("."), {*inside, "bias"}, ["weight", "bias"])
-    weight = read_array(f"{prefix}weight", inside["weight"], None, input_size)
+    inside = shared.without_prefix(state, prefix)
+    shared.require_names(prefix.rstrip("."), {*inside, "bias"}, ["weight", "bias"])
+    weight = shared.read_array(f"{prefix}weight", inside["weight"], None, input_size)
     bias = inside.get("bias", np.zeros(len(weight), weight.dtype))
-    return weight, read_array(f"{prefix}bias", bias, len(weight))
+    return weight, shared.read_array(f"{prefix}bias", bias, len(weight))

@@ -84,8 +84,7 @@ def beam_search(
         ValueError: an argument that makes no sense, or a bidirectional model.
 
     Examples:
-        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
-        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
         >>> params = model.init(jax.random.key(0))
         >>> best, *others = lstm_jax.sampling.beam_search(model, params, [1, -1, -1], beams=3)
         >>> len(best.tokens), len(others), best.score >= others[0].score
@@ -94,7 +93,10 @@ def beam_search(
     row = np.asarray(template)
     refuse_bidirectional(model)
     check_template(model, row, "[T]")
-    _check(beams, length_penalty)
+    if beams < 1:
+        raise ValueError(f"beams is {beams}; it must be at least 1")
+    if not (math.isfinite(length_penalty) and length_penalty >= 0):
+        raise ValueError(f"length_penalty is {length_penalty}; it must be 0 or above")
     known = prompt_length(row)
     filters = make_filters(model.vocabulary_size, forbidden=forbidden)
     automaton = make_stops(model.vocabulary_size, stops)
@@ -195,10 +197,3 @@ def _hypotheses(prompt: npt.NDArray[np.int32], stops: Stops, found: _Beams) -> l
         log_probability = float(found.log_probability[index])
         hypotheses.append(Hypothesis(tokens, log_probability, score, is_stopped))
     return hypotheses
-
-
-def _check(beams: int, length_penalty: float) -> None:
-    if beams < 1:
-        raise ValueError(f"beams is {beams}; it must be at least 1")
-    if not (math.isfinite(length_penalty) and length_penalty >= 0):
-        raise ValueError(f"length_penalty is {length_penalty}; it must be 0 or above")

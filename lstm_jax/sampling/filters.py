@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypedDict, Unpack
+from typing import NamedTuple, TypedDict
 
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +78,16 @@ class FilterOptions(TypedDict, total=False):
     forbidden: Sequence[int]
 
 
-def make_filters(vocabulary_size: int, **options: Unpack[FilterOptions]) -> Filters:
+def make_filters(
+    vocabulary_size: int,
+    *,
+    temperature: float = 1.0,
+    top_n: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    forbidden: Sequence[int] = (),
+) -> Filters:
     """Filters from plain numbers; see `FilterOptions`.
 
     Raises:
@@ -90,30 +99,27 @@ def make_filters(vocabulary_size: int, **options: Unpack[FilterOptions]) -> Filt
             ...
         ValueError: top_n is -1; it must be 0 (all tokens) or above
     """
-    temperature, top_n = options.get("temperature", 1.0), options.get("top_n", 0)
-    top_p, min_p = options.get("top_p", 1.0), options.get("min_p", 0.0)
-    penalty = options.get("repetition_penalty", 1.0)
     if vocabulary_size > _LARGEST_VOCABULARY:
         raise ValueError(
             f"vocabulary_size is {vocabulary_size}; filters count {_LARGEST_VOCABULARY} at most"
         )
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or above")
-    if top_n < 0:
-        raise ValueError(f"top_n is {top_n}; it must be 0 (all tokens) or above")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1 (all tokens)")
-    if not 0 <= min_p <= 1:
-        raise ValueError(f"min_p is {min_p}; it must be from 0 (all tokens) to 1")
-    if not (math.isfinite(penalty) and penalty > 0):
-        raise ValueError(f"repetition_penalty is {penalty}; it must be above 0 (1 is none)")
+    penalty = repetition_penalty
+    for name, value, fits, what in (
+        ("temperature", temperature, 0 <= temperature < math.inf, "0 (greedy) or above"),
+        ("top_n", top_n, top_n >= 0, "0 (all tokens) or above"),
+        ("top_p", top_p, 0 < top_p <= 1, "above 0 and at most 1 (all tokens)"),
+        ("min_p", min_p, 0 <= min_p <= 1, "from 0 (all tokens) to 1"),
+        ("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0 (1 is none)"),
+    ):
+        if not fits:
+            raise ValueError(f"{name} is {value}; it must be {what}")
     return Filters(
         jnp.float32(temperature),
         jnp.int32(min(top_n, vocabulary_size)),
         jnp.float32(top_p),
         jnp.float32(min_p),
         jnp.float32(penalty),
-        jnp.asarray(_marked(vocabulary_size, options.get("forbidden", ()))),
+        jnp.asarray(_marked(vocabulary_size, forbidden)),
     )
 
 
@@ -174,8 +180,7 @@ def keep_top_n(logits: Array, n: Array) -> Array:
     """
     keys = _ordered(logits)
     wanted = n.astype(jnp.float32)
-    threshold = _largest(keys, lambda at_least: _count(at_least) >= wanted)
-    above, tied = keys > threshold[..., None], keys == threshold[..., None]
+    above, tied = _at_largest(keys, lambda at_least: _count(at_least) >= wanted)
     kept = above | _first(tied, wanted - _count(above))
     return jnp.where(kept | (n == 0), logits, -jnp.inf)
 
@@ -201,8 +206,7 @@ def keep_top_p(logits: Array, p: Array) -> Array:
     def mass(of: Array) -> Array:
         return jnp.sum(jnp.where(of, weights, 0), axis=-1)
 
-    threshold = _largest(keys, lambda at_least: mass(at_least) >= wanted)
-    above, tied = keys > threshold[..., None], keys == threshold[..., None]
+    above, tied = _at_largest(keys, lambda at_least: mass(at_least) >= wanted)
     weight = jnp.max(jnp.where(tied, weights, 0), axis=-1)
     # k of the tied ones are taken, where (k - 1) weight < what is left of p <= k weight.
     left = (wanted - mass(above)) / jnp.where(weight > 0, weight, 1)
@@ -363,8 +367,8 @@ def _ordered(values: Array) -> Array:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def _largest(keys: Array, holds: Callable[[Array], Array]) -> Array:
-    """The largest threshold for which `holds` is true of the keys not below it."""
+def _at_largest(keys: Array, holds: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Which keys are above the largest threshold of which `holds`, and which are at it."""
 
     def narrow(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -373,8 +377,8 @@ def _largest(keys: Array, holds: Callable[[Array], Array]) -> Array:
         return jnp.where(enough, middle, low), jnp.where(enough, high, middle)
 
     low = jnp.full(keys.shape[:-1], -(2**31), jnp.int32)
-    largest: Array = lax.fori_loop(0, 32, narrow, (low, jnp.full_like(low, 2**31 - 1)))[0]
-    return largest
+    largest = lax.fori_loop(0, 32, narrow, (low, jnp.full_like(low, 2**31 - 1)))[0][..., None]
+    return keys > largest, keys == largest
 
 
 def _count(of: Array) -> Array:

@@ -65,18 +65,23 @@ class Texts(NamedTuple):
         return self.tokens[: self.lengths[index], index]
 
 
+class GenerateOptions(FilterOptions, total=False):
+    """What `generate`, `stream` and `best_of` take by name; see `generate`."""
+
+    lengths: npt.ArrayLike | None
+    stops: Sequence[Sequence[int]]
+    first_row: int
+    allow_bidirectional: bool
+
+
 def generate(
     model: LanguageModel,
     params: LanguageModelParams,
     template: npt.ArrayLike,
     *,
     key: Array,
-    lengths: npt.ArrayLike | None = None,
-    stops: Sequence[Sequence[int]] = (),
-    first_row: int = 0,
     log_probabilities: bool = False,
-    allow_bidirectional: bool = False,
-    **filters: Unpack[FilterOptions],
+    **options: Unpack[GenerateOptions],
 ) -> Texts:
     """Fills the free places of a template with what the model says.
 
@@ -91,28 +96,29 @@ def generate(
         template: integers `[T, B]`, `FREE` (-1) where a token is to be filled in.
         key: a typed PRNG key. The draw at a place depends on the key, the row and the place's
             number in the row alone.
+        log_probabilities: whether they are wanted.
+        **options: as follows, and filters, see `FilterOptions`.
+
+    Keyword Args:
         lengths: `[B]`, how many places each row has; by default T. See `stack_rows`.
         stops: sequences of token ids. One that the model has written, in places that the template
             left free, ends its row and is left out.
-        first_row: the number of the first row, where these are some of many.
-        log_probabilities: whether they are wanted.
+        first_row: the number of the first row, where these are some of many; by default 0.
         allow_bidirectional: let a bidirectional model go on token by token, its backward
             direction as well, to show that what it writes is no use.
-        **filters: see `FilterOptions`.
 
     Raises:
         ValueError: an argument that makes no sense, or a bidirectional model.
 
     Examples:
-        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
-        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
         >>> params = model.init(jax.random.key(0))
         >>> template = np.array([[1], [2], [-1], [3], [-1]])  # fill in the third and the last
         >>> texts = lstm_jax.generate(model, params, template, key=jax.random.key(1), top_n=3)
         >>> texts.tokens.shape, texts.tokens[[0, 1, 3], 0].tolist()
         ((5, 1), [1, 2, 3])
     """
-    job = _prepare(model, template, key, lengths, stops, first_row, allow_bidirectional, filters)
+    job = _prepare(model, template, key, **options)
     chunks = list(_chunks(model, params, job, with_scores=log_probabilities))
     return _texts(job, chunks, with_scores=log_probabilities)
 
@@ -123,27 +129,21 @@ def stream(
     template: npt.ArrayLike,
     *,
     key: Array,
-    lengths: npt.ArrayLike | None = None,
-    stops: Sequence[Sequence[int]] = (),
-    first_row: int = 0,
     places: int = 16,
-    allow_bidirectional: bool = False,
-    **filters: Unpack[FilterOptions],
+    **options: Unpack[GenerateOptions],
 ) -> Iterator[list[Ids]]:
     """As `generate`, but gives the tokens after each row's prompt as they are made.
 
+    The tokens are those of `generate` with this key. A possible beginning of a stop sequence is
+    held back until it turns out not to be one.
+
     Args:
-        model: a language model.
+        model: as in `generate`, and so are all others.
         params: its parameters.
-        template: prompts and free places, as in `generate`.
-        key: typed key; the tokens are those of `generate` with this key.
-        lengths: of rows shorter than the template, as in `generate`.
-        stops: token sequences that end a row. A possible beginning of one is held back until it
-            turns out not to be one.
-        first_row: number of the template's first row, which its draws depend on.
+        template: prompts and free places.
+        key: a typed PRNG key.
         places: how many places are written before their tokens are given.
-        allow_bidirectional: as in `generate`.
-        **filters: see `FilterOptions`.
+        **options: see `generate`.
 
     Yields:
         For each row its next tokens, int32 `[N]`, where N may be 0.
@@ -152,8 +152,7 @@ def stream(
         ValueError: see `generate`; before anything is written.
 
     Examples:
-        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
-        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
         >>> params, template = model.init(jax.random.key(0)), np.full((8, 1), -1)
         >>> written = lstm_jax.sampling.stream(
         ...     model, params, template, key=jax.random.key(1), places=4
@@ -163,7 +162,7 @@ def stream(
     """
     if places < 1:
         raise ValueError(f"places is {places}; it must be at least 1")
-    job = _prepare(model, template, key, lengths, stops, first_row, allow_bidirectional, filters)
+    job = _prepare(model, template, key, **options)
     return _settled(job, _chunks(model, params, job, places=places))
 
 
@@ -174,10 +173,7 @@ def best_of(
     number: int,
     *,
     key: Array,
-    lengths: npt.ArrayLike | None = None,
-    stops: Sequence[Sequence[int]] = (),
-    first_row: int = 0,
-    **filters: Unpack[FilterOptions],
+    **options: Unpack[GenerateOptions],
 ) -> Texts:
     """Of `number` fillings of each row the one whose tokens have the highest mean log-probability.
 
@@ -188,8 +184,7 @@ def best_of(
         ValueError: see `generate`, or `number` is below 1.
 
     Examples:
-        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
-        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
         >>> params, template = model.init(jax.random.key(0)), np.full((8, 2), -1)
         >>> texts = lstm_jax.sampling.best_of(model, params, template, 3, key=jax.random.key(1))
         >>> texts.tokens.shape
@@ -197,18 +192,12 @@ def best_of(
     """
     if number < 1:
         raise ValueError(f"number is {number}; it must be at least 1")
+    lengths = options.pop("lengths", None)
+    if lengths is not None:
+        options["lengths"] = np.repeat(np.asarray(lengths), number)
+    options["first_row"] = options.get("first_row", 0) * number
     repeated = np.repeat(np.asarray(template), number, axis=-1)
-    texts = generate(
-        model,
-        params,
-        repeated,
-        key=key,
-        lengths=None if lengths is None else np.repeat(np.asarray(lengths), number),
-        stops=stops,
-        first_row=first_row * number,
-        log_probabilities=True,
-        **filters,
-    )
+    texts = generate(model, params, repeated, key=key, log_probabilities=True, **options)
     scores = texts.log_probabilities
     assert scores is not None
     written = np.maximum(np.isfinite(scores).sum(0), 1)
@@ -256,8 +245,7 @@ def with_weights(
     speed. Biases stay float32, as sums, carry and softmax do.
 
     Examples:
-        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
-        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
         >>> params = model.init(jax.random.key(0))
         >>> model, params = lstm_jax.sampling.with_weights(model, params, "bfloat16")
         >>> params.output.w.dtype, params.output.b.dtype
@@ -304,11 +292,12 @@ def _prepare(
     model: LanguageModel,
     template: npt.ArrayLike,
     key: Array,
-    lengths: npt.ArrayLike | None,
-    stops: Sequence[Sequence[int]],
-    first_row: int,
-    allow_bidirectional: bool,
-    filters: FilterOptions,
+    *,
+    lengths: npt.ArrayLike | None = None,
+    stops: Sequence[Sequence[int]] = (),
+    first_row: int = 0,
+    allow_bidirectional: bool = False,
+    **filters: Unpack[FilterOptions],
 ) -> _Job:
     if not allow_bidirectional:
         refuse_bidirectional(model)
@@ -386,18 +375,17 @@ def _texts(job: _Job, chunks: list[_Chunk], *, with_scores: bool) -> Texts:
     tokens = np.full((times, job.size), FREE, np.int32)
     scores = np.full((times, job.size), np.nan, np.float32)
     lengths, stopped = np.array(known, np.int32), np.zeros(job.size, np.bool_)
+    written_NB = np.concatenate([job.given[:0], *(chunk.tokens for chunk in chunks)])
     for row, prompt in enumerate(job.prompts[: job.size]):
         tokens[: len(prompt), row] = prompt
-        parts = [chunk.tokens[:, row] for chunk in chunks]
-        written = np.concatenate(parts) if parts else np.zeros(0, np.int32)
-        written = written[written != FREE]
+        written = written_NB[written_NB[:, row] != FREE, row]
         if chunks and chunks[-1].stopped[row]:
             stopped[row] = True
             written = written[: len(written) - job.stops.length[chunks[-1].matched[row]]]
         lengths[row] += len(written)
         place = slice(known[row], lengths[row])
         tokens[place, row] = written
-        if with_scores and parts:
+        if with_scores and chunks:
             scored = np.concatenate([chunk.scores[:, row] for chunk in chunks])
             scores[place, row] = scored[: len(written)]
     return Texts(tokens, lengths, stopped, scores if with_scores else None)

@@ -84,8 +84,7 @@ def score(
             another number than the texts; or a bidirectional model.
 
     Examples:
-        >>> config = lstm_jax.LanguageModelConfig(hidden_size=4)
-        >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)
+        >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
         >>> (score,) = lstm_jax.sampling.score(model, model.init(jax.random.key(0)), [[1, 2, 3]])
         >>> score.log_probabilities.shape
         (2,)
@@ -96,8 +95,7 @@ def score(
     before = [()] * len(texts) if contexts is None else contexts
     if len(before) != len(texts):
         raise ValueError(f"there are {len(before)} contexts for {len(texts)} texts; give each one")
-    both = zip(range(len(texts)), before, texts, strict=True)
-    arrays = [_row(model, *each) for each in both]
+    arrays = [_row(model, *each) for each in zip(range(len(texts)), before, texts, strict=True)]
     firsts = [max(1, np.size(context)) for context in before]
     order = sorted(range(len(arrays)), key=lambda index: len(arrays[index]))
     found: dict[int, npt.NDArray[np.float32]] = {}
@@ -150,25 +148,21 @@ def _losses(
 def _row(
     model: LanguageModel, index: int, context: npt.ArrayLike, text: npt.ArrayLike
 ) -> npt.NDArray[np.int32]:
-    """A context and its text in one row."""
-    if not np.size(context):
-        return _checked(model, f"text {index}", text, 2)
-    before = _checked(model, f"context {index}", context, 1)
-    return np.concatenate([before, _checked(model, f"text {index}", text, 1)])
-
-
-def _checked(
-    model: LanguageModel, name: str, tokens: npt.ArrayLike, least: int
-) -> npt.NDArray[np.int32]:
-    found = np.asarray(tokens)
-    if found.ndim != 1 or not np.issubdtype(found.dtype, np.integer) or len(found) < least:
-        raise ValueError(
-            f"{name} is {found.dtype} of shape {found.shape}; expected token ids, at least one, or "
-            "two for a text without a context, whose first token is what the others are told from"
-        )
-    if found.min() < 0 or found.max() >= model.vocabulary_size:
-        raise ValueError(
-            f"{name} has entries from {found.min()} to {found.max()}; expected token ids from "
-            f"0 to below {model.vocabulary_size}"
-        )
-    return found.astype(np.int32)
+    """A context, if there is one, and its text in one row."""
+    parts = {"context": np.asarray(context), "text": np.asarray(text)}
+    if not parts["context"].size:
+        del parts["context"]
+    for name, found in parts.items():
+        is_ids = found.ndim == 1 and np.issubdtype(found.dtype, np.integer)
+        if not is_ids or len(found) < 3 - len(parts):
+            raise ValueError(
+                f"{name} {index} is {found.dtype} of shape {found.shape}; expected token ids, at "
+                "least one, or two for a text without a context, whose first token is what the "
+                "others are told from"
+            )
+        if found.min() < 0 or found.max() >= model.vocabulary_size:
+            raise ValueError(
+                f"{name} {index} has entries from {found.min()} to {found.max()}; expected token "
+                f"ids from 0 to below {model.vocabulary_size}"
+            )
+    return np.concatenate(list(parts.values())).astype(np.int32)

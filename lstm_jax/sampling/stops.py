@@ -37,9 +37,7 @@ def make_stops(vocabulary_size: int, sequences: Sequence[Sequence[int]] = ()) ->
     """The automaton that finds any of these sequences of token ids as soon as it is complete.
 
     The number of states is a power of two, so that other sequences seldom compile anything anew.
-
-    Raises:
-        ValueError: an empty sequence, an entry that is no token id, or sequences too long in all.
+    Raises ValueError for an empty sequence, what is no token id, or sequences too long in all.
     """
     children: list[dict[int, int]] = [{}]
     length, depth = [0], [0]
@@ -79,9 +77,8 @@ def _transitions(
 ) -> npt.NDArray[np.int32]:
     """The state after each token; fills `length` in where a shorter sequence ends a longer part."""
     after = np.zeros((len(children), vocabulary_size), np.int32)
+    after[0, list(children[0])] = list(children[0].values())
     fallback = [0] * len(children)
-    for token, child in children[0].items():
-        after[0, token] = child
     queue = deque(children[0].values())
     while queue:
         state = queue.popleft()
