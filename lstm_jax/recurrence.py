@@ -41,7 +41,14 @@ def lstm(
     params: cells.LSTMParams,
     carry: cells.LSTMCarry | None,
     xs: Array,
-    **options: Unpack[LayerOptions],
+    *,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reverse: bool = False,
+    backend: Backend = "auto",
+    compute_dtype: ComputeDtype | None = None,
+    unroll: int | None = None,
+    remat: int | None = None,
 ) -> tuple[cells.LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
 
@@ -54,9 +61,6 @@ def lstm(
         xs: inputs `[T, B, D]`; or integers `[T, B]`, which stand for one-hot rows of size D and
             are looked up in `w_x` (the one-hot product is never formed; an integer below 0 or
             above D-1 is read as the nearest row).
-        **options: as follows, none of them needed.
-
-    Keyword Args:
         mask: bool `[T, B]`, True = a real step, in any pattern. A masked step holds the carry
             and emits zeros (Keras repeats its last output there, nnx computes on).
         resets: bool `[T, B]`; True at t starts a new sequence at t: forward the carry is zeroed
@@ -67,7 +71,7 @@ def lstm(
             function under a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and
             `linearize`; `"parallel"`, all times at once, of the cells whose units act each on its
             own (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), differentiable as `"scan"` is;
-            `"auto"`, the default, chooses the fastest that applies.
+            `"auto"` chooses the fastest that applies.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
             outputs are in `promote_types(param dtype, float32)`.
         unroll: steps per iteration of the loop; None takes what suits the platform: one on a CPU,
@@ -93,7 +97,11 @@ def lstm(
         >>> ys.shape, bool(jnp.allclose(carry.h[1], ys[6, 1]))
         ((10, 2, 4), True)
     """
-    return layer_of(cells.LSTM, params, carry, xs, options)[:2]
+    cells.require_cell(params, cells.LSTM)
+    return layer(
+        params, carry, xs, mask=mask, resets=resets, reverse=reverse, backend=backend,
+        compute_dtype=compute_dtype, unroll=unroll, remat=remat,
+    )  # fmt: skip
 
 
 def gru(

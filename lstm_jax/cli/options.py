@@ -81,7 +81,7 @@ class SampleCommand(Checked):
     #: texts to write of each prompt or template, each with draws of its own.
     batch: Annotated[int, Bounds(1, 1_000_000)] = 1
     side_by_side: _MANY = 64  # how many texts are written at once.
-    #: dtype of the weights; bfloat16 takes half the memory, and less time.
+    #: dtype of the weights; bfloat16 takes half the memory, and of many texts less time.
     weights: Literal["float32", "bfloat16"] | None = None
     jsonl: bool = False  # write a JSON object a line, with tokens and log-probabilities.
     #: which checkpoint: a step, the newest good one, or the best on held-out data.
