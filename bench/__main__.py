@@ -38,16 +38,11 @@ python -m bench systems bench/results/systems/* --markdown table.md
 """
 
 
-def _help() -> str:
-    width = max(map(len, BENCHES))
-    lines = [f"  {name:{width}}  {what}" for name, what in BENCHES.items()]
-    return "\n".join(["usage: python -m bench BENCH [FLAGS]", "", *lines, _BELOW])
-
-
 def main(arguments: Sequence[str]) -> int:
-    """Runs a bench."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_help(), end="")
+        width = max(map(len, BENCHES))
+        lines = [f"  {name:{width}}  {what}" for name, what in BENCHES.items()]
+        print("\n".join(["usage: python -m bench BENCH [FLAGS]", "", *lines, _BELOW]), end="")
         return 0
     name, *rest = arguments
     if name not in BENCHES:

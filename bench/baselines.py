@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from bench.figures import LYRICS
 from bench.ngram import NGramResult, heldout_loss
@@ -24,50 +23,32 @@ NOT_AT_HAND = "data not at hand"
 """In place of an n-gram's figure: the data is gone, or another one is in its place."""
 
 
-class Published(NamedTuple):
-    """Figures that others published for a preset's system, and the settings they hold for."""
-
-    preset: str
-    where: Mapping[str, object]
-    text: str
-
-
-def _figures(
-    text: str, preset: str, cell: str, layers: int, size: int, both: bool = False, **others: float
-) -> Published:
-    network = {"cell": cell, "layers": layers, "hidden_size": size, "bidirectional": both}
-    settings = {f"model.{name}": value for name, value in network.items()}
-    return Published(preset, settings | others, text)
-
-
-PUBLISHED = (
+PUBLISHED: tuple[tuple[str, str, str, int, int, bool, dict[str, float]], ...] = (
     # A notebook on the same novel, whose split is not known to be the end's or the lanes'.
-    _figures(
-        "1.488 at step 990, 1.292 at epoch 20 (split not stated)",
-        *("anna", "lstm", 2, 512),
-        heldout_share=0.1,
-    ),
+    ("1.488 at step 990, 1.292 at epoch 20 (split not stated)",
+     "anna", "lstm", 2, 512, False, {"heldout_share": 0.1}),
     # A TensorFlow recipe; its text is the full works, all of them trained on.
-    _figures("about 5.99 (full works)", "shakespeare", "lstm", 1, 128, heldout_share=0.0),
+    ("about 5.99 (full works)", "shakespeare", "lstm", 1, 128, False, {"heldout_share": 0.0}),
     # The first two figures: PyTorch on the published set-up. The last: a book. Both: other lyrics.
-    _figures(
-        "1.041 at epoch 40, 1.016 at 160 (other text); a book's 1.02 at 40",
-        *(LYRICS, "lstm", 1, 256),
-    ),
+    ("1.041 at epoch 40, 1.016 at 160 (other text); a book's 1.02 at 40",
+     LYRICS, "lstm", 1, 256, False, {}),
     # PyTorch on the published set-up, with other lyrics; so are the next two.
-    _figures("1.021 at epoch 40, 1.017 at 160 (other text)", LYRICS, "gru", 1, 256),
-    _figures("1.105 at epoch 40, 1.014 at 160 (other text)", LYRICS, "lstm", 2, 256),
-    _figures("1.00 (other text)", LYRICS, "lstm", 1, 256, True),
-)
-"""No figure is known for poems, nor for reviews of this kind and size."""
+    ("1.021 at epoch 40, 1.017 at 160 (other text)", LYRICS, "gru", 1, 256, False, {}),
+    ("1.105 at epoch 40, 1.014 at 160 (other text)", LYRICS, "lstm", 2, 256, False, {}),
+    ("1.00 (other text)", LYRICS, "lstm", 1, 256, True, {}),
+)  # fmt: skip
+"""Figures that others published for a preset, and the settings they hold for: cell, layers, hidden
+size, whether both directions, and others. None is known for poems, nor for reviews of this kind."""
 
 
 def published(config: TrainConfig) -> str | None:
     """The published figures that a run of these settings can be held against."""
     kept = settings(config)
-    for each in PUBLISHED:
-        if each.preset == config.preset and each.where.items() <= kept.items():
-            return each.text
+    names = ("cell", "layers", "hidden_size", "bidirectional")
+    network = [kept.get(f"model.{name}") for name in names]
+    for text, preset, *asked, others in PUBLISHED:
+        if preset == config.preset and asked == network and others.items() <= kept.items():
+            return text
     return None
 
 
@@ -112,16 +93,18 @@ def _fit(config: LanguageConfig | PoemsConfig, run: Run) -> NGramResult | str:
         return NOT_AT_HAND
     if system.sha256 != run.sha256:
         return NOT_AT_HAND
+    size = len(system.vocabulary)
     if isinstance(system, PoemsSystem):
-        sizes: Any = {"order": _POEMS_ORDER, "vocabulary_size": len(system.vocabulary)}
-        return heldout_loss(system.training, system.held_out, goes_on=False, **sizes)
+        poems = (system.training, system.held_out)
+        return heldout_loss(*poems, order=_POEMS_ORDER, vocabulary_size=size, goes_on=False)
     corpus = system.corpus
-    sizes = {"order": _ORDERS[system.config.tokens], "vocabulary_size": len(corpus.vocabulary)}
-    if system.config.heldout_from == "end":
-        training, heldout = heldout_split(corpus.ids, system.config.heldout_share)
-        return heldout_loss([training], [heldout], **sizes)
-    lanes = [targets[targets != NOT_COUNTED] for targets in corpus.heldout.targets.T]
-    return heldout_loss(list(corpus.training.tokens.T), lanes, **sizes)
+    if config.heldout_from == "end":
+        training, heldout = ([each] for each in heldout_split(corpus.ids, config.heldout_share))
+    else:
+        training = list(corpus.training.tokens.T)
+        heldout = [targets[targets != NOT_COUNTED] for targets in corpus.heldout.targets.T]
+    order = _ORDERS[system.config.tokens]
+    return heldout_loss(training, heldout, order=order, vocabulary_size=size)
 
 
 def _with_corpora(config: LanguageConfig | PoemsConfig) -> LanguageConfig | PoemsConfig:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.peers import PEERS, require_peers
 from bench.plot import draw, require_matplotlib
-from bench.report import Row, print_environment, write_rows
+from bench.report import Row, print_environment, writing
 from bench.shapes import DType
 from lstm_jax.settings import Count, check
 
 QUICK_ROUNDS = 2
-DISAGREES = 1
-"""The exit code where a peer did other work than ours, or failed."""
 
 Measured = tuple[list[Row], bool]
 """Rows, and whether every peer that is installed did the same work as ours."""
@@ -45,7 +42,6 @@ class Options:
 
     @property
     def turns(self) -> int:
-        """The rounds that are made."""
         return min(self.rounds, QUICK_ROUNDS) if self.quick else self.rounds
 
 
@@ -61,27 +57,24 @@ class OptionsWithPeers(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_peers(self.peers)
+        require_peers(self.peers, tuple(PEERS))
 
 
 def measure(options: Options, parts: Iterable[Measured]) -> int:
     """Measures part after part; keeps the rows of each as soon as they are there, and draws all.
 
     Returns:
-        The exit code: 1 if a peer did other work than ours.
+        The exit code: 1 if a peer did other work than ours, or failed.
     """
     print_environment()
     rows: list[Row] = []
     all_agree = True
-    with ExitStack() as stack:
-        file = None
-        if options.json is not None:
-            file = stack.enter_context(options.json.open("w", encoding="utf-8"))
+    with writing(options.json) as write:
         for part, agrees in parts:
             rows += part
             all_agree &= agrees
-            if file is not None:
-                write_rows(part, file)
+            for row in part:
+                write(row.kept())
     if options.plot is not None:
         draw(rows, options.plot)
-    return 0 if all_agree else DISAGREES
+    return 0 if all_agree else 1

@@ -14,18 +14,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
-from bench.environment import cpu_cores
-from bench.peers import ONLY, OURS, Candidate, Kind, candidates, load, module_of
-from bench.products import Floor, Product, build_products
-from bench.report import Row, make_row, print_table, with_ratios
+from bench.peers import ONLY, OURS, Candidate, Implementation, Kind, candidates, load
+from bench.products import Product, build_products, floor
+from bench.report import Row, cpu_cores, make_row, print_table, with_ratios
 from bench.shapes import AnySystem, LayerShape
 from bench.timing import Timing, take_turns
-from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Server, Worker
+from bench.workers import Built, Failed, NotRun, Reason, Server, Worker
 
 _TRIES = 2
 
 LIMIT = "limit"
 """The name of the process that times what the hardware allows."""
+
+Evidence = Callable[[Implementation], Any]
+"""What an implementation computes that shows which work it does."""
 
 
 class Pool(ExitStack):
@@ -59,13 +61,12 @@ class LeftOut(dict[str, str]):
         super().__init__()
         self._system, self.all_agree = system, True
 
-    def add(self, name: str, reason: Exception) -> None:
-        """One that does other work, failed, or cannot run here; of ours the reason is raised."""
+    def add(self, name: str, reason: Reason) -> None:
+        """Leaves out a peer; of ours the reason is raised."""
         if name.startswith(OURS):
             raise reason
-        how = {Disagreement: "does other work", Failed: "failed"}.get(type(reason), "cannot run")
         self.all_agree &= isinstance(reason, NotRun)
-        self[name] = f"{how}: {reason}"
+        self[name] = f"{reason.how}: {reason}"
         print(f"{self._system}: {name} is left out: {self[name]}", flush=True)
 
 
@@ -74,12 +75,20 @@ class Entrant(NamedTuple):
 
     name: str
     worker: Worker
-    entered: Entered
+    first_s: Mapping[str, float]
+    settings: Mapping[str, str]
 
-    def row(self, timings: Timings, call: str, **fields: Any) -> Row:
+    def visits(self) -> dict[tuple[str, str], Callable[[], list[float]]]:
+        """Its calls, by its name and theirs."""
+        ask = self.worker.ask
+        return {(self.name, call): partial(ask, Server.visit, call) for call in self.first_s}
+
+    def row(
+        self, bench: str, system: str, dtype: str, timings: Timings, call: str, **fields: Any
+    ) -> Row:
         """A row of one of its calls; `fields` are those that `make_row` takes."""
-        given = {"implementation": self.name, "settings": self.entered.settings} | fields
-        return make_row(timings[self.name, call], first_s=self.entered.first_s[call], **given)
+        given = {"settings": self.settings, "first_s": self.first_s[call]} | fields
+        return make_row(bench, system, self.name, dtype, timings[self.name, call], **given)
 
 
 Timings = Mapping[tuple[str, str], Timing]
@@ -87,120 +96,99 @@ Timings = Mapping[tuple[str, str], Timing]
 
 
 def time_in_turns(entrants: Iterable[Entrant], rounds: int) -> Timings:
-    """Times all calls of all entrants."""
-    visits = {
-        (entrant.name, call): partial(entrant.worker.ask, Server.visit, call)
-        for entrant in entrants
-        for call in entrant.entered.first_s
-    }
-    return take_turns(visits, rounds)
+    return take_turns({k: v for entrant in entrants for k, v in entrant.visits().items()}, rounds)
 
 
-class Check(NamedTuple):
-    """How a peer shows that it does the same work as ours.
-
-    Attributes:
-        evidence: what is computed from an implementation and `given`.
-        given: the further arguments.
-        require_same: (what a peer computed, what ours did); raises Disagreement.
-    """
-
-    evidence: Callable[..., Any]
-    given: tuple[Any, ...]
-    require_same: Callable[[Any, Any], None]
-
-
-def with_peer(
-    function: Callable[..., Any], module: str, options: Mapping[str, Any], *given: Any
-) -> Any:
-    """What a function makes of an implementation, which is loaded, and of further arguments."""
-    return function(load(module, options), *given)
+def with_peer(function: Callable[[Implementation], Any], name: str, options: Any) -> Any:
+    return function(load(name, options))
 
 
 class Contest:
-    """Who takes part in measuring one system, and who is left out; each peer is checked once."""
+    """Who takes part in measuring one system, and who is left out; each peer is checked once.
 
-    def __init__(self, pool: Pool, kind: Kind, system: str, check: Check) -> None:
-        self.pool, self.left_out = pool, LeftOut(system)
-        self._kind, self._check = kind, check
-        self._checked: set[tuple[str, str]] = set()
-        self._ours: Any = None
+    Args:
+        pool: of the processes.
+        kind: of work.
+        system: its name.
+        evidence: what shows which work an implementation does; of a module, or a partial of one.
+        require_same: (a peer's evidence, ours); raises Disagreement.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        kind: Kind,
+        system: str,
+        evidence: Evidence,
+        require_same: Callable[[Any, Any], None],
+    ) -> None:
+        self._pool, self._kind, self.left_out = pool, kind, LeftOut(system)
+        self._evidence, self._require = evidence, require_same
+        self._shown: dict[tuple[str, str], Any] = {}
 
     def enter(
-        self, names: Sequence[str], build: Callable[..., Built], *given: Any
+        self, names: Sequence[str], build: Callable[[Implementation], Built]
     ) -> list[Entrant]:
         """Those that run here and do the same work as ours, which is named first.
 
-        `build`, a function of a module, makes an implementation's work, of it and of `given`.
+        `build`, a function of a module or a partial of one, makes an implementation's work.
         """
         entrants = []
         for name in names:
-            if name in self.left_out:
-                continue
-            try:
-                entrants.append(self._enter(name, build, given))
-            except (Disagreement, NotRun, Failed) as reason:
-                self.left_out.add(name, reason)
+            if name not in self.left_out:
+                try:
+                    entrants.append(self._enter(name, build))
+                except Reason as reason:
+                    self.left_out.add(name, reason)
         return entrants
 
-    def _enter(self, name: str, build: Callable[..., Built], given: tuple[Any, ...]) -> Entrant:
+    def _enter(self, name: str, build: Callable[[Implementation], Built]) -> Entrant:
         """In each of the ways that it can run; the fastest stays."""
         entrants: dict[str, Entrant] = {}
-        tried: dict[str, Exception] = {}
-        for candidate in candidates(name, self._kind, cpu_cores()):
-            worker, options = self.pool.worker(name, candidate), candidate.options
+        tried: dict[str, Reason] = {}
+        for way in candidates(name, self._kind, cpu_cores()):
+            worker = self._pool.worker(name, way)
             try:
                 # Before anything else of this shape has run: compilation is part of the first call.
-                entered = worker.ask(
-                    Server.enter, with_peer, build, module_of(name), options, *given
-                )
-                self._require_same(name, candidate, worker)
-                entrants[candidate.name] = Entrant(name, worker, entered)
+                entered = worker.ask(Server.enter, with_peer, build, name, way.options)
+                self._require_same(name, way, worker)
+                entrants[way.name] = Entrant(name, worker, *entered)
             except (NotRun, Failed) as reason:
-                tried[candidate.name] = reason
+                tried[way.name] = reason
                 if isinstance(reason, Failed):
-                    self.pool.drop(name, candidate)
+                    self._pool.drop(name, way)
         if not entrants:
             raise next(iter(tried.values()))
         return _fastest(entrants, tried)
 
-    def _require_same(self, name: str, candidate: Candidate, worker: Worker) -> None:
+    def _require_same(self, name: str, way: Candidate, worker: Worker) -> None:
         """Compares what a peer computes with what ours does, the first time that it enters."""
-        check, key = self._check, (name, candidate.name)
-        if key in self._checked or (name.startswith(OURS) and self._ours is not None):
-            return
-        found = worker.ask(
-            Server.call, with_peer, check.evidence, module_of(name), candidate.options, *check.given
-        )
-        if name.startswith(OURS):
-            self._ours = found
-        else:
-            check.require_same(found, self._ours)
-        self._checked.add(key)
+        ours = name.startswith(OURS)
+        key = (OURS, "") if ours else (name, way.name)
+        if key not in self._shown:
+            found = worker.ask(Server.call, with_peer, self._evidence, name, way.options)
+            if not ours:
+                self._require(found, self._shown[OURS, ""])
+            self._shown[key] = found if ours else None
 
 
-def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, object]) -> Entrant:
+def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, Reason]) -> Entrant:
     """The one whose first call is fastest at its best; it names all that were tried."""
-    (name, best), *others = entrants.items()
-    told = {name: f"cannot run: {reason}" for name, reason in tried.items()}
-    if others:
-        timings = take_turns(
-            {
-                name: partial(each.worker.ask, Server.visit, next(iter(each.entered.first_s)))
-                for name, each in entrants.items()
-            },
-            rounds=_TRIES,
-        )
-        name = min(timings, key=lambda name: timings[name].p10_ms)
-        best = entrants.pop(name)
-        for each in entrants.values():
-            each.worker.ask(Server.leave)
-        told |= {name: f"{timing.p10_ms:.4g} ms" for name, timing in timings.items()}
-    if not name:
+    told = {way: f"cannot run: {reason}" for way, reason in tried.items()}
+    way = next(iter(entrants))
+    if len(entrants) > 1:
+        calls = {each: next(iter(entrant.visits().values())) for each, entrant in entrants.items()}
+        timings = take_turns(calls, _TRIES)
+        told |= {each: f"{timing.p10_ms:.4g} ms" for each, timing in timings.items()}
+        way = min(timings, key=lambda each: timings[each].p10_ms)
+    best = entrants.pop(way)
+    for each in entrants.values():
+        each.worker.ask(Server.leave)
+    if not way:
         return best
-    shown = "; ".join(f"{name} {each}" for name, each in told.items())
-    settings = best.entered.settings | {"candidate": name} | ({"tried": shown} if shown else {})
-    return best._replace(entered=best.entered._replace(settings=settings))
+    shown = "; ".join(f"{each} {what}" for each, what in told.items())
+    settings = {"candidate": way} | ({"tried": shown} if shown else {})
+    return best._replace(settings={**best.settings, **settings})
 
 
 @dataclass(frozen=True)
@@ -211,7 +199,7 @@ class Work:
         shape: of the work; its name is the system's in the rows.
         tokens: of a call.
         products: how often a call needs each.
-        build: (implementation, shape, dtype) -> the call; a function of a module.
+        build, evidence, require_same: see `Contest`.
     """
 
     bench: str
@@ -219,34 +207,35 @@ class Work:
     shape: AnySystem | LayerShape
     tokens: int
     products: Mapping[Product, int]
-    build: Callable[..., Built]
-    check: Check
+    build: Callable[[Implementation], Built]
+    evidence: Evidence
+    require_same: Callable[[Any, Any], None]
 
 
 def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
-    """Times ours and the peers that do the same work, and prints it."""
-    contest = Contest(pool, work.kind, work.shape.name, work.check)
-    entrants = contest.enter((OURS, *options.peers), work.build, work.shape, options.dtype)
+    contest = Contest(pool, work.kind, work.shape.name, work.evidence, work.require_same)
+    entrants = contest.enter((OURS, *options.peers), work.build)
     worker = pool.worker(LIMIT)
     products = worker.ask(Server.enter, build_products, list(work.products), options.dtype)
-    timings = time_in_turns([*entrants, Entrant(LIMIT, worker, products)], options.turns)
-    floor = Floor(work.products, {c: t.median_ms for (n, c), t in timings.items() if n == LIMIT})
-    fields = {
-        "bench": work.bench,
-        "system": work.shape.name,
-        "dtype": options.dtype,
+    timings = time_in_turns([*entrants, Entrant(LIMIT, worker, *products)], options.turns)
+    medians = {call: each.median_ms for (name, call), each in timings.items() if name == LIMIT}
+    least_ms, least = floor(work.products, medians)
+    names = (work.bench, work.shape.name, options.dtype, timings)
+    fields: dict[str, Any] = {
         "tokens": work.tokens,
         "shape": dataclasses.asdict(work.shape),
         "peers_left_out": contest.left_out,
     }
-    rows = [
-        floor.marked(each.row(timings, call, **fields))
-        for each in entrants
-        for call in each.entered.first_s
-    ]
-    rows = with_ratios(rows)
+    rows = with_ratios(
+        [each.row(*names, call, **fields) for each in entrants for call in each.first_s]
+    )
+    for place, row in enumerate(rows):
+        if row.is_ours:
+            settings = {**row.settings, "limit": least}
+            share = least_ms / row.median_ms
+            rows[place] = dataclasses.replace(row, limit_fraction=share, settings=settings)
     print_table(rows)
-    print(f"the products alone: {floor}", flush=True)
+    print(f"the products alone: {least}", flush=True)
     return rows, contest.left_out.all_agree
 
 

@@ -20,11 +20,10 @@ import jax
 import numpy as np
 from scipy.stats import theilslopes  # type: ignore[import-untyped]
 
-from bench.environment import environment
 from bench.memory import status_mb
 from bench.plot import new_figure, open_axes, require_matplotlib
 from bench.rate import Quiet
-from bench.report import write_line
+from bench.report import environment, writing
 from lstm_jax.cli.arguments import parse
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
@@ -39,7 +38,6 @@ from lstm_jax.training.task import first_state, make_task
 
 _ENDLESS = 10**9
 _POINTS = 400
-_WORSE = 1
 _WARMING_UP = 0.1
 _WARMING_UP_SECONDS = 30.0
 _WRITTEN, _TEXTS = 100, 4
@@ -118,15 +116,12 @@ class Watch(Quiet):
         self.points: list[Point] = []
 
     def is_over(self) -> bool:
-        """Whether the time is up."""
         return self._clock() - self._began >= self._seconds
 
     def advance(self, step: int) -> None:
-        """Counts a step."""
         self.did(1)
 
     def did(self, number: int) -> None:
-        """Counts so many things done."""
         self._done += number
         now = self._clock()
         if now - self._last >= self._seconds / _POINTS:
@@ -146,14 +141,12 @@ def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> 
     if len(kept) < 3:
         raise ValueError(f"{len(kept)} points say nothing of a trend; give it more --minutes")
     seconds, resident, rates = np.array(kept).T
-    memory = _slope(seconds / 3600, resident)
-    rate = _slope(seconds / 3600, 100 * rates / np.median(rates))
+    memory, rate = (
+        Slope(float(found[0]), float(found[2]), float(found[3]))
+        for values in (resident, 100 * rates / np.median(rates))
+        for found in [theilslopes(values, seconds / 3600, 0.95)]
+    )
     return Verdict(memory, rate, memory.low > most_mb, rate.high < -most_percent)
-
-
-def _slope(hours: Any, values: Any) -> Slope:
-    found = theilslopes(values, hours, 0.95)
-    return Slope(float(found[0]), float(found[2]), float(found[3]))
 
 
 def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point]:
@@ -194,28 +187,6 @@ def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
     return watch.points
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs the command; the exit code is 1 if memory grows or the rate falls."""
-    options = parse(Options, Options(), arguments, "bench endurance")
-    seconds = 60 * options.minutes / 2
-    with tempfile.TemporaryDirectory(prefix="endurance-") as temporary:
-        folder = RunFolder(Path(temporary) / "run")
-        found = {"training": train_for(seconds, folder, options.hidden_size)}
-        found["sampling"] = sample_for(seconds, folder)
-    limits = {"most_mb": options.most_mb_an_hour, "most_percent": options.most_percent_an_hour}
-    verdicts = {name: verdict(points, **limits) for name, points in found.items()}
-    for name, each in verdicts.items():
-        print(f"{name}, {len(found[name])} points: {each}")
-    if options.json is not None:
-        shared = vars(environment()) | {"minutes": options.minutes, "limits": limits}
-        with options.json.open("w", encoding="utf-8") as file:
-            for name, points in found.items():
-                write_line(shared | line_of(name, points, verdicts[name]), file)
-    if options.plot is not None:
-        draw(found, verdicts, options.plot)
-    return _WORSE if any(each.grows or each.slows for each in verdicts.values()) else 0
-
-
 def line_of(name: str, points: Sequence[Point], told: Verdict) -> dict[str, Any]:
     """What is kept of one of the two, as JSON values."""
     values = told._asdict() | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
@@ -224,7 +195,6 @@ def line_of(name: str, points: Sequence[Point], told: Verdict) -> dict[str, Any]
 
 
 def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path) -> None:
-    """Draws memory and rate against time, with their slopes in the titles."""
     figure = new_figure(8, 5)
     panels = figure.subplots(2, len(found), squeeze=False, sharex="col")
     for column, (name, points) in zip(panels.T, found.items(), strict=True):
@@ -242,3 +212,23 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
             open_axes(axes)
         column[-1].set_xlabel("minutes")
     figure.savefig(file)
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = parse(Options, Options(), arguments, "bench endurance")
+    seconds = 60 * options.minutes / 2
+    with tempfile.TemporaryDirectory(prefix="endurance-") as temporary:
+        folder = RunFolder(Path(temporary) / "run")
+        found = {"training": train_for(seconds, folder, options.hidden_size)}
+        found["sampling"] = sample_for(seconds, folder)
+    limits = {"most_mb": options.most_mb_an_hour, "most_percent": options.most_percent_an_hour}
+    verdicts = {name: verdict(points, **limits) for name, points in found.items()}
+    for name, each in verdicts.items():
+        print(f"{name}, {len(found[name])} points: {each}")
+    shared = vars(environment()) | {"minutes": options.minutes, "limits": limits}
+    with writing(options.json) as write:
+        for name, points in found.items():
+            write(shared | line_of(name, points, verdicts[name]))
+    if options.plot is not None:
+        draw(found, verdicts, options.plot)
+    return int(any(each.grows or each.slows for each in verdicts.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,14 +39,12 @@ class Spread(NamedTuple):
 
 def spread(points: Sequence[Point]) -> Spread:
     """Mean and range of one point or more; all three are NaN if one is."""
-    values = tuple(point.value for point in points)
-    epochs = tuple(point.epoch for point in points)
+    values, epochs = zip(*points, strict=True)
     if any(map(math.isnan, values)):
         return Spread(math.nan, math.nan, math.nan, values, epochs)
-    mean = math.fsum(values) / len(values)
+    low, high = min(values), max(values)
     # Rounding may put the mean of equal values beside them.
-    mean = min(max(mean, min(values)), max(values))
-    return Spread(mean, min(values), max(values), values, epochs)
+    return Spread(min(max(statistics.fmean(values), low), high), low, high, values, epochs)
 
 
 def figures(run: Run) -> dict[str, Point]:
@@ -55,32 +54,42 @@ def figures(run: Run) -> dict[str, Point]:
     `best_` are of that lowest one's row, since its checkpoint is the one that is kept.
     """
     if run.config.preset == LYRICS:
-        return _perplexities(run.rows)
+        at = {row.get("epoch"): _point(row, "perplexity") for row in run.rows}
+        found = {f"perplexity_at_{epoch}": at[epoch] for epoch in _LYRICS_EPOCHS if epoch in at}
+        return found or {"perplexity": _point(run.rows[-1], "perplexity")}
     if not run.config.heldout_share:
         return {"training_loss": _point(run.rows[-1], "loss")}
     evaluations = [row for row in run.rows if "heldout_loss" in row]
     if not evaluations:
         return {}
-    best = _best(evaluations, "heldout_loss")
     if isinstance(run.config, ReviewsConfig):
-        highest = _best(evaluations, "heldout_accuracy", max)
-        return {
-            "best_heldout_accuracy": _point(best, "heldout_accuracy"),
-            "highest_heldout_accuracy": _point(highest, "heldout_accuracy"),
-            "best_heldout_loss": _point(best, "heldout_loss"),
-        }
-    found = {
-        "heldout_loss": _point(evaluations[-1], "heldout_loss"),
-        "best_heldout_loss": _point(best, "heldout_loss"),
-    }
+        highest = _least(evaluations, "heldout_accuracy", -1)
+        found = {"highest_heldout_accuracy": _point(highest, "heldout_accuracy")}
+        names = ["heldout_loss", "heldout_accuracy"]
+    else:
+        found = {"heldout_loss": _point(evaluations[-1], "heldout_loss")}
+        names = ["heldout_loss"]
     if isinstance(run.config, PoemsConfig):
-        for name in ("heldout_accuracy", "heldout_end_loss"):
-            found[f"best_{name}"] = _point(best, name)
-    return found
+        names += ["heldout_accuracy", "heldout_end_loss"]
+    best = _least(evaluations, "heldout_loss")
+    return found | {f"best_{name}": _point(best, name) for name in names}
+
+
+def _point(row: Row, name: str) -> Point:
+    return Point(number(row, name), number(row, "epoch"))
+
+
+def _least(rows: Sequence[Row], name: str, sign: int = 1) -> Row:
+    """The row with the lowest number, or, by the sign -1, the highest; NaN is neither."""
+
+    def key(row: Row) -> tuple[bool, float]:
+        value = number(row, name)
+        return math.isnan(value), sign * value
+
+    return min(rows, key=key)
 
 
 def shown(found: Mapping[str, Spread]) -> str:
-    """The figures of a line in a table's cell."""
     if not found:
         return "not evaluated yet"
     if "highest_heldout_accuracy" in found:
@@ -99,30 +108,31 @@ def shown(found: Mapping[str, Spread]) -> str:
 
 
 def explained(config: TrainConfig) -> str:
-    """What the figures are, and how the data was split."""
-    kept, share = config.heldout_share, f"{100 * config.heldout_share:.3g}%"
+    share = f"{100 * config.heldout_share:.3g}%"
     is_of_words = isinstance(config, LanguageConfig) and config.tokens == "word"
     token = "word" if is_of_words else "character"
     if config.preset == LYRICS:
         return "training perplexity at epochs 40 and 160, or else the last; it learns by heart"
     if isinstance(config, ReviewsConfig):
-        if not kept:
+        if not config.heldout_share:
             return "training loss in nats a review, nothing held out"
         return (
             "held-out accuracy where the held-out loss is lowest (the checkpoint that is kept; the "
             f"highest accuracy is a remark); held out: {share} of the reviews, drawn by the seed"
         )
-    if not kept:
+    if not config.heldout_share:
         return f"training loss in nats a {token}, mean over the last row's steps; nothing held out"
-    figure = f"held-out loss in nats a {token}, the last and the best; held out: "
+    ends = ""
     if isinstance(config, PoemsConfig):
+        ends = ", poems' ends apart, and accuracy at the best"
         which = "drawn by the seed" if config.heldout_from == "random" else "the file's last"
-        figure = figure.replace(";", ", poems' ends apart, and accuracy at the best;")
-        return f"{figure}{share} of the poems, {which}"
-    assert isinstance(config, LanguageConfig)
-    if config.heldout_from == "lanes":
-        return f"{figure}the last {share} of each of a batch's lanes, so from all over the text"
-    return f"{figure}the text's last {share}"
+        split = f"{share} of the poems, {which}"
+    else:
+        assert isinstance(config, LanguageConfig)
+        split = f"the text's last {share}"
+        if config.heldout_from == "lanes":
+            split = f"the last {share} of each of a batch's lanes, so from all over the text"
+    return f"held-out loss in nats a {token}, the last and the best{ends}; held out: {split}"
 
 
 def decimals(found: Spread) -> str:
@@ -145,23 +155,3 @@ def _ranged(found: Spread, written: Callable[[float], str]) -> str:
 def _when(found: Spread) -> str:
     low, high = min(found.epochs), max(found.epochs)
     return f"at epoch {low:.4g}" if low == high else f"at epochs {low:.4g} to {high:.4g}"
-
-
-def _perplexities(rows: Sequence[Row]) -> dict[str, Point]:
-    at = {row.get("epoch"): row for row in rows}
-    found = {
-        f"perplexity_at_{epoch}": _point(at[epoch], "perplexity")
-        for epoch in _LYRICS_EPOCHS
-        if epoch in at
-    }
-    return found or {"perplexity": _point(rows[-1], "perplexity")}
-
-
-def _point(row: Row, name: str) -> Point:
-    return Point(number(row, name), number(row, "epoch"))
-
-
-def _best(rows: Sequence[Row], name: str, choose: Callable[..., Row] = min) -> Row:
-    """The row with the lowest number, or, by `max`, the highest."""
-    finite = [row for row in rows if not math.isnan(number(row, name))]
-    return choose(finite or rows, key=lambda row: number(row, name))

@@ -12,23 +12,22 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
+from itertools import cycle
 from typing import Any, Literal
 
 import jax
 
 from bench.command import Measured, Options, measure
-from bench.ours import epoch, first_state, make_program
+from bench.ours import epoch, first_state, make_program, step_shapes
 from bench.peers import OURS
 from bench.report import Row, make_row, print_table
-from bench.shapes import BATCHES, DType, System
+from bench.shapes import System
 from bench.timing import Visit, take_turns
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.cli.arguments import parse
 from lstm_jax.recurrence import Backend, require_backend
 from lstm_jax.settings import Count
-from lstm_jax.training.state import train_step
 
 SizeName = Literal["sequence_length", "batch_size", "hidden_size", "vocabulary_size", "remat"]
 
@@ -44,73 +43,6 @@ SIZES: Mapping[str, tuple[int, ...]] = {
 BASES = {"remat": dataclasses.replace(BASE, sequence_length=20_000)}
 """The other sizes where they are not `BASE`; a chunk as long as the sequence keeps everything."""
 _QUICK_VALUES = 2
-
-
-def lower(system: System, dtype: DType) -> Any:
-    """The step before it is compiled, from shapes alone."""
-    program = make_program(system, dtype)
-    params = jax.eval_shape(system.initial_params)
-    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
-    return train_step.lower(program, state, jax.eval_shape(lambda: epoch(system)[0]))
-
-
-class _Steps:
-    """A step that is compiled ahead of time, as if it had never been, on the system's batches."""
-
-    def __init__(self, system: System, dtype: DType) -> None:
-        jax.clear_caches()
-        began = time.perf_counter()
-        self._run = lower(system, dtype).compile()
-        self.compile_s = time.perf_counter() - began
-        self.temporary_mb = self._run.memory_analysis().temp_size_in_bytes / 1e6
-        program = make_program(system, dtype)
-        self._state = first_state(program, system.initial_params(), system.batch_size)
-        self._data, self._index = epoch(system), 0
-
-    def step(self) -> None:
-        done = self._run(self._state, self._data[self._index])
-        self._state, _ = jax.block_until_ready(done)
-        self._index = (self._index + 1) % BATCHES
-
-
-def measure_point(size: str, value: int, options: GrowthOptions, base: System | None = None) -> Row:
-    """Measures one value of one size of `SIZES`, the others as in `base`."""
-    changed: dict[str, Any] = {size: value}
-    ours = {"cell": options.cell, "backend": options.backend}
-    system = dataclasses.replace(base or BASES.get(size, BASE), **ours | changed)
-    steps = _Steps(system, options.dtype)
-    rounds = 1 if options.quick else options.rounds
-    (timing,) = take_turns({OURS: Visit(steps.step)}, rounds).values()
-    return make_row(
-        timing,
-        bench="growth",
-        system=f"{size.replace('_', ' ')} {value}",
-        implementation=OURS,
-        dtype=options.dtype,
-        tokens=system.tokens_per_step,
-        compile_s=steps.compile_s,
-        memory_mb=steps.temporary_mb,
-        settings={"backend": system.backend},
-        shape=dataclasses.asdict(system) | {"varied": size},
-    )
-
-
-def measure_size(worker: Worker, size: str, options: GrowthOptions) -> Measured:
-    """Measures all values of one size, and prints them."""
-    values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
-    rows: list[Row] = [
-        worker.ask(Server.call, measure_point, size, value, options) for value in values
-    ]
-    print_table(rows)
-    if size == "remat":
-        *chunks, whole = rows
-        for row in chunks:
-            memory = (row.memory_mb or 0.0) / (whole.memory_mb or 1.0)
-            print(
-                f"{row.system}: {memory:.3f} of the memory and "
-                f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}"
-            )
-    return rows, True
 
 
 @dataclass(frozen=True)
@@ -133,10 +65,55 @@ class GrowthOptions(Options):
         require_backend(cell_named(self.cell), self.backend)
 
 
+def measure_point(size: str, value: int, options: GrowthOptions, base: System | None = None) -> Row:
+    """Measures one value of one size of `SIZES`, the others as in `base`.
+
+    The step is compiled ahead of time, as if it had never been.
+    """
+    changed: dict[str, Any] = {"cell": options.cell, "backend": options.backend, size: value}
+    system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
+    jax.clear_caches()
+    began = time.perf_counter()
+    lower, *given = step_shapes(system, options.dtype)
+    run = lower(*given).compile()
+    compile_s = time.perf_counter() - began
+    program, batches = make_program(system, options.dtype), cycle(epoch(system))
+    state = first_state(program, system.initial_params(), system.batch_size)
+
+    def step() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(run(state, next(batches)))
+
+    (timing,) = take_turns({OURS: Visit(step)}, 1 if options.quick else options.rounds).values()
+    return make_row(
+        *("growth", f"{size.replace('_', ' ')} {value}", OURS, options.dtype, timing),
+        tokens=system.tokens_per_step,
+        compile_s=compile_s,
+        memory_mb=run.memory_analysis().temp_size_in_bytes / 1e6,
+        settings={"backend": system.backend},
+        shape=dataclasses.asdict(system) | {"varied": size},
+    )
+
+
+def measure_size(worker: Worker, size: str, options: GrowthOptions) -> Measured:
+    values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
+    rows: list[Row] = [
+        worker.ask(Server.call, measure_point, size, value, options) for value in values
+    ]
+    print_table(rows)
+    if size == "remat":
+        *chunks, whole = rows
+        for row in chunks:
+            memory = (row.memory_mb or 0.0) / (whole.memory_mb or 1.0)
+            print(
+                f"{row.system}: {memory:.3f} of the memory and "
+                f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}"
+            )
+    return rows, True
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench."""
     options = parse(GrowthOptions, None, arguments, "bench growth")
     with closing(Worker(NO_CACHE)) as worker:
-        return measure(
-            options, (measure_size(worker, size, options) for size in options.sizes or SIZES)
-        )
+        sizes = options.sizes or SIZES
+        return measure(options, (measure_size(worker, size, options) for size in sizes))

@@ -13,9 +13,9 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +26,12 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from bench.layer import sizes_of
-from bench.ours import epoch, first_state, make_program
-from bench.report import write_line
-from bench.shapes import AnySystem, Classification, LayerShape, systems_named
+from bench.ours import step_shapes
+from bench.report import writing
+from bench.shapes import AnySystem, LayerShape, systems_named
 from lstm_jax.cli.arguments import parse
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
-from lstm_jax.training.state import train_step
 
 GRAPH: Mapping[str, str | bool] = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
@@ -61,7 +60,6 @@ gpu_device_info {
 _THUNK = re.compile(r"(?P<indent> *)\d+: k(?P<kind>\w+)\s+\[[^]]*\] ?(?P<name>\S*)")
 # What launches nothing itself; what these hold is listed below them.
 _CONTAINER = re.compile("CommandBuffer|DynamicSliceFusion|Conditional|Sequential|While|Async")
-_LAUNCHES = ("kernels", "products", "copies")
 _COPY = re.compile("Copy|Memcpy|Memzero|Memset")
 _PRODUCT = re.compile("Cublas|Gemm|gemm_fusion")
 
@@ -91,8 +89,15 @@ class Loop:
 
     @property
     def launches(self) -> float:
-        """All of them."""
         return self.kernels + self.products + self.copies
+
+    def __str__(self) -> str:
+        return (
+            f"{self.program:35}  {self.dtype:8}  {self.layer:6}  {self.direction:8}  "
+            f"{self.launches:5.2f} launches: {self.kernels:5.2f} kernels, {self.products:4.2f} "
+            f"products, {self.copies:4.2f} copies; {self.unroll:2} times an iteration, "
+            f"{'one graph' if self.in_one_graph else 'no graph'}, {self.temporary_mb:,.0f} MB"
+        )
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Options:
 
 
 def compile_for_h100(
-    lower: Callable[..., Any], *given: Any, options: Mapping[str, Any] = GRAPH
+    lower: Callable[..., Any], given: tuple[Any, ...], options: Mapping[str, Any]
 ) -> tuple[Any, str]:
     """The program of a jitted function, by its `lower` and shapes, and what it launches, as text.
 
@@ -132,7 +137,9 @@ def compile_for_h100(
         raise ValueError(line) from None
     mesh = Mesh(topology.devices, ("device",))
     whole = NamedSharding(mesh, PartitionSpec())
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), given)
+    shapes = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), tuple(given)
+    )
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         program = lower(*shapes).compile(compiler_options={**options, **dump})
@@ -150,13 +157,14 @@ def loops_of(
     for line, (body, in_one_graph) in zip(found, _bodies(thunks.splitlines()), strict=True):
         layer = re.search(r'op_name="[^"]*?((?:lstm|gru|rnn)_\d+)', line)
         trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        if layer is None or trips is None:
-            continue
-        direction = "backward" if "transpose(" in line else "forward"
-        unroll = times // int(trips[1])
-        kernels, products, copies = (body[each] / unroll for each in _LAUNCHES)
-        where = (name, dtype, layer[1], direction, unroll)
-        yield Loop(*where, kernels, products, copies, in_one_graph, memory_mb)
+        if layer and trips:
+            unroll = times // int(trips[1])
+            direction = "backward" if "transpose(" in line else "forward"
+            kernels, products, copies = (
+                body[each] / unroll for each in ("kernels", "products", "copies")
+            )
+            where = (name, dtype, layer[1], direction, unroll)
+            yield Loop(*where, kernels, products, copies, in_one_graph, memory_mb)
 
 
 def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
@@ -182,76 +190,55 @@ def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
         around.append((indent, kind))
 
 
-def layer_loops(shape: LayerShape, options: Mapping[str, Any] = GRAPH, **config: Any) -> list[Loop]:
-    """The loops of a layer: of inference, and of training; `config` has fields of `StackConfig`."""
-    stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, **config)
+def layer_loops(
+    shape: LayerShape, compiler: Mapping[str, Any], dtype: ComputeDtype
+) -> Iterator[Loop]:
+    stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, compute_dtype=dtype)
     key = jax.eval_shape(lambda: random.key(0))
     layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
     xs = jax.ShapeDtypeStruct((shape.times, shape.batch, shape.input_size), jnp.float32)
     carry = jax.eval_shape(lambda layers: stack_zero_carry(layers, shape.batch), layers)
-    outputs = partial(run_stack, stack)
-    dys = jax.eval_shape(outputs, layers, carry, xs)
+    inference = partial(run_stack, stack)
 
     def training(layers: Any, carry: Any, xs: Array, dys: Any) -> Any:
-        ys, pull = jax.vjp(outputs, layers, carry, xs)
+        ys, pull = jax.vjp(inference, layers, carry, xs)
         return ys, pull(dys)
 
-    def loops(name: str, function: Callable[..., Any], *given: Any) -> Iterator[Loop]:
-        compiled = compile_for_h100(jax.jit(function).lower, *given, options=options)
-        return loops_of(f"{shape.name} {name}", stack.compute_dtype, shape.times, *compiled)
-
-    return [
-        *loops("inference", outputs, layers, carry, xs),
-        *loops("training", training, layers, carry, xs, dys),
-    ]
+    given = (layers, carry, xs)
+    programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
+        "inference": (inference, given),
+        "training": (training, (*given, jax.eval_shape(inference, *given))),
+    }
+    for name, (function, shapes) in programs.items():
+        compiled = compile_for_h100(jax.jit(function).lower, shapes, compiler)
+        yield from loops_of(f"{shape.name} {name}", dtype, shape.times, *compiled)
 
 
 def step_loops(
-    system: AnySystem, dtype: ComputeDtype, options: Mapping[str, Any] = GRAPH
-) -> list[Loop]:
-    """The loops of a system's whole training step."""
-    program = make_program(system, dtype)
-    params = jax.eval_shape(system.initial_params)
-    if isinstance(system, Classification):
-        params = params._replace(vectors=jax.eval_shape(lambda: jnp.asarray(system.vectors())))
-    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
-    data = jax.eval_shape(lambda: epoch(system)[0])
-    compiled = compile_for_h100(partial(train_step.lower, program), state, data, options=options)
-    return list(loops_of(f"{system.name} step", dtype, system.sequence_length, *compiled))
+    system: AnySystem, compiler: Mapping[str, Any], dtype: ComputeDtype
+) -> Iterator[Loop]:
+    lower, *shapes = step_shapes(system, dtype)
+    compiled = compile_for_h100(lower, tuple(shapes), compiler)
+    yield from loops_of(f"{system.name} step", dtype, system.sequence_length, *compiled)
 
 
-def print_loop(loop: Loop) -> None:
-    """Prints one line; launches are those a time step."""
-    print(
-        f"{loop.program:35}  {loop.dtype:8}  {loop.layer:6}  {loop.direction:8}  "
-        f"{loop.launches:5.2f} launches: {loop.kernels:5.2f} kernels, {loop.products:4.2f} "
-        f"products, {loop.copies:4.2f} copies; {loop.unroll:2} times an iteration, "
-        f"{'one graph' if loop.in_one_graph else 'no graph'}, {loop.temporary_mb:,.0f} MB",
-        flush=True,
-    )
+def all_loops(options: Options) -> Iterator[Loop]:
+    compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
+    sizes = map(sizes_of, options.shapes)
+    shapes = [LayerShape(cell, *each) for each, cell in product(sizes, options.cells)]
+    systems = [] if options.quick else systems_named(options.systems, quick=False)
+    for shape, dtype in product(shapes, options.dtypes):
+        yield from layer_loops(shape, compiler, dtype)
+    for system, dtype in product(systems, options.dtypes):
+        yield from step_loops(system, compiler, dtype)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench."""
     options = parse(Options, Options(), arguments, "bench launches")
     jax.config.update("jax_platforms", "cpu")  # else JAX looks for the driver of a GPU first
-    shapes = [
-        LayerShape(cell, times, batch, input_size, hidden_size)
-        for times, batch, input_size, hidden_size in map(sizes_of, options.shapes)
-        for cell in options.cells
-    ]
-    systems = [] if options.quick else systems_named(options.systems, quick=False)
-    compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
-    jobs = [partial(layer_loops, shape, compiler, compute_dtype=dtype)
-            for shape in shapes for dtype in options.dtypes]  # fmt: skip
-    jobs += [partial(step_loops, system, dtype, compiler)
-             for system in systems for dtype in options.dtypes]  # fmt: skip
     print("compiled for an H100 and not run: launches a time step, of each loop over time")
-    with ExitStack() as stack:
-        json = options.json
-        file = None if json is None else stack.enter_context(json.open("w", encoding="utf-8"))
-        for each in (loop for job in jobs for loop in job()):
-            print_loop(each)
-            if file is not None:
-                write_line({"bench": "launches", **asdict(each), "launches": each.launches}, file)
+    with writing(options.json) as write:
+        for loop in all_loops(options):
+            print(loop, flush=True)
+            write({"bench": "launches", **asdict(loop), "launches": loop.launches})
     return 0

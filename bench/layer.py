@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from typing import Any
 
-from bench.agreement import gradients, require_same_gradients
+import numpy as np
+
 from bench.command import OptionsWithPeers
-from bench.contest import Check, Work, run
-from bench.implementation import Implementation
+from bench.contest import Work, run
+from bench.peers import Arrays, Implementation
 from bench.products import products_of_layer
 from bench.shapes import DType, LayerShape
-from bench.workers import Built
+from bench.workers import Built, Disagreement
 from lstm_jax.cells import CellName, cell_named
 from lstm_jax.cli.arguments import parse
 from lstm_jax.recurrence import Backend, require_backend
@@ -31,6 +33,9 @@ SHAPES = (
     "1000,1,128,128",
     "20,512,64,64",
 )
+
+_TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
+"""Of a gradient's length. Peers keep the carry in bfloat16 too; other work is about 1 away."""
 
 
 @dataclass(frozen=True)
@@ -55,45 +60,55 @@ class Options(OptionsWithPeers):
             raise ValueError("there is nothing to measure; name a cell and a shape")
 
     def layers(self) -> list[LayerShape]:
-        """What is measured."""
         sizes = [sizes_of(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
         for cell, backend in product(self.cells, self.backends):
             require_backend(cell_named(cell), backend)
-        return [
-            LayerShape(cell, times, batch, input_size, hidden_size, backend)
-            for (times, batch, input_size, hidden_size), cell, backend in product(
-                sizes, self.cells, self.backends
-            )
-        ]
+        found = product(sizes, self.cells, self.backends)
+        return [LayerShape(cell, *each, backend) for each, cell, backend in found]
 
 
-def sizes_of(shape: str) -> list[int]:
+def sizes_of(shape: str) -> tuple[int, int, int, int]:
     """T, B, D and H; ValueError where the text is something else."""
     parts = shape.split(",")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a shape is {shape!r}; expected four sizes T,B,D,H, such as {SHAPES[0]}")
-    return list(map(int, parts))
+    times, batch, input_size, hidden_size = map(int, parts)
+    return times, batch, input_size, hidden_size
+
+
+def gradients(peer: Implementation, shape: LayerShape, dtype: DType) -> Arrays:
+    return peer.layer(shape, dtype).gradients()
+
+
+def require_same_gradients(found: Arrays, ours: Arrays, dtype: DType) -> None:
+    """Raises Disagreement with the first of a layer's gradients that is not ours."""
+    for name, gradient in found.items():
+        if gradient.shape != ours[name].shape:
+            raise Disagreement(f"gradient of {name} is {gradient.shape}, ours {ours[name].shape}")
+        away = np.linalg.norm(gradient - ours[name]) / np.linalg.norm(ours[name])
+        if not away <= _TOLERANCE[dtype]:  # true of no NaN
+            raise Disagreement(f"gradient of {name} is {away:.2g} of its length away from ours")
 
 
 def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
-    """A layer of an implementation."""
     if shape.cell not in peer.cells:
         raise ValueError(f"it has no {shape.cell}")
-    layer = peer.layer(shape, dtype, shape.work())
+    layer = peer.layer(shape, dtype)
     return Built({"pass": layer.run}, layer.settings)
 
 
 def work_of(shape: LayerShape, dtype: DType) -> Work:
-    """What is timed of a layer, and how peers are checked."""
-    same = partial(require_same_gradients, dtype=dtype)
-    check = Check(gradients, (shape, dtype), same)
-    tokens, products = shape.times * shape.batch, products_of_layer(shape)
-    return Work("layer", "layer", shape, tokens, products, build, check)
+    given: Any = {"shape": shape, "dtype": dtype}
+    return Work(
+        *("layer", "layer", shape, shape.times * shape.batch, products_of_layer(shape)),
+        build=partial(build, **given),
+        evidence=partial(gradients, **given),
+        require_same=partial(require_same_gradients, dtype=dtype),
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench; 1 if a peer did other work than ours."""
     options = parse(Options, None, arguments, "bench layer")
     return run(options, [work_of(shape, options.dtype) for shape in options.layers()])

@@ -33,22 +33,20 @@ def build_reading(system: System, dtypes: Sequence[DType], passes: int) -> Built
     calls: dict[str, Callable[[], object]] = {}
     settings: dict[str, str] = {}
     for dtype in dtypes:
-        _, params = stored(system, dtype, system.initial_params())
-        settings[dtype] = str(bytes_a_step(params))
-        for name, run in readers(bytes_a_step(params), passes).items():
-            calls[f"{name}, {dtype}"] = run
+        size = bytes_a_step(stored(system, dtype, system.initial_params())[1])
+        settings[dtype] = str(size)
+        calls |= {f"{name}, {dtype}": run for name, run in readers(size, passes).items()}
     return Built(calls, settings)
 
 
-def readers(size: int, passes: int) -> dict[str, Callable[[], object]]:
+def readers(size: int, passes: int) -> dict[str, Callable[[], Array]]:
     """Ways to read `size` bytes `passes` times, by name; each pass needs the one before it.
 
     The bytes are float32 numbers; `size` is met within a row of the matrix that they make up.
     """
     numbers = size // 4
     rows = min(_ROWS, numbers)
-    shape = (rows, max(1, round(numbers / rows)))
-    weights = random.normal(random.key(0), shape)
+    weights = random.normal(random.key(0), (rows, max(1, round(numbers / rows))))
     return {
         "weights @ x": lambda: jax.block_until_ready(_by_rows(weights, passes)),
         "x @ weights": lambda: jax.block_until_ready(_by_columns(weights, passes)),

@@ -16,18 +16,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
 from bench.contest import LeftOut, with_peer
-from bench.environment import cpu_cores
-from bench.implementation import Implementation
-from bench.peers import OURS, candidates, module_of
-from bench.report import make_row, print_table, with_ratios
+from bench.peers import OURS, Implementation, candidates
+from bench.report import cpu_cores, make_row, print_table, with_ratios
 from bench.shapes import AnySystem, DType, System, systems_named
 from bench.timing import seconds, timing_of
-from bench.workers import NO_CACHE, Failed, NotRun, Server, Worker
+from bench.workers import NO_CACHE, Reason, Server, Worker
 from lstm_jax.cli.arguments import parse
 from lstm_jax.settings import Bounds, Count
 
@@ -69,7 +68,8 @@ def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int
     params = system.initial_params()
     peer.training(_TINY, dtype, _TINY.initial_params()).step()
     gc.collect()
-    _forget_peak()
+    with suppress(OSError):  # the peak begins anew, where the system allows it
+        Path("/proc/self/clear_refs").write_text("5")
     before = status_mb("VmRSS")
     training = peer.training(system, dtype, params)
     took = [seconds(training.step) for _ in range(steps)]
@@ -80,9 +80,9 @@ def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int
 def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
     """Trains in a process of its own, in the usual way of the implementation of that name."""
     usual = candidates(name, "training", cpu_cores())[0]
+    take = partial(take_steps, system=system, dtype=dtype, steps=steps)
     with closing(Worker({**usual.environment, **NO_CACHE})) as worker:
-        given = (module_of(name), usual.options, system, dtype, steps)
-        found: Steps = worker.ask(Server.call, with_peer, take_steps, *given)
+        found: Steps = worker.ask(Server.call, with_peer, take, name, usual.options)
     return found
 
 
@@ -95,15 +95,12 @@ def measure_system(options: Options, system: AnySystem) -> Measured:
         for name in [each for each in runs if each not in left_out]:
             try:
                 runs[name].append(steps_of(name, system, options.dtype, steps))
-            except (NotRun, Failed) as reason:
+            except Reason as reason:
                 left_out.add(name, reason)
     rows = [
         make_row(
+            *("memory", system.name, name, options.dtype),
             timing_of([each for run in some for each in run.step_s]),
-            bench="memory",
-            system=system.name,
-            implementation=name,
-            dtype=options.dtype,
             tokens=system.tokens_per_step,
             compile_s=statistics.median(max(0.0, run.first_s - run.step_s[0]) for run in some),
             memory_mb=statistics.median(run.peak_mb for run in some),
@@ -115,19 +112,12 @@ def measure_system(options: Options, system: AnySystem) -> Measured:
         for name, some in runs.items()
         if name not in left_out
     ]
-    rows = with_ratios(rows, lambda row: row.memory_mb)
+    rows = with_ratios(rows, lambda row: row.memory_mb or 0.0)
     print_table(rows)
-    first = {row.implementation: row.details["first_s"] for row in rows}
-    ours, others = first.pop(OURS), first.values()
+    ours, *others = (row.details["first_s"] for row in rows)
     beside = f", that of the fastest peer {min(others):.2f} s" if others else ""
     print(f"our first step takes {ours:.2f} s{beside}", flush=True)
     return rows, left_out.all_agree
-
-
-def _forget_peak() -> None:
-    """Lets the peak of resident memory begin anew, where the system allows it."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
 
 
 def status_mb(name: str) -> float:
@@ -140,7 +130,6 @@ def status_mb(name: str) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench."""
     options = parse(Options, None, arguments, "bench memory")
     systems = systems_named(options.systems, quick=options.quick)
     return measure(options, (measure_system(options, system) for system in systems))

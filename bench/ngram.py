@@ -21,8 +21,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.text.ids import as_ids
-
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
@@ -44,33 +42,60 @@ class NGramResult(NamedTuple):
 
 
 class NGram:
-    """An n-gram's counts and discounts, each between 0 and 1, of the orders 1, ..., n.
+    """An n-gram's counts, of the orders 1, ..., n.
 
     The first `given` tokens of each sequence are not counted as what follows a history.
-
-    Raises:
-        ValueError: no discounts or impossible ones, or an id outside the vocabulary.
     """
 
     def __init__(
-        self,
-        training: Sequences,
-        *,
-        vocabulary_size: int,
-        discounts: Sequence[float],
-        given: int = 0,
+        self, training: Sequences, *, order: int, vocabulary_size: int, given: int = 0
     ) -> None:
-        if not discounts or not all(0 < discount < 1 for discount in discounts):
-            raise ValueError(
-                f"discounts are {tuple(discounts)}; give one between 0 and 1 for each order"
-            )
-        self._discounts, self._size = tuple(discounts), vocabulary_size
-        self._levels = _count(_join(training, given, vocabulary_size), len(discounts))
+        self._size = vocabulary_size
+        self._levels: list[_Level] = []
+        tokens = _join(training, given)
+        histories = np.zeros_like(tokens.ids)  # the empty one
+        for _ in range(order):
+            self._levels.append(_Level(histories, tokens, vocabulary_size))
+            histories = self._levels[-1].lengthened(histories, tokens)
 
-    def losses(self, sequences: Sequences, given: int = 0) -> Floats:
-        """-log p in nats of each token in turn but the first `given` of each sequence."""
-        evidence = _gather(self._levels, _join(sequences, given, self._size))
-        return evidence.losses(self._discounts, self._size)
+    def evidence(self, sequences: Sequences, given: int = 0) -> _Evidence:
+        """What was counted for each token in turn but the first `given` of each sequence."""
+        tokens, rows = _join(sequences, given), []
+        histories, wanted = np.zeros_like(tokens.ids), tokens.predicted
+        for level in self._levels:
+            followed, grams = histories[wanted], level.ranks(histories, tokens.ids)[wanted]
+            rows.append((level.counts[grams], level.totals[followed], level.distinct[followed]))
+            histories = level.lengthened(histories, tokens)
+        counts, totals, distinct = (np.stack(kind) for kind in zip(*rows, strict=True))
+        return _Evidence(counts, totals, distinct, self._size)
+
+
+class _Evidence(NamedTuple):
+    """What was counted for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
+
+    counts: Floats
+    totals: Floats
+    distinct: Floats
+    vocabulary_size: int
+
+    def losses(self, discounts: Sequence[float]) -> Floats:
+        """-log p in nats [N], with a discount between 0 and 1 for each order."""
+        p = np.full(self.counts.shape[1], 1 / self.vocabulary_size)
+        for discount, *evidence in zip(discounts, *self[:3], strict=True):
+            count, total, distinct = evidence
+            taken = np.maximum(count - discount, 0) + discount * distinct * p
+            p = np.where(total > 0, taken / np.maximum(total, 1), p)
+        losses: Floats = -np.log(p)
+        return losses
+
+    def mean_loss(self, discount: float) -> float:
+        """That of one discount for every order; ValueError where there is nothing to predict."""
+        losses = self.losses([discount] * len(self.counts))
+        if not losses.size:
+            raise ValueError(
+                "there is no token to predict; hold out more text, or longer sequences"
+            )
+        return float(losses.mean())
 
 
 def choose_discount(
@@ -82,9 +107,9 @@ def choose_discount(
     them, each predicted but for the given tokens at its start.
 
     Raises:
-        ValueError: too little to choose by, an id outside the vocabulary, or an order below 1.
+        ValueError: too little to choose by.
     """
-    arrays = [as_ids(sequence) for sequence in sequences]
+    arrays = list(map(np.asarray, sequences))
     noun, parts = ("ids", arrays[0]) if len(arrays) == 1 else ("sequences", arrays)
     if len(parts) < 2:
         raise ValueError(f"a discount cannot be chosen on {len(parts)} {noun}; give at least 2")
@@ -93,13 +118,8 @@ def choose_discount(
     if len(arrays) == 1:
         counted, context = [arrays[0][:cut]], _end_of(arrays[0][:cut], order)
         development, known = [np.concatenate((context, arrays[0][cut:]))], len(context)
-    levels = _count(_join(counted, given, vocabulary_size), order)
-    evidence = _gather(levels, _join(development, known, vocabulary_size))
-
-    def loss(discount: float) -> float:
-        return _mean(evidence.losses((discount,) * order, vocabulary_size))
-
-    return min(DISCOUNTS, key=loss)
+    model = NGram(counted, order=order, vocabulary_size=vocabulary_size, given=given)
+    return min(DISCOUNTS, key=model.evidence(development, known).mean_loss)
 
 
 def heldout_loss(
@@ -117,33 +137,23 @@ def heldout_loss(
     first token of every sequence is given.
 
     Raises:
-        ValueError: too little to train on, nothing to predict, an id outside the vocabulary, or an
-            order below 1.
+        ValueError: too little to train on, or nothing to predict.
     """
-    counted, predicted = list(map(as_ids, training)), list(map(as_ids, heldout))
+    counted, predicted = list(map(np.asarray, training)), list(map(np.asarray, heldout))
     given = known = 0 if goes_on else 1
     text = [np.concatenate(counted)] if goes_on else counted
     discount = choose_discount(text, order, vocabulary_size, given)
-    discounts = (discount,) * order
-    model = NGram(counted, vocabulary_size=vocabulary_size, discounts=discounts, given=given)
+    model = NGram(counted, order=order, vocabulary_size=vocabulary_size, given=given)
     if goes_on:
         ends = [_end_of(each, order) for each in counted]
-        predicted, known = (
-            list(map(np.concatenate, zip(ends, predicted, strict=True))),
-            len(ends[0]),
-        )
-    return NGramResult(_mean(model.losses(predicted, known)), discount, order)
+        predicted = [*map(np.concatenate, zip(ends, predicted, strict=True))]
+        known = len(ends[0])
+    return NGramResult(model.evidence(predicted, known).mean_loss(discount), discount, order)
 
 
 def _end_of(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
     """What an n-gram of this order looks back on after these ids."""
     return ids[max(0, len(ids) - order + 1) :]
-
-
-def _mean(losses: Floats) -> float:
-    if not losses.size:
-        raise ValueError("there is no token to predict; hold out more text, or longer sequences")
-    return float(losses.mean())
 
 
 class _Tokens(NamedTuple):
@@ -152,7 +162,15 @@ class _Tokens(NamedTuple):
     ids: Integers
     starts: Flags
     predicted: Flags
-    size: int
+
+
+def _join(sequences: Sequences, given: int) -> _Tokens:
+    arrays = [np.asarray(sequence, np.int64) for sequence in sequences]
+    lengths = np.array(list(map(len, arrays)), np.int64)
+    begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ids = np.concatenate([*arrays, np.zeros(0, np.int64)])
+    position = np.arange(len(ids)) - begins
+    return _Tokens(ids, position == 0, position >= given)
 
 
 class _Level:
@@ -167,10 +185,9 @@ class _Level:
         distinct: N(h) by the history's rank; the last is 0.
     """
 
-    def __init__(self, histories: Integers, tokens: _Tokens) -> None:
-        seen, size = histories >= 0, tokens.size
-        keys = histories[seen] * size + tokens.ids[seen]
-        grams, places = np.unique(keys, return_inverse=True)
+    def __init__(self, histories: Integers, tokens: _Tokens, size: int) -> None:
+        seen = histories >= 0
+        grams, places = np.unique(histories[seen] * size + tokens.ids[seen], return_inverse=True)
         ranks = int(histories.max(initial=-1)) + 1
         counts = _tally(places, tokens.predicted[seen], len(grams))
         self._size = size
@@ -185,66 +202,12 @@ class _Level:
         places = np.searchsorted(self._grams, keys)
         return np.where((histories >= 0) & (self._grams[places] == keys), places, -1)
 
-
-class _Evidence(NamedTuple):
-    """What was counted for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
-
-    counts: Floats
-    totals: Floats
-    distinct: Floats
-
-    def losses(self, discounts: Sequence[float], size: int) -> Floats:
-        """-log p in nats [N]."""
-        p = np.full(self.counts.shape[1], 1 / size)
-        for discount, *evidence in zip(discounts, *self, strict=True):
-            count, total, distinct = evidence
-            taken = np.maximum(count - discount, 0) + discount * distinct * p
-            p = np.where(total > 0, taken / np.maximum(total, 1), p)
-        losses: Floats = -np.log(p)
-        return losses
-
-
-def _join(sequences: Sequence[npt.ArrayLike], given: int, size: int) -> _Tokens:
-    arrays = [as_ids(sequence) for sequence in sequences]
-    ids = np.concatenate([*arrays, np.zeros(0, np.int32)]).astype(np.int64)
-    if ids.max(initial=0) >= size:
-        raise ValueError(
-            f"id {ids.max()} is outside a vocabulary of {size}; give the size of the vocabulary "
-            "that the ids were made with"
-        )
-    lengths = np.array([len(array) for array in arrays], np.int64)
-    begins = np.cumsum(lengths) - lengths
-    position = np.arange(len(ids)) - np.repeat(begins, lengths)
-    return _Tokens(ids, position == 0, position >= given, size)
+    def lengthened(self, histories: Integers, tokens: _Tokens) -> Integers:
+        """Ranks of the histories one token longer: the grams that end one position earlier."""
+        longer = np.roll(self.ranks(histories, tokens.ids), 1)
+        longer[tokens.starts] = -1
+        return longer
 
 
 def _tally(places: Integers, weights: Floats | Flags, length: int) -> Floats:
     return np.bincount(places, weights, length).astype(np.float64)
-
-
-def _count(tokens: _Tokens, order: int) -> list[_Level]:
-    if order < 1:
-        raise ValueError(f"order is {order}; it must be at least 1")
-    levels: list[_Level] = []
-    histories = np.zeros_like(tokens.ids)  # the empty one
-    for _ in range(order):
-        levels.append(_Level(histories, tokens))
-        histories = _lengthen(levels[-1], histories, tokens)
-    return levels
-
-
-def _lengthen(level: _Level, histories: Integers, tokens: _Tokens) -> Integers:
-    """Ranks of the histories one token longer: the grams that end one position earlier."""
-    longer = np.roll(level.ranks(histories, tokens.ids), 1)
-    longer[tokens.starts] = -1
-    return longer
-
-
-def _gather(levels: Sequence[_Level], tokens: _Tokens) -> _Evidence:
-    rows: list[tuple[Floats, Floats, Floats]] = []
-    histories, wanted = np.zeros_like(tokens.ids), tokens.predicted
-    for level in levels:
-        followed, grams = histories[wanted], level.ranks(histories, tokens.ids)[wanted]
-        rows.append((level.counts[grams], level.totals[followed], level.distinct[followed]))
-        histories = _lengthen(level, histories, tokens)
-    return _Evidence(*(np.stack(kind) for kind in zip(*rows, strict=True)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import cache, partial
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -12,19 +13,11 @@ import numpy as np
 from jax import Array, random
 from jax.sharding import Mesh
 
-from bench.implementation import Implementation
-from bench.peers.on_jax import JaxLayerPass
-from bench.shapes import (
-    BATCHES,
-    AnyParams,
-    AnySystem,
-    Classification,
-    DType,
-    Job,
-    LayerShape,
-    LayerWork,
-    System,
-)
+from bench import shapes
+from bench.peers import Implementation, LayerPass, Training
+from bench.peers.on_jax import layer_pass
+from bench.shapes import BATCHES, AnyParams, AnySystem, DType, System
+from bench.workers import Built
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.models import LanguageModel, LanguageModelParams
@@ -39,8 +32,6 @@ from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.state import Program, TrainState, mean_loss, places_of, train_step
 
-_SETTINGS = {"backend": "auto"}
-
 
 class Peer(Implementation):
     """`lstm_jax`.
@@ -54,11 +45,11 @@ class Peer(Implementation):
     def __init__(self, devices: int = 1) -> None:
         self._devices = devices
 
-    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OurTraining:
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         mesh = sharding.data_mesh(self._devices, system.batch_size)
-        return OurTraining(system, dtype, params, mesh)
+        return training_on(system, dtype, params, mesh)
 
-    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
+    def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
         def forward(params: Any, carry: Any, xs: Array) -> Array:
             return layer(params, carry, xs, compute_dtype=dtype, backend=shape.backend)[1]
 
@@ -66,53 +57,76 @@ class Peer(Implementation):
             arrays = {**params._asdict(), **carry._asdict(), "xs": xs}
             return {name: array for name, array in arrays.items() if array is not None}
 
+        work = shape.work()
         inputs = (work.params, jax.tree.map(jnp.asarray, work.carry), work.xs)
-        return JaxLayerPass(forward, inputs, work.dys, named, {"backend": shape.backend})
+        return layer_pass(forward, inputs, work.dys, named, {"backend": shape.backend})
 
     def sampling(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
-    ) -> OurSampling:
-        return OurSampling(system, dtype, params, job)
+        self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
+    ) -> Built:
+        """See `Implementation`; of one text it has also what its parts are compared with.
+
+        Those are the prompt alone and, where one place is written, the scan that training reads a
+        prompt with.
+        """
+        model, params = stored(system, dtype, params)
+        prompts = job.prompts(system)
+        on_device = jax.device_put(prompts)
+        template = np.concatenate([prompts, np.full((job.places, job.batch), FREE, np.int32)])
+        how: Any = {"key": random.key(0), "temperature": job.temperature, "top_n": job.top_n}
+
+        def write() -> Any:
+            return generate(model, params, template, **how).tokens[job.prompt_length :]
+
+        def prompt() -> None:
+            """Writes one place, by the code that was compiled for all."""
+            places = power_of_two(job.places)  # as `generate` pads them
+            for _ in stream(model, params, template[: job.prompt_length + 1], places=places, **how):
+                pass
+
+        def scan() -> None:
+            """The prompts at once, as training has them, without a loss or dropout."""
+            jax.block_until_ready(_last_output(model, params, on_device))
+
+        calls: dict[str, Callable[[], Any]] = {"write": write}
+        if job.batch == 1:
+            calls |= {"scan": scan} if job.places == 1 else {"prompt": prompt}
+        return Built(calls, {"call": "generate"})
 
 
-class OurTraining:
-    """See `Training`."""
+def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) -> Training:
+    """The system in training, its batches shared among the devices of a mesh."""
+    program = make_program(system, dtype, mesh)
+    batches = [sharding.put_batch(mesh, each) for each in epoch(system)]
+    turns, started = cycle(batches), with_vectors(system, params)
+    first = partial(first_state, program, batch_size=system.batch_size)
+    places = places_of(program, jax.eval_shape(first, started))
+    # Of copies, since the state is donated and the weights are shared.
+    state = jax.jit(first, out_shardings=places)(jax.tree.map(np.asarray, started))
 
-    def __init__(self, system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) -> None:
-        self.settings = _SETTINGS | {"devices": str(mesh.size)}
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
-        self._program = make_program(system, dtype, mesh)
-        self._data = [sharding.put_batch(self._program.mesh, each) for each in epoch(system)]
-        self._index = 0
-        if isinstance(system, Classification):
-            params = params._replace(vectors=jnp.asarray(system.vectors()))  # type: ignore[call-arg]
-        first = partial(first_state, self._program, batch_size=system.batch_size)
-        places = places_of(self._program, jax.eval_shape(first, params))
-        # Of copies, since the state is donated and the weights are shared.
-        self._state = jax.jit(first, out_shardings=places)(jax.tree.map(np.asarray, params))
+    def step() -> None:
+        nonlocal state
+        state, _ = jax.block_until_ready(train_step(program, state, next(turns)))
 
-    def loss(self) -> float:
-        return float(_loss_of(self._program.objective, self._state.params, self._data[0]))
+    def first_loss() -> float:
+        return float(_loss_of(program.objective, state.params, batches[0]))
 
-    def step(self) -> None:
-        done = train_step(self._program, self._state, self._data[self._index])
-        self._state, _ = jax.block_until_ready(done)
-        self._index = (self._index + 1) % BATCHES
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
+    return Training(step, first_loss, parameters, {"backend": "auto", "devices": str(mesh.size)})
 
 
 @cache
 def make_program(system: AnySystem, dtype: ComputeDtype, mesh: Mesh | None = None) -> Program:
     """Cached, because compiled code is found again by the program's identity."""
-    clip_norm = None if isinstance(system, Classification) else system.clip_norm
-    adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=clip_norm)
-    frozen = ("vectors",) if isinstance(system, Classification) else ()
+    adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
+    frozen = () if isinstance(system, System) else ("vectors",)
     optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
     mesh = mesh or sharding.data_mesh(1, system.batch_size)
     return Program(_objective(system, dtype), optimizer, BATCHES, system.batch_size, mesh, frozen)
 
 
 def _objective(system: AnySystem, dtype: ComputeDtype) -> Objective:
-    if isinstance(system, Classification):
+    if isinstance(system, shapes.Classification):
         return ReviewObjective(system.model(dtype))
     if system.carried:
         return LanguageObjective(system.model(dtype), system.sequence_length)
@@ -153,53 +167,25 @@ def _loss_of(objective: Objective, params: Any, data: Any) -> Array:
     return mean_loss(sums)
 
 
-class OurSampling:
-    """See `Sampling`."""
+def step_shapes(system: AnySystem, dtype: ComputeDtype) -> tuple[Callable[..., Any], Any, Any]:
+    """The training step's `lower`, and the shapes of its state and batch that go to it."""
+    program = make_program(system, dtype)
+    params = jax.eval_shape(lambda: with_vectors(system, system.initial_params()))
+    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
+    batch = jax.eval_shape(lambda: epoch(system)[0])
+    return partial(train_step.lower, program), state, batch
 
-    settings: Mapping[str, str] = {"call": "generate"}
 
-    def __init__(self, system: System, dtype: DType, params: LanguageModelParams, job: Job) -> None:
-        self._model, self._params = stored(system, dtype, params)
-        prompts = job.prompts(system)
-        free = np.full((job.places, job.batch), FREE, np.int32)
-        self._template = np.concatenate([prompts, free])
-        self._job, self._key, self._prompts = job, random.key(0), jax.device_put(prompts)
-
-    def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        texts = generate(
-            self._model,
-            self._params,
-            self._template,
-            key=self._key,
-            temperature=self._job.temperature,
-            top_n=self._job.top_n,
-        )
-        return texts.tokens[self._job.prompt_length :]
-
-    def write_one(self) -> None:
-        """Absorbs the prompts and writes one place, by the code that was compiled for all."""
-        job = self._job
-        chunks = stream(
-            self._model,
-            self._params,
-            self._template[: job.prompt_length + 1],
-            key=self._key,
-            places=power_of_two(job.places),  # as `generate` pads them
-            temperature=job.temperature,
-            top_n=job.top_n,
-        )
-        for _ in chunks:
-            pass
-
-    def scan(self) -> None:
-        """The prompts at once, as training has them, without a loss or dropout."""
-        jax.block_until_ready(_last_output(self._model, self._params, self._prompts))
+def with_vectors(system: AnySystem, params: Any) -> Any:
+    """What training starts from: of a classifier, the frozen vectors too."""
+    if isinstance(system, System):
+        return params
+    return params._replace(vectors=jnp.asarray(system.vectors()))
 
 
 def stored(
     system: System, dtype: DType, params: LanguageModelParams
 ) -> tuple[LanguageModel, LanguageModelParams]:
-    """The model and its weights, stored and multiplied in that dtype."""
     return with_weights(system.model(dtype), params, dtype)
 
 

@@ -7,8 +7,9 @@ What is drawn depends on the bench that made the rows; so `--plot` of a bench dr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,7 +49,6 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draws stored rows."""
     options = parse(Options, None, arguments, "bench plot")
     draw([row for file in options.rows for row in read_rows(file)], options.output)
     return 0
@@ -68,15 +68,16 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     """
     benches = {row.bench for row in rows}
     if benches == {"sample"}:
-        _draw_rates([row for row in rows if row.system == row.shape.get("name")], file)
+        figure = _rates([row for row in rows if row.system == row.shape.get("name")])
     elif benches == {"growth"}:
-        _draw_growth(rows, file)
+        figure = _growth(rows)
     elif benches == {"memory"}:
-        _draw_bars(rows, file, "peak memory", lambda row: row.memory_mb or 0.0)
+        figure = _bars(rows, "peak memory", lambda row: row.memory_mb or 0.0)
     elif len(benches) == 1 and benches <= {"train", "layer"}:
-        _draw_bars(rows, file, "time", lambda row: row.median_ms)
+        figure = _bars(rows, "time", lambda row: row.median_ms)
     else:
         raise ValueError(f"rows of {', '.join(sorted(benches)) or 'no bench'} are not drawn")
+    figure.savefig(file)
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -95,52 +96,47 @@ def open_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _decades(axis: Any) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade."""
+def _decades(axes: Any) -> None:
+    """A logarithmic axis of heights, with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:,g}"))
 
 
-def _draw_rates(rows: Sequence[Row], file: Path) -> None:
+def _ticks(axes: Any, values: Iterable[int], base: int, fontsize: int | None = None) -> None:
+    """A logarithmic axis of sizes, each of which is named."""
+    known = sorted(set(values))
+    axes.set_xscale("log", base=base)
+    axes.set_xticks(known, [f"{each:,}" for each in known], fontsize=fontsize)
+    axes.minorticks_off()
+
+
+def _rates(rows: Sequence[Row]) -> Any:
     """One panel a system and one line an implementation: tokens a second against the batch."""
     systems = list(dict.fromkeys(row.system for row in rows))
-    names = list(dict.fromkeys(row.implementation for row in rows))
+    styles = zip(cycle(_COLORS), cycle(_LINES), cycle(_MARKERS), strict=False)
+    names = dict(zip(dict.fromkeys(row.implementation for row in rows), styles, strict=False))
     figure = new_figure(4.2 * len(systems) + 0.4, 3.8)
     panels = figure.subplots(1, len(systems), squeeze=False)[0]
     for axes, system in zip(panels, systems, strict=True):
-        these = [row for row in rows if row.system == system]
-        for number, name in enumerate(names):
-            points = sorted(
-                (int(str(row.shape["batch"])), row.tokens_per_second)
-                for row in these
-                if row.implementation == name
-            )
-            axes.plot(
-                *zip(*points, strict=True),
-                color=_COLORS[number % len(_COLORS)],
-                linestyle=_LINES[number % len(_LINES)],
-                marker=_MARKERS[number % len(_MARKERS)],
-                markersize=5,
-                label=name,
-            )
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        batches = sorted({int(str(row.shape["batch"])) for row in these})
-        axes.set_xticks(batches, [str(batch) for batch in batches])
+        points = sorted((int(str(row.shape["batch"])), row.tokens_per_second, row.implementation)
+                        for row in rows if row.system == system)  # fmt: skip
+        for name, (color, line, marker) in names.items():
+            batches, rates, _ = zip(*(each for each in points if each[2] == name), strict=True)
+            axes.plot(batches, rates, line, color=color, marker=marker, markersize=5, label=name)
+        _decades(axes)
+        _ticks(axes, [batch for batch, _, _ in points], base=2)
         axes.set_xlabel("batch size")
         axes.set_title(system, fontsize=11)
-        _decades(axes.yaxis)
-        axes.minorticks_off()
         open_axes(axes)
     panels[0].set_ylabel("tokens a second")
     panels[0].legend(frameon=False, fontsize=9)
-    figure.savefig(file)
+    return figure
 
 
-def _draw_growth(rows: Sequence[Row], file: Path) -> None:
-    """Time a token, memory and compile time, each against the size that varies."""
+def _growth(rows: Sequence[Row]) -> Any:
     sizes = list(dict.fromkeys(str(row.shape["varied"]) for row in rows))
     measures: dict[str, Callable[[Row], float]] = {
         "microseconds a token": lambda row: 1e6 / row.tokens_per_second,
@@ -152,56 +148,49 @@ def _draw_growth(rows: Sequence[Row], file: Path) -> None:
     for line, (label, measure) in zip(panels, measures.items(), strict=True):
         line[0].set_ylabel(label)
         for axes, size in zip(line, sizes, strict=True):
-            these = [row for row in rows if row.shape["varied"] == size]
-            values = [int(str(row.shape[size])) for row in these]
-            heights = [measure(row) for row in these]
-            axes.plot(values, heights, color=_COLORS[0], marker=_MARKERS[0])
-            axes.set_xscale("log")
-            axes.set_xticks(sorted(values), [f"{each:,}" for each in sorted(values)], fontsize=8)
+            points = {int(str(row.shape[size])): measure(row)
+                      for row in rows if row.shape["varied"] == size}  # fmt: skip
+            axes.plot(*zip(*points.items(), strict=True), color=_COLORS[0], marker=_MARKERS[0])
             if label == _COMPILE:
                 axes.set_ylim(0, 1.1 * max(map(measure, rows)))
             else:
-                axes.set_yscale("log")
-                _decades(axes.yaxis)
-            axes.minorticks_off()
+                _decades(axes)
+            _ticks(axes, points, base=10, fontsize=8)
             open_axes(axes)
     for axes, size in zip(panels[-1], sizes, strict=True):
         axes.set_xlabel(size.replace("_", " "))
-    figure.savefig(file)
+    return figure
 
 
-def _draw_bars(rows: Sequence[Row], file: Path, what: str, measure: Callable[[Row], float]) -> None:
+def _bars(rows: Sequence[Row], what: str, measure: Callable[[Row], float]) -> Any:
     """What each peer takes where ours takes 1, one panel a dtype and one group a system."""
-    dtypes = list(dict.fromkeys(row.dtype for row in rows))
-    systems = list(dict.fromkeys(row.system for row in rows))
-    names = list(dict.fromkeys(row.implementation for row in rows))
+    dtypes, systems, names = (
+        list(dict.fromkeys(getattr(row, field) for row in rows))
+        for field in ("dtype", "system", "implementation")
+    )
     found = {(row.dtype, row.system, row.implementation): measure(row) for row in rows}
     shares = {(d, s, n): value / found[d, s, OURS] for (d, s, n), value in found.items()}
     figure = new_figure(max(9.0, 1.4 * len(systems)), 2.7 * len(dtypes) + 0.6)
     panels = figure.subplots(len(dtypes), 1, squeeze=False, sharex=True)[:, 0]
     width = 0.8 / len(names)
     for axes, dtype in zip(panels, dtypes, strict=True):
-        for number, name in enumerate(names):
+        for number, (name, color) in enumerate(zip(names, cycle(_COLORS), strict=False)):
             offset = width * (number - (len(names) - 1) / 2)
             bars = {
                 place + offset: shares[dtype, system, name]
                 for place, system in enumerate(systems)
                 if (dtype, system, name) in shares
             }
-            drawn = axes.bar(
-                list(bars), list(bars.values()), width, label=name, color=_COLORS[number]
-            )
+            drawn = axes.bar(bars.keys(), bars.values(), width, label=name, color=color)
             if name != OURS:
-                axes.bar_label(drawn, [f"{height:.2f}" for height in bars.values()], fontsize=6.5)
+                axes.bar_label(drawn, fmt="%.2f", fontsize=6.5)
         axes.axhline(1, color=_COLORS[0], linewidth=0.8)
         if max(shares.values()) > _MOST_LINEAR:
-            axes.set_yscale("log")
-            _decades(axes.yaxis)
+            _decades(axes)
         axes.set_title(f"{dtype} products", loc="left", fontsize=10)
         axes.set_ylabel(f"{what}, lstm_jax = 1")
         axes.set_xticks(range(len(systems)), systems, fontsize=8 if len(systems) > 6 else 10)
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(
-        frameon=False, fontsize=9, ncols=len(names), loc="lower left", bbox_to_anchor=(0.2, 1)
-    )
-    figure.savefig(file)
+    legend = {"loc": "lower left", "bbox_to_anchor": (0.2, 1), "ncols": len(names)}
+    panels[0].legend(frameon=False, fontsize=9, **legend)
+    return figure

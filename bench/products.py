@@ -10,9 +10,8 @@ cache from time to time.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
-from bench.report import Row
 from bench.shapes import AnySystem, Classification, DType, LayerShape
 from bench.timing import seconds
 from bench.workers import Built
@@ -40,7 +38,6 @@ class Product(NamedTuple):
 
     @property
     def name(self) -> str:
-        """How it is printed."""
         times = f"{self.times} x " if self.times > 1 else ""
         return f"{times}[{self.rows}, {self.inner}] @ [{self.inner}, {self.columns}]"
 
@@ -48,16 +45,18 @@ class Product(NamedTuple):
 def products_of_system(system: AnySystem) -> Counter[Product]:
     """How often each product is in one training step."""
     times, batch = system.sequence_length, system.batch_size
-    cell: CellName = "lstm" if isinstance(system, Classification) else system.cell
-    gates = cell_named(cell).gates * system.hidden_size
-    tokens = times * batch
+    gates, tokens = cell_named(system.cell).gates * system.hidden_size, times * batch
     found: Counter[Product] = Counter()
     for index in range(system.layers):
-        found += _recurrent(cell, times, batch, system.hidden_size)
+        found += _recurrent(system.cell, times, batch, system.hidden_size)
         if index > 0:
             found += _affine(tokens, system.hidden_size, gates)
         elif system.embedding_size is not None:
-            found += _affine(_embedded_rows(system), system.embedding_size, gates)
+            # Each place, or each word of the vocabulary; dropout of the inputs, and words that are
+            # dropped, leave only the places.
+            by_place = isinstance(system, Classification) or system.dropout_place == "inputs"
+            rows = tokens if by_place else min(tokens, system.vocabulary_size)
+            found += _affine(rows, system.embedding_size, gates)
     if isinstance(system, Classification):
         found += _affine(batch, system.hidden_size, system.dense_size)
         return found + _affine(batch, system.dense_size, 1)
@@ -65,21 +64,9 @@ def products_of_system(system: AnySystem) -> Counter[Product]:
 
 
 def products_of_layer(shape: LayerShape) -> Counter[Product]:
-    """How often each product is in a layer's forward and backward pass."""
     gates = cell_named(shape.cell).gates * shape.hidden_size
     affine = _affine(shape.times * shape.batch, shape.input_size, gates)
     return affine + _recurrent(shape.cell, shape.times, shape.batch, shape.hidden_size)
-
-
-def _embedded_rows(system: AnySystem) -> int:
-    """Rows of the first layer's input product: each place, or each word of the vocabulary.
-
-    Dropout of the inputs, and words that are dropped, leave only the places.
-    """
-    places = system.sequence_length * system.batch_size
-    if isinstance(system, Classification) or system.dropout_place == "inputs":
-        return places
-    return min(places, system.vocabulary_size)
 
 
 def _affine(rows: int, inputs: int, outputs: int) -> Counter[Product]:
@@ -93,44 +80,17 @@ def _recurrent(name: CellName, times: int, batch: int, hidden_size: int) -> Coun
     if cell.unit_step is not None:
         return Counter()
     gates = cell.gates * hidden_size
-    return Counter(
-        [
-            Product(batch, hidden_size, gates, times),
-            Product(batch, gates, hidden_size, times),
-            Product(hidden_size, times * batch, gates),
-        ]
-    )
+    forward = Product(batch, hidden_size, gates, times)
+    backward = Product(batch, gates, hidden_size, times)
+    return Counter([forward, backward, Product(hidden_size, times * batch, gates)])
 
 
-class Floor(NamedTuple):
-    """The least time of some products: how often each is needed, and its median by its name."""
-
-    needed: Mapping[Product, int]
-    median_ms: Mapping[str, float]
-
-    @property
-    def milliseconds(self) -> float:
-        """The sum."""
-        return sum(count * self.median_ms[each.name] for each, count in self.needed.items())
-
-    def __str__(self) -> str:
-        each = {
-            f"{count} of {product.name}": count * self.median_ms[product.name]
-            for product, count in self.needed.items()
-        }
-        longest_first = sorted(each.items(), key=lambda item: -item[1])
-        terms = "; ".join(f"{name} {spent:.3g}" for name, spent in longest_first)
-        return f"{self.milliseconds:.4g} ms: {terms}"
-
-    def marked(self, row: Row) -> Row:
-        """A row of ours with its share of what the products allow; a peer's as it is."""
-        if not row.is_ours:
-            return row
-        return dataclasses.replace(
-            row,
-            limit_fraction=self.milliseconds / row.median_ms,
-            settings={**row.settings, "limit": str(self)},
-        )
+def floor(needed: Mapping[Product, int], median_ms: Mapping[str, float]) -> tuple[float, str]:
+    """The least milliseconds of some products, each so often, and what each takes, in words."""
+    spent = {f"{n} of {each.name}": n * median_ms[each.name] for each, n in needed.items()}
+    longest_first = sorted(spent.items(), key=lambda item: -item[1])
+    total = sum(spent.values())
+    return total, f"{total:.4g} ms: " + "; ".join(f"{k} {v:.3g}" for k, v in longest_first)
 
 
 def build_products(needed: Sequence[Product], dtype: DType) -> Built:
@@ -138,43 +98,37 @@ def build_products(needed: Sequence[Product], dtype: DType) -> Built:
     return Built({product.name: _fastest(_forms(product, dtype)) for product in needed}, {})
 
 
-def _fastest(forms: Mapping[str, Callable[[], object]]) -> Callable[[], object]:
-    took = {}
-    for name, run in forms.items():
-        run()
-        took[name] = min(seconds(run) for _ in range(_TRIES))
-    return forms[min(took, key=took.__getitem__)]
+def _fastest(forms: Iterable[Callable[[], object]]) -> Callable[[], object]:
+    def least(run: Callable[[], object]) -> float:
+        run()  # compiles
+        return min(seconds(run) for _ in range(_TRIES))
+
+    return min(forms, key=least)
 
 
-SPECS = {
-    "x @ w": "mk,kn->mn",
-    "x @ w, w.T stored": "mk,nk->mn",
-    "x @ w, x.T stored": "km,kn->mn",
-    "(w.T @ x.T).T": "nk,km->nm",
-}
+SPECS = ("mk,kn->mn", "mk,nk->mn", "km,kn->mn", "nk,km->nm")
+"""x @ w; the same with w.T stored, and with x.T stored; (w.T @ x.T).T."""
 
 
-def _forms(product: Product, dtype: DType) -> dict[str, Callable[[], object]]:
+def _forms(product: Product, dtype: DType) -> list[Callable[[], object]]:
     sizes = {"m": product.rows, "k": product.inner, "n": product.columns}
     operand = products(dtype, jnp.float32).operand
-    keys = random.split(random.key(0))
+
+    def drawn(key: Array, axes: str) -> Array:
+        # So scaled, what comes out of a product is as large as what goes in.
+        shape = tuple(sizes[axis] for axis in axes)
+        return jnp.asarray(random.normal(key, shape) / product.inner**0.5, operand)
 
     def form(spec: str) -> Callable[[], object]:
-        left, right = (
-            # So scaled, what comes out of a product is as large as what goes in.
-            (random.normal(key, tuple(sizes[axis] for axis in axes)) / product.inner**0.5).astype(
-                operand
-            )
-            for key, axes in zip(keys, spec.partition("->")[0].split(","), strict=True)
-        )
-        return lambda: jax.block_until_ready(repeat(spec, dtype, product.times, left, right))
+        both = map(drawn, random.split(random.key(0)), spec.partition("->")[0].split(","))
+        call = partial(repeat, spec, dtype, product.times, *both)
+        return lambda: jax.block_until_ready(call())
 
-    return {name: form(spec) for name, spec in SPECS.items()}
+    return list(map(form, SPECS))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
 def repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Array:
-    """The product, so many times one after the other."""
     policy = products(dtype, jnp.float32)
     if times == 1:
         return policy.einsum(spec, left, right)

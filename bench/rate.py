@@ -74,15 +74,10 @@ class Pace(NamedTuple):
 
 def random_system(name: str, steps: int) -> System:
     """A preset's system on random data, all texts as long as they may be; nothing is held out."""
-    config = dataclasses.replace(
-        preset_named(name),
-        heldout_share=0.0,
-        steps=steps,
-        patience=0,
-        evaluate_every=0,
-        checkpoint_every=0,
-        sample_every=0,
+    alone: Any = dict.fromkeys(
+        ("patience", "evaluate_every", "checkpoint_every", "sample_every"), 0
     )
+    config = dataclasses.replace(preset_named(name), heldout_share=0.0, steps=steps, **alone)
     size = system_named(name).vocabulary_size
     characters = range(_FIRST_CHARACTER, _FIRST_CHARACTER + size)
     vocabulary = Vocabulary("char", tuple(map(chr, characters)))
@@ -158,10 +153,10 @@ def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
     found: list[StepMetrics] = []
     for batch in batches:
         state, metrics = train_step(task.program, state, batch)
-        if found:
-            found[-1].loss.block_until_ready()
-            times.append(time.perf_counter())
         found.append(metrics)
+        if found[1:]:
+            found[-2].loss.block_until_ready()
+            times.append(time.perf_counter())
     found[-1].loss.block_until_ready()
     times.append(time.perf_counter())
     tokens = sum(float(each.sums.tokens) for each in found[1:])
@@ -181,34 +176,25 @@ def measure_rate(system: System, options: RateOptions) -> Measured:
             paces.append(loop_pace(task) if paces is loops else bare_pace(task, batches))
     rates, bare_rates = ([each.tokens_per_second for each in paces] for paces in (loops, bare))
     ratios = [rate / other for rate, other in zip(rates, bare_rates, strict=True)]
-    details = {
-        "bare_tokens_per_second": statistics.median(bare_rates),
-        "ratio": statistics.median(ratios),
-        "ratios": ratios,
-    }
+    ratio, bare_rate = statistics.median(ratios), statistics.median(bare_rates)
     row = make_row(
+        *("rate", options.system, OURS, system.config.model.compute_dtype),
         timing_of([each for pace in loops for each in pace.step_s]),
-        bench="rate",
-        system=options.system,
-        implementation=OURS,
-        dtype=system.config.model.compute_dtype,
-        tokens=0,
         tokens_per_second=statistics.median(rates),
         first_s=first_s,
         settings={"backend": system.config.model.backend},
         shape=to_dict(system.config) | {"vocabulary_size": len(system.vocabulary)},
-        details=details,
+        details={"bare_tokens_per_second": bare_rate, "ratio": ratio, "ratios": ratios},
     )
     print_table([row])
     print(
-        f"the bare step: {details['bare_tokens_per_second']:,.0f} tokens/s; the loop reaches "
-        f"{details['ratio']:.3f} of it ({', '.join(f'{ratio:.3f}' for ratio in ratios)})"
+        f"the bare step: {bare_rate:,.0f} tokens/s; the loop reaches {ratio:.3f} of it "
+        f"({', '.join(f'{each:.3f}' for each in ratios)})"
     )
     return [row], True
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench."""
     options = parse(RateOptions, None, arguments, "bench rate")
     system = random_system(options.system, options.steps)
     return measure(Options(json=options.json), map(measure_rate, [system], [options]))

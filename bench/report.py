@@ -1,43 +1,97 @@
-"""Rows of a bench: their ratios, the printed table, and the file with one row a line."""
+"""Rows of a bench: what they ran on, their ratios, the printed table, the file of rows."""
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import platform
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
+from importlib import metadata
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from bench.environment import Environment, environment
+import jax
+
 from bench.peers import OURS
 from bench.timing import Timing
+
+_PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
+_VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES",
+              "MALLOC_ARENA_MAX", "MALLOC_ARENA_TEST", "MALLOC_MMAP_THRESHOLD_",
+              "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
+_BUSY_SHARE = 0.25
+"""Of the cores, beyond which other programs distort the ratios."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What a measurement ran on, and on which day in UTC.
+
+    Attributes:
+        threads: cores of this process, and the variables that change what is made of them.
+        load: the host's load average of the last minute, what other programs ask for included.
+    """
+
+    device: str
+    processor: str
+    threads: dict[str, str]
+    versions: dict[str, str]
+    load: float
+    date: str
+
+
+@cache
+def environment() -> Environment:
+    """Where this process runs; its load is that of when it is first asked."""
+    device, information = jax.devices()[0], Path("/proc/cpuinfo")
+    text = information.read_text() if information.exists() else ""
+    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    processor = found[1] if found else platform.processor() or platform.machine()
+    kind = processor if device.platform == "cpu" else device.device_kind
+    versions = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return Environment(
+        device=f"{device.platform} ({kind})",
+        processor=processor,
+        threads={"cores": str(cores())} | variables,
+        versions=versions,
+        load=round(os.getloadavg()[0], 2),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_cores() -> int:
+    """The same where jax computes on the CPU; 0 where it has an accelerator."""
+    return cores() if jax.default_backend() == "cpu" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Environment):
-    """One implementation of one system, and what it ran on.
+    """One implementation of one system, and what it ran on; see also docs/performance.md.
 
     Attributes:
-        bench: the bench's name.
-        system: the system's.
         implementation: ours begin with `lstm_jax`.
         dtype: of the products.
-        median_ms: milliseconds of the bench's unit of work.
-        p10_ms: the tenth percentile.
-        p90_ms: the ninetieth.
-        tokens_per_second: at the median.
-        compile_s: seconds of the first call beyond the median.
-        calls: how many calls were timed.
-        settings: what the implementation chose.
+        median_ms: of the bench's unit of work.
+        tokens_per_second: at the median; so is steps_per_second, where the bench has steps.
         shape: the system's sizes.
         peers_left_out: peers that were asked for and not measured, and why.
-        ratio_to_best_peer: the median of the best peer of this dtype divided by this one, so above
-            1 is better than every peer; where memory is what is measured, that of memory. None for
-            peers, and where none was measured.
-        steps_per_second: at the median, where the bench has steps.
-        limit_fraction: the time that the memory allows for a step of sampling, or that a step of
-            training needs for its matrix products alone, divided by what it took.
+        ratio_to_best_peer: of this dtype; where memory is what is measured, that of memory. None
+            for peers, and where none was measured.
+        limit_fraction: of what memory allows a step of sampling, products one of training.
         memory_mb: megabytes (of 10^6 bytes) that the bench says it measures.
         details: what only this bench has.
     """
@@ -63,41 +117,46 @@ class Row(Environment):
 
     @property
     def is_ours(self) -> bool:
-        """Whether it is this library's."""
         return self.implementation.startswith(OURS)
 
+    def kept(self) -> dict[str, Any]:
+        """As JSON values, without what it has not."""
+        return {name: value for name, value in vars(self).items() if value not in (None, {})}
 
-def make_row(timing: Timing, *, tokens: int, first_s: float = 0.0, **fields: Any) -> Row:
-    """A row from what one call took, its tokens, the seconds of the first, and fields of `Row`."""
-    median_s = timing.median_ms / 1e3
-    values = vars(environment()) | vars(timing) | fields
-    values.setdefault("tokens_per_second", tokens / median_s)
-    values.setdefault("compile_s", max(0.0, first_s - median_s))
-    return Row(**values)
+
+def make_row(
+    bench: str, system: str, implementation: str, dtype: str, timing: Timing, **fields: Any
+) -> Row:
+    """A row from what one call took, its `tokens`, `first_s` of the first, and fields of `Row`."""
+    median_s, first_s = timing.median_ms / 1e3, fields.pop("first_s", 0.0)
+    told: dict[str, Any] = {
+        "tokens_per_second": fields.pop("tokens", 0) / median_s,
+        "compile_s": max(0.0, first_s - median_s),
+    }
+    told |= vars(environment()) | timing._asdict() | fields
+    return Row(bench=bench, system=system, implementation=implementation, dtype=dtype, **told)
 
 
 def with_ratios(
-    rows: Sequence[Row], measure: Callable[[Row], float | None] = lambda row: row.median_ms
+    rows: Sequence[Row], measure: Callable[[Row], float] = lambda row: row.median_ms
 ) -> list[Row]:
     """The rows of one system, those of ours with their ratio to the best peer of their dtype."""
 
     def with_ratio(row: Row) -> Row:
         peers = [measure(each) for each in rows if not each.is_ours and each.dtype == row.dtype]
-        known, ours = [each for each in peers if each is not None], measure(row)
-        if not (row.is_ours and known and ours):
+        if not (row.is_ours and peers and measure(row)):
             return row
-        return dataclasses.replace(row, ratio_to_best_peer=min(known) / ours)
+        return dataclasses.replace(row, ratio_to_best_peer=min(peers) / measure(row))
 
     return [with_ratio(row) for row in rows]
 
 
 def print_environment() -> None:
-    """Prints what the measurements run on."""
     found = environment()
     for title, values in (("threads", found.threads), ("versions", found.versions)):
         print(f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
     print(f"device: {found.device}; processor: {found.processor}; load {found.load}")
-    if found.is_busy:
+    if found.load > _BUSY_SHARE * cores():
         # Measured with both of two cores taken: PyTorch's lyrics step took 300-450 ms on two OpenMP
         # threads, which wait for each other at every barrier, and 120-160 ms on one.
         print(
@@ -126,35 +185,32 @@ _LEFT = ("system", "implementation", "dtype", "as")
 
 def print_table(rows: Sequence[Row]) -> None:
     """Prints one line a row; a column that no row has is left out."""
-    columns = {head: [cell(row) for row in rows] for head, cell in _COLUMNS.items()}
-    columns = {head: [head, *cells] for head, cells in columns.items() if any(cells)}
-    for line in range(len(rows) + 1):
-        padded = (
-            cells[line].ljust(width) if head in _LEFT else cells[line].rjust(width)
-            for head, cells in columns.items()
-            for width in [max(map(len, cells))]
-        )
-        print("  ".join(padded).rstrip(), flush=True)
+    columns = []
+    for head, cell in _COLUMNS.items():
+        if any(cells := [cell(row) for row in rows]):
+            width = max(map(len, [head, *cells]))
+            columns.append([f"{each:{'<' if head in _LEFT else '>'}{width}}"
+                            for each in [head, *cells]])  # fmt: skip
+    for line in zip(*columns, strict=True):
+        print("  ".join(line).rstrip(), flush=True)
 
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
 
 
-def write_rows(rows: Iterable[Row], file: TextIO) -> None:
-    """Writes one row a line, without what it has not, so that each is kept as soon as it is."""
-    for row in rows:
-        write_line({k: v for k, v in vars(row).items() if v not in (None, {})}, file)
-    file.flush()
-
-
-def write_line(values: Mapping[str, Any], file: TextIO) -> None:
-    """Writes an object as one line of JSON."""
-    file.write(json.dumps(values, ensure_ascii=False) + "\n")
+@contextmanager
+def writing(file: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
+    """What writes objects as JSON, one a line and each at once; nothing where there is no file."""
+    if file is None:
+        yield lambda values: None
+        return
+    with file.open("w", encoding="utf-8", buffering=1) as opened:
+        yield lambda values: print(json.dumps(values, ensure_ascii=False), file=opened)
 
 
 def read_rows(file: Path) -> list[Row]:
-    """What `write_rows` wrote; ValueError where it is something else."""
+    """The rows in a file; ValueError where it holds something else."""
     try:
         return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (TypeError, ValueError) as error:

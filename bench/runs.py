@@ -49,29 +49,24 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether it has come to its end."""
-        if self.ran_out_of_patience:
-            return True
-        if self.config.steps is not None:
-            return int(self.rows[-1]["step"]) >= self.config.steps
-        return self.epoch >= self.config.epochs
+        return not self.progress.startswith("unfinished")
 
     @property
     def progress(self) -> str:
         """How far it got; empty where that is as far as it was to go."""
+        config, step = self.config, self.rows[-1]["step"]
         if self.ran_out_of_patience:
             return f"ended by patience at epoch {self.epoch:.4g}"
-        if self.is_finished:
+        if config.steps is not None:
+            return "" if step >= config.steps else f"unfinished, at step {step} of {config.steps}"
+        if self.epoch >= config.epochs:
             return ""
-        if self.config.steps is not None:
-            return f"unfinished, at step {self.rows[-1]['step']} of {self.config.steps}"
-        return f"unfinished, at epoch {self.epoch:.4g} of {self.config.epochs}"
+        return f"unfinished, at epoch {self.epoch:.4g} of {config.epochs}"
 
 
 def read_run(path: Path) -> Run:
     """Reads a run folder; ValueError where it is none, is damaged, or has no metrics."""
     folder = RunFolder(path)
-    described = _described(folder.config)
     config, sha256, _ = read_description(folder)
     rows = read_rows(folder.metrics)
     if not rows:
@@ -79,27 +74,36 @@ def read_run(path: Path) -> Run:
             f"{path} has no metrics ({folder.metrics.name} is missing, empty, or damaged in its "
             "first line); let it train to its first row, or leave it out"
         )
-    return Run(path, config, sha256, _device(described.get("written_by")), tuple(rows))
+    written_by = _described(folder).get("written_by", {})
+    device, cores = written_by.get("device"), written_by.get("processor_cores")
+    device = f"{device}, {cores} cores" if device and cores else device or "device not recorded"
+    return Run(path, config, sha256, device, tuple(rows))
 
 
-def keep_run(run: Run, folder: Path) -> None:
+def keep_run(run: Run, path: Path) -> None:
     """Writes the settings and the metrics of a run, a folder that `read_run` reads again.
 
     Of the files that it trained on their names stay, since where they lay is nobody's concern.
     """
-    described = _described(RunFolder(run.path).config)
+    described, folder = _described(RunFolder(run.path)), RunFolder(path)
     for name in ("files", "crc32"):  # of what is not kept, and of what is changed here
         described.pop(name, None)
     for name in ("data", "vectors", "init_from"):
         if described["config"].get(name) is not None:
             described["config"][name] = Path(described["config"][name]).name
-    folder.mkdir(parents=True, exist_ok=True)
+    path.mkdir(parents=True, exist_ok=True)
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
-    RunFolder(folder).config.write_text(text, encoding="utf-8")
-    with RunFolder(folder).metrics.open("w", encoding="utf-8") as file:
+    folder.config.write_text(text, encoding="utf-8")
+    with folder.metrics.open("w", encoding="utf-8") as file:
         for row in run.rows:  # with the seven digits that float32 has
             short = {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()}
             file.write(json.dumps(short) + "\n")
+
+
+def _described(folder: RunFolder) -> dict[str, Any]:
+    """The whole of `config.json`, once `read_description` has found nothing wrong with it."""
+    described: dict[str, Any] = json.loads(folder.config.read_text(encoding="utf-8"))
+    return described
 
 
 def number(row: Mapping[str, Any], name: str) -> float:
@@ -133,29 +137,14 @@ def differences(config: TrainConfig) -> tuple[str, ...]:
     return min(found, ("--as-published", *_flags(config, published)), key=len)
 
 
-def _described(file: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is none, which `read_description` explains."""
-    try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return described if isinstance(described, dict) else {}
-
-
-def _device(written_by: object) -> str:
-    if not isinstance(written_by, dict) or "device" not in written_by:
-        return "device not recorded"
-    cores = written_by.get("processor_cores")
-    return f"{written_by['device']}, {cores} cores" if cores else str(written_by["device"])
-
-
 def _flags(config: TrainConfig, base: TrainConfig) -> tuple[str, ...]:
     kept, flags = settings(base), []
     for name, value in settings(config).items():
         group, dot, last = name.replace("_", "-").rpartition(".")
+        if value == kept.get(name):
+            continue
         if isinstance(value, bool):
-            flag = f"--{group}{dot}{'' if value else 'no-'}{last}"
+            flags.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
         else:
-            flag = f"--{group}{dot}{last} {value}"
-        flags += [flag] if value != kept.get(name) else []
+            flags.append(f"--{group}{dot}{last} {value}")
     return tuple(flags)

@@ -11,32 +11,36 @@ fast a long prompt is read (prefill); and what filters cost over a large vocabul
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from bench.agreement import continuations, require_same_continuations
+import numpy as np
+
 from bench.command import Measured, OptionsWithPeers, measure
-from bench.contest import LIMIT, Check, Contest, Entrant, Pool, Timings, time_in_turns
+from bench.contest import LIMIT, Contest, Entrant, Pool, Timings, time_in_turns
 from bench.filters import KINDS, TOP_P, VOCABULARY_SIZE, build_filters
-from bench.implementation import Implementation
 from bench.limits import build_reading
-from bench.ours import OurSampling
-from bench.peers import OURS, SAMPLING_PEERS, require_peers
-from bench.report import Row, print_table, with_ratios
+from bench.peers import OURS, SAMPLING_PEERS, Arrays, Implementation, require_peers
+from bench.report import Row, make_row, print_table, with_ratios
 from bench.shapes import DType, Job, System, system_named
 from bench.workers import Built, Disagreement, Server
 from lstm_jax.cli.arguments import parse
+from lstm_jax.models import LanguageModelParams
 from lstm_jax.settings import Count, CountOrZero, PositiveOrZero
 
-BENCH = "sample"
 FILTER_BATCHES = (1, 16, 128)
 LONG_PROMPT = 10_000
 ROUNDED = f"{OURS} bfloat16 weights"
 _QUICK_PLACES = 50
 _QUICK_BATCH = 16
 _QUICK_PROMPT = 1_000
+
+GREEDY = Job(batch=3, prompt_length=20, places=50, temperature=0.0)
+"""The continuations that are compared, in float32."""
+
+_INPUT_SCALE, _RECURRENT_SCALE = 16.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -71,17 +75,14 @@ class Options(OptionsWithPeers):
             raise ValueError(f"batch_sizes are {self.batch_sizes}; expected numbers of at least 1")
 
     def shortened(self) -> Options:
-        """What is measured: if quick, less."""
         if not self.quick:
             return self
-        small = tuple(size for size in self.batch_sizes if size <= _QUICK_BATCH)
+        small = [size for size in self.batch_sizes if size <= _QUICK_BATCH]
+        batches = tuple(small or [min(self.batch_sizes)])
         places = min(self.places, _QUICK_PLACES)
-        return dataclasses.replace(
-            self, batch_sizes=small or (min(self.batch_sizes),), places=places
-        )
+        return dataclasses.replace(self, batch_sizes=batches, places=places)
 
     def job(self, batch: int) -> Job:
-        """One call at that batch size."""
         return Job(batch, self.prompt_length, self.places, self.temperature, self.top_n)
 
     @property
@@ -95,17 +96,43 @@ class Options(OptionsWithPeers):
         return ours | dict.fromkeys(self.peers, self.dtype)
 
 
-def build(peer: Implementation, system: System, dtype: DType, job: Job) -> Built:
-    """A call that writes; of ours, also what its parts are compared with.
+def continuations(peer: Implementation, system: System) -> Arrays:
+    """The most likely tokens `[places, B]`: as such, then drawn from the one likeliest token."""
+    params = _scaled(system.initial_params())
+    jobs = {"greedy": GREEDY, "top-n 1": dataclasses.replace(GREEDY, temperature=1.0, top_n=1)}
+    return {
+        name: peer.sampling(system, "float32", params, job).calls["write"]()
+        for name, job in jobs.items()
+    }
 
-    Those are the prompt alone, where one text is written, and the scan that training reads it
-    with, where nothing but it is measured.
+
+def _scaled(params: LanguageModelParams) -> LanguageModelParams:
+    """The weights made so large that what is written hangs on all of them.
+
+    From the usual ones a text soon repeats the token that the output layer's bias favours, whatever
+    the layers below compute.
     """
-    sampling = peer.sampling(system, dtype, system.initial_params(), job)
-    calls: dict[str, Callable[[], object]] = {"write": sampling.write}
-    if isinstance(sampling, OurSampling) and job.batch == 1:
-        calls |= {"scan": sampling.scan} if job.places == 1 else {"prompt": sampling.write_one}
-    return Built(calls, sampling.settings)
+    layers = tuple(
+        layer._replace(w_x=layer.w_x * _INPUT_SCALE, w_h=layer.w_h * _RECURRENT_SCALE)
+        for layer in params.layers
+    )
+    return params._replace(layers=layers, output=params.output._replace(b=params.output.b * 0))
+
+
+def require_same_continuations(found: Arrays, ours: Arrays) -> None:
+    """Raises Disagreement with the first place where what `continuations` gives differs."""
+    for how, those in ours.items():
+        these = found[how]
+        if these.shape != those.shape:
+            raise Disagreement(f"{how} tokens are {these.shape}, ours {those.shape}")
+        if (these != those).any():
+            place, row = (int(index) for index in np.argwhere(these != those)[0])
+            tokens = f"is {these[place, row]}, ours {those[place, row]}"
+            raise Disagreement(f"{how} token {place} of text {row} {tokens}")
+
+
+def build(peer: Implementation, system: System, dtype: DType, job: Job) -> Built:
+    return peer.sampling(system, dtype, system.initial_params(), job)
 
 
 class _Bench:
@@ -113,8 +140,8 @@ class _Bench:
 
     def __init__(self, pool: Pool, system: System, options: Options) -> None:
         self._pool, self._system, self._options = pool, system, options
-        check = Check(continuations, (system,), require_same_continuations)
-        self.contest = Contest(pool, "sampling", system.name, check)
+        evidence = partial(continuations, system=system)
+        self._contest = Contest(pool, "sampling", system.name, evidence, require_same_continuations)
 
     def measure_writing(self, batch: int) -> Measured:
         """Times all at a batch size; one text beside the prompt alone and what memory allows."""
@@ -122,75 +149,67 @@ class _Bench:
         entrants, reading = self._enter(job), self._reading(job) if batch == 1 else []
         timings = time_in_turns([*entrants, *reading], self._options.turns)
         row = partial(self._row, timings, job)
-        rows = [row(each, "write", name, job.places) for each in entrants]
-        prompts = [
-            row(each, "prompt", f"{name} prompt {job.prompt_length}", job.prompt_length, places=1)
-            for each in entrants
-            if "prompt" in each.entered.first_s
-        ]
+        prompts = [row(each, "prompt", True) for each in entrants if "prompt" in each.first_s]
         weights = [
             dataclasses.replace(
-                row(each, call, f"{name} weights", job.places),
+                row(each, call),
+                system=f"{name} weights",
                 implementation=call,
                 dtype=call.rpartition(" ")[2],
             )
             for each in reading
-            for call in each.entered.first_s
+            for call in each.first_s
         ]
-        rows = [with_limit(each, prompts, weights) for each in rows]
+        rows = [with_limit(row(each, "write"), prompts, weights) for each in entrants]
         return self._told(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
 
     def measure_prompt(self, length: int) -> Measured:
         """Times how fast one long prompt is absorbed: calls that write a single token after it."""
         job = dataclasses.replace(self._options.job(1), prompt_length=length, places=1)
-        entrants, name = self._enter(job), f"{self._system.name} prompt {length}"
+        entrants = self._enter(job)
         timings = time_in_turns(entrants, self._options.turns)
-        rows = [
+        rows = [self._row(timings, job, each, "write", True) for each in entrants]
+        rows += [
             dataclasses.replace(
-                self._row(timings, job, each, call, name, length),
-                implementation=each.name if call == "write" else f"{each.name}, training scan",
+                self._row(timings, job, each, "scan", True),
+                implementation=f"{each.name}, training scan",
             )
-            for call in ("write", "scan")
             for each in entrants
-            if call in each.entered.first_s
+            if "scan" in each.first_s
         ]
-        return self._told(name, rows)
+        return self._told(rows[0].system, rows)
 
     def _enter(self, job: Job) -> list[Entrant]:
+        given: Any = {"system": self._system, "job": job}
         return [
             entrant
             for name, dtype in self._options.entrants.items()
-            for entrant in self.contest.enter([name], build, self._system, dtype, job)
+            for entrant in self._contest.enter([name], partial(build, dtype=dtype, **given))
         ]
 
     def _reading(self, job: Job) -> list[Entrant]:
         ours = [each for name, each in self._options.entrants.items() if name.startswith(OURS)]
         worker = self._pool.worker(LIMIT)
         entered = worker.ask(Server.enter, build_reading, self._system, ours, job.places)
-        return [Entrant(LIMIT, worker, entered)]
+        return [Entrant(LIMIT, worker, *entered)]
 
     def _row(
-        self,
-        timings: Timings,
-        job: Job,
-        entrant: Entrant,
-        call: str,
-        system: str,
-        steps: int,
-        **shape: Any,
+        self, timings: Timings, job: Job, entrant: Entrant, call: str, reads: bool = False
     ) -> Row:
+        """A row of a call that writes all places, or only reads the prompt."""
+        system, dtype = self._system.name, self._options.entrants.get(entrant.name, "")
         names = ("name", "vocabulary_size", "cell", "layers", "hidden_size", "embedding_size")
-        sizes: dict[str, Any] = {name: getattr(self._system, name) for name in names}
+        shape = {name: getattr(self._system, name) for name in names} | dataclasses.asdict(job)
+        steps = job.places
+        if reads:
+            system, steps = f"{system} prompt {job.prompt_length}", job.prompt_length
+            shape["places"] = 1
         return entrant.row(
-            timings,
-            call,
-            bench=BENCH,
-            system=system,
-            dtype=self._options.entrants.get(entrant.name, ""),
+            *("sample", system, dtype, timings, call),
             tokens=steps * job.batch,
             steps_per_second=1e3 * steps / timings[entrant.name, call].median_ms,
-            shape=sizes | dataclasses.asdict(job) | shape,
-            peers_left_out=self.contest.left_out,
+            shape=shape,
+            peers_left_out=self._contest.left_out,
         )
 
     def _told(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
@@ -198,7 +217,7 @@ class _Bench:
         found = [*with_ratios(rows), *others]
         print(f"\n{title}")
         print_table(found)
-        return found, self.contest.left_out.all_agree
+        return found, self._contest.left_out.all_agree
 
 
 def with_limit(row: Row, prompts: Sequence[Row], weights: Sequence[Row]) -> Row:
@@ -225,30 +244,27 @@ def measure_filters(pool: Pool, kind: str, batch: int, options: Options) -> Meas
     except Disagreement as reason:
         print(f"filters are left out: {reason}", flush=True)
         return [], False
-    entrant = Entrant("filters", worker, entered)
-    timings = time_in_turns([entrant], options.turns)
+    timings = time_in_turns([Entrant("filters", worker, *entered)], options.turns)
     number = {"top_n": top_n} if kind == "top-n" else {"top_p": TOP_P}
-    rows = [
-        entrant.row(
-            timings,
-            name,
-            bench=BENCH,
-            system=f"filter {kind} {VOCABULARY_SIZE}",
-            implementation=name,
-            dtype="float32",
-            tokens=batch,
-            shape={"batch": batch, "vocabulary_size": VOCABULARY_SIZE, **number},
-        )
-        for name in entered.first_s
-    ]
-    print(f"\n{rows[0].system}, batch {batch}")
-    rows = with_ratios(rows)
+    shape = {"batch": batch, "vocabulary_size": VOCABULARY_SIZE, **number}
+    system, first_s = f"filter {kind} {VOCABULARY_SIZE}", entered[0]
+    rows = with_ratios(
+        [
+            make_row(
+                *("sample", system, call, "float32", timing),
+                tokens=batch,
+                first_s=first_s[call],
+                shape=shape,
+            )
+            for (_, call), timing in timings.items()
+        ]
+    )
+    print(f"\n{system}, batch {batch}")
     print_table(rows)
     return rows, True
 
 
 def measure_all(pool: Pool, systems: Sequence[System], options: Options) -> Iterator[Measured]:
-    """Measures one system after the other, then the filters."""
     for system in systems:
         bench = _Bench(pool, system, options)
         yield from map(bench.measure_writing, options.batch_sizes)
@@ -259,7 +275,6 @@ def measure_all(pool: Pool, systems: Sequence[System], options: Options) -> Iter
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench; 1 if a peer wrote other tokens than ours."""
     options = parse(Options, None, arguments, "bench sample").shortened()
     systems: Any = [system_named(name, writes=True) for name in options.systems]
     with Pool() as pool:

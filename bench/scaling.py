@@ -10,23 +10,22 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
 
 from bench.command import Measured, Options, measure
-from bench.environment import cores
-from bench.ours import OurTraining
-from bench.peers import OURS
-from bench.report import make_row, print_table
+from bench.ours import training_on
+from bench.peers import OURS, Training
+from bench.report import cores, make_row, print_table
 from bench.shapes import AnySystem, DType, systems_named
-from bench.timing import timing_of
+from bench.timing import seconds, timing_of
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax import sharding
 from lstm_jax.cli.arguments import parse
@@ -73,54 +72,50 @@ def time_rounds(system: AnySystem, dtype: DType, rounds: int, steps: int) -> lis
     params, count = system.initial_params(), jax.process_count()
     larger = dataclasses.replace(system, batch_size=count * system.batch_size)
     alone = jax.make_mesh((1,), (sharding.DATA_AXIS,), devices=jax.local_devices())
-    trainings = [
-        OurTraining(system, dtype, params, alone),
-        OurTraining(larger, dtype, params, sharding.data_mesh(count, larger.batch_size)),
+    together = sharding.data_mesh(count, larger.batch_size)
+    both = [
+        training_on(system, dtype, params, alone),
+        training_on(larger, dtype, params, together),
     ]
-    took: list[list[float]] = []
-    for _ in range(rounds + 1):
-        took.append([])
-        for training in trainings:
-            began = time.perf_counter()
-            for _ in range(steps):
-                training.step()
-            took[-1].append((time.perf_counter() - began) / steps)
+
+    def some(training: Training) -> None:
+        for _ in range(steps):
+            training.step()
+
+    took = [[seconds(partial(some, each)) / steps for each in both] for _ in range(rounds + 1)]
     return took[1:]  # the first compiles
 
 
+def _ask(worker: Worker, function: Callable[[], Any]) -> Any:
+    return worker.ask(Server.call, function)
+
+
 def scale(system: AnySystem, options: ScalingOptions) -> Measured:
-    """Measures one system, and prints it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     count = options.processes
+    run = partial(time_rounds, system, options.dtype, options.turns, options.steps)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(count))
         workers = [
             stack.enter_context(closing(Worker(NO_CACHE | splitting(1)))) for _ in range(count)
         ]
-        begun = [
-            pool.submit(worker.ask, Server.call, start, number, count, address)
-            for number, worker in enumerate(workers)
-        ]
-        for each in begun:
-            each.result()
-        run = partial(time_rounds, system, options.dtype, options.turns, options.steps)
-        asked = [pool.submit(worker.ask, Server.call, run) for worker in workers]
-        took = np.max([each.result() for each in asked], axis=0)  # of the slowest in each round
+        starts = [partial(start, number, count, address) for number in range(count)]
+        for functions in (starts, [run] * count):
+            found = list(pool.map(_ask, workers, functions))
+    took = np.max(found, axis=0)  # of the slowest in each round
     p10, median, p90 = (float(p) for p in np.percentile(took[:, 0] / took[:, 1], (10, 50, 90)))
-    details = {"processes": count, "efficiency": {"median": median, "p10": p10, "p90": p90}}
     rows = [
         make_row(
-            timing_of(list(took[:, column])),
-            bench="scaling",
-            system=system.name,
-            implementation=name,
-            dtype=options.dtype,
+            *("scaling", system.name, name, options.dtype, timing_of(list(took[:, column]))),
             tokens=count * system.tokens_per_step,
             compile_s=0.0,
             shape=dataclasses.asdict(system),
-            details=details,
+            details={
+                "processes": count,
+                "efficiency": {"median": median, "p10": p10, "p90": p90},
+            },
         )
         for column, name in enumerate((ALONE, TOGETHER))
     ]
@@ -133,7 +128,6 @@ def scale(system: AnySystem, options: ScalingOptions) -> Measured:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the bench."""
     options = parse(ScalingOptions, None, arguments, "bench scaling")
     systems = systems_named(options.systems, quick=options.quick)
     return measure(options, (scale(system, options) for system in systems))

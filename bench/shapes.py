@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from jax import random
@@ -69,18 +69,16 @@ class System:
 
     @property
     def input_size(self) -> int:
-        """Size of what enters the first layer."""
         return self.embedding_size or self.vocabulary_size
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one training step learns from."""
         return self.batch_size * self.sequence_length
 
-    def rows(self, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int32]]:
+    def rows(self) -> np.ndarray[Any, np.dtype[np.int32]]:
         """One epoch of random tokens, int32 `[BATCHES T + 1, B]`, time first."""
         shape = (BATCHES * self.sequence_length + 1, self.batch_size)
-        draw = np.random.default_rng(seed)
+        draw = np.random.default_rng(0)
         return draw.integers(0, self.vocabulary_size, shape, dtype=np.int32)
 
     def batch(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -90,28 +88,23 @@ class System:
         return rows[:-1], rows[1:]
 
     def model(self, dtype: ComputeDtype) -> LanguageModel:
-        """As the library has it."""
         config = LanguageModelConfig(compute_dtype=dtype, **_shared(self, LanguageModelConfig))
         return LanguageModel(config, self.vocabulary_size)
 
-    def initial_params(self, seed: int = 0) -> LanguageModelParams:
+    def initial_params(self) -> LanguageModelParams:
         """The weights that every implementation starts from.
 
         The output layer is drawn larger than usual: else the first loss is log V whatever the
         layers below compute, and comparing it would prove nothing. A GRU's bias inside the reset
         product is zero, since Flax's cell has none.
         """
-        params = self.model("float32").init(random.key(seed))
+        params = self.model("float32").init(random.key(0))
         if not self.tied:
             output = output_layer(params)
             params = params._replace(output=output._replace(w=output.w * _OUTPUT_SCALE))
-        if self.cell == "gru":
-            layers = tuple(layer._replace(b_hn=layer.b_hn * 0) for layer in params.layers)
-            params = params._replace(layers=layers)
-        return params
+        return params._replace(layers=tuple(map(_without_inner_bias, params.layers)))
 
     def without_dropout(self) -> System:
-        """The same, all of it deterministic."""
         return dataclasses.replace(self, dropout=0.0, output_dropout=0.0)
 
 
@@ -142,9 +135,12 @@ class Classification:
     dense_dropout: float = 0.0
     learning_rate: float = 1e-3
 
+    cell: ClassVar[CellName] = "lstm"
+    clip_norm: ClassVar[float | None] = None
+    carried: ClassVar[bool] = False
+
     @property
     def tokens_per_step(self) -> int:
-        """Words that one training step reads."""
         return self.batch_size * self.sequence_length
 
     def batch(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -162,32 +158,28 @@ class Classification:
         return found
 
     def model(self, dtype: ComputeDtype) -> Classifier:
-        """As the library has it."""
-        config = ClassifierConfig(
-            cell="lstm",
-            dropout_place="inputs",
-            compute_dtype=dtype,
-            frozen_embedding=True,
-            learn_missing=True,
-            **_shared(self, ClassifierConfig),
-        )
+        given = _shared(self, ClassifierConfig) | {"frozen_embedding": True, "learn_missing": True}
+        config = ClassifierConfig(dropout_place="inputs", compute_dtype=dtype, **given)
         return Classifier(config, self.vocabulary_size)
 
-    def initial_params(self, seed: int = 0) -> ClassifierParams:
+    def initial_params(self) -> ClassifierParams:
         """The weights that every implementation learns; see `System.initial_params`."""
-        params = self.model("float32").init(random.key(seed))
+        params = self.model("float32").init(random.key(0))
         output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
         return params._replace(output=output, vectors=None)
 
     def without_dropout(self) -> Classification:
-        """The same, all of it deterministic."""
         return dataclasses.replace(self, dropout=0.0, word_dropout=0.0, dense_dropout=0.0)
 
 
 def _shared(shape: Any, config: Any) -> dict[str, Any]:
-    """The fields of a shape that the library's config has too."""
     names = [field.name for field in dataclasses.fields(config)]
     return {name: getattr(shape, name) for name in names if hasattr(shape, name)}
+
+
+def _without_inner_bias(layer: Any) -> Any:
+    """A GRU's bias inside the reset product is made zero; another cell has none."""
+    return layer._replace(b_hn=layer.b_hn * 0) if hasattr(layer, "b_hn") else layer
 
 
 @dataclass(frozen=True)
@@ -212,21 +204,20 @@ class LayerShape:
         how = [] if self.backend == "auto" else [self.backend]
         return " ".join([self.cell, ",".join(map(str, sizes)), *how])
 
-    def work(self, seed: int = 0) -> LayerWork:
+    def work(self) -> LayerWork:
         """What every implementation is given; a GRU's bias inside the reset product is zero."""
-        draw = np.random.default_rng(seed)
+        draw = np.random.default_rng(0)
 
         def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
             return draw.standard_normal(shape, np.float32)
 
         cell = cell_named(self.cell)
-        params = cell.init(random.key(seed), self.input_size, self.hidden_size)
-        if self.cell == "gru":
-            params = params._replace(b_hn=params.b_hn * 0)
+        params = cell.init(random.key(0), self.input_size, self.hidden_size)
         names: tuple[str, ...] = cell.carry._fields
         carry = cell.carry(*(0.5 * normal(self.batch, self.hidden_size) for _ in names))
         xs = normal(self.times, self.batch, self.input_size)
-        return LayerWork(params, carry, xs, normal(self.times, self.batch, self.hidden_size))
+        dys = normal(self.times, self.batch, self.hidden_size)
+        return LayerWork(_without_inner_bias(params), carry, xs, dys)
 
 
 class LayerWork(NamedTuple):
@@ -256,14 +247,11 @@ class Job:
     temperature: float = 1.0
     top_n: int = 0
 
-    def prompts(self, system: System, seed: int = 0) -> np.ndarray[Any, np.dtype[np.int32]]:
-        """Random tokens, int32 `[prompt_length, B]`."""
-        draw = np.random.default_rng(seed)
+    def prompts(self, system: System) -> np.ndarray[Any, np.dtype[np.int32]]:
+        draw = np.random.default_rng(0)
         shape = (self.prompt_length, self.batch)
         return draw.integers(0, system.vocabulary_size, shape, dtype=np.int32)
 
-
-_REVIEWS = {"dropout": 0.2, "word_dropout": 0.4, "dense_dropout": 0.5, "learning_rate": 2e-3}
 
 SYSTEMS: tuple[AnySystem, ...] = (
     System("lyrics", 1027, "lstm", 1, 256, 32, 35, clip_norm=0.01),
@@ -280,7 +268,7 @@ SYSTEMS: tuple[AnySystem, ...] = (
         tied=True,
         carried=False,
     ),
-    Classification("reviews", 10_000, 2, 64, 128, 80, 50, 32, **_REVIEWS),
+    Classification("reviews", 10_000, 2, 64, 128, 80, 50, 32, 0.2, 0.4, 0.5, 2e-3),
 )
 """Those that the library trains, with vocabulary, cell, layers, hidden size, batch, length, ..."""
 
@@ -296,6 +284,4 @@ def system_named(name: str, *, writes: bool = False) -> AnySystem:
 
 def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
     """The systems of these names; without names all of them, or, if quick, the first."""
-    if not names:
-        return list(SYSTEMS[:1] if quick else SYSTEMS)
-    return [system_named(name) for name in names]
+    return [system_named(name) for name in names] or list(SYSTEMS[:1] if quick else SYSTEMS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import tyro
 from bench.baselines import NGrams, published
 from bench.figures import Point, Spread, decimals, explained, figures, shown, spread
 from bench.ngram import NGramResult
-from bench.report import write_line
+from bench.report import writing
 from bench.runs import Run, differences, keep_run, number, read_run, settings
 from lstm_jax.cli.arguments import parse
 from lstm_jax.systems import presets
+from lstm_jax.systems.base import TrainConfig
 from lstm_jax.training.log import finite
 
 _HEADS = ("system", "settings", "runs", "figure", "published", "n-gram", "time")
@@ -70,9 +72,8 @@ class Line:
     order: int | None
 
     @property
-    def system(self) -> str:
-        """The preset's name."""
-        return self.runs[0].config.preset
+    def config(self) -> TrainConfig:
+        return self.runs[0].config
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -80,88 +81,54 @@ class Line:
         by_device: defaultdict[str, list[float]] = defaultdict(list)
         for run in self.runs:
             by_device[run.device].append(number(run.rows[-1], "seconds"))
-        return {device: math.fsum(each) / len(each) for device, each in by_device.items()}
+        return {device: statistics.fmean(each) for device, each in by_device.items()}
 
     def cells(self) -> tuple[str, ...]:
-        """The line in the table, in the order of its heads."""
-        run = self.runs[0]
-        flags = " ".join(differences(run.config))
+        flags, many = " ".join(differences(self.config)), len(self.runs) > 1
+        progress = [f"seed {run.config.seed} " * many + run.progress
+                    for run in self.runs if run.progress]  # fmt: skip
+        ngram = self.ngram or _NONE
         return (
-            self.system,
+            self.config.preset,
             f"`{flags}`" if flags else "as preset",
-            "; ".join([str(len(self.runs)), *self._progress()]),
+            "; ".join([str(len(self.runs)), *progress]),
             shown(self.figures),
-            published(run.config) or _NONE,
-            self._ngram(),
+            published(self.config) or _NONE,
+            ngram if isinstance(ngram, str) else f"{decimals(ngram)} (n = {self.order})",
             "; ".join(f"{_duration(each)} ({device})" for device, each in self.seconds.items()),
         )
 
     def as_json(self) -> dict[str, Any]:
-        """The line as JSON values."""
-        run = self.runs[0]
-        ngram = self.ngram._asdict() if isinstance(self.ngram, Spread) else self.ngram
         return {
-            "system": self.system,
-            "settings": differences(run.config),
+            "system": self.config.preset,
+            "settings": differences(self.config),
             "runs": [str(each.path) for each in self.runs],
             "seeds": [each.config.seed for each in self.runs],
             "progress": [each.progress for each in self.runs],
-            "is_finished": run.is_finished,
+            "is_finished": self.runs[0].is_finished,
             "figures": {name: found._asdict() for name, found in self.figures.items()},
-            "explained": explained(run.config),
-            "published": published(run.config),
-            "ngram": ngram,
+            "explained": explained(self.config),
+            "published": published(self.config),
+            "ngram": self.ngram._asdict() if isinstance(self.ngram, Spread) else self.ngram,
             "ngram_order": self.order,
             "seconds": self.seconds,
-            "data_sha256": run.sha256,
+            "data_sha256": self.runs[0].sha256,
         }
-
-    def _progress(self) -> list[str]:
-        many = len(self.runs) > 1
-        return [
-            f"seed {run.config.seed} {run.progress}" if many else run.progress
-            for run in self.runs
-            if run.progress
-        ]
-
-    def _ngram(self) -> str:
-        if not isinstance(self.ngram, Spread):
-            return self.ngram or _NONE
-        return f"{decimals(self.ngram)} (n = {self.order})"
 
 
 def make_lines(runs: Iterable[Run]) -> list[Line]:
-    """Puts runs together that differ in their seed only, in the order of the presets."""
+    """Puts runs together that differ in their seed only, in the order of the presets.
+
+    Those that got to their end are not mixed with others.
+    """
     groups: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
-        groups[_kind(run)].append(run)
+        kind = [run.config.preset, run.sha256, run.is_finished, settings(run.config)]
+        groups[json.dumps(kind, sort_keys=True)].append(run)
     order = {preset.preset: place for place, preset in enumerate(presets())}
     ngrams = NGrams()
-    return sorted(
-        (_line(group, ngrams) for group in groups.values()),
-        key=lambda line: order.get(line.system, len(order)),
-    )
-
-
-def table(lines: Sequence[Line]) -> str:
-    """The lines in Markdown, and below them what the figures are."""
-    rows = [_HEADS, *(line.cells() for line in lines)]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
-    padded = [[*map(str.ljust, row, widths)] for row in escaped]
-    heads, *body = (f"| {' | '.join(row)} |" for row in padded)
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    about: defaultdict[str, dict[str, None]] = defaultdict(dict)
-    for line in lines:
-        about[line.system][explained(line.runs[0].config)] = None
-    notes = [f"- {system}: {'; or '.join(each)}." for system, each in about.items()]
-    return "\n".join([heads, rule, *body, "", _LEGEND, "", *notes]) + "\n"
-
-
-def _kind(run: Run) -> str:
-    """Equal for runs of one line: those that got to their end are not mixed with others."""
-    kept = settings(run.config)
-    return json.dumps([run.config.preset, run.sha256, run.is_finished, kept], sort_keys=True)
+    lines = [_line(group, ngrams) for group in groups.values()]
+    return sorted(lines, key=lambda line: order.get(line.config.preset, len(order)))
 
 
 def _line(runs: Sequence[Run], ngrams: NGrams) -> Line:
@@ -179,6 +146,20 @@ def _line(runs: Sequence[Run], ngrams: NGrams) -> Line:
     return Line(tuple(runs), found, spread(losses), order)
 
 
+def table(lines: Sequence[Line]) -> str:
+    """The lines in Markdown, and below them what the figures are."""
+    rows = [_HEADS, *(line.cells() for line in lines)]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]
+    heads, *body = (f"| {' | '.join(map(str.ljust, row, widths))} |" for row in escaped)
+    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
+    about: defaultdict[str, dict[str, None]] = defaultdict(dict)
+    for line in lines:
+        about[line.config.preset][explained(line.config)] = None
+    notes = [f"- {system}: {'; or '.join(each)}." for system, each in about.items()]
+    return "\n".join([heads, rule, *body, "", _LEGEND, "", *notes]) + "\n"
+
+
 def _duration(seconds: float) -> str:
     if math.isnan(seconds):
         return "time not recorded"
@@ -186,20 +167,18 @@ def _duration(seconds: float) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs the command."""
     options = parse(Options, None, arguments, "bench systems")
     paths = {path.resolve(): path for path in options.runs}
-    runs = [read_run(path) for path in paths.values()]
+    runs = list(map(read_run, paths.values()))
     if options.keep is not None:
-        for run in runs:
-            keep_run(run, options.keep / run.path.resolve().name)
+        for path, run in zip(paths, runs, strict=True):
+            keep_run(run, options.keep / path.name)
     lines = make_lines(runs)
     text = table(lines)
     print(text, end="")
     if options.markdown is not None:
         options.markdown.write_text(text, encoding="utf-8")
-    if options.json is not None:
-        with options.json.open("w", encoding="utf-8") as file:
-            for line in lines:
-                write_line(finite(line.as_json()), file)
+    with writing(options.json) as write:
+        for line in lines:
+            write(finite(line.as_json()))
     return 0

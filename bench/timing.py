@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,8 +14,7 @@ SECONDS_PER_VISIT = 0.25
 _MOST_CALLS_PER_VISIT = 100
 
 
-@dataclass(frozen=True)
-class Timing:
+class Timing(NamedTuple):
     """Milliseconds of one call: the median, the tenth and the ninetieth percentile of `calls`."""
 
     median_ms: float
@@ -53,20 +51,18 @@ def take_turns(visits: Mapping[Name, Callable[[], list[float]]], rounds: int) ->
     samples: dict[Name, list[float]] = {name: [] for name in visits}
     names = list(visits)
     for turn in range(rounds):
-        start = turn % len(names) if names else 0
+        start = turn % len(names)
         for name in names[start:] + names[:start]:
             samples[name] += visits[name]()
     return {name: timing_of(each) for name, each in samples.items()}
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long one call takes."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def timing_of(samples: list[float]) -> Timing:
-    """Median and spread of a list of seconds."""
-    p10, median, p90 = (float(p) for p in np.percentile(samples, (10, 50, 90)))
-    return Timing(1e3 * median, 1e3 * p10, 1e3 * p90, len(samples))
+    p10, median, p90 = (1e3 * float(p) for p in np.percentile(samples, (10, 50, 90)))
+    return Timing(median, p10, p90, len(samples))

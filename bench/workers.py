@@ -11,10 +11,11 @@ import multiprocessing
 import os
 import signal
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
+from typing import Any, ClassVar, Concatenate, NamedTuple, ParamSpec, TypeVar
+from unittest.mock import patch
 
 from bench.timing import Visit
 from lstm_jax.cli.allocator import keep_freed_memory
@@ -28,30 +29,35 @@ NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 _SPAWN = multiprocessing.get_context("spawn")
 
 
-class NotRun(ValueError):
-    """An implementation cannot run here; the message says why."""
+class Reason(ValueError):
+    """Why an implementation takes no part."""
+
+    how: ClassVar[str]
 
 
-class Failed(ValueError):
-    """An implementation ended with an error, or its process did."""
+class NotRun(Reason):
+    """It cannot run here."""
+
+    how = "cannot run"
 
 
-class Disagreement(Exception):
-    """An implementation does other work than ours."""
+class Failed(Reason):
+    """It ended with an error, or its process did."""
+
+    how = "failed"
+
+
+class Disagreement(Reason):
+    """It does other work than ours."""
+
+    how = "does other work"
 
 
 class Built(NamedTuple):
     """What an implementation made of the work: calls that do all of it once, and its settings."""
 
-    calls: Mapping[str, Callable[[], object]]
+    calls: Mapping[str, Callable[[], Any]]
     settings: Mapping[str, str]
-
-
-class Entered(NamedTuple):
-    """What was built in a process: seconds of each call's first time, and the settings."""
-
-    first_s: dict[str, float]
-    settings: dict[str, str]
 
 
 class Server:
@@ -60,20 +66,24 @@ class Server:
     def __init__(self) -> None:
         self._visits: dict[str, Visit] = {}
 
-    def enter(self, build: Callable[..., Built], *given: Any) -> Entered:
-        """Builds something in place of what was built before, and calls each of its calls."""
+    def enter(
+        self, build: Callable[..., Built], *given: Any
+    ) -> tuple[dict[str, float], dict[str, str]]:
+        """Builds something in place of what was built before, and calls each of its calls.
+
+        Returns:
+            Seconds of each call's first time, and the settings.
+        """
         self.leave()
         built = build(*given)
         self._visits = {name: Visit(call) for name, call in built.calls.items()}
-        first_s = {name: visit.first_s for name, visit in self._visits.items()}
-        return Entered(first_s, dict(built.settings))
+        return {name: each.first_s for name, each in self._visits.items()}, dict(built.settings)
 
     def visit(self, name: str) -> list[float]:
         """Times one of the calls for about a quarter of a second."""
         return self._visits[name]()
 
     def call(self, function: Callable[..., Any], *given: Any) -> Any:
-        """What a function returns."""
         return function(*given)
 
     def leave(self) -> None:
@@ -82,7 +92,7 @@ class Server:
         gc.collect()
 
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
-        """What one of the methods above gives, or an error of one of the three kinds."""
+        """What one of the methods above gives, or a `Reason`."""
         try:
             return method(self, *given)
         except Disagreement as reason:
@@ -100,7 +110,7 @@ class Worker:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._connection, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=_serve, args=(theirs,))
-        with _environment(environment):
+        with patch.dict(os.environ, environment):
             self._process.start()
         theirs.close()
 
@@ -116,11 +126,10 @@ class Worker:
         """What a method of the process's `Server` returns; all arguments go by place.
 
         Raises:
-            NotRun, Disagreement: it says so.
-            Failed: it ended with another error, or the process did.
+            Reason: it says so, or the process ended.
         """
         answer = self.answer(method, *given)
-        if isinstance(answer, NotRun | Disagreement | Failed):
+        if isinstance(answer, Reason):
             raise answer
         found: R = answer
         return found
@@ -143,15 +152,3 @@ def _serve(connection: Connection) -> None:
     with suppress(EOFError, BrokenPipeError):
         while True:
             connection.send(server.answer(*connection.recv()))
-
-
-@contextmanager
-def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name in variables.keys() - before.keys():
-            del os.environ[name]
-        os.environ.update(before)

@@ -1,19 +1,21 @@
 """Other libraries that train and sample the same networks, each in a file of its own.
 
-A file has a class `Peer` with the methods of `bench.implementation.Implementation`, and imports its
-library when it is imported.
+A file has a class `Peer`, an `Implementation`, and imports its library when it is imported.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
-from bench.implementation import Implementation
-from bench.workers import NotRun
+import numpy as np
+
+from bench.shapes import PEERS_CELLS, AnyParams, AnySystem, DType, Job, LayerShape, System
+from bench.workers import Built, NotRun
 from lstm_jax.cli.devices import splitting
+from lstm_jax.models import LanguageModelParams
 
 OURS = "lstm_jax"
 """What our implementations' names begin with."""
@@ -27,9 +29,69 @@ PEERS = {
 """Name and module."""
 
 SAMPLING_PEERS = ("pytorch", "flax-nnx")
-"""Those that write."""
 
 Kind = Literal["training", "layer", "sampling"]
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Training(NamedTuple):
+    """A network in training, on the system's batches in order, from the weights it was given.
+
+    Attributes:
+        step: trains on the next batch: forward, backward, clip, Adam; returns when all is done.
+        loss: of the epoch's first batch, mean in nats, from a zero carry, without dropout.
+        parameters: how many numbers are trained, without those its cell has beyond ours by
+            definition.
+        settings: what was chosen to make it fast.
+    """
+
+    step: Callable[[], object]
+    loss: Callable[[], float]
+    parameters: int
+    settings: Mapping[str, str]
+
+
+class LayerPass(NamedTuple):
+    """A layer over time, forward and backward, on the work of its shape.
+
+    Attributes:
+        run: computes outputs and all gradients; returns when all is done.
+        gradients: by our names and in our shapes: of xs, the carry's parts and each of our weights;
+            what the implementation has no such weight for is left out.
+        settings: what was chosen to make it fast.
+    """
+
+    run: Callable[[], object]
+    gradients: Callable[[], Arrays]
+    settings: Mapping[str, str]
+
+
+class Implementation:
+    """Ours or a peer; a method raises ValueError for what it has not, or cannot run here.
+
+    Attributes:
+        cells: of which it has layers.
+    """
+
+    cells: tuple[str, ...] = PEERS_CELLS
+
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
+        """The system, with these weights, in training."""
+        raise ValueError(f"no {system.name} is built for it")
+
+    def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
+        """A bare layer."""
+        raise ValueError("no layer is built for it")
+
+    def sampling(
+        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
+    ) -> Built:
+        """The system, its weights stored in `dtype`, writing.
+
+        Its call "write" absorbs the prompts from a zero carry and writes: int32 tokens
+        `[places, B]`, on the host.
+        """
+        raise ValueError("no sampling is built for it")
 
 
 class Candidate(NamedTuple):
@@ -73,24 +135,16 @@ def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
     return found if kind == "sampling" else [*found, Candidate("torch.compile", {"compiled": True})]
 
 
-def module_of(name: str) -> str:
-    """Where an implementation is, ours or a peer; ValueError where there is none."""
-    if name.startswith(OURS):
-        return "bench.ours"
-    require_peers([name])
-    return PEERS[name]
-
-
-def require_peers(names: Sequence[str], known: Sequence[str] = ()) -> None:
-    """Raises ValueError where a name is not among the known ones, by default all peers."""
-    known = known or tuple(PEERS)
+def require_peers(names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ValueError where a name is not among the known ones."""
     for name in names:
         if name not in known:
             raise ValueError(f"there is no peer {name!r}; choose from {', '.join(known)}")
 
 
-def load(module: str, options: Mapping[str, Any]) -> Implementation:
-    """An implementation, its library imported; NotRun where that is not installed."""
+def load(name: str, options: Mapping[str, Any]) -> Implementation:
+    """Ours or a peer, its library imported; NotRun where that is not installed."""
+    module = "bench.ours" if name.startswith(OURS) else PEERS[name]
     try:
         peer: Implementation = import_module(module).Peer(**options)
     except ModuleNotFoundError as error:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from operator import attrgetter
 from typing import Any
 
 import equinox as eqx
@@ -11,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
-from bench.implementation import Implementation
-from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, Parts, cast, stacked_loss
-from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
+from bench.peers import Implementation, LayerPass, Training
+from bench.peers.on_jax import Loss, Parts, cast, layer_pass, optax_training, stacked_loss
+from bench.shapes import AnyParams, AnySystem, DType, LayerShape, System
 from lstm_jax.cells import CellName
 from lstm_jax.models import LanguageModelParams, output_layer
 
@@ -21,7 +22,7 @@ from lstm_jax.models import LanguageModelParams, output_layer
 class Peer(Implementation):
     """Equinox's modules as one pytree, in one jitted step."""
 
-    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         if not isinstance(system, System):
             raise ValueError(f"no {system.name} are built for Equinox")
         assert isinstance(params, LanguageModelParams)
@@ -31,9 +32,9 @@ class Peer(Implementation):
             "step": "one jax.jit, state donated",
         }
         weights = _weights(system, params)
-        return OptaxTraining(system, _loss(system, dtype), weights, settings)
+        return optax_training(system, _loss(system, dtype), weights, settings)
 
-    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
+    def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
         def forward(cell: Any, carry: Any, xs: Array) -> Array:
             return _run_cell(*cast((cell, carry, xs), dtype))[1]
 
@@ -43,25 +44,21 @@ class Peer(Implementation):
                 return found | {"h": carry, "b_hn": cell.bias_n}
             return found | dict(zip("hc", carry, strict=True))
 
+        work = shape.work()
         carry = tuple(work.carry) if shape.cell == "lstm" else work.carry.h
         inputs = (_make_cell(shape.cell, work.params), carry, work.xs)
-        settings = {"loop": "lax.scan", "batch": "vmap"}
-        return JaxLayerPass(forward, inputs, work.dys, named, settings)
+        return layer_pass(forward, inputs, work.dys, named, {"loop": "lax.scan", "batch": "vmap"})
 
 
 def _make_cell(cell: CellName, params: Any) -> Any:
     """The cell with our weights; the order of the gates is the same."""
     kind = eqx.nn.LSTMCell if cell == "lstm" else eqx.nn.GRUCell
-    empty = kind(params.w_x.shape[0], params.w_h.shape[0], key=random.key(0))
-    arrays = [params.w_x.T, params.w_h.T, params.b]
+    names, arrays = ["weight_ih", "weight_hh", "bias"], [params.w_x.T, params.w_h.T, params.b]
     if cell == "gru":
+        names.append("bias_n")
         arrays.append(params.b_hn)
-    return eqx.tree_at(_weights_of, empty, tuple(map(jnp.copy, arrays)))
-
-
-def _weights_of(cell: Any) -> tuple[Any, ...]:
-    weights = (cell.weight_ih, cell.weight_hh, cell.bias)
-    return (*weights, cell.bias_n) if isinstance(cell, eqx.nn.GRUCell) else weights
+    empty = kind(params.w_x.shape[0], params.w_h.shape[0], key=random.key(0))
+    return eqx.tree_at(attrgetter(*names), empty, tuple(map(jnp.copy, arrays)))
 
 
 def _run_cell(cell: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
@@ -103,10 +100,8 @@ def _loss(system: System, dtype: DType) -> Loss:
         return cast(carry, "float32"), ys
 
     def drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
-        dropout = eqx.nn.Dropout(rate)
-        dropped: Array = (
-            xs * dropout(jnp.ones_like(xs[0]), key=key) if at_all_times else dropout(xs, key=key)
-        )
+        dropout = partial(eqx.nn.Dropout(rate), key=key)
+        dropped: Array = xs * dropout(jnp.ones_like(xs[0])) if at_all_times else dropout(xs)
         return dropped
 
     def logits(modules: Any, hs: Array) -> Array:

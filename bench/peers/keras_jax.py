@@ -15,9 +15,9 @@ import keras
 import numpy as np
 from jax import Array, random
 
-from bench.implementation import Implementation
-from bench.peers.on_jax import JaxLayerPass, Loss, OptaxTraining, Parts, cast, stacked_loss
-from bench.shapes import AnyParams, AnySystem, DType, LayerShape, LayerWork, System
+from bench.peers import Implementation, LayerPass, Training
+from bench.peers.on_jax import Loss, Parts, cast, layer_pass, optax_training, stacked_loss
+from bench.shapes import AnyParams, AnySystem, DType, LayerShape, System
 from lstm_jax.cells import CellName
 from lstm_jax.interop.keras import layer_to_keras
 from lstm_jax.models import LanguageModelParams, output_layer
@@ -30,7 +30,7 @@ class Peer(Implementation):
         if keras.backend.backend() != "jax":
             raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
 
-    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> OptaxTraining:
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         if not isinstance(system, System):
             raise ValueError(f"no {system.name} are built for Keras")
         assert isinstance(params, LanguageModelParams)
@@ -43,11 +43,11 @@ class Peer(Implementation):
         # Its GRU has both of the biases of r and z.
         beyond = system.layers * 2 * system.hidden_size if system.cell == "gru" else 0
         weights = _weights(system, params)
-        return OptaxTraining(system, _loss(system, dtype), weights, settings, beyond)
+        return optax_training(system, _loss(system, dtype), weights, settings, beyond)
 
-    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> JaxLayerPass:
+    def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
         """See `Implementation`; inputs are batch-major, its own form."""
-        sizes = (shape.input_size, shape.hidden_size)
+        sizes, work = (shape.input_size, shape.hidden_size), shape.work()
         layer = _recurrent(shape.cell, dtype, *sizes, return_state=False)
         fixed = [variable.value for variable in layer.non_trainable_variables]
 
@@ -57,9 +57,8 @@ class Peer(Implementation):
             return ys
 
         def named(weights: Any, carry: Any, xs: Any) -> dict[str, Any]:
-            w_x, w_h, b = map(np.asarray, weights)
-            found = {"xs": np.asarray(xs).swapaxes(0, 1)}
-            found |= {name: np.asarray(part) for name, part in zip("hc", carry, strict=False)}
+            found = {"xs": xs.swapaxes(0, 1)} | dict(zip("hc", carry, strict=False))
+            w_x, w_h, b = weights
             if shape.cell == "gru":
                 w_x, w_h, b = map(_in_our_order, (w_x, w_h, b))
                 found["b_hn"] = b[1, -shape.hidden_size :]
@@ -67,9 +66,9 @@ class Peer(Implementation):
             return found | {"w_x": w_x, "w_h": w_h, "b": b}
 
         xs, dys = (np.ascontiguousarray(each.swapaxes(0, 1)) for each in (work.xs, work.dys))
+        inputs = (layer_to_keras(work.params), list(work.carry), xs)
         settings = {"call": "stateless_call", "inputs": "batch-major"}
-        inputs = (_recurrent_weights(work.params), list(work.carry), xs)
-        return JaxLayerPass(forward, inputs, dys, named, settings)
+        return layer_pass(forward, inputs, dys, named, settings)
 
 
 def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_state: bool) -> Any:
@@ -90,14 +89,10 @@ def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_s
     return layer
 
 
-def _recurrent_weights(params: Any) -> list[Array]:
-    return [jnp.array(array) for array in layer_to_keras(params)]
-
-
 def _in_our_order(array: Any) -> Any:
     """A GRU's gates from z, r, h to r, z, n."""
-    first, second, third = np.split(np.asarray(array), 3, axis=-1)
-    return np.concatenate([second, first, third], axis=-1)
+    first, second, third = jnp.split(array, 3, axis=-1)
+    return jnp.concatenate([second, first, third], axis=-1)
 
 
 class _Layers:
@@ -122,7 +117,7 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
     """Our weights; those of a tied output layer are its bias alone."""
     output = output_layer(params)
     found: dict[str, Any] = {
-        "recurrent": [_recurrent_weights(layer) for layer in params.layers],
+        "recurrent": [layer_to_keras(layer) for layer in params.layers],
         "output": [output.b] if system.tied else [output.w, output.b],
     }
     if params.embedding is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache, partial
+from itertools import cycle
 from typing import Any, NamedTuple
 
 import jax
@@ -12,18 +13,11 @@ import numpy as np
 import optax
 from jax import Array, random
 
+from bench.peers import LayerPass, Training
 from bench.shapes import BATCHES, AnySystem, Classification, System
 
-Forward = Callable[[Any, Any, Any], Array]
 Loss = Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
 """(weights, carry, batch, dropout key or None) -> (mean loss, carry)."""
-
-
-class Program(NamedTuple):
-    """What a step is compiled for; code is found again by the identity of what it holds."""
-
-    loss: Loss
-    optimizer: optax.GradientTransformation
 
 
 class _State(NamedTuple):
@@ -34,52 +28,41 @@ class _State(NamedTuple):
     key: Array
 
 
-class OptaxTraining:
-    """See `Training`: one jitted step over donated state, which takes the weights over.
+def optax_training(
+    system: AnySystem,
+    loss: Loss,
+    weights: Any,
+    settings: Mapping[str, str],
+    beyond_ours: int = 0,
+    shared: tuple[Array, ...] = (),
+) -> Training:
+    """One jitted step over donated state, which takes the weights over.
 
     Its cell has `beyond_ours` weights more than ours; the `shared` arrays go with every batch.
     """
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(weights)) - beyond_ours
+    batches = [(*map(jnp.asarray, system.batch(index)), *shared) for index in range(BATCHES)]
+    turns, optimizer = cycle(enumerate(batches)), make_optimizer(system)
+    opt_state = optimizer.init(weights)
+    state = _State(weights, opt_state, zero_carry(system), jnp.int32(0), random.key(0))
 
-    def __init__(
-        self,
-        system: AnySystem,
-        loss: Loss,
-        weights: Any,
-        settings: Mapping[str, str],
-        beyond_ours: int = 0,
-        shared: tuple[Array, ...] = (),
-    ) -> None:
-        self.parameters = sum(leaf.size for leaf in jax.tree.leaves(weights)) - beyond_ours
-        self.settings = settings
-        self._program, self._zero_carry = (
-            Program(loss, make_optimizer(system)),
-            partial(zero_carry, system),
-        )
-        self._carried = isinstance(system, System) and system.carried
-        self._batches: Sequence[Any] = [
-            (*map(jnp.asarray, system.batch(index)), *shared) for index in range(BATCHES)
-        ]
-        self._index = 0
-        opt_state = self._program.optimizer.init(weights)
-        self._state = _State(weights, opt_state, zero_carry(system), jnp.int32(0), random.key(0))
+    def first_loss() -> float:
+        return float(_mean_loss(loss, state.weights, zero_carry(system), batches[0]))
 
-    def loss(self) -> float:
-        weights, carry = self._state.weights, self._zero_carry()
-        return float(_mean_loss(self._program, weights, carry, self._batches[0]))
+    def step() -> None:
+        nonlocal state
+        index, batch = next(turns)
+        if index == 0 or not system.carried:
+            state = state._replace(carry=zero_carry(system))
+        state, _ = jax.block_until_ready(_train_step(loss, optimizer, state, batch))
 
-    def step(self) -> None:
-        if self._index == 0 or not self._carried:
-            self._state = self._state._replace(carry=self._zero_carry())
-        done = _train_step(self._program, self._state, self._batches[self._index])
-        self._state, _ = jax.block_until_ready(done)
-        self._index = (self._index + 1) % BATCHES
+    return Training(step, first_loss, parameters, settings)
 
 
 @cache
 def make_optimizer(system: AnySystem) -> optax.GradientTransformation:
-    """Clipping where the system has it, and Adam."""
     adam = optax.adam(system.learning_rate)
-    if isinstance(system, Classification):
+    if system.clip_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(system.clip_norm), adam)
 
@@ -144,7 +127,6 @@ def hidden(
 
 
 def cast(tree: Any, dtype: str) -> Any:
-    """All arrays in the dtype of the products."""
     return jax.tree.map(lambda leaf: leaf.astype(dtype), tree)
 
 
@@ -159,8 +141,14 @@ def zero_carry(system: AnySystem, batch: int | None = None) -> list[Any]:
     return [(zeros(), zeros()) if system.cell == "lstm" else zeros() for _ in range(system.layers)]
 
 
-class JaxLayerPass:
-    """See `LayerPass`.
+def layer_pass(
+    forward: Callable[[Any, Any, Any], Array],
+    inputs: tuple[Any, Any, Any],
+    dys: Any,
+    named: Callable[[Any, Any, Any], dict[str, Any]],
+    settings: Mapping[str, str],
+) -> LayerPass:
+    """A layer's outputs and gradients.
 
     Args:
         forward: (weights, carry, xs) -> ys.
@@ -169,49 +157,36 @@ class JaxLayerPass:
         named: gradients of `inputs` -> the same by our names, in our shapes.
         settings: see `LayerPass`.
     """
+    given = jax.device_put((inputs, dys))
 
-    def __init__(
-        self,
-        forward: Forward,
-        inputs: tuple[Any, Any, Any],
-        dys: Any,
-        named: Callable[[Any, Any, Any], dict[str, Any]],
-        settings: Mapping[str, str],
-    ) -> None:
-        self._forward, self._named = forward, named
-        self._inputs, self._dys = jax.device_put((inputs, dys))
-        self.settings = settings
+    def run() -> Any:
+        return jax.block_until_ready(_forward_backward(forward, *given))
 
-    def run(self) -> None:
-        jax.block_until_ready(_forward_backward(self._forward, self._inputs, self._dys))
+    def gradients() -> dict[str, np.ndarray[Any, Any]]:
+        return {name: np.asarray(each, np.float32) for name, each in named(*run()[1]).items()}
 
-    def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
-        _, gradients = _forward_backward(self._forward, self._inputs, self._dys)
-        named = self._named(*gradients)
-        return {name: np.asarray(each, np.float32) for name, each in named.items()}
+    return LayerPass(run, gradients, settings)
 
 
 @partial(jax.jit, static_argnums=0)
-def _forward_backward(forward: Forward, inputs: Any, dys: Array) -> tuple[Array, Any]:
+def _forward_backward(forward: Any, inputs: Any, dys: Array) -> tuple[Array, Any]:
     # Full float32 on a GPU, as ours: its default there is TF32.
     with jax.default_matmul_precision("highest"):
         ys, back = jax.vjp(forward, *inputs)
         return ys, back(dys.astype(ys.dtype))
 
 
+# Code is found again by the identity of loss and optimizer.
 @partial(jax.jit, static_argnums=0)
-def _mean_loss(program: Program, weights: Any, carry: Any, batch: Any) -> Array:
-    return program.loss(weights, carry, batch, None)[0]
+def _mean_loss(loss: Loss, weights: Any, carry: Any, batch: Any) -> Array:
+    return loss(weights, carry, batch, None)[0]
 
 
-@partial(jax.jit, static_argnums=0, donate_argnums=1)
-def _train_step(program: Program, state: _State, batch: Any) -> tuple[_State, Array]:
-    key = random.fold_in(state.key, state.steps)
-
-    def loss_of(weights: Any) -> tuple[Array, Any]:
-        return program.loss(weights, state.carry, batch, key)
-
-    (loss, carry), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.weights)
-    updates, opt_state = program.optimizer.update(gradients, state.opt_state, state.weights)
-    weights = optax.apply_updates(state.weights, updates)
-    return _State(weights, opt_state, carry, state.steps + 1, state.key), loss
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _train_step(loss: Loss, optimizer: Any, state: _State, batch: Any) -> tuple[_State, Array]:
+    weights, opt_state, carry, steps, key = state
+    of_weights = jax.value_and_grad(loss, has_aux=True)
+    (mean, carry), gradients = of_weights(weights, carry, batch, random.fold_in(key, steps))
+    updates, opt_state = optimizer.update(gradients, opt_state, weights)
+    weights = optax.apply_updates(weights, updates)
+    return _State(weights, opt_state, carry, steps + 1, key), mean

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from itertools import cycle
 from typing import Any
 
 import jax
@@ -12,22 +13,20 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bench.environment import cores
-from bench.implementation import Implementation
-from bench.shapes import (
-    BATCHES,
-    AnyParams,
-    AnySystem,
-    Classification,
-    DType,
-    Job,
-    LayerShape,
-    LayerWork,
-    System,
-)
-from lstm_jax.cells import GRUParams, LSTMParams
+from bench import shapes
+from bench.peers import Implementation, LayerPass, Training
+from bench.report import cores
+from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, System
+from bench.workers import Built
 from lstm_jax.classifier import ClassifierParams
-from lstm_jax.models import LanguageModelParams, output_layer
+from lstm_jax.interop.pytorch import (
+    LanguageModelNames,
+    language_model_to_pytorch,
+    layers_to_pytorch,
+)
+from lstm_jax.models import LanguageModelParams
+
+_NAMES = LanguageModelNames("embedding", "recurrent", "output")
 
 Forward = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -54,70 +53,106 @@ class Peer(Implementation):
         torch.backends.mkldnn.enabled = onednn  # type: ignore[assignment]
         self._compile: Callable[[Any], Any] = torch.compile if compiled else lambda run: run
 
-    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> PyTorchTraining:
-        gates = 4  # of the second bias; a GRU of ours has the part of it that is not redundant
+    def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
+        device = self._device
         if isinstance(system, Classification):
             assert isinstance(params, ClassifierParams)
-            modules = _reviews_modules(system, params).to(self._device)
-            forward = _reviews_forward(system, modules, self._device)
+            modules = _reviews_modules(system, params).to(device)
+            forward = self._compile(_reviews_forward(system, modules, device))
         else:
             assert isinstance(params, LanguageModelParams)
-            modules = _language_modules(system, params).to(self._device)
-            forward = _language_forward(system, modules, self._device)
-            gates = 4 if system.cell == "lstm" else 2
-        beyond = gates * system.layers * system.hidden_size
-        return PyTorchTraining(system, dtype, modules, self._compile(forward), beyond)
+            modules = _language_modules(system, params).to(device)
+            forward = self._compile(_language_forward(system, modules, device))
+        optimizer = torch.optim.Adam(modules.parameters(), lr=system.learning_rate, fused=True)
+        batches = [[_on_device(ids, device) for ids in system.batch(i)] for i in range(BATCHES)]
+        turns, carry = cycle(enumerate(batches)), None
 
-    def layer(self, shape: LayerShape, dtype: DType, work: LayerWork) -> PyTorchLayerPass:
-        return PyTorchLayerPass(shape, dtype, work, self._compile, self._device)
+        def first_loss() -> float:
+            modules.eval()
+            with torch.no_grad(), _autocast(device, dtype):
+                loss, _ = forward(batches[0], None)
+            modules.train()
+            return float(loss)
+
+        def step() -> None:
+            nonlocal carry
+            index, batch = next(turns)
+            optimizer.zero_grad(set_to_none=True)
+            with _autocast(device, dtype):
+                loss, after = forward(batch, carry if index and system.carried else None)
+            loss.backward()
+            if system.clip_norm is not None:
+                nn.utils.clip_grad_norm_(modules.parameters(), system.clip_norm, foreach=True)
+            optimizer.step()
+            carry = jax.tree.map(lambda part: part.detach(), after)
+            _synchronize(device)
+
+        # Its second bias; a GRU of ours has the part of it that is not redundant.
+        beyond = (2 if system.cell == "gru" else 4) * system.layers * system.hidden_size
+        parameters = sum(p.numel() for p in modules.parameters()) - beyond
+        settings = {"optimizer": "Adam(fused=True)", **_settings(dtype)}
+        settings["input"] = "one-hot" if system.embedding_size is None else "nn.Embedding"
+        return Training(step, first_loss, parameters, settings)
+
+    def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
+        work, is_lstm, device = shape.work(), shape.cell == "lstm", self._device
+        kind = nn.LSTM if is_lstm else nn.GRU
+        empty = kind(shape.input_size, shape.hidden_size)
+        module = _with_arrays(empty, layers_to_pytorch((work.params,))).to(device)
+        forward = self._compile(module)
+
+        def placed(array: np.ndarray[Any, Any]) -> Any:
+            return torch.from_numpy(np.array(array)).to(device).requires_grad_()
+
+        xs, dys = placed(work.xs), torch.from_numpy(work.dys).to(device)
+        carry = tuple(placed(part[None]) for part in work.carry)
+
+        def run() -> tuple[Any, ...]:
+            with _autocast(device, dtype):
+                ys, _ = forward(xs, carry if is_lstm else carry[0])
+            inputs = (xs, *carry, *module.parameters())
+            found: tuple[Any, ...] = torch.autograd.grad(ys, inputs, dys.to(ys.dtype))
+            _synchronize(device)
+            return found
+
+        def gradients() -> dict[str, np.ndarray[Any, Any]]:
+            arrays = [each.float().cpu().numpy() for each in run()]
+            (of_xs, *of_carry), (w_x, w_h, b, b_hh) = arrays[:-4], arrays[-4:]
+            found = {"xs": of_xs, "w_x": w_x.T, "w_h": w_h.T, "b": b}
+            found |= {name: part[0] for name, part in zip("hc", of_carry, strict=False)}
+            return found if is_lstm else found | {"b_hn": b_hh[-shape.hidden_size :]}
+
+        return LayerPass(run, gradients, _settings(dtype))
 
     def sampling(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
-    ) -> PyTorchSampling:
-        return PyTorchSampling(system, dtype, params, job, self._device)
+        self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
+    ) -> Built:
+        """The layers step by step, then top-k, softmax, multinomial."""
+        kind = getattr(torch, dtype)
+        modules = _language_modules(system, params).to(self._device, kind).eval()
+        if system.embedding_size is None:
+            embedding = torch.eye(system.vocabulary_size, device=self._device, dtype=kind)
+        else:
+            embedding = modules["embedding"].weight
+        prompts = _on_device(job.prompts(system), self._device)
 
+        def write() -> np.ndarray[Any, np.dtype[np.int32]]:
+            with torch.inference_mode():
+                tokens, carry, written = prompts, None, []
+                for _ in range(job.places):
+                    hs, carry = modules["recurrent"](functional.embedding(tokens, embedding), carry)
+                    written.append(_choose(modules["output"](hs[-1]).float(), job))
+                    tokens = written[-1][None]
+                found: np.ndarray[Any, Any] = torch.stack(written).cpu().numpy()
+            return found.astype(np.int32)
 
-class PyTorchTraining:
-    """See `Training`; `beyond` is how many parameters it has more than ours."""
-
-    def __init__(
-        self, system: AnySystem, dtype: DType, modules: Any, forward: Forward, beyond: int
-    ) -> None:
-        self.parameters = sum(p.numel() for p in modules.parameters()) - beyond
-        self._modules, self._forward, self._dtype = modules, forward, dtype
-        self._device = next(modules.parameters()).device
-        self._clip = None if isinstance(system, Classification) else system.clip_norm
-        self._carried = isinstance(system, System) and system.carried
-        self._optimizer, optimizer_name = _adam(modules.parameters(), system.learning_rate)
-        self._batches = [
-            tuple(_on_device(ids, self._device) for ids in system.batch(index))
-            for index in range(BATCHES)
-        ]
-        self._index, self._carry = 0, None
-        self.settings = _settings(dtype) | {
-            "optimizer": optimizer_name,
-            "input": "one-hot" if system.embedding_size is None else "nn.Embedding",
+        settings = {
+            "loop": "inference_mode, one call of the layers a step",
+            "input": "one-hot" if system.embedding_size is None else "embedding",
+            "threads": str(torch.get_num_threads()),
+            "onednn": str(torch.backends.mkldnn.enabled),
         }
-
-    def loss(self) -> float:
-        self._modules.eval()
-        with torch.no_grad(), _autocast(self._device, self._dtype):
-            loss, _ = self._forward(self._batches[0], None)
-        self._modules.train()
-        return float(loss)
-
-    def step(self) -> None:
-        carry = None if self._index == 0 or not self._carried else self._carry
-        self._optimizer.zero_grad(set_to_none=True)
-        with _autocast(self._device, self._dtype):
-            loss, carry = self._forward(self._batches[self._index], carry)
-        loss.backward()
-        if self._clip is not None:
-            nn.utils.clip_grad_norm_(self._modules.parameters(), self._clip, foreach=True)
-        self._optimizer.step()
-        self._carry = _detached(carry)
-        self._index = (self._index + 1) % BATCHES
-        _synchronize(self._device)
+        return Built({"write": write}, settings)
 
 
 def _language_forward(system: System, modules: Any, device: torch.device) -> Forward:
@@ -133,9 +168,8 @@ def _language_forward(system: System, modules: Any, device: torch.device) -> For
         if system.dropout_place == "inputs":
             xs = _input_mask(xs, system.dropout, modules.training)
         hs, carry = modules["recurrent"](xs, carry)
-        logits = modules["output"](modules["dropout"](hs))
-        flat = logits.flatten(0, 1).float()
-        return functional.cross_entropy(flat, targets.flatten()), carry
+        logits = modules["output"](modules["dropout"](hs)).flatten(0, 1).float()
+        return functional.cross_entropy(logits, targets.flatten()), carry
 
     return forward
 
@@ -145,26 +179,18 @@ def _language_modules(system: System, params: LanguageModelParams) -> Any:
     if system.dropout_place == "inputs" and system.layers > 1:
         raise ValueError("dropout on the inputs of several layers")
     recurrent = nn.LSTM if system.cell == "lstm" else nn.GRU
-    size, above = system.hidden_size, system.output_dropout
-    if system.dropout_place == "outputs":
-        above = system.dropout
+    size, at_outputs = system.hidden_size, system.dropout_place == "outputs"
     between = system.dropout if system.layers > 1 else 0.0
     modules: dict[str, nn.Module] = {
         "recurrent": recurrent(system.input_size, size, system.layers, dropout=between),
-        "dropout": nn.Dropout(above),
+        "dropout": nn.Dropout(system.dropout if at_outputs else system.output_dropout),
         "output": nn.Linear(size, system.vocabulary_size),
     }
     if system.embedding_size is not None:
         modules["embedding"] = nn.Embedding(system.vocabulary_size, system.embedding_size)
     if system.tied:
         modules["output"].weight = modules["embedding"].weight
-    output = output_layer(params)
-    arrays: dict[str, Any] = {"output.weight": output.w.T, "output.bias": output.b}
-    if params.embedding is not None:
-        arrays["embedding.weight"] = params.embedding
-    for index, layer in enumerate(params.layers):
-        arrays |= {f"recurrent.{k}": each for k, each in _recurrent_state(layer, index).items()}
-    return _with_arrays(nn.ModuleDict(modules), arrays)
+    return _with_arrays(nn.ModuleDict(modules), language_model_to_pytorch(params, names=_NAMES))
 
 
 def _reviews_forward(system: Classification, modules: Any, device: torch.device) -> Forward:
@@ -204,103 +230,19 @@ def _reviews_modules(system: Classification, params: ClassifierParams) -> Any:
     for name, affine in (("dense", params.dense), ("output", params.output)):
         arrays |= {f"{name}.weight": affine.w.T, f"{name}.bias": affine.b}
     for index, layer in enumerate(params.layers):
-        arrays |= {f"layers.{index}.{k}": array for k, array in _recurrent_state(layer).items()}
+        arrays |= layers_to_pytorch((layer,), f"layers.{index}.")
     return _with_arrays(modules, arrays)
 
 
-class PyTorchLayerPass:
-    """See `LayerPass`."""
-
-    def __init__(
-        self,
-        shape: LayerShape,
-        dtype: DType,
-        work: LayerWork,
-        compile: Callable[[Any], Any],
-        device: torch.device,
-    ) -> None:
-        self._shape, self._dtype, self._device = shape, dtype, device
-        kind = nn.LSTM if shape.cell == "lstm" else nn.GRU
-        module = kind(shape.input_size, shape.hidden_size)
-        self._module = _with_arrays(module, _recurrent_state(work.params)).to(device)
-        self._run = compile(self._module)
-
-        def placed(array: np.ndarray[Any, Any]) -> Any:
-            return torch.from_numpy(np.array(array)).to(device).requires_grad_()
-
-        self._xs, self._dys = placed(work.xs), torch.from_numpy(work.dys).to(device)
-        self._carry = tuple(placed(part[None]) for part in work.carry)
-        self.settings = _settings(dtype)
-
-    def run(self) -> None:
-        self._gradients()
-
-    def gradients(self) -> dict[str, np.ndarray[Any, Any]]:
-        arrays = [each.float().cpu().numpy() for each in self._gradients()]
-        (xs, *carry), (w_x, w_h, b, b_hh) = arrays[:-4], arrays[-4:]
-        found = {"xs": xs, "w_x": w_x.T, "w_h": w_h.T, "b": b}
-        found |= {name: part[0] for name, part in zip("hc", carry, strict=False)}
-        if self._shape.cell == "gru":
-            found["b_hn"] = b_hh[-self._shape.hidden_size :]
-        return found
-
-    def _gradients(self) -> tuple[Any, ...]:
-        carry = self._carry if self._shape.cell == "lstm" else self._carry[0]
-        with _autocast(self._device, self._dtype):
-            ys, _ = self._run(self._xs, carry)
-        inputs = (self._xs, *self._carry, *self._module.parameters())
-        found: tuple[Any, ...] = torch.autograd.grad(ys, inputs, self._dys.to(ys.dtype))
-        _synchronize(self._device)
-        return found
-
-
-class PyTorchSampling:
-    """See `Sampling`: the layers step by step, then top-k, softmax, multinomial."""
-
-    def __init__(
-        self,
-        system: System,
-        dtype: DType,
-        params: LanguageModelParams,
-        job: Job,
-        device: torch.device,
-    ) -> None:
-        kind = getattr(torch, dtype)
-        self._job = job
-        self._modules = _language_modules(system, params).to(device, kind).eval()
-        if system.embedding_size is None:
-            self._embedding = torch.eye(system.vocabulary_size, device=device, dtype=kind)
-        else:
-            self._embedding = self._modules["embedding"].weight
-        self._prompts = _on_device(job.prompts(system), device)
-        self.settings: Mapping[str, str] = {
-            "loop": "inference_mode, one call of the layers a step",
-            "input": "one-hot" if system.embedding_size is None else "embedding",
-            "threads": str(torch.get_num_threads()),
-            "onednn": str(torch.backends.mkldnn.enabled),
-        }
-
-    def write(self) -> np.ndarray[Any, np.dtype[np.int32]]:
-        with torch.inference_mode():
-            tokens, carry = self._prompts, None
-            written = []
-            for _ in range(self._job.places):
-                xs = functional.embedding(tokens, self._embedding)
-                hs, carry = self._modules["recurrent"](xs, carry)
-                written.append(self._choose(self._modules["output"](hs[-1]).float()))
-                tokens = written[-1][None]
-            found: np.ndarray[Any, Any] = torch.stack(written).cpu().numpy()
-        return found.astype(np.int32)
-
-    def _choose(self, logits: Any) -> Any:
-        if self._job.temperature == 0:
-            return logits.argmax(-1)
-        logits = logits / self._job.temperature
-        if not self._job.top_n:
-            return torch.multinomial(logits.softmax(-1), 1)[:, 0]
-        values, ids = torch.topk(logits, min(self._job.top_n, logits.shape[-1]))
-        drawn = torch.multinomial(values.softmax(-1), 1)
-        return ids.gather(-1, drawn)[:, 0]
+def _choose(logits: Any, job: shapes.Job) -> Any:
+    if job.temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / job.temperature
+    if not job.top_n:
+        return torch.multinomial(logits.softmax(-1), 1)[:, 0]
+    values, ids = torch.topk(logits, min(job.top_n, logits.shape[-1]))
+    drawn = torch.multinomial(values.softmax(-1), 1)
+    return ids.gather(-1, drawn)[:, 0]
 
 
 def _settings(dtype: DType) -> dict[str, str]:
@@ -308,39 +250,15 @@ def _settings(dtype: DType) -> dict[str, str]:
 
 
 def _synchronize(device: torch.device) -> None:
-    """Waits until all is done."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def _autocast(device: torch.device, dtype: DType) -> AbstractContextManager[Any]:
-    """Products in bfloat16 where that is asked for."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-def _adam(parameters: Iterable[Any], rate: float) -> tuple[Any, str]:
-    """The fastest of its Adams that this build has, and its name."""
-    parameters = list(parameters)
-    try:
-        return torch.optim.Adam(parameters, lr=rate, fused=True), "Adam(fused=True)"
-    except RuntimeError:
-        return torch.optim.Adam(parameters, lr=rate, foreach=True), "Adam(foreach=True)"
-
-
-def _recurrent_state(layer: LSTMParams | GRUParams, index: int = 0) -> dict[str, Any]:
-    """One layer's weights by PyTorch's names; the order of the gates is the same."""
-    b = np.asarray(layer.b)
-    b_hh = np.zeros_like(b)
-    if isinstance(layer, GRUParams):
-        assert layer.b_hn is not None
-        b_hh[-layer.b_hn.size :] = layer.b_hn
-    arrays = (np.asarray(layer.w_x).T, np.asarray(layer.w_h).T, b, b_hh)
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    return {f"{name}_l{index}": array for name, array in zip(names, arrays, strict=True)}
-
-
 def _with_arrays(modules: Any, arrays: Mapping[str, Any]) -> Any:
-    """The modules, with the weights of these names."""
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
     modules.load_state_dict(tensors)
     return modules
@@ -354,11 +272,4 @@ def _input_mask(xs: Any, rate: float, training: bool) -> Any:
 
 
 def _on_device(array: np.ndarray[Any, Any], device: torch.device) -> Any:
-    """Integers as PyTorch indexes with them."""
     return torch.from_numpy(array.astype(np.int64)).to(device)
-
-
-def _detached(carry: Any) -> Any:
-    if isinstance(carry, tuple):
-        return tuple(part.detach() for part in carry)
-    return None if carry is None else carry.detach()

@@ -16,6 +16,7 @@ import pytest
 sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 from bench import contest, growth, memory, peers, products, timing
+from bench.report import Row, read_rows
 from bench.workers import Server, Worker
 
 
@@ -37,7 +38,7 @@ def short_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested is not how long it takes."""
     monkeypatch.setattr("bench.workers.gc.collect", lambda: 0)
     monkeypatch.setattr(timing, "SECONDS_PER_VISIT", 0.02)
-    monkeypatch.setattr(products, "SPECS", {"x @ w": "mk,kn->mn"})
+    monkeypatch.setattr(products, "SPECS", ("mk,kn->mn",))
     usual = peers.candidates
     for module in (contest, memory, growth):
         monkeypatch.setattr(module, "Worker", LocalWorker)
@@ -51,6 +52,20 @@ def apart(monkeypatch: pytest.MonkeyPatch, short_and_local: None) -> None:
     for module in (contest, memory):
         monkeypatch.setattr(module, "Worker", Worker)
         monkeypatch.setattr(module, "candidates", peers.candidates)
+
+
+@pytest.fixture
+def rows_of(tmp_path: Path) -> Callable[..., list[Row]]:
+    """Runs a bench's command, which writes rows and draws them."""
+
+    def run(command: Any, flags: str, code: int = 0, draws: bool = True) -> list[Row]:
+        file, picture = tmp_path / "rows.jsonl", tmp_path / "rows.png"
+        plot = ["--plot", str(picture)] if draws else []
+        assert command.main([*flags.split(), "--json", str(file), *plot]) == code
+        assert not draws or picture.read_bytes().startswith(b"\x89PNG")
+        return read_rows(file)
+
+    return run
 
 
 @pytest.fixture

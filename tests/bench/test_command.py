@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench import endurance, layer, memory, peers, plot, rate, sample, shapes, train
+from bench import endurance, layer, memory, plot, rate, sample, shapes, train
 from bench.__main__ import BENCHES, main
 from bench.report import read_rows
 
@@ -76,11 +76,8 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
         (lambda: layer.Options(shapes=("1,2,3",)), "a shape is '1,2,3'; expected four sizes"),
         (lambda: layer.Options(shapes=()), "there is nothing to measure"),
         (lambda: sample.Options(places=0), "places is 0"),
-        (lambda: sample.Options(prompt_length=0), "prompt_length is 0"),
         (lambda: sample.Options(batch_sizes=()), "batch_sizes are"),
         (lambda: sample.Options(batch_sizes=(4, 0)), "batch_sizes are"),
-        (lambda: sample.Options(top_n=-1), "top_n is -1"),
-        (lambda: sample.Options(temperature=float("nan")), "temperature is nan"),
         (lambda: sample.Options(peers=("keras",)), "there is no peer 'keras'; choose from pytor"),
         (lambda: memory.Options(steps=1), "steps is 1"),
         (lambda: rate.RateOptions(steps=1), "steps is 1; it must be at least 2"),
@@ -89,7 +86,6 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
         (lambda: shapes.system_named("novel"), "there is no system 'novel'"),
         (lambda: shapes.system_named("reviews", writes=True), "no system that writes 'reviews'"),
         (lambda: endurance.Options(minutes=0), "minutes is 0"),
-        (lambda: peers.module_of("numpy"), "there is no peer 'numpy'"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: Any, message: str) -> None:

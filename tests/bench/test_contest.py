@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from other_work import GRU, INSTALLED, TINY, build, way_of
+from other_work import GRU, INSTALLED, TINY, Peer, build, way_of
 
 from bench import contest, layer, peers, shapes, train
-from bench.agreement import (
-    GREEDY,
-    Learning,
-    require_same_continuations,
-    require_same_gradients,
-    require_same_learning,
-)
+from bench.layer import require_same_gradients
 from bench.peers import Candidate
-from bench.report import Row, read_rows
+from bench.report import Row
+from bench.sample import GREEDY, require_same_continuations
+from bench.train import Learning, require_same_learning
 from bench.workers import Disagreement
 
 WAYS = {
@@ -46,8 +43,8 @@ def work(monkeypatch: pytest.MonkeyPatch) -> contest.Work:
     monkeypatch.setattr(contest, "candidates", candidates)
     for name in WAYS:
         monkeypatch.setitem(peers.PEERS, name, "other_work")
-    check = contest.Check(way_of, (), require_other_work_to_be_named)
-    return contest.Work("train", "training", GRU, 15, {}, build, check)
+    same = require_other_work_to_be_named
+    return contest.Work("train", "training", GRU, 15, {}, build, way_of, same)
 
 
 def competed(work: contest.Work, *names: str) -> tuple[list[Row], bool]:
@@ -88,7 +85,7 @@ def test_one_that_cannot_run_is_no_disagreement_and_ours_is_never_left_out(
     assert agrees
     assert [row.ratio_to_best_peer for row in rows] == [None]
     monkeypatch.setitem(WAYS, "lstm_jax", ["unlucky"])
-    monkeypatch.setattr(contest, "module_of", lambda name: "other_work")
+    monkeypatch.setattr(contest, "load", lambda name, options: Peer(**options))
     with pytest.raises(ValueError, match="out of luck"):
         competed(work)
 
@@ -96,8 +93,9 @@ def test_one_that_cannot_run_is_no_disagreement_and_ours_is_never_left_out(
 def test_each_shows_once_that_it_does_the_same_work(work: contest.Work) -> None:
     with contest.Pool() as pool:
         shown: list[str] = []
-        check = work.check._replace(require_same=lambda found, ours: shown.append(found))
-        held = contest.Contest(pool, "training", "tiny", check)
+        held = contest.Contest(
+            pool, "training", "tiny", way_of, lambda found, ours: shown.append(found)
+        )
         for _ in range(3):
             entered = held.enter(("lstm_jax", "other", "away"), build)
             assert [each.name for each in entered] == ["lstm_jax", "other"]
@@ -107,31 +105,25 @@ def test_each_shows_once_that_it_does_the_same_work(work: contest.Work) -> None:
 
 def test_the_command_writes_rows_and_a_picture(
     tmp_path: Path,
+    rows_of: Any,
     strangers: None,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A real one; the others have the same course, with other work."""
     monkeypatch.setattr(shapes, "SYSTEMS", (GRU,))
-    file, picture = tmp_path / "rows.jsonl", tmp_path / "bars.png"
-    files = ["--json", str(file), "--plot", str(picture)]
-    named = ["--systems", "tiny-gru", "--peers", "absent", "wrong"]
-    assert train.main([*named, "--quick", *files]) == 1
+    (row,) = rows_of(train, "--systems tiny-gru --peers absent wrong --quick", code=1)
     printed = capsys.readouterr().out
     assert "wrong is left out: does other work: the first loss" in printed
     assert "the products alone: " in printed
-    (row,) = read_rows(file)
     assert (row.bench, row.system, row.implementation) == ("train", "tiny-gru", "lstm_jax")
-    assert row.ratio_to_best_peer is None
     assert (row.limit_fraction or 0) > 0
     assert "5 x [3, 8] @ [8, 24]" in row.settings["limit"]
     assert {"jax", "python"} < set(row.versions)
     assert int(row.threads["cores"]) >= 1
     assert row.date.count("-") == 2
     assert set(row.peers_left_out) == {"absent", "wrong"}
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    # One line each, without what it has not.
-    (line,) = map(json.loads, file.read_text().splitlines())
+    line = json.loads((tmp_path / "rows.jsonl").read_text())
     assert not {"memory_mb", "steps_per_second", "ratio_to_best_peer"} & set(line)
 
 
@@ -151,11 +143,9 @@ def test_peers_in_processes_of_their_own_are_timed(apart: None) -> None:
 
 
 @pytest.mark.slow
-def test_of_the_shapes_of_a_layer_the_least_is_measured_if_quick(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    given = ["--shapes", "90,3,5,8", "7,3,5,8", "--cells", "gru", "--quick", "--json", str(file)]
-    assert layer.main([*given, "--peers", "flax-nnx"]) == 0
-    ours, peer = read_rows(file)
+def test_of_the_shapes_of_a_layer_the_least_is_measured_if_quick(rows_of: Any) -> None:
+    flags = "--shapes 90,3,5,8 7,3,5,8 --cells gru --quick --peers flax-nnx"
+    ours, peer = rows_of(layer, flags)
     assert ours.system == peer.system == "gru 7,3,5,8"
     assert ours.tokens_per_second == pytest.approx(21e3 / ours.median_ms)
 
@@ -171,36 +161,33 @@ def test_pytorch_has_threads_to_choose_on_a_cpu_alone() -> None:
     assert len(names(1)) == 3
 
 
+OURS_LEARNT = Learning(10, 2.0, 0.1)
+ONES, NONE_WRITTEN = np.ones((2, 3)), np.zeros((GREEDY.places, GREEDY.batch), np.int32)
+OTHERS_WRITTEN = NONE_WRITTEN.copy()
+OTHERS_WRITTEN[7:, 2] = 5
+LEARNS = partial(require_same_learning, dtype="float32")
+DESCENDS = partial(require_same_gradients, dtype="float32")
+
+
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("require", "ours", "found", "message"),
     [
-        (Learning(11, 2.0, 0.1), "trains 11 parameters, ours 10"),
-        (Learning(10, 2.001, 0.1), "the first loss"),
-        (Learning(10, math.nan, 0.1), "the first loss is nan"),
-        (Learning(10, 2.0, 0.0), "the drop of the loss"),
+        (LEARNS, OURS_LEARNT, Learning(11, 2.0, 0.1), "trains 11 parameters, ours 10"),
+        (LEARNS, OURS_LEARNT, Learning(10, 2.001, 0.1), "the first loss"),
+        (LEARNS, OURS_LEARNT, Learning(10, math.nan, 0.1), "the first loss is nan"),
+        (LEARNS, OURS_LEARNT, Learning(10, 2.0, 0.0), "the drop of the loss"),
+        (DESCENDS, ONES, np.ones((3, 2)), r"gradient of w_x is \(3, 2\), ours \(2, 3\)"),
+        (DESCENDS, ONES, 1.01 * ONES, "gradient of w_x is .* of its length away"),
+        (DESCENDS, ONES, np.nan * ONES, "gradient of w_x is .* of its length away"),
+        (require_same_continuations, NONE_WRITTEN, OTHERS_WRITTEN, "w_x token 7 of text 2 is 5"),
+        (require_same_continuations, NONE_WRITTEN, NONE_WRITTEN[1:], r"tokens are \(49, 3\), ours"),
     ],
 )
-def test_what_is_learnt_otherwise_is_named(found: Learning, message: str) -> None:
+def test_the_first_difference_from_ours_is_named(
+    require: Any, ours: Any, found: Any, message: str
+) -> None:
+    if require is not LEARNS:
+        ours, found = {"w_x": ours}, {"w_x": found}
+    require(ours, ours)
     with pytest.raises(Disagreement, match=message):
-        require_same_learning(found, Learning(10, 2.0, 0.1), "float32")
-
-
-def test_another_gradient_is_named() -> None:
-    wanted = {"w_x": np.ones((2, 3))}
-    require_same_gradients({}, wanted, "float32")
-    with pytest.raises(Disagreement, match=r"gradient of w_x is \(3, 2\), ours \(2, 3\)"):
-        require_same_gradients({"w_x": np.ones((3, 2))}, wanted, "float32")
-    for wrong in (1.01, np.nan):
-        with pytest.raises(Disagreement, match=r"gradient of w_x is .* of its length away"):
-            require_same_gradients({"w_x": np.full((2, 3), wrong)}, wanted, "float32")
-
-
-def test_the_first_place_of_another_text_is_named() -> None:
-    wanted: Any = np.zeros((GREEDY.places, GREEDY.batch), np.int32)
-    other = wanted.copy()
-    other[7:, 2] = 5
-    both = {"greedy": wanted, "top-n 1": wanted}
-    with pytest.raises(Disagreement, match="top-n 1 token 7 of text 2 is 5, ours 0"):
-        require_same_continuations(both | {"top-n 1": other}, both)
-    with pytest.raises(Disagreement, match=r"greedy tokens are \(49, 3\), ours \(50, 3\)"):
-        require_same_continuations(both | {"greedy": wanted[1:]}, both)
+        require(found, ours)

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from other_work import INSTALLED, TINY, named
+from other_work import TINY
 
 from bench import growth, memory, shapes
 from bench.memory import Steps, steps_of
-from bench.report import read_rows
+from bench.ours import step_shapes
+from bench.report import Row
 from bench.workers import Failed, NotRun
 
 SMALL = dataclasses.replace(TINY, layers=1, dropout=0.0)
@@ -31,15 +32,8 @@ def test_a_large_table_shows_in_the_memory_of_its_process(apart: None) -> None:
     assert run.first_s > run.step_s[0] > 0
 
 
-@pytest.mark.slow
-@pytest.mark.beyond_ci
-@named(*INSTALLED)
-def test_every_peer_runs_apart(name: str, apart: None) -> None:
-    assert steps_of(name, SMALL, "float32", 3).peak_mb > 0
-
-
 def test_rows_hold_the_medians_of_all_processes_and_their_ratio(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     peaks = {"lstm_jax": [10.0, 90.0, 10.0], "pytorch": [25.0] * 3, "flax-nnx": [40.0] * 3}
     order = []
@@ -54,12 +48,9 @@ def test_rows_hold_the_medians_of_all_processes_and_their_ratio(
 
     monkeypatch.setattr(shapes, "SYSTEMS", (SMALL,))
     monkeypatch.setattr(memory, "steps_of", run)
-    file, picture = tmp_path / "rows.jsonl", tmp_path / "peaks.png"
-    # One that failed makes the exit code 1; one that cannot run here does not.
-    assert memory.main(["--json", str(file), "--plot", str(picture)]) == 1
+    rows = rows_of(memory, "", code=1)  # one has failed
     assert order[:5] == ["lstm_jax", "pytorch", "flax-nnx", "keras", "equinox"]
     assert order[5:8] == ["lstm_jax", "pytorch", "flax-nnx"]
-    rows = read_rows(file)
     assert [row.memory_mb for row in rows] == [10.0, 25.0, 40.0]
     assert [row.ratio_to_best_peer for row in rows] == [2.5, None, None]
     assert [row.median_ms for row in rows] == [pytest.approx(20.0)] * 3
@@ -68,13 +59,13 @@ def test_rows_hold_the_medians_of_all_processes_and_their_ratio(
     printed = capsys.readouterr().out
     assert "keras is left out: cannot run: keras is not well" in printed
     assert "our first step takes 2.00 s, that of the fastest peer 3.00 s" in printed
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
     def operations(times: int) -> list[str]:
-        text = growth.lower(dataclasses.replace(SMALL, sequence_length=times), "float32").as_text()
-        return re.findall(r"= \"?([\w.]+)", text)
+        system = dataclasses.replace(SMALL, sequence_length=times)
+        lower, *given = step_shapes(system, "float32")
+        return re.findall(r"= \"?([\w.]+)", lower(*given).as_text())
 
     assert operations(20_000) == operations(10)
     assert len(operations(10)) > 100
@@ -82,29 +73,23 @@ def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
 
 @pytest.mark.slow
 def test_growth_rows_name_what_varies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = growth.measure_point("batch_size", 6, growth.GrowthOptions(rounds=1), base=SMALL)
     assert row.system == "batch size 6"
     assert row.tokens_per_second == pytest.approx(30e3 / row.median_ms)
     assert row.compile_s > 0
     assert (row.memory_mb or 0) > 0
-    monkeypatch.setattr(
-        growth,
-        "measure_point",
-        lambda size, value, *_: dataclasses.replace(
-            row,
-            system=f"{size} {value}",
-            shape=dataclasses.asdict(SMALL) | {size: value, "varied": size},
-        ),
-    )
-    files = ["--json", str(tmp_path / "rows.jsonl"), "--plot", str(tmp_path / "growth.png")]
-    assert growth.main(["--quick", *files]) == 0
-    rows = read_rows(tmp_path / "rows.jsonl")
+
+    def measured(size: str, value: int, *_: object) -> Row:
+        shape = dataclasses.asdict(SMALL) | {size: value, "varied": size}
+        return dataclasses.replace(row, system=f"{size} {value}", shape=shape)
+
+    monkeypatch.setattr(growth, "measure_point", measured)
+    rows = rows_of(growth, "--quick")
     assert [row.shape["varied"] for row in rows[::2]] == list(growth.SIZES)
     assert [row.shape["hidden_size"] for row in rows[4:6]] == [32, 128]
     assert "remat 100: 1.000 of the memory and 1.00 of the time of remat" in capsys.readouterr().out
-    assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_resident_memory_is_that_of_this_process() -> None:

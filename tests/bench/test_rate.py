@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 
 from bench import rate
 from bench.rate import RateOptions, random_system, reported_rate
-from bench.report import read_rows
 from lstm_jax.systems import preset_named
 from lstm_jax.systems.language import LYRICS, LanguageSystem
 
@@ -40,7 +38,7 @@ def test_rows_make_one_rate_of_all_steps_but_the_first() -> None:
 
 @pytest.mark.slow
 def test_what_the_loop_does_between_steps_lowers_the_ratio(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each batch takes 50 ms to make, which the bare step finds made."""
     make = LanguageSystem.feed
@@ -56,9 +54,7 @@ def test_what_the_loop_does_between_steps_lowers_the_ratio(
 
     monkeypatch.setattr(LanguageSystem, "feed", slow)
     monkeypatch.setattr(rate, "preset_named", lambda name: TINY)
-    file = tmp_path / "row.jsonl"
-    assert rate.main(["--steps", "5", "--rounds", "2", "--json", str(file)]) == 0
-    (row,) = read_rows(file)
+    (row,) = rows_of(rate, "--steps 5 --rounds 2", draws=False)
     assert (row.bench, row.system, row.implementation) == ("rate", "lyrics", "lstm_jax")
     assert row.calls == 2 * (5 - 1)
     assert row.p10_ms <= row.median_ms <= row.p90_ms

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,7 +13,7 @@ from other_work import GRU, INSTALLED, TINY, build
 from bench import filters, sample, shapes
 from bench.limits import bytes_a_step, readers
 from bench.ours import stored
-from bench.report import Row, make_row, read_rows
+from bench.report import Row, make_row
 from bench.timing import Timing
 from bench.workers import Built, Disagreement
 
@@ -29,10 +28,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample, "FILTER_BATCHES", (2,))
 
 
-def run(file: Path, *options: str, code: int = 0) -> list[Row]:
-    small = ["--systems", "tiny", "--places", "6", "--prompt-length", "4", "--top-n", "3"]
-    assert sample.main([*small, "--json", str(file), *options]) == code
-    return read_rows(file)
+TINY_WORK = "--systems tiny --places 6 --prompt-length 4 --top-n 3"
 
 
 def require_writing_beside_all_that_it_is_compared_with(rows: list[Row], peers: list[str]) -> None:
@@ -45,33 +41,24 @@ def require_writing_beside_all_that_it_is_compared_with(rows: list[Row], peers: 
         rounded = row.implementation == sample.ROUNDED
         assert row.dtype == ("bfloat16" if rounded else "float32")
         # Ours in bfloat16 has no peer in bfloat16 here.
-        rivals = [
-            each.median_ms
-            for each in writing
-            if each.shape["batch"] == batch and each.implementation in peers
-        ]
-        expected = min(rivals) / row.median_ms if row.implementation == "lstm_jax" else None
-        assert row.ratio_to_best_peer == (expected and pytest.approx(expected))
-        if not row.is_ours or batch != 1:
-            assert row.limit_fraction is None
+        assert (row.ratio_to_best_peer is None) == (row.implementation != "lstm_jax")
+        assert (row.is_ours and batch == 1) or row.limit_fraction is None
     others = {row.system: row for row in rows if row.system != "tiny"}
-    assert list(others) == [
-        *("tiny prompt 4", "tiny weights", "tiny prompt 40"),
-        *("filter top-n 300", "filter top-p 300"),
-    ]
+    filtered = ["filter top-n 300", "filter top-p 300"]
+    assert list(others) == ["tiny prompt 4", "tiny weights", "tiny prompt 40", *filtered]
     long = others["tiny prompt 40"]
     assert long.implementation == f"{sample.ROUNDED}, training scan"
     assert long.tokens_per_second == pytest.approx(40e3 / long.median_ms)
-    assert int(others["tiny weights"].shape["places"]) == 6  # type: ignore[call-overload]
-    for kind in ("top-n", "top-p"):
-        filtered = [row for row in rows if row.system == f"filter {kind} 300"]
-        assert [row.implementation for row in filtered] == ["lstm_jax", "jnp.sort", "lax.top_k"]
-        best = min(row.median_ms for row in filtered[1:])
-        assert filtered[0].ratio_to_best_peer == pytest.approx(best / filtered[0].median_ms)
+    assert int(str(others["tiny weights"].shape["places"])) == 6
+    for kind in filtered:
+        ours, *beside = (row for row in rows if row.system == kind)
+        assert [row.implementation for row in beside] == ["jnp.sort", "lax.top_k"]
+        best = min(row.median_ms for row in beside)
+        assert ours.ratio_to_best_peer == pytest.approx(best / ours.median_ms)
 
 
 def test_writing_is_timed_beside_prompts_weights_and_filters(
-    tmp_path: Path,
+    rows_of: Any,
     tiny: None,
     strangers: None,
     monkeypatch: pytest.MonkeyPatch,
@@ -91,28 +78,24 @@ def test_writing_is_timed_beside_prompts_weights_and_filters(
     monkeypatch.setattr(sample, "continuations", lambda *_: {})
     monkeypatch.setattr(sample, "build_reading", nothing("x @ weights, float32"))
     monkeypatch.setattr(sample, "build_filters", nothing("lstm_jax", "jnp.sort", "lax.top_k"))
-    picture = tmp_path / "rates.png"
-    named = ["--peers", "wrong", "absent", "--rounds", "1", "--batch-sizes", "1", "3"]
-    rows = run(tmp_path / "rows.jsonl", *named, "--plot", str(picture))
+    rows = rows_of(sample, f"{TINY_WORK} --peers wrong absent --rounds 1 --batch-sizes 1 3")
     require_writing_beside_all_that_it_is_compared_with(rows, ["wrong"])
     assert set(rows[0].peers_left_out) == {"absent"}
     assert "absent is left out: cannot run: a_library_that" in capsys.readouterr().out
-    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow
 @pytest.mark.beyond_ci
-def test_all_really_write(tmp_path: Path, tiny: None) -> None:
-    rows = run(tmp_path / "rows.jsonl", "--rounds", "1", "--batch-sizes", "1", "3")
+def test_all_really_write(rows_of: Any, tiny: None) -> None:
+    rows = rows_of(sample, f"{TINY_WORK} --rounds 1 --batch-sizes 1 3")
     require_writing_beside_all_that_it_is_compared_with(rows, WRITING)
 
 
 @pytest.mark.slow
 def test_a_peer_that_writes_other_tokens_is_not_timed(
-    tmp_path: Path, tiny: None, strangers: None, capsys: pytest.CaptureFixture[str]
+    rows_of: Any, tiny: None, strangers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--quick", "--batch-sizes", "2", "--peers", "wrong"]
-    rows = run(tmp_path / "rows.jsonl", *options, code=1)
+    rows = rows_of(sample, f"{TINY_WORK} --quick --batch-sizes 2 --peers wrong", code=1)
     assert {row.implementation for row in rows if row.system == "tiny"} == {"lstm_jax"}
     assert "wrong is left out: does other work: greedy token" in capsys.readouterr().out
 

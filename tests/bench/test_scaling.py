@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from other_work import TINY
 
 from bench import scaling, shapes
-from bench.environment import cores
-from bench.report import read_rows
+from bench.report import cores
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(cores() < 2, reason="each of two processes takes a core")
 def test_processes_train_alone_and_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shapes, "SYSTEMS", (TINY,))
-    file = tmp_path / "rows.jsonl"
-    assert scaling.main(["--rounds", "3", "--steps", "2", "--json", str(file)]) == 0
-    alone, together = read_rows(file)
+    alone, together = rows_of(scaling, "--rounds 3 --steps 2", draws=False)
     assert (alone.implementation, together.implementation) == (scaling.ALONE, scaling.TOGETHER)
     assert alone.tokens_per_second * alone.median_ms == pytest.approx(
         2e3 * TINY.tokens_per_step  # of both

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bench.timing import take_turns
-from bench.workers import Built, Disagreement, Entered, Failed, NotRun, Server, Worker
+from bench.workers import Built, Disagreement, Failed, NotRun, Server, Worker
 
 
 def variable(name: str) -> str | None:
@@ -42,10 +42,8 @@ def test_a_worker_has_its_own_environment_and_gives_back_what_it_computes(
             other.ask(Server.call, os.getpid),
         )
         np.testing.assert_array_equal(worker.ask(Server.call, np.arange, 3), np.arange(3))
-        entered = worker.ask(Server.enter, build, 1)
-        assert isinstance(entered, Entered)
-        assert set(entered.first_s) == {"add", "print"}
-        assert entered.settings == {"a": "b"}
+        first_s, settings = worker.ask(Server.enter, build, 1)
+        assert (set(first_s), settings) == ({"add", "print"}, {"a": "b"})
         assert len(worker.ask(Server.visit, "add")) > 1
         for kind, told in ((ValueError, NotRun), (Disagreement, Disagreement), (KeyError, Failed)):
             with pytest.raises(told, match="the reason"):
