@@ -75,7 +75,7 @@ def test_writing_is_timed_beside_prompts_weights_and_filters(
         return lambda *_: Built(dict.fromkeys(names, build(None).calls["step"]), {})
 
     monkeypatch.setattr(sample, "build", calls)
-    monkeypatch.setattr(sample, "continuations", lambda *_: {})
+    monkeypatch.setattr(sample, "continuations", lambda *_, **__: {})
     monkeypatch.setattr(sample, "build_reading", nothing("x @ weights, float32"))
     monkeypatch.setattr(sample, "build_filters", nothing("lstm_jax", "jnp.sort", "lax.top_k"))
     rows = rows_of(sample, f"{TINY_WORK} --peers wrong absent --rounds 1 --batch-sizes 1 3")
@@ -123,8 +123,8 @@ def test_a_step_reads_every_weight_but_the_rows_not_looked_up() -> None:
 
 
 def test_the_limit_is_told_from_the_steps_alone_and_the_fastest_reading() -> None:
-    names = {"bench": "sample", "system": "tiny", "implementation": "lstm_jax", "dtype": "float32"}
-    row = make_row(Timing(30.0, 30.0, 30.0, 1), tokens=1, shape={"places": 11}, **names)
+    names, timing = ("sample", "tiny", "lstm_jax", "float32"), Timing(30.0, 30.0, 30.0, 1)
+    row = make_row(*names, timing, tokens=1, shape={"places": 11})
     prompts = [dataclasses.replace(row, median_ms=20.0)]
     weights = [dataclasses.replace(row, median_ms=each) for each in (9.0, 5.5)]
     assert sample.with_limit(row, prompts, weights).limit_fraction == pytest.approx(0.5)
