@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
-from bench.ours import stored
 from bench.shapes import DType, System
 from bench.workers import Built
 from lstm_jax.models import LanguageModelParams
+from lstm_jax.sampling import with_weights
 
 _ROWS = 512
 
@@ -33,7 +33,8 @@ def build_reading(system: System, dtypes: Sequence[DType], passes: int) -> Built
     calls: dict[str, Callable[[], object]] = {}
     settings: dict[str, str] = {}
     for dtype in dtypes:
-        size = bytes_a_step(stored(system, dtype, system.initial_params())[1])
+        _, params = with_weights(system.model(dtype), system.initial_params(), dtype)
+        size = bytes_a_step(params)
         settings[dtype] = str(size)
         calls |= {f"{name}, {dtype}": run for name, run in readers(size, passes).items()}
     return Built(calls, settings)

@@ -69,7 +69,7 @@ class Peer(Implementation):
         Those are the prompt alone and, where one place is written, the scan that training reads a
         prompt with.
         """
-        model, params = stored(system, dtype, params)
+        model, params = with_weights(system.model(dtype), params, dtype)
         prompts = job.prompts(system)
         on_device = jax.device_put(prompts)
         template = np.concatenate([prompts, np.full((job.places, job.batch), FREE, np.int32)])
@@ -181,12 +181,6 @@ def with_vectors(system: AnySystem, params: Any) -> Any:
     if isinstance(system, System):
         return params
     return params._replace(vectors=jnp.asarray(system.vectors()))
-
-
-def stored(
-    system: System, dtype: DType, params: LanguageModelParams
-) -> tuple[LanguageModel, LanguageModelParams]:
-    return with_weights(system.model(dtype), params, dtype)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,10 +10,10 @@ from other_work import GRU, GRU_LAYER, INSTALLED, LSTM_LAYER, POEMS, REVIEWS, TI
 
 from bench import ours, peers, shapes
 from bench.layer import gradients, require_same_gradients
-from bench.ours import stored
 from bench.sample import continuations, require_same_continuations
 from bench.shapes import AnySystem, DType, Job, LayerShape, System
 from bench.train import learning, require_same_learning
+from lstm_jax.sampling import with_weights
 
 slow = pytest.mark.slow
 dtypes = pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=slow)])
@@ -60,7 +60,7 @@ def test_peers_write_the_same_and_draw_from_the_likeliest(name: str, system: Sys
     assert (wanted["greedy"] == wanted["top-n 1"]).all()
     assert len(np.unique(wanted["greedy"])) > 2
     params, job = system.initial_params(), Job(64, 3, 1, temperature=2.0, top_n=3)
-    model, weights = stored(system, "float32", params)
+    model, weights = with_weights(system.model("float32"), params, "float32")
     logits_BV = np.asarray(model.apply(weights, None, job.prompts(system))[1][-1])
     rank_BV = (-logits_BV).argsort(-1).argsort(-1)
     drawn_B = peer.sampling(system, "float32", params, job).calls["write"]()[0]

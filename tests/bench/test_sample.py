@@ -12,10 +12,10 @@ from other_work import GRU, INSTALLED, TINY, build
 
 from bench import filters, sample, shapes
 from bench.limits import bytes_a_step, readers
-from bench.ours import stored
 from bench.report import Row, make_row
 from bench.timing import Timing
 from bench.workers import Built, Disagreement
+from lstm_jax.sampling import with_weights
 
 WRITING = [name for name in ("pytorch", "flax-nnx") if name in INSTALLED]
 
@@ -113,10 +113,10 @@ def test_filters_keep_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_step_reads_every_weight_but_the_rows_not_looked_up() -> None:
     for dtype, width in (("float32", 4), ("bfloat16", 2)):
-        _, params = stored(TINY, dtype, TINY.initial_params())
+        _, params = with_weights(TINY.model(dtype), TINY.initial_params(), dtype)
         matrices = 32 + 8 * 32 + 2 * 8 * 32 + 8 * 11
         assert bytes_a_step(params) == width * matrices + 4 * (32 + 32 + 11)
-        _, params = stored(GRU, dtype, GRU.initial_params())
+        _, params = with_weights(GRU.model(dtype), GRU.initial_params(), dtype)
         assert bytes_a_step(params) == width * (4 + 4 * 24 + 8 * 24 + 8 * 11) + 4 * (24 + 8 + 11)
     rows, columns = (np.asarray(run()).size for run in readers(4096, 3).values())
     assert 4 * rows * columns == 4096
