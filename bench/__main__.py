@@ -22,6 +22,7 @@ BENCHES = {
     "rate": "the rate of train.py's loop beside its bare training step",
     "systems": "what runs of train.py reached, beside published figures, n-grams",
     "launches": "what a GPU would launch a time step; compiled for one, not run",
+    "vmem": "what a TPU would keep in its fast memory; compiled for one, not run",
     "endurance": "whether memory grows or the rate falls in a long run",
     "plot": "the picture of rows that a bench wrote with --json",
 }

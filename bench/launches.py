@@ -12,26 +12,13 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import jax
-import jax.numpy as jnp
-from jax import Array, random
-from jax.experimental import topologies
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-
-from bench.layer import sizes_of
-from bench.ours import step_shapes
-from bench.report import writing
-from bench.shapes import AnySystem, LayerShape, systems_named
+from bench.programs import Program, Programs, described, layer_of, loops_in
 from lstm_jax.cli.arguments import parse
-from lstm_jax.precision import ComputeDtype
-from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
 
 GRAPH: Mapping[str, str | bool] = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
@@ -101,69 +88,41 @@ class Loop:
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Programs):
     """Compiles our layers and training steps for an H100 and counts what their loops launch.
 
     Attributes:
-        cells: whose layers.
-        shapes: of the layers, T,B,D,H each.
-        dtypes: of the products of layers and steps.
-        systems: whose training steps; none named means all.
         products: as kernels of XLA's own, or as calls of cuBLAS; on a card XLA tries both.
-        quick: no training steps.
-        json: where to write the rows, one a line.
     """
 
-    cells: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
-    shapes: tuple[str, ...] = ("100,100,512,512",)
-    dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")
-    systems: tuple[str, ...] = ()
     products: Literal["xla", "cublas"] = "xla"
-    quick: bool = False
-    json: Path | None = None
 
 
-def compile_for_h100(
-    lower: Callable[..., Any], given: tuple[Any, ...], options: Mapping[str, Any]
-) -> tuple[Any, str]:
-    """The program of a jitted function, by its `lower` and shapes, and what it launches, as text.
+def compile_for_h100(program: Program, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """What it becomes, and what that launches, as text.
 
     ValueError where there is no compiler for CUDA.
     """
-    try:
-        topology = topologies.get_topology_desc("", "cuda", target_config=_H100, topology="1x1x1")
-    except (NotImplementedError, RuntimeError) as error:
-        line = f"nothing here compiles for a CUDA GPU ({error}); pip install '.[cuda]'"
-        raise ValueError(line) from None
-    mesh = Mesh(topology.devices, ("device",))
-    whole = NamedSharding(mesh, PartitionSpec())
-    shapes = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=whole), tuple(given)
-    )
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        program = lower(*shapes).compile(compiler_options={**options, **dump})
+        device = described("a CUDA GPU", "cuda", "", "cuda", target_config=_H100, topology="1x1x1")
+        compiled = program.compiled(device, {**options, **dump})
         (file,) = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")
-        return program, file.read_text(encoding="utf-8")
+        return compiled, file.read_text(encoding="utf-8")
 
 
-def loops_of(
-    name: str, dtype: ComputeDtype, times: int, program: Any, thunks: str
-) -> Iterator[Loop]:
+def loops_of(program: Program, compiled: Any, thunks: str) -> Iterator[Loop]:
     """The loops of a program that run a layer over time."""
-    entry = program.as_text().partition("\nENTRY ")[2]
-    memory_mb = program.memory_analysis().temp_size_in_bytes / 1e6
-    found = re.findall(r"^.* while\(.*$", entry, re.MULTILINE)
-    for line, (body, in_one_graph) in zip(found, _bodies(thunks.splitlines()), strict=True):
-        layer = re.search(r'op_name="[^"]*?((?:lstm|gru|rnn)_\d+)', line)
+    memory_mb = compiled.memory_analysis().temp_size_in_bytes / 1e6
+    lines, bodies = loops_in(compiled.as_text()), _bodies(thunks.splitlines())
+    for line, (body, in_one_graph) in zip(lines, bodies, strict=True):
         trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        if layer and trips:
-            unroll = times // int(trips[1])
-            direction = "backward" if "transpose(" in line else "forward"
+        if (found := layer_of(line)) and trips:
+            unroll = program.times // int(trips[1])
             kernels, products, copies = (
                 body[each] / unroll for each in ("kernels", "products", "copies")
             )
-            where = (name, dtype, layer[1], direction, unroll)
+            where = (program.name, program.dtype, *found, unroll)
             yield Loop(*where, kernels, products, copies, in_one_graph, memory_mb)
 
 
@@ -190,55 +149,13 @@ def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
         around.append((indent, kind))
 
 
-def layer_loops(
-    shape: LayerShape, compiler: Mapping[str, Any], dtype: ComputeDtype
-) -> Iterator[Loop]:
-    stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, compute_dtype=dtype)
-    key = jax.eval_shape(lambda: random.key(0))
-    layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
-    xs = jax.ShapeDtypeStruct((shape.times, shape.batch, shape.input_size), jnp.float32)
-    carry = jax.eval_shape(lambda layers: stack_zero_carry(layers, shape.batch), layers)
-    inference = partial(run_stack, stack)
-
-    def training(layers: Any, carry: Any, xs: Array, dys: Any) -> Any:
-        ys, pull = jax.vjp(inference, layers, carry, xs)
-        return ys, pull(dys)
-
-    given = (layers, carry, xs)
-    programs: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
-        "inference": (inference, given),
-        "training": (training, (*given, jax.eval_shape(inference, *given))),
-    }
-    for name, (function, shapes) in programs.items():
-        compiled = compile_for_h100(jax.jit(function).lower, shapes, compiler)
-        yield from loops_of(f"{shape.name} {name}", dtype, shape.times, *compiled)
-
-
-def step_loops(
-    system: AnySystem, compiler: Mapping[str, Any], dtype: ComputeDtype
-) -> Iterator[Loop]:
-    lower, *shapes = step_shapes(system, dtype)
-    compiled = compile_for_h100(lower, tuple(shapes), compiler)
-    yield from loops_of(f"{system.name} step", dtype, system.sequence_length, *compiled)
-
-
-def all_loops(options: Options) -> Iterator[Loop]:
-    compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
-    sizes = map(sizes_of, options.shapes)
-    shapes = [LayerShape(cell, *each) for each, cell in product(sizes, options.cells)]
-    systems = [] if options.quick else systems_named(options.systems, quick=False)
-    for shape, dtype in product(shapes, options.dtypes):
-        yield from layer_loops(shape, compiler, dtype)
-    for system, dtype in product(systems, options.dtypes):
-        yield from step_loops(system, compiler, dtype)
-
-
 def main(arguments: Sequence[str]) -> int:
     options = parse(Options, Options(), arguments, "bench launches")
-    jax.config.update("jax_platforms", "cpu")  # else JAX looks for the driver of a GPU first
+    compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
     print("compiled for an H100 and not run: launches a time step, of each loop over time")
-    with writing(options.json) as write:
-        for loop in all_loops(options):
-            print(loop, flush=True)
-            write({"bench": "launches", **asdict(loop), "launches": loop.launches})
+    with options.writing() as write:
+        for program in options.all():
+            for loop in loops_of(program, *compile_for_h100(program, compiler)):
+                print(loop, flush=True)
+                write({"bench": "launches", **asdict(loop), "launches": loop.launches})
     return 0

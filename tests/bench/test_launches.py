@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench import launches
+from bench.programs import Program
 
 ROOT = Path(__file__).parents[2]
 compiles_for_cuda = pytest.mark.skipif(
@@ -56,8 +57,9 @@ backend_config={"known_trip_count":{"n":"3"}}
 def test_what_is_launched_is_counted_a_time_step() -> None:
     """Neither what only holds others, nor conditions, nor what lies outside or in other loops."""
     memory = SimpleNamespace(temp_size_in_bytes=5_000_000)
-    program = SimpleNamespace(as_text=lambda: HLO, memory_analysis=lambda: memory)
-    (loop,) = launches.loops_of("f", "tf32", 10, program, THUNKS)
+    compiled = SimpleNamespace(as_text=lambda: HLO, memory_analysis=lambda: memory)
+    program = Program("f", "tf32", 10, lambda: None, ())
+    (loop,) = launches.loops_of(program, compiled, THUNKS)
     assert (loop.layer, loop.direction, loop.unroll) == ("gru_1", "backward", 2)
     assert (loop.kernels, loop.products, loop.copies, loop.launches) == (0, 1, 0.5, 1.5)
     assert loop.in_one_graph
@@ -95,4 +97,4 @@ def test_layers_and_steps_launch_at_most_three_forward_and_four_backward(
 @pytest.mark.skipif(not compiles_for_cuda.args[0], reason="a compiler for CUDA is installed")
 def test_without_a_compiler_for_cuda_the_extra_is_named() -> None:
     with pytest.raises(ValueError, match=r"nothing here compiles for a CUDA GPU .*'\.\[cuda\]'"):
-        launches.compile_for_h100(lambda: None, (), {})
+        launches.main(["--quick"])

@@ -1,0 +1,128 @@
+"""Our layers and training steps as programs for a device that is only described, and not here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from bench.layer import sizes_of
+from bench.ours import step_shapes
+from bench.report import writing
+from bench.shapes import LayerShape, systems_named
+from lstm_jax.precision import ComputeDtype
+from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
+
+
+class Program(NamedTuple):
+    """A jitted function's `lower` and the shapes that it is given.
+
+    Attributes:
+        dtype: of the products.
+        times: that its layers run over.
+    """
+
+    name: str
+    dtype: ComputeDtype
+    times: int
+    lower: Callable[..., Any]
+    given: tuple[Any, ...]
+
+    def compiled(self, device: Any, options: Mapping[str, Any]) -> Any:
+        """Compiled for that device with options of the compiler."""
+        place = SingleDeviceSharding(device)
+        shapes = jax.tree.map(
+            lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), self.given
+        )
+        return self.lower(*shapes).compile(compiler_options=dict(options))
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Which layers and training steps are compiled.
+
+    Attributes:
+        cells: whose layers.
+        shapes: of the layers, T,B,D,H each.
+        dtypes: of the products of layers and steps.
+        systems: whose training steps; none named means all.
+        quick: no training steps.
+        json: where to write the rows, one a line.
+    """
+
+    cells: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
+    shapes: tuple[str, ...] = ("100,100,512,512",)
+    dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")
+    systems: tuple[str, ...] = ()
+    quick: bool = False
+    json: Path | None = None
+
+    def writing(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
+        """What writes rows to the file that the options name."""
+        return writing(self.json)
+
+    def all(self) -> Iterator[Program]:
+        """The programs, layers first."""
+        jax.config.update(
+            "jax_platforms", "cpu"
+        )  # else JAX looks for drivers of accelerators first
+        sizes = map(sizes_of, self.shapes)
+        for (size, cell), dtype in product(product(sizes, self.cells), self.dtypes):
+            yield from programs_of_layer(LayerShape(cell, *size), dtype)
+        for system in [] if self.quick else systems_named(self.systems, quick=False):
+            for dtype in self.dtypes:
+                lower, *shapes = step_shapes(system, dtype)
+                name, times = f"{system.name} step", system.sequence_length
+                yield Program(name, dtype, times, lower, tuple(shapes))
+
+
+def programs_of_layer(shape: LayerShape, dtype: ComputeDtype) -> Iterator[Program]:
+    """Of a layer inference, and training: forward and backward."""
+    stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, compute_dtype=dtype)
+    key = jax.eval_shape(lambda: random.key(0))
+    layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
+    xs = jax.ShapeDtypeStruct((shape.times, shape.batch, shape.input_size), jnp.float32)
+    carry = jax.eval_shape(lambda layers: stack_zero_carry(layers, shape.batch), layers)
+    inference = partial(run_stack, stack)
+
+    def training(layers: Any, carry: Any, xs: Array, dys: Any) -> Any:
+        ys, pull = jax.vjp(inference, layers, carry, xs)
+        return ys, pull(dys)
+
+    given = (layers, carry, xs)
+    made = partial(Program, dtype=dtype, times=shape.times)
+    yield made(f"{shape.name} inference", lower=jax.jit(inference).lower, given=given)
+    dys = jax.eval_shape(inference, *given)
+    yield made(f"{shape.name} training", lower=jax.jit(training).lower, given=(*given, dys))
+
+
+def described(what: str, extra: str, name: str, platform: str, **options: Any) -> Any:
+    """The first device of a topology; ValueError where nothing here compiles for it."""
+    try:
+        return topologies.get_topology_desc(name, platform, **options).devices[0]
+    except (NotImplementedError, RuntimeError) as error:
+        line = f"nothing here compiles for {what} ({error}); pip install '.[{extra}]'"
+        raise ValueError(line) from None
+
+
+def loops_in(hlo: str) -> list[str]:
+    """The loops of a compiled program that are in no other loop, a line each."""
+    entry = hlo.partition("\nENTRY ")[2]
+    return re.findall(r"^.* while\(.*$", entry, re.MULTILINE)
+
+
+def layer_of(loop: str) -> tuple[str, str] | None:
+    """Of a loop over time the name and number of its layer, and the direction of the pass."""
+    layer = re.search(r'op_name="[^"]*?((?:lstm|gru|rnn)_\d+)', loop)
+    return layer and (layer[1], "backward" if "transpose(" in loop else "forward")
