@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +21,11 @@ from bench.layer import sizes_of
 from bench.ours import step_shapes
 from bench.report import writing
 from bench.shapes import LayerShape, systems_named
+from lstm_jax.cells import CELLS, CellName
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
+
+_LAYER = re.compile(rf'op_name="[^"]*?\b((?:{"|".join(cell.name for cell in CELLS)})_\d+)')
 
 
 class Program(NamedTuple):
@@ -61,7 +64,7 @@ class Programs:
         json: where to write the rows, one a line.
     """
 
-    cells: tuple[Literal["lstm", "gru"], ...] = ("lstm", "gru")
+    cells: tuple[CellName, ...] = ("lstm", "gru")
     shapes: tuple[str, ...] = ("100,100,512,512",)
     dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")
     systems: tuple[str, ...] = ()
@@ -124,5 +127,5 @@ def loops_in(hlo: str) -> list[str]:
 
 def layer_of(loop: str) -> tuple[str, str] | None:
     """Of a loop over time the name and number of its layer, and the direction of the pass."""
-    layer = re.search(r'op_name="[^"]*?((?:lstm|gru|rnn)_\d+)', loop)
+    layer = _LAYER.search(loop)
     return layer and (layer[1], "backward" if "transpose(" in loop else "forward")

@@ -20,8 +20,12 @@ from bench.programs import Program, Programs, described, layer_of, loops_in
 from lstm_jax.cli.arguments import parse
 
 _ARRAY = re.compile(r"(?P<dtype>bf16|f32)\[(?P<sizes>[\d,]+)\]\{(?P<layout>[^}]*)\}")
-# Without which libtpu asks the network which chips it is on.
-_ENVIRONMENT = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+# Without these libtpu asks the network which chips it is on, and serves one process at a time.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 _BYTES = {"bf16": 2, "f32": 4}
 
 

@@ -233,7 +233,9 @@ def layer_with_info(
     else:
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
-        at_once = backend == "parallel" or (backend == "auto" and jax.default_backend() != "cpu")
+        at_once: bool | None = backend == "parallel"
+        if backend == "auto" and isinstance(xs.shape[0], int):  # a scan over a symbol is a loop
+            at_once = None
         how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
         carry, states, info = solver.run(
             how, cell.unit_step, cells.unit_params(params, policy), carry, gates_TBG, mask, order

@@ -8,7 +8,9 @@ Shapes: T time, and whatever comes after it, of every array the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -24,7 +26,7 @@ def linear_recurrence(
     blocks: Blocks,
     offsets: State,
     *,
-    parallel: bool,
+    parallel: bool | None,
     reverse: bool,
     unroll: int = 1,
     guarded: bool = False,
@@ -37,7 +39,8 @@ def linear_recurrence(
     Args:
         blocks: A, S x S arrays `[T, ...]`.
         offsets: b, S arrays `[T, ...]`.
-        parallel: by one associative scan, whose depth is log T; else by a loop over time.
+        parallel: by one associative scan, whose depth is log T; else by a loop over time; None
+            lets the platform choose.
         reverse: from the last time to the first.
         unroll: steps per iteration of the loop.
         guarded: where the scan's products overflow, a loop gives the states, in the same program.
@@ -45,9 +48,11 @@ def linear_recurrence(
     Returns:
         h, S arrays `[T, ...]`.
     """
-    loop = partial(_in_a_loop, unroll=unroll)
-    at_once = _guarded if guarded else _all_at_once
-    solved = at_once if parallel else loop
+
+    def solved(blocks: Blocks, offsets: State, reverse: bool) -> State:
+        at_once = partial(_guarded if guarded else _all_at_once, reverse)
+        loop = partial(_in_a_loop, reverse, unroll)
+        return by_platform(parallel, at_once, loop)(blocks, offsets)  # type: ignore[no-any-return]
 
     def residual(states: State) -> State:
         from_before = _applied(blocks, previous(states, reverse=reverse))
@@ -63,6 +68,13 @@ def linear_recurrence(
 
     found: State = lax.custom_linear_solve(residual, offsets, solve, transpose_solve)
     return found
+
+
+def by_platform(parallel: bool | None, at_once: Any, loop: Any) -> Callable[..., Any]:
+    """One of the two; for None what suits the platform that the program is lowered for."""
+    if parallel is not None:
+        return at_once if parallel else loop  # type: ignore[no-any-return]
+    return partial(lax.platform_dependent, cpu=loop, default=at_once)
 
 
 def previous(states: State, first: State | None = None, *, reverse: bool) -> State:
@@ -82,7 +94,7 @@ def _dot(row: State, column: State) -> Array:
     return sum(terms[1:], start=terms[0])
 
 
-def _all_at_once(blocks: Blocks, offsets: State, reverse: bool) -> State:
+def _all_at_once(reverse: bool, blocks: Blocks, offsets: State) -> State:
     def following(first: tuple[Blocks, State], then: tuple[Blocks, State]) -> tuple[Blocks, State]:
         columns = tuple(zip(*first[0], strict=True))
         joined = tuple(tuple(_dot(row, column) for column in columns) for row in then[0])
@@ -93,19 +105,19 @@ def _all_at_once(blocks: Blocks, offsets: State, reverse: bool) -> State:
     return tuple(states)
 
 
-def _guarded(blocks: Blocks, offsets: State, reverse: bool) -> State:
+def _guarded(reverse: bool, blocks: Blocks, offsets: State) -> State:
     """All at once, and where that is not finite, in a loop; see the solver for why a `while`."""
 
     def again(at: tuple[State, Array]) -> tuple[State, Array]:
-        return _in_a_loop(blocks, offsets, reverse, unroll=1), at[1] & False
+        return _in_a_loop(reverse, 1, blocks, offsets), at[1] & False
 
-    states = _all_at_once(blocks, offsets, reverse)
+    states = _all_at_once(reverse, blocks, offsets)
     failed = ~jnp.stack([jnp.isfinite(array).all() for array in states]).all()
     states, _ = lax.while_loop(lambda at: at[1], again, (states, failed))
     return states
 
 
-def _in_a_loop(blocks: Blocks, offsets: State, reverse: bool, *, unroll: int) -> State:
+def _in_a_loop(reverse: bool, unroll: int, blocks: Blocks, offsets: State) -> State:
     def step(state: State, inputs: tuple[Blocks, State]) -> tuple[State, State]:
         blocks, offsets = inputs
         state = tuple(map(jnp.add, _applied(blocks, state), offsets))

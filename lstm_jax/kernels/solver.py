@@ -30,7 +30,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from lstm_jax.kernels.carries import reset_rows, select_rows
-from lstm_jax.kernels.linear import Blocks, State, linear_recurrence, previous
+from lstm_jax.kernels.linear import Blocks, State, by_platform, linear_recurrence, previous
 from lstm_jax.sharding import vary_as
 
 MAX_ITERATIONS = 12
@@ -66,7 +66,8 @@ class How(NamedTuple):
     """How the states are found.
 
     Attributes:
-        parallel: for all times at once; else in a loop.
+        parallel: for all times at once; else in a loop. None lets the platform choose, while
+            lowering: a loop on a CPU, where it is the faster nearly everywhere.
         linear: whether F is linear in the state.
         reverse: from the last time to the first.
         unroll: steps per iteration of a loop.
@@ -76,7 +77,7 @@ class How(NamedTuple):
         bounded: whether no product of Jacobians is above 1, so that none overflows.
     """
 
-    parallel: bool
+    parallel: bool | None
     linear: bool
     reverse: bool
     unroll: int = 1
@@ -150,18 +151,30 @@ def _run(
     recurrence: _Recurrence, operands: Any, first: State, inputs: Any
 ) -> tuple[State, SolverInfo]:
     given = jax.tree.map(lax.stop_gradient, (operands, first, inputs))
-    iterations, sequential = jnp.int32(0), jnp.array(not recurrence.how.parallel)
-    if not recurrence.how.parallel:
-        states = _loop(recurrence, *given)
-    elif recurrence.how.linear:
-        states = _linear(recurrence, *given)
-    else:
-        states, iterations, sequential = _newton(recurrence, *given)
+    states, iterations, sequential = by_platform(
+        recurrence.how.parallel, partial(_at_once, recurrence), partial(_in_a_loop, recurrence)
+    )(*given)
     before = previous(states, given[1], reverse=recurrence.how.reverse)
     found = _over_time(recurrence.step)(given[0], before, given[2])
     residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(found, states, strict=True)))
     states = _solution(recurrence, operands, first, inputs, states)
     return states, SolverInfo(iterations, residual, sequential)
+
+
+def _at_once(
+    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
+) -> tuple[State, Array, Array]:
+    if not recurrence.how.linear:
+        return _newton(recurrence, operands, first, inputs)
+    states = _linear(recurrence, operands, first, inputs)
+    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(False)))
+
+
+def _in_a_loop(
+    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
+) -> tuple[State, Array, Array]:
+    states = _loop(recurrence, operands, first, inputs)
+    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(True)))
 
 
 def _over_time(step: Callable[..., Any]) -> Callable[..., Any]:

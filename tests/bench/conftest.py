@@ -5,6 +5,9 @@ Where a test does not say otherwise, what would run in processes of their own ru
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +67,20 @@ def rows_of(tmp_path: Path) -> Callable[..., list[Row]]:
         assert command.main([*flags.split(), "--json", str(file), *plot]) == code
         assert not draws or picture.read_bytes().startswith(b"\x89PNG")
         return read_rows(file)
+
+    return run
+
+
+@pytest.fixture
+def rows_compiled(tmp_path: Path) -> Callable[[str, str], list[dict[str, Any]]]:
+    """What a bench that compiles writes, in a process whose compiler is not set for tests."""
+
+    def run(bench: str, flags: str) -> list[dict[str, Any]]:
+        file = tmp_path / "rows.jsonl"
+        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+        command = [sys.executable, "-m", "bench", bench, "--json", str(file), *flags.split()]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=environment)
+        return list(map(json.loads, file.read_text().splitlines()))
 
     return run
 

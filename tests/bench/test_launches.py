@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from bench import launches
 from bench.programs import Program
 
-ROOT = Path(__file__).parents[2]
 compiles_for_cuda = pytest.mark.skipif(
     not any(
         plugin.name.startswith("xla_cuda") for plugin in metadata.entry_points(group="jax_plugins")
@@ -77,21 +73,27 @@ def test_what_is_launched_is_counted_a_time_step() -> None:
     ],
 )
 def test_layers_and_steps_launch_at_most_three_forward_and_four_backward(
-    flags: str, rows: int, tmp_path: Path
+    flags: str, rows: int, rows_compiled: Callable[..., Any]
 ) -> None:
     """A time step, in every dtype; nothing is copied, and a loop is one graph."""
-    file = tmp_path / "rows.jsonl"
-    # In a process whose compiler is not set for tests.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    command = [sys.executable, "-m", "bench", "launches", "--json", str(file), *flags.split()]
-    subprocess.run(command, check=True, cwd=ROOT, env=environment)
-    found = list(map(json.loads, file.read_text().splitlines()))
+    found = rows_compiled("launches", flags)
     assert len(found) >= rows
     assert {row["direction"] for row in found} == {"forward", "backward"}
     for row in found:
         assert row["launches"] <= (3 if row["direction"] == "forward" else 4), row
         assert row["copies"] == 0, row
         assert row["in_one_graph"], row
+
+
+@pytest.mark.slow
+@compiles_for_cuda
+def test_units_that_act_each_on_its_own_have_no_loop_over_time(
+    rows_compiled: Callable[..., Any],
+) -> None:
+    """Chosen while lowering: of five cells compiled on a CPU, the LSTM alone has one."""
+    cells = "lstm mingru minlstm diag-gru diag-lstm"
+    found = rows_compiled("launches", f"--quick --dtypes float32 --shapes 16,4,8,8 --cells {cells}")
+    assert [row["layer"] for row in found] == 3 * ["lstm_0"]
 
 
 @pytest.mark.skipif(not compiles_for_cuda.args[0], reason="a compiler for CUDA is installed")

@@ -1,12 +1,10 @@
 """What our loops keep in a TPU's fast memory, as compiled for one; only libtpu is needed."""
 
-import json
-import os
-import subprocess
-import sys
+from collections import Counter
+from collections.abc import Callable
 from importlib.util import find_spec
-from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from bench import vmem
 from bench.programs import Program
 
-ROOT = Path(__file__).parents[2]
+has_libtpu = pytest.mark.skipif(not find_spec("libtpu"), reason="no libtpu: pip install '.[tpu]'")
 HLO = """HloModule jit_f
 
 ENTRY %main {
@@ -40,7 +38,7 @@ def test_what_lies_in_vmem_is_added_up() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not find_spec("libtpu"), reason="no libtpu: pip install '.[tpu]'")
+@has_libtpu
 @pytest.mark.parametrize("chip", ["v5e", "v6e"])
 @pytest.mark.parametrize(
     ("flags", "rows"),
@@ -52,18 +50,28 @@ def test_what_lies_in_vmem_is_added_up() -> None:
         }.items()
     ],
 )  # fmt: skip
-def test_weights_and_carry_stay_in_vmem(chip: str, flags: str, rows: int, tmp_path: Path) -> None:
+def test_weights_and_carry_stay_in_vmem(
+    chip: str, flags: str, rows: int, rows_compiled: Callable[..., Any]
+) -> None:
     """Through all steps of every loop over time, in float32 and in bfloat16."""
     if chip == "v6e" and "systems" in flags and jax.__version_info__ < (0, 11):
         pytest.skip("jax 0.10 cannot print what libtpu makes of a step for a v6e")
-    file = tmp_path / "rows.jsonl"
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    command = [sys.executable, "-m", "bench", "vmem", "--chips", chip, "--json", str(file)]
-    subprocess.run([*command, *flags.split()], check=True, cwd=ROOT, env=environment)
-    found = list(map(json.loads, file.read_text().splitlines()))
+    found = rows_compiled("vmem", f"--chips {chip} {flags}")
     assert len(found) == rows
     for row in found:
         assert row["kept_in_vmem_mb"] == row["kept_mb"] > 0, row
+
+
+@pytest.mark.slow
+@has_libtpu
+def test_units_that_act_each_on_its_own_have_no_loop_over_time(
+    rows_compiled: Callable[..., Any],
+) -> None:
+    """Newton's iterations are a loop, and the ways out, where it or its gradient fails."""
+    cells = "lstm mingru minlstm diag-gru diag-lstm"
+    flags = f"--chips v5e --quick --dtypes float32 --shapes 16,4,8,8 --cells {cells}"
+    found = Counter(row["layer"] for row in rows_compiled("vmem", flags))
+    assert found == {"lstm_0": 1 + 2, "diag-gru_0": 2 + 3, "diag-lstm_0": 2 + 3}
 
 
 @pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is installed")

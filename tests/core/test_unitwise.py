@@ -166,10 +166,26 @@ def test_no_loop_goes_over_time(form: str) -> None:
     assert len(at_once) == (0 if form in LINEAR else 3)
 
 
+@pytest.mark.parametrize("form", ["mingru", pytest.param("minlstm", marks=slow)])
+def test_the_platform_is_chosen_while_lowering(form: str) -> None:
+    """One exported program has a loop for a CPU, and none for a GPU or TPU."""
+    inputs = drawn(form, 9)
+    training = jax.jit(partial(run_with_gradients, backend="auto"))
+
+    def loops(*platforms: str) -> int:
+        exported = jax.export.export(training, platforms=platforms)(*inputs)
+        return str(exported.mlir_module()).count("stablehlo.while")
+
+    assert loops("cuda") == loops("tpu") == 0
+    assert loops("cpu") == loops("cpu", "cuda", "tpu") == 2
+    exported = jax.export.export(training, platforms=("cpu", "cuda"))(*inputs)
+    assert_same_bits(exported.call(*inputs), run_with_gradients(*inputs, backend="scan"))
+
+
 # Beyond what a product over all times can hold ---------------------------------------------------
 
 
-def test_a_loop_s_cells_are_the_default_s_bits() -> None:
+def test_a_loop_s_bits_are_the_default_s() -> None:
     """On a CPU at few times, where a loop is the faster."""
     params, carry, xs = drawn("diag-gru", 8)
     assert_same_bits(run(params, carry, xs, backend="auto"), run(params, carry, xs, backend="scan"))
