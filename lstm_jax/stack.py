@@ -5,7 +5,6 @@ Shapes: T time, B batch, D input size, H hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal, NamedTuple
@@ -18,6 +17,7 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
+from lstm_jax.kernels.carries import before_each, reset_rows
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
 from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
@@ -51,6 +51,9 @@ class StackConfig:
             `proj_size`; Sak et al., arXiv:1402.1128); None for none.
         bidirectional: each layer also runs backward in time; outputs are concatenated, so a
             layer on top sees 2H.
+        directions_at_once: whether a bidirectional layer's two directions go in one loop, each step
+            of which takes one of either; else one after the other. For GPUs, where it is half as
+            many launches; it is not the default, since it has not been timed on any.
         gru_reset: whether a GRU's reset gate works after the recurrent product (cuDNN, PyTorch,
             Keras) or before it (the paper).
         initialisation: whose initial distribution of weights, see `init_lstm`.
@@ -74,6 +77,7 @@ class StackConfig:
     hidden_size: Size = 128
     projection_size: Size | None = None
     bidirectional: bool = False
+    directions_at_once: Changeable[bool] = False
     gru_reset: GRUReset = "after"
     initialisation: Initialisation = "pytorch"
     dropout: Changeable[Share] = 0.0
@@ -199,22 +203,28 @@ def run_stack(
     _check(config, layers, carry)
     place = config.dropout_place if config.dropout else None
     keys = None if dropout_key is None else [fold(dropout_key, n) for n in range(len(layers))]
-    run = partial(
-        layer,
-        mask=mask,
-        resets=resets,
-        backend=config.backend,
-        compute_dtype=config.compute_dtype,
-        unroll=config.unroll,
-        remat=config.remat,
-    )
+
+    def run(
+        params: Any, carry: Any, xs: Array, mask: Any, resets: Any, input_scale: Any, **way: Any
+    ) -> tuple[Any, Array]:
+        return layer(
+            params, carry, xs, mask=mask, resets=resets, input_scale=input_scale,
+            backend=config.backend, compute_dtype=config.compute_dtype, unroll=config.unroll,
+            remat=config.remat, **way,
+        )  # fmt: skip
+
     finals = []
     for index, (params, before) in enumerate(zip(layers, carry, strict=True)):
         input_scale = None
         if keys is not None and place == "inputs":
             xs, input_scale = _drop_inputs(keys[index], config.dropout, xs, _input_size(params))
         with jax.named_scope(f"{config.cell}_{index}"):
-            final, xs = _one_layer(run, params, before, xs, input_scale)
+            inputs = (xs, mask, resets, input_scale)
+            if not isinstance(params, Directions):
+                final, xs = run(params, before, *inputs)
+            else:
+                both = _at_once if config.directions_at_once else _in_turn
+                final, xs = both(run, params, before or Directions(None, None), *inputs)
         above = place == "outputs" or (place == "between" and index < len(layers) - 1)
         if keys is not None and above:
             xs *= dropout_mask(keys[index], config.dropout, xs.shape, xs.dtype)
@@ -297,21 +307,29 @@ def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...])
                 )
 
 
-def _one_layer(
-    run: Callable[..., tuple[Any, Array]],
-    params: Any,
-    carry: Any,
-    xs: Array,
-    input_scale: Array | None,
-) -> tuple[Any, Array]:
-    if not isinstance(params, Directions):
-        return run(params, carry, xs, input_scale=input_scale)
-    before = Directions(None, None) if carry is None else carry
-    forward, forward_TBH = run(params.forward, before.forward, xs, input_scale=input_scale)
-    backward, backward_TBH = run(
-        params.backward, before.backward, xs, input_scale=input_scale, reverse=True
-    )
+def _in_turn(
+    run: Any, params: Directions, carry: Directions, *inputs: Any
+) -> tuple[Directions, Array]:
+    forward, forward_TBH = run(params.forward, carry.forward, *inputs)
+    backward, backward_TBH = run(params.backward, carry.backward, *inputs, reverse=True)
     return Directions(forward, backward), jnp.concatenate([forward_TBH, backward_TBH], axis=-1)
+
+
+def _at_once(
+    run: Any, params: Directions, carry: Directions, xs: Array, mask: Any, resets: Any, scale: Any
+) -> tuple[Directions, Array]:
+    """The second direction sees all times in the other order, and a batch has them both."""
+    cuts = None if resets is None else before_each(resets, reverse=True)
+    turned = jax.tree.map(lambda a: a[::-1], (xs, mask, cuts, scale))
+    given = ((*params[:1], *carry[:1], xs, mask, resets, scale), (*params[1:], *carry[1:], *turned))
+    found = jax.vmap(run)(*jax.tree.map(lambda *both: jnp.stack(both), *given))
+    (forward, forward_TBH), (backward, backward_TBH) = (
+        jax.tree.map(lambda a, n=n: a[n], found) for n in range(2)
+    )
+    if resets is not None:  # the cut at the first time comes after the last step
+        backward = reset_rows(resets[0], backward)
+    ys_TBH = jnp.concatenate([forward_TBH, backward_TBH[::-1]], axis=-1)
+    return Directions(forward, backward), ys_TBH
 
 
 def _input_size(params: Any) -> int:

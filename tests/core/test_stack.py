@@ -20,6 +20,8 @@ from core_cases import (
     flags,
     looped,
     normals_like,
+    slow,
+    weighted,
 )
 from jax import random
 
@@ -55,6 +57,52 @@ def test_stack_is_its_layers_one_after_another(cell: str, function: Any) -> None
     first, ys = function(layers[0], carry[0], xs, **flags())
     second, ys = function(layers[1], carry[1], ys, **flags())
     assert_near(run(config, layers, carry, xs, **flags()), ((first, second), ys), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cell": "lstm", "layers": 2},
+        pytest.param({"cell": "lstm", "projection_size": 2, "remat": 3}, marks=slow),
+        pytest.param({"cell": "gru", "dropout": 0.5, "dropout_place": "inputs"}, marks=slow),
+        pytest.param({"cell": "gru", "gru_reset": "before", "unroll": 2}, marks=slow),
+        pytest.param({"cell": "rnn"}, marks=slow),
+        pytest.param({"cell": "diag-lstm"}, marks=slow),
+        pytest.param({"cell": "minlstm", "backend": "parallel"}, marks=slow),
+        pytest.param({"cell": "lstm", "backend": "reference"}, marks=slow),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("are_tokens", [False, pytest.param(True, marks=slow)])
+@pytest.mark.parametrize("is_bare", [False, pytest.param(True, marks=slow)])
+def test_directions_at_once_are_those_in_turn(
+    float64: None, options: Any, are_tokens: bool, is_bare: bool
+) -> None:
+    """Values, and gradients of parameters, carry and inputs, with every option of a layer.
+
+    And it is one loop a layer forward, and one backward, where it was two.
+    """
+    in_turn = StackConfig(hidden_size=H, bidirectional=True, **options)
+    at_once = dataclasses.replace(in_turn, directions_at_once=True)
+    layers, carry, xs = jax.tree.map(lambda a: a.astype(jnp.float64), draw(in_turn))
+    tokens = jnp.argmax(xs, -1) if are_tokens else None
+    key = random.key(3) if in_turn.dropout else None
+
+    def loss(config: StackConfig, layers: Any, carry: Any, xs: Any) -> Any:
+        xs = xs if tokens is None else tokens
+        given = (None, xs) if is_bare else (carry, xs)
+        marks = {} if is_bare else flags()
+        results = run_stack(config, layers, *given, dropout_key=key, **marks)
+        return weighted(1, results), results
+
+    gradients = jax.jit(jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
+    found, expected = (
+        gradients.lower(config, layers, carry, xs).compile() for config in (at_once, in_turn)
+    )
+    assert_near(found(layers, carry, xs), expected(layers, carry, xs), 1e-10)
+    if options.keys() <= {"cell", "layers"} and options["cell"] in ("lstm", "rnn"):
+        one, two = (str(each.as_text()).count(f'"n":"{T}"') for each in (found, expected))
+        assert (one, two) == (2 * in_turn.layers, 4 * in_turn.layers)
 
 
 @pytest.mark.parametrize(
