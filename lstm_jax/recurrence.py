@@ -5,6 +5,7 @@ Shapes: T time, B batch, D input size, H hidden size, G gates side by side.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, get_args
 
@@ -198,15 +199,7 @@ def layer_with_info(
             layer_with_info, params, reverse=reverse, backend=backend,
             compute_dtype=compute_dtype, unroll=unroll,
         )  # fmt: skip
-
-        def chunk(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
-            xs, mask, resets, input_scale = inputs
-            carry, hs_TBH, info = run(carry, xs, mask=mask, resets=resets, input_scale=input_scale)
-            return carry, (hs_TBH, solver.at_each(info, hs_TBH.shape[0]))
-
-        inputs = (xs, mask, resets, input_scale)
-        carry, (hs_TBH, info) = scan_rematerialised(chunk, carry, inputs, remat, reverse=reverse)
-        return carry, hs_TBH, solver.worst(info)
+        return _in_chunks(run, carry, (xs, mask, resets, input_scale), remat, reverse)
     if xs.ndim == 3:
         # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
@@ -244,6 +237,20 @@ def layer_with_info(
     if ends_zeroed is not None:
         carry = reset_rows(ends_zeroed, carry)
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
+
+
+def _in_chunks(
+    run: Callable[..., Any], carry: Any, inputs: Any, times: int, reverse: bool
+) -> tuple[Any, Array, SolverInfo | None]:
+    """The layer chunk by chunk, of which the backward pass computes each again."""
+
+    def chunk(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
+        xs, mask, resets, input_scale = inputs
+        carry, hs_TBH, info = run(carry, xs, mask=mask, resets=resets, input_scale=input_scale)
+        return carry, (hs_TBH, solver.at_each(info, hs_TBH.shape[0]))
+
+    carry, (hs_TBH, info) = scan_rematerialised(chunk, carry, inputs, times, reverse=reverse)
+    return carry, hs_TBH, solver.worst(info)
 
 
 def require_backend(cell: cells.Cell, backend: str) -> None:

@@ -12,7 +12,7 @@ from lstm_jax.cli.console import run_command
 sys.path.append(str(Path(__file__).parent))
 
 from commands import SMALL, Command, Outcome, Refusal, train_command
-from runs import TEXT
+from run_cases import TEXT
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, Refusal, train_command
-from runs import unequal, with_slow
+from run_cases import unequal, with_slow
 
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import pytest
 from commands import sample_command, train_command
 from processes import ROOT
-from runs import rows_of
+from run_cases import rows_of
 
 from lstm_jax.cli import train as train_work
 from lstm_jax.cli.console import json_line, run_command

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import pytest
 from commands import Command, Refusal, train_command
-from runs import TEXT, snapshot
+from run_cases import TEXT, snapshot
 
 from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import preset_named

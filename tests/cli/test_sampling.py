@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from commands import Command, Refusal, sample_command, train_command
 from processes import ROOT
-from runs import snapshot
+from run_cases import snapshot
 
 from lstm_jax.cli.sample import file_lines
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, Refusal, classify_command, sample_command, train_command
-from runs import with_slow
+from run_cases import with_slow
 
 from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import read_system

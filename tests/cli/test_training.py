@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from commands import SMALL, Command, Refusal, train_command
 from processes import ROOT
-from runs import TEXT, snapshot, with_slow
+from run_cases import TEXT, snapshot, with_slow
 
 import lstm_jax
 from lstm_jax.cli.train import Stop

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from processes import Process
-from runs import TEXT, rows_of, saved_state, unequal
+from run_cases import TEXT, rows_of, saved_state, unequal
 
 import lstm_jax
 from lstm_jax.sampling import FREE, generate

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import rows_of, saved_state, snapshot, unequal
+from run_cases import rows_of, saved_state, snapshot, unequal
 from short_runs import Promise, differences
 
 from lstm_jax.systems import read_system

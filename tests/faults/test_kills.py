@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import Process
-from runs import rows_of
+from run_cases import rows_of
 from short_runs import (
     MOMENTS,
     SAVE_EVERY,

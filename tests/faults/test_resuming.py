@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import TEXT, saved_state, snapshot, unequal
+from run_cases import TEXT, saved_state, snapshot, unequal
 from short_runs import Place, Promise, differences
 
 from lstm_jax.cli.main import train_command

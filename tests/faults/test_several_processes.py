@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from processes import Process
-from runs import TEXT, rows_of, saved_state, unequal
+from run_cases import TEXT, rows_of, saved_state, unequal
 from short_runs import FLAGS, SAVE_EVERY, Promise, is_saving, last_row, newest_step, task_of
 
 from lstm_jax.cli.console import START_AGAIN

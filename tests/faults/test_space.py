@@ -10,7 +10,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from runs import files_of_at_most
+from run_cases import files_of_at_most
 from short_runs import Promise, differences, newest_step
 
 from lstm_jax.training import loop

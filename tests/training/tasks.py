@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from runs import Bits, bits_of
+from run_cases import Bits, bits_of
 
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.systems.base import OptimizerConfig

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from runs import files_of_at_most
+from run_cases import files_of_at_most
 from tasks import Weights, bits, fill, make_state, names
 
 from lstm_jax.training.checkpoint import CheckpointError, CheckpointStore

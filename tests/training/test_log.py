@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import files_of_at_most
+from run_cases import files_of_at_most
 
 from lstm_jax.training.log import Meter, MetricsLog, perplexity, read_rows
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import rows_of, saved_state, unequal, with_slow
+from run_cases import rows_of, saved_state, unequal, with_slow
 from tasks import Silent, config, run, task
 
 from lstm_jax.systems.base import OptimizerConfig, SampleConfig

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import saved_state, unequal
+from run_cases import saved_state, unequal
 from tasks import config, run, task
 
 from lstm_jax import sharding

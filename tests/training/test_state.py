@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax import random
-from runs import unequal
+from run_cases import unequal
 from tasks import config, task
 
 from lstm_jax.models import LanguageModel

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from jax import Array, random
-from runs import rows_of, unequal, with_slow
+from run_cases import rows_of, unequal, with_slow
 from tasks import TEXT, config, run
 
 from lstm_jax.classifier import Classifier, ClassifierConfig
