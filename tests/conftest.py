@@ -74,8 +74,20 @@ def little_compiled_code() -> Iterator[None]:
     that kept them all came to "LLVM compilation error: Cannot allocate memory" near the end.
     """
     yield
-    maps = Path("/proc/self/maps")
-    if not maps.exists() or maps.read_bytes().count(b"\n") > 52_000:
+    _drop_programs_above(52_000)
+
+
+@pytest.fixture(autouse=True)
+def little_compiled_code_between_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The slow cases of one module can be too many by themselves."""
+    yield
+    if "slow" in request.keywords:
+        _drop_programs_above(52_000)
+
+
+def _drop_programs_above(maps: int) -> None:
+    file = Path("/proc/self/maps")
+    if not file.exists() or file.read_bytes().count(b"\n") > maps:
         jax.clear_caches()
 
 
