@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bench.programs import Program, Programs, described, layer_of, loops_in
+from bench.report import writing
 from lstm_jax.cli.arguments import parse
 
 GRAPH: Mapping[str, str | bool] = {
@@ -98,14 +99,10 @@ class Options(Programs):
     products: Literal["xla", "cublas"] = "xla"
 
 
-def compile_for_h100(program: Program, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """What it becomes, and what that launches, as text.
-
-    ValueError where there is no compiler for CUDA.
-    """
+def compile_for_h100(program: Program, device: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
+    """What it becomes, and what that launches, as text."""
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-        device = described("a CUDA GPU", "cuda", "", "cuda", target_config=_H100, topology="1x1x1")
         compiled = program.compiled(device, {**options, **dump})
         (file,) = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")
         return compiled, file.read_text(encoding="utf-8")
@@ -152,10 +149,11 @@ def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
 def main(arguments: Sequence[str]) -> int:
     options = parse(Options, Options(), arguments, "bench launches")
     compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
+    device = described("a CUDA GPU", "cuda", "", "cuda", target_config=_H100, topology="1x1x1")
     print("compiled for an H100 and not run: launches a time step, of each loop over time")
-    with options.writing() as write:
+    with writing(options.json) as write:
         for program in options.all():
-            for loop in loops_of(program, *compile_for_h100(program, compiler)):
+            for loop in loops_of(program, *compile_for_h100(program, device, compiler)):
                 print(loop, flush=True)
                 write({"bench": "launches", **asdict(loop), "launches": loop.launches})
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -19,7 +18,6 @@ from jax.sharding import SingleDeviceSharding
 
 from bench.layer import sizes_of
 from bench.ours import step_shapes
-from bench.report import writing
 from bench.shapes import LayerShape, systems_named
 from lstm_jax.cells import CELLS, CellName
 from lstm_jax.precision import ComputeDtype
@@ -71,15 +69,8 @@ class Programs:
     quick: bool = False
     json: Path | None = None
 
-    def writing(self) -> AbstractContextManager[Callable[[Mapping[str, Any]], None]]:
-        """What writes rows to the file that the options name."""
-        return writing(self.json)
-
     def all(self) -> Iterator[Program]:
         """The programs, layers first."""
-        jax.config.update(
-            "jax_platforms", "cpu"
-        )  # else JAX looks for drivers of accelerators first
         sizes = map(sizes_of, self.shapes)
         for (size, cell), dtype in product(product(sizes, self.cells), self.dtypes):
             yield from programs_of_layer(LayerShape(cell, *size), dtype)
@@ -112,6 +103,8 @@ def programs_of_layer(shape: LayerShape, dtype: ComputeDtype) -> Iterator[Progra
 
 def described(what: str, extra: str, name: str, platform: str, **options: Any) -> Any:
     """The first device of a topology; ValueError where nothing here compiles for it."""
+    # Else JAX looks for the drivers of accelerators first.
+    jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(name, platform, **options).devices[0]
     except (NotImplementedError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 from unittest.mock import patch
 
 from bench.programs import Program, Programs, described, layer_of, loops_in
+from bench.report import writing
 from lstm_jax.cli.arguments import parse
 
 _ARRAY = re.compile(r"(?P<dtype>bf16|f32)\[(?P<sizes>[\d,]+)\]\{(?P<layout>[^}]*)\}")
@@ -98,7 +99,7 @@ def main(arguments: Sequence[str]) -> int:
     default = Options(dtypes=("float32", "bfloat16"))
     options = parse(Options, default, arguments, "bench vmem")
     print("compiled for TPUs and not run: what each loop over time keeps in VMEM")
-    with options.writing() as write, patch.dict(os.environ, _ENVIRONMENT):
+    with writing(options.json) as write, patch.dict(os.environ, _ENVIRONMENT):
         for chip in options.chips:
             device = described("a TPU", "tpu", f"{chip}:2x2", "tpu")
             for program in options.all():

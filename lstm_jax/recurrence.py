@@ -17,7 +17,7 @@ from lstm_jax import cells
 from lstm_jax.checks import check_input, require_array, require_count
 from lstm_jax.kernels import reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
-from lstm_jax.kernels.carries import before_each, reset_rows, select_rows
+from lstm_jax.kernels.carries import cuts_backward, reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
@@ -205,9 +205,7 @@ def layer_with_info(
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
     order, ends_zeroed = resets, None
     if resets is not None and reverse:
-        # A reset at t cuts between t-1 and t. Backward, t-1 comes after t, so it is zeroed before
-        # t-1 is processed; the cut at t = 0 comes after the last step.
-        order, ends_zeroed = before_each(resets, reverse=True), resets[0]
+        order, ends_zeroed = cuts_backward(resets)
     cell, info = cells.cell_of(params), None
     if backend == "reference":
         dense = _dense(xs, params.w_x, input_scale)
@@ -234,8 +232,7 @@ def layer_with_info(
             how, cell.unit_step, cells.unit_params(params, policy), carry, gates_TBG, mask, order
         )
         hs_TBH = states.h
-    if ends_zeroed is not None:
-        carry = reset_rows(ends_zeroed, carry)
+    carry = reset_rows(ends_zeroed, carry)
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
 
 

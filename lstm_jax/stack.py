@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
-from lstm_jax.kernels.carries import before_each, reset_rows
+from lstm_jax.kernels.carries import cuts_backward, reset_rows
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
 from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
@@ -319,15 +319,15 @@ def _at_once(
     run: Any, params: Directions, carry: Directions, xs: Array, mask: Any, resets: Any, scale: Any
 ) -> tuple[Directions, Array]:
     """The second direction sees all times in the other order, and a batch has them both."""
-    cuts = None if resets is None else before_each(resets, reverse=True)
+    cuts, cut_at_the_end = (None, None) if resets is None else cuts_backward(resets)
     turned = jax.tree.map(lambda a: a[::-1], (xs, mask, cuts, scale))
-    given = ((*params[:1], *carry[:1], xs, mask, resets, scale), (*params[1:], *carry[1:], *turned))
-    found = jax.vmap(run)(*jax.tree.map(lambda *both: jnp.stack(both), *given))
+    first = (params.forward, carry.forward, xs, mask, resets, scale)
+    second = (params.backward, carry.backward, *turned)
+    found = jax.vmap(run)(*jax.tree.map(lambda *both: jnp.stack(both), first, second))
     (forward, forward_TBH), (backward, backward_TBH) = (
         jax.tree.map(lambda a, n=n: a[n], found) for n in range(2)
     )
-    if resets is not None:  # the cut at the first time comes after the last step
-        backward = reset_rows(resets[0], backward)
+    backward = reset_rows(cut_at_the_end, backward)
     ys_TBH = jnp.concatenate([forward_TBH, backward_TBH[::-1]], axis=-1)
     return Directions(forward, backward), ys_TBH
 

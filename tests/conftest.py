@@ -74,7 +74,7 @@ def little_compiled_code() -> Iterator[None]:
     that kept them all came to "LLVM compilation error: Cannot allocate memory" near the end.
     """
     yield
-    _drop_programs_above(52_000)
+    _drop_programs_if_many()
 
 
 @pytest.fixture(autouse=True)
@@ -82,12 +82,12 @@ def little_compiled_code_between_slow_tests(request: pytest.FixtureRequest) -> I
     """The slow cases of one module can be too many by themselves."""
     yield
     if "slow" in request.keywords:
-        _drop_programs_above(52_000)
+        _drop_programs_if_many()
 
 
-def _drop_programs_above(maps: int) -> None:
+def _drop_programs_if_many() -> None:
     file = Path("/proc/self/maps")
-    if not file.exists() or file.read_bytes().count(b"\n") > maps:
+    if not file.exists() or file.read_bytes().count(b"\n") > 52_000:
         jax.clear_caches()
 
 

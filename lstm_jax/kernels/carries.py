@@ -33,3 +33,12 @@ def before_each(array: Array, first: Array | None = None, *, reverse: bool) -> A
     """
     first = jnp.zeros_like(array[:1]) if first is None else first[None]
     return jnp.concatenate([array[1:], first] if reverse else [first, array[:-1]])
+
+
+def cuts_backward(resets: Array) -> tuple[Array, Array]:
+    """Of resets `[T, B]`, where a carry is zeroed that goes back in time: before steps, at the end.
+
+    A reset at t cuts between t-1 and t. Backward, t-1 comes after t, so the carry is zeroed before
+    t-1 is processed; the cut at t = 0 comes after the last step.
+    """
+    return before_each(resets, reverse=True), resets[0]
