@@ -1,7 +1,7 @@
-"""A layer as a program of its own: `jax.export`, for processes that have JAX but not this library.
+"""Exports a layer with `jax.export`, for processes that have JAX but not this library.
 
-Time and batch are symbolic, so one artefact takes sequences of any length. For whole trained models
-see `lstm_jax.interop.export_step` and its kin.
+Time and batch are symbolic, so one artefact takes sequences of any length. To export whole trained
+models see `lstm_jax.interop.export_step`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SIZE, HIDDEN = 3, 16
 
 
 def main() -> tuple[int, float]:
-    """Exports, reads back, runs; returns the size in bytes and the largest difference."""
+    """Exports a layer, reads it back, runs it; returns its size in bytes and the largest error."""
     params = init_lstm(random.key(0), SIZE, HIDDEN)
 
     def outputs(xs: Array) -> Array:
@@ -30,7 +30,7 @@ def main() -> tuple[int, float]:
         any_sequences
     ).serialize()
 
-    # From here on, no more of this library is needed.
+    # From here on, this library is no longer needed.
     layer = jax.export.deserialize(data)
     difference = 0.0
     for time, batch in ((10, 4), (25, 1)):

@@ -1,7 +1,7 @@
-"""A forecaster: an LSTM layer and a linear readout, trained with optax to say the next value.
+"""A forecaster: an LSTM layer and a linear readout, trained with optax to predict the next value.
 
-Each series is the sum of two waves whose lengths and phases are drawn, so what comes next has to
-be inferred from what came before. The baseline says that the next value is the last one.
+Each series is the sum of two waves of random length and phase, so the model must infer both from
+the past values. The baseline predicts the last value again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ TIMES, BATCH, HIDDEN, STEPS = 60, 32, 32, 300
 
 
 class Forecaster(NamedTuple):
-    """The layer, and `[H, 1]` from its outputs to a change of value."""
+    """The layer, and `[H, 1]`, which maps its outputs to a change of value."""
 
     layer: LSTMParams
     readout: Array
 
 
 def draw_series(key: Array) -> Array:
-    """`[T + 1, B, 1]`."""
+    """Random series, `[T + 1, B, 1]`."""
     key_length, key_phase = random.split(key)
     length = random.uniform(key_length, (2, BATCH), minval=8, maxval=30)
     phase = random.uniform(key_phase, (2, BATCH))
@@ -35,14 +35,14 @@ def draw_series(key: Array) -> Array:
 
 
 def mean_squared_error(model: Forecaster, series: Array) -> Array:
-    """Of forecasts one step ahead, over the second half of the series."""
+    """The error of forecasts one step ahead, over the second half of the series."""
     _, hs = lstm(model.layer, None, series[:-1])
     forecast = series[:-1] + hs @ model.readout
     return jnp.mean((forecast - series[1:])[TIMES // 2 :] ** 2)
 
 
 def main() -> tuple[float, float]:
-    """Trains; returns the error on series never seen, and the baseline's."""
+    """Trains the model; returns its error on unseen series, and the baseline's."""
     key = random.key(0)
     model = Forecaster(init_lstm(key, 1, HIDDEN), jnp.zeros((HIDDEN, 1)))
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, STEPS))

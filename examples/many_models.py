@@ -1,7 +1,7 @@
-"""64 models trained at once: a whole training is one function of a seed and a rate, under `vmap`.
+"""64 models trained at once: `vmap` over a function that trains one from a seed and a rate.
 
-They learn to say, at each step, whether the numbers so far sum to more than zero. Small products
-become one large product over all models, so 64 take far less time than 64 times one.
+They learn to tell at each step whether the numbers so far sum to more than zero. The small products
+of all models become one large product, so 64 models take far less time than 64 separate runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MODELS, TIMES, BATCH, HIDDEN, STEPS = 64, 20, 32, 8, 100
 
 
 def loss(model: Model, key: Array) -> Array:
-    """Mean cross-entropy in nats on a batch that the key draws."""
+    """Mean cross-entropy in nats on a batch drawn from the key."""
     layer, readout = model
     xs = random.normal(key, (TIMES, BATCH, 1))
     _, hs = gru(layer, None, xs)
@@ -31,7 +31,7 @@ def loss(model: Model, key: Array) -> Array:
 
 
 def train(seed: Array, rate: Array) -> Array:
-    """The loss of one model on a batch never seen, once it is trained."""
+    """Trains one model; returns its loss on an unseen batch."""
     key = random.key(seed)
     model = (init_gru(key, 1, HIDDEN), jnp.zeros((HIDDEN, 1)))
     adam = optax.scale_by_adam()

@@ -1,4 +1,4 @@
-"""A system of your own for train.py: a tagger that marks letters beside one of their kind."""
+"""Adds a system to train.py: a tagger that marks letters next to an equal letter."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENS = "_abc"  # the first one pads
 
 
 class Tagged(NamedTuple):
-    """Texts side by side: int32 tokens, bool tags, and where there is a token; each `[T, B]`."""
+    """A batch of texts: int32 tokens, bool tags, and the mask of real tokens; each `[T, B]`."""
 
     tokens: Any
     tags: Any
@@ -32,7 +32,7 @@ class Tagged(NamedTuple):
 
 @dataclass(frozen=True)
 class TaggerConfig(TrainConfig):
-    """Settings, which are flags of train.py: the longest text's tokens, and the network."""
+    """Settings, which become flags of train.py: the longest text's tokens, and the network."""
 
     length: Count = 20
     model: StackConfig = field(default_factory=StackConfig)
@@ -40,7 +40,7 @@ class TaggerConfig(TrainConfig):
 
 @dataclass(frozen=True)
 class Tagger(Objective):
-    """Token ids -> recurrent stack -> a logit for each token's tag; and what is learnt."""
+    """The model, token ids -> recurrent stack -> a logit for each token's tag, and its loss."""
 
     config: StackConfig
 
@@ -61,7 +61,7 @@ class Tagger(Objective):
 
 @dataclass(frozen=True, eq=False)
 class TaggerSystem(System):
-    """Texts drawn at random, in batches, and what to do with them."""
+    """Random texts in batches, and how to train and evaluate on them."""
 
     name: ClassVar = "tagger"
     Config: ClassVar = TaggerConfig
@@ -94,7 +94,7 @@ class TaggerSystem(System):
 
 
 def tagged(random: np.random.Generator, length: int, texts: int) -> Tagged:
-    """Draws texts, and marks the letters that stand beside one of their kind."""
+    """Draws random texts, and tags the letters next to an equal letter."""
     mask = np.arange(length)[:, None] < random.integers(1, length + 1, texts)
     tokens = np.where(mask, random.integers(1, len(TOKENS), mask.shape, np.int32), 0)
     same = np.pad(tokens[1:] == tokens[:-1], ((1, 1), (0, 0)))
@@ -102,8 +102,8 @@ def tagged(random: np.random.Generator, length: int, texts: int) -> Tagged:
 
 
 def main(text: str = "abbacccab") -> str:
-    """Trains it with train.py's command, loads it, and marks a text's brackets."""
-    systems.SYSTEMS += (TaggerSystem,)  # the one line
+    """Trains the tagger with train.py's command, loads it, and tags a text."""
+    systems.SYSTEMS += (TaggerSystem,)  # registers the system
     with TemporaryDirectory() as folder:
         train_command(["tagger", "--run-dir", folder, "--learning-rate", "1e-2"])
         model, params, vocabulary, _ = lstm_jax.load(folder)

@@ -1,8 +1,8 @@
-"""Reinforcement learning: episodes begin and end inside one batch of sequences, marked by `resets`.
+"""Reinforcement learning on sequences that contain several episodes, separated by `resets`.
 
-A cue is shown at the first step of an episode, and some steps later the agent is asked for it; a
-new episode follows at once. Acting goes step by step; learning runs the layer once over the whole
-rollout, with resets where episodes begin, and takes the policy gradient of what was earned.
+The first step of an episode shows a cue, and some steps later the agent must repeat it; then a new
+episode begins. The agent acts step by step. To learn, it runs the layer once over the whole rollout
+with resets where episodes begin, and follows the policy gradient of the rewards.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ OBSERVED = CUES + 1
 
 
 class Policy(NamedTuple):
-    """The layer, and `[H, CUES]` from its outputs to the logits of actions."""
+    """The layer, and `[H, CUES]`, which maps its outputs to the logits of actions."""
 
     layer: LSTMParams
     readout: Array
 
 
 class Episodes(NamedTuple):
-    """The environments: what each shows, int `[B]`; steps gone, and steps in the episode."""
+    """The environments, int `[B]` each: cue, steps so far, and steps in the episode."""
 
     cue: Array
     time: Array
@@ -36,7 +36,7 @@ class Episodes(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """What happened: `[T, B, OBSERVED]`, then `[T, B]` each."""
+    """What happened: `seen` is `[T, B, OBSERVED]`, the others `[T, B]`."""
 
     seen: Array
     resets: Array
@@ -56,7 +56,7 @@ def begin(key: Array) -> Episodes:
 def act(
     policy: Policy, carry: LSTMCarry, episodes: Episodes, key: Array
 ) -> tuple[LSTMCarry, Episodes, Rollout]:
-    """Plays TIMES steps, from wherever the episodes stand."""
+    """Plays TIMES steps from the current state of the episodes."""
 
     def step(
         state: tuple[LSTMCarry, Episodes], key: Array
@@ -78,7 +78,7 @@ def act(
 
 
 def loss(policy: Policy, carry: LSTMCarry, rollout: Rollout) -> Array:
-    """The policy gradient's surrogate; the chance of a guess is the baseline of rewards."""
+    """The policy gradient's surrogate loss; the baseline is the expected reward of a guess."""
     _, hs = lstm(policy.layer, carry, rollout.seen, resets=rollout.resets)
     log_policy = jax.nn.log_softmax(hs @ policy.readout)
     chosen = jnp.take_along_axis(log_policy, rollout.action[..., None], axis=-1)[..., 0]
@@ -87,7 +87,7 @@ def loss(policy: Policy, carry: LSTMCarry, rollout: Rollout) -> Array:
 
 
 def largest_difference(policy: Policy, rollout: Rollout) -> float:
-    """Between the whole sequence with resets and its episodes run apart, in one environment."""
+    """How much a sequence with resets differs from its episodes run separately."""
     seen, resets = rollout.seen[:, :1], rollout.resets[:, :1]
     _, whole = lstm(policy.layer, None, seen, resets=resets)
     starts = [int(start) for start in jnp.flatnonzero(resets)]
@@ -97,7 +97,7 @@ def largest_difference(policy: Policy, rollout: Rollout) -> float:
 
 
 def main() -> tuple[float, float]:
-    """Trains; returns the share of right answers, and the largest difference."""
+    """Trains the policy; returns the share of right answers, and the largest difference."""
     key = random.key(0)
     layer = init_lstm(key, OBSERVED, HIDDEN, initialisation="keras")
     policy = Policy(layer, jnp.zeros((HIDDEN, CUES)))

@@ -1,6 +1,6 @@
-"""JAX's transformations of a layer: they compose, as a layer is a pure function.
+"""JAX's transformations apply to a layer, because it is a pure function.
 
-Each part computes the same numbers in two ways, and `main` returns by how much they differ.
+Each part computes the same numbers in two ways, and `main` returns how much they differ.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def loss(params: LSTMParams, xs: Array, backend: Backend = "auto") -> Array:
 
 
 def grad_and_jvp(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
-    """A directional derivative: forward mode needs the reference, reverse mode takes any."""
+    """A directional derivative: forward mode needs the reference, reverse mode any backend."""
     direction = jax.tree.map(jnp.ones_like, params)
     _, forward = jax.jvp(partial(loss, xs=xs, backend="reference"), (params,), (direction,))
     return forward, sum(leaf.sum() for leaf in jax.tree.leaves(jax.grad(loss)(params, xs)))
 
 
 def checkpoint(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
-    """Less memory: the layer is run again in the backward pass instead of kept."""
+    """Less memory: the backward pass runs the layer again instead of keeping its activations."""
     return jax.grad(jax.checkpoint(loss))(params, xs), jax.grad(loss)(params, xs)
 
 
 def scan_over_layers(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
-    """A deep stack compiled once: the weights of its layers are stacked, and scanned over."""
+    """A deep stack that compiles one layer: a scan over the stacked weights of all layers."""
     layers = [params, jax.tree.map(jnp.negative, params), params]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
     found, _ = lax.scan(lambda ys, layer: (lstm(layer, None, ys)[1], None), xs, stacked)
@@ -48,14 +48,14 @@ def scan_over_layers(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
 
 
 def scan_over_chunks(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
-    """A long sequence in chunks that hand on the carry, as in truncated backpropagation."""
+    """A long sequence in chunks that pass on the carry, as in truncated backpropagation."""
     chunks = xs.reshape(4, TIMES // 4, BATCH, SIZE)
     _, found = lax.scan(partial(lstm, params), zero_carry(params, BATCH), chunks)
     return found.reshape(xs.shape), lstm(params, None, xs)[1]
 
 
 def donated_carry(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
-    """The carry's buffers are given away, and written over by the next carry."""
+    """The carry's buffers are donated, and overwritten by the next carry."""
 
     @partial(jax.jit, donate_argnums=0)
     def run(carry: LSTMCarry, xs: Array) -> LSTMCarry:
@@ -68,18 +68,18 @@ def donated_carry(params: LSTMParams, xs: Array) -> tuple[Any, Any]:
 
 
 def draw(dtype: DTypeLike) -> tuple[LSTMParams, Array]:
-    """Weights and inputs `[T, B, D]`."""
+    """Random weights, and inputs `[T, B, D]`."""
     params = init_lstm(random.key(0), SIZE, SIZE, dtype=dtype)
     return params, random.normal(random.key(1), (TIMES, BATCH, SIZE), dtype)
 
 
 def difference(one: Any, other: Any) -> float:
-    """The largest, over two trees of arrays."""
+    """The largest difference between two trees of arrays."""
     return max(map(float, jax.tree.leaves(jax.tree.map(lambda a, b: abs(a - b).max(), one, other))))
 
 
 def main() -> dict[str, float]:
-    """Runs all; returns the difference of each."""
+    """Runs all parts; returns the difference of each."""
     params, xs = draw(jnp.float32)
     parts = (grad_and_jvp, checkpoint, scan_over_layers, scan_over_chunks)
     found = {part.__name__: difference(*jax.jit(part)(params, xs)) for part in parts}

@@ -1,7 +1,7 @@
 """Data parallelism by hand: `shard_map` over two devices, half of the batch on each.
 
-Every device runs the layer on its own sequences. The parameters are whole on each, so JAX sums
-their gradients over the devices, and the steps are those of one device with the whole batch.
+Each device runs the layer on its own sequences. The parameters are replicated, so JAX sums their
+gradients over the devices, and each step equals that of one device with the whole batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def loss(params: LSTMParams, xs: Array, targets: Array) -> Array:
 def descend(
     loss: Callable[..., Array], params: LSTMParams, xs: Array, targets: Array
 ) -> tuple[Array, Array]:
-    """50 steps down the gradient; the losses, and the last weights of the input."""
+    """Takes 50 gradient steps; returns the losses, and the final input weights."""
 
     def step(params: LSTMParams, _: None) -> tuple[LSTMParams, Array]:
         value, gradient = jax.value_and_grad(loss)(params, xs, targets)
@@ -38,7 +38,7 @@ def descend(
 
 
 def main() -> tuple[float, float, float]:
-    """Returns the first and the last loss, and by how much two devices differ from one."""
+    """Returns the first and the last loss, and how much two devices differ from one."""
     keys = random.split(random.key(0), 3)
     params = init_lstm(keys[0], SIZE, HIDDEN)
     xs = random.normal(keys[1], (TIMES, BATCH, SIZE))
@@ -59,7 +59,7 @@ def main() -> tuple[float, float, float]:
     )
     losses, w_x = jax.jit(on_two)(params, xs, targets)
     _, expected = jax.jit(partial(descend, loss))(params, xs, targets)
-    # They are on different sets of devices: compared on the host.
+    # They are on different devices, so compare them on the host.
     difference = float(abs(jax.device_get(w_x) - jax.device_get(expected)).max())
     print(f"loss {losses[0]:.4f} to {losses[-1]:.4f} on two devices; one differs by {difference:g}")
     return float(losses[0]), float(losses[-1]), difference
