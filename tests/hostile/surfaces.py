@@ -244,11 +244,12 @@ def config(tree: Any, choose: Choose) -> bytes:
 
 
 def require_types(config: Any) -> None:
-    """Each setting is of the type of its default, where neither is None."""
+    """Each setting is of the type of its default, where neither is None; "auto" is a number too."""
     defaults = flat(to_dict(type(config)()))
     for name, value in flat(to_dict(config)).items():
         kind = type(defaults[name])
         kinds = (int, float) if kind is float else (kind,)
+        kinds += (int,) if defaults[name] == "auto" and name == "devices" else ()
         assert None in (value, defaults[name]) or type(value) in kinds, f"{name} is {value!r:.99}"
 
 
