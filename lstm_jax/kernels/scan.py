@@ -69,8 +69,8 @@ class Kernel(NamedTuple):
         weights: folded parameters -> weights of the recurrence itself.
         forward: (policy, weights, b `[G]`, carry, row of gates_x) -> (carry, saved row, other saved
             values).
-        factors: (saved rows `[T, B, G]`, other saved values `[T, ...]`, previous hidden states `[T,
-            B, H]`) -> inputs of the backward step, for all time steps.
+        factors: (saved rows `[T, B, G]`, other saved values `[T, ...]`, previous hidden states
+            `[T, B, H]`) -> inputs of the backward step, for all time steps.
         backward: (policy, transposed weights, saved row, factors, gradient of the new carry) ->
             (gradient of the previous carry, row of the gates' gradients, other outputs).
         gather: (policy, factors, previous hidden states, gradients `[T, B, G]`, other outputs of
@@ -100,10 +100,10 @@ def run(
         reverse: run from the last time step to the first.
         unroll: steps per iteration of the loop; None chooses by platform.
         *inputs: `kernel.weights(kernel.fold(params))`; the bias `[G]` of the folded parameters, or
-            None if the gates include it; the initial carry and the input part of the gates `[T, B,
-            G]`, with folded parameters, both in the accumulator's dtype; mask `[T, B]`, True = a
-            real step, or None; resets `[T, B]` in processing order, True = zero the carry before
-            this step, or None.
+            None if the gates include it; the initial carry and the input part of the gates
+            `[T, B, G]`, with folded parameters, both in the accumulator's dtype; mask `[T, B]`,
+            True = a real step, or None; resets `[T, B]` in processing order, True = zero the carry
+            before this step, or None.
 
     Returns:
         The final carry, and the hidden state after each step `[T, B, H]`.

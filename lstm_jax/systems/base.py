@@ -184,7 +184,7 @@ class System:
     #: checkpoint that evaluation and sampling use by default
     used_step: ClassVar[Literal["newest", "best"]] = "newest"
     #: how to use a trained model: a command, to which the run folder is appended
-    use: ClassVar[str] = "let it write: python sample.py"
+    use: ClassVar[str] = "generate text with it: python sample.py"
 
     config: Any  # the run's settings
     vocabulary: Vocabulary
