@@ -1,6 +1,6 @@
 """The commands: `lstm-jax COMMAND`, `python -m lstm_jax COMMAND`, train.py and sample.py.
 
-A command line is read first; what does the work takes longer to import.
+The command line is parsed first, as importing what does the work takes longer.
 """
 
 import sys
@@ -31,20 +31,20 @@ COMMANDS: dict[str, tuple[type[Any] | str, str]] = {
     "plan": ("plan", "[PRESET]: a model's memory, traffic and time on a mesh, from its config"),
     "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
 }
-"""What a command can be given, or the module that says so; and what it is for.
+"""For each command its options, or the module that defines them, and its description.
 
-It is `run` of the module of its name.
+The module with the command's name has its `run`.
 """
 
 
 def main() -> int:
-    """`lstm-jax`."""
+    """Entry point of `lstm-jax`."""
     words = sys.argv[1:2]
     return run_command(" ".join([PROG, *(word for word in words if word in COMMANDS)]), dispatch)
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Runs the command that the first word names; raises ValueError for what the user can mend."""
+    """Run the command named by the first word; raises ValueError for user errors."""
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(f"usage: {PROG} COMMAND ...; see {PROG} COMMAND --help")
         for word, (_, about) in COMMANDS.items():
@@ -58,10 +58,10 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
-    """Runs a command; gives the exit code, and raises ValueError for what the user can mend."""
+    """Run a command and return the exit code; raises ValueError for user errors."""
     prog = prog or f"{PROG} {word}"
     options, _ = COMMANDS[word]
-    if isinstance(options, str):  # of a preset or a run: the line says which
+    if isinstance(options, str):  # depends on a preset or run in the command line
         with importing():
             reader = import_module(f"lstm_jax.cli.{options}")
         command: Any = reader.read_arguments(arguments, prog)

@@ -1,4 +1,4 @@
-"""What each command but `train` can be given: its flags, their defaults, and what they may be."""
+"""Options of every command but `train`: flags, defaults and allowed values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,59 +34,59 @@ common flags:
 
 @dataclass(frozen=True)
 class SampleCommand(Checked):
-    """Write text with a trained model; standard output carries the texts alone."""
+    """Generate text with a trained model; only the texts go to standard output."""
 
-    run_dir: Annotated[Path, tyro.conf.Positional]  # a folder that train.py made.
-    #: what the text begins with; by default the run's first sample prompt.
+    run_dir: Annotated[Path, tyro.conf.Positional]  # a folder made by train.py.
+    #: beginning of the text; by default the run's first sample prompt.
     prompt: str | None = None
-    #: in place of a prompt: a text whose characters stand where they are, and each * of which is
-    #: filled (words, each * one of them, for a model of words).
+    #: text in which each * is filled in and all else is kept, instead of a prompt (with a word
+    #: model, each * is a word).
     template: str | None = None
-    prompts: Path | None = None  # a UTF-8 file of prompts, one a line.
-    templates: Path | None = None  # a UTF-8 file of templates, one a line.
-    #: a UTF-8 file of texts, one a line: write nothing, but print of each its log-likelihood in
-    #: nats, perplexity, number of tokens that were predicted, and the text; each is read as what
-    #: goes on from the prompt, if there is one.
+    prompts: Path | None = None  # UTF-8 file of prompts, one per line.
+    templates: Path | None = None  # UTF-8 file of templates, one per line.
+    #: UTF-8 file of texts, one per line, to score instead of generating: prints the log-likelihood
+    #: of each in nats, its perplexity, the number of predicted tokens, and the text. A prompt, if
+    #: given, is the context of each.
     score: Path | None = None
-    length: Annotated[int, Bounds(1, 10_000_000)] = 500  # tokens to add to a prompt, at most.
-    #: a model of poems has learnt where one ends: what goes on from a prompt ends where the "model"
-    #: ends it, or goes on all its "length". A template is always filled.
+    length: Annotated[int, Bounds(1, 10_000_000)] = 500  # most tokens to add to a prompt.
+    #: where a poem from a prompt ends: where the "model" ends it, or after the full "length". A
+    #: template is always filled in.
     ending: Literal["model", "length"] = "model"
-    stop: tuple[str, ...] = ()  # texts that end what is written; they are left out.
-    top_n: CountOrZero = 0  # take only the most likely n tokens; 0 for all.
-    #: take only the most likely tokens that have this share of probability together.
+    stop: tuple[str, ...] = ()  # texts that end generation; they are removed.
+    top_n: CountOrZero = 0  # sample from the n most likely tokens only; 0 for all.
+    #: sample only from the most likely tokens with this total probability.
     top_p: float = 1.0
-    min_p: float = 0.0  # take only tokens at least so likely, compared with the most likely one.
-    #: above 1 makes tokens less likely that the text has already.
+    min_p: float = 0.0  # minimum probability relative to that of the most likely token.
+    #: above 1 makes tokens that already occur in the text less likely.
     repetition_penalty: Annotated[float, Bounds(above=0)] = 1.0
-    forbid: str = ""  # characters (words, for a model of words) that are never written.
+    forbid: str = ""  # characters (for a word model, words) that are never generated.
     temperature: PositiveOrZero = 1.0  # divides the logits; 0 takes the most likely token.
-    greedy: bool = False  # always take the most likely token, as temperature 0 does.
-    #: whether the unknown token of a model of words is never taken, or ends the text.
+    greedy: bool = False  # always take the most likely token, like temperature 0.
+    #: whether a word model's unknown token is "never" taken, or "ends" the text.
     unknown: Literal["never", "ends"] = "never"
-    #: a character of the template that the vocabulary lacks is shown as it is, and the model reads
-    #: it as unknown; else it is an error.
+    #: show unknown characters of the template as they are, and feed them to the model as unknown,
+    #: instead of raising an error.
     feed_unknown: bool = False
-    line_length: Count | None = None  # begin a new line after so many tokens.
-    stream: bool = False  # show the text as it is made.
-    #: of so many texts write the one that the model finds most likely, given characters that come
-    #: later included.
+    line_length: Count | None = None  # start a new line after this many tokens.
+    stream: bool = False  # show the text while it is generated.
+    #: generate this many texts and print the one that the model finds most likely, including its
+    #: given characters.
     best_of: _MANY | None = None
-    #: in place of drawing, search for the most likely texts with so many hypotheses, and write the
-    #: best ones, as many as `batch` says.
+    #: search for the most likely texts with this many hypotheses instead of sampling, and print the
+    #: best `batch` of them.
     beams: _MANY | None = None
-    #: exponent of the length that a search divides log-probabilities by.
+    #: exponent of the length by which a beam search divides log-probabilities.
     length_penalty: Annotated[float, Bounds(-1e6, 1e6)] = 1.0
-    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0  # of the random draws.
-    #: texts to write of each prompt or template, each with draws of its own.
+    seed: Annotated[int, Bounds(0, 2**32 - 1)] = 0  # random seed of the draws.
+    #: number of texts per prompt or template, each with its own draws.
     batch: Annotated[int, Bounds(1, 1_000_000)] = 1
-    side_by_side: _MANY = 64  # how many texts are written at once.
-    #: dtype of the weights; bfloat16 takes half the memory, and of many texts less time.
+    side_by_side: _MANY = 64  # number of texts generated at once.
+    #: dtype of the weights; bfloat16 halves their memory, and is faster for many texts.
     weights: Literal["float32", "bfloat16"] | None = None
-    jsonl: bool = False  # write a JSON object a line, with tokens and log-probabilities.
-    #: which checkpoint: a step, the newest good one, or the best on held-out data.
+    jsonl: bool = False  # print one JSON object per line, with tokens and log-probabilities.
+    #: checkpoint: a step, the newest good one, or the best on held-out data.
     step: Step = "newest"
-    #: let a bidirectional model write, which it cannot do well: it saw the future.
+    #: generate with a bidirectional model although it cannot do it well, having seen the future.
     force: bool = False
 
     def __post_init__(self) -> None:
@@ -118,71 +118,71 @@ class SampleCommand(Checked):
 
 @dataclass(frozen=True)
 class ClassifyCommand(Checked):
-    """Label texts, one a line, with a trained classifier.
+    """Label texts, one per line, with a trained classifier.
 
-    For each line of the file, or of standard input, prints the label, the probability that the
-    text is positive, and the text, with tabs between them: a row a line, an empty line's too. LF
-    and CRLF end a line, and no other character does.
+    For each line of the file or of standard input, prints the label, the probability that the text
+    is positive, and the text, separated by tabs. Empty lines get a row too; only LF and CRLF end a
+    line.
     """
 
-    #: a folder that train.py made of the reviews preset.
+    #: a folder made by train.py with the reviews preset.
     run_dir: Annotated[Path, tyro.conf.Positional]
-    #: UTF-8 text, one review a line; standard input if there is none.
+    #: UTF-8 text, one review per line; by default standard input.
     file: Annotated[Path | None, tyro.conf.Positional] = None
-    batch_size: Count = 128  # texts that are read together.
-    #: which checkpoint: a step, the newest good one, or the best on held-out data.
+    batch_size: Count = 128  # number of texts per batch.
+    #: checkpoint: a step, the newest good one, or the best on held-out data.
     step: Step = "best"
 
 
 @dataclass(frozen=True)
 class ConvertCommand(Checked):
-    """Write the weights of a run or a file to a safetensors file, in PyTorch's names or our own."""
+    """Write the weights of a run or file to a safetensors file, with PyTorch's names or our own."""
 
-    #: a folder that train.py made; or a .safetensors, .pt or .pth file in either layout.
+    #: a folder made by train.py; or a .safetensors, .pt or .pth file in either layout.
     source: Annotated[Path, tyro.conf.Positional]
     target: Annotated[Path, tyro.conf.Positional]  # the .safetensors file to write.
-    #: "pytorch": encoder.weight, rnn.*, decoder.*, or of layers alone weight_ih_l0 and so on;
-    #: "plain": embedding, layers/0/w_x, output/w and so on. By default the other layout than the
-    #: source's, and "pytorch" of a run.
+    #: "pytorch": encoder.weight, rnn.*, decoder.*, or weight_ih_l0 and so on for layers only;
+    #: "plain": embedding, layers/0/w_x, output/w and so on. By default "pytorch" for a run, and for
+    #: a file the other layout than its own.
     to: Literal["pytorch", "plain"] | None = None
-    #: which checkpoint of a run: a step, the newest good one, or the best on held-out data.
+    #: checkpoint of a run: a step, the newest good one, or the best on held-out data.
     step: Step = "newest"
-    #: take only the layers of a PyTorch file whose names begin so, for example "rnn.".
+    #: read only layers with this prefix from a PyTorch file, for example "rnn.".
     prefix: str | None = None
-    encoder: str = "encoder"  # what the PyTorch model calls its embedding.
-    rnn: str = "rnn"  # what it calls its recurrent layers.
-    decoder: str = "decoder"  # what it calls its output layer.
-    #: where tokens enter one-hot, write the identity as encoder.weight.
+    encoder: str = "encoder"  # name of the embedding in the PyTorch model.
+    rnn: str = "rnn"  # name of its recurrent layers.
+    decoder: str = "decoder"  # name of its output layer.
+    #: for one-hot inputs, write the identity as encoder.weight.
     identity_encoder: bool = False
-    overwrite: bool = False  # replace the target if it is there.
+    overwrite: bool = False  # replace the target if it exists.
 
 
 @dataclass(frozen=True)
 class ExportCommand(Checked):
-    """Write a run's model, weights and all, as a program that only needs jax and flatbuffers.
+    """Write a run's model with its weights as a program that only needs jax and flatbuffers.
 
     Load it with jax.export.deserialize(open(TARGET, "rb").read()) and run it with .call(...).
     """
 
-    run_dir: Annotated[Path, tyro.conf.Positional]  # a folder that train.py made.
+    run_dir: Annotated[Path, tyro.conf.Positional]  # a folder made by train.py.
     target: Annotated[Path, tyro.conf.Positional]  # the file to write.
-    #: "step": (carry ..., token) to (carry ..., logits); "sampler": (prompt, key data, temperature,
-    #: top n) to tokens; "classifier": (tokens, mask) to probability. By default the step.
+    #: "step", the default: (carry ..., token) to (carry ..., logits); "sampler": (prompt, key data,
+    #: temperature, top n) to tokens; "classifier": (tokens, mask) to probability.
     what: Literal["step", "sampler", "classifier"] = "step"
-    places: Count = 256  # how many tokens a sampler writes.
-    #: where it is to run; by default where this process does.
+    places: Count = 256  # number of tokens that a sampler generates.
+    #: platforms to export for; by default that of this process.
     platforms: tuple[Literal["cpu", "cuda", "rocm", "tpu"], ...] = ()
-    #: which checkpoint: a step, the newest good one, or the best on held-out data. By default a
-    #: classifier's best, and the newest of others.
+    #: checkpoint: a step, the newest good one, or the best on held-out data; by default a
+    #: classifier's best one, and a language model's newest.
     step: Step | None = None
-    overwrite: bool = False  # replace the target if it is there.
+    overwrite: bool = False  # replace the target if it exists.
 
 
 @dataclass(frozen=True)
 class PlotCommand:
-    """Draw loss and accuracy of several runs, in training and held out, against the epoch."""
+    """Draw training and held-out loss and accuracy of several runs against the epoch."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]  # folders that train.py made.
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]  # folders made by train.py.
     output: Path = Path("curves.png")  # the picture to write.
 
     def __post_init__(self) -> None:
