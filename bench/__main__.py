@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-# On a GPU several processes share the memory, of which each would take three quarters at once.
+# On GPU several processes share the memory, of which each would otherwise take three quarters.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from lstm_jax.cli.console import run_command
@@ -26,7 +26,7 @@ BENCHES = {
     "endurance": "whether memory grows or the rate falls in a long run",
     "plot": "the picture of rows that a bench wrote with --json",
 }
-"""What each measures; its file in this folder has the same name."""
+"""Description of each benchmark; its file in this folder has the same name."""
 
 _BELOW = """
 `python -m bench BENCH --help` names its flags. Most take --quick (a first

@@ -34,8 +34,8 @@ def parse(
     other flag could be meant. `short_help` is printed by --help; --help-all then prints all flags.
 
     Raises:
-        ValueError: the arguments are wrong; the message is one line. SystemExit: after printing
-            help.
+        ValueError: the arguments are wrong; the message is one line.
+        SystemExit: after printing help.
     """
     if short_help is not None and not {"-h", "--help"}.isdisjoint(arguments):
         print(short_help.format(prog=prog))

@@ -1,8 +1,8 @@
 """The `plan` command: a model's parameters, memory, traffic and time on a mesh, from its settings.
 
 Nothing is computed: parameters, optimizer state and saved activations are those of the system's own
-model, traced with shapes. All collectives are rings: to sum b bytes, each of n devices sends 2 b (n
-- 1) / n; to gather or scatter them, half of that.
+model, traced with shapes. All collectives are rings: to sum b bytes, each of n devices sends
+2 b (n - 1) / n; to gather or scatter them, half of that.
 """
 
 import dataclasses
