@@ -1,11 +1,10 @@
 """Benchmarks of the library's speed and of its trained models, against peers and published figures.
 
-`python -m bench --help`, run from the root of the repository, lists the benchmarks, each of which
-is a file with its name. `pip install '.[peers]'` installs the peers; one that is missing is
-reported as such, and one that computes something else is reported and not timed (the exit code is
-then 1). Ours and each peer run in their own processes and are timed in turns. Leave the machine
-idle
-meanwhile: every implementation uses all of its cores.
+`python -m bench --help`, run from the root of the repository, lists the benchmarks, each in a file
+of its name. `pip install '.[peers]'` installs the peers; one that is missing is reported, and one
+that computes something else is reported and not timed (the exit code is then 1). Ours and each peer
+run in their own processes, timed in turns. Every implementation uses all cores, so leave the
+machine idle meanwhile.
 
 To add a benchmark, add a file with a `main` and a line in `bench.__main__`. With peers on the same
 work, it is a list of `contest.Work`, which builds on `contest.Contest` and `contest.time_in_turns`.

@@ -37,9 +37,10 @@ PUBLISHED: tuple[tuple[str, str, str, int, int, bool, dict[str, float]], ...] = 
     ("1.105 at epoch 40, 1.014 at 160 (other text)", LYRICS, "lstm", 2, 256, False, {}),
     ("1.00 (other text)", LYRICS, "lstm", 1, 256, True, {}),
 )  # fmt: skip
-"""Published figures by preset, with their settings: cell, layers, hidden size, bidirectional,
-others.
-None are known for poems, or for reviews of this kind."""
+"""Published figures by preset and settings: cell, layers, hidden size, bidirectional, others.
+
+None are known for poems, or for reviews of this kind.
+"""
 
 
 def published(config: TrainConfig) -> str | None:

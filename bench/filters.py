@@ -53,8 +53,7 @@ def _top_n(top_n: int) -> dict[str, Filter]:
     return {
         OURS: lambda logits: keep_top_n(logits, traced),
         "jnp.sort": lambda logits: _not_below(logits, jnp.sort(logits)[:, -top_n, None]),
-        # The minimum, not the last: XLA turns a slice into a sort, which is 20 to 100 times as
-        # slow.
+        # The minimum, not the last: XLA turns a slice into a sort, 20 to 100 times as slow.
         "lax.top_k": lambda logits: _not_below(
             logits, lax.top_k(logits, top_n)[0].min(-1, keepdims=True)
         ),

@@ -95,8 +95,7 @@ class Options(Programs):
     """Compile our layers and training steps for an H100 and count the launches of their loops.
 
     Attributes:
-        products: compile products as XLA's own kernels or as cuBLAS calls; on a card XLA tries
-            both.
+        products: products as XLA's own kernels or as cuBLAS calls; on a card XLA tries both.
     """
 
     products: Literal["xla", "cublas"] = "xla"

@@ -35,8 +35,7 @@ SHAPES = (
 )
 
 _TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
-"""Relative to a gradient's norm. Peers keep the carry in bfloat16 too; other work is about 1
-off."""
+"""Relative to a gradient's norm; peers keep the carry in bfloat16. Other work is about 1 off."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,9 @@
 """Peak memory and compilation time of a training step, ours and its peers, in fresh processes.
 
-In every round each implementation starts a process, which imports its libraries, makes the common
-initial weights, and trains another, tiny system for one step; only then does the measurement start.
-The peak is of resident memory while the system is built and trained for some steps, including
-compilation, minus the memory before. Compilation is the extra time of the first step over a later
-one. Linux only.
+In every round each implementation starts a process, imports its libraries, makes the common initial
+weights, and trains another, tiny system for one step before the measurement starts. The peak is of
+resident memory while the system is built and trained for some steps, including compilation, minus
+the memory before. Compilation is the extra time of the first step. Linux only.
 """
 
 from __future__ import annotations

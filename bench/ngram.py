@@ -1,8 +1,7 @@
 """An interpolated n-gram with absolute discounting, as a baseline for the models' losses.
 
 Let c(h w) be how often token w follows history h in training, c(h) its sum over w, N(h) the number
-of distinct w that follow h, h' the history without its first token, and d a discount for each
-order. Then
+of distinct w that follow h, h' the history without its first token, and d each order's discount:
 
     p_n(w | h) = max(c(h w) - d, 0) / c(h) + d N(h) / c(h) * p_{n-1}(w | h'),    p_0(w) = 1 / V,
 

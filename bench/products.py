@@ -52,8 +52,7 @@ def products_of_system(system: AnySystem) -> Counter[Product]:
         if index > 0:
             found += _affine(tokens, system.hidden_size, gates)
         elif system.embedding_size is not None:
-            # Every position, or every word of the vocabulary; dropout of inputs or words leaves
-            # only the positions.
+            # Every position, or every word; dropout of inputs or words leaves only the positions.
             by_place = isinstance(system, Classification) or system.dropout_place == "inputs"
             rows = tokens if by_place else min(tokens, system.vocabulary_size)
             found += _affine(rows, system.embedding_size, gates)
@@ -134,8 +133,7 @@ def repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Ar
         return policy.einsum(spec, left, right)
 
     def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        # One number of the last result enters the operand, so that no product can be optimised
-        # away.
+        # One number of the last result enters the operand, so that no product is optimised away.
         left, last = state
         left = left.at[0, 0].set(last[0, 0].astype(left.dtype))
         return left, policy.einsum(spec, left, right)

@@ -91,8 +91,7 @@ class Row(Environment):
         peers_left_out: requested peers that were not measured, and why.
         ratio_to_best_peer: compared with the best peer of this dtype, in time or in memory,
             whichever is measured; None for peers, or if none was measured.
-        limit_fraction: share of the limit: memory for a step of sampling, products for one of
-            training.
+        limit_fraction: share of the limit: of memory in sampling, of products in training.
         memory_mb: the benchmark's measure of memory, in 10^6 bytes.
         details: fields of this benchmark only.
     """

@@ -43,8 +43,7 @@ class System:
             which the peers only have for one layer.
         output_dropout: additional dropout rate on the output layer's inputs.
         tied: the output layer's weights are the embedding's.
-        carried: carry the recurrent state from batch to batch; otherwise each batch holds
-            independent sequences.
+        carried: carry the recurrent state between batches; otherwise sequences are independent.
         remat: time steps per chunk whose activations ours recomputes; None keeps all.
         backend: implementation of ours.
     """

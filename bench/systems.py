@@ -62,8 +62,7 @@ class Options:
 class Line:
     """Runs that differ only in their seed, all finished or none, and their figures.
 
-    `ngram` is the held-out loss of an n-gram of this order, or why it is unavailable, or None if it
-    does not apply.
+    `ngram` is the held-out loss of an n-gram of this order, or why there is none, or None.
     """
 
     runs: tuple[Run, ...]

@@ -1,7 +1,6 @@
 """Binary classification of whole sequences: one logit per sequence.
 
-Shapes: T time, B batch, E embedding size, H hidden size (2H where bidirectional), F features, V
-vocabulary.
+Shapes: T time, B batch, E embedding, H hidden size (2H if bidirectional), F features, V vocabulary.
 """
 
 from __future__ import annotations
@@ -59,8 +58,7 @@ class ClassifierConfig(StackConfig):
     Attributes:
         embedding_size: E, the size of a word vector.
         frozen_embedding: keep the word vectors fixed during training.
-        learn_missing: learn a vector, starting from zeros, for each word whose frozen vector is all
-            zeros.
+        learn_missing: learn a vector, from zeros, for each word whose frozen vector is zero.
         pooling: how the stack's outputs become one vector: each direction's "last" state, or the
             "max" or "mean" of the top layer's outputs over the real steps.
         dense_size: units of the ReLU layer before the logit; 0 leaves it out.
@@ -143,8 +141,7 @@ class Classifier:
         Args:
             params: from `init`.
             tokens: integers `[T, B]`.
-            mask: bool `[T, B]`, True = a real token, in any pattern. A sequence without real tokens
-                is pooled to zeros.
+            mask: bool `[T, B]`, True = a real token; a sequence without any is pooled to zeros.
             dropout_key: a typed key, or one per sequence, `[B]`; None disables dropout.
 
         Returns:
@@ -191,8 +188,7 @@ class Classifier:
         Args:
             params: from `init`.
             tokens: see `logits`.
-            labels: `[B]`, 0 or 1. A sequence with any other label, such as -100, is ignored, as if
-                its weight were 0.
+            labels: `[B]`, 0 or 1; a sequence with any other label, such as -100, is ignored.
             mask: see `logits`.
             weights: `[B]`; None means 1 each. A sequence of weight 0 is padding: it contributes
                 nothing to sums or gradients, whatever it contains.

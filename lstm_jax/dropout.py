@@ -29,9 +29,8 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLi
     """Inverted dropout mask: 0 with probability `rate`, else the inverse of the keep probability.
 
     Each random 32-bit word serves several entries: 32 at a rate of 1/2, 16 at multiples of 1/4, 8
-    at multiples of 1/16, 4 at multiples of 1/256, and otherwise 2, with the rate rounded to a
-    multiple of 1/65536. With one word per entry, drawing masks took a tenth of a training step on
-    CPU.
+    at multiples of 1/16, 4 at multiples of 1/256, and otherwise 2, with the rate rounded to
+    1/65536. One word per entry took a tenth of a training step on CPU.
 
     `key` is one typed key, or keys `[B]` for a shape `(..., B, F)`.
     """

@@ -72,9 +72,8 @@ def chunk_times(
 
     On CPU a chunk has up to 1.7 million logits: of 0.2 to 3 million, 1.5 to 2 million were fastest
     on two cores with vocabularies of 6,544 and 8,009 tokens. On GPU or TPU it has up to 256 MB of
-    float32 (not measured): too large for any cache, but small products leave such devices mostly
-    idle. The default backend at trace time decides; an exported program keeps its chunk size and
-    runs anywhere.
+    float32 (not measured): too large for a cache, but small products leave such devices idle. The
+    default backend at trace time decides; exported programs keep their chunk size.
     """
     most = _CPU_CHUNK_LOGITS if (backend or jax.default_backend()) == "cpu" else _CHUNK_LOGITS
     affordable = most // max(1, batch_size * vocabulary_size)
@@ -107,8 +106,7 @@ def fused_cross_entropy(
         params: the output layer; with `axis`, this device's slice `w [H, V/n]`, `b [V/n]`.
         hs: `[T, B, H]`; with `axis`, this device's rows.
         targets: integers `[T, B]`. One outside [0, V), such as -100, is ignored, as if masked.
-        mask: bool `[T, B]`, True = a real token, or None. It applies to the sums and to their
-            divisor.
+        mask: bool `[T, B]`, True = a real token, or None. It applies to sums and divisor.
         axis: mesh axis of n devices along which the vocabulary is split, or None.
 
     Returns:
@@ -139,8 +137,7 @@ def fused_cross_entropy(
 def look_up_split(table: Array, ids: Array, axis: str) -> Array:
     """Look up `table[ids]` in a table whose rows are split among devices; inside `shard_map`.
 
-    Each device looks up the ids of all devices in its slice; a reduce-scatter returns each its
-    rows.
+    Each device looks up all devices' ids in its slice; a reduce-scatter returns each its rows.
 
     Args:
         table: this device's slice of the rows, `[V / n, E]`.

@@ -82,8 +82,8 @@ class LanguageModelConfig(StackConfig):
         output_stddev: draw the output weights from a normal distribution with this standard
             deviation, with zero biases; None draws them as `initialisation` says.
         output_truncated: truncate that distribution at two standard deviations.
-        output_dropout: dropout rate on the output layer's inputs, drawn anew at each time step; in
-            addition to `dropout`.
+        output_dropout: additional dropout rate on the output layer's inputs, drawn anew at each
+            step.
         tied: use the transposed embedding as the output layer's weights (Press and Wolf, 2017).
 
     Examples:

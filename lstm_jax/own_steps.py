@@ -100,8 +100,7 @@ def parallel(
             the memory of the iterations.
         tolerance: largest last correction, relative for states above 1; None means the square root
             of the dtype's precision. The remaining error is about its square.
-        max_iterations: number of iterations after which a `lax.scan` computes the result instead,
-            in the same program.
+        max_iterations: iterations after which a `lax.scan` takes over, in the same program.
         check: refuse a step whose units depend on each other. A probe at trace time takes 2
             log2(units) forward derivatives of one step, at random values with integers set to 0.
             Units that mix only at other values go undetected and get wrong gradients.

@@ -62,8 +62,7 @@ def lstm(
         xs: inputs `[T, B, D]`, or integers `[T, B]` that stand for one-hot rows of size D and are
             looked up in `w_x`. Integers outside [0, D) are clipped.
         mask: bool `[T, B]`, True = a real step, in any pattern. A masked step keeps the carry and
-            outputs zeros (Keras repeats its last output there; nnx ignores the mask and computes
-            on).
+            outputs zeros (Keras repeats its last output there; nnx computes on).
         resets: bool `[T, B]`, True at t starts a new sequence at t: the carry is zeroed before t,
             or after t with `reverse`. A reset at a masked step still counts.
         reverse: run from the last time step to the first; `ys` stay in the order of `xs`.
@@ -148,8 +147,7 @@ def layer(
 ) -> tuple[Any, Array]:
     """Run the layer whose cell the parameters belong to; see `lstm` for arguments and results.
 
-    `input_scale [T, B]` multiplies the one-hot rows of integer `xs`, as dropout on a one-hot input
-    does.
+    `input_scale [T, B]` multiplies the one-hot rows of integer `xs`, as dropout on them does.
     """
     return layer_with_info(params, carry, xs, input_scale=input_scale, **options)[:2]
 

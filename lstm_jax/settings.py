@@ -86,8 +86,7 @@ def from_json(cls: type[T], values: Any, prefix: str = "") -> T:
     Fields missing from `values`, as in a file of an older version, take their defaults.
 
     Raises:
-        ValueError: an unknown field or an invalid value (see `check`); the message names it with
-            `prefix`.
+        ValueError: an unknown field or an invalid value (see `check`), named with `prefix`.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')} is {values!r:.60}; expected a JSON object")

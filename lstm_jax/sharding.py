@@ -34,8 +34,7 @@ def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
     Its axis is "data"; with `tensor` above 1 it has a second axis of that size, "tensor".
 
     Raises:
-        ValueError: `devices` is not available, not a multiple of `tensor`, or no divisor of
-            `batch_size`.
+        ValueError: `devices` is unavailable, or `tensor` or `batch_size` does not fit it.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -113,8 +112,7 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
         >>> xs.sharding.device_set == {*mesh.devices.flat}
         True
     """
-    # On one device arrays stay plain: mixing them with arrays on a mesh would compile the step
-    # twice.
+    # On one device arrays stay plain: mixed with arrays on a mesh, the step would compile twice.
     if mesh.size == 1:
         return jax.tree.map(jnp.asarray, tree)
     return put_at(NamedSharding(mesh, rows_at(axis, mesh)), tree)
@@ -278,8 +276,7 @@ def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
         widths = [(0, new - old) for new, old in zip(shape, array.shape, strict=True)]
         if shape == array.shape:
             return array
-        # XLA would reshard an array that is split otherwise by way of the whole array, with a
-        # warning.
+        # XLA would reshard any other array by way of the whole one, with a warning.
         return jnp.pad(lax.with_sharding_constraint(array, NamedSharding(mesh, _WHOLE)), widths)
 
     found: Tree = jax.tree.map(pad, jax.tree.broadcast(specs, tree), tree)

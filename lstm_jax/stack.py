@@ -49,11 +49,10 @@ class StackConfig:
         hidden_size: H, units of each layer and direction.
         projection_size: P, the size to which an LSTM's hidden states are projected (PyTorch's
             `proj_size`; Sak et al., arXiv:1402.1128); None for no projection.
-        bidirectional: run each layer backward in time too, and concatenate the outputs, so that the
-            next layer sees 2H.
-        directions_at_once: run both directions of a bidirectional layer in one loop instead of one
-            after the other. On GPU this halves the kernel launches; off by default, as it has not
-            been timed on any.
+        bidirectional: run each layer backward in time too, and concatenate the outputs,
+            `[T, B, 2H]`.
+        directions_at_once: run both directions of a layer in one loop instead of in turn. This
+            halves the kernel launches on GPU; off by default, as it has not been timed on any.
         gru_reset: apply a GRU's reset gate after the recurrent product (cuDNN, PyTorch, Keras) or
             before it (the original paper).
         initialisation: framework whose initial distributions are used, see `init_lstm`.
@@ -176,8 +175,7 @@ def run_stack(
     Args:
         config: settings of the stack.
         layers: parameters, from `init_stack`.
-        carry: one entry per layer, or None for zeros. A backward direction's entry enters at the
-            last time step.
+        carry: one entry per layer, or None for zeros; a backward one enters at the last time step.
         xs: `[T, B, D]`, or integers `[T, B]` that stand for one-hot rows.
         mask: bool `[T, B]`, see `lstm`.
         resets: bool `[T, B]`, see `lstm`.

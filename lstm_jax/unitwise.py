@@ -22,8 +22,7 @@ def mingru(
 ) -> tuple[cells.MinGRUCarry, Array]:
     """A minGRU layer over time: `mingru_step` at each time step. Otherwise like `lstm`.
 
-    The step is linear in the state, so `backend="parallel"` takes one associative scan forward and
-    one backward.
+    The step is linear in the state, so `backend="parallel"` takes one associative scan each way.
 
     Examples:
         >>> params = lstm_jax.init_mingru(jax.random.key(0), input_size=3, hidden_size=4)
@@ -94,13 +93,11 @@ def diag_gru(
         carry: initial carry, `h [B, H]`; None starts with zeros.
         xs: inputs `[T, B, D]`, or integers `[T, B]`.
         return_info: also return how the states were found.
-        **options: as for `lstm`. With `remat`, chunks of that many time steps are solved one after
-            the other.
+        **options: as for `lstm`; `remat` solves chunks of that many time steps one by one.
 
     Returns:
-        The final carry, the hidden states `[T, B, H]`, and with `return_info` a `SolverInfo`. With
-        chunks, it has the most iterations, the largest residual, and whether any chunk took the
-        loop.
+        The final carry, the hidden states `[T, B, H]`, and with `return_info` a `SolverInfo`: of
+        chunks, the most iterations, the largest residual, and whether any took the loop.
 
     Examples:
         >>> params = lstm_jax.init_diag_gru(jax.random.key(0), input_size=3, hidden_size=4)

@@ -40,8 +40,7 @@ class Training(NamedTuple):
     Attributes:
         step: train on the next batch (forward, backward, clip, Adam) and wait for the result.
         loss: mean loss of the epoch's first batch in nats, from a zero carry, without dropout.
-        parameters: number of trained parameters, without those that its cell has beyond ours by
-            definition.
+        parameters: number of trained parameters, without those of its cell that ours lacks.
         settings: settings chosen for speed.
     """
 

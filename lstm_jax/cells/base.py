@@ -123,7 +123,6 @@ def check_shapes(params: Any) -> None:
 
 @cache
 def _shapes(cell: Cell, input_size: int, hidden_size: int) -> Iterable[tuple[int, ...]]:
-    """Shapes of the parameters that a cell draws."""
     draw = partial(cell.init, input_size=input_size, hidden_size=hidden_size)
     drawn = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
     return tuple(array.shape for array in drawn)

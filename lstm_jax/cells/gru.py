@@ -22,8 +22,8 @@ GRUReset = Literal["after", "before"]
 class GRUParams(NamedTuple):
     """Weights of a GRU: `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_hn [H]`; gate order r, z, n.
 
-    `b_hn` is the bias inside the reset product; if it is None, the reset gate is applied before the
-    recurrent product.
+    `b_hn` is the bias inside the reset product; None applies the reset before the recurrent
+    product.
 
     Examples:
         >>> lstm_jax.init_gru(jax.random.key(0), 3, 4, reset="before").b_hn is None

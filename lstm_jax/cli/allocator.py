@@ -17,8 +17,7 @@ _SMALL_STATE = 2**14
 def keep_memory_of_steps(rows: int, hidden_size: int) -> bool:
     """Call `keep_freed_memory` for steps on `rows` rows per device; JAX must not have started.
 
-    Steps with at most 16,384 numbers in a hidden state need less than 64 MB at once, and get a
-    second arena.
+    With at most 16,384 numbers in a hidden state they need under 64 MB, and get a second arena.
     """
     return keep_freed_memory(2 if rows * hidden_size <= _SMALL_STATE else 1)
 

@@ -71,7 +71,6 @@ def given(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 def _message(box: str) -> str:
-    """First part of the message in tyro's box."""
     lines = [_FRAME.sub(" ", line).strip() for line in box.splitlines()[1:]]
     return " ".join("\n".join(lines).strip().partition("\n\n")[0].split())
 
@@ -116,7 +115,6 @@ def _as_meant(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
 
 
 def _hints(arguments: Sequence[str], flags: Mapping[str, bool]) -> Iterator[str]:
-    """Suggestions of what was probably meant."""
     last, is_next = "", False
     for argument in arguments:
         flag = _flag(argument, flags)

@@ -127,8 +127,7 @@ def importing() -> Iterator[None]:
 def _open_closed_streams() -> None:
     """Open closed standard streams, as after `>&-`, on /dev/null.
 
-    Python sets them to None, which breaks libraries, and the next opened file would get the closed
-    stream's descriptor.
+    Python sets them to None, which breaks libraries, and the next file would get their descriptor.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

@@ -18,13 +18,11 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     On CPU "auto" means one device per core, each with one thread, if hidden states have at most 64
     units, and otherwise one device, as XLA only uses several cores for large products. On GPU or
     TPU it means all devices. In either case the number divides the batch. If the user has split the
-    processor (JAX_NUM_CPU_DEVICES, XLA_FLAGS), that is kept, and "auto" takes one device. Several
-    processes each have an equal share of the devices, and all take part; on CPU "auto" means one
-    per process.
+    processor (JAX_NUM_CPU_DEVICES, XLA_FLAGS), that is kept, and "auto" takes one device. Processes
+    share the devices equally; on CPU "auto" means one for each.
 
-    `processes` is the number of processes, or 0 if unknown. With `is_asked` the user asks for this
-    number now, so ValueError is raised if the processor has fewer cores. A run resumed elsewhere
-    takes what there is.
+    `processes` is their number, or 0 if unknown. With `is_asked` the user asks for this number now,
+    and too few cores raise ValueError; a run resumed elsewhere takes what there is.
     """
     asked = None if config.devices == "auto" else config.devices
     processes = processes or jax.process_count()  # too late for flags, but such clusters need none

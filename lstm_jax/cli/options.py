@@ -69,11 +69,9 @@ class SampleCommand(Checked):
     feed_unknown: bool = False
     line_length: Count | None = None  # start a new line after this many tokens.
     stream: bool = False  # show the text while it is generated.
-    #: generate this many texts and print the one that the model finds most likely, including its
-    #: given characters.
+    #: print the most likely of this many texts, judged with their given characters.
     best_of: _MANY | None = None
-    #: search for the most likely texts with this many hypotheses instead of sampling, and print the
-    #: best `batch` of them.
+    #: search for the most likely texts with this many hypotheses instead of sampling.
     beams: _MANY | None = None
     #: exponent of the length by which a beam search divides log-probabilities.
     length_penalty: Annotated[float, Bounds(-1e6, 1e6)] = 1.0
@@ -121,8 +119,7 @@ class ClassifyCommand(Checked):
     """Label texts, one per line, with a trained classifier.
 
     For each line of the file or of standard input, prints the label, the probability that the text
-    is positive, and the text, separated by tabs. Empty lines get a row too; only LF and CRLF end a
-    line.
+    is positive, and the text, separated by tabs. Only LF and CRLF end a line; empty ones count.
     """
 
     #: a folder made by train.py with the reviews preset.

@@ -145,7 +145,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Plan:
-    """Needs of a model; in each dict "total" is the sum."""
+    """Resources that a model needs; in each dict "total" is the sum."""
 
     mesh: Mesh
     rows: int  # rows of the batch on each device
@@ -292,8 +292,7 @@ def _traffic(
 ) -> Iterator[tuple[str, float, float]]:
     """Yield each collective of a step: name, bytes sent per device, speed in 10^9 bytes per second.
 
-    A tensor axis joins neighbours, so it stays within a node if its size divides the node's
-    devices.
+    Neighbours share a tensor axis, so it stays within a node if it divides the node's devices.
     """
     own, config = command.own, model.config
     in_node = mesh.devices <= own.node_devices

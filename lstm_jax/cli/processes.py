@@ -38,8 +38,7 @@ class Launch(Checked):
 def joined(launch: Launch) -> Iterator[int]:
     """Join the other processes, if any, before JAX starts.
 
-    Yields their number, or 0 if only the cluster knows it. Raises ValueError if something is
-    missing.
+    Yields their number, or 0 if only the cluster knows it; raises ValueError if it lacks an option.
     """
     address, count, number, local = _found(launch)
     if address == "auto":

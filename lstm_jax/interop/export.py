@@ -96,8 +96,7 @@ def export_sampler(
         platforms: see `export_step`.
 
     Raises:
-        ValueError: the model is bidirectional, a platform is unknown, or another argument is
-            invalid.
+        ValueError: the model is bidirectional, or a platform or another argument is invalid.
 
     Examples:
         >>> from lstm_jax import interop

@@ -114,7 +114,7 @@ def require_target(target: Path, *, overwrite: bool) -> None:
 def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the tensors of a `state_dict` written by `torch.save`, on the CPU.
 
-    From a dict with `state_dict` among other entries, as training frameworks save it, that one is
+    If the file has a `state_dict` among other entries, as training frameworks save it, that is
     read.
 
     Raises:

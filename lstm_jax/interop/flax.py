@@ -91,8 +91,7 @@ def params_to_linen(params: Any) -> Tree:
     `Directions` give the tree of `nn.Bidirectional(nn.RNN(cell), nn.RNN(cell))`.
 
     Raises:
-        ValueError: Flax lacks the cell: a GRU with its reset before the product, or an LSTM with a
-            projection.
+        ValueError: Flax lacks the cell: a GRU that resets before the product, or a projected LSTM.
 
     Examples:
         >>> from lstm_jax import interop
@@ -203,5 +202,4 @@ def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
 
 
 def _biased(cell_name: str, sides: Sides) -> list[str]:
-    """Names of the kernels that have the cell's bias."""
     return sides[cell_name == "lstm"].split()

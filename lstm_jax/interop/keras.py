@@ -63,8 +63,7 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
     Args:
         weights: the layer's `get_weights()`; without biases (`use_bias=False`) ours are zeros.
         reset: whether a GRU's reset gate is applied `"after"` the recurrent product (Keras's
-            default) or `"before"` it. Only needed for a GRU without bias, as the bias's shape shows
-            it otherwise.
+            default) or `"before"` it; only needed without a bias, whose shape shows it otherwise.
 
     Raises:
         ValueError: the arrays do not match such a layer.

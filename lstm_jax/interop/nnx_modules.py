@@ -60,8 +60,7 @@ class _Recurrent(Recurrent, nnx.Module):
             options: options of the module, except those that the weights determine.
 
         Raises:
-            ValueError: the layers are of another cell, do not form a stack of one hidden size, or
-                have a projection.
+            ValueError: the layers are of another cell, of several hidden sizes, or projected.
         """
         for layer in layers:
             require_no_projection(layer, "a module")

@@ -153,13 +153,12 @@ def language_model_from_pytorch(
         state: the model's `state_dict()`. Without `encoder.weight` inputs are one-hot; without
             `decoder.bias` ours is zeros.
         cell: see `layers_from_pytorch`.
-        tied: whether decoder and encoder share one weight, which we keep once; by default they do
-            if they are equal.
+        tied: whether decoder and encoder share one weight, kept once; by default if they are equal.
         names: names of the three modules.
 
     Returns:
-        The model, whose config follows from the weights with defaults for the rest (dropout 0), and
-        its parameters.
+        The model, whose config has what the weights determine and defaults (dropout 0), and its
+        parameters.
 
     Raises:
         ValueError: names or shapes do not match such a model, or `tied` weights differ.

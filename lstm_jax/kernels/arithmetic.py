@@ -2,8 +2,7 @@
 
 Backward quantities that do not depend on the incoming gradient can be computed for all time steps
 before the backward scan, or inside it while a row is in cache. On CPU (`bench/layer.py`) the former
-was faster for the GRU and the latter for the LSTM, which saves its gates before the tanh and
-recomputes it.
+was faster for the GRU, the latter for the LSTM, which recomputes the tanh of its gates.
 
 sigmoid(x) = tanh(x / 2) / 2 + 1 / 2, so one tanh serves all gates of a step. The halves are folded
 into the weights once (`fold`), before the input product, and differentiated by JAX.

@@ -21,8 +21,7 @@ def scan_rematerialised(
     the extra work is one more forward pass.
 
     Args:
-        body: (carry, inputs of K time steps, index of the chunk) -> (carry, outputs of K time
-            steps).
+        body: (carry, inputs of K time steps, index of the chunk) -> (carry, outputs).
         carry: carry into the first chunk processed.
         inputs: a pytree of arrays `[T, ...]`.
         chunk: K; if it does not divide T, the chunk processed last is shorter.

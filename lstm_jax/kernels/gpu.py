@@ -83,8 +83,7 @@ def forward(
     """Run the recurrence; arguments as in `scan.run`.
 
     Returns:
-        The final carry and all hidden states, the saved rows `[T, B, G]`, and the other saved
-        values.
+        The final carry and all hidden states, the saved rows `[T, B, G]`, and other saved values.
     """
     w_HG = policy.cast(weights[0])
     parts = w_HG.shape[1] // carry.h.shape[-1]
@@ -142,8 +141,7 @@ def backward(
         """State for the step before (into its product, around it), and the operands' gradients."""
         if is_narrow:  # two kernels in any case, one per dtype
             return (policy.cast(jnp.stack(doperands[:parts])), dread), doperands
-        # Stacked into one array, as XLA would otherwise make one kernel for the gates and one for
-        # the carry.
+        # Stacked into one array: XLA would make one kernel for the gates and one for the carry.
         blocks = lax.optimization_barrier(jnp.stack([*doperands, *dread]))
         return (blocks, ()), tuple(jnp.unstack(blocks)[: len(doperands)])
 

@@ -39,8 +39,7 @@ def linear_recurrence(
     Args:
         blocks: A, S x S arrays `[T, ...]`.
         offsets: b, S arrays `[T, ...]`.
-        parallel: use one associative scan of depth log T (True) or a loop over time (False); None
-            chooses by platform.
+        parallel: one associative scan of depth log T, or else a loop; None chooses by platform.
         reverse: run from the last time step to the first.
         unroll: steps per iteration of the loop.
         guarded: fall back to a loop, in the same program, if the scan's products overflow.

@@ -67,8 +67,7 @@ class Kernel(NamedTuple):
     Attributes:
         fold: parameters -> parameters with the sigmoids' halves folded into the weights.
         weights: folded parameters -> weights of the recurrence itself.
-        forward: (policy, weights, b `[G]`, carry, row of gates_x) -> (carry, saved row, other saved
-            values).
+        forward: (policy, weights, b `[G]`, carry, row of gates_x) -> (carry, saved row, others).
         factors: (saved rows `[T, B, G]`, other saved values `[T, ...]`, previous hidden states
             `[T, B, H]`) -> inputs of the backward step, for all time steps.
         backward: (policy, transposed weights, saved row, factors, gradient of the new carry) ->

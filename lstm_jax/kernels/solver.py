@@ -40,8 +40,7 @@ class SolverInfo(NamedTuple):
     """How the states of all time steps were found.
 
     Attributes:
-        iterations: Newton iterations, int32 `[]`; 0 if the step is linear in the state or only a
-            loop ran.
+        iterations: Newton iterations, int32 `[]`; 0 for a linear step, or if only a loop ran.
         residual: the largest `|F(h_{t-1}, x_t) - h_t|` over all time steps and units, `[]`.
         sequential: whether a loop over time computed the states, bool `[]`.
 
@@ -253,8 +252,7 @@ def _newton(
     def by_loop(at: tuple[State, Array]) -> tuple[State, Array]:
         return _loop(recurrence, operands, first, inputs), at[1] & False
 
-    # Under `vmap` a `cond` would run both branches for all members; this runs once, if any needs
-    # it.
+    # Under `vmap` a `cond` would run both branches for all; this runs once, if any needs it.
     failed = ~(correction <= tolerance)
     states, _ = lax.while_loop(lambda at: at[1], by_loop, (states, failed))
     return states, iterations, failed

@@ -155,8 +155,7 @@ def decode(
 
     Returns:
         The new state; tokens int32 `[T, B]`, `FREE` after a row's end; and their log-probabilities
-        in nats under the unfiltered model, `[T, B]`, 0 where there is no token or without
-        `with_scores`.
+        in nats under the unfiltered model, `[T, B]`, 0 where there are none.
     """
     each_B = jnp.arange(given_TB.shape[1])
     begun = writing.place

@@ -60,10 +60,8 @@ class FilterOptions(TypedDict, total=False):
         top_n: number of most likely tokens that may be drawn; 0, the default, allows all.
         top_p: total probability of the tokens that may be drawn, above 0 and at most 1, the
             default, which allows all.
-        min_p: probability that a token needs relative to the most likely one, from 0, the default,
-            to 1.
-        repetition_penalty: above 1, makes tokens that already occur in the row less likely; default
-            1.
+        min_p: probability needed relative to the most likely token, from 0, the default, to 1.
+        repetition_penalty: above 1, the default, tokens that the row already has get less likely.
         forbidden: token ids that are never chosen; by default none.
 
     Examples:

@@ -45,9 +45,8 @@ class Texts(NamedTuple):
         tokens: int32 `[T, B]`, including each row's prompt; `FREE` after its end.
         lengths: int32 `[B]`, number of tokens of each row, without the stop sequence.
         stopped: bool `[B]`, whether a stop sequence ended the row.
-        log_probabilities: float32 `[T, B]`, in nats, of each token after the prompt, including
-            those given by the template, under the unfiltered model; NaN elsewhere. None if not
-            requested.
+        log_probabilities: float32 `[T, B]`, in nats, of each token after the prompt, given ones
+            included, under the unfiltered model; NaN elsewhere. None if not requested.
 
     Examples:
         >>> tokens, lengths = np.array([[3], [4], [-1]], np.int32), np.array([2], np.int32)
@@ -94,15 +93,13 @@ def generate(
         model: a language model; not bidirectional.
         params: its parameters.
         template: integers `[T, B]`, with `FREE` (-1) where a token is to be filled in.
-        key: a typed PRNG key. Each draw depends only on the key, the row, and the number of the
-            place in the row.
+        key: a typed PRNG key. A draw depends only on the key, the row, and the place in the row.
         log_probabilities: whether to return them.
         **options: as follows, and the filters of `FilterOptions`.
 
     Keyword Args:
         lengths: `[B]`, number of places in each row; by default T. See `stack_rows`.
-        stops: sequences of token ids. One that the model generates in free places ends its row and
-            is removed.
+        stops: sequences of token ids; one generated in free places ends its row and is removed.
         first_row: number of the first row, if these are some of many; by default 0.
         allow_bidirectional: let a bidirectional model continue token by token with both directions,
             to show that its output is useless.

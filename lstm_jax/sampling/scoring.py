@@ -68,15 +68,13 @@ def score(
 ) -> list[TextScore]:
     """Compute the log-probabilities of each text's tokens, starting from a zero carry.
 
-    Texts of similar length are batched and run in chunks of time, so long texts take no more memory
-    than short ones.
+    Similar lengths are batched and run in chunks of time, so long texts take no more memory.
 
     Args:
         model: a language model; not bidirectional.
         params: its parameters.
         texts: token ids `[T_b]`, at least two per text, or one after a context.
-        contexts: token ids `[C_b]` that precede each text; the model reads them, but they are not
-            scored.
+        contexts: token ids `[C_b]` that precede each text; they are read but not scored.
         batch_size: number of texts per batch.
 
     Raises:
@@ -148,7 +146,6 @@ def _losses(
 def _row(
     model: LanguageModel, index: int, context: npt.ArrayLike, text: npt.ArrayLike
 ) -> npt.NDArray[np.int32]:
-    """Join a text to its context, if any."""
     parts = {"context": np.asarray(context), "text": np.asarray(text)}
     if not parts["context"].size:
         del parts["context"]

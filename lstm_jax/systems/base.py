@@ -104,8 +104,8 @@ class TrainConfig(Checked):
     keep_checkpoints: Changeable[Count] = 3
     #: stop after this many evaluations in a row without a better held-out loss; 0 for never.
     patience: Changeable[CountOrZero] = 0
-    #: give up after this many steps in a row with a non-finite loss or gradient, which are skipped;
-    #: 0 for never.
+    #: give up after this many steps in a row skipped for a non-finite loss or gradient; 0 for
+    #: never.
     skipped_at_most: Changeable[CountOrZero] = 20
     #: settings of the optimizer.
     optimizer: Changeable[OptimizerConfig] = field(default_factory=OptimizerConfig)
@@ -162,16 +162,14 @@ class Objective(Protocol):
     ) -> tuple[BatchSums, Any]:
         """Sums of the batch within `data`, from the system's `feed`, and the new carry.
 
-        `index` is the batch's index in its epoch. `dropout_key` has one key per sequence, `[B]`;
-        None disables dropout.
+        `index` is the batch's index in its epoch; `dropout_key`, `[B]`, is None outside training.
         """
 
 
 class System:
     """A run's settings and data: the interface between a system and training.
 
-    A subclass is a frozen dataclass. It must override what raises NotImplementedError, and may
-    override the defaults.
+    A subclass is a frozen dataclass that overrides at least what raises NotImplementedError.
     """
 
     name: ClassVar[str]  # name of the system in its runs' configs
@@ -260,8 +258,7 @@ class System:
     def with_samples(self, *, replace: bool) -> Self:
         """Check that the prompts or templates of samples are usable.
 
-        With `replace`, unusable ones are dropped or replaced by something from the data; else they
-        raise ValueError.
+        With `replace`, unusable ones are dropped or replaced from the data; else raises ValueError.
         """
         return self
 

@@ -50,9 +50,8 @@ class CorpusConfig(TrainConfig):
     characters: Count | None = None
     #: whether to "keep" line ends, replace each by a "space", or "drop" them.
     line_ends: Literal["keep", "space", "drop"] = "keep"
-    #: "lanes": each batch continues the text of the previous one; "published": each batch has
-    #: consecutive pieces, but batches are shuffled although the carry is kept, as in a published
-    #: word model.
+    #: "lanes": each batch continues the text of the previous one; "published": batches of
+    #: consecutive pieces are shuffled although the carry is kept, as in a published word model.
     layout: Literal["lanes", "published"] = "lanes"
     #: which share to hold out: the "end" of the text, or the end of each of the batch's "lanes",
     #: spread over the whole text, as in some published notebooks.
@@ -102,8 +101,7 @@ def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
 def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
     """Build the vocabulary, split off the held-out share, and lay out both parts.
 
-    Raises ValueError if the text is too short for one batch, or has characters outside a given
-    vocabulary.
+    Raises ValueError if the text is too short for a batch, or has characters not in `vocabulary`.
     """
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     text = first_characters(text, config)

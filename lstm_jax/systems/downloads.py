@@ -55,8 +55,8 @@ def fetch(name: str, sources: Mapping[str, Source]) -> Path:
     """Return a corpus's file, after downloading it if it is not cached.
 
     The cache folder is `LSTM_JAX_CACHE`, or else the user's cache folder of this system. The file
-    appears there complete and with the right SHA-256, or not at all; a line on standard error
-    reports the download.
+    appears there complete and verified, or not at all; a line on standard error reports the
+    download.
 
     Raises ValueError, with the cure, if the cached file is unexpected or unreadable, the folder
     cannot be written, or the download fails.

@@ -311,8 +311,7 @@ def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
     outside the vocabulary is an error.
 
     Raises:
-        ValueError: there are no characters, or a poem contains the padding character or a lone
-            surrogate.
+        ValueError: there are no characters, or one is the padding or a lone surrogate.
     """
     counts = Counter("".join(poems))
     if not counts:

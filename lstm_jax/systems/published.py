@@ -94,9 +94,8 @@ def published_batches(
     """Cut the stream `ids` [N] into batches in the way of the published model.
 
     It is cut into S = N // (B * T) + 1 pieces of nearly equal length; each is repeated from its
-    start until it fills B rows of T in sequence, which become the columns of a batch. The targets
-    of a row are the row rolled by one, so its last target is its own first word: the flaw
-    reproduced here.
+    start until it fills B rows of T in sequence, the columns of a batch. A row's targets are the
+    row rolled by one, so its last target is its own first word: the flaw reproduced here.
 
     Raises:
         ValueError: a piece would be empty.

@@ -159,9 +159,8 @@ def prompt_template(vocabulary: Vocabulary, prompt: str, length: int) -> Templat
 def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = False) -> Template:
     """Make a template of a text in which each `*`, a character or a word, is to be filled in.
 
-    Raises ValueError if it is empty or contains an unknown token. With `feed_unknown` such a token
-    is displayed as it is, but fed to the model as the unknown token, or as padding if there is
-    none.
+    Raises ValueError if it is empty or contains an unknown token. `feed_unknown` displays such a
+    token as it is, but feeds the model the unknown token, or else the padding.
     """
     is_of_words = vocabulary.kind == "word"
     places = text.split() if is_of_words else list(vocabulary.in_known_form(text))

@@ -107,9 +107,8 @@ def padded_lanes(
     """Lay `ids` [N] out so that each is a target exactly once, with padding at the ends of lanes.
 
     The M targets (N, or N - 1 without a context) are distributed in order over B = min(batch_size,
-    M) lanes whose lengths differ by at most one, so none is empty. Before its targets a lane has
-    the C - 1 tokens that precede them in the stream, as inputs without targets; rows are padded to
-    a multiple of T.
+    M) lanes whose lengths differ by at most one. Before its targets a lane has the C - 1 tokens
+    that precede them, as inputs without targets; rows are padded to a multiple of T.
 
     Args:
         ids: the stream to predict.

@@ -99,8 +99,7 @@ def _readings(raw: bytes) -> dict[str, str]:
     odd = re.search(rb"[\x80-\xff]", raw)
     first = raw.rfind(b"\n", 0, odd.start()) + 1 if odd and 0 not in raw else 0
     texts: dict[str, str] = {}
-    # A text of wide characters, however short, differs from one with stray NULs: where its bytes
-    # read as text, every other byte is NUL.
+    # In a text of wide characters whose bytes read as text, every other byte is NUL.
     others = raw.replace(b"\0", b"").decode("utf-8", "replace")
     is_wide = raw.count(0) > len(raw) / (4 if _is_likely(others) else 100)
     for name in marked[:1] or (_WIDE if is_wide else _NARROW if 0 not in raw else ()):
@@ -109,8 +108,7 @@ def _readings(raw: bytes) -> dict[str, str]:
             text = codecs.getincrementaldecoder(name)().decode(raw[first : first + _SAMPLE])
         except UnicodeDecodeError:
             continue
-        # The wrong byte order leaves no ASCII characters, and ASCII alone indicates no narrow
-        # encoding.
+        # The wrong byte order leaves no ASCII characters; ASCII alone indicates no narrow encoding.
         is_told = min(text, default="\x80") < "\x80" if name in _WIDE else not text.isascii()
         if (is_told or marked) and _is_likely(text) and text not in texts.values():
             texts[name] = text

@@ -48,19 +48,17 @@ def read_vectors(
 
     A line is `word v1 ... vE`, in UTF-8 (GloVe: Pennington et al. 2014). Its last E fields are the
     numbers, as a few of GloVe's words contain spaces (`. . .`), but no such word may end in a
-    number. A first line `count E`, as in word2vec's text format, gives E and is skipped; without it
+    number. A first line `count E`, as in word2vec's text format, gives E and is skipped; otherwise
     E is the number of numbers at the end of the first line. Blank lines are skipped, and only LF
-    ends a line. A repeated word keeps its first vector, and numbers of words outside the vocabulary
-    are not parsed.
+    ends a line. A repeated word keeps its first vector; unknown words' numbers are not parsed.
 
     Args:
         path: the file, which is read as a stream.
-        vocabulary: its token 0 must be padding (`Vocabulary.padding` is not None), whose vector is
-            zeros.
+        vocabulary: its token 0 must be padding (`Vocabulary.padding`), whose vector is zeros.
         seed: seed of the vectors drawn.
         missing: vectors of words not in the file and of tokens in angle brackets: "zeros", or
-            "drawn" from a normal distribution with mean 0 and the standard deviation of all numbers
-            found.
+            "drawn" from a normal distribution with mean 0 and the found numbers' standard
+            deviation.
 
     Raises:
         ValueError: the vocabulary has no padding, the file is unreadable or empty, a line has

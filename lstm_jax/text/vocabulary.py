@@ -34,8 +34,7 @@ class Vocabulary:
     """The tokens and their ids.
 
     Attributes:
-        kind: "char", one token per Unicode code point, or "word", one per word of
-            `lstm_jax.text.words`.
+        kind: "char", a token per Unicode code point, or "word", one per `lstm_jax.text.words`.
         tokens: each token once; its position is its id.
         unknown: id that stands for tokens outside the vocabulary; None makes them an error.
 
@@ -179,8 +178,7 @@ class Vocabulary:
         """Return the vocabulary described by untrusted `data` from `to_dict`.
 
         Raises:
-            ValueError: a field is missing, unexpected, or of the wrong type or value, or the format
-                is newer.
+            ValueError: a field is missing, unexpected or invalid, or the format is newer.
         """
         fields = dict(data) if isinstance(data, Mapping) else {}
         version = fields.pop("format_version", None)

@@ -8,8 +8,7 @@ so that no flipped bit goes unnoticed. If a leaf is split among processes, each 
 The number of devices and processes may change between saving and restoring.
 
 If a run has several processes, all of them must open a writing store, save and restore together:
-each writes its parts of the arrays, and the first one everything else. A failure in one is raised
-in all.
+each writes its parts of the arrays, and the first one the rest. All raise a failure of any.
 """
 
 import contextlib
@@ -116,8 +115,7 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: the store is read-only, something in `state` or `progress` cannot be
-                saved, or writing failed. Earlier steps are then unchanged, and the store remains
-                usable.
+                saved, or writing failed. Earlier steps and the store remain usable.
         """
         if self._read_only:
             raise CheckpointError(f"{self.directory} was opened with read_only=True; nothing saved")
@@ -289,8 +287,7 @@ def _quietly(work: Callable[[], T]) -> T:
     """Run Orbax without its printed messages; what matters is raised as CheckpointError.
 
     When one array fails, Orbax closes its event loop while TensorStore is still working on others,
-    each of which then prints that the loop is closed, or that its exception or coroutine was never
-    retrieved.
+    each of which then prints a complaint about the loop, its exception or its coroutine.
     """
     loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
 

@@ -215,7 +215,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row in a line, or None."""
     try:
         row = json.loads(line.decode(errors="replace"))
     except (ValueError, RecursionError):

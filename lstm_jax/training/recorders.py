@@ -1,8 +1,7 @@
 """Recorders of rows and samples for TensorBoard and Weights & Biases, beside `metrics.jsonl`.
 
-Each needs the extra of its name. The environment variables of Weights & Biases apply:
-`WANDB_MODE=offline` keeps everything on this machine until `wandb sync`, `WANDB_PROJECT` names the
-project, and so on.
+Each needs the extra of its name. The environment variables of Weights & Biases apply, such as
+`WANDB_PROJECT`; `WANDB_MODE=offline` keeps everything on this machine until `wandb sync`.
 """
 
 import html
@@ -64,8 +63,7 @@ class WandbRecorder:
     """Context manager that logs rows and samples to a Weights & Biases run, over `step`.
 
     Resuming a folder's run also resumes its Weights & Biases run; steps logged before an
-    interruption are not logged twice. The run is named after the folder, and wandb's files go into
-    `wandb` in it.
+    interruption are not logged twice. It is named after the folder, and writes to `wandb` in it.
 
     Raises:
         ValueError: wandb cannot reach its server.
@@ -169,7 +167,6 @@ class Recorded:
 
 
 def _kept(file: Path) -> str:
-    """Stripped text of a file, or an empty string without one."""
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 

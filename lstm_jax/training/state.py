@@ -143,8 +143,7 @@ def train_step(
 ) -> tuple[TrainState, StepMetrics]:
     """Run one training step: forward, backward, clipping, Adam.
 
-    The state is donated. `stopping`, float32 `[devices]`, is 1 for devices whose process is asked
-    to stop.
+    The state is donated. `stopping`, float32 `[devices]`, is 1 where the process is asked to stop.
     """
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
