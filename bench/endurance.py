@@ -133,8 +133,7 @@ class Watch(Quiet):
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
     """Slopes of memory and speed, and whether they exceed the hourly limits.
 
-    Raises:
-        ValueError: fewer than three points follow the first tenth and half a minute.
+    Raises ValueError if fewer than three points follow the first tenth and half a minute.
     """
     first = max(_WARMING_UP_SECONDS, _WARMING_UP * points[-1].seconds) if points else 0.0
     kept = [point for point in points if point.seconds >= first]

@@ -30,8 +30,7 @@ Filter = Callable[[Array], Array]
 def build_filters(kind: str, batch: int, top_n: int, size: int) -> Built:
     """Make a call for each way to filter a batch of logits; `kind` is one of `KINDS`.
 
-    Raises:
-        Disagreement: a filter keeps other tokens than ours.
+    Raises Disagreement if a filter keeps other tokens than ours.
     """
     logits_BV = random.normal(random.key(0), (batch, size))
     filters = _top_n(top_n) if kind == "top-n" else _top_p()

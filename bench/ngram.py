@@ -104,10 +104,8 @@ def choose_discount(
     """Choose the discount, for all orders, that best predicts the last tenth from the rest.
 
     For a single sequence, a text, that is the last tenth of its tokens; for several, the last tenth
-    of the sequences, each predicted except for the given tokens at its start.
-
-    Raises:
-        ValueError: there is too little data.
+    of the sequences, each predicted except for the given tokens at its start. Raises ValueError if
+    there is too little data.
     """
     arrays = list(map(np.asarray, sequences))
     noun, parts = ("ids", arrays[0]) if len(arrays) == 1 else ("sequences", arrays)
@@ -134,10 +132,8 @@ def heldout_loss(
 
     With `goes_on`, each held-out sequence continues the training sequence in its place, as in a
     text or its lanes, whose discount is chosen on their concatenation. Otherwise the first token of
-    every sequence is given.
-
-    Raises:
-        ValueError: there is too little to train on, or nothing to predict.
+    every sequence is given. Raises ValueError if there is too little to train on, or nothing to
+    predict.
     """
     counted, predicted = list(map(np.asarray, training)), list(map(np.asarray, heldout))
     given = known = 0 if goes_on else 1

@@ -63,8 +63,7 @@ def require_matplotlib(plot: Path | None) -> None:
 def draw(rows: Sequence[Row], file: Path) -> None:
     """Draw the rows of one benchmark.
 
-    Raises:
-        ValueError: the rows are of several benchmarks, or of one without pictures.
+    Raises ValueError if the rows are of several benchmarks, or of one without pictures.
     """
     benches = {row.bench for row in rows}
     if benches == {"sample"}:

@@ -86,10 +86,6 @@ class Classifier:
 
     `init` draws the parameters; every other method is a pure function of them.
 
-    Attributes:
-        config: the model's settings.
-        vocabulary_size: V.
-
     Examples:
         >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4)
         >>> model = lstm_jax.Classifier(config, vocabulary_size=5)
@@ -185,17 +181,9 @@ class Classifier:
             loss = sum_b weights[b] (log(1 + exp(z[b])) - labels[b] z[b])
             correct = sum_b weights[b] [(z[b] > 0) = labels[b]]
 
-        Args:
-            params: from `init`.
-            tokens: see `logits`.
-            labels: `[B]`, 0 or 1; a sequence with any other label, such as -100, is ignored.
-            mask: see `logits`.
-            weights: `[B]`; None means 1 each. A sequence of weight 0 is padding: it contributes
-                nothing to sums or gradients, whatever it contains.
-            dropout_key: see `logits`.
-
-        Returns:
-            Scalar sums in the accumulator's dtype.
+        Arguments are those of `logits`, and `labels [B]`, 0 or 1; a sequence with any other label,
+        such as -100, is ignored. `weights [B]` are 1 by default; a sequence of weight 0 is padding
+        and contributes nothing to sums or gradients, whatever it contains.
 
         Raises:
             ValueError: as for `logits`, or labels or weights are not `[B]`.

@@ -142,10 +142,6 @@ class LanguageModel:
 
     `init` draws the parameters; every other method is a pure function of them.
 
-    Attributes:
-        config: the model's settings.
-        vocabulary_size: V.
-
     Examples:
         >>> config = lstm_jax.LanguageModelConfig(layers=2, hidden_size=16)
         >>> model = lstm_jax.LanguageModel(config, vocabulary_size=5)

@@ -88,16 +88,9 @@ def diag_gru(
     is about its square. After 12 iterations without convergence, a loop over time computes the
     result instead, in the same program.
 
-    Args:
-        params: weights, from `init_diag_gru`.
-        carry: initial carry, `h [B, H]`; None starts with zeros.
-        xs: inputs `[T, B, D]`, or integers `[T, B]`.
-        return_info: also return how the states were found.
-        **options: as for `lstm`; `remat` solves chunks of that many time steps one by one.
-
-    Returns:
-        The final carry, the hidden states `[T, B, H]`, and with `return_info` a `SolverInfo`: of
-        chunks, the most iterations, the largest residual, and whether any took the loop.
+    With `remat`, chunks of that many time steps are solved one by one. `return_info` adds a
+    `SolverInfo` to the carry and hidden states `[T, B, H]`: of chunks, it has the most iterations,
+    the largest residual, and whether any took the loop.
 
     Examples:
         >>> params = lstm_jax.init_diag_gru(jax.random.key(0), input_size=3, hidden_size=4)

@@ -35,8 +35,7 @@ from lstm_jax.training.state import TrainState
 def run(command: TrainCommand[Any]) -> int:
     """Train or evaluate; raises ValueError for user errors.
 
-    Returns:
-        The exit code: 0, or 128 + the number of the signal that stopped the run.
+    Returns the exit code: 0, or 128 + the number of the signal that stopped the run.
     """
     folder = RunFolder(command.run_dir)
     with joined(command.launch) as processes:

@@ -132,14 +132,11 @@ def export_classifier(
 ) -> export.Exported:
     """Export a classifier's probability of label 1: `(tokens, mask) -> probability`.
 
-    tokens: int32 `[t, b]`.
-    mask: bool `[t, b]`, True = a real token.
-    probability: `[b]`.
+        tokens: int32 `[t, b]`.
+        mask: bool `[t, b]`, True = a real token.
+        probability: `[b]`.
 
-    Args:
-        model: a classifier.
-        params: see `export_step`.
-        platforms: see `export_step`.
+    `params` and `platforms` are as for `export_step`.
 
     Raises:
         ValueError: a platform is unknown.
@@ -163,8 +160,6 @@ def export_classifier(
 
 def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> int:
     """Write a program for `jax.export.deserialize` atomically, and return its size in bytes.
-
-    An existing file is replaced.
 
     Raises:
         ValueError: flatbuffers, with which JAX writes programs, is not installed.

@@ -80,10 +80,7 @@ def save_safetensors(
 ) -> None:
     """Write arrays to a safetensors file atomically, replacing an existing one.
 
-    Args:
-        path: the file.
-        arrays: by name; anything that numpy reads.
-        metadata: strings by name, for the file's header.
+    `arrays` may be anything that numpy reads; `metadata` becomes the file's header.
 
     Raises:
         ValueError: the format lacks an array's dtype, or safetensors is not installed.

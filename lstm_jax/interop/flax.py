@@ -47,8 +47,7 @@ _DIRECTIONS = ("forward_rnn", "backward_rnn")
 def params_from_linen(tree: Mapping[str, Any]) -> Any:
     """Convert a Linen `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
 
-    Args:
-        tree: parameters of the cell, or of a `Bidirectional`, which become `Directions`.
+    `tree` has the parameters of the cell, or of a `Bidirectional`, which become `Directions`.
 
     Raises:
         ValueError: names or shapes do not match such a cell.
@@ -68,9 +67,8 @@ def params_from_linen(tree: Mapping[str, Any]) -> Any:
 def params_from_nnx(tree: Mapping[str, Any]) -> Any:
     """Convert an nnx `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
 
-    Args:
-        tree: `nnx.state(cell, nnx.Param)`, or the same as plain dicts; a `Bidirectional`'s becomes
-            `Directions`. A GRU gets a `b_hn` of zeros.
+    `tree` is `nnx.state(cell, nnx.Param)`, or the same as plain dicts; a `Bidirectional`'s becomes
+    `Directions`. A GRU gets a `b_hn` of zeros.
 
     Raises:
         ValueError: names or shapes do not match such a cell.
@@ -107,9 +105,8 @@ def params_to_linen(params: Any) -> Tree:
 def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     """Convert parameters to what `nnx.update` takes; the inverse of `params_from_nnx`.
 
-    Args:
-        params: of one direction; `Directions` give the tree of an `nnx.Bidirectional`.
-        optimized: use `OptimizedLSTMCell` for an LSTM instead of `LSTMCell`.
+    `Directions` give the tree of an `nnx.Bidirectional`. An LSTM becomes an `OptimizedLSTMCell`, or
+    an `LSTMCell` if `optimized` is False.
 
     Raises:
         ValueError: nnx lacks the cell: a GRU with its reset before the product or a nonzero `b_hn`,

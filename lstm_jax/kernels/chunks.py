@@ -18,17 +18,12 @@ def scan_rematerialised(
     """Run `body` over chunks of time, saving only what enters each chunk.
 
     Memory is that of one chunk plus one carry per chunk, which is least with `chunk` near sqrt(T);
-    the extra work is one more forward pass.
+    the extra work is one more forward pass. If `chunk` does not divide T, the chunk processed last
+    is shorter. `inputs` is a pytree of arrays `[T, ...]`, and
 
-    Args:
         body: (carry, inputs of K time steps, index of the chunk) -> (carry, outputs).
-        carry: carry into the first chunk processed.
-        inputs: a pytree of arrays `[T, ...]`.
-        chunk: K; if it does not divide T, the chunk processed last is shorter.
-        reverse: process the last chunk first.
 
-    Returns:
-        The final carry, and the outputs of all time steps.
+    Returns the final carry, and the outputs of all time steps.
     """
     times = jax.tree.leaves(inputs)[0].shape[0]
     chunks, rest = divmod(times, chunk)

@@ -82,8 +82,7 @@ def forward(
 ) -> tuple[tuple[Any, Array], Array, Any]:
     """Run the recurrence; arguments as in `scan.run`.
 
-    Returns:
-        The final carry and all hidden states, the saved rows `[T, B, G]`, and other saved values.
+    Returns the final carry and hidden states, saved rows `[T, B, G]`, and other saved values.
     """
     w_HG = policy.cast(weights[0])
     parts = w_HG.shape[1] // carry.h.shape[-1]
@@ -121,13 +120,10 @@ def backward(
     dcarry: Any,
     dhs_TBH: Array,
 ) -> tuple[Any, Any]:
-    """Run the backward pass, with `gather` from the cell's `scan.Kernel`.
+    """Run the backward pass; returns the gradient of the initial carry, and `gather`'s result.
 
     `rows_TBG` and `extra` were saved by `forward`, `previous_TBH` holds the hidden states before
     each step, `dcarry` and `dhs_TBH` the gradients of the final carry and the hidden states.
-
-    Returns:
-        The gradient of the initial carry, and the result of `gather`.
     """
     hidden_size = dhs_TBH.shape[-1]
     w_HKH = policy.cast(weights[0]).reshape(weights[0].shape[0], -1, hidden_size)

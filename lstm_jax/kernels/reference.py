@@ -25,10 +25,8 @@ def run(
 ) -> tuple[Any, Array]:
     """Apply the step function at each time step in turn.
 
-    Resets are in processing order: True at t zeroes the carry before step t.
-
-    Returns:
-        The final carry, and the hidden state after each step `[T, B, H]`.
+    Resets are in processing order: True at t zeroes the carry before step t. Returns the final
+    carry, and the hidden state after each step `[T, B, H]`.
     """
 
     def step(carry: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Array]:

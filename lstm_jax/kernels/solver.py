@@ -101,19 +101,11 @@ def run(
     mask_TB: Array | None = None,
     resets_TB: Array | None = None,
 ) -> tuple[Any, Any, SolverInfo]:
-    """Run the recurrence.
+    """Run `step`: (operands, carry, inputs of one time step) -> carry, over `inputs [T, ...]`.
 
-    Args:
-        how: options of the solver.
-        step: (operands, carry, inputs of one time step) -> carry.
-        operands: inputs of the step that are the same at all time steps.
-        carry: the initial carry, a pytree of arrays of one shape.
-        inputs: a pytree of arrays `[T, ...]`, T at least 1.
-        mask_TB: True = a real step; None = all are.
-        resets_TB: in processing order, True = zero the carry before this step.
-
-    Returns:
-        The final carry, the carry after each step `[T, ...]`, and a `SolverInfo`.
+    The carry is a pytree of arrays of one shape, `operands` are the same at all time steps, and
+    resets are in processing order. Returns the final carry, the carry after each step, and a
+    `SolverInfo`.
     """
     first, structure = jax.tree.flatten(carry)
 

@@ -142,20 +142,12 @@ def decode(
 ) -> tuple[DecodeState, Array, Array]:
     """Fill at most `times` places, fewer if every row has ended.
 
-    Args:
-        model: a language model.
-        with_scores: whether to compute log-probabilities.
-        params: its parameters.
-        writing: state of the batch; donated.
-        rows: constants of the batch.
-        given_TB: int32 `[T, B]`, the next T places, with `FREE` where one is to be filled.
-        times: at most T.
-        filters: see `Filters`.
-        stops: see `Stops`.
+    The state, `writing`, is donated, and `given_TB` has the next T >= `times` places, with `FREE`
+    where one is to be filled.
 
     Returns:
-        The new state; tokens int32 `[T, B]`, `FREE` after a row's end; and their log-probabilities
-        in nats under the unfiltered model, `[T, B]`, 0 where there are none.
+        The new state; tokens int32 `[T, B]`, `FREE` after a row's end; and with `with_scores` their
+        log-probabilities in nats under the unfiltered model, `[T, B]`, 0 where there are none.
     """
     each_B = jnp.arange(given_TB.shape[1])
     begun = writing.place

@@ -232,10 +232,7 @@ def keep_min_p(logits: Array, p: Array) -> Array:
 def filtered(logits: Array, seen: Array, filters: Filters) -> Array:
     """Apply all filters in turn, including the temperature; disabled ones cost nothing.
 
-    Args:
-        logits: `[..., V]`.
-        seen: bool `[..., V]`, tokens that already occur in a row.
-        filters: from `make_filters`.
+    `logits` are `[..., V]`; `seen`, bool of the same shape, marks tokens that a row already has.
 
     Examples:
         >>> from lstm_jax.sampling.filters import filtered

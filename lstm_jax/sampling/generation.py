@@ -131,19 +131,9 @@ def stream(
 ) -> Iterator[list[Ids]]:
     """Like `generate`, but yield the tokens after each row's prompt as they are decoded.
 
-    The tokens are those of `generate` with the same key. A possible beginning of a stop sequence is
-    held back until it turns out not to be one.
-
-    Args:
-        model: as in `generate`.
-        params: its parameters.
-        template: prompts and free places.
-        key: a typed PRNG key.
-        places: number of places to fill before their tokens are yielded.
-        **options: see `generate`.
-
-    Yields:
-        For each row its next tokens, int32 `[N]`, possibly none.
+    The tokens are those of `generate` with the same arguments. They are yielded after every
+    `places` places, int32 `[N]` for each row, possibly none; a possible beginning of a stop
+    sequence is held back until it turns out not to be one.
 
     Raises:
         ValueError: as for `generate`; raised before anything is decoded.

@@ -276,10 +276,8 @@ def read_poems(
 
     The poem is what follows the first ':'. A full-width colon separates only in a line without an
     ASCII one: long titles of the Tang corpus quote sentences that contain it. `length`, `keep` and
-    `drop_unfit` are as in `PoemsConfig`; poems are compared before they are cut.
-
-    Raises:
-        ValueError: no poem is left.
+    `drop_unfit` are as in `PoemsConfig`; poems are compared before they are cut. Raises ValueError
+    if no poem is left.
     """
     lines = [line for line in text.split("\n") if line.strip()]
     bodies = [body for body in map(_body, lines) if body is not None]
@@ -308,10 +306,8 @@ def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
     r"""Return the characters of `poems`, most frequent first; id 0 is the padding "\0".
 
     Ties are ordered by code point, so the order of the poems does not matter. Encoding a character
-    outside the vocabulary is an error.
-
-    Raises:
-        ValueError: there are no characters, or one is the padding or a lone surrogate.
+    outside the vocabulary is an error. Raises ValueError if there are no characters, or one is the
+    padding or a lone surrogate.
     """
     counts = Counter("".join(poems))
     if not counts:

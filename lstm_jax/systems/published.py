@@ -27,10 +27,8 @@ def published_words(text: str, *, skip: int = 7675) -> list[str]:
     ends (LF, CRLF) instead of replacing them, which joins the last word of a line to the first of
     the next: the flaw reproduced here. Then treats every ASCII punctuation character except `-`,
     `'` and the backslash as a space. To get ids, pass the words to `Vocabulary.encode_tokens`;
-    `encode` would split a few of them again.
-
-    Raises:
-        ValueError: `text` has at most `skip` characters.
+    `encode` would split a few of them again. Raises ValueError if `text` has at most `skip`
+    characters.
     """
     if len(text) <= skip:
         raise ValueError(
@@ -46,10 +44,8 @@ def published_vocabulary(words: Iterable[str], *, min_count: int = 6) -> Vocabul
     Id 0 is "unknown" and stands for every other word; the rest follow from id 1 in order of first
     occurrence. One id of the published table belongs to no word, and is `UNUSED_WORD` here; it is
     that of the literal word "unknown" if that is frequent (0 replaced it), else the last one. So F
-    frequent words make F + 1 or F + 2 tokens.
-
-    Raises:
-        ValueError: there are no words, or none is frequent enough.
+    frequent words make F + 1 or F + 2 tokens. Raises ValueError if there are no words, or none is
+    frequent enough.
     """
     counts = Counter(words)  # keeps the order of first occurrence
     frequent = [word for word, count in counts.items() if count >= min_count]
@@ -95,10 +91,8 @@ def published_batches(
 
     It is cut into S = N // (B * T) + 1 pieces of nearly equal length; each is repeated from its
     start until it fills B rows of T in sequence, the columns of a batch. A row's targets are the
-    row rolled by one, so its last target is its own first word: the flaw reproduced here.
-
-    Raises:
-        ValueError: a piece would be empty.
+    row rolled by one, so its last target is its own first word: the flaw reproduced here. Raises
+    ValueError if a piece would be empty.
     """
     stream = as_ids(ids)
     pieces = len(stream) // (batch_size * sequence_length) + 1

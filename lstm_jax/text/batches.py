@@ -72,9 +72,7 @@ def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes
 
     Lane b holds `ids[b * S * T : (b + 1) * S * T + 1]`: lanes are consecutive in the stream, and
     the last target of one is the first input of the next. Fewer than B * T ids are left over.
-
-    Raises:
-        ValueError: S would be 0, or `ids` are not ids.
+    Raises ValueError if S would be 0, or `ids` are not ids.
     """
     stream = as_ids(ids)
     steps = (len(stream) - 1) // (batch_size * sequence_length) * sequence_length
@@ -93,8 +91,7 @@ def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes
 def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
     """Split the stream `ids` [N] into (train, held out); the last `round(share * N)` are held out.
 
-    Raises:
-        ValueError: `share` is above 0 and leaves a part empty, or `ids` are not ids.
+    Raises ValueError if `share` is above 0 and leaves a part empty, or `ids` are not ids.
     """
     stream = as_ids(ids)
     cut = len(stream) - heldout_count(len(stream), share, "tokens")
@@ -110,14 +107,13 @@ def padded_lanes(
     M) lanes whose lengths differ by at most one. Before its targets a lane has the C - 1 tokens
     that precede them, as inputs without targets; rows are padded to a multiple of T.
 
+    Raises ValueError if there are no targets, or `ids` or `context` are not ids.
+
     Args:
         ids: the stream to predict.
         context: the C ids just before `ids[0]`; without any, `ids[0]` is an input only.
         batch_size: maximum number of lanes.
         sequence_length: T, the time steps of one batch.
-
-    Raises:
-        ValueError: there are no targets, or `ids` or `context` are not ids.
     """
     before = as_ids(context, name="context")
     stream = np.concatenate([before, as_ids(ids)])

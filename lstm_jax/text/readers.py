@@ -44,10 +44,7 @@ def python_documentation() -> str:
     It consists of the topics of `pydoc_data.topics` in sorted order, about 0.5 million characters
     (the exact text depends on the Python version), as one document. A topic that repeats an earlier
     one is dropped, so that no held-out topic was seen in training, and topics and section titles
-    are separated by one blank line.
-
-    Raises:
-        ValueError: this Python has no `pydoc_data`.
+    are separated by one blank line. Raises ValueError if this Python has no `pydoc_data`.
     """
     try:
         from pydoc_data.topics import topics

@@ -112,10 +112,8 @@ def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> V
 
     Ids 0 to 3 are `<pad>`, `<start>`, `<unknown>` (for every other word) and `<unused>`, as in
     Keras's IMDB data; up to `size - 4` words follow by falling frequency, ties in code point order.
-    `texts` are the words of each review, as `review_words` splits it.
-
-    Raises:
-        ValueError: there are no words, or something is not a word.
+    `texts` are the words of each review, as `review_words` splits it. Raises ValueError if there
+    are no words, or something is not a word.
     """
     counts: Counter[str] = Counter()
     for words in texts:
@@ -134,11 +132,8 @@ def encode_review(
     """Return the id of `<start>` and the ids of `words`, of these the last or first `length`.
 
     So with the last ones kept, a review of at least `length` words has no start id. Words outside
-    the vocabulary, and words spelt like a special token, become `UNKNOWN`. The ids are int32 [N], N
-    = min(len(words) + 1, length), never 0.
-
-    Raises:
-        ValueError: the vocabulary is not a review vocabulary.
+    the vocabulary or spelt like a special token become `UNKNOWN`. There are min(len(words) + 1,
+    length) ids. Raises ValueError if the vocabulary is not a review vocabulary.
     """
     if vocabulary.tokens[: len(_SPECIAL)] != _SPECIAL or vocabulary.unknown != UNKNOWN:
         raise ValueError("this is no review vocabulary; make one with build_review_vocabulary")

@@ -108,8 +108,7 @@ def bucket_widths(lengths: npt.ArrayLike, most: int) -> tuple[int, ...]:
 def heldout_count(count: int, share: float, what: str) -> int:
     """Return round(share * count), the number of tokens or rows to hold out.
 
-    Raises:
-        ValueError: `share` is above 0 and leaves a part empty.
+    Raises ValueError if `share` is above 0 and leaves a part empty.
     """
     heldout = round(share * count)
     if share > 0 and not 0 < heldout < count:
@@ -136,10 +135,8 @@ def pad_rows(
 ) -> tuple[Ids, npt.NDArray[np.bool_]]:
     """Make `rows` the columns of an array, padded with id 0 before or after the tokens.
 
-    A row has at most T = `width` ids; missing rows up to B = `batch_size` are padding only.
-
-    Returns:
-        Tokens, int32 [T, B], and the mask, bool [T, B].
+    Returns tokens, int32 [T, B] with T = `width` and B = `batch_size`, and the mask, bool [T, B];
+    missing rows are padding only.
     """
     lengths_B = np.zeros(batch_size, np.int64)
     lengths_B[: len(rows)] = [len(row) for row in rows]

@@ -52,6 +52,10 @@ def read_vectors(
     E is the number of numbers at the end of the first line. Blank lines are skipped, and only LF
     ends a line. A repeated word keeps its first vector; unknown words' numbers are not parsed.
 
+    Raises ValueError if the vocabulary has no padding, the file is unreadable or empty, a line has
+    another width (or E is over 4,096), a number is not finite or not below 1e30, or no word of the
+    vocabulary is in the file.
+
     Args:
         path: the file, which is read as a stream.
         vocabulary: its token 0 must be padding (`Vocabulary.padding`), whose vector is zeros.
@@ -59,11 +63,6 @@ def read_vectors(
         missing: vectors of words not in the file and of tokens in angle brackets: "zeros", or
             "drawn" from a normal distribution with mean 0 and the found numbers' standard
             deviation.
-
-    Raises:
-        ValueError: the vocabulary has no padding, the file is unreadable or empty, a line has
-            another width (or E is over 4,096), a number is not finite or not below 1e30, or no word
-            of the vocabulary is in the file.
     """
     shown = repr(os.fspath(path))
     if vocabulary.padding is None:

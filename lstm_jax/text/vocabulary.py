@@ -114,9 +114,7 @@ class Vocabulary:
     def encode_prompt(self, prompt: str, *, name: str = "prompt") -> Ids:
         """Return the ids [N] of a prompt, `in_known_form`; N is at least 1.
 
-        Args:
-            prompt: the text.
-            name: what error messages call it.
+        Error messages call the prompt `name`.
 
         Raises:
             ValueError: the prompt has no tokens, or one outside the vocabulary.
@@ -260,10 +258,8 @@ def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:
     r"""Return the vocabulary of the characters of `text`, sorted by code point.
 
     With `unknown`, id 0 is the token "\ufffd" for all other characters; if the text contains that
-    character, it is the same token.
-
-    Raises:
-        ValueError: `text` is empty or contains a lone surrogate.
+    character, it is the same token. Raises ValueError if `text` is empty or contains a lone
+    surrogate.
     """
     if not text:
         raise ValueError("cannot build a vocabulary from an empty text; give some text")
@@ -279,14 +275,8 @@ def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabu
 
     Id 0 is "unknown" and stands for every other word; the rest follow by falling frequency, ties in
     code point order, so the order of `words` does not matter. The literal word "unknown" is the
-    same token: it has id 0 and no second entry, whatever its count.
-
-    Args:
-        words: the words of the text, with repetitions, as `lstm_jax.text.words` splits it.
-        min_count: count below which words are left out; at least 1.
-
-    Raises:
-        ValueError: there are no words, or none is frequent enough.
+    same token: it has id 0 and no second entry, whatever its count. Raises ValueError if there are
+    no words, or none is frequent enough.
     """
     counts = Counter(words)
     if max(counts.values(), default=0) < min_count:

@@ -52,6 +52,8 @@ def train(
 ) -> TrainState:
     """Train to the task's last step, or until `should_stop()`; the state is saved in either case.
 
+    Raises NotFiniteError if too many steps in a row were skipped.
+
     Args:
         task: settings and data.
         state: initial state; donated.
@@ -65,9 +67,6 @@ def train(
 
     Returns:
         The final state.
-
-    Raises:
-        NotFiniteError: too many steps in a row were skipped.
     """
     training = _Training(task, folder, store, report, progress or {}, should_stop)
     return training.run(state, profile_dir)

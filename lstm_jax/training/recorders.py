@@ -64,9 +64,7 @@ class WandbRecorder:
 
     Resuming a folder's run also resumes its Weights & Biases run; steps logged before an
     interruption are not logged twice. It is named after the folder, and writes to `wandb` in it.
-
-    Raises:
-        ValueError: wandb cannot reach its server.
+    Raises ValueError if wandb cannot reach its server.
     """
 
     def __init__(self, folder: RunFolder, config: dict[str, Any], first_step: int) -> None:
