@@ -23,7 +23,7 @@ from lstm_jax.sharding import vary_as
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
-_CLOSED_OVER = "step uses traced arrays that are none of its arguments; hand them over in params"
+_CLOSED_OVER = "step uses traced arrays that are not its arguments; pass them in params"
 _POINTS = 2
 """Random points at which a step's units are probed; at any single one a ReLU may be flat."""
 
@@ -235,8 +235,8 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
         if len(found):
             raise ValueError(
                 f"step's units depend on each other: place {tuple(map(int, found[0]))} of the new "
-                f"carry{path} moves with another place of the old; keep to what acts place by "
-                "place, or use lax.scan"
+                f"carry{path} depends on another place of the old; use operations that act place "
+                "by place, or lax.scan"
             )
 
 

@@ -23,13 +23,13 @@ from lstm_jax.cli.options import (
 PROG = "lstm-jax"
 
 COMMANDS: dict[str, tuple[type[Any] | str, str]] = {
-    "train": ("train_options", "[PRESET]: train a model, evaluate it, resume it, as train.py does"),
-    "sample": (SampleCommand, "RUN_DIR: write with it, or score texts, as sample.py does"),
-    "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one a line, with a classifier"),
-    "convert": (ConvertCommand, "SOURCE TARGET: weights of a run or a file, as safetensors"),
-    "export": (ExportCommand, "RUN_DIR TARGET: a run's model as a program that needs JAX alone"),
-    "plan": ("plan", "[PRESET]: a model's memory, traffic and time on a mesh, from its config"),
-    "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
+    "train": ("train_options", "[PRESET]: train, resume or evaluate a model, like train.py"),
+    "sample": (SampleCommand, "RUN_DIR: generate or score texts, like sample.py"),
+    "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one per line, with a classifier"),
+    "convert": (ConvertCommand, "SOURCE TARGET: save the weights of a run or file as safetensors"),
+    "export": (ExportCommand, "RUN_DIR TARGET: save a run's model as a program for JAX alone"),
+    "plan": ("plan", "[PRESET]: estimate a model's memory, traffic and time on a mesh"),
+    "plot": (PlotCommand, "RUN_DIR ...: draw the curves of several runs in one picture"),
 }
 """For each command its options, or the module that defines them, and its description.
 

@@ -15,19 +15,19 @@ _MOST_AT_ONCE = 2**28
 SAMPLE_HELP = """\
 usage: {prog} RUN_DIR [--FLAG VALUE] ...
 
-Writes text with a model that train.py made, to standard output.
+Generates text with a model trained by train.py, and prints it to standard output.
 
 common flags:
-  --prompt TEXT      what the text begins with; by default one of the run's own
-  --template TEXT    in place of a prompt: a text whose every * is to be filled
-  --prompts PATH     a file of prompts, one a line
-  --length N         tokens to add to a prompt, at most; by default 500
-  --temperature X    below 1 more likely tokens, above 1 more surprising ones
-  --top-n N          take only the N most likely tokens
-  --stop TEXT ...    texts that end what is written
-  --batch N          texts to write of each prompt
+  --prompt TEXT      beginning of the text; by default one of the run's own prompts
+  --template TEXT    instead of a prompt: a text in which each * is filled in
+  --prompts PATH     file of prompts, one per line
+  --length N         maximum number of tokens to add to a prompt; by default 500
+  --temperature X    below 1 favours likely tokens, above 1 surprising ones
+  --top-n N          sample from the N most likely tokens only
+  --stop TEXT ...    texts that end generation
+  --batch N          number of texts per prompt
   --seed N           random seed
-  --stream           show the text as it is made
+  --stream           show the text while it is generated
 
 {prog} --help-all prints all flags: filters, beams, scores, JSON lines."""
 

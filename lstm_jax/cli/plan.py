@@ -32,24 +32,24 @@ from lstm_jax.systems.reviews import ReviewsConfig
 HELP = """\
 usage: {prog} [PRESET] --vocabulary-size N [--FLAG VALUE] ...
 
-Prints what a model takes on a mesh of devices: parameters, memory, traffic, time. It reads no data
-and touches no accelerator. Besides its own flags it takes all that train takes for the preset.
+Estimates a model's parameters, memory, traffic and time on a mesh of devices, without reading data
+or using an accelerator. It also takes all flags of train for the preset.
 
 common flags:
-  --vocabulary-size N     tokens of the vocabulary
-  --devices N             devices in all, which share each batch
-  --tensor N              how many of them share the vocabulary's arrays, and each row's logits
-  --shard-state S         what else they share: none, moments (Adam's), or all (parameters too)
-  --batch-size N          sequences side by side, on all devices together
-  --sequence-length N     tokens of each
-  --layers N              stacked layers
+  --vocabulary-size N     number of tokens in the vocabulary
+  --devices N             number of devices that share each batch
+  --tensor N              number of them that split the vocabulary, and each row's logits
+  --shard-state S         other state to split: none, moments (Adam's), or all (parameters too)
+  --batch-size N          number of sequences per batch, on all devices together
+  --sequence-length N     tokens per sequence
+  --layers N              number of stacked layers
   --hidden-size N         units of each layer
-  --embedding-size N      numbers that a token is looked up as
-  --projection-size N     of an LSTM's hidden states
-  --device-tflops X       what a device computes, in 10^12 operations a second; by default 400
-  --link-gigabytes X      what a device sends a second inside its node; by default 400
-  --network-gigabytes X   and to other nodes; by default 50
-  --node-devices N        devices of a node; by default 8
+  --embedding-size N      size of a token's embedding
+  --projection-size N     size of an LSTM's projected hidden states
+  --device-tflops X       speed of a device in 10^12 operations per second; by default 400
+  --link-gigabytes X      10^9 bytes per second that it sends within its node; by default 400
+  --network-gigabytes X   10^9 bytes per second that it sends to other nodes; by default 50
+  --node-devices N        number of devices per node; by default 8
   --json                  print a JSON object
 
 {prog} PRESET --help-all prints all flags with the preset's values."""

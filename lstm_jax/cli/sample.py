@@ -40,9 +40,9 @@ def run(command: SampleCommand) -> int:
     model, params, vocabulary, config = load(command.run_dir, step=command.step, kind=LanguageModel)
     if config.model.bidirectional and not command.force:
         raise ValueError(
-            f"{command.run_dir} holds a bidirectional model: it learnt with the future in view, so "
-            "it cannot write what comes next; train one without --model.bidirectional, or see "
-            "what comes of it with --force"
+            f"{command.run_dir} holds a bidirectional model: it was trained to see the future, so "
+            "it cannot generate text; train one without --model.bidirectional, or try it anyway "
+            "with --force"
         )
     if command.weights is not None:
         model, params = with_weights(model, params, command.weights)
@@ -268,7 +268,7 @@ def _ids(vocabulary: Vocabulary, line: str, number: int, least: int) -> Ids:
         raise ValueError(f"line {number}: {error}") from None
     if len(ids) < least:
         raise ValueError(
-            f"line {number} has a single token, and nothing that it is told from; give at least "
-            "two, or what comes before as --prompt"
+            f"line {number} has a single token and no context to predict it from; give at least "
+            "two tokens, or a context as --prompt"
         )
     return ids

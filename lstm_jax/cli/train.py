@@ -108,7 +108,7 @@ def _draw_curves(folder: RunFolder, display: Display) -> None:
     try:
         plots.draw_curves([folder.path], folder.plot)
     except Exception as error:  # matplotlib and its settings may raise anything
-        display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
+        display.note(f"no curves were drawn ({error_line(error)}); everything else is saved")
 
 
 def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:

@@ -18,26 +18,26 @@ from lstm_jax.systems.base import TrainConfig
 HELP = """\
 usage: {prog} [PRESET] [--FLAG VALUE] ...
 
-Trains a model, shows its losses and samples, and keeps it in a run folder.
+Trains a model, shows its losses and samples, and saves it in a run folder.
 
 presets:
   docs         Python's own documentation, by characters; the default
   anna         a novel, by characters
   shakespeare  plays, by words
-  lyrics       10,000 characters by heart; --data names a text
-  poems        short poems, which fill acrostics; --data names a file of them
-  reviews      a classifier: is a film review favourable?
+  lyrics       10,000 characters to memorise; --data names a text
+  poems        short poems that fill in acrostics; --data names a file of them
+  reviews      sentiment classifier of film reviews
 
 common flags:
-  --data PATH        what to train on, in place of the preset's own data
-  --run-dir DIR      where the run is kept; by default runs/PRESET
+  --data PATH        data to train on, instead of the preset's own
+  --run-dir DIR      folder of the run; by default runs/PRESET
   --epochs N         passes over the data
-  --steps N          optimizer steps in all, in place of epochs
-  --batch-size N     sequences side by side
-  --layers N         stacked layers
+  --steps N          total number of optimizer steps, instead of epochs
+  --batch-size N     number of sequences per batch
+  --layers N         number of stacked layers
   --hidden-size N    units of each layer
-  --learning-rate X  the highest of the schedule
-  --resume           go on from the newest checkpoint of the run's folder
+  --learning-rate X  highest learning rate of the schedule
+  --resume           continue from the newest checkpoint in the run folder
   --eval-only        only print the held-out loss of that checkpoint
 
 {prog} PRESET --help-all prints all flags with the preset's values."""

@@ -161,7 +161,7 @@ def require_no_projection(layer: Any, who: str) -> None:
     """Raise ValueError if a layer's hidden state is projected."""
     if any(projection_of(params) is not None for params in directions_of(layer)):
         raise ValueError(
-            f"the layer has a projection of its hidden state, which {who} has not; train one "
+            f"the layer has a projection of its hidden state, which {who} lacks; train one "
             "without projection_size"
         )
 

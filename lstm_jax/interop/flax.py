@@ -123,7 +123,7 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     def sides(one: DenseParams) -> Sides:
         if isinstance(one, GRUParams) and np.any(shared.to_numpy(one.b_hn)):
             raise ValueError(
-                "the GRU has a b_hn that is not zero, and nnx's GRUCell no such bias; use Linen's, "
+                "the GRU has a b_hn that is not zero, which nnx's GRUCell lacks; use Linen's, "
                 "or lstm_jax.interop.nnx_modules.GRU"
             )
         return _DENSE if optimized or cell_of(one).name != "lstm" else next(iter(_NNX))

@@ -32,8 +32,8 @@ def refuse_bidirectional(model: LanguageModel) -> None:
     """Raise ValueError for a bidirectional model, which cannot predict the next token."""
     if model.config.bidirectional:
         raise ValueError(
-            "this model is bidirectional: it sees the future, so it cannot write, nor judge, what "
-            "comes next"
+            "this model is bidirectional: it sees the future, so it can neither generate nor score "
+            "what comes next"
         )
 
 

@@ -154,8 +154,8 @@ def _row(
         if not is_ids or len(found) < 3 - len(parts):
             raise ValueError(
                 f"{name} {index} is {found.dtype} of shape {found.shape}; expected token ids, at "
-                "least one, or two for a text without a context, whose first token is what the "
-                "others are told from"
+                "least one, or two for a text without a context, whose first token is not "
+                "predicted"
             )
         if found.min() < 0 or found.max() >= model.vocabulary_size:
             raise ValueError(

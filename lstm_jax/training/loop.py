@@ -260,7 +260,7 @@ class _Training:
         try:
             act(*given)
         except Exception as error:  # such as a bad folder; training needs no trace
-            self.report.note(f"there is no whole trace ({one_line(error)})")
+            self.report.note(f"the trace is incomplete ({one_line(error)})")
 
     def _asked(self) -> bool:
         return "stop" in gathered("stop" if self.should_stop() else "")
