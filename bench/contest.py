@@ -198,7 +198,8 @@ class Work:
     Attributes:
         shape: shape of the work; its name is the system's in the rows.
         tokens: number of tokens per call.
-        products: how often a call needs each product. build, evidence, require_same: see `Contest`.
+        products: how often a call needs each product.
+        build, evidence, require_same: see `Contest`.
     """
 
     bench: str

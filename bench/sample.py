@@ -161,7 +161,7 @@ class _Bench:
             for call in each.first_s
         ]
         rows = [with_limit(row(each, "write"), prompts, weights) for each in entrants]
-        return self._told(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
+        return self._rated(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
 
     def measure_prompt(self, length: int) -> Measured:
         """Time the prefill of one long prompt, by calls that generate a single token after it."""
@@ -177,7 +177,7 @@ class _Bench:
             for each in entrants
             if "scan" in each.first_s
         ]
-        return self._told(rows[0].system, rows)
+        return self._rated(rows[0].system, rows)
 
     def _enter(self, job: Job) -> list[Entrant]:
         given: Any = {"system": self._system, "job": job}
@@ -212,7 +212,7 @@ class _Bench:
             peers_left_out=self._contest.left_out,
         )
 
-    def _told(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
+    def _rated(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
         """Compare and print rows, along with others."""
         found = [*with_ratios(rows), *others]
         print(f"\n{title}")

@@ -1,9 +1,9 @@
 """VMEM use on a TPU: our layers and steps compiled for one, without having one.
 
-XLA compiles for a described chip, and nothing runs. For each loop over time the table has where the
-values that every step needs, recurrent weights and carry, are kept: if they are in VMEM, the chip's
-own memory, a step reads only its gates from HBM. It also has how much of the arrays over time, of
-which a step reads and writes one entry, fits in VMEM.
+XLA compiles for a described chip, and nothing runs. For each loop over time the table shows where
+the recurrent weights and the carry are kept, which every step needs: if they are in VMEM, the
+chip's own memory, a step reads only its gates from HBM. It also shows how much of the arrays over
+time, of which a step reads and writes one entry, fits in VMEM.
 """
 
 from __future__ import annotations

@@ -268,7 +268,7 @@ def _sums(
 def _chunk_sums(
     logits_KBV: Array, targets_KB: Array, mask_KB: Array | None, axis: str | None
 ) -> tuple[TokenSums, TokenScores, Array]:
-    """Sums of a chunk, their terms per token, and the gradient of the loss in the logits."""
+    """Sums of a chunk, their terms per token, and the gradient of the loss by the logits."""
     dtype, size, first, slices = logits_KBV.dtype, logits_KBV.shape[-1], jnp.int32(0), 1
     if axis is not None:
         first, slices = lax.axis_index(axis) * size, lax.axis_size(axis)
@@ -289,7 +289,7 @@ def _chunk_sums(
         is_here_KB = (targets_KB >= first) & (targets_KB < first + size)
         target_logit_KB = jnp.where(is_here_KB, target_logit_KB, 0)
         own_highest_KB, found = highest_KB, (highest_KB, total_KB, target_logit_KB, has_earlier_KB)
-        highest_KB, total_KB, target_logit_KB, has_earlier_KB = _of_all_slices(axis, *found)
+        highest_KB, total_KB, target_logit_KB, has_earlier_KB = _combine_slices(axis, *found)
         exponentials_KBV *= jnp.exp(own_highest_KB - highest_KB)[..., None]
     loss_KB = jnp.log(total_KB) + highest_KB - target_logit_KB
     is_target_KBV = ids_11V == targets_KB1
@@ -303,7 +303,7 @@ def _chunk_sums(
     return sums, scores_KB, dlogits_KBV
 
 
-def _of_all_slices(
+def _combine_slices(
     axis: str, highest_KB: Array, total_KB: Array, target_logit_KB: Array, has_earlier_KB: Array
 ) -> tuple[Array, Array, Array, Array]:
     """Combine what each slice of the vocabulary found, with one all-gather per chunk."""

@@ -76,7 +76,7 @@ class LanguageModelConfig(StackConfig):
     """Settings of a language model: a stack between token ids and logits.
 
     Attributes:
-        embedding_size: E; None feeds tokens one-hot (computed as a look-up).
+        embedding_size: E, the size of a token's vector; None feeds tokens one-hot.
         embedding_stddev: draw the embedding from a normal distribution with this standard
             deviation; None draws it as `initialisation` says.
         output_stddev: draw the output weights from a normal distribution with this standard
@@ -276,8 +276,8 @@ class LanguageModel:
     ) -> tuple[TokenSums, tuple[Any, ...]]:
         """Sum the cross-entropy (nats) and hits of `targets [T, B]`, never holding all logits.
 
-        Options are those of `hidden`. The mean loss of the batch is `sums.loss / sums.weight`, and
-        its exponential the perplexity. A target outside the vocabulary, such as PyTorch's -100, is
+        Options are those of `hidden`. The mean loss of the batch is `sums.loss / sums.weight`, the
+        perplexity its exponential. A target outside the vocabulary, such as PyTorch's -100, is
         ignored; an input token outside it is clipped to the nearest id. Raises ValueError if
         targets are not integers with the shape of the tokens.
 
@@ -306,7 +306,7 @@ class LanguageModel:
         if axis is None:
             params = self._folded(params, tokens, dropout_key is not None)
         else:
-            output = self._without_filling(policy, output, axis)
+            output = self._mask_padding(policy, output, axis)
             targets = jnp.where(targets < self.vocabulary_size, targets.astype(jnp.int32), -1)
 
         def score(
@@ -352,7 +352,7 @@ class LanguageModel:
             TiedOutputParams(rows) if self.config.tied else OutputParams(columns, rows),
         )
 
-    def _without_filling(self, policy: Products, output: OutputParams, axis: str) -> OutputParams:
+    def _mask_padding(self, policy: Products, output: OutputParams, axis: str) -> OutputParams:
         """A slice of the output layer, in which padding tokens have probability zero."""
         size = output.b.shape[0]
         is_token = lax.axis_index(axis) * size + jnp.arange(size) < self.vocabulary_size

@@ -29,7 +29,7 @@ _WHOLE = PartitionSpec()
 
 
 def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
-    """Make a mesh of `devices` devices: all of all processes, or the first local ones.
+    """Make a mesh of `devices` devices: those of all processes, or the first local ones.
 
     Its axis is "data"; with `tensor` above 1 it has a second axis of that size, "tensor".
 
@@ -228,8 +228,8 @@ def varying(tree: Tree) -> Tree:
 def summed(tree: Tree, specs: Any = _WHOLE) -> Tree:
     """Sum the arrays of all devices in one all-reduce; inside `shard_map`.
 
-    `specs` is a tree or prefix tree; an array is not summed along mesh axes in its spec. These
-    arrays take a second all-reduce.
+    `specs` is a tree or prefix tree; an array is not summed along the mesh axes of its spec, and
+    such arrays take a second all-reduce.
 
     Examples:
         >>> sharding = lstm_jax.sharding

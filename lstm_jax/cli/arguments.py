@@ -48,7 +48,7 @@ def parse(
             return tyro.cli(
                 cls,
                 default=tyro.MISSING_NONPROP if default is None else default,
-                args=_as_meant(arguments, flags),
+                args=_normalised(arguments, flags),
                 prog=prog,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -99,7 +99,7 @@ def _flag(argument: str, flags: Mapping[str, bool]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _as_meant(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
+def _normalised(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
     """The arguments with flags in full, and each text that looks like a flag joined to its flag."""
     meant: list[str] = []
     for argument in arguments:
@@ -119,14 +119,14 @@ def _hints(arguments: Sequence[str], flags: Mapping[str, bool]) -> Iterator[str]
     for argument in arguments:
         flag = _flag(argument, flags)
         if argument.startswith("-"):
-            if flag is None and (near := _near(argument, flags)):
+            if flag is None and (near := _similar_flags(argument, flags)):
                 yield f"did you mean {' or '.join(near)}"
             elif flags.get(last) and is_next == (flag is not None):
                 yield f"a text that begins with dashes is given as {last}={argument}"
         last, is_next = flag or last, flag is not None and "=" not in argument
 
 
-def _near(argument: str, flags: Mapping[str, bool]) -> list[str]:
+def _similar_flags(argument: str, flags: Mapping[str, bool]) -> list[str]:
     """Flags whose name, or its last part, is similar to an argument or begins with it."""
     name = argument.partition("=")[0].replace("_", "-").strip("-")
     if len(name) < 2:

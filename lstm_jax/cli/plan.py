@@ -197,7 +197,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     }
     sums = (sum(getattr(each, name) for each in traffic.values()) for name in ("sent", "ms"))
     traffic["total"] = Exchange(*sums)
-    work = 6 * rows * times * _multiplied(model, params)
+    work = 6 * rows * times * _matrix_entries(model, params)
     ms = work / (1e9 * command.own.device_tflops)
     return Plan(mesh, rows, times, _totalled(parameters), _totalled(memory), traffic, work, ms)
 
@@ -316,7 +316,7 @@ def _traffic(
         yield "ids, sums of exponentials", (3 + 4) * sent, beside
 
 
-def _multiplied(model: Any, params: Any) -> int:
+def _matrix_entries(model: Any, params: Any) -> int:
     """Entries of the matrices that multiply every token, without look-ups."""
     matrices: int = sum(leaf.size for leaf in jax.tree.leaves(params.layers) if leaf.ndim == 2)
     if isinstance(model, Classifier):

@@ -72,11 +72,11 @@ def train_run(
     shared = {k: each for k, each in to_dict(system.config).items() if k not in ("data", "vectors")}
     require_same({"the data": system.sha256, "the settings": json_line(shared)})
     # Compute the initial state before creating the folder: invalid settings leave nothing behind.
-    first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
+    first = None if resume and not _has_no_checkpoint(folder) else task.first_state(the_task)
     with ExitStack() as stack:
         hold = partial(stack.enter_context, runs.held(folder, new=not resume))
         together(hold, first_only=True)
-        state, progress = _begun(folder, the_task, first, resume)
+        state, progress = _starting_state(folder, the_task, first, resume)
         require_same({"the files of the run folder": folder.config.read_bytes()})
         step = int(state.step)
         store = stack.enter_context(
@@ -92,7 +92,7 @@ def train_run(
         # Optax adds integers to floats, which "strict" forbids.
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         display.note(_summary(the_task, folder.path, step))
-        if before is not None and (note := _change_of_rate(the_task, before, state)):
+        if before is not None and (note := _rate_change_note(the_task, before, state)):
             display.note(note)
         report, profile = Recorded(display, recorders), command.profile
         state = loop.train(
@@ -125,7 +125,7 @@ def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
     return {"step": int(state.step), **task.heldout_metrics(the_task, state), **tests}
 
 
-def _begun(
+def _starting_state(
     folder: RunFolder, the_task: task.Task, first: TrainState | None, resume: bool
 ) -> tuple[TrainState, dict[str, Any]]:
     """The state to train from, and its progress; creates a new run's folder."""
@@ -147,7 +147,7 @@ def _begun(
     return state, progress
 
 
-def _is_barely_begun(folder: RunFolder) -> bool:
+def _has_no_checkpoint(folder: RunFolder) -> bool:
     """Whether the run was killed before its first checkpoint, so that it starts afresh."""
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         return store.is_empty
@@ -165,7 +165,7 @@ def _system_of_run(folder: RunFolder, config: TrainConfig) -> System:
     runs.refuse_damaged_files(folder)
     config = _located(config, moved=True)
     # Vectors that a run fine-tunes are among its parameters, once it has a checkpoint.
-    system = read_system(config, None if _is_barely_begun(folder) else folder.path)
+    system = read_system(config, None if _has_no_checkpoint(folder) else folder.path)
     runs.refuse_other_data(folder, system)
     return system
 
@@ -187,7 +187,7 @@ def _located(config: TrainConfig, *, moved: bool = False) -> TrainConfig:
     return dataclasses.replace(config, **found)
 
 
-def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
+def _rate_change_note(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
     """A note if the settings of a resumed run change its learning rate, else an empty string."""
     updates = int(state.step) - int(state.skipped)
     steps = task.total_steps(before, the_task.program.batches)

@@ -54,7 +54,7 @@ class Elementwise(NamedTuple):
     backward: Callable[[Any, Any, Callable[[Array], Array]], tuple[Blocks, Blocks]]
 
 
-def _steps_an_iteration(times: Any, unroll: int | None) -> int:
+def _steps_per_iteration(times: Any, unroll: int | None) -> int:
     """Number of steps per iteration: the user's choice, or a suitable one.
 
     It divides T if possible, as XLA would copy all outputs for leftover steps. It is 1 if T is
@@ -97,7 +97,7 @@ def forward(
         after = select_rows(mask_B, form.cell(operands, before), before)
         return after, (after.h, *form.keep(operands, before))
 
-    steps = _steps_an_iteration(gates_TBG.shape[0], unroll)
+    steps = _steps_per_iteration(gates_TBG.shape[0], unroll)
     final, (hs_TBH, rows_TBG, extra) = lax.scan(
         step, carry, (gates_TBG, mask_TB, resets_TB), reverse=reverse, unroll=steps
     )
@@ -131,7 +131,7 @@ def backward(
     names = form.reads if mask_TB is None else dcarry._fields
 
     is_narrow = policy.operand != policy.accumulate
-    hold = lax.optimization_barrier if is_narrow else _same
+    hold = lax.optimization_barrier if is_narrow else _identity
 
     def joined(doperands: Blocks, dread: Blocks) -> tuple[tuple[Array, Blocks], Blocks]:
         """State for the step before (into its product, around it), and the operands' gradients."""
@@ -176,13 +176,13 @@ def backward(
         joined((zeros_BH,) * operands, direct)[0],
         (dhs_TBH, prepared, mask_TB, resets_TB, next_TB),
         reverse=not reverse,
-        unroll=_steps_an_iteration(dhs_TBH.shape[0], unroll),
+        unroll=_steps_per_iteration(dhs_TBH.shape[0], unroll),
     )
     dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
     return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
 
 
-def _same(array: Array) -> Array:
+def _identity(array: Array) -> Array:
     return array
 
 

@@ -266,16 +266,16 @@ class CheckpointStore:
                 damaged[path] = damage
                 continue
             placed = [place(values[n], entries[n], n, wanted[n]) for n in wanted]
-            self._pass_over(damaged, aside=not self._read_only and is_first())
+            self._set_aside(damaged, aside=not self._read_only and is_first())
             return Saved(candidate, treedef.unflatten(placed), record["progress"])
-        self._pass_over(damaged, aside=False)
+        self._set_aside(damaged, aside=False)
         raise CheckpointError(f"every checkpoint in {self.directory} is damaged; start a new run")
 
     def _gathered(self, text: str) -> list[str]:
         """Texts of all processes; a reading store only has its own."""
         return [text] if self._read_only else gathered(text)
 
-    def _pass_over(self, damaged: dict[Path, str], *, aside: bool) -> None:
+    def _set_aside(self, damaged: dict[Path, str], *, aside: bool) -> None:
         """Log the steps that cannot be loaded, and rename them out of the way."""
         for path, message in damaged.items():
             with contextlib.suppress(OSError):

@@ -105,15 +105,15 @@ class _Training:
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
                     if pending and self.skipped_in_a_row:
-                        self._take_in(step, pending, compiled=False)
+                        self._finish_step(step, pending, compiled=False)
                         pending = None
-                    self._give_up_on_endless_skipping(state, step)
+                    self._limit_skips(state, step)
                     if profile_dir and step - first == _PROFILED_STEPS.start:
                         self._traced(jax.profiler.start_trace, profile_dir)
                         profiler.callback(self._traced, jax.profiler.stop_trace)
                     state, metrics = train_step(task.program, state, feed(step), self._stop_flags())
                     if pending:
-                        self._take_in(step, pending, compiled=step == first + 1)
+                        self._finish_step(step, pending, compiled=step == first + 1)
                     step, pending = step + 1, metrics
                     if step - first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
@@ -121,14 +121,14 @@ class _Training:
                     due = _due(task, step)
                     stopped = self.should_stop() if alone else self.is_stopping
                     if stopped or due:
-                        self._take_in(step, metrics, compiled=step == first + 1, due=due)
+                        self._finish_step(step, metrics, compiled=step == first + 1, due=due)
                         stopped = self._event(state, step, due)
                         pending = None
         finally:
             self.log.close()
         return state
 
-    def _take_in(
+    def _finish_step(
         self, step: int, metrics: StepMetrics, *, compiled: bool, due: frozenset[str] = frozenset()
     ) -> None:
         """Wait for a step and read its results; its row waits for other work that is due."""
@@ -200,7 +200,7 @@ class _Training:
             )
         return stopped
 
-    def _give_up_on_endless_skipping(self, state: TrainState, step: int) -> None:
+    def _limit_skips(self, state: TrainState, step: int) -> None:
         """Raise NotFiniteError once too many steps in a row were skipped.
 
         None of them changed the parameters, so the state before the last of them is available.

@@ -160,13 +160,13 @@ def refuse_existing(folder: RunFolder) -> None:
         raise ValueError(f"{shown} has no name in UTF-8; rename it") from None
     if os.sep == "/" and "\\" in str(path.resolve()):  # a separator to TensorStore
         raise ValueError(f"{shown} has a backslash in its path; name another")
-    if path.exists() and not (path.is_dir() and _is_barely_begun(folder)):
+    if path.exists() and not (path.is_dir() and _was_being_made(folder)):
         is_run = folder.config.exists()
         what = "; go on with it (--resume), or" if is_run else " and is no run folder;"
         raise ValueError(f"{path} exists already{what} name another --run-dir")
 
 
-def _is_barely_begun(folder: RunFolder) -> bool:
+def _was_being_made(folder: RunFolder) -> bool:
     found = {path.name for path in folder.path.iterdir()}
     names = {name for name in found if name.lower() not in _OF_THE_SYSTEM}
     others = {name for name in names - {folder.lock.name, *_FILES} if not name.endswith(".tmp")}

@@ -210,7 +210,7 @@ def _gradients(
     if stopping is not None:
         stopping = stopping[0]
     gradients, sums, stopping = sharding.summed(
-        (jax.tree.map(lambda g: g * weight, gradients), _once_a_group(sums), stopping),
+        (jax.tree.map(lambda g: g * weight, gradients), _first_of_group(sums), stopping),
         (_specs_of_params(program.objective, program.mesh), _WHOLE, _WHOLE),
     )
     weight = _total(sums).weight
@@ -218,7 +218,7 @@ def _gradients(
     return gradients._replace(**zeros) if zeros else gradients, sums, stopping, after
 
 
-def _once_a_group(sums: BatchSums) -> BatchSums:
+def _first_of_group(sums: BatchSums) -> BatchSums:
     """Keep sums that all devices along the vocabulary axis share on the first one only."""
     axis = sharding.tensor_axis()
     if axis is None:
@@ -283,7 +283,7 @@ def _evaluate_batch(
 ) -> tuple[BatchSums, Any]:
     def of_rows(params: Any, carry: Any, data: Any) -> tuple[BatchSums, Any]:
         sums, after = objective.sums(params, carry, data, jnp.int32(0), None)
-        return sums if mesh is None else sharding.summed(_once_a_group(sums)), after
+        return sums if mesh is None else sharding.summed(_first_of_group(sums)), after
 
     specs, rows = _specs_of_params(objective, mesh), sharding.rows_at(0, mesh)
     if mesh is not None:
