@@ -15,7 +15,7 @@ from lstm_jax.cli.allocator import keep_freed_memory
 from lstm_jax.training.log import finite
 
 USAGE_ERROR = 2
-START_AGAIN = 75  # exit code (EX_TEMPFAIL) of a process ended by the end of another
+START_AGAIN = 75  # exit code (EX_TEMPFAIL) of a process that stops because another ended
 
 START_ALL_AGAIN = "start all of them again, with --resume"
 _OF_ANOTHER = re.compile("gloo|nccl|coordination service|heartbeat", re.IGNORECASE)
