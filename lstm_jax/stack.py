@@ -47,10 +47,9 @@ class StackConfig:
         cell: type of the recurrent cell.
         layers: number of stacked layers.
         hidden_size: H, units of each layer and direction.
-        projection_size: P, the size to which an LSTM's hidden states are projected (PyTorch's
-            `proj_size`; Sak et al., arXiv:1402.1128); None for no projection.
-        bidirectional: run each layer backward in time too, and concatenate the outputs,
-            `[T, B, 2H]`.
+        projection_size: P, the size to which an LSTM's hidden states are projected, `proj_size` in
+            PyTorch (Sak et al., arXiv:1402.1128); None for no projection.
+        bidirectional: run each layer backward in time too; outputs are concatenated, size 2H.
         directions_at_once: run both directions of a layer in one loop instead of in turn. This
             halves the kernel launches on GPU; off by default, as it has not been timed on any.
         gru_reset: apply a GRU's reset gate after the recurrent product (cuDNN, PyTorch, Keras) or

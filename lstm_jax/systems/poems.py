@@ -59,7 +59,8 @@ class PoemsConfig(TrainConfig):
     heldout_from: Literal["random", "last"] = "random"
     #: maximum number of padded lengths; poems of similar length share a batch.
     widths: Count = 6
-    output_bias: OutputBias = "drawn"  # see `LanguageConfig`.
+    #: initial bias of the output layer, see `LanguageConfig`: "drawn", or log "frequencies".
+    output_bias: OutputBias = "drawn"
     #: template of samples: each * is filled in, other characters are kept.
     sample_templates: Changeable[tuple[str, ...]] = ("*" * 20,)
     #: how samples are drawn; their length is that of the template.
