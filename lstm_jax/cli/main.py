@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[type[Any] | str, str]] = {
     "sample": (SampleCommand, "RUN_DIR: generate or score texts, like sample.py"),
     "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one per line, with a classifier"),
     "convert": (ConvertCommand, "SOURCE TARGET: save the weights of a run or file as safetensors"),
-    "export": (ExportCommand, "RUN_DIR TARGET: save a run's model as a program for JAX alone"),
+    "export": (ExportCommand, "RUN_DIR TARGET: save the model as a program that only needs JAX"),
     "plan": ("plan", "[PRESET]: estimate a model's memory, traffic and time on a mesh"),
     "plot": (PlotCommand, "RUN_DIR ...: draw the curves of several runs in one picture"),
 }

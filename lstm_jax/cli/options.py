@@ -48,7 +48,8 @@ class SampleCommand(Checked):
     #: of each in nats, its perplexity, the number of predicted tokens, and the text. A prompt, if
     #: given, is the context of each.
     score: Path | None = None
-    length: Annotated[int, Bounds(1, 10_000_000)] = 500  # most tokens to add to a prompt.
+    #: maximum number of tokens to add to a prompt.
+    length: Annotated[int, Bounds(1, 10_000_000)] = 500
     #: where a poem from a prompt ends: where the "model" ends it, or after the full "length". A
     #: template is always filled in.
     ending: Literal["model", "length"] = "model"
@@ -71,7 +72,7 @@ class SampleCommand(Checked):
     stream: bool = False  # show the text while it is generated.
     #: print the most likely of this many texts, judged with their given characters.
     best_of: _MANY | None = None
-    #: search for the most likely texts with this many hypotheses instead of sampling.
+    #: search with this many hypotheses instead of sampling, and print the best `batch` texts.
     beams: _MANY | None = None
     #: exponent of the length by which a beam search divides log-probabilities.
     length_penalty: Annotated[float, Bounds(-1e6, 1e6)] = 1.0
@@ -119,7 +120,7 @@ class ClassifyCommand(Checked):
     """Label texts, one per line, with a trained classifier.
 
     For each line of the file or of standard input, prints the label, the probability that the text
-    is positive, and the text, separated by tabs. Only LF and CRLF end a line; empty ones count.
+    is positive, and the text, separated by tabs. Only LF and CRLF end a line; empty lines count.
     """
 
     #: a folder made by train.py with the reviews preset.
