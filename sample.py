@@ -1,11 +1,12 @@
-"""Writes text with a trained model: `python sample.py RUN_DIR [--prompt TEXT] ...`; see --help."""
+"""Generate text from a trained model: `python sample.py RUN [--prompt TEXT] ...`; see --help."""
 
 import os
 import signal
 import sys
 
 if __name__ == "__main__":
-    # Ctrl-C during imports; as an exception it may get lost there, or crash an extension module.
+    # Handles Ctrl-C during imports, where KeyboardInterrupt can get lost or crash an extension
+    # module.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from lstm_jax.cli.console import run_command
     from lstm_jax.cli.main import sample_command

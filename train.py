@@ -1,11 +1,12 @@
-"""Trains a model: `python train.py [PRESET] [--data PATH] [--run-dir DIR] ...`; see --help."""
+"""Train a model: `python train.py [PRESET] [--data PATH] [--run-dir DIR] ...`; see --help."""
 
 import os
 import signal
 import sys
 
 if __name__ == "__main__":
-    # Ctrl-C during imports; as an exception it may get lost there, or crash an extension module.
+    # Handles Ctrl-C during imports, where KeyboardInterrupt can get lost or crash an extension
+    # module.
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     from lstm_jax.cli.console import run_command
     from lstm_jax.cli.main import train_command

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-# On a GPU several processes share the memory, of which each would take three quarters at once.
+# On GPU several processes share the memory, of which each would otherwise take three quarters.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from lstm_jax.cli.console import run_command
@@ -17,20 +17,20 @@ BENCHES = {
     "layer": "a bare LSTM or GRU, forward and backward, beside the same",
     "sample": "decode, prefill, filters, beside PyTorch and Flax",
     "memory": "peak memory and compilation of a training step, fresh processes",
-    "growth": "our step against length, batch, size, vocabulary and remat",
-    "scaling": "processes that train together, beside as many each for itself",
-    "rate": "the rate of train.py's loop beside its bare training step",
-    "systems": "what runs of train.py reached, beside published figures, n-grams",
-    "launches": "what a GPU would launch a time step; compiled for one, not run",
-    "vmem": "what a TPU would keep in its fast memory; compiled for one, not run",
+    "growth": "scaling of our step with length, batch, size, vocabulary and remat",
+    "scaling": "processes that train together, compared with as many alone",
+    "rate": "speed of train.py's loop relative to its bare training step",
+    "systems": "results of train.py's runs, beside published figures and n-grams",
+    "launches": "kernel launches per time step on a GPU; compiled, not run",
+    "vmem": "use of a TPU's fast memory; compiled, not run",
     "endurance": "whether memory grows or the rate falls in a long run",
-    "plot": "the picture of rows that a bench wrote with --json",
+    "plot": "draw rows that a benchmark wrote with --json",
 }
-"""What each measures; its file in this folder has the same name."""
+"""Description of each benchmark; its file in this folder has the same name."""
 
 _BELOW = """
-`python -m bench BENCH --help` names its flags. Most take --quick (a first
-look), --rounds, --dtype, --json FILE (a row a line) and --plot FILE; those
+`python -m bench BENCH --help` lists its flags. Most take --quick (a first
+look), --rounds, --dtype, --json FILE (a row per line) and --plot FILE; those
 with peers take --peers.
 
 python -m bench train --systems anna --dtype bfloat16 --json rows.jsonl

@@ -1,4 +1,4 @@
-"""What stands beside a trained system's figure: published ones, and an n-gram on the same split."""
+"""Baselines for trained systems: published figures, and n-grams on the same split."""
 
 from __future__ import annotations
 
@@ -20,29 +20,31 @@ _ORDERS = {"char": 6, "word": 2}
 _POEMS_ORDER = 3
 
 NOT_AT_HAND = "data not at hand"
-"""In place of an n-gram's figure: the data is gone, or another one is in its place."""
+"""Replaces an n-gram's figure if the data is missing or different."""
 
 
 PUBLISHED: tuple[tuple[str, str, str, int, int, bool, dict[str, float]], ...] = (
-    # A notebook on the same novel, whose split is not known to be the end's or the lanes'.
+    # A notebook on the same novel; whether it holds out the end or parts of the lanes is unknown.
     ("1.488 at step 990, 1.292 at epoch 20 (split not stated)",
      "anna", "lstm", 2, 512, False, {"heldout_share": 0.1}),
-    # A TensorFlow recipe; its text is the full works, all of them trained on.
+    # A TensorFlow recipe on the full works, without held-out text.
     ("about 5.99 (full works)", "shakespeare", "lstm", 1, 128, False, {"heldout_share": 0.0}),
-    # The first two figures: PyTorch on the published set-up. The last: a book. Both: other lyrics.
+    # The first two figures: PyTorch, published settings. The last: a book. Both on other lyrics.
     ("1.041 at epoch 40, 1.016 at 160 (other text); a book's 1.02 at 40",
      LYRICS, "lstm", 1, 256, False, {}),
-    # PyTorch on the published set-up, with other lyrics; so are the next two.
+    # PyTorch, published settings, on other lyrics; so are the next two.
     ("1.021 at epoch 40, 1.017 at 160 (other text)", LYRICS, "gru", 1, 256, False, {}),
     ("1.105 at epoch 40, 1.014 at 160 (other text)", LYRICS, "lstm", 2, 256, False, {}),
     ("1.00 (other text)", LYRICS, "lstm", 1, 256, True, {}),
 )  # fmt: skip
-"""Figures that others published for a preset, and the settings they hold for: cell, layers, hidden
-size, whether both directions, and others. None is known for poems, nor for reviews of this kind."""
+"""Published figures by preset and settings: cell, layers, hidden size, bidirectional, others.
+
+None are known for poems, or for reviews of this kind.
+"""
 
 
 def published(config: TrainConfig) -> str | None:
-    """The published figures that a run of these settings can be held against."""
+    """Published figures comparable to a run with these settings."""
     kept = settings(config)
     names = ("cell", "layers", "hidden_size", "bidirectional")
     network = [kept.get(f"model.{name}") for name in names]
@@ -53,15 +55,15 @@ def published(config: TrainConfig) -> str | None:
 
 
 class NGrams:
-    """N-grams on the data and split of runs, one for each that differs."""
+    """N-grams on the data and split of runs, computed once for each distinct split."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], NGramResult | str] = {}
 
     def figure(self, run: Run) -> NGramResult | str | None:
-        """The held-out loss of an n-gram, or why there is none; None where there is none to have.
+        """Held-out loss of an n-gram, or why it is unavailable, or None if it does not apply.
 
-        A corpus that is named rather than a file is fetched where the cache lacks it.
+        A named corpus is downloaded if it is not cached.
         """
         config = run.config
         if not config.heldout_share or config.preset == LYRICS:
@@ -75,7 +77,7 @@ class NGrams:
 
 
 def _split(config: LanguageConfig | PoemsConfig) -> tuple[object, ...]:
-    """The settings that the ids trained on and held out depend on."""
+    """Settings that determine the training and held-out ids."""
     shared = (config.heldout_share, config.heldout_from)
     if isinstance(config, PoemsConfig):
         seed = config.seed if config.heldout_from == "random" else None
@@ -108,7 +110,7 @@ def _fit(config: LanguageConfig | PoemsConfig, run: Run) -> NGramResult | str:
 
 
 def _with_corpora(config: LanguageConfig | PoemsConfig) -> LanguageConfig | PoemsConfig:
-    """The settings with their data sought in the corpora's folder where it is named only."""
+    """The settings with a data file given by name only looked up in the corpora's folder."""
     folder = os.environ.get("LSTM_JAX_DATA")
     if not (folder and config.data) or Path(config.data).exists():
         return config

@@ -1,4 +1,4 @@
-"""What the commands of the benches share: their options, and what becomes of their rows."""
+"""What the benchmark commands share: options, and saving and drawing of rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lstm_jax.settings import Count, check
 QUICK_ROUNDS = 2
 
 Measured = tuple[list[Row], bool]
-"""Rows, and whether every peer that is installed did the same work as ours."""
+"""Rows, and whether every installed peer did the same work as ours."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What every bench of time or memory takes.
+    """Options of every benchmark of time or memory.
 
     Attributes:
-        dtype: of the matrix products.
-        rounds: turns of about a quarter of a second, or one call, that each implementation has.
-        quick: a first look: few rounds, and less of what is large.
-        json: where to write the rows, one a line.
-        plot: where to draw them.
+        dtype: dtype of the matrix products.
+        rounds: number of turns per implementation, each a quarter of a second or one call.
+        quick: a first look, with few rounds and fewer large cases.
+        json: file for the rows, one per line.
+        plot: file for a picture of them.
     """
 
     dtype: DType = "float32"
@@ -47,10 +47,10 @@ class Options:
 
 @dataclass(frozen=True)
 class OptionsWithPeers(Options):
-    """And every bench with peers.
+    """Options of every benchmark with peers.
 
     Attributes:
-        peers: which peers; one that is not installed is named and left out.
+        peers: peers to measure; one that is not installed is reported and left out.
     """
 
     peers: tuple[str, ...] = tuple(PEERS)
@@ -61,10 +61,10 @@ class OptionsWithPeers(Options):
 
 
 def measure(options: Options, parts: Iterable[Measured]) -> int:
-    """Measures part after part; keeps the rows of each as soon as they are there, and draws all.
+    """Measure part after part, saving the rows of each at once, and draw all of them.
 
     Returns:
-        The exit code: 1 if a peer did other work than ours, or failed.
+        The exit code: 1 if a peer failed or did other work than ours.
     """
     print_environment()
     rows: list[Row] = []

@@ -1,7 +1,7 @@
-"""Ours and its peers at the same work, each in a process of its own, timed in turns.
+"""Ours and its peers on the same work, each in its own process, timed in turns.
 
-Who does other work than ours takes no part. Where an implementation has several ways to run, each
-has to agree with ours, and the fastest is timed and named.
+An implementation that does other work than ours is excluded. If it has several ways to run, each
+must agree with ours, and the fastest is timed and named.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from bench.workers import Built, Failed, NotRun, Reason, Server, Worker
 _TRIES = 2
 
 LIMIT = "limit"
-"""The name of the process that times what the hardware allows."""
+"""Name of the process that times the hardware's limits."""
 
 Evidence = Callable[[Implementation], Any]
-"""What an implementation computes that shows which work it does."""
+"""Results by which an implementation's work is compared with ours."""
 
 
 class Pool(ExitStack):
-    """The processes of a bench, each started when it is first asked for; to be used with `with`."""
+    """Context manager of a benchmark's processes, each started when it is first needed."""
 
     def __init__(self) -> None:
         super().__init__()
         self._workers: dict[tuple[str, str], Worker] = {}
 
     def worker(self, name: str, candidate: Candidate = ONLY) -> Worker:
-        """The process of an implementation that is run in that way."""
+        """The process of an implementation run in this way."""
         key = (name, candidate.name)
         if key not in self._workers:
             self._workers[key] = Worker(candidate.environment)
@@ -46,15 +46,15 @@ class Pool(ExitStack):
         return self._workers[key]
 
     def drop(self, name: str, candidate: Candidate) -> None:
-        """Ends a process; a new one is started when it is asked for."""
+        """End a process; the next request starts a new one."""
         self._workers.pop((name, candidate.name)).close()
 
 
 class LeftOut(dict[str, str]):
-    """The peers that take no part in measuring a system, and why, which is told at once.
+    """Peers excluded from measuring a system, with the reasons, which are printed at once.
 
     Attributes:
-        all_agree: whether none of them did other work than ours, or failed.
+        all_agree: whether none of them failed or did other work than ours.
     """
 
     def __init__(self, system: str) -> None:
@@ -62,7 +62,7 @@ class LeftOut(dict[str, str]):
         self._system, self.all_agree = system, True
 
     def add(self, name: str, reason: Reason) -> None:
-        """Leaves out a peer; of ours the reason is raised."""
+        """Exclude a peer; if it is ours, raise the reason."""
         if name.startswith(OURS):
             raise reason
         self.all_agree &= isinstance(reason, NotRun)
@@ -71,7 +71,7 @@ class LeftOut(dict[str, str]):
 
 
 class Entrant(NamedTuple):
-    """An implementation that takes part: its name in the rows, its process, what is built there."""
+    """A participant: its name in the rows, its process, and what was built there."""
 
     name: str
     worker: Worker
@@ -86,13 +86,13 @@ class Entrant(NamedTuple):
     def row(
         self, bench: str, system: str, dtype: str, timings: Timings, call: str, **fields: Any
     ) -> Row:
-        """A row of one of its calls; `fields` are those that `make_row` takes."""
+        """Make a row of one of its calls; `fields` are those of `make_row`."""
         given = {"settings": self.settings, "first_s": self.first_s[call]} | fields
         return make_row(bench, system, self.name, dtype, timings[self.name, call], **given)
 
 
 Timings = Mapping[tuple[str, str], Timing]
-"""By the names of the entrant and of the call."""
+"""By the names of entrant and call."""
 
 
 def time_in_turns(entrants: Iterable[Entrant], rounds: int) -> Timings:
@@ -104,13 +104,13 @@ def with_peer(function: Callable[[Implementation], Any], name: str, options: Any
 
 
 class Contest:
-    """Who takes part in measuring one system, and who is left out; each peer is checked once.
+    """Participants in measuring one system, and excluded peers; each peer is checked once.
 
     Args:
-        pool: of the processes.
-        kind: of work.
+        pool: the processes.
+        kind: type of work.
         system: its name.
-        evidence: what shows which work an implementation does; of a module, or a partial of one.
+        evidence: function of an implementation that shows which work it does.
         require_same: (a peer's evidence, ours); raises Disagreement.
     """
 
@@ -129,9 +129,9 @@ class Contest:
     def enter(
         self, names: Sequence[str], build: Callable[[Implementation], Built]
     ) -> list[Entrant]:
-        """Those that run here and do the same work as ours, which is named first.
+        """Return the implementations that run here and do the same work as ours, which comes first.
 
-        `build`, a function of a module or a partial of one, makes an implementation's work.
+        `build`, a function of an implementation, prepares its work.
         """
         entrants = []
         for name in names:
@@ -143,13 +143,13 @@ class Contest:
         return entrants
 
     def _enter(self, name: str, build: Callable[[Implementation], Built]) -> Entrant:
-        """In each of the ways that it can run; the fastest stays."""
+        """Build each way of running an implementation, and keep the fastest."""
         entrants: dict[str, Entrant] = {}
         tried: dict[str, Reason] = {}
         for way in candidates(name, self._kind, cpu_cores()):
             worker = self._pool.worker(name, way)
             try:
-                # Before anything else of this shape has run: compilation is part of the first call.
+                # Before anything else of this shape runs, as the first call includes compilation.
                 entered = worker.ask(Server.enter, with_peer, build, name, way.options)
                 self._require_same(name, way, worker)
                 entrants[way.name] = Entrant(name, worker, *entered)
@@ -162,7 +162,7 @@ class Contest:
         return _fastest(entrants, tried)
 
     def _require_same(self, name: str, way: Candidate, worker: Worker) -> None:
-        """Compares what a peer computes with what ours does, the first time that it enters."""
+        """Compare a peer's results with ours when it first enters."""
         ours = name.startswith(OURS)
         key = (OURS, "") if ours else (name, way.name)
         if key not in self._shown:
@@ -173,7 +173,7 @@ class Contest:
 
 
 def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, Reason]) -> Entrant:
-    """The one whose first call is fastest at its best; it names all that were tried."""
+    """The entrant whose fastest call is the fastest, with a list of all that were tried."""
     told = {way: f"cannot run: {reason}" for way, reason in tried.items()}
     way = next(iter(entrants))
     if len(entrants) > 1:
@@ -193,12 +193,12 @@ def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, Reason]) -> Entra
 
 @dataclass(frozen=True)
 class Work:
-    """One call of each implementation that is timed beside its matrix products.
+    """One call of each implementation, timed along with its matrix products.
 
     Attributes:
-        shape: of the work; its name is the system's in the rows.
-        tokens: of a call.
-        products: how often a call needs each.
+        shape: shape of the work; its name is the system's in the rows.
+        tokens: number of tokens per call.
+        products: how often a call needs each product.
         build, evidence, require_same: see `Contest`.
     """
 
@@ -240,7 +240,7 @@ def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
 
 
 def run(options: OptionsWithPeers, works: Iterable[Work]) -> int:
-    """Times one work after the other, each in new processes; the exit code of the command."""
+    """Time all works, each in new processes; returns the command's exit code."""
 
     def measured() -> Iterator[Measured]:
         for work in works:

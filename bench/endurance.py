@@ -1,10 +1,10 @@
-"""Does memory grow, or the rate fall, with time: training and sampling for as long as is asked.
+"""Long training and sampling, to see whether memory grows or the speed falls.
 
-Half of the time a small model is trained as `train.py` does it, with evaluations, checkpoints,
-samples and rows of metrics; the other half it writes, prompts of all lengths in turn. Resident
-memory and rate are noted all along. The verdict is the slope of each by Theil and Sen, with its 95%
-interval, through the points after the first tenth and half a minute: memory grows if the interval
-is above the limit, and the rate falls if the interval is below minus the limit.
+For half of the time a small model is trained as by `train.py`, with evaluations, checkpoints,
+samples and metrics; for the other half it generates text from prompts of varying lengths. Resident
+memory and speed are recorded throughout. The verdict uses the Theil-Sen slope of each with its 95%
+interval, over the points after the first tenth and half a minute: memory grows if the interval is
+above the limit, and the speed falls if the interval is below minus the limit.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ _POINTS = 400
 _WARMING_UP = 0.1
 _WARMING_UP_SECONDS = 30.0
 _WRITTEN, _TEXTS = 100, 4
-"""Tokens to each of so many texts, a call."""
+"""Tokens per text, and texts per call."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Trains and samples for a while, and watches memory and rate.
+    """Train and sample for a while, and watch memory and speed.
 
     Attributes:
-        minutes: in all, half of them training.
-        hidden_size: of the model.
-        most_mb_an_hour: memory may grow by so much.
-        most_percent_an_hour: the rate may fall by so much.
-        json: where to write the points and the verdicts.
-        plot: where to draw them.
+        minutes: total duration, half of it training.
+        hidden_size: hidden size of the model.
+        most_mb_an_hour: allowed growth of memory.
+        most_percent_an_hour: allowed loss of speed.
+        json: file for the points and verdicts.
+        plot: file for a picture of them.
     """
 
     minutes: Positive = 20.0
@@ -70,7 +70,7 @@ class Options:
 
 
 class Point(NamedTuple):
-    """A moment: seconds since the beginning, resident MB, and things done a second since before."""
+    """A sample: seconds since the start, resident MB, operations per second since the last one."""
 
     seconds: float
     resident_mb: float
@@ -78,7 +78,7 @@ class Point(NamedTuple):
 
 
 class Slope(NamedTuple):
-    """A change an hour, and its 95% interval."""
+    """Change per hour, and its 95% interval."""
 
     slope: float
     low: float
@@ -89,7 +89,7 @@ class Slope(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """Slopes of memory, in MB, and rate, in percent; whether they are worse than is allowed."""
+    """Slopes of memory, in MB, and speed, in percent; whether they exceed the limits."""
 
     memory: Slope
     rate: Slope
@@ -102,7 +102,7 @@ class Verdict(NamedTuple):
 
 
 class Watch(Quiet):
-    """Notes memory and rate for so long, while something, such as a step, is done repeatedly."""
+    """Records memory and speed for a given time, while an operation is repeated."""
 
     def __init__(
         self,
@@ -131,10 +131,9 @@ class Watch(Quiet):
 
 
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
-    """The slopes of memory and rate, and whether they are worse than is allowed in an hour.
+    """Slopes of memory and speed, and whether they exceed the hourly limits.
 
-    Raises:
-        ValueError: fewer than three points come after the first tenth, and half a minute.
+    Raises ValueError if fewer than three points follow the first tenth and half a minute.
     """
     first = max(_WARMING_UP_SECONDS, _WARMING_UP * points[-1].seconds) if points else 0.0
     kept = [point for point in points if point.seconds >= first]
@@ -150,7 +149,7 @@ def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> 
 
 
 def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point]:
-    """Trains a model of Python's documentation into a run folder."""
+    """Train a model of Python's documentation into a run folder."""
     config = LanguageConfig(
         data="python-docs",
         characters=200_000,
@@ -173,7 +172,7 @@ def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point
 
 
 def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
-    """Writes with a trained model, to prompts of all lengths in turn."""
+    """Generate text with a trained model from prompts of varying lengths."""
     model, params, vocabulary, _ = load(folder.path)
     text = vocabulary.encode("the statement of a function " * 3)
     watch, number = Watch(seconds), 0
@@ -188,7 +187,7 @@ def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
 
 
 def line_of(name: str, points: Sequence[Point], told: Verdict) -> dict[str, Any]:
-    """What is kept of one of the two, as JSON values."""
+    """JSON values of the training or sampling half."""
     values = told._asdict() | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
     rounded = [[round(value, 3) for value in point] for point in points]
     return {"bench": "endurance", "system": name, **values, "points": rounded}

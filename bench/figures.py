@@ -1,4 +1,4 @@
-"""The figures that a run is judged by, and what they are in words; which ones, its system says."""
+"""Figures by which a run is judged, depending on its system, and their descriptions."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from lstm_jax.systems.poems import PoemsConfig
 from lstm_jax.systems.reviews import ReviewsConfig
 
 LYRICS = "lyrics"
-"""The preset that is to know its text by heart: its training perplexity is what counts."""
+"""The preset that memorises its text, so that its training perplexity counts."""
 
 Row = Mapping[str, Any]
 _LYRICS_EPOCHS = (40, 160)
 
 
 class Point(NamedTuple):
-    """A number of a run's log, and the epoch of its row."""
+    """A number from a run's log, and the epoch of its row."""
 
     value: float
     epoch: float
 
 
 class Spread(NamedTuple):
-    """A figure of several runs: its range, the value of each that has it, and when it had it."""
+    """A figure over several runs: its range, and for each run that has it the value and epoch."""
 
     mean: float
     low: float
@@ -38,20 +38,20 @@ class Spread(NamedTuple):
 
 
 def spread(points: Sequence[Point]) -> Spread:
-    """Mean and range of one point or more; all three are NaN if one is."""
+    """Mean and range of one or more points; all NaN if one is."""
     values, epochs = zip(*points, strict=True)
     if any(map(math.isnan, values)):
         return Spread(math.nan, math.nan, math.nan, values, epochs)
     low, high = min(values), max(values)
-    # Rounding may put the mean of equal values beside them.
+    # Rounding may put the mean of equal values outside their range.
     return Spread(min(max(statistics.fmean(values), low), high), low, high, values, epochs)
 
 
 def figures(run: Run) -> dict[str, Point]:
-    """The figures that a run is judged by; none where it was not evaluated yet.
+    """The figures by which a run is judged; empty before its first evaluation.
 
-    `heldout_loss` and `best_heldout_loss` are the last and the lowest; other names that begin with
-    `best_` are of that lowest one's row, since its checkpoint is the one that is kept.
+    `heldout_loss` is the last and `best_heldout_loss` the lowest; other names with `best_` are from
+    the row of the lowest, whose checkpoint is kept.
     """
     if run.config.preset == LYRICS:
         at = {row.get("epoch"): _point(row, "perplexity") for row in run.rows}
@@ -80,7 +80,7 @@ def _point(row: Row, name: str) -> Point:
 
 
 def _least(rows: Sequence[Row], name: str, sign: int = 1) -> Row:
-    """The row with the lowest number, or, by the sign -1, the highest; NaN is neither."""
+    """The row with the lowest number, or with sign -1 the highest, ignoring NaN."""
 
     def key(row: Row) -> tuple[bool, float]:
         value = number(row, name)
@@ -136,7 +136,7 @@ def explained(config: TrainConfig) -> str:
 
 
 def decimals(found: Spread) -> str:
-    """A spread with the digits that a loss or a perplexity deserves."""
+    """Format a spread with suitable digits for a loss or perplexity."""
     return _ranged(found, lambda value: f"{value:,.3f}" if value < 100 else f"{value:,.0f}")
 
 

@@ -1,7 +1,7 @@
-"""What it costs to keep the n likeliest tokens of a large vocabulary, or the likeliest share.
+"""Cost of top-n and top-p filtering over a large vocabulary.
 
-Ours finds the threshold by bisection, and n and p are traced values; the others sort, or take
-`lax.top_k`, whose n is fixed when it is compiled.
+Ours finds the threshold by bisection, with n and p as traced values; the others sort, or use
+`lax.top_k`, whose n is fixed at compile time.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ TOP_P = 0.9
 KINDS = ("top-n", "top-p")
 
 _MOST_DIFFERENT = {"top-n": 0, "top-p": 1}
-"""Tokens a row at the edge of a nucleus, where sums in another order round another way."""
+"""Tokens per row at the edge of a nucleus, for which sums in another order round differently."""
 
 Filter = Callable[[Array], Array]
 
 
 def build_filters(kind: str, batch: int, top_n: int, size: int) -> Built:
-    """A call for each way to filter a batch of logits; `kind` is one of `KINDS`.
+    """Make a call for each way to filter a batch of logits; `kind` is one of `KINDS`.
 
-    Raises:
-        Disagreement: a filter keeps other tokens than ours.
+    Raises Disagreement if a filter keeps other tokens than ours.
     """
     logits_BV = random.normal(random.key(0), (batch, size))
     filters = _top_n(top_n) if kind == "top-n" else _top_p()
@@ -53,7 +52,7 @@ def _top_n(top_n: int) -> dict[str, Filter]:
     return {
         OURS: lambda logits: keep_top_n(logits, traced),
         "jnp.sort": lambda logits: _not_below(logits, jnp.sort(logits)[:, -top_n, None]),
-        # Its minimum, not its last: XLA turns a slice of it into a sort, 20 to 100 times as slow.
+        # The minimum, not the last: XLA turns a slice into a sort, 20 to 100 times as slow.
         "lax.top_k": lambda logits: _not_below(
             logits, lax.top_k(logits, top_n)[0].min(-1, keepdims=True)
         ),

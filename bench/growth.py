@@ -1,8 +1,8 @@
-"""How our training step grows: time a token, memory and compile time against T, B, H, V and remat.
+"""Scaling of our training step: time per token, memory and compile time against T, B, H, V, remat.
 
-One layer, of an LSTM unless another cell is named, on one-hot tokens, each size varied alone. Time
-a token is that of the whole step over all its tokens; memory is what the compiled step takes beside
-its arguments and results, as XLA tells; compile time is that ahead of time, from shapes.
+One layer, by default an LSTM, on one-hot tokens, with each size varied alone. Time per token is
+that of the whole step divided by its tokens. Memory is what the compiled step takes besides its
+arguments and results, as reported by XLA. Compilation is ahead of time, from shapes.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ SIZES: Mapping[str, tuple[int, ...]] = {
     "vocabulary_size": (100, 1_000, 10_000, 100_000),
     "remat": (100, 1_000, 20_000),
 }
-"""The sizes that vary, and their values; if quick, the first two."""
+"""The sizes to vary and their values; only the first two with `quick`."""
 BASES = {"remat": dataclasses.replace(BASE, sequence_length=20_000)}
-"""The other sizes where they are not `BASE`; a chunk as long as the sequence keeps everything."""
+"""Other sizes that differ from `BASE`; a chunk as long as the sequence keeps everything."""
 _QUICK_VALUES = 2
 
 
 @dataclass(frozen=True)
 class GrowthOptions(Options):
-    """Measures how our training step grows with each size.
+    """Measure how our training step scales with each size.
 
     Attributes:
         cell: the recurrent cell.
-        backend: how it is run.
-        sizes: which sizes to vary; none for all.
+        backend: implementation of the recurrence.
+        sizes: sizes to vary; all if none are given.
     """
 
     rounds: Count = 5
@@ -66,9 +66,9 @@ class GrowthOptions(Options):
 
 
 def measure_point(size: str, value: int, options: GrowthOptions, base: System | None = None) -> Row:
-    """Measures one value of one size of `SIZES`, the others as in `base`.
+    """Measure one value of one size of `SIZES`, with the others from `base`.
 
-    The step is compiled ahead of time, as if it had never been.
+    The step is compiled ahead of time, without caches.
     """
     changed: dict[str, Any] = {"cell": options.cell, "backend": options.backend, size: value}
     system = dataclasses.replace(base or BASES.get(size, BASE), **changed)

@@ -1,10 +1,10 @@
-"""What a GPU would be asked to launch: our layers and steps compiled for an H100, without one.
+"""Kernel launches on a GPU: our layers and steps compiled for an H100, without having one.
 
-XLA compiles for a card that is only described, so no GPU is needed, and nothing is run: these are
-counts, not times. Of each loop over time the table has what one iteration launches, divided by the
-times that it takes. All is compiled with the options that ask for whole loops in one CUDA graph.
-Without a card XLA tries no kernels, so those of the products are not the ones that a run would
-have; `--products cublas` compiles them as calls of cuBLAS instead of as kernels of XLA's own.
+XLA compiles for a described card, so no GPU is needed, and nothing runs: the results are counts,
+not times. For each loop over time the table has the launches of one iteration, divided by its
+number of time steps. Everything is compiled with options that ask for whole loops in one CUDA
+graph. Without a card XLA cannot autotune, so the kernels of products may differ from those of a
+real run; `--products cublas` compiles them as cuBLAS calls instead of XLA's own kernels.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ GRAPH: Mapping[str, str | bool] = {
     "DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE",
     "xla_gpu_command_buffer_unroll_loops": True,
 }
-"""Options of `compile` that ask for a whole loop in one CUDA graph."""
+"""Compiler options that ask for a whole loop in one CUDA graph."""
 
-# An H100 SXM, by NVIDIA's public figures; the versions, because XLA leaves loops out of graphs
-# where it takes driver or toolkit for older than 12.3.
+# An H100 SXM, by NVIDIA's public figures. The versions are needed because XLA keeps loops out of
+# graphs for a driver or toolkit older than 12.3.
 _H100 = """
 platform_name: "CUDA" device_description_str: "NVIDIA H100"
 dnn_version_info { major: 9 minor: 10 } runtime_version { major: 13 }
@@ -46,7 +46,7 @@ gpu_device_info {
 }
 """
 _THUNK = re.compile(r"(?P<indent> *)\d+: k(?P<kind>\w+)\s+\[[^]]*\] ?(?P<name>\S*)")
-# What launches nothing itself; what these hold is listed below them.
+# These launch nothing themselves; what they contain is listed below them.
 _CONTAINER = re.compile("CommandBuffer|DynamicSliceFusion|Conditional|Sequential|While|Async")
 _COPY = re.compile("Copy|Memcpy|Memzero|Memset")
 _PRODUCT = re.compile("Cublas|Gemm|gemm_fusion")
@@ -54,14 +54,16 @@ _PRODUCT = re.compile("Cublas|Gemm|gemm_fusion")
 
 @dataclass(frozen=True)
 class Loop:
-    """What one loop over time launches, a time step.
+    """Launches of one loop over time, per time step.
 
     Attributes:
-        program: what was compiled, with products of this dtype; it takes `temporary_mb`.
-        layer: its name and number; direction: of the pass, forward or backward.
-        unroll: times that one iteration of the loop takes.
-        kernels: launches of kernels other than products; copies: of memory, fills included.
-        in_one_graph: whether the loop as a whole lies in one CUDA graph.
+        program: the compiled program, with products of this dtype; it takes `temporary_mb`.
+        layer: its name and number.
+        direction: forward or backward pass.
+        unroll: time steps per iteration of the loop.
+        kernels: launches of kernels other than products.
+        copies: copies and fills of memory.
+        in_one_graph: whether the whole loop is in one CUDA graph.
     """
 
     program: str
@@ -90,17 +92,17 @@ class Loop:
 
 @dataclass(frozen=True)
 class Options(Programs):
-    """Compiles our layers and training steps for an H100 and counts what their loops launch.
+    """Compile our layers and training steps for an H100 and count the launches of their loops.
 
     Attributes:
-        products: as kernels of XLA's own, or as calls of cuBLAS; on a card XLA tries both.
+        products: products as XLA's own kernels or as cuBLAS calls; on a card XLA tries both.
     """
 
     products: Literal["xla", "cublas"] = "xla"
 
 
 def compile_for_h100(program: Program, device: Any, options: Mapping[str, Any]) -> tuple[Any, str]:
-    """What it becomes, and what that launches, as text."""
+    """Compile a program; also returns the text that lists its launches."""
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = program.compiled(device, {**options, **dump})
@@ -109,7 +111,7 @@ def compile_for_h100(program: Program, device: Any, options: Mapping[str, Any]) 
 
 
 def loops_of(program: Program, compiled: Any, thunks: str) -> Iterator[Loop]:
-    """The loops of a program that run a layer over time."""
+    """Yield the loops of a program that run a layer over time."""
     memory_mb = compiled.memory_analysis().temp_size_in_bytes / 1e6
     lines, bodies = loops_in(compiled.as_text()), _bodies(thunks.splitlines())
     for line, (body, in_one_graph) in zip(lines, bodies, strict=True):
@@ -124,7 +126,7 @@ def loops_of(program: Program, compiled: Any, thunks: str) -> Iterator[Loop]:
 
 
 def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
-    """Of each outermost loop: how many of each its body launches; whether it lies in a graph."""
+    """For each outermost loop: counts of what its body launches, and whether it is in a graph."""
     around: list[tuple[int, str]] = []
     body: Counter[str] = Counter()
     depth, in_condition, in_one_graph = -1, False, False

@@ -1,8 +1,8 @@
-"""A bare recurrent layer, forward and backward: ours beside its peers.
+"""A bare recurrent layer, forward and backward: ours and its peers.
 
-One call computes the outputs, and from a gradient of theirs those of the inputs, of the initial
-carry and of all weights. Shapes are T,B,D,H: times, batch, input size, hidden size. All start from
-the same arrays; before they are timed, each one's gradients have to be ours.
+One call computes the outputs, and from their gradient those of the inputs, the initial carry and
+all weights. Shapes are T,B,D,H: time steps, batch, input size, hidden size. All start from the same
+arrays; before timing, each one's gradients must agree with ours.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ SHAPES = (
 )
 
 _TOLERANCE: dict[DType, float] = {"float32": 1e-3, "bfloat16": 0.15}
-"""Of a gradient's length. Peers keep the carry in bfloat16 too; other work is about 1 away."""
+"""Relative to a gradient's norm; peers keep the carry in bfloat16. Other work is about 1 off."""
 
 
 @dataclass(frozen=True)
 class Options(OptionsWithPeers):
-    """Measures a layer's forward and backward pass, ours beside its peers.
+    """Measure a layer's forward and backward pass, ours and its peers.
 
-    If quick, only the shape with the least work is measured.
+    With `quick`, only the shape with the least work is measured.
 
     Attributes:
-        cells: which cells; the peers have those of PyTorch, lstm and gru, alone.
-        backends: how ours is run.
-        shapes: T,B,D,H each.
+        cells: cells to measure; peers only have PyTorch's, lstm and gru.
+        backends: implementations of ours.
+        shapes: T,B,D,H of each.
     """
 
     cells: tuple[CellName, ...] = ("lstm", "gru")
@@ -70,7 +70,7 @@ class Options(OptionsWithPeers):
 
 
 def sizes_of(shape: str) -> tuple[int, int, int, int]:
-    """T, B, D and H; ValueError where the text is something else."""
+    """Parse T, B, D and H; raises ValueError for any other text."""
     parts = shape.split(",")
     if len(parts) != 4 or not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"a shape is {shape!r}; expected four sizes T,B,D,H, such as {SHAPES[0]}")
@@ -83,12 +83,12 @@ def gradients(peer: Implementation, shape: LayerShape, dtype: DType) -> Arrays:
 
 
 def require_same_gradients(found: Arrays, ours: Arrays, dtype: DType) -> None:
-    """Raises Disagreement with the first of a layer's gradients that is not ours."""
+    """Raise Disagreement at the first of a layer's gradients that differs from ours."""
     for name, gradient in found.items():
         if gradient.shape != ours[name].shape:
             raise Disagreement(f"gradient of {name} is {gradient.shape}, ours {ours[name].shape}")
         away = np.linalg.norm(gradient - ours[name]) / np.linalg.norm(ours[name])
-        if not away <= _TOLERANCE[dtype]:  # true of no NaN
+        if not away <= _TOLERANCE[dtype]:  # also true for NaN
             raise Disagreement(f"gradient of {name} is {away:.2g} of its length away from ours")
 
 

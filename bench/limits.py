@@ -1,7 +1,7 @@
-"""What memory allows: a step at batch 1 reads every weight once, whatever else it does.
+"""The memory limit of decoding: a step at batch 1 must read every weight once.
 
-Weights may fit in a cache, so the limit is no data sheet's: it is the time that passes over an
-array of exactly their size take here, in the fastest of a few ways.
+As weights may fit in a cache, the limit is not taken from a data sheet: it is the time that passes
+over an array of exactly their size take here, in the fastest of a few ways.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _ROWS = 512
 
 
 def bytes_a_step(params: LanguageModelParams) -> int:
-    """Bytes that a step with one text must read: all weights, but one row of what is looked up."""
+    """Bytes that a step for one text must read: all weights, but only one row of look-up tables."""
     table = params.layers[0].w_x if params.embedding is None else params.embedding
     total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     return int(total - table.nbytes + table.nbytes // len(table))
 
 
 def build_reading(system: System, dtypes: Sequence[DType], passes: int) -> Built:
-    """Reads as many bytes as a step must, with weights of each dtype, by the name of the way."""
+    """Read as many bytes as a step must, with weights of each dtype, by the name of the way."""
     calls: dict[str, Callable[[], object]] = {}
     settings: dict[str, str] = {}
     for dtype in dtypes:
@@ -41,9 +41,9 @@ def build_reading(system: System, dtypes: Sequence[DType], passes: int) -> Built
 
 
 def readers(size: int, passes: int) -> dict[str, Callable[[], Array]]:
-    """Ways to read `size` bytes `passes` times, by name; each pass needs the one before it.
+    """Ways to read `size` bytes `passes` times, by name; each pass depends on the previous one.
 
-    The bytes are float32 numbers; `size` is met within a row of the matrix that they make up.
+    The bytes are float32 numbers in a matrix; `size` is matched up to part of one of its rows.
     """
     numbers = size // 4
     rows = min(_ROWS, numbers)

@@ -1,10 +1,9 @@
-"""Peak memory and compilation of a training step: ours beside its peers, each process fresh.
+"""Peak memory and compilation time of a training step, ours and its peers, in fresh processes.
 
-In every round each implementation starts a process of its own, which imports what it needs, makes
-the weights that all start from, and trains another, tiny system for a step; only then clock and
-memory are looked at. The peak is that of resident memory while the system is built and trained for
-some steps, compilation included, less what the process had before. Compilation is the time of the
-first step beyond a later one. Linux only.
+In every round each implementation starts a process, imports its libraries, makes the common initial
+weights, and trains another, tiny system for one step before the measurement starts. The peak is of
+resident memory while the system is built and trained for some steps, including compilation, minus
+the memory before. Compilation is the extra time of the first step. Linux only.
 """
 
 from __future__ import annotations
@@ -37,12 +36,12 @@ _QUICK_STEPS = 2
 
 @dataclass(frozen=True)
 class Options(OptionsWithPeers):
-    """Measures memory and compilation of each system's training step, ours beside its peers.
+    """Measure memory and compilation of each system's training step, ours and its peers.
 
     Attributes:
-        systems: which systems; none named means all, or, if quick, the first.
-        rounds: processes of each implementation.
-        steps: steps that each process takes, at least 2: the first compiles.
+        systems: systems to measure; by default all, or with `quick` the first.
+        rounds: processes per implementation.
+        steps: steps per process, at least 2, as the first compiles.
     """
 
     systems: tuple[str, ...] = ()
@@ -55,7 +54,7 @@ class Options(OptionsWithPeers):
 
 
 class Steps(NamedTuple):
-    """What one process found: the peak is of building and all steps, less what was there before."""
+    """Results of one process; the peak covers building and all steps, minus the memory before."""
 
     first_s: float
     step_s: list[float]
@@ -64,11 +63,11 @@ class Steps(NamedTuple):
 
 
 def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int) -> Steps:
-    """Trains for some steps; to be called in a process that has done nothing before."""
+    """Train for some steps, in a process that has done nothing else before."""
     params = system.initial_params()
     peer.training(_TINY, dtype, _TINY.initial_params()).step()
     gc.collect()
-    with suppress(OSError):  # the peak begins anew, where the system allows it
+    with suppress(OSError):  # resets the peak, if the system allows it
         Path("/proc/self/clear_refs").write_text("5")
     before = status_mb("VmRSS")
     training = peer.training(system, dtype, params)
@@ -78,7 +77,7 @@ def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int
 
 
 def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
-    """Trains in a process of its own, in the usual way of the implementation of that name."""
+    """Train in a new process, in the named implementation's usual way."""
     usual = candidates(name, "training", cpu_cores())[0]
     take = partial(take_steps, system=system, dtype=dtype, steps=steps)
     with closing(Worker({**usual.environment, **NO_CACHE})) as worker:
@@ -87,7 +86,7 @@ def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
 
 
 def measure_system(options: Options, system: AnySystem) -> Measured:
-    """Measures one system, and prints it; the ratios are those of memory."""
+    """Measure and print one system; the ratios are of memory."""
     steps = min(options.steps, _QUICK_STEPS) if options.quick else options.steps
     left_out = LeftOut(system.name)
     runs: dict[str, list[Steps]] = {name: [] for name in (OURS, *options.peers)}
@@ -121,7 +120,7 @@ def measure_system(options: Options, system: AnySystem) -> Measured:
 
 
 def status_mb(name: str) -> float:
-    """A number of this process's status, such as VmRSS; ValueError where it cannot be read."""
+    """A number from this process's status, such as VmRSS; raises ValueError if unreadable."""
     text = STATUS.read_text() if STATUS.exists() else ""
     found = re.search(rf"^{name}:\s*(\d+) kB$", text, re.MULTILINE)
     if found is None:

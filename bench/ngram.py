@@ -1,11 +1,11 @@
-"""An interpolated n-gram with absolute discounting: the baseline beside the models' losses.
+"""An interpolated n-gram with absolute discounting, as a baseline for the models' losses.
 
-With c(h w) how often token w follows history h in training, c(h) its sum over w, N(h) the number of
-distinct w that follow h, h' the history without its first token, and a discount d for each order,
+Let c(h w) be how often token w follows history h in training, c(h) its sum over w, N(h) the number
+of distinct w that follow h, h' the history without its first token, and d each order's discount:
 
-    p_n(w | h) = max(c(h w) - d, 0) / c(h) + d N(h) / c(h) * p_{n-1}(w | h'),    p_0(w) = 1 / V;
+    p_n(w | h) = max(c(h w) - d, 0) / c(h) + d N(h) / c(h) * p_{n-1}(w | h'),    p_0(w) = 1 / V,
 
-where nothing follows h in training, p_n(w | h) = p_{n-1}(w | h').
+and p_n(w | h) = p_{n-1}(w | h') if nothing follows h in training.
 
 References:
     Ney, Essen and Kneser, "On structuring probabilistic dependences in stochastic language
@@ -25,16 +25,16 @@ Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Integers = npt.NDArray[np.int64]
 Sequences = Sequence[npt.ArrayLike]
-"""Of ids; no history reaches back over a sequence's start. A text is one sequence."""
+"""Sequences of ids; no history extends beyond a sequence's start. A text is one sequence."""
 
 DISCOUNTS = tuple(step / 20 for step in range(2, 20))
-"""Those that are tried: 0.1, 0.15, ..., 0.95."""
+"""Candidate discounts: 0.1, 0.15, ..., 0.95."""
 
 _DEVELOPMENT_SHARE = 0.1
 
 
 class NGramResult(NamedTuple):
-    """Mean nats a held-out token; the discount, chosen on what was trained on alone; n."""
+    """Mean nats per held-out token; the discount, chosen on training data only; n."""
 
     loss: float
     discount: float
@@ -42,9 +42,9 @@ class NGramResult(NamedTuple):
 
 
 class NGram:
-    """An n-gram's counts, of the orders 1, ..., n.
+    """Counts of an n-gram, of orders 1, ..., n.
 
-    The first `given` tokens of each sequence are not counted as what follows a history.
+    The first `given` tokens of each sequence are not counted as followers of a history.
     """
 
     def __init__(
@@ -53,13 +53,13 @@ class NGram:
         self._size = vocabulary_size
         self._levels: list[_Level] = []
         tokens = _join(training, given)
-        histories = np.zeros_like(tokens.ids)  # the empty one
+        histories = np.zeros_like(tokens.ids)  # the empty history
         for _ in range(order):
             self._levels.append(_Level(histories, tokens, vocabulary_size))
             histories = self._levels[-1].lengthened(histories, tokens)
 
     def evidence(self, sequences: Sequences, given: int = 0) -> _Evidence:
-        """What was counted for each token in turn but the first `given` of each sequence."""
+        """Counts for each token except the first `given` of each sequence."""
         tokens, rows = _join(sequences, given), []
         histories, wanted = np.zeros_like(tokens.ids), tokens.predicted
         for level in self._levels:
@@ -71,7 +71,7 @@ class NGram:
 
 
 class _Evidence(NamedTuple):
-    """What was counted for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
+    """Counts for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
 
     counts: Floats
     totals: Floats
@@ -79,7 +79,7 @@ class _Evidence(NamedTuple):
     vocabulary_size: int
 
     def losses(self, discounts: Sequence[float]) -> Floats:
-        """-log p in nats [N], with a discount between 0 and 1 for each order."""
+        """-log p in nats `[N]`, with a discount between 0 and 1 for each order."""
         p = np.full(self.counts.shape[1], 1 / self.vocabulary_size)
         for discount, *evidence in zip(discounts, *self[:3], strict=True):
             count, total, distinct = evidence
@@ -89,7 +89,7 @@ class _Evidence(NamedTuple):
         return losses
 
     def mean_loss(self, discount: float) -> float:
-        """That of one discount for every order; ValueError where there is nothing to predict."""
+        """Mean loss with one discount for all orders; raises ValueError if nothing is predicted."""
         losses = self.losses([discount] * len(self.counts))
         if not losses.size:
             raise ValueError(
@@ -101,13 +101,11 @@ class _Evidence(NamedTuple):
 def choose_discount(
     sequences: Sequences, order: int, vocabulary_size: int, given: int = 0
 ) -> float:
-    """The discount, one for every order, that predicts the last tenth best from the rest.
+    """Choose the discount, for all orders, that best predicts the last tenth from the rest.
 
-    Of a single sequence, a text, that is the last tenth of its tokens; of several the last tenth of
-    them, each predicted but for the given tokens at its start.
-
-    Raises:
-        ValueError: too little to choose by.
+    For a single sequence, a text, that is the last tenth of its tokens; for several, the last tenth
+    of the sequences, each predicted except for the given tokens at its start. Raises ValueError if
+    there is too little data.
     """
     arrays = list(map(np.asarray, sequences))
     noun, parts = ("ids", arrays[0]) if len(arrays) == 1 else ("sequences", arrays)
@@ -130,14 +128,12 @@ def heldout_loss(
     vocabulary_size: int,
     goes_on: bool = True,
 ) -> NGramResult:
-    """Fits an n-gram, and predicts held-out tokens, each once.
+    """Fit an n-gram, and predict each held-out token once.
 
-    Where `goes_on`, each held-out sequence goes on where the training one in its place ends, as in
-    a text or in lanes of one, whose discount is chosen on them one after the other. If not, the
-    first token of every sequence is given.
-
-    Raises:
-        ValueError: too little to train on, or nothing to predict.
+    With `goes_on`, each held-out sequence continues the training sequence in its place, as in a
+    text or its lanes, whose discount is chosen on their concatenation. Otherwise the first token of
+    every sequence is given. Raises ValueError if there is too little to train on, or nothing to
+    predict.
     """
     counted, predicted = list(map(np.asarray, training)), list(map(np.asarray, heldout))
     given = known = 0 if goes_on else 1
@@ -152,12 +148,12 @@ def heldout_loss(
 
 
 def _end_of(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
-    """What an n-gram of this order looks back on after these ids."""
+    """The history of an n-gram of this order after these ids."""
     return ids[max(0, len(ids) - order + 1) :]
 
 
 class _Tokens(NamedTuple):
-    """Sequences one after the other: ids, which begin a sequence, which are predicted; all [N]."""
+    """Concatenated sequences: ids, which begin a sequence, which are predicted; all `[N]`."""
 
     ids: Integers
     starts: Flags
@@ -174,15 +170,15 @@ def _join(sequences: Sequences, given: int) -> _Tokens:
 
 
 class _Level:
-    """How often each token follows each history of one length.
+    """Counts of each token after each history of one length.
 
-    A history is known by its rank, its place among the shorter level's sorted grams; so a gram's
-    key, `rank V + token`, stays small however long the gram. Rank -1 is that of a history unseen.
+    A history is represented by its rank among the sorted grams of the next shorter level, so a
+    gram's key, `rank V + token`, stays small for any length. Rank -1 means an unseen history.
 
     Attributes:
-        counts: c(h w) by the gram's rank; the last, so that of rank -1, is 0.
-        totals: c(h) by the history's rank; the last is 0.
-        distinct: N(h) by the history's rank; the last is 0.
+        counts: c(h w) by the gram's rank; the last entry, for rank -1, is 0.
+        totals: c(h) by the history's rank; the last entry is 0.
+        distinct: N(h) by the history's rank; the last entry is 0.
     """
 
     def __init__(self, histories: Integers, tokens: _Tokens, size: int) -> None:
@@ -191,19 +187,19 @@ class _Level:
         ranks = int(histories.max(initial=-1)) + 1
         counts = _tally(places, tokens.predicted[seen], len(grams))
         self._size = size
-        self._grams = np.append(grams, np.iinfo(np.int64).max)  # no search ends beyond it
+        self._grams = np.append(grams, np.iinfo(np.int64).max)  # a sentinel that ends any search
         self.counts = np.append(counts, 0.0)
         self.totals = _tally(grams // size, counts, ranks + 1)
         self.distinct = _tally(grams // size, counts > 0, ranks + 1)
 
     def ranks(self, histories: Integers, ids: Integers) -> Integers:
-        """The rank of each gram, history and token; -1 for one unseen."""
+        """Rank of each gram, history and token; -1 if unseen."""
         keys = histories * self._size + ids
         places = np.searchsorted(self._grams, keys)
         return np.where((histories >= 0) & (self._grams[places] == keys), places, -1)
 
     def lengthened(self, histories: Integers, tokens: _Tokens) -> Integers:
-        """Ranks of the histories one token longer: the grams that end one position earlier."""
+        """Ranks of the histories one token longer, the grams that end one position earlier."""
         longer = np.roll(self.ranks(histories, tokens.ids), 1)
         longer[tokens.starts] = -1
         return longer

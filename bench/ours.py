@@ -1,4 +1,4 @@
-"""The library itself: the training step of `train.py`, a layer, the engine of `sample.py`."""
+"""The library itself: training as in `train.py`, a bare layer, and sampling as in `sample.py`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Peer(Implementation):
     """`lstm_jax`.
 
     Args:
-        devices: how many share each batch in training.
+        devices: number of devices that share each batch in training.
     """
 
     cells = tuple(cell.name for cell in CELLS)
@@ -64,10 +64,10 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
-        """See `Implementation`; of one text it has also what its parts are compared with.
+        """See `Implementation`; for one text it has more calls, for comparison.
 
-        Those are the prompt alone and, where one place is written, the scan that training reads a
-        prompt with.
+        They are the prompt alone and, if one place is generated, the scan by which training reads a
+        prompt.
         """
         model, params = with_weights(system.model(dtype), params, dtype)
         prompts = job.prompts(system)
@@ -79,13 +79,13 @@ class Peer(Implementation):
             return generate(model, params, template, **how).tokens[job.prompt_length :]
 
         def prompt() -> None:
-            """Writes one place, by the code that was compiled for all."""
+            """Generate one place, with the code compiled for all."""
             places = power_of_two(job.places)  # as `generate` pads them
             for _ in stream(model, params, template[: job.prompt_length + 1], places=places, **how):
                 pass
 
         def scan() -> None:
-            """The prompts at once, as training has them, without a loss or dropout."""
+            """Read the prompts at once, as in training, without loss or dropout."""
             jax.block_until_ready(_last_output(model, params, on_device))
 
         calls: dict[str, Callable[[], Any]] = {"write": write}
@@ -95,13 +95,13 @@ class Peer(Implementation):
 
 
 def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) -> Training:
-    """The system in training, its batches shared among the devices of a mesh."""
+    """The system in training, with its batches split among the devices of a mesh."""
     program = make_program(system, dtype, mesh)
     batches = [sharding.put_batch(mesh, each) for each in epoch(system)]
     turns, started = cycle(batches), with_vectors(system, params)
     first = partial(first_state, program, batch_size=system.batch_size)
     places = places_of(program, jax.eval_shape(first, started))
-    # Of copies, since the state is donated and the weights are shared.
+    # Copies, since the state is donated and the weights are shared.
     state = jax.jit(first, out_shardings=places)(jax.tree.map(np.asarray, started))
 
     def step() -> None:
@@ -117,7 +117,7 @@ def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) 
 
 @cache
 def make_program(system: AnySystem, dtype: ComputeDtype, mesh: Mesh | None = None) -> Program:
-    """Cached, because compiled code is found again by the program's identity."""
+    """Cached, because compiled code is found by the program's identity."""
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
     frozen = () if isinstance(system, System) else ("vectors",)
     optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
@@ -134,7 +134,7 @@ def _objective(system: AnySystem, dtype: ComputeDtype) -> Objective:
 
 
 def epoch(system: AnySystem) -> list[Any]:
-    """What each step finds its batch in, on the device, as `train.py` feeds it."""
+    """The device arrays in which each step finds its batch, as `train.py` feeds them."""
     if isinstance(system, System) and system.carried:
         return [LaneRows(jnp.asarray(system.rows()), np.int32(0))] * BATCHES
     real = jnp.ones((system.sequence_length, system.batch_size), bool)
@@ -146,7 +146,7 @@ def epoch(system: AnySystem) -> list[Any]:
 
 
 def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
-    """The state before the first step, which takes these parameters over."""
+    """The initial state, which takes over these parameters."""
     return TrainState(
         step=jnp.int32(0),
         params=params,
@@ -160,7 +160,7 @@ def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
 
 @partial(jax.jit, static_argnums=0)
 def _loss_of(objective: Objective, params: Any, data: Any) -> Array:
-    # Wide enough for every row; only a language model has a carry at all.
+    # A batch size for all rows; only language models have a carry.
     batch_size = jax.tree.leaves(data)[0].shape[1]
     carry = objective.zero_carry(params, batch_size)
     sums, _ = objective.sums(params, carry, data, jnp.int32(0), None)
@@ -168,7 +168,7 @@ def _loss_of(objective: Objective, params: Any, data: Any) -> Array:
 
 
 def step_shapes(system: AnySystem, dtype: ComputeDtype) -> tuple[Callable[..., Any], Any, Any]:
-    """The training step's `lower`, and the shapes of its state and batch that go to it."""
+    """The training step's `lower`, and the shapes of the state and batch to pass to it."""
     program = make_program(system, dtype)
     params = jax.eval_shape(lambda: with_vectors(system, system.initial_params()))
     state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
@@ -177,7 +177,7 @@ def step_shapes(system: AnySystem, dtype: ComputeDtype) -> tuple[Callable[..., A
 
 
 def with_vectors(system: AnySystem, params: Any) -> Any:
-    """What training starts from: of a classifier, the frozen vectors too."""
+    """Parameters to train from: for a classifier, with the frozen vectors."""
     if isinstance(system, System):
         return params
     return params._replace(vectors=jnp.asarray(system.vectors()))

@@ -1,8 +1,8 @@
-"""Pictures of rows, in a form that can be read in print.
+"""Pictures of rows, suitable for print.
 
     python -m bench plot ROWS.jsonl [ROWS.jsonl ...] [--output FILE]
 
-What is drawn depends on the bench that made the rows; so `--plot` of a bench draws the same.
+The benchmark that made the rows determines what is drawn; its own `--plot` draws the same.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from lstm_jax.training.plots import have_matplotlib
 _MARKERS = "osD^vP"
 _LINES = ("-", "--", ":", "-.")
 _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
-"""Okabe and Ito's, told apart by colour-blind readers; markers and dashes tell them apart too."""
+"""Okabe and Ito's colour-blind-safe palette; markers and dashes distinguish the lines too."""
 
 _COMPILE = "compile time, s"
 _MOST_LINEAR = 6.0
-"""Bars up to so many times ours stand on a linear axis."""
+"""Up to this multiple of ours, bars have a linear axis."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draws rows that a bench wrote with --json.
+    """Draw rows that a benchmark wrote with --json.
 
     Attributes:
-        rows: the files; rows of one bench.
-        output: the picture; its suffix decides the format.
+        rows: files with rows of one benchmark.
+        output: the picture; its suffix determines the format.
     """
 
     rows: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -55,16 +55,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def require_matplotlib(plot: Path | None) -> None:
-    """Raises ValueError where a plot is asked for and cannot be drawn, before anything is run."""
+    """Raise ValueError, before anything runs, if a plot is requested but cannot be drawn."""
     if plot is not None and not have_matplotlib():
         raise ValueError("a plot needs matplotlib; pip install 'lstm-jax[plots]'")
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Draws rows of one bench.
+    """Draw the rows of one benchmark.
 
-    Raises:
-        ValueError: they are of several, or of one that is not drawn.
+    Raises ValueError if the rows are of several benchmarks, or of one without pictures.
     """
     benches = {row.bench for row in rows}
     if benches == {"sample"}:
@@ -81,7 +80,7 @@ def draw(rows: Sequence[Row], file: Path) -> None:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """A figure of so many inches, without a window."""
+    """A figure of this size in inches, without a window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -91,13 +90,13 @@ def new_figure(width: float, height: float) -> Any:
 
 
 def open_axes(axes: Any) -> None:
-    """A light grid, and no frame above and at the right."""
+    """Add a light grid, and remove the top and right frame."""
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _decades(axes: Any) -> None:
-    """A logarithmic axis of heights, with plain numbers at 1, 2 and 5 of each decade."""
+    """Make the vertical axis logarithmic, with plain numbers at 1, 2 and 5 of each decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")
@@ -106,7 +105,7 @@ def _decades(axes: Any) -> None:
 
 
 def _ticks(axes: Any, values: Iterable[int], base: int, fontsize: int | None = None) -> None:
-    """A logarithmic axis of sizes, each of which is named."""
+    """Make the axis of sizes logarithmic, with a label for each size."""
     known = sorted(set(values))
     axes.set_xscale("log", base=base)
     axes.set_xticks(known, [f"{each:,}" for each in known], fontsize=fontsize)
@@ -114,7 +113,7 @@ def _ticks(axes: Any, values: Iterable[int], base: int, fontsize: int | None = N
 
 
 def _rates(rows: Sequence[Row]) -> Any:
-    """One panel a system and one line an implementation: tokens a second against the batch."""
+    """Tokens per second against the batch size; a panel per system, a line per implementation."""
     systems = list(dict.fromkeys(row.system for row in rows))
     styles = zip(cycle(_COLORS), cycle(_LINES), cycle(_MARKERS), strict=False)
     names = dict(zip(dict.fromkeys(row.implementation for row in rows), styles, strict=False))
@@ -163,7 +162,7 @@ def _growth(rows: Sequence[Row]) -> Any:
 
 
 def _bars(rows: Sequence[Row], what: str, measure: Callable[[Row], float]) -> Any:
-    """What each peer takes where ours takes 1, one panel a dtype and one group a system."""
+    """Each peer's need relative to ours, one panel per dtype and one group per system."""
     dtypes, systems, names = (
         list(dict.fromkeys(getattr(row, field) for row in rows))
         for field in ("dtype", "system", "implementation")

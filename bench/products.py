@@ -1,11 +1,11 @@
-"""What matrix products allow: no step is faster than its own products, each alone and at its best.
+"""The limit by matrix products: no step is faster than its products, each alone and at its best.
 
-The products of a training step are the input's (forward, and two backward), the recurrent ones
-(forward and backward at each time, and the weight gradient after them) and the output's. What is
-looked up is no product, nor is its gradient. Each is timed at its own shape and dtype, in the
-fastest of the forms it can have: operands stored as they are or transposed, and the product or its
-transpose. The recurrent ones run one after the other in one jitted loop, their operands in the
-cache from time to time.
+A training step has the products of the input (one forward, two backward), the recurrent ones (one
+forward and one backward per time step, and the weight gradient after them), and those of the
+output. Look-ups and their gradients are not products. Each product is timed at its own shape and
+dtype, in the fastest of its forms: operands stored as they are or transposed, and the product or
+its transpose. Recurrent products run one after the other in a jitted loop, with operands that stay
+in cache between time steps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _TRIES = 3
 
 
 class Product(NamedTuple):
-    """`[rows, inner] @ [inner, columns]`, so many times one after the other."""
+    """`[rows, inner] @ [inner, columns]`, `times` times in sequence."""
 
     rows: int
     inner: int
@@ -43,7 +43,7 @@ class Product(NamedTuple):
 
 
 def products_of_system(system: AnySystem) -> Counter[Product]:
-    """How often each product is in one training step."""
+    """How often each product occurs in one training step."""
     times, batch = system.sequence_length, system.batch_size
     gates, tokens = cell_named(system.cell).gates * system.hidden_size, times * batch
     found: Counter[Product] = Counter()
@@ -52,8 +52,7 @@ def products_of_system(system: AnySystem) -> Counter[Product]:
         if index > 0:
             found += _affine(tokens, system.hidden_size, gates)
         elif system.embedding_size is not None:
-            # Each place, or each word of the vocabulary; dropout of the inputs, and words that are
-            # dropped, leave only the places.
+            # Every position, or every word; dropout of inputs or words leaves only the positions.
             by_place = isinstance(system, Classification) or system.dropout_place == "inputs"
             rows = tokens if by_place else min(tokens, system.vocabulary_size)
             found += _affine(rows, system.embedding_size, gates)
@@ -70,7 +69,7 @@ def products_of_layer(shape: LayerShape) -> Counter[Product]:
 
 
 def _affine(rows: int, inputs: int, outputs: int) -> Counter[Product]:
-    """Forward, and the gradients of the input and of the weights."""
+    """The forward product, and the gradients of input and weights."""
     sizes = ((rows, inputs, outputs), (rows, outputs, inputs), (inputs, rows, outputs))
     return Counter(Product(*each) for each in sizes)
 
@@ -86,7 +85,7 @@ def _recurrent(name: CellName, times: int, batch: int, hidden_size: int) -> Coun
 
 
 def floor(needed: Mapping[Product, int], median_ms: Mapping[str, float]) -> tuple[float, str]:
-    """The least milliseconds of some products, each so often, and what each takes, in words."""
+    """Least total milliseconds of the products, and a description of each one's part."""
     spent = {f"{n} of {each.name}": n * median_ms[each.name] for each, n in needed.items()}
     longest_first = sorted(spent.items(), key=lambda item: -item[1])
     total = sum(spent.values())
@@ -94,7 +93,7 @@ def floor(needed: Mapping[Product, int], median_ms: Mapping[str, float]) -> tupl
 
 
 def build_products(needed: Sequence[Product], dtype: DType) -> Built:
-    """A call for each product by its name, in its fastest form; sums are float32."""
+    """Make a call for each product, by name, in its fastest form; sums are float32."""
     return Built({product.name: _fastest(_forms(product, dtype)) for product in needed}, {})
 
 
@@ -115,7 +114,7 @@ def _forms(product: Product, dtype: DType) -> list[Callable[[], object]]:
     operand = products(dtype, jnp.float32).operand
 
     def drawn(key: Array, axes: str) -> Array:
-        # So scaled, what comes out of a product is as large as what goes in.
+        # Scaled so that results are as large as operands.
         shape = tuple(sizes[axis] for axis in axes)
         return jnp.asarray(random.normal(key, shape) / product.inner**0.5, operand)
 
@@ -134,7 +133,7 @@ def repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Ar
         return policy.einsum(spec, left, right)
 
     def step(_: int, state: tuple[Array, Array]) -> tuple[Array, Array]:
-        # One number of the last result goes into the operand: so no product can be left out.
+        # One number of the last result enters the operand, so that no product is optimised away.
         left, last = state
         left = left.at[0, 0].set(last[0, 0].astype(left.dtype))
         return left, policy.einsum(spec, left, right)

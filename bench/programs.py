@@ -1,4 +1,4 @@
-"""Our layers and training steps as programs for a device that is only described, and not here."""
+"""Our layers and training steps, compiled for a device that is only described."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _LAYER = re.compile(rf'op_name="[^"]*?\b((?:{"|".join(cell.name for cell in CELL
 
 
 class Program(NamedTuple):
-    """A jitted function's `lower` and the shapes that it is given.
+    """A jitted function's `lower` and the shapes of its arguments.
 
     Attributes:
-        dtype: of the products.
-        times: that its layers run over.
+        dtype: dtype of the products.
+        times: number of time steps of its layers.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Program(NamedTuple):
     given: tuple[Any, ...]
 
     def compiled(self, device: Any, options: Mapping[str, Any]) -> Any:
-        """Compiled for that device with options of the compiler."""
+        """Compile for this device with these compiler options."""
         place = SingleDeviceSharding(device)
         shapes = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), self.given
@@ -51,15 +51,15 @@ class Program(NamedTuple):
 
 @dataclass(frozen=True)
 class Programs:
-    """Which layers and training steps are compiled.
+    """Layers and training steps to compile.
 
     Attributes:
-        cells: whose layers.
-        shapes: of the layers, T,B,D,H each.
-        dtypes: of the products of layers and steps.
-        systems: whose training steps; none named means all.
+        cells: cells of the layers.
+        shapes: shapes of the layers, T,B,D,H each.
+        dtypes: dtypes of the products.
+        systems: systems whose training steps to compile; by default all.
         quick: no training steps.
-        json: where to write the rows, one a line.
+        json: file for the rows, one per line.
     """
 
     cells: tuple[CellName, ...] = ("lstm", "gru")
@@ -70,7 +70,7 @@ class Programs:
     json: Path | None = None
 
     def all(self) -> Iterator[Program]:
-        """The programs, layers first."""
+        """Yield the programs, layers first."""
         sizes = map(sizes_of, self.shapes)
         for (size, cell), dtype in product(product(sizes, self.cells), self.dtypes):
             yield from programs_of_layer(LayerShape(cell, *size), dtype)
@@ -82,7 +82,7 @@ class Programs:
 
 
 def programs_of_layer(shape: LayerShape, dtype: ComputeDtype) -> Iterator[Program]:
-    """Of a layer inference, and training: forward and backward."""
+    """Yield a layer's inference, and its training: forward and backward."""
     stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, compute_dtype=dtype)
     key = jax.eval_shape(lambda: random.key(0))
     layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
@@ -102,8 +102,8 @@ def programs_of_layer(shape: LayerShape, dtype: ComputeDtype) -> Iterator[Progra
 
 
 def described(what: str, extra: str, name: str, platform: str, **options: Any) -> Any:
-    """The first device of a topology; ValueError where nothing here compiles for it."""
-    # Else JAX looks for the drivers of accelerators first.
+    """First device of a topology; raises ValueError if nothing here compiles for it."""
+    # Otherwise JAX first looks for drivers of accelerators.
     jax.config.update("jax_platforms", "cpu")
     try:
         return topologies.get_topology_desc(name, platform, **options).devices[0]
@@ -113,12 +113,12 @@ def described(what: str, extra: str, name: str, platform: str, **options: Any) -
 
 
 def loops_in(hlo: str) -> list[str]:
-    """The loops of a compiled program that are in no other loop, a line each."""
+    """The outermost loops of a compiled program, one line each."""
     entry = hlo.partition("\nENTRY ")[2]
     return re.findall(r"^.* while\(.*$", entry, re.MULTILINE)
 
 
 def layer_of(loop: str) -> tuple[str, str] | None:
-    """Of a loop over time the name and number of its layer, and the direction of the pass."""
+    """Layer name and number, and direction of the pass, of a loop over time."""
     layer = _LAYER.search(loop)
     return layer and (layer[1], "backward" if "transpose(" in loop else "forward")

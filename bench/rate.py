@@ -1,10 +1,10 @@
-"""What the training loop costs: the rate that it reports over that of its bare training step.
+"""Overhead of the training loop: its reported rate over that of the bare training step.
 
-The loop is that of `train.py` on the system's preset, with its rows of metrics, and without
-evaluations, samples and checkpoints, which its rate leaves out. The bare step is the same compiled
-one on the same batches, which lie ready on the device; each step's loss is waited for once the next
-step is dispatched. The first step of a run is in neither rate. The data is random, of the system's
-vocabulary. Loop and bare step have their turns in one process.
+The loop is that of `train.py` on the system's preset, with metrics but without evaluations, samples
+and checkpoints, which its rate excludes. The bare step is the same compiled one on the same
+batches, already on the device; each step's loss is awaited once the next step is dispatched. Both
+rates exclude the first step of a run. The data is random, from the system's vocabulary. Loop and
+bare step take turns in one process.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ _FIRST_CHARACTER = 0x4E00
 
 @dataclass(frozen=True)
 class RateOptions:
-    """Measures what the training loop costs beside its bare training step.
+    """Measure the overhead of the training loop over its bare training step.
 
     Attributes:
-        system: which preset.
-        steps: of each run, at least 2: the first is left out.
+        system: the preset.
+        steps: steps per run, at least 2, as the first is excluded.
         rounds: runs of the loop, and of the bare step.
-        json: where to write the row.
+        json: file for the row.
     """
 
     system: Literal["lyrics", "shakespeare", "anna", "poems", "reviews"] = "lyrics"
@@ -66,14 +66,14 @@ class RateOptions:
 
 
 class Pace(NamedTuple):
-    """Of one run, its first step left out: tokens a second, and the seconds of each step."""
+    """Speed of one run without its first step: tokens per second, and seconds of each step."""
 
     tokens_per_second: float
     step_s: list[float]
 
 
 def random_system(name: str, steps: int) -> System:
-    """A preset's system on random data, all texts as long as they may be; nothing is held out."""
+    """A preset's system on random data with texts of maximum length, and nothing held out."""
     alone: Any = dict.fromkeys(
         ("patience", "evaluate_every", "checkpoint_every", "sample_every"), 0
     )
@@ -98,7 +98,7 @@ def random_system(name: str, steps: int) -> System:
 
 
 class Quiet:
-    """A `Report` that tells nobody."""
+    """A `Report` that discards everything."""
 
     def advance(self, step: int) -> None:
         pass
@@ -114,7 +114,7 @@ class Quiet:
 
 
 class _Noted(Quiet):
-    """Keeps the rows, and when each step was done."""
+    """Records the rows, and when each step was done."""
 
     def __init__(self) -> None:
         self.rows: list[MetricsRow] = []
@@ -128,7 +128,7 @@ class _Noted(Quiet):
 
 
 def loop_pace(task: Task) -> Pace:
-    """Trains as `train.py` does, in a folder of its own."""
+    """Train like `train.py`, in a temporary folder."""
     noted = _Noted()
     with tempfile.TemporaryDirectory(prefix="rate-") as temporary:
         folder = RunFolder(Path(temporary))
@@ -138,7 +138,7 @@ def loop_pace(task: Task) -> Pace:
 
 
 def reported_rate(rows: Sequence[MetricsRow]) -> float:
-    """Tokens a second over all rows of a run whose steps have equally many tokens."""
+    """Tokens per second over all rows of a run with equally many tokens per step."""
     steps, spent, last = 0, 0.0, 1
     for row in rows:
         step, rate = row["step"], row["tokens_per_second"]
@@ -148,7 +148,7 @@ def reported_rate(rows: Sequence[MetricsRow]) -> float:
 
 
 def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
-    """Trains on the batches, one after the other, and does nothing else."""
+    """Train on the batches in turn, and do nothing else."""
     state, times = first_state(task), []
     found: list[StepMetrics] = []
     for batch in batches:
@@ -164,7 +164,7 @@ def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
 
 
 def measure_rate(system: System, options: RateOptions) -> Measured:
-    """Measures a system of as many steps as the options say; its rate is the runs' median."""
+    """Measure a system of `steps` steps; its rate is the median of the runs."""
     task, feed = make_task(system), system.feed()
     batches = jax.block_until_ready([feed(step) for step in range(options.steps)])
     first_s = seconds(

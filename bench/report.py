@@ -1,4 +1,4 @@
-"""Rows of a bench: what they ran on, their ratios, the printed table, the file of rows."""
+"""Rows of a benchmark: environment, ratios, printed table, and file format."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES
               "MALLOC_ARENA_MAX", "MALLOC_ARENA_TEST", "MALLOC_MMAP_THRESHOLD_",
               "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
 _BUSY_SHARE = 0.25
-"""Of the cores, beyond which other programs distort the ratios."""
+"""Share of the cores used by other programs above which ratios are unreliable."""
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a measurement ran on, and on which day in UTC.
+    """What a measurement ran on, and the date in UTC.
 
     Attributes:
-        threads: cores of this process, and the variables that change what is made of them.
-        load: the host's load average of the last minute, what other programs ask for included.
+        threads: cores of this process, and variables that affect their use.
+        load: the host's load average of the last minute, including other programs.
     """
 
     device: str
@@ -48,7 +48,7 @@ class Environment:
 
 @cache
 def environment() -> Environment:
-    """Where this process runs; its load is that of when it is first asked."""
+    """Environment of this process, with the load at the first call."""
     device, information = jax.devices()[0], Path("/proc/cpuinfo")
     text = information.read_text() if information.exists() else ""
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -74,26 +74,26 @@ def cores() -> int:
 
 
 def cpu_cores() -> int:
-    """The same where jax computes on the CPU; 0 where it has an accelerator."""
+    """Number of cores if jax computes on the CPU; 0 if it has an accelerator."""
     return cores() if jax.default_backend() == "cpu" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Environment):
-    """One implementation of one system, and what it ran on; see also docs/performance.md.
+    """One implementation of one system, and its environment; see also docs/performance.md.
 
     Attributes:
-        implementation: ours begin with `lstm_jax`.
-        dtype: of the products.
-        median_ms: of the bench's unit of work.
-        tokens_per_second: at the median; so is steps_per_second, where the bench has steps.
+        implementation: name; ours begins with `lstm_jax`.
+        dtype: dtype of the products.
+        median_ms: median time of the benchmark's unit of work.
+        tokens_per_second: at the median, as is `steps_per_second`, if the benchmark has steps.
         shape: the system's sizes.
-        peers_left_out: peers that were asked for and not measured, and why.
-        ratio_to_best_peer: of this dtype; where memory is what is measured, that of memory. None
-            for peers, and where none was measured.
-        limit_fraction: of what memory allows a step of sampling, products one of training.
-        memory_mb: megabytes (of 10^6 bytes) that the bench says it measures.
-        details: what only this bench has.
+        peers_left_out: requested peers that were not measured, and why.
+        ratio_to_best_peer: compared with the best peer of this dtype, in time or in memory,
+            whichever is measured; None for peers, or if none was measured.
+        limit_fraction: share of the limit: of memory in sampling, of products in training.
+        memory_mb: the benchmark's measure of memory, in 10^6 bytes.
+        details: fields of this benchmark only.
     """
 
     bench: str
@@ -120,14 +120,14 @@ class Row(Environment):
         return self.implementation.startswith(OURS)
 
     def kept(self) -> dict[str, Any]:
-        """As JSON values, without what it has not."""
+        """JSON values, without absent fields."""
         return {name: value for name, value in vars(self).items() if value not in (None, {})}
 
 
 def make_row(
     bench: str, system: str, implementation: str, dtype: str, timing: Timing, **fields: Any
 ) -> Row:
-    """A row from what one call took, its `tokens`, `first_s` of the first, and fields of `Row`."""
+    """Make a row from a call's timing, `tokens`, `first_s` of the first call, and other fields."""
     median_s, first_s = timing.median_ms / 1e3, fields.pop("first_s", 0.0)
     told: dict[str, Any] = {
         "tokens_per_second": fields.pop("tokens", 0) / median_s,
@@ -140,7 +140,7 @@ def make_row(
 def with_ratios(
     rows: Sequence[Row], measure: Callable[[Row], float] = lambda row: row.median_ms
 ) -> list[Row]:
-    """The rows of one system, those of ours with their ratio to the best peer of their dtype."""
+    """The rows of one system, where ours have the ratio to the best peer of their dtype."""
 
     def with_ratio(row: Row) -> Row:
         peers = [measure(each) for each in rows if not each.is_ours and each.dtype == row.dtype]
@@ -157,7 +157,7 @@ def print_environment() -> None:
         print(f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
     print(f"device: {found.device}; processor: {found.processor}; load {found.load}")
     if found.load > _BUSY_SHARE * cores():
-        # Measured with both of two cores taken: PyTorch's lyrics step took 300-450 ms on two OpenMP
+        # Measured with both of two cores busy: PyTorch's lyrics step took 300-450 ms on two OpenMP
         # threads, which wait for each other at every barrier, and 120-160 ms on one.
         print(
             "warning: other programs are running; that slows PyTorch above all, so wait for "
@@ -184,7 +184,7 @@ _LEFT = ("system", "implementation", "dtype", "as")
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    """Prints one line a row; a column that no row has is left out."""
+    """Print one line per row, without columns that no row has."""
     columns = []
     for head, cell in _COLUMNS.items():
         if any(cells := [cell(row) for row in rows]):
@@ -201,7 +201,7 @@ def _number(value: float | None, form: str) -> str:
 
 @contextmanager
 def writing(file: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """What writes objects as JSON, one a line and each at once; nothing where there is no file."""
+    """A function that writes objects as JSON lines at once, or does nothing without a file."""
     if file is None:
         yield lambda values: None
         return
@@ -210,7 +210,7 @@ def writing(file: Path | None) -> Iterator[Callable[[Mapping[str, Any]], None]]:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows in a file; ValueError where it holds something else."""
+    """Read the rows of a file; raises ValueError if it holds something else."""
     try:
         return [Row(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
     except (TypeError, ValueError) as error:

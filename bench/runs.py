@@ -1,4 +1,4 @@
-"""Run folders of `train.py`, read for a table: settings, metrics, and how far each one got."""
+"""Reading of `train.py`'s run folders: settings, metrics, and progress."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _BOOKKEEPING = {"system", "preset", "data", "seed", "devices", "intervals", "log
                 "evaluate_every", "checkpoint_every", "sample_every", "keep_checkpoints",
                 "sample_prompts", "sample_templates", "corpus_on_device_mb",
                 "model.frozen_embedding"}  # fmt: skip
-"""And the group `sample`; `vectors` says whether an embedding is frozen."""
+"""As well as the group `sample`; `vectors` shows whether an embedding is frozen."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: its settings, its data's SHA-256, what it ran on, its rows of metrics."""
+    """A run folder: settings, hash of the data, environment, and rows of metrics."""
 
     path: Path
     config: TrainConfig
@@ -34,12 +34,12 @@ class Run:
 
     @property
     def epoch(self) -> float:
-        """How many passes over the data it has made."""
+        """Number of passes over the data."""
         return number(self.rows[-1], "epoch")
 
     @property
     def ran_out_of_patience(self) -> bool:
-        """Whether it ended because the held-out loss no longer fell."""
+        """Whether it ended because the held-out loss stopped falling."""
         best, since = math.inf, 0
         for row in self.rows:
             if "heldout_loss" in row:
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def progress(self) -> str:
-        """How far it got; empty where that is as far as it was to go."""
+        """Progress of an unfinished run, else an empty string."""
         config, step = self.config, self.rows[-1]["step"]
         if self.ran_out_of_patience:
             return f"ended by patience at epoch {self.epoch:.4g}"
@@ -65,7 +65,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Reads a run folder; ValueError where it is none, is damaged, or has no metrics."""
+    """Read a run folder; raises ValueError if it is not one, is damaged, or has no metrics."""
     folder = RunFolder(path)
     config, sha256, _ = read_description(folder)
     rows = read_rows(folder.metrics)
@@ -81,12 +81,12 @@ def read_run(path: Path) -> Run:
 
 
 def keep_run(run: Run, path: Path) -> None:
-    """Writes the settings and the metrics of a run, a folder that `read_run` reads again.
+    """Write the settings and metrics of a run to a folder that `read_run` can read.
 
-    Of the files that it trained on their names stay, since where they lay is nobody's concern.
+    Only the names of its training files are kept, not their private paths.
     """
     described, folder = _described(RunFolder(run.path)), RunFolder(path)
-    for name in ("files", "crc32"):  # of what is not kept, and of what is changed here
+    for name in ("files", "crc32"):  # of files not kept, and of what changes here
         described.pop(name, None)
     for name in ("data", "vectors", "init_from"):
         if described["config"].get(name) is not None:
@@ -95,25 +95,25 @@ def keep_run(run: Run, path: Path) -> None:
     text = json.dumps(described, indent=2, ensure_ascii=False) + "\n"
     folder.config.write_text(text, encoding="utf-8")
     with folder.metrics.open("w", encoding="utf-8") as file:
-        for row in run.rows:  # with the seven digits that float32 has
+        for row in run.rows:  # in float32's seven digits
             short = {k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()}
             file.write(json.dumps(short) + "\n")
 
 
 def _described(folder: RunFolder) -> dict[str, Any]:
-    """The whole of `config.json`, once `read_description` has found nothing wrong with it."""
+    """Contents of `config.json`, validated by `read_description`."""
     described: dict[str, Any] = json.loads(folder.config.read_text(encoding="utf-8"))
     return described
 
 
 def number(row: Mapping[str, Any], name: str) -> float:
-    """A number of a row of metrics; NaN where it is none, or was not finite."""
+    """A number from a row of metrics; NaN if it is missing or not finite."""
     value = row.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
 
 
 def settings(config: TrainConfig) -> dict[str, Any]:
-    """What makes a run's numbers what they are, but for its seed and its data; flat names."""
+    """Settings that determine a run's numbers, without seed and data, by flat names."""
     found = flat(to_dict(config))
     if found.get("vectors") is not None:
         found["vectors"] = Path(found["vectors"]).name
@@ -125,14 +125,14 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 
 def differences(config: TrainConfig) -> tuple[str, ...]:
-    """What of the settings differs from the run's preset, as flags of `train.py`."""
+    """Differences from the run's preset, as flags of `train.py`."""
     name = config.preset
     if name not in {preset.preset for preset in presets()}:
         return _flags(config, type(config)())
     found = _flags(config, preset_named(name))
     try:
         published = preset_named(name, as_published=True)
-    except ValueError:  # it follows nothing that was published
+    except ValueError:  # it follows no published system
         return found
     return min(found, ("--as-published", *_flags(config, published)), key=len)
 

@@ -1,11 +1,11 @@
-"""How fast a system writes: ours beside a plain loop in its peers.
+"""Speed of text generation: ours and a plain loop in its peers.
 
-One call reads a prompt (prefill) in every row and writes `places` tokens to each (decode); tokens a
-second are those written. All start from the same weights. Before they are timed, each has to
-continue the same prompts with the same tokens as ours, greedily, in float32.
+One call reads a prompt in every row (prefill) and generates `places` tokens in each (decode); the
+rate counts generated tokens. All start from the same weights. Before timing, each must continue the
+same prompts with the same tokens as ours, greedily, in float32.
 
-Besides, for one text: how much of what memory allows a step reaches (see `bench.limits`), and how
-fast a long prompt is read (prefill); and what filters cost over a large vocabulary.
+For a single text it also measures the share of the memory limit that a step reaches (see
+`bench.limits`), and the speed of a long prompt; and the cost of filters over a large vocabulary.
 """
 
 from __future__ import annotations
@@ -38,25 +38,25 @@ _QUICK_BATCH = 16
 _QUICK_PROMPT = 1_000
 
 GREEDY = Job(batch=3, prompt_length=20, places=50, temperature=0.0)
-"""The continuations that are compared, in float32."""
+"""Number of continuations to compare, in float32."""
 
 _INPUT_SCALE, _RECURRENT_SCALE = 16.0, 2.0
 
 
 @dataclass(frozen=True)
 class Options(OptionsWithPeers):
-    """Measures how fast each system writes, ours beside its peers.
+    """Measure how fast each system generates, ours and its peers.
 
     Attributes:
-        systems: which systems.
-        batch_sizes: how many texts are written side by side.
-        dtype: of the weights; in float32, ours with bfloat16 weights is measured as well, unless
-            quick.
-        places: tokens that a call writes to each text.
-        top_n: how many of the most likely tokens may be drawn; 0 for all.
-        temperature: of the draws; 0 takes the most likely token.
-        prompt_length: tokens that each text begins with.
-        quick: a first look: few rounds and places, small batches, shorter prompts.
+        systems: systems to measure.
+        batch_sizes: numbers of texts per batch.
+        dtype: dtype of the weights; with float32, ours is also measured with bfloat16 weights,
+            unless `quick`.
+        places: tokens to generate per text and call.
+        top_n: sample from the n most likely tokens only; 0 for all.
+        temperature: temperature of the draws; 0 takes the most likely token.
+        prompt_length: tokens per prompt.
+        quick: a first look, with few rounds and places, small batches, and shorter prompts.
     """
 
     systems: tuple[str, ...] = ("anna", "shakespeare")
@@ -87,7 +87,7 @@ class Options(OptionsWithPeers):
 
     @property
     def entrants(self) -> dict[str, DType]:
-        """The dtype of the weights of ours and of each peer."""
+        """Dtype of the weights of ours and of each peer."""
         ours: dict[str, DType] = {OURS: "float32", ROUNDED: "bfloat16"}
         if self.dtype == "bfloat16":
             del ours[OURS]
@@ -97,7 +97,7 @@ class Options(OptionsWithPeers):
 
 
 def continuations(peer: Implementation, system: System) -> Arrays:
-    """The most likely tokens `[places, B]`: as such, then drawn from the one likeliest token."""
+    """The most likely tokens `[places, B]`, taken greedily, then drawn with `top_n` 1."""
     params = _scaled(system.initial_params())
     jobs = {"greedy": GREEDY, "top-n 1": dataclasses.replace(GREEDY, temperature=1.0, top_n=1)}
     return {
@@ -107,9 +107,9 @@ def continuations(peer: Implementation, system: System) -> Arrays:
 
 
 def _scaled(params: LanguageModelParams) -> LanguageModelParams:
-    """The weights made so large that what is written hangs on all of them.
+    """Scale the weights up so that the text depends on all of them.
 
-    From the usual ones a text soon repeats the token that the output layer's bias favours, whatever
+    With the usual ones a text soon repeats the token favoured by the output layer's bias, whatever
     the layers below compute.
     """
     layers = tuple(
@@ -120,7 +120,7 @@ def _scaled(params: LanguageModelParams) -> LanguageModelParams:
 
 
 def require_same_continuations(found: Arrays, ours: Arrays) -> None:
-    """Raises Disagreement with the first place where what `continuations` gives differs."""
+    """Raise Disagreement at the first difference between `continuations`."""
     for how, those in ours.items():
         these = found[how]
         if these.shape != those.shape:
@@ -136,7 +136,7 @@ def build(peer: Implementation, system: System, dtype: DType, job: Job) -> Built
 
 
 class _Bench:
-    """One system, and who takes part in measuring it."""
+    """One system and the participants in measuring it."""
 
     def __init__(self, pool: Pool, system: System, options: Options) -> None:
         self._pool, self._system, self._options = pool, system, options
@@ -144,7 +144,7 @@ class _Bench:
         self._contest = Contest(pool, "sampling", system.name, evidence, require_same_continuations)
 
     def measure_writing(self, batch: int) -> Measured:
-        """Times all at a batch size; one text beside the prompt alone and what memory allows."""
+        """Time all at a batch size; for a single text, also the prompt and the memory limit."""
         job, name = self._options.job(batch), self._system.name
         entrants, reading = self._enter(job), self._reading(job) if batch == 1 else []
         timings = time_in_turns([*entrants, *reading], self._options.turns)
@@ -161,10 +161,10 @@ class _Bench:
             for call in each.first_s
         ]
         rows = [with_limit(row(each, "write"), prompts, weights) for each in entrants]
-        return self._told(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
+        return self._rated(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
 
     def measure_prompt(self, length: int) -> Measured:
-        """Times how fast one long prompt is absorbed: calls that write a single token after it."""
+        """Time the prefill of one long prompt, by calls that generate a single token after it."""
         job = dataclasses.replace(self._options.job(1), prompt_length=length, places=1)
         entrants = self._enter(job)
         timings = time_in_turns(entrants, self._options.turns)
@@ -177,7 +177,7 @@ class _Bench:
             for each in entrants
             if "scan" in each.first_s
         ]
-        return self._told(rows[0].system, rows)
+        return self._rated(rows[0].system, rows)
 
     def _enter(self, job: Job) -> list[Entrant]:
         given: Any = {"system": self._system, "job": job}
@@ -196,7 +196,7 @@ class _Bench:
     def _row(
         self, timings: Timings, job: Job, entrant: Entrant, call: str, reads: bool = False
     ) -> Row:
-        """A row of a call that writes all places, or only reads the prompt."""
+        """Make a row of a call that generates all places, or only reads the prompt."""
         system, dtype = self._system.name, self._options.entrants.get(entrant.name, "")
         names = ("name", "vocabulary_size", "cell", "layers", "hidden_size", "embedding_size")
         shape = {name: getattr(self._system, name) for name in names} | dataclasses.asdict(job)
@@ -212,8 +212,8 @@ class _Bench:
             peers_left_out=self._contest.left_out,
         )
 
-    def _told(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
-        """The rows, which are compared with each other, and others; printed."""
+    def _rated(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
+        """Compare and print rows, along with others."""
         found = [*with_ratios(rows), *others]
         print(f"\n{title}")
         print_table(found)
@@ -221,10 +221,10 @@ class _Bench:
 
 
 def with_limit(row: Row, prompts: Sequence[Row], weights: Sequence[Row]) -> Row:
-    """A row of ours with the share of the limit that its steps reach.
+    """Add to a row of ours the share of the memory limit that its steps reach.
 
-    That is the time that reading the weights takes for each step over what a step takes; from a
-    call's time that of the prompt is taken off, with which one place is written too.
+    This is the time to read the weights once over the time of a step, for which the time of the
+    prompt, including one place, is subtracted from that of a call.
     """
     prompt = [each.median_ms for each in prompts if each.implementation == row.implementation]
     read = [each.median_ms for each in weights if each.dtype == row.dtype]
@@ -237,7 +237,7 @@ def with_limit(row: Row, prompts: Sequence[Row], weights: Sequence[Row]) -> Row:
 
 
 def measure_filters(pool: Pool, kind: str, batch: int, options: Options) -> Measured:
-    """Times ours beside other ways to filter; no rows where they keep other tokens than ours."""
+    """Time ours and other ways to filter; no rows if they keep other tokens than ours."""
     top_n, worker = max(1, options.top_n), pool.worker("filters")
     try:
         entered = worker.ask(Server.enter, build_filters, kind, batch, top_n, VOCABULARY_SIZE)

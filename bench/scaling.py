@@ -1,8 +1,8 @@
-"""Weak scaling: processes that train together beside as many that train each for itself.
+"""Weak scaling: processes that train together, compared with as many that train alone.
 
-Each process has a core of its own, one thread, and the system's whole batch as its share. In each
-round all take some steps alone, side by side, and then as many of one run that they share; the
-efficiency is the time of the first over that of the second. At 1 the exchange costs nothing.
+Each process has one core, one thread, and the system's whole batch as its share. In each round all
+take some steps alone, at the same time, then as many in a common run; the efficiency is the time of
+the former over that of the latter, 1 if communication is free.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ ALONE, TOGETHER = f"{OURS}, alone", f"{OURS}, together"
 
 @dataclass(frozen=True)
 class ScalingOptions(Options):
-    """Measures what it costs that processes train together.
+    """Measure the cost of processes training together.
 
     Attributes:
-        systems: which systems; none named means all, or, if quick, the first.
-        processes: how many, each on a core of its own.
-        steps: of each round.
+        systems: systems to measure; by default all, or with `quick` the first.
+        processes: number of processes, each on its own core.
+        steps: steps per round.
     """
 
     systems: tuple[str, ...] = ()
@@ -58,16 +58,16 @@ class ScalingOptions(Options):
 
 
 def start(number: int, count: int, address: str) -> None:
-    """Makes this process one of several, on a core of its own; JAX must not have started."""
+    """Make this process one of several, on its own core; JAX must not have started."""
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[number]})
     jax.config.update("jax_enable_preemption_service", False)  # or SIGTERM would not end it
     jax.distributed.initialize(address, count, number)
 
 
 def time_rounds(system: AnySystem, dtype: DType, rounds: int, steps: int) -> list[list[float]]:
-    """Seconds of a step, alone and together, in each round.
+    """Seconds per step, alone and together, in each round.
 
-    The collectives of the steps together are also what makes all processes begin alike.
+    The collectives of the common steps also synchronise the processes.
     """
     params, count = system.initial_params(), jax.process_count()
     larger = dataclasses.replace(system, batch_size=count * system.batch_size)
@@ -104,7 +104,7 @@ def scale(system: AnySystem, options: ScalingOptions) -> Measured:
         starts = [partial(start, number, count, address) for number in range(count)]
         for functions in (starts, [run] * count):
             found = list(pool.map(_ask, workers, functions))
-    took = np.max(found, axis=0)  # of the slowest in each round
+    took = np.max(found, axis=0)  # the slowest in each round
     p10, median, p90 = (float(p) for p in np.percentile(took[:, 0] / took[:, 1], (10, 50, 90)))
     rows = [
         make_row(

@@ -1,4 +1,4 @@
-"""The shapes of the systems, and the data and weights that every implementation starts from."""
+"""Shapes of the systems, and the data and weights that every implementation starts from."""
 
 from __future__ import annotations
 
@@ -17,36 +17,35 @@ from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
 
 DType = Literal["float32", "bfloat16"]
-"""Of the products; parameters, sums and loss are float32 in both."""
+"""Dtype of the products; parameters, sums and loss are float32 in both."""
 
 PEERS_CELLS = ("lstm", "gru")
-"""The cells that every peer has."""
+"""Cells that every peer has."""
 
 BATCHES = 16
-"""Batches of one epoch; the recurrent state is carried through it and zeroed where it begins."""
+"""Batches per epoch; the recurrent state is zeroed at its start and carried through it."""
 
 _OUTPUT_SCALE = 32.0
 _MISSING_VECTORS = 50
-"""One word in so many has no vector."""
+"""One word in this many has no vector."""
 
 
 @dataclass(frozen=True)
 class System:
-    """A language model's shape, and how it is trained by Adam.
+    """Shape of a language model, and settings of its training by Adam.
 
     Attributes:
         cell: "lstm", or "gru" (reset after the product).
         embedding_size: None feeds tokens one-hot.
-        dropout: share dropped of every layer's outputs, the last's included, or of its inputs.
-        clip_norm: the global norm that gradients are scaled down to.
-        dropout_place: "outputs", drawn anew at each time; or "inputs", one mask a sequence, which
-            the peers have for one layer only.
-        output_dropout: share dropped of the output layer's inputs, besides.
+        dropout: dropout rate on every layer's outputs including the last, or on its inputs.
+        clip_norm: global norm to which gradients are clipped.
+        dropout_place: "outputs", drawn anew at each time step; or "inputs", one mask per sequence,
+            which the peers only have for one layer.
+        output_dropout: additional dropout rate on the output layer's inputs.
         tied: the output layer's weights are the embedding's.
-        carried: whether the recurrent state goes on from batch to batch; else each batch holds
-            sequences of its own.
-        remat: times per chunk whose activations ours computes again; None keeps all.
-        backend: how ours is run.
+        carried: carry the recurrent state between batches; otherwise sequences are independent.
+        remat: time steps per chunk whose activations ours recomputes; None keeps all.
+        backend: implementation of ours.
     """
 
     name: str
@@ -82,7 +81,7 @@ class System:
         return draw.integers(0, self.vocabulary_size, shape, dtype=np.int32)
 
     def batch(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Inputs and targets `[T, B]` of one batch; the epochs repeat."""
+        """Inputs and targets `[T, B]` of one batch; epochs repeat."""
         start = index % BATCHES * self.sequence_length
         rows = self.rows()[start : start + self.sequence_length + 1]
         return rows[:-1], rows[1:]
@@ -92,9 +91,9 @@ class System:
         return LanguageModel(config, self.vocabulary_size)
 
     def initial_params(self) -> LanguageModelParams:
-        """The weights that every implementation starts from.
+        """Initial weights, the same for every implementation.
 
-        The output layer is drawn larger than usual: else the first loss is log V whatever the
+        The output layer is larger than usual: otherwise the first loss would be log V whatever the
         layers below compute, and comparing it would prove nothing. A GRU's bias inside the reset
         product is zero, since Flax's cell has none.
         """
@@ -110,16 +109,16 @@ class System:
 
 @dataclass(frozen=True)
 class Classification:
-    """The shape of a classifier of texts on frozen word vectors, and how it is trained by Adam.
+    """Shape of a text classifier on frozen word vectors, and settings of its training by Adam.
 
-    A word that has no vector learns one. Each batch holds texts of its own. The logit comes from
-    the last LSTM's last state, by a ReLU layer.
+    Words without a vector learn one. Each batch holds other texts. The logit comes from the top
+    LSTM's last state, through a ReLU layer.
 
     Attributes:
-        dense_size: of the ReLU layer.
-        dropout: share dropped of every layer's inputs, one mask a text.
-        word_dropout: share of words whose vector is zeros.
-        dense_dropout: share dropped of the ReLU layer's outputs.
+        dense_size: units of the ReLU layer.
+        dropout: dropout rate on every layer's inputs, with one mask per text.
+        word_dropout: share of words whose vector is zeroed.
+        dense_dropout: dropout rate on the ReLU layer's outputs.
     """
 
     name: str
@@ -144,14 +143,14 @@ class Classification:
         return self.batch_size * self.sequence_length
 
     def batch(self, index: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Random words `[T, B]` and labels `[B]` of one batch; the epochs repeat."""
+        """Random words `[T, B]` and labels `[B]` of one batch; epochs repeat."""
         draw = np.random.default_rng(index % BATCHES)
         shape = (self.sequence_length, self.batch_size)
         words = draw.integers(0, self.vocabulary_size, shape, dtype=np.int32)
         return words, draw.integers(0, 2, self.batch_size, dtype=np.int32)
 
     def vectors(self) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The frozen vectors `[V, E]`; a row of zeros is a word without one."""
+        """Frozen vectors `[V, E]`; a row of zeros is a word without one."""
         draw = np.random.default_rng(0)
         found = draw.standard_normal((self.vocabulary_size, self.embedding_size), np.float32)
         found[::_MISSING_VECTORS] = 0
@@ -163,7 +162,7 @@ class Classification:
         return Classifier(config, self.vocabulary_size)
 
     def initial_params(self) -> ClassifierParams:
-        """The weights that every implementation learns; see `System.initial_params`."""
+        """Initial trained weights; see `System.initial_params`."""
         params = self.model("float32").init(random.key(0))
         output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
         return params._replace(output=output, vectors=None)
@@ -178,16 +177,16 @@ def _shared(shape: Any, config: Any) -> dict[str, Any]:
 
 
 def _without_inner_bias(layer: Any) -> Any:
-    """A GRU's bias inside the reset product is made zero; another cell has none."""
+    """Zero the bias inside a GRU's reset product; other cells have none."""
     return layer._replace(b_hn=layer.b_hn * 0) if hasattr(layer, "b_hn") else layer
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One recurrent layer of T, B, D and H; a GRU's reset is after the product.
+    """One recurrent layer of T, B, D and H; a GRU resets after the product.
 
     Attributes:
-        backend: how ours is run.
+        backend: implementation of ours.
     """
 
     cell: CellName
@@ -199,13 +198,13 @@ class LayerShape:
 
     @property
     def name(self) -> str:
-        """What the rows call it: the cell, T, B, D, H, and how ours is run unless by itself."""
+        """Name in the rows: the cell, T, B, D, H, and the backend unless it is the default."""
         sizes = (self.times, self.batch, self.input_size, self.hidden_size)
         how = [] if self.backend == "auto" else [self.backend]
         return " ".join([self.cell, ",".join(map(str, sizes)), *how])
 
     def work(self) -> LayerWork:
-        """What every implementation is given; a GRU's bias inside the reset product is zero."""
+        """Inputs of every implementation; a GRU's bias inside the reset product is zero."""
         draw = np.random.default_rng(0)
 
         def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -221,7 +220,7 @@ class LayerShape:
 
 
 class LayerWork(NamedTuple):
-    """A layer's weights, its initial carry, its inputs, and the gradient of its outputs."""
+    """A layer's weights, initial carry, inputs, and gradient of its outputs."""
 
     params: Any
     carry: Any
@@ -235,10 +234,10 @@ AnyParams = LanguageModelParams | ClassifierParams
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked for when sampling is measured: texts side by side that go on from prompts.
+    """A task for sampling: a batch of texts that continue prompts.
 
-    So many places are written to each, at temperature 0 the most likely token, else one of the
-    `top_n` most likely, or of all where that is 0.
+    Fills `places` places in each, at temperature 0 with the most likely token, else with one of the
+    `top_n` most likely, or of all if that is 0.
     """
 
     batch: int
@@ -270,11 +269,11 @@ SYSTEMS: tuple[AnySystem, ...] = (
     ),
     Classification("reviews", 10_000, 2, 64, 128, 80, 50, 32, 0.2, 0.4, 0.5, 2e-3),
 )
-"""Those that the library trains, with vocabulary, cell, layers, hidden size, batch, length, ..."""
+"""The library's presets, with vocabulary, cell, layers, hidden size, batch, length, ..."""
 
 
 def system_named(name: str, *, writes: bool = False) -> AnySystem:
-    """The system of that name; ValueError where there is none, or none that writes."""
+    """The system with this name; raises ValueError if there is none that can do the work."""
     found = {each.name: each for each in SYSTEMS if isinstance(each, System) or not writes}
     if name not in found:
         kind = "system that writes" if writes else "system"
@@ -283,5 +282,5 @@ def system_named(name: str, *, writes: bool = False) -> AnySystem:
 
 
 def systems_named(names: Sequence[str], *, quick: bool) -> list[AnySystem]:
-    """The systems of these names; without names all of them, or, if quick, the first."""
+    """The systems with these names; by default all, or with `quick` the first."""
     return [system_named(name) for name in names] or list(SYSTEMS[:1] if quick else SYSTEMS)

@@ -1,8 +1,8 @@
-"""A table of finished runs of `train.py`: what each system reached, beside published figures.
+"""A table of finished runs of `train.py`: the result of each system, beside published figures.
 
-A line is one setting, with the mean and range of its seeds. Beside it: what others published for
-that setting, and the held-out loss of an interpolated n-gram on the same data and split, which is
-fitted here where the data is still at hand.
+A line is one setting, with the mean and range over seeds, along with published figures for that
+setting, and the held-out loss of an interpolated n-gram on the same data and split, which is fitted
+here if the data is still available.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class Options:
-    """Makes a table of run folders.
+    """Make a table of run folders.
 
     Attributes:
-        runs: folders that train.py made.
-        json: where to write the lines, an object each.
-        markdown: where to write the table, besides standard output.
-        keep: where to keep each run's settings and metrics, a folder of its name; such a folder
-            can be named as a run again, and its curves be drawn.
+        runs: folders made by train.py.
+        json: file for the lines, one object each.
+        markdown: file for the table, in addition to standard output.
+        keep: folder to which each run's settings and metrics are copied, under its name; such a
+            copy can be used as a run here, and its curves drawn.
     """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -60,10 +60,9 @@ class Options:
 
 @dataclass(frozen=True)
 class Line:
-    """Runs that differ in their seed only, all finished or none; what they are judged by.
+    """Runs that differ only in their seed, all finished or none, and their figures.
 
-    `ngram` is the held-out loss of an n-gram of this order, or why there is none; None where there
-    is none to have.
+    `ngram` is the held-out loss of an n-gram of this order, or why there is none, or None.
     """
 
     runs: tuple[Run, ...]
@@ -77,7 +76,7 @@ class Line:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Mean seconds of a run, by what it ran on."""
+        """Mean seconds of a run, by its environment."""
         by_device: defaultdict[str, list[float]] = defaultdict(list)
         for run in self.runs:
             by_device[run.device].append(number(run.rows[-1], "seconds"))
@@ -117,9 +116,9 @@ class Line:
 
 
 def make_lines(runs: Iterable[Run]) -> list[Line]:
-    """Puts runs together that differ in their seed only, in the order of the presets.
+    """Group runs that differ only in their seed, in the order of the presets.
 
-    Those that got to their end are not mixed with others.
+    Finished runs are not mixed with others.
     """
     groups: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
@@ -147,7 +146,7 @@ def _line(runs: Sequence[Run], ngrams: NGrams) -> Line:
 
 
 def table(lines: Sequence[Line]) -> str:
-    """The lines in Markdown, and below them what the figures are."""
+    """Format the lines in Markdown, followed by an explanation of the figures."""
     rows = [_HEADS, *(line.cells() for line in lines)]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*escaped, strict=True)]

@@ -1,4 +1,4 @@
-"""Timing of several calls in turns, so that a busy moment of the machine slows all alike."""
+"""Timing of several calls in turns, so that a busy moment of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MOST_CALLS_PER_VISIT = 100
 
 
 class Timing(NamedTuple):
-    """Milliseconds of one call: the median, the tenth and the ninetieth percentile of `calls`."""
+    """Milliseconds of one call: median, tenth and ninetieth percentile of `calls` calls."""
 
     median_ms: float
     p10_ms: float
@@ -24,9 +24,9 @@ class Timing(NamedTuple):
 
 
 class Visit:
-    """A call, repeated for about a quarter of a second at each visit.
+    """A call, repeated for about a quarter of a second per visit.
 
-    It is called twice at once: the first time it compiles, the second tells how often it fits.
+    It is called twice at first: once to compile, and once to find how many calls fit.
     """
 
     def __init__(self, call: Callable[[], object]) -> None:
@@ -37,17 +37,17 @@ class Visit:
     def __call__(self) -> list[float]:
         """Seconds of each call.
 
-        Where more than one fits, the first is not counted: the caches, and another library's
-        threads that still wait for work, would slow it.
+        If more than one fits, the first is not counted: caches, and another library's threads that
+        still spin, would slow it.
         """
         wanted = int(min(max(1.0, SECONDS_PER_VISIT / self._expected), _MOST_CALLS_PER_VISIT))
         took = [seconds(self._call) for _ in range(wanted + (wanted > 1))]
-        self._expected = min(self._expected, *took)  # what compiles at its third call, too
+        self._expected = min(self._expected, *took)  # also if it compiles again at its third call
         return took[wanted > 1 :]
 
 
 def take_turns(visits: Mapping[Name, Callable[[], list[float]]], rounds: int) -> dict[Name, Timing]:
-    """Makes all visits in each of one round or more, which begin with another one in turn."""
+    """Make all visits in each of at least one round; rounds start with different ones in turn."""
     samples: dict[Name, list[float]] = {name: [] for name in visits}
     names = list(visits)
     for turn in range(rounds):

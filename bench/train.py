@@ -1,9 +1,9 @@
-"""One whole training step of a system (forward, backward, clip, Adam): ours beside its peers.
+"""One whole training step of a system (forward, backward, clip, Adam): ours and its peers.
 
-All of them start from the same weights, and train on the same random tokens in the same dtype.
-Before that, with dropout off, each has to show that it does the same work: as many parameters, the
-same first loss, the same drop of the loss. `limit_fraction` is the time of a step's matrix products
-alone (see `bench.products`) over ours.
+All start from the same weights, and train on the same random tokens in the same dtype. First, with
+dropout off, each must show that it does the same work: the number of parameters, the first loss,
+and the drop in loss must agree. `limit_fraction` is the time of a step's matrix products alone (see
+`bench.products`) over that of our step.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from lstm_jax.cli.allocator import keep_memory_of_steps
 from lstm_jax.cli.arguments import parse
 
 STEPS = 2
-"""Training steps that are compared, with dropout off."""
+"""Number of training steps to compare, with dropout off."""
 
 _LOSS_TOLERANCE: dict[DType, float] = {"float32": 1e-4, "bfloat16": 1e-2}
-# Wide, for PyTorch learns its bias as two halves, each at the full rate: that was up to 9 percent
-# in the systems, 34 in a tiny one. Half or twice a learning rate still shows.
+# Wide, because PyTorch trains its bias as two halves, each at the full rate: a difference of up to
+# 9 percent in the systems, and 34 in a tiny one. Half or twice a learning rate would still show.
 _DROP_TOLERANCE = 0.45
 
 
 @dataclass(frozen=True)
 class Options(OptionsWithPeers):
-    """Measures one training step of each system, ours beside its peers.
+    """Measure one training step of each system, ours and its peers.
 
     Attributes:
-        systems: which systems; none named means all, or, if quick, the first.
+        systems: systems to measure; by default all, or with `quick` the first.
     """
 
     systems: tuple[str, ...] = ()
 
 
 class Learning(NamedTuple):
-    """Parameters (without those a cell has beyond ours), first loss, its drop in `STEPS` steps."""
+    """Number of parameters (without a cell's extra ones), first loss, its drop in `STEPS` steps."""
 
     parameters: int
     loss: float
@@ -51,7 +51,7 @@ class Learning(NamedTuple):
 
 
 def learning(peer: Implementation, system: AnySystem, dtype: DType) -> Learning:
-    """What `STEPS` training steps do to the loss."""
+    """Effect of `STEPS` training steps on the loss."""
     training = peer.training(system.without_dropout(), dtype, system.initial_params())
     before = training.loss()
     for _ in range(STEPS):
@@ -60,19 +60,19 @@ def learning(peer: Implementation, system: AnySystem, dtype: DType) -> Learning:
 
 
 def require_same_learning(found: Learning, ours: Learning, dtype: DType) -> None:
-    """Raises Disagreement where it trains or begins with something else, or learns otherwise."""
+    """Raise Disagreement if parameters, first loss or learning differ from ours."""
     if found.parameters != ours.parameters:
         raise Disagreement(f"trains {found.parameters} parameters, ours {ours.parameters}")
     for what, this, that, tolerance in (
         ("the first loss", found.loss, ours.loss, _LOSS_TOLERANCE[dtype]),
         (f"the drop of the loss in {STEPS} steps", found.drop, ours.drop, _DROP_TOLERANCE),
     ):
-        if not abs(this - that) <= tolerance * abs(that):  # true of no NaN
+        if not abs(this - that) <= tolerance * abs(that):  # also true for NaN
             raise Disagreement(f"{what} is {this:.6g}, ours {that:.6g}, not within {tolerance:g}")
 
 
 def build(peer: Implementation, system: AnySystem, dtype: DType) -> Built:
-    """A training step of an implementation, in a process that has computed nothing yet."""
+    """Build a training step of an implementation, in a process that has computed nothing yet."""
     keep_memory_of_steps(system.batch_size, system.hidden_size)  # as train.py does
     training = peer.training(system, dtype, system.initial_params())
     return Built({"step": training.step}, training.settings)

@@ -1,9 +1,9 @@
-"""What a TPU would keep in its fast memory: our layers and steps compiled for one, without one.
+"""VMEM use on a TPU: our layers and steps compiled for one, without having one.
 
-XLA compiles for a chip that is only described, and nothing is run. Of each loop over time the table
-has what stays from step to step, the recurrent weights and the carry: where it lies in VMEM, the
-chip's own memory, a step reads only its gates from HBM; and how much of the arrays of all times,
-which are read and written a step at a time, XLA found room for there, too.
+XLA compiles for a described chip, and nothing runs. For each loop over time the table shows where
+the recurrent weights and the carry are kept, which every step needs: if they are in VMEM, the
+chip's own memory, a step reads only its gates from HBM. It also shows how much of the arrays over
+time, of which a step reads and writes one entry, fits in VMEM.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.report import writing
 from lstm_jax.cli.arguments import parse
 
 _ARRAY = re.compile(r"(?P<dtype>bf16|f32)\[(?P<sizes>[\d,]+)\]\{(?P<layout>[^}]*)\}")
-# Without these libtpu asks the network which chips it is on, and serves one process at a time.
+# Otherwise libtpu queries the network for its chips, and serves one process at a time.
 _ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -31,14 +31,14 @@ _BYTES = {"bf16": 2, "f32": 4}
 
 
 class Loop(NamedTuple):
-    """What one loop over time keeps where, in MB.
+    """Memory of one loop over time, in MB.
 
     Attributes:
-        program: what was compiled for the chip, with products of this dtype; it takes
-            `temporary_mb`.
-        layer: its name and number; direction: of the pass, forward or backward.
-        kept_mb: weights, bias and carry, which every step needs whole; of them `kept_in_vmem_mb`.
-        timed_mb: arrays of all times; of them `timed_in_vmem_mb`.
+        program: the compiled program, with products of this dtype; it takes `temporary_mb`.
+        layer: its name and number.
+        direction: forward or backward pass.
+        kept_mb: weights, bias and carry, which every step needs; `kept_in_vmem_mb` of it in VMEM.
+        timed_mb: arrays over time; `timed_in_vmem_mb` of it in VMEM.
     """
 
     chip: str
@@ -63,17 +63,17 @@ class Loop(NamedTuple):
 
 @dataclass(frozen=True)
 class Options(Programs):
-    """Compiles our layers and training steps for TPUs and reads what their loops keep in VMEM.
+    """Compile our layers and training steps for TPUs and read what their loops keep in VMEM.
 
     Attributes:
-        chips: for which.
+        chips: chips to compile for.
     """
 
     chips: tuple[Literal["v5e", "v6e"], ...] = ("v5e", "v6e")
 
 
 def loops_of(chip: str, program: Program, compiled: Any) -> Iterator[Loop]:
-    """The loops of a program that run a layer over time."""
+    """Yield the loops of a program that run a layer over time."""
     memory_mb = compiled.memory_analysis().temp_size_in_bytes / 1e6
     for line in loops_in(compiled.as_text()):
         if found := layer_of(line):
@@ -82,7 +82,7 @@ def loops_of(chip: str, program: Program, compiled: Any) -> Iterator[Loop]:
 
 
 def _sizes(state: str) -> tuple[float, float, float, float]:
-    """MB of what a loop carries: with no axis of time, and with one; each, and of it in VMEM."""
+    """MB in a loop's state without and with a time axis, each in total and in VMEM."""
     kept, kept_in_vmem, timed, timed_in_vmem = 0.0, 0.0, 0.0, 0.0
     for array in _ARRAY.finditer(state):
         sizes = [int(size) for size in array["sizes"].split(",")]

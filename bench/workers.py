@@ -1,7 +1,7 @@
-"""Processes in which the implementations run, each with an environment of its own.
+"""Processes in which implementations run, each with its own environment.
 
-A process imports nothing before it is asked, so that variables of its environment are set before
-any library reads them. It is asked over a pipe: functions go there by name, results come back.
+A process imports nothing before its first request, so that its environment variables are set before
+any library reads them. Requests go over a pipe: functions by name, and results back.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
-"""The environment of a process that takes nothing from the user's JAX_COMPILATION_CACHE_DIR."""
+"""Environment of a process, without the user's JAX_COMPILATION_CACHE_DIR."""
 
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 class Reason(ValueError):
-    """Why an implementation takes no part."""
+    """Why an implementation does not take part."""
 
     how: ClassVar[str]
 
@@ -42,7 +42,7 @@ class NotRun(Reason):
 
 
 class Failed(Reason):
-    """It ended with an error, or its process did."""
+    """It, or its process, failed."""
 
     how = "failed"
 
@@ -54,14 +54,14 @@ class Disagreement(Reason):
 
 
 class Built(NamedTuple):
-    """What an implementation made of the work: calls that do all of it once, and its settings."""
+    """Calls that each do all of the work once, and the settings of an implementation."""
 
     calls: Mapping[str, Callable[[], Any]]
     settings: Mapping[str, str]
 
 
 class Server:
-    """What a process does when it is asked."""
+    """Answers requests inside a process."""
 
     def __init__(self) -> None:
         self._visits: dict[str, Visit] = {}
@@ -69,10 +69,10 @@ class Server:
     def enter(
         self, build: Callable[..., Built], *given: Any
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Builds something in place of what was built before, and calls each of its calls.
+        """Replace what was built before, and run each of the new calls once.
 
         Returns:
-            Seconds of each call's first time, and the settings.
+            Seconds of each call's first run, and the settings.
         """
         self.leave()
         built = build(*given)
@@ -80,19 +80,19 @@ class Server:
         return {name: each.first_s for name, each in self._visits.items()}, dict(built.settings)
 
     def visit(self, name: str) -> list[float]:
-        """Times one of the calls for about a quarter of a second."""
+        """Time one of the calls for about a quarter of a second."""
         return self._visits[name]()
 
     def call(self, function: Callable[..., Any], *given: Any) -> Any:
         return function(*given)
 
     def leave(self) -> None:
-        """Frees what was built."""
+        """Free what was built."""
         self._visits = {}
         gc.collect()
 
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
-        """What one of the methods above gives, or a `Reason`."""
+        """Result of one of the methods above, or a `Reason`."""
         try:
             return method(self, *given)
         except Disagreement as reason:
@@ -105,7 +105,7 @@ class Server:
 
 
 class Worker:
-    """A process with a `Server` and variables besides ours in its environment; to be closed."""
+    """A process with a `Server` and extra environment variables; to be closed after use."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._connection, theirs = _SPAWN.Pipe()
@@ -115,7 +115,7 @@ class Worker:
         theirs.close()
 
     def close(self) -> None:
-        """Ends the process, whatever it does."""
+        """End the process, whatever it is doing."""
         self._connection.close()
         self._process.terminate()
         self._process.join()
@@ -123,10 +123,10 @@ class Worker:
     def ask(
         self, method: Callable[Concatenate[Server, P], R], *given: P.args, **named: P.kwargs
     ) -> R:
-        """What a method of the process's `Server` returns; all arguments go by place.
+        """Call a method of the process's `Server`; all arguments are positional.
 
         Raises:
-            Reason: it says so, or the process ended.
+            Reason: the method returned it, or the process ended.
         """
         answer = self.answer(method, *given)
         if isinstance(answer, Reason):
@@ -144,9 +144,9 @@ class Worker:
 
 
 def _serve(connection: Connection) -> None:
-    """Answers until nobody asks any more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks ends it
-    os.dup2(2, 1)  # what libraries print is no part of a table
+    """Answer requests until there are no more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
+    os.dup2(2, 1)  # keeps libraries' output out of tables
     keep_freed_memory()
     server = Server()
     with suppress(EOFError, BrokenPipeError):

@@ -1,4 +1,4 @@
-"""LSTM and GRU networks in JAX: pure functions, scanned and jitted, and what runs on them."""
+"""LSTM and GRU networks in JAX, as pure functions, with complete systems built on them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the loaders, and with them flax, optax and orbax, when one is first asked for."""
+    """Import `load` on first use, since it pulls in flax, optax and orbax."""
     if name == "load":
         from lstm_jax.training import run
 

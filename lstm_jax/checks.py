@@ -1,4 +1,4 @@
-"""What is refused of arrays before anything is computed; only types and shapes are looked at.
+"""Checks of types and shapes, made before anything is computed.
 
 Shapes: T time, B batch, D input size.
 """
@@ -10,13 +10,13 @@ import numpy as np
 
 
 def require_array(name: str, value: Any) -> None:
-    """Raises TypeError where a value is no array."""
+    """Raise TypeError if the value is not an array."""
     if not (hasattr(value, "dtype") and hasattr(value, "shape")):
         raise TypeError(f"{name} is {type(value).__name__}; give an array, as jnp.asarray makes it")
 
 
 def require_count(name: str, value: Any) -> None:
-    """Raises TypeError or ValueError where an option is neither None nor a number of at least 1."""
+    """Raise TypeError or ValueError unless an option is None or an integer of at least 1."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -26,7 +26,7 @@ def require_count(name: str, value: Any) -> None:
 
 
 def check_input(name: str, x: Any, axes: str, input_size: int) -> None:
-    """Raises TypeError or ValueError where inputs are not `[axes, D]`, or integers `[axes]`."""
+    """Raise TypeError or ValueError unless `x` is `[axes, D]`, or integers `[axes]`."""
     require_array(name, x)
     rank = len(axes.split(", "))
     if jnp.issubdtype(x.dtype, jnp.integer):
@@ -43,7 +43,7 @@ def check_input(name: str, x: Any, axes: str, input_size: int) -> None:
 
 
 def check_targets(targets: Any, tokens: Any) -> None:
-    """Raises TypeError or ValueError where targets are not integers of the shape of the tokens."""
+    """Raise TypeError or ValueError unless targets are integers with the shape of `tokens`."""
     require_array("tokens", tokens)
     require_array("targets", targets)
     if not jnp.issubdtype(targets.dtype, jnp.integer) or targets.shape != tokens.shape:

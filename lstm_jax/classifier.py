@@ -1,7 +1,6 @@
-"""A classifier of whole sequences: one logit for a yes-or-no label.
+"""Binary classification of whole sequences: one logit per sequence.
 
-Shapes: T time, B batch, E embedding size, H hidden size (2H where bidirectional), F features, V
-vocabulary.
+Shapes: T time, B batch, E embedding, H hidden size (2H if bidirectional), F features, V vocabulary.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ class ClassifierParams(NamedTuple):
     """Parameters of a classifier.
 
     Attributes:
-        embedding: `[V, E]`, or None where vectors are frozen; with `learn_missing` the vectors of
-            the words that have no frozen one.
-        layers: the stack's.
-        dense: from the pooled features to the layer before the logit, or None.
-        output: to the logit, `w [F, 1]` and `b [1]`.
-        vectors: `[V, E]`, word vectors that get no gradient, where `frozen_embedding`; else None.
-            `init` makes zeros of them, which the caller replaces: `params._replace(vectors=...)`.
+        embedding: `[V, E]`, or None with frozen vectors; with `learn_missing`, the learned vectors
+            of words that have no frozen one.
+        layers: parameters of the stack.
+        dense: hidden layer between the pooled features and the logit, or None.
+        output: `w [F, 1]` and `b [1]`.
+        vectors: frozen word vectors `[V, E]` with `frozen_embedding`, else None. `init` fills them
+            with zeros; replace them with `params._replace(vectors=...)`.
 
     Examples:
         >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4, dense_size=0)
@@ -54,18 +53,18 @@ class ClassifierParams(NamedTuple):
 
 @dataclass(frozen=True)
 class ClassifierConfig(StackConfig):
-    """A stack between token ids and one logit a sequence.
+    """Settings of a classifier: a stack between token ids and one logit per sequence.
 
     Attributes:
-        embedding_size: E.
-        frozen_embedding: whether the word vectors are never trained.
-        learn_missing: whether a word whose frozen vector is all zeros learns one, from zeros on.
-        pooling: what the stack says of a sequence: each direction's "last" state, or the "max"
-            or "mean" of the top layer's outputs over the real steps.
+        embedding_size: E, the size of a word vector.
+        frozen_embedding: keep the word vectors fixed during training.
+        learn_missing: learn a vector, from zeros, for each word whose frozen vector is zero.
+        pooling: how the stack's outputs become one vector: each direction's "last" state, or the
+            "max" or "mean" of the top layer's outputs over the real steps.
         dense_size: units of the ReLU layer before the logit; 0 leaves it out.
-        dense_dropout: share of that layer's outputs dropped in training.
-        word_dropout: share of the words whose vector is zeros in training, drawn anew for each
-            word of a sequence (Iyyer et al. 2015); the others are not scaled up.
+        dense_dropout: dropout rate on the outputs of that layer.
+        word_dropout: probability of zeroing a word's vector in training, drawn independently for
+            each word of a sequence (Iyyer et al. 2015); the other vectors are not rescaled.
 
     Examples:
         >>> lstm_jax.ClassifierConfig(hidden_size=4, bidirectional=True, pooling="max").output_size
@@ -83,13 +82,9 @@ class ClassifierConfig(StackConfig):
 
 @dataclass(frozen=True)
 class Classifier:
-    """Tokens -> word vectors -> recurrent stack -> pooling -> dense ReLU layer -> one logit.
+    """Token ids -> word vectors -> recurrent stack -> pooling -> dense ReLU layer -> one logit.
 
-    A plain value: `init` makes parameters, and every other method is a pure function of them.
-
-    Attributes:
-        config: sizes and choices.
-        vocabulary_size: V.
+    `init` draws the parameters; every other method is a pure function of them.
 
     Examples:
         >>> config = lstm_jax.ClassifierConfig(embedding_size=3, hidden_size=4)
@@ -105,7 +100,7 @@ class Classifier:
     vocabulary_size: int
 
     def init(self, key: Array, dtype: DTypeLike = jnp.float32) -> ClassifierParams:
-        """Draws parameters with a typed key; for `dtype` see `init_lstm`."""
+        """Draw the parameters from a typed key; see `init_lstm` for `dtype`."""
         config, drawn = self.config, draw_dtype(dtype)
         draw = config.initialisation
         key_embedding, key_layers, key_dense, key_output = random.split(key, 4)
@@ -137,21 +132,19 @@ class Classifier:
         mask: Array | None = None,
         dropout_key: Array | None = None,
     ) -> Array:
-        """The logit of each sequence; its sigmoid is the probability of label 1.
+        """Compute one logit per sequence; its sigmoid is the probability of label 1.
 
         Args:
             params: from `init`.
             tokens: integers `[T, B]`.
-            mask: bool `[T, B]`, True = a real token, in any pattern. A sequence without any is
-                pooled to zeros.
-            dropout_key: a typed key, or one for each sequence, `[B]`; None outside training.
+            mask: bool `[T, B]`, True = a real token; a sequence without any is pooled to zeros.
+            dropout_key: a typed key, or one per sequence, `[B]`; None disables dropout.
 
         Returns:
-            `[B]`.
+            Logits `[B]`.
 
         Raises:
-            ValueError: shapes or dtypes that don't fit, or `params.vectors` missing or not asked
-                for.
+            ValueError: shapes or dtypes do not match, or `params.vectors` contradicts the config.
         """
         _check(tokens, mask)
         config = self.config
@@ -183,42 +176,33 @@ class Classifier:
         weights: Array | None = None,
         dropout_key: Array | None = None,
     ) -> TokenSums:
-        """Summed binary cross-entropy (nats) and hits; here each sum is over sequences.
+        """Sum the binary cross-entropy (nats) and the correct predictions over sequences.
 
             loss = sum_b weights[b] (log(1 + exp(z[b])) - labels[b] z[b])
             correct = sum_b weights[b] [(z[b] > 0) = labels[b]]
 
-        Args:
-            params: from `init`.
-            tokens: as for `logits`, and so are the options.
-            labels: `[B]`, 0 or 1; a sequence with any other label, such as -100, counts for
-                nothing, as one of weight 0 does.
-            mask: see `logits`.
-            weights: `[B]`; a sequence of weight 0 fills up a batch, and counts for nothing in
-                sums and gradients, whatever it holds. None means 1 each.
-            dropout_key: see `logits`.
-
-        Returns:
-            The sums, scalars in the accumulator's dtype.
+        Arguments are those of `logits`, and `labels [B]`, 0 or 1; a sequence with any other label,
+        such as -100, is ignored. `weights [B]` are 1 by default; a sequence of weight 0 is padding
+        and contributes nothing to sums or gradients, whatever it contains.
 
         Raises:
-            ValueError: as for `logits`, or labels or weights of another shape than `[B]`.
+            ValueError: as for `logits`, or labels or weights are not `[B]`.
         """
         _check(tokens, mask)
         for name, array in (("labels", labels), ("weights", weights)):
             if array is not None and array.shape != tokens.shape[1:]:
                 raise ValueError(f"{name} have shape {array.shape}; expected {tokens.shape[1:]}")
         if weights is not None:
-            # Without a real step a filler row cannot bring a NaN into any product of gradients.
+            # With every step masked, a padding row cannot bring a NaN into the weight gradients.
             counts_TB = jnp.broadcast_to(weights != 0, tokens.shape)
             mask = counts_TB if mask is None else mask & counts_TB
         logits_B = self.logits(params, tokens, mask=mask, dropout_key=dropout_key)
         dtype, is_label_B = logits_B.dtype, (labels == 0) | (labels == 1)
         weights_B = jnp.where(is_label_B, 1 if weights is None else weights, 0).astype(dtype)
-        # A choice and not a product, before the loss and not after it: 0 times NaN is NaN.
+        # Select, and before the loss rather than after it: multiplying by 0 would keep a NaN.
         logits_B = jnp.where(weights_B == 0, 0, logits_B)
         is_one_B = labels.astype(bool)
-        # softplus(z) = max(z, 0) + log1p(exp(-|z|)), exact for logits of any size.
+        # softplus(z) = max(z, 0) + log1p(exp(-|z|)), which never overflows.
         loss_B = jax.nn.softplus(jnp.where(is_one_B, -logits_B, logits_B))
         return TokenSums(
             loss=jnp.sum(loss_B * weights_B),
@@ -227,10 +211,10 @@ class Classifier:
         )
 
     def word_vectors(self, params: ClassifierParams) -> Array:
-        """The word vectors `[V, E]`: trained, frozen, or frozen where there is one.
+        """Word vectors `[V, E]`: trained, frozen, or frozen with learned ones where they are zeros.
 
         Raises:
-            ValueError: `params.vectors` missing, of another shape or dtype, or not asked for.
+            ValueError: `params.vectors` is missing, unexpected, or has another shape or dtype.
         """
         vectors, shape = params.vectors, (self.vocabulary_size, self.config.embedding_size)
         if not self.config.frozen_embedding:
@@ -275,19 +259,19 @@ def _check(tokens: Array, mask: Array | None) -> None:
 
 
 def _last(carry: Any) -> Array:
-    """Each direction's state after its last real step, side by side."""
+    """Each direction's state after its last real step, concatenated."""
     ends = carry if isinstance(carry, Directions) else (carry,)
     return jnp.concatenate([end.h for end in ends], axis=-1)
 
 
 def _pool(config: ClassifierConfig, hs_TBH: Array, mask_TB: Array | None) -> Array:
-    """The maximum or mean over real steps; of none of them, zeros."""
+    """The maximum or mean over the real steps, or zeros if there are none."""
     if not hs_TBH.shape[0]:
         return hs_TBH.sum(0)
     if mask_TB is None:
         return hs_TBH.max(0) if config.pooling == "max" else hs_TBH.mean(0)
     if config.pooling == "mean":
-        # Masked steps are zeros already.
+        # Masked outputs are already zero.
         counts_B = jnp.maximum(1, mask_TB.sum(0)).astype(hs_TBH.dtype)
         return hs_TBH.sum(0) / counts_B[:, None]
     highest_BH = jnp.where(mask_TB[..., None], hs_TBH, -jnp.inf).max(0)

@@ -1,7 +1,7 @@
-"""Random masks, drawn by one key, or by one for each sequence of a batch.
+"""Dropout masks, drawn from one key or from one key per sequence of the batch.
 
-By keys of their own (typed, `[B]`) sequences are treated the same wherever the batch is cut, so
-results do not depend on how many devices share it.
+With one typed key per sequence, `[B]`, the masks do not depend on how the batch is split, and so
+not on the number of devices.
 
 Shapes: B batch, F features; leading axes are times.
 """
@@ -15,24 +15,24 @@ from jax.typing import ArrayLike, DTypeLike
 
 
 def fold(key: Array, number: ArrayLike) -> Array:
-    """Another key for each number, as `jax.random.fold_in`; of keys `[B]`, one for each."""
+    """`jax.random.fold_in`, applied to a key or to each of the keys `[B]`."""
     folded = random.fold_in if not key.ndim else jax.vmap(random.fold_in, (0, None))
     return folded(key, number)
 
 
 def keys_of_rows(key: Array, first: ArrayLike, rows: int) -> Array:
-    """A key for each row of a batch, from the number of the first on: typed keys `[rows]`."""
+    """Typed keys `[rows]` of consecutive rows of a batch, beginning with row number `first`."""
     return jax.vmap(random.fold_in, (None, 0))(key, first + jnp.arange(rows))
 
 
 def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-    """Inverted dropout: 0 with probability `rate`, else the inverse of the share that is kept.
+    """Inverted dropout mask: 0 with probability `rate`, else the inverse of the keep probability.
 
-    One random 32-bit word serves as many entries as it can: 32 at a rate of 1/2, 16 at multiples of
-    1/4, 8 at those of 1/16, 4 at those of 1/256, else 2, and the rate is then rounded to a multiple
-    of 1/65536. On CPU drawing a word an entry took a tenth of a step.
+    Each random 32-bit word serves several entries: 32 at a rate of 1/2, 16 at multiples of 1/4, 8
+    at multiples of 1/16, 4 at multiples of 1/256, and otherwise 2, with the rate rounded to
+    1/65536. One word per entry took a tenth of a training step on CPU.
 
-    The key is a typed one, or keys `[B]` for a shape `(..., B, F)`.
+    `key` is one typed key, or keys `[B]` for a shape `(..., B, F)`.
     """
     bits = next((n for n in (1, 2, 4, 8) if (rate * 2**n).is_integer()), 16)
     levels, per_word = 1 << bits, 32 // bits

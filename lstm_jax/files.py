@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, their digests, and what is said of those that fail."""
+"""Atomic writes, digests, and short descriptions of file errors."""
 
 import hashlib
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes | bytearray) -> None:
-    """Writes a file in one step, so that no reader sees half of it; one that is there is replaced.
+    """Write a file atomically, replacing any existing one, so that no reader sees half of it.
 
-    Raises OSError where it cannot be written, and ValueError where it is not a possible path.
+    Raises OSError if it cannot be written, and ValueError if the path is invalid.
     """
     target = Path(path)
-    # Not tempfile: its files are private (mode 0600), and the mode would survive the move.
+    # Not tempfile: it creates files with mode 0600, which the rename would keep.
     beside = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.tmp")
     try:
         with open(beside, "xb") as file:
@@ -28,25 +28,25 @@ def write_whole(path: str | os.PathLike[str], content: bytes | bytearray) -> Non
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; raises OSError where it cannot be read."""
+    """SHA-256 of a file in hexadecimal; raises OSError if it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def reason(error: OSError | ValueError) -> str:
-    """Why a file failed, in a few words; an OSError's full text repeats the paths."""
+    """Short reason of a file error, without the paths that an OSError's full text repeats."""
     if isinstance(error, OSError):
         return error.strerror or "input/output error"
     return "not a possible path"
 
 
 def one_line(error: Exception, most: int = 200) -> str:
-    """What an error says, on one line and in at most `most` characters."""
+    """The error's message as a single line of at most `most` characters."""
     return " ".join(str(error).split())[:most]
 
 
 def is_device(path: str | os.PathLike[str]) -> bool:
-    """Whether reading it may never end, as with /dev/zero and with a terminal."""
+    """Whether reading the path may never end, as with a terminal or /dev/zero."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -55,7 +55,7 @@ def is_device(path: str | os.PathLike[str]) -> bool:
 
 
 def set_aside(path: Path) -> Path:
-    """Renames it to NAME.damaged, or NAME.damaged-2 and so on; gives where it is now."""
+    """Rename to NAME.damaged, or NAME.damaged-2 and so on; returns the new path."""
     ends = chain([""], (f"-{number}" for number in count(2)))
     places = (path.with_name(f"{path.name}.damaged{end}") for end in ends)
     return path.rename(next(place for place in places if not place.exists()))

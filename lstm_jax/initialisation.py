@@ -1,4 +1,4 @@
-"""Initial distributions of weights: PyTorch's, Keras's and TF1's.
+"""Weight initialisation as in PyTorch, Keras and TF1.
 
 Shapes: D input size, H hidden size.
 """
@@ -29,7 +29,7 @@ def init_gates(
     dtype: DTypeLike,
     projection_size: int | None = None,
 ) -> tuple[Array, Array, Array, Array]:
-    """`w_x`, `w_h`, and the input's and the hidden state's bias (the latter split for the GRU)."""
+    """`w_x`, `w_h`, and the biases of input and hidden state (the latter separate in the GRU)."""
     read_size = hidden_size if projection_size is None else projection_size
     _check(
         initialisation, input_size=input_size, hidden_size=hidden_size, projection_size=read_size
@@ -59,7 +59,7 @@ def init_inputs(
     initialisation: Initialisation,
     dtype: DTypeLike,
 ) -> tuple[Array, Array]:
-    """`w_x` and `b` of a cell whose gates have no matrix for the hidden state."""
+    """`w_x` and `b` of a cell whose gates do not read the hidden state."""
     _check(initialisation, input_size=input_size, hidden_size=hidden_size)
     width, dtype = gates * hidden_size, draw_dtype(dtype)
     key_x, key_b = random.split(key)
@@ -73,7 +73,7 @@ def init_inputs(
 
 
 def init_diagonal(key: Array, hidden_size: int, gates: int, dtype: DTypeLike) -> Array:
-    """The diagonals of so many recurrent matrices side by side, uniform in +-1/sqrt(H)."""
+    """Diagonals of `gates` recurrent matrices, concatenated; uniform in +-1/sqrt(H)."""
     draw = uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
     return draw(random.fold_in(key, 3), (gates * hidden_size,))
 
@@ -81,7 +81,7 @@ def init_diagonal(key: Array, hidden_size: int, gates: int, dtype: DTypeLike) ->
 def init_embedding(
     key: Array, initialisation: Initialisation, shape: tuple[int, int], dtype: DTypeLike
 ) -> Array:
-    """A vector for each token."""
+    """An embedding table, one row per token."""
     match initialisation:
         case "pytorch":
             return random.normal(key, shape, dtype)
@@ -93,7 +93,7 @@ def init_embedding(
 def init_affine(
     key: Array, initialisation: Initialisation, inputs: int, outputs: int, dtype: DTypeLike
 ) -> tuple[Array, Array]:
-    """Keras's and TF1's Glorot uniform and zeros, or PyTorch's +-1/sqrt(inputs) for both."""
+    """Weights and bias: Glorot uniform and zeros (Keras, TF1), or +-1/sqrt(inputs) (PyTorch)."""
     shape = (inputs, outputs)
     if initialisation != "pytorch":
         return initializers.glorot_uniform()(key, shape, dtype), jnp.zeros(outputs, dtype)
@@ -111,14 +111,14 @@ def _check(initialisation: str, **sizes: Any) -> None:
 
 
 def uniform(bound: float, dtype: DTypeLike) -> Callable[[Array, tuple[int, ...]], Array]:
-    """Draws from -bound to bound."""
+    """A function that draws uniformly from [-bound, bound)."""
     return lambda key, shape: random.uniform(key, shape, dtype, -bound, bound)
 
 
 def tf1_kernel(
     key: Array, input_size: int, hidden_size: int, width: int, dtype: DTypeLike
 ) -> tuple[Array, Array]:
-    """`w_x` and `w_h` of one Glorot uniform kernel over input and hidden state together."""
+    """`w_x` and `w_h`, cut from one Glorot uniform kernel over input and hidden state."""
     shape = (input_size + hidden_size, width)
     kernel = initializers.glorot_uniform()(key, shape, draw_dtype(dtype))
     return kernel[:input_size], kernel[input_size:]

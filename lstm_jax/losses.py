@@ -1,6 +1,6 @@
-"""Cross-entropies of an output layer that never hold all logits at once, and split vocabularies.
+"""Cross-entropy that never holds all logits at once, also with the vocabulary split over devices.
 
-Shapes: T time, B batch, H hidden size, V vocabulary, K times in one chunk.
+Shapes: T time, B batch, H hidden size, V vocabulary, K time steps per chunk.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ class OutputParams(NamedTuple):
 
 
 class TokenSums(NamedTuple):
-    """Sums over the tokens of a batch, from which means over many batches are formed.
+    """Sums over the tokens of a batch; add them up over batches, then divide for means.
 
     Attributes:
-        loss: sum of weight * negative log-likelihood, in nats.
-        correct: sum of weight where the most likely token (the first, if tied) is the target.
-        weight: sum of the weights: the number of real tokens.
+        loss: sum of weight times negative log-likelihood, in nats.
+        correct: sum of the weights where the most likely token (the first, if tied) is the target.
+        weight: sum of the weights, which is the number of real tokens.
 
     Examples:
         >>> sums = lstm_jax.losses.TokenSums(loss=jnp.array(5.0), correct=jnp.array(2.0), weight=4)
@@ -46,7 +46,7 @@ class TokenSums(NamedTuple):
 
 
 class TokenScores(NamedTuple):
-    """Token by token, without gradients; 0 where there is no token.
+    """Loss and hit of each token, without gradients; 0 where there is no token.
 
     Attributes:
         loss: `[T, B]`, negative log-likelihood in nats.
@@ -68,13 +68,12 @@ class TokenScores(NamedTuple):
 def chunk_times(
     times: int, batch_size: int, vocabulary_size: int, backend: str | None = None
 ) -> int:
-    """Times per chunk, one at least, and never all at once: as many as the device has room for.
+    """Time steps per chunk of logits: as many as suit the device, and at most half of them.
 
-    On a CPU that is 1.7 million logits: on two cores chunks of 1.5 to 2 million were fastest of 0.2
-    to 3, at 6,544 and 8,009 tokens. On a GPU or TPU it is 256 MB of float32 (not measured): no
-    cache holds that, but small products leave most of such a device idle. JAX's default backend
-    when the loss is traced decides: a program that is exported has the chunks of the device where
-    it was made, and runs on any.
+    On CPU a chunk has up to 1.7 million logits: of 0.2 to 3 million, 1.5 to 2 million were fastest
+    on two cores with vocabularies of 6,544 and 8,009 tokens. On GPU or TPU it has up to 256 MB of
+    float32 (not measured): too large for a cache, but small products leave such devices idle. The
+    default backend at trace time decides; exported programs keep their chunk size.
     """
     most = _CPU_CHUNK_LOGITS if (backend or jax.default_backend()) == "cpu" else _CHUNK_LOGITS
     affordable = most // max(1, batch_size * vocabulary_size)
@@ -90,30 +89,29 @@ def fused_cross_entropy(
     mask: Array | None,
     axis: str | None = None,
 ) -> tuple[TokenSums, TokenScores]:
-    """Softmax cross-entropy summed over real tokens, fused with the output layer.
+    """Softmax cross-entropy of the output layer's logits, summed over the real tokens.
 
         loss = sum_{t,b} mask[t,b] (logsumexp_v(z[t,b,v]) - z[t,b,targets[t,b]]),  z = hs w + b
 
-    The logits exist for one chunk of times only, in the forward pass as in the gradient, which
-    is formed in the forward pass, chunk by chunk. Reverse mode to any order.
+    The logits are formed chunk by chunk along time and never exist all at once; the forward pass
+    also forms the gradient of each chunk. Reverse mode only, of any order.
 
-    Inside `shard_map`, along an axis of the mesh that splits the vocabulary, each device forms its
-    slice of the logits for the rows of all, chunk by chunk. Hidden states, their gradients and a
-    few numbers a token go from device to device, weights do not.
+    Inside `shard_map`, `axis` splits the vocabulary: each device computes its slice of the logits
+    for the rows of all devices along the axis. Hidden states, their gradients and a few numbers per
+    token are exchanged; weights are not.
 
     Args:
-        policy: dtypes of the products; the softmax is in the accumulator's.
-        chunk: times per chunk; None chooses.
-        params: the output layer; along `axis` the device's slice of it, `w [H, V/n]`, `b [V/n]`.
-        hs: `[T, B, H]`; along `axis` rows of the device's own.
-        targets: integers `[T, B]`; one outside [0, V), such as -100, is no token: it weighs
-            nothing, as if it were masked.
-        mask: `[T, B]` bool, True = a real token; it weighs the sums and their divisor. Or None.
-        axis: the mesh's axis along which the vocabulary is split among n devices; None if whole.
+        policy: dtypes of the products; the softmax uses the accumulator's.
+        chunk: time steps per chunk; None chooses.
+        params: the output layer; with `axis`, this device's slice `w [H, V/n]`, `b [V/n]`.
+        hs: `[T, B, H]`; with `axis`, this device's rows.
+        targets: integers `[T, B]`. One outside [0, V), such as -100, is ignored, as if masked.
+        mask: bool `[T, B]`, True = a real token, or None. It applies to sums and divisor.
+        axis: mesh axis of n devices along which the vocabulary is split, or None.
 
     Returns:
-        The sums, scalars in the accumulator's dtype, of which only `loss` has a gradient; and
-        what was summed. Along `axis` the sums are of all its devices' rows, the same on each.
+        Scalar sums in the accumulator's dtype, of which only `loss` has a gradient, and the terms
+        of each token. With `axis`, the sums cover all its devices' rows and are equal on each.
 
     Examples:
         >>> from lstm_jax.losses import OutputParams, fused_cross_entropy
@@ -137,14 +135,14 @@ def fused_cross_entropy(
 
 
 def look_up_split(table: Array, ids: Array, axis: str) -> Array:
-    """The rows `table[ids]` of a table that is split among devices; inside `shard_map`.
+    """Look up `table[ids]` in a table whose rows are split among devices; inside `shard_map`.
 
-    Each looks up the ids of all devices in its slice, and a reduce-scatter gives each its own rows.
+    Each device looks up all devices' ids in its slice; a reduce-scatter returns each its rows.
 
     Args:
-        table: the device's slice of the rows, `[V / n, E]`.
-        ids: integers `[T, B]` of the device's own, in [0, V); others have a row of zeros.
-        axis: the mesh's axis of n devices.
+        table: this device's slice of the rows, `[V / n, E]`.
+        ids: this device's integers `[T, B]` in [0, V); any other integer gives a row of zeros.
+        axis: mesh axis of n devices.
 
     Returns:
         `[T, B, E]`.
@@ -229,7 +227,7 @@ def _sums(
         hs_KBH, targets_KB, mask_KB = inputs
         hs_KBH = policy.cast(hs_KBH)
         if mask_KB is not None:
-            # A choice and not a product: 0 times a masked NaN would be NaN.
+            # Select: multiplying by 0 would keep a masked NaN.
             hs_KBH = jnp.where(mask_KB[..., None], hs_KBH, 0)
         logits_KBV = policy.einsum("tbh,hv->tbv", hs_KBH, w_HV)
         logits_KBV += params.b.astype(policy.accumulate)[None, None]
@@ -246,7 +244,7 @@ def _sums(
         found, each = one_chunk(inputs)
         return jax.tree.map(jnp.add, totals, found), each
 
-    # The first chunk, the odd one where the times don't divide, starts the totals.
+    # The totals start from the first chunk, which takes the remainder if `chunk` does not divide T.
     inputs = (hs_TBH, targets_TB, mask_TB)
     odd = times % chunk or chunk
     totals, each = one_chunk(jax.tree.map(lambda a: a[:odd], inputs))
@@ -258,7 +256,7 @@ def _sums(
             lambda a, b: jnp.concatenate([a, b.reshape(times - odd, *a.shape[1:])]), each, each_rest
         )
     (sums, dparams), (scores_TB, dhs_TBH) = totals, each
-    if axis is not None:  # the same on each of its devices, which `psum` says in their types, too
+    if axis is not None:  # `psum` also marks the type as equal on all its devices
         one_device = jnp.where(lax.axis_index(axis) == 0, jnp.stack(sums), 0)
         sums = TokenSums(*lax.psum(one_device, axis))
     if not with_gradient:
@@ -270,7 +268,7 @@ def _sums(
 def _chunk_sums(
     logits_KBV: Array, targets_KB: Array, mask_KB: Array | None, axis: str | None
 ) -> tuple[TokenSums, TokenScores, Array]:
-    """The chunk's sums, their terms, and the gradient of its loss with respect to its logits."""
+    """Sums of a chunk, their terms per token, and the gradient of the loss by the logits."""
     dtype, size, first, slices = logits_KBV.dtype, logits_KBV.shape[-1], jnp.int32(0), 1
     if axis is not None:
         first, slices = lax.axis_index(axis) * size, lax.axis_size(axis)
@@ -284,14 +282,14 @@ def _chunk_sums(
     targets_KB1 = targets_KB[..., None]
     places_KB1 = targets_KB1 - first
     target_logit_KB = jnp.take_along_axis(logits_KBV, places_KB1, axis=-1, mode="clip")[..., 0]
-    # Not `argmax`: XLA's loop over it takes six times as long on CPU as all the rest here.
+    # Not `argmax`: on CPU, XLA's loop for it takes six times as long as everything else here.
     is_highest_KBV = logits_KBV == highest_KB[..., None]
     has_earlier_KB = jnp.any(is_highest_KBV & (ids_11V < targets_KB1), axis=-1)
     if axis is not None:
         is_here_KB = (targets_KB >= first) & (targets_KB < first + size)
         target_logit_KB = jnp.where(is_here_KB, target_logit_KB, 0)
         own_highest_KB, found = highest_KB, (highest_KB, total_KB, target_logit_KB, has_earlier_KB)
-        highest_KB, total_KB, target_logit_KB, has_earlier_KB = _of_all_slices(axis, *found)
+        highest_KB, total_KB, target_logit_KB, has_earlier_KB = _combine_slices(axis, *found)
         exponentials_KBV *= jnp.exp(own_highest_KB - highest_KB)[..., None]
     loss_KB = jnp.log(total_KB) + highest_KB - target_logit_KB
     is_target_KBV = ids_11V == targets_KB1
@@ -305,10 +303,10 @@ def _chunk_sums(
     return sums, scores_KB, dlogits_KBV
 
 
-def _of_all_slices(
+def _combine_slices(
     axis: str, highest_KB: Array, total_KB: Array, target_logit_KB: Array, has_earlier_KB: Array
 ) -> tuple[Array, Array, Array, Array]:
-    """What slices of the vocabulary found, put together; exchanged in one gather a chunk."""
+    """Combine what each slice of the vocabulary found, with one all-gather per chunk."""
     found = jnp.stack(
         [highest_KB, total_KB, target_logit_KB, has_earlier_KB.astype(total_KB.dtype)]
     )

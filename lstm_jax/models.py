@@ -1,4 +1,4 @@
-"""Models on top of the stack: a config, and pure functions of (params, carry, inputs).
+"""Language models on top of the stack: a config, and pure functions of the parameters.
 
 Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 """
@@ -34,11 +34,11 @@ from lstm_jax.stack import (
 )
 
 _DropoutKeys = tuple[Array | None, Array | None]
-"""Of the stack and of the output; None where nothing is dropped."""
+"""Keys of the stack and of the output layer; None where nothing is dropped."""
 
 
 class SequenceOptions(TypedDict, total=False):
-    """What a language model takes by name besides tokens; see `LanguageModel.hidden`."""
+    """Keyword arguments of a language model besides tokens; see `LanguageModel.hidden`."""
 
     mask: Array | None
     resets: Array | None
@@ -46,7 +46,7 @@ class SequenceOptions(TypedDict, total=False):
 
 
 class TiedOutputParams(NamedTuple):
-    """An output layer whose weights are the embedding's, transposed: `b [V]`."""
+    """Bias of an output layer whose weights are the transposed embedding: `b [V]`."""
 
     b: Array
 
@@ -55,9 +55,9 @@ class LanguageModelParams(NamedTuple):
     """Parameters of a language model.
 
     Attributes:
-        embedding: `[V, E]`, or None where tokens enter one-hot.
-        layers: the stack's.
-        output: from the last layer to the logits.
+        embedding: `[V, E]`, or None for one-hot inputs.
+        layers: parameters of the stack.
+        output: the output layer, or its bias if tied.
 
     Examples:
         >>> config = lstm_jax.LanguageModelConfig(hidden_size=4, embedding_size=3)
@@ -73,19 +73,18 @@ class LanguageModelParams(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageModelConfig(StackConfig):
-    """A stack between token ids and logits.
+    """Settings of a language model: a stack between token ids and logits.
 
     Attributes:
-        embedding_size: E; None feeds tokens one-hot (their product is a look-up all the same).
-        embedding_stddev: None draws the embedding as `initialisation` says; a number draws it from
-            a normal distribution.
-        output_stddev: None draws the output layer as `initialisation` says; a number draws its
-            weights from a normal distribution, biases zero.
-        output_truncated: whether that distribution is cut off at two standard deviations.
-        output_dropout: share of the output layer's inputs dropped in training, drawn anew at each
-            time; besides `dropout`.
-        tied: the output layer's weights are the embedding's, transposed (Press and Wolf, 2017),
-            so that what is learnt of a token as an input holds for it as a target.
+        embedding_size: E, the size of a token's vector; None feeds tokens one-hot.
+        embedding_stddev: draw the embedding from a normal distribution with this standard
+            deviation; None draws it as `initialisation` says.
+        output_stddev: draw the output weights from a normal distribution with this standard
+            deviation, with zero biases; None draws them as `initialisation` says.
+        output_truncated: truncate that distribution at two standard deviations.
+        output_dropout: additional dropout rate on the output layer's inputs, drawn anew at each
+            step.
+        tied: use the transposed embedding as the output layer's weights (Press and Wolf, 2017).
 
     Examples:
         >>> config = lstm_jax.LanguageModelConfig(cell="gru", layers=2, hidden_size=4, tied=True,
@@ -116,12 +115,12 @@ class LanguageModelConfig(StackConfig):
 
 
 def with_frequencies(params: LanguageModelParams, counts: Array) -> LanguageModelParams:
-    """Parameters whose output layer starts from how often each token is a target.
+    """Set the output biases to the log frequencies of the targets.
 
         b_v = log((counts_v + 1) / sum_u (counts_u + 1))
 
-    A bias moves by the learning rate a step at most under Adam, so one that starts at zero takes
-    thousands of steps to learn no more than the frequencies of a large vocabulary.
+    Adam moves a bias by at most the learning rate per step, so starting from zero it takes
+    thousands of steps just to learn the token frequencies of a large vocabulary.
     """
     dtype = params.output.b.dtype
     smoothed = jnp.asarray(counts, draw_dtype(dtype)) + 1
@@ -130,7 +129,7 @@ def with_frequencies(params: LanguageModelParams, counts: Array) -> LanguageMode
 
 
 def output_layer(params: LanguageModelParams) -> OutputParams:
-    """From the last layer's outputs to the logits, wherever the weights are kept."""
+    """The output layer's weights and bias, also where the weights are the embedding's."""
     if isinstance(params.output, OutputParams):
         return params.output
     assert params.embedding is not None
@@ -139,13 +138,9 @@ def output_layer(params: LanguageModelParams) -> OutputParams:
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """Tokens -> one-hot or embedding -> recurrent stack -> logits over the vocabulary.
+    """Token ids -> one-hot or embedding -> recurrent stack -> logits over the vocabulary.
 
-    A plain value: `init` makes parameters, and every other method is a pure function of them.
-
-    Attributes:
-        config: sizes and choices.
-        vocabulary_size: V.
+    `init` draws the parameters; every other method is a pure function of them.
 
     Examples:
         >>> config = lstm_jax.LanguageModelConfig(layers=2, hidden_size=16)
@@ -161,7 +156,7 @@ class LanguageModel:
     vocabulary_size: int
 
     def init(self, key: Array, dtype: DTypeLike = jnp.float32) -> LanguageModelParams:
-        """Draws parameters with a typed key; for `dtype` see `init_lstm`."""
+        """Draw the parameters from a typed key; see `init_lstm` for `dtype`."""
         config, size, drawn = self.config, self.vocabulary_size, draw_dtype(dtype)
         key_embedding, key_layers, key_output = random.split(key, 3)
         embedding = None
@@ -179,7 +174,7 @@ class LanguageModel:
         return cast_tree(params, dtype)
 
     def zero_carry(self, params: LanguageModelParams, batch_size: int) -> tuple[Any, ...]:
-        """The carry that starts `batch_size` sequences."""
+        """The zero carry of `batch_size` new sequences."""
         return stack_zero_carry(params.layers, batch_size)
 
     def hidden(
@@ -192,18 +187,18 @@ class LanguageModel:
         resets: Array | None = None,
         dropout_key: Array | None = None,
     ) -> tuple[tuple[Any, ...], Array]:
-        """Runs all but the output layer.
+        """Run everything but the output layer.
 
         Args:
             params: from `init`.
-            carry: from `zero_carry` or an earlier call; None starts from zeros.
+            carry: from `zero_carry` or an earlier call; None starts with zeros.
             tokens: integers `[T, B]`.
             mask: bool `[T, B]`, True = a real token.
             resets: bool `[T, B]`, True = a new sequence starts here.
-            dropout_key: a typed key, or one for each sequence, `[B]`; None outside training.
+            dropout_key: a typed key, or one per sequence, `[B]`; None disables dropout.
 
         Returns:
-            The carry after the last token, and `[T, B, H]`.
+            The carry after the last token, and hidden states `[T, B, H]`.
         """
         params = self._folded(params, tokens, dropout_key is not None)
         keys = self._dropout_keys(dropout_key, None)
@@ -240,7 +235,7 @@ class LanguageModel:
         tokens: Array,
         **options: Unpack[SequenceOptions],
     ) -> tuple[tuple[Any, ...], Array]:
-        """As `hidden`, and on to the logits of each next token, `[T, B, V]`."""
+        """Like `hidden`, but returns the logits of each next token, `[T, B, V]`."""
         carry, hs_TBH = self.hidden(params, carry, tokens, **options)
         return carry, self.logits(params, hs_TBH)
 
@@ -252,9 +247,9 @@ class LanguageModel:
         *,
         allow_bidirectional: bool = False,
     ) -> tuple[tuple[Any, ...], Array]:
-        """One token further, as sampling goes: integers `[B]` -> carry, `h [B, H]`.
+        """Run one token per sequence, as in decoding: integers `[B]` to carry and `h [B, H]`.
 
-        See `step_stack` for `allow_bidirectional`.
+        `step_stack` explains `allow_bidirectional`.
         """
         x = token
         if params.embedding is not None:
@@ -264,7 +259,7 @@ class LanguageModel:
         )
 
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
-        """The output layer: `[..., H] -> [..., V]`."""
+        """Apply the output layer: `[..., H] -> [..., V]`."""
         policy, output = self._policy(params), output_layer(params)
         product = policy.dot(hs, output.w)
         return product + lax.broadcast_to_rank(output.b.astype(policy.accumulate), product.ndim)
@@ -279,16 +274,16 @@ class LanguageModel:
         axis: str | None = None,
         **options: Unpack[SequenceOptions],
     ) -> tuple[TokenSums, tuple[Any, ...]]:
-        """Summed cross-entropy (nats) and hits of `targets [T, B]`; the logits never all exist.
+        """Sum the cross-entropy (nats) and hits of `targets [T, B]`, never holding all logits.
 
-        Options are those of `hidden`. The mean loss of the batch is `sums.loss / sums.weight`, its
-        perplexity the exponential of that. A target outside the vocabulary, such as PyTorch's -100,
-        is no token and weighs nothing; a token outside it is read as the nearest id. Targets that
-        are no integers, or of another shape than the tokens, are a ValueError.
+        Options are those of `hidden`. The mean loss of the batch is `sums.loss / sums.weight`, the
+        perplexity its exponential. A target outside the vocabulary, such as PyTorch's -100, is
+        ignored; an input token outside it is clipped to the nearest id. Raises ValueError if
+        targets are not integers with the shape of the tokens.
 
-        Inside `shard_map`, `axis` names the mesh's axis along which `vocabulary_specs` split the
-        parameters, whose last slices may go on with zeros; the sums are those of all its devices'
-        rows (see `fused_cross_entropy`).
+        Inside `shard_map`, `axis` names the mesh axis along which `vocabulary_specs` split the
+        parameters, zero-padded as needed; the sums cover the rows of all its devices (see
+        `fused_cross_entropy`).
         """
         sums, _, carry = self.token_scores(params, carry, tokens, targets, axis=axis, **options)
         return sums, carry
@@ -305,13 +300,13 @@ class LanguageModel:
         dropout_key: Array | None = None,
         axis: str | None = None,
     ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
-        """As `token_sums`, with the loss and the hit of each token, `[T, B]`, besides."""
+        """Like `token_sums`, but also returns the loss and hit of each token, `[T, B]`."""
         check_targets(targets, tokens)
         output, policy, remat = output_layer(params), self._policy(params), self.config.remat
         if axis is None:
             params = self._folded(params, tokens, dropout_key is not None)
         else:
-            output = self._without_filling(policy, output, axis)
+            output = self._mask_padding(policy, output, axis)
             targets = jnp.where(targets < self.vocabulary_size, targets.astype(jnp.int32), -1)
 
         def score(
@@ -324,7 +319,7 @@ class LanguageModel:
         inputs = (tokens, targets, mask, resets)
         if remat is None or remat >= tokens.shape[0] or self.config.bidirectional:
             return score(carry, inputs, self._dropout_keys(dropout_key, None))
-        # In chunks all the way to the loss, so that not even the layers' outputs all exist.
+        # The loss is inside the chunks too, so that not even the layers' outputs all exist at once.
 
         def body(state: Any, inputs: Any, index: Array) -> tuple[Any, TokenScores]:
             before, carry = state
@@ -344,9 +339,9 @@ class LanguageModel:
         return sums, scores, carry
 
     def vocabulary_specs(self, axis: str) -> Any:
-        """How the parameters are split along an axis of a mesh: by vocabulary, or not at all.
+        """Partition specs that split the parameters by vocabulary along a mesh axis.
 
-        It has their structure, or the top of it, as `jax.shard_map` takes it.
+        A prefix tree of the parameters, as `jax.shard_map` takes it.
         """
         rows: Any = PartitionSpec(axis)
         columns: Any = PartitionSpec(None, axis)
@@ -357,17 +352,17 @@ class LanguageModel:
             TiedOutputParams(rows) if self.config.tied else OutputParams(columns, rows),
         )
 
-    def _without_filling(self, policy: Products, output: OutputParams, axis: str) -> OutputParams:
-        """A slice of the output layer, in which what goes on after the vocabulary never occurs."""
+    def _mask_padding(self, policy: Products, output: OutputParams, axis: str) -> OutputParams:
+        """A slice of the output layer, in which padding tokens have probability zero."""
         size = output.b.shape[0]
         is_token = lax.axis_index(axis) * size + jnp.arange(size) < self.vocabulary_size
         b = jnp.where(is_token, output.b.astype(policy.accumulate), -1e30)
         return output._replace(b=b)
 
     def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys:
-        """Keys of the stack and of the output; each chunk of times draws anew what each time does.
+        """Keys of the stack and the output layer; those of outputs differ from chunk to chunk.
 
-        Inputs are dropped with one mask a sequence, the same in all of its chunks.
+        Inputs are dropped with one mask per sequence, the same in all of its chunks.
         """
         if key is None:
             return None, None
@@ -378,10 +373,10 @@ class LanguageModel:
     def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool
     ) -> LanguageModelParams:
-        """Parameters whose first layer takes token ids and that have no embedding, if that pays.
+        """Parameters with the embedding folded into the first layer, if that is cheaper.
 
-        With fewer distinct tokens than places in the batch it costs less to send the whole
-        embedding through the first layer's input product than every place.
+        With fewer distinct tokens than positions in the batch, it is cheaper to multiply the whole
+        embedding by the first layer's input weights than to do so at every position.
         """
         if params.embedding is None:
             return params

@@ -1,6 +1,6 @@
-"""A recurrence of the user's own for all times at once, where its units act each on its own.
+"""Parallel-in-time evaluation of a user's own recurrence whose units are independent.
 
-Shapes: T time; the arrays of a carry have one shape, whose places are the units.
+Shapes: T time. The arrays of a carry all have one shape, whose entries are the units.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from lstm_jax.sharding import vary_as
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
-_CLOSED_OVER = "step uses traced arrays that are none of its arguments; hand them over in params"
+_CLOSED_OVER = "step uses traced arrays that are not its arguments; pass them in params"
 _POINTS = 2
-"""Random points at which a step's units are looked at; at one of them a ReLU may be flat."""
+"""Random points at which a step's units are probed; at any single one a ReLU may be flat."""
 
 
 @overload
@@ -76,42 +76,42 @@ def parallel(
     check: bool = True,
     return_info: bool = False,
 ) -> Any:
-    """What `lax.scan` of a step gives, for all times at once.
+    """Compute what `lax.scan` of a step would, but for all time steps at once.
 
         carry_t, y_t = step(params, carry_{t-1}, x_t)
 
-    The step must act unit by unit: each place of the new carry's arrays depends on the same place
-    of the old one's, and on no other. Then the carries of all times are found by Newton's method,
-    whose Jacobians, S x S numbers a unit where a carry has S arrays, are the step's own by forward
-    mode; each iteration is one associative scan. The result is differentiable in both modes to any
-    order, and the backward pass of a gradient is one more associative scan.
+    The step must act unit by unit: each entry of the new carry may depend only on the same entry of
+    the old carry. The carries of all time steps are then found by Newton's method, one associative
+    scan per iteration; for a carry of S arrays, forward mode through the step gives the S x S
+    Jacobian of each unit. The result is differentiable in both modes to any order; the backward
+    pass of a gradient is one more associative scan.
 
     Args:
-        step: pure; (params, carry, x) -> (carry, y). What depends on other places belongs in `xs`,
-            such as products of the inputs and a matrix; what is differentiated, in an argument.
+        step: pure function (params, carry, x) -> (carry, y). Compute what mixes units, such as
+            matrix products of the inputs, beforehand and pass it in `xs`; pass what is
+            differentiated as an argument.
         params: a pytree.
-        carry: the initial carry, a pytree of floating-point arrays of one shape.
+        carry: initial carry, a pytree of floating-point arrays of one shape.
         xs: a pytree of arrays `[T, ...]`.
-        reverse: from the last time to the first; `ys` stay in the order of `xs`.
-        linear: whether the step is linear in the carry; one scan is all that takes. It is not
-            checked: a large `residual` in what `return_info` gives tells that it is not.
-        remat: times per chunk, see `lstm`; each chunk is solved by itself, so this bounds what the
-            iterations take of memory, too.
-        tolerance: how large the last correction may be, relative to a state above 1; None for the
-            square root of the dtype's precision. What it leaves is about its square.
-        max_iterations: after so many a `lax.scan` gives the result, in the same program.
-        check: whether to refuse a step whose units depend on each other. A probe tells, at random
-            numbers of the arguments' shapes, with integers at 0: 2 log2(units) forward derivatives
-            of a step whenever this is traced. What mixes units only at other numbers is not found,
-            and has wrong gradients.
-        return_info: return how the carries were found, too.
+        reverse: run from the last time step to the first; `ys` stay in the order of `xs`.
+        linear: the step is linear in the carry, so one scan suffices. This is not checked, but a
+            large `residual` in the returned info shows that it is false.
+        remat: time steps per chunk, see `lstm`; chunks are solved one by one, so this also bounds
+            the memory of the iterations.
+        tolerance: largest last correction, relative for states above 1; None means the square root
+            of the dtype's precision. The remaining error is about its square.
+        max_iterations: iterations after which a `lax.scan` takes over, in the same program.
+        check: refuse a step whose units depend on each other. A probe at trace time takes 2
+            log2(units) forward derivatives of one step, at random values with integers set to 0.
+            Units that mix only at other values go undetected and get wrong gradients.
+        return_info: also return how the carries were found.
 
     Returns:
-        The final carry, what the steps put out `[T, ...]`, and if asked for a `SolverInfo`.
+        The final carry, the outputs of the steps `[T, ...]`, and a `SolverInfo` if `return_info`.
 
     Raises:
-        TypeError: a carry that is no floating-point arrays.
-        ValueError: shapes that don't fit, or units that depend on each other.
+        TypeError: the carry does not consist of floating-point arrays.
+        ValueError: shapes do not match, or units depend on each other.
 
     References:
         Danieli et al., arXiv:2510.21450; Lim et al., arXiv:2309.12252.
@@ -219,7 +219,7 @@ def _check_result(step: Step, params: Any, carry: Any, x: Any) -> None:
 
 
 def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
-    """Raises ValueError where a unit's new state moves when another's old state does."""
+    """Raise ValueError if a unit's new state depends on another unit's old state."""
     draw = np.random.default_rng(0)
     given = [[_drawn(draw, a) for a in jax.tree.leaves(tree)] for tree in (params, carry, x)]
     structures = tuple(map(jax.tree.structure, (params, carry, x)))
@@ -235,8 +235,8 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
         if len(found):
             raise ValueError(
                 f"step's units depend on each other: place {tuple(map(int, found[0]))} of the new "
-                f"carry{path} moves with another place of the old; keep to what acts place by "
-                "place, or use lax.scan"
+                f"carry{path} depends on another place of the old; use operations that act place "
+                "by place, or lax.scan"
             )
 
 
@@ -244,10 +244,10 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
 def _moved_by_others(
     step: Step, structures: Any, params: list[Any], points: list[Any], x: list[Any]
 ) -> list[Array]:
-    """For each array of the carry, which of its places move with another place.
+    """For each array of the carry, the entries that change with another entry.
 
-    Each two places differ in a bit of their numbers. So for each bit the places that have it are
-    moved, and then those that have it not, and of the others none may move.
+    The indices of any two entries differ in some bit. So for each bit, perturb the entries that
+    have it set, then those that have it clear, and look for changes among the others.
     """
     shape = points[0].shape[1:]
     numbers = np.arange(int(np.prod(shape))).reshape(shape)
@@ -270,7 +270,7 @@ def _moved_by_others(
 
 
 def _drawn(draw: np.random.Generator, array: Any) -> Any:
-    """Random numbers of this shape and dtype; zeros of what is no number with a fraction."""
+    """Random numbers with this shape and dtype, or zeros if the dtype is not floating-point."""
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         return random.split(random.key(0), array.shape)
     if jnp.issubdtype(array.dtype, jnp.inexact):

@@ -1,4 +1,4 @@
-"""The one place that decides in which dtype, and how exactly, a matrix product is computed."""
+"""Precision policy: the dtypes and hardware precision of every matrix product."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Tree = TypeVar("Tree")
 
 
 class Products(NamedTuple):
-    """How every matrix product of one computation is formed.
+    """How the matrix products of a computation are formed.
 
     Attributes:
         operand: dtype to which both operands are cast.
-        accumulate: dtype of the sums, of the results, of carries, softmax and loss.
-        precision: what the hardware may do to float32 operands.
+        accumulate: dtype of sums, results, carries, softmax and loss.
+        precision: how far the hardware may round float32 operands.
 
     Examples:
         >>> policy = lstm_jax.precision.products("bfloat16", jnp.float32)
@@ -34,20 +34,20 @@ class Products(NamedTuple):
     precision: lax.Precision
 
     def cast(self, array: Array) -> Array:
-        """Casts an operand; cast weights once, outside a loop."""
+        """Cast an operand; cast weights once, outside of loops."""
         return array.astype(self.operand)
 
     def transposed(self, w_DG: Array) -> Array:
-        """`w.T` as the operand of a product that a loop repeats.
+        """`w.T` as the operand of a product inside a loop.
 
-        Copied out once: in float32 XLA transposes it at each product on CPU (a third of the time
-        of 32 x 1,024 by 1,024 x 256). In bfloat16 it multiplies fastest by what it need not copy.
+        In float32 it is copied once: otherwise XLA on CPU transposes at each product (a third of
+        the time of 32 x 1,024 by 1,024 x 256). In bfloat16 XLA is fastest without the copy.
         """
         w_GD = self.cast(w_DG).T
         return w_GD if self.operand == jnp.bfloat16 else lax.optimization_barrier(w_GD)
 
     def einsum(self, spec: str, left: Array, right: Array) -> Array:
-        """`einsum(spec, left, right)` in these dtypes; differentiable in every mode."""
+        """`einsum(spec, left, right)` under this policy; differentiable in every mode."""
         return jnp.einsum(
             spec,
             self.cast(left),
@@ -61,14 +61,13 @@ class Products(NamedTuple):
         return self.einsum("...k,kn->...n", left, right)
 
     def weight_gradient(self, xs: Array, dout: Array) -> Array:
-        """The gradient of w in `xs [..., D] @ w [D, G]`: `[D, G]`, summed over all leading axes.
+        """Gradient of w in `xs [..., D] @ w [D, G]`: `[D, G]`, summed over all leading axes.
 
-        Of the forms that this product has, the one that XLA multiplies fastest on CPU: the longer
-        side goes last (2.5 times as fast for 512 x 83); and bfloat16 operands in row-major order,
-        behind a row of zeros that keeps XLA from folding the transposition into the product,
-        since it multiplies a transposed left operand in float32 (twice the time). Time and batch
-        stay two axes: reshaped into one, which no mesh can split by batch, XLA would gather all
-        rows on each device.
+        Chosen for XLA on CPU: the longer side comes last (2.5 times as fast for 512 x 83). bfloat16
+        operands are row-major, behind a row of zeros that keeps XLA from folding the transposition
+        into the product, since it multiplies a transposed left operand in float32 (twice the time).
+        Time and batch stay two axes: merged into one, which no mesh can split by batch, all rows
+        would be gathered on each device.
         """
         if xs.shape[-1] > dout.shape[-1]:
             return self.weight_gradient(dout, xs).T
@@ -90,17 +89,17 @@ class Products(NamedTuple):
 
 
 def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Products:
-    """Decides operand dtype, accumulator dtype and hardware precision together.
+    """Choose operand dtype, accumulator dtype and hardware precision together.
 
-    A GPU's default for float32 products is TF32 and a TPU's is bfloat16; here `float32` means
-    full float32, and the shorter formats are asked for by name. Sums are kept in
-    `promote_types(param_dtype, float32)`, so float64 parameters stay float64 throughout.
+    float32 products default to TF32 on GPU and to bfloat16 on TPU; here `"float32"` means full
+    float32, and the shorter formats must be requested. Sums are in at least float32, and in float64
+    for float64 parameters.
 
     Args:
-        compute_dtype: `"float32"` (full precision in the parameters' own dtype, float64
-            included), `"tf32"` (float32 operands; TensorFloat-32 on GPUs that have it, three
-            bfloat16 passes on TPU, full float32 on CPU), `"bfloat16"` (operands rounded to
-            bfloat16, sums in float32). None means `"float32"`.
+        compute_dtype: `"float32"` or None (full precision in the parameters' own dtype, also
+            float64), `"tf32"` (float32 operands; TensorFloat-32 on GPUs that have it, three
+            bfloat16 passes on TPU, full float32 on CPU), or `"bfloat16"` (operands rounded to
+            bfloat16, sums in float32).
         param_dtype: dtype of the parameters.
 
     Raises:
@@ -125,24 +124,24 @@ def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Prod
 
 
 def draw_dtype(dtype: DTypeLike) -> DTypeLike:
-    """In which dtype parameters of this one are drawn, before they are cast: float32 or wider."""
+    """Dtype in which parameters are drawn before the cast to `dtype`: float32 or wider."""
     is_narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
     return jnp.float32 if is_narrow else dtype
 
 
 def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:
-    """The tree with every array cast."""
+    """Cast every array of the tree."""
     cast: Tree = jax.tree.map(lambda array: array.astype(dtype), tree)
     return cast
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def time_product(policy: Products, xs_TBD: Array, w_DG: Array) -> Array:
-    """`xs @ w` over all time, in the accumulator's dtype; reverse mode only.
+    """`xs @ w` over all time steps, in the accumulator's dtype; reverse mode only.
 
-    JAX's own transpose of a bfloat16 product would round the weight gradient to bfloat16 and
-    mix operand dtypes; here both gradients take bfloat16 operands and float32 sums, and the
-    weight gradient is one product that contracts time and batch together.
+    JAX's own transpose of a bfloat16 product would round the weight gradient to bfloat16 and mix
+    operand dtypes. Here both gradients take bfloat16 operands and float32 sums, and the weight
+    gradient is one product that contracts time and batch together.
     """
     return _time_product_forward(policy, xs_TBD, w_DG)[0]
 

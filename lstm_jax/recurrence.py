@@ -1,6 +1,6 @@
-"""One recurrent layer over time: hoisted input product, masks, resets, direction, backend.
+"""Recurrent layers over time, with masks, resets, both directions and several backends.
 
-Shapes: T time, B batch, D input size, H hidden size, G gates side by side.
+Shapes: T time, B batch, D input size, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Backend = Literal["auto", "scan", "parallel", "reference"]
 
 
 class LayerOptions(TypedDict, total=False):
-    """What all layers take besides parameters, carry and inputs; see `lstm`."""
+    """Keyword arguments of every layer; see `lstm`."""
 
     mask: Array | None
     resets: Array | None
@@ -51,44 +51,42 @@ def lstm(
     unroll: int | None = None,
     remat: int | None = None,
 ) -> tuple[cells.LSTMCarry, Array]:
-    """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 when reversed.
+    """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 with `reverse`.
 
-    The signature is `jax.lax.scan`'s: `(params, carry, xs) -> (carry, ys)`.
+    The signature is that of `jax.lax.scan`: `(params, carry, xs) -> (carry, ys)`.
 
     Args:
         params: weights, from `init_lstm`.
-        carry: initial carry, `h [B, H]` (with a projection `[B, P]`) and `c [B, H]`; None starts
-            from zeros. In reverse it goes into the last time.
-        xs: inputs `[T, B, D]`; or integers `[T, B]`, which stand for one-hot rows of size D and
-            are looked up in `w_x` (the one-hot product is never formed; an integer below 0 or
-            above D-1 is read as the nearest row).
-        mask: bool `[T, B]`, True = a real step, in any pattern. A masked step holds the carry
-            and emits zeros (Keras repeats its last output there, nnx computes on).
-        resets: bool `[T, B]`; True at t starts a new sequence at t: forward the carry is zeroed
-            before t, backward after it. A reset on a masked step still counts.
-        reverse: run from the last time to the first; `ys` stay in the order of `xs`.
-        backend: `"scan"`, the fast path, whose backward pass is our own: reverse mode to any
-            order, `vmap`, `checkpoint`, and `jvp` of a gradient; `"reference"`, the step
-            function under a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and
-            `linearize`; `"parallel"`, all times at once, of the cells whose units act each on its
-            own (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), differentiable as `"scan"` is;
+        carry: initial carry, `h [B, H]` (`[B, P]` with a projection) and `c [B, H]`; None starts
+            with zeros. With `reverse` it enters at the last time step.
+        xs: inputs `[T, B, D]`, or integers `[T, B]` that stand for one-hot rows of size D and are
+            looked up in `w_x`. Integers outside [0, D) are clipped.
+        mask: bool `[T, B]`, True = a real step, in any pattern. A masked step keeps the carry and
+            outputs zeros (Keras repeats its last output there; nnx computes on).
+        resets: bool `[T, B]`, True at t starts a new sequence at t: the carry is zeroed before t,
+            or after t with `reverse`. A reset at a masked step still counts.
+        reverse: run from the last time step to the first; `ys` stay in the order of `xs`.
+        backend: `"scan"` is the fast path with a custom backward pass: reverse mode to any order,
+            `vmap`, `checkpoint`, and `jvp` of a gradient. `"reference"` is the step function under
+            a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and `linearize`.
+            `"parallel"` computes all time steps at once, for cells whose units are independent
+            (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), and is differentiable like `"scan"`.
             `"auto"` chooses the fastest that applies.
-        compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and
-            outputs are in `promote_types(param dtype, float32)`.
-        unroll: steps per iteration of the loop; None takes what suits the platform: one on a CPU,
-            on a GPU up to ten, of which there are fewer launches.
-        remat: times per chunk whose activations are computed again in the backward pass; of them
-            only the last chunk's are in memory at a time, and each chunk's carry. About the
-            square root of T takes the least memory. None keeps all.
+        compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and outputs
+            are in `promote_types(param dtype, float32)`.
+        unroll: time steps per iteration of the loop. None chooses for the platform: one on CPU, up
+            to ten on GPU to save kernel launches.
+        remat: time steps per chunk whose activations are recomputed in the backward pass, which
+            holds the carries of all chunks and the activations of one. About sqrt(T) takes the
+            least memory; None keeps all activations.
 
     Returns:
         The final carry, and the hidden states `[T, B, H]`, or `[T, B, P]`. A row with no real step
-        and no reset returns its initial carry, and so do all rows where T is 0.
+        and no reset returns its initial carry, as do all rows if T is 0.
 
     Raises:
-        TypeError: parameters of another cell, or what is no array.
-        ValueError: shapes, dtypes or names that don't fit. Either comes before anything is
-            computed.
+        TypeError: parameters of another cell, or an argument that is not an array.
+        ValueError: invalid shapes, dtypes or names. Both are raised before anything is computed.
 
     Examples:
         >>> params = lstm_jax.init_lstm(jax.random.key(0), input_size=3, hidden_size=4)
@@ -111,7 +109,7 @@ def gru(
     xs: Array,
     **options: Unpack[LayerOptions],
 ) -> tuple[cells.GRUCarry, Array]:
-    """A GRU layer over time, `gru_step` at each; all else as for `lstm`.
+    """A GRU layer over time: `gru_step` at each time step. Otherwise like `lstm`.
 
     Examples:
         >>> params = lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4)
@@ -128,7 +126,7 @@ def rnn(
     xs: Array,
     **options: Unpack[LayerOptions],
 ) -> tuple[cells.RNNCarry, Array]:
-    """A layer of tanh cells over time, `rnn_step` at each; all else as for `lstm`.
+    """A layer of tanh cells over time: `rnn_step` at each time step. Otherwise like `lstm`.
 
     Examples:
         >>> params = lstm_jax.init_rnn(jax.random.key(0), input_size=3, hidden_size=4)
@@ -147,10 +145,9 @@ def layer(
     input_scale: Array | None = None,
     **options: Unpack[LayerOptions],
 ) -> tuple[Any, Array]:
-    """The layer whose cell the parameters belong to; see `lstm` for arguments and results.
+    """Run the layer whose cell the parameters belong to; see `lstm` for arguments and results.
 
-    `input_scale` `[T, B]` multiplies the one-hot rows that integer `xs` stand for, as dropout on a
-    one-hot input does.
+    `input_scale [T, B]` multiplies the one-hot rows of integer `xs`, as dropout on them does.
     """
     return layer_with_info(params, carry, xs, input_scale=input_scale, **options)[:2]
 
@@ -158,7 +155,7 @@ def layer(
 def layer_of(
     cell: cells.Cell, params: cells.Params, carry: Any, xs: Array, options: LayerOptions
 ) -> tuple[Any, Array, SolverInfo | None]:
-    """As `layer_with_info`; raises TypeError for another cell's parameters or unknown options."""
+    """Like `layer_with_info`; raises TypeError for another cell's parameters or unknown options."""
     cells.require_cell(params, cell)
     known = LayerOptions.__annotations__
     for name in options:
@@ -183,7 +180,7 @@ def layer_with_info(
     remat: int | None = None,
     input_scale: Array | None = None,
 ) -> tuple[Any, Array, SolverInfo | None]:
-    """As `layer`, and how a solver found the states, if one did; of chunks, the worst."""
+    """Like `layer`, with the solver's info if a solver ran; with chunks, that of the worst."""
     policy = products(compute_dtype, params.b.dtype)
     _check(params, xs, mask, resets, backend, unroll, remat)
     params, mask, resets = vary_as(xs, (params, mask, resets))
@@ -201,7 +198,7 @@ def layer_with_info(
         )  # fmt: skip
         return _in_chunks(run, carry, (xs, mask, resets, input_scale), remat, reverse)
     if xs.ndim == 3:
-        # Weight gradients are products over all times: 0 times a masked NaN would be NaN.
+        # Zeroed, as weight gradients sum over all time steps and 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
     order, ends_zeroed = resets, None
     if resets is not None and reverse:
@@ -225,7 +222,7 @@ def layer_with_info(
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
         at_once: bool | None = backend == "parallel"
-        if backend == "auto" and isinstance(xs.shape[0], int):  # a scan over a symbol is a loop
+        if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T needs a loop
             at_once = None
         how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
         carry, states, info = solver.run(
@@ -239,7 +236,7 @@ def layer_with_info(
 def _in_chunks(
     run: Callable[..., Any], carry: Any, inputs: Any, times: int, reverse: bool
 ) -> tuple[Any, Array, SolverInfo | None]:
-    """The layer chunk by chunk, of which the backward pass computes each again."""
+    """Run the layer in chunks, each of which the backward pass recomputes."""
 
     def chunk(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
         xs, mask, resets, input_scale = inputs
@@ -251,7 +248,7 @@ def _in_chunks(
 
 
 def require_backend(cell: cells.Cell, backend: str) -> None:
-    """Raises ValueError where a cell cannot be run so."""
+    """Raise ValueError if the cell does not support the backend."""
     if backend == "parallel" and cell.unit_step is None:
         others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
         raise ValueError(
@@ -263,7 +260,7 @@ def require_backend(cell: cells.Cell, backend: str) -> None:
 def _project(
     policy: Products, params: cells.Params, xs: Array, input_scale: Array | None
 ) -> tuple[Array, Array | None]:
-    """The input's share of the gates at all times `[T, B, G]`, and the bias if it lacks it."""
+    """Input part of the gates at all time steps `[T, B, G]`, and the bias if not yet added."""
     b_G = params.b.astype(policy.accumulate)
     if xs.ndim == 3:
         return time_product(policy, xs, params.w_x), b_G

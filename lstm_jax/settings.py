@@ -1,10 +1,10 @@
-"""Settings as frozen dataclasses: what a field may hold is said where it is declared.
+"""Settings as frozen dataclasses whose annotations state the allowed values.
 
     hidden_size: Size = 128
     dropout: Changeable[Share] = 0.0
 
-`check` compares every field with its annotation, whoever made the value: Python code, a command
-line or a JSON file.
+`check` validates every field against its annotation, whether the values come from Python code, the
+command line or a JSON file.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ LARGEST_INTEGER = 2**31 - 1  # Integers travel to the device as int32, other num
 
 
 class Bounds(NamedTuple):
-    """Which numbers a field takes; infinities and NaN are never among them."""
+    """Range of numbers that a field accepts; infinities and NaN are never accepted."""
 
     least: float = -math.inf
     most: float = 1e30
@@ -39,10 +39,10 @@ class Bounds(NamedTuple):
     below: float = math.inf
 
     def problem(self, value: Any) -> str:
-        """What is wrong with a number; empty if nothing is."""
+        """What is wrong with a number, or an empty string."""
         low = f"at least {self.least:g}" if self.above == -math.inf else f"above {self.above:g}"
         high = f" and below {self.below:g}" if self.below < math.inf else ""
-        # A comparison with NaN is False, so each is made such that NaN fails.
+        # Comparisons with NaN are False, so each is phrased so that NaN fails.
         if not (value > self.above and value >= self.least and value < self.below):
             return f"must be {low}{high}"
         return "" if value <= self.most else f"must be at most {self.most:.10g}"
@@ -51,7 +51,7 @@ class Bounds(NamedTuple):
 Count = Annotated[int, Bounds(1, LARGEST_INTEGER)]
 CountOrZero = Annotated[int, Bounds(0, LARGEST_INTEGER)]
 Size = Annotated[int, Bounds(1, 2**16)]
-"""Of a layer; beyond it, one matrix alone is larger than any device's memory."""
+"""Size of a layer; beyond it, a single matrix exceeds the memory of any device."""
 SizeOrZero = Annotated[int, Bounds(0, 2**16)]
 Positive = Annotated[float, Bounds(above=0)]
 PositiveOrZero = Annotated[float, Bounds(0)]
@@ -59,35 +59,34 @@ Share = Annotated[float, Bounds(0, below=1)]
 
 MAY_CHANGE, OF_THE_VOCABULARY = "may change on resuming", "of the vocabulary"
 Changeable = Annotated[T, MAY_CHANGE]
-"""A run may be resumed with another value of this field, or of all fields of this group."""
+"""A resumed run may change this field, or all fields of this group."""
 Vocabular = Annotated[T, OF_THE_VOCABULARY]
-"""A run that begins with another's weights must have the same value, as all of `model` must be."""
+"""A run initialised from another's weights must keep this value, as it must all of `model`."""
 
 
 class Checked:
-    """Dataclasses that are checked when they are made; see `check`."""
+    """Base of dataclasses that are validated on construction; see `check`."""
 
     def __post_init__(self) -> None:
         check(self)
 
 
 def check(settings: Any) -> None:
-    """Compares a dataclass's fields with their annotations.
+    """Validate a dataclass's fields against their annotations.
 
     Raises:
-        ValueError: names the first field that does not fit, its value, and what it may be.
+        ValueError: names the first invalid field, its value, and what is allowed.
     """
     _check_values(type(settings), vars(settings))
 
 
 def from_json(cls: type[T], values: Any, prefix: str = "") -> T:
-    """The dataclass that `dataclasses.asdict` gave, from JSON values.
+    """Rebuild a dataclass from the JSON values of `dataclasses.asdict`.
 
-    Fields that `values` lack, of an older version, take their defaults.
+    Fields missing from `values`, as in a file of an older version, take their defaults.
 
     Raises:
-        ValueError: a field that the class lacks, or a value that it refuses (see `check`); before
-            its name stands `prefix`.
+        ValueError: an unknown field or an invalid value (see `check`), named with `prefix`.
     """
     if not isinstance(values, dict):
         raise ValueError(f"{prefix.rstrip('.')} is {values!r:.60}; expected a JSON object")
@@ -109,7 +108,7 @@ def from_json(cls: type[T], values: Any, prefix: str = "") -> T:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """JSON values with the names of groups before those of their fields: `model.hidden_size`."""
+    """Flatten nested JSON values into dotted names, such as `model.hidden_size`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -120,7 +119,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def marked(cls: Any, mark: str, prefix: str = "") -> Iterator[str]:
-    """The flat names of the fields that a class's annotations mark, a group's all together."""
+    """Dotted names of the fields that carry `mark`; a marked group counts as one field."""
     for name, kind in _kinds(cls).items():
         if mark in getattr(kind, "__metadata__", ()):
             yield prefix + name
@@ -142,12 +141,12 @@ def _kinds(cls: Any) -> dict[str, Any]:
 
 
 def _problem(value: Any, kind: Any) -> str:
-    """What is wrong with a value of an annotated field; empty if nothing is."""
+    """What is wrong with the value of an annotated field, or an empty string."""
     marks = getattr(kind, "__metadata__", ())
     plain = kind.__origin__ if marks else kind
     if get_origin(plain) in (types.UnionType, Union):
         problems = [_problem(value, each) for each in get_args(plain)]
-        # What is wrong with a number says more than that it is not None.
+        # For an optional number, the numeric problem says more than "must be None".
         return "" if "" in problems else problems[0]
     if not _is_of(value, plain):
         return f"must be {_shown(plain)}"
@@ -160,7 +159,7 @@ def _is_of(value: Any, kind: Any) -> bool:
         return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is tuple:
         return isinstance(value, tuple) and all(_is_of(each, get_args(kind)[0]) for each in value)
-    if kind in (int, float):  # True is an int, but no number
+    if kind in (int, float):  # bool is a subclass of int
         number = Integral if kind is int else Real
         return isinstance(value, number) and not isinstance(value, bool)
     return isinstance(value, kind)

@@ -1,9 +1,9 @@
-"""The mesh, where each array lives on it, and what devices tell each other.
+"""The device mesh, the placement of arrays on it, and the collectives.
 
-Each device has its rows of the batch, and all parameters. Inside `jax.shard_map` it computes the
-gradient of its own rows (of parameters made `varying`, so that JAX adds nothing up by itself), and
-`summed` adds all of them up in a single all-reduce. A second axis of the mesh, "tensor", splits the
-vocabulary among devices near each other; they have rows of their own all the same.
+Each device holds all parameters and its rows of the batch. Inside `jax.shard_map` it computes the
+gradient of its rows, with parameters made `varying` so that JAX inserts no sums of its own, and
+`summed` adds up the gradients in one all-reduce. An optional second mesh axis, "tensor", splits the
+vocabulary among neighbouring devices, each of which still has its own rows.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ _WHOLE = PartitionSpec()
 
 
 def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
-    """A mesh of `devices` devices: of all processes, or the first local ones.
+    """Make a mesh of `devices` devices: those of all processes, or the first local ones.
 
-    It has one axis, "data", or with `tensor` above 1 a second one of that size, "tensor".
+    Its axis is "data"; with `tensor` above 1 it has a second axis of that size, "tensor".
 
     Raises:
-        ValueError: there are not as many, or they don't divide by `tensor`, or a batch of this size
-            not among them.
+        ValueError: `devices` is unavailable, or `tensor` or `batch_size` does not fit it.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -59,7 +58,7 @@ def data_mesh(devices: int, batch_size: int = 0, tensor: int = 1) -> Mesh:
 
 
 def mesh_shape(devices: int, batch_size: int, tensor: int) -> tuple[int, ...]:
-    """Devices along each axis of a mesh; raises ValueError as `data_mesh` does."""
+    """Number of devices along each mesh axis; raises ValueError like `data_mesh`."""
     if batch_size % devices:
         raise ValueError(
             f"a batch of {batch_size} does not divide among {devices} devices; choose a batch size "
@@ -74,9 +73,9 @@ def mesh_shape(devices: int, batch_size: int, tensor: int) -> tuple[int, ...]:
 
 
 def rows_at(axis: int | None, mesh: Mesh | None = None) -> PartitionSpec:
-    """How an array is split whose rows of the batch lie along this axis; None, not at all.
+    """Partition spec of an array whose batch rows lie along `axis`; None means unsplit.
 
-    Rows are split among all devices of a mesh; without one, along "data".
+    Rows are split among all devices of the mesh; without a mesh, along "data".
 
     Examples:
         >>> lstm_jax.sharding.rows_at(1) == jax.P(None, "data")  # of xs [T, B, D]
@@ -87,7 +86,7 @@ def rows_at(axis: int | None, mesh: Mesh | None = None) -> PartitionSpec:
 
 
 def tensor_axis() -> str | None:
-    """Inside a `shard_map` over a mesh with an axis for the vocabulary, its name; else None.
+    """Name of the vocabulary's mesh axis inside a `shard_map` that has one, else None.
 
     Examples:
         >>> lstm_jax.sharding.tensor_axis() is None
@@ -97,15 +96,15 @@ def tensor_axis() -> str | None:
 
 
 def _manual_axes() -> tuple[str, ...]:
-    """Of ours, inside `shard_map`."""
+    """Our mesh axes, if inside `shard_map`."""
     names = jax.sharding.get_abstract_mesh().manual_axes
     return tuple(name for name in (DATA_AXIS, TENSOR_AXIS) if name in names)
 
 
 def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
-    """Puts every array of the tree on the mesh, split as `rows_at` says.
+    """Place every array of the tree on the mesh, split as by `rows_at`.
 
-    Each process has the whole arrays, and takes what its devices need.
+    Each process passes the whole arrays; its devices take their parts.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -113,15 +112,14 @@ def put(mesh: Mesh, tree: Any, axis: int | None) -> Any:
         >>> xs.sharding.device_set == {*mesh.devices.flat}
         True
     """
-    # On one device arrays stay plain: beside one that is on a mesh, a step that gives back plain
-    # ones would be compiled twice.
+    # On one device arrays stay plain: mixed with arrays on a mesh, the step would compile twice.
     if mesh.size == 1:
         return jax.tree.map(jnp.asarray, tree)
     return put_at(NamedSharding(mesh, rows_at(axis, mesh)), tree)
 
 
 def put_at(places: Any, tree: Tree) -> Tree:
-    """As `put`, each array at its place: shardings, in a tree of this structure or the top of it.
+    """Like `put`, with a tree, or prefix tree, of shardings.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -134,7 +132,7 @@ def put_at(places: Any, tree: Tree) -> Tree:
     def placed(place: NamedSharding, array: Any) -> Array:
         if isinstance(array, Array) and array.sharding.is_equivalent_to(place, array.ndim):
             return array
-        # Not `device_put`, which has all processes compare what they were given.
+        # Not `device_put`, which makes all processes compare their values.
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, place, array.__getitem__)
 
@@ -143,10 +141,10 @@ def put_at(places: Any, tree: Tree) -> Tree:
 
 
 def split_among(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec = _WHOLE) -> NamedSharding:
-    """Where an array of this shape lives of which each device is to have a part of its own.
+    """Sharding that gives each device its own part of an array of this shape.
 
-    What `spec` has whole on several devices is split among them along the axis that is the largest
-    on each, of those that divide (the first of equals). An array with none stays as it is.
+    Where `spec` replicates over several devices, split the largest local axis that they divide (the
+    first, if tied). If none divides, the array stays as it is.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -162,13 +160,13 @@ def split_among(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec = _WHOLE
     if fitting:
         axis = max(fitting, key=sizes.__getitem__)
         named[axis] = (*named[axis], *left)
-    while named and not named[-1]:  # as jit writes them, and what it gives back must be equal
+    while named and not named[-1]:  # jit's results are written so, and must compare equal
         named.pop()
     return NamedSharding(mesh, PartitionSpec(*named))
 
 
 def local(mesh: Mesh, tree: Tree) -> Tree:
-    """Copies on this process's first device, whole, of arrays on a mesh; all processes call it."""
+    """Whole copies on this process's first device; all processes must call it."""
     if mesh.size == 1:
         return tree
     whole = jax.device_put(tree, NamedSharding(mesh, _WHOLE))
@@ -177,15 +175,15 @@ def local(mesh: Mesh, tree: Tree) -> Tree:
 
 
 def _names(spec: PartitionSpec, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
-    """Of the mesh's axes that split each axis of an array of this shape."""
+    """Mesh axes that split each axis of an array of this shape."""
     parts = [part or () for part in (*spec, *[None] * (len(shape) - len(spec)))]
     return [(part,) if isinstance(part, str) else part for part in parts]
 
 
 def axes_of(batch: Any) -> tuple[int | None, ...]:
-    """Along which axis of each field of a named tuple the rows lie; None for what all share.
+    """The batch axis of each field of a named tuple, or None for fields that all rows share.
 
-    Its own `batch_axes` say so; without them it is axis 1, as in `[T, B]`.
+    The tuple's `batch_axes` give them; without these, it is axis 1, as in `[T, B]`.
 
     Examples:
         >>> from lstm_jax.systems.base import Predictions
@@ -197,7 +195,7 @@ def axes_of(batch: Any) -> tuple[int | None, ...]:
 
 
 def put_batch(mesh: Mesh, batch: Tree) -> Tree:
-    """Puts a batch, a named tuple, on the mesh, split as `axes_of` says.
+    """Place a batch, which is a named tuple, on the mesh, split as by `axes_of`.
 
     Examples:
         >>> from lstm_jax.systems.base import Predictions
@@ -211,7 +209,7 @@ def put_batch(mesh: Mesh, batch: Tree) -> Tree:
 
 
 def varying(tree: Tree) -> Tree:
-    """The same values, as ones that may differ from device to device; inside `shard_map`.
+    """Mark values as possibly different on each device; for use inside `shard_map`.
 
     Examples:
         >>> sharding = lstm_jax.sharding
@@ -228,10 +226,10 @@ def varying(tree: Tree) -> Tree:
 
 
 def summed(tree: Tree, specs: Any = _WHOLE) -> Tree:
-    """Adds up the arrays of all devices, in one all-reduce; inside `shard_map`.
+    """Sum the arrays of all devices in one all-reduce; inside `shard_map`.
 
-    Along an axis of the mesh that an array's spec names (in a tree of this structure, or the top of
-    it) it is not added up; for these arrays there is another all-reduce.
+    `specs` is a tree or prefix tree; an array is not summed along the mesh axes of its spec, and
+    such arrays take a second all-reduce.
 
     Examples:
         >>> sharding = lstm_jax.sharding
@@ -258,13 +256,13 @@ def summed(tree: Tree, specs: Any = _WHOLE) -> Tree:
 
 
 def padded_shape(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape with each axis that `spec` splits long enough to divide."""
+    """The shape with each axis that `spec` splits rounded up to a multiple of the devices."""
     parts = [math.prod(map(mesh.shape.__getitem__, names)) for names in _names(spec, shape)]
     return tuple(size + -size % number for size, number in zip(shape, parts, strict=True))
 
 
 def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
-    """Arrays with zeros after them, so that they divide as their specs say; see `summed` for those.
+    """Zero-pad arrays so that their specs divide them; for trees of specs see `summed`.
 
     Examples:
         >>> mesh = lstm_jax.sharding.data_mesh(jax.device_count())
@@ -278,7 +276,7 @@ def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
         widths = [(0, new - old) for new, old in zip(shape, array.shape, strict=True)]
         if shape == array.shape:
             return array
-        # XLA would split one that is split otherwise only by way of the whole, and says so.
+        # XLA would reshard any other array by way of the whole one, with a warning.
         return jnp.pad(lax.with_sharding_constraint(array, NamedSharding(mesh, _WHOLE)), widths)
 
     found: Tree = jax.tree.map(pad, jax.tree.broadcast(specs, tree), tree)
@@ -286,9 +284,9 @@ def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
 
 
 def vary_as(xs: Any, tree: Any) -> Any:
-    """Gives arrays the device-varying type of all of `xs`, which loops in `shard_map` insist on.
+    """Give arrays the device-varying type of `xs`, which loops in `shard_map` require.
 
-    Done out here, JAX transposes it: a replicated weight's gradient is summed over the devices.
+    Outside the loop JAX transposes this to a sum over devices for a replicated weight's gradient.
     """
     axes = frozenset().union(*map(_varies_over, jax.tree.leaves(xs)))
     return jax.tree.map(partial(_vary, axes), tree)

@@ -1,4 +1,4 @@
-"""Layers on layers, in one or both directions, with dropout where a framework's users expect it.
+"""Stacked recurrent layers, unidirectional or bidirectional, with dropout as in other frameworks.
 
 Shapes: T time, B batch, D input size, H hidden size, V vocabulary.
 """
@@ -26,7 +26,7 @@ DropoutPlace = Literal["between", "outputs", "inputs"]
 
 
 class Directions(NamedTuple):
-    """What belongs to a bidirectional layer's two directions: parameters, or carries.
+    """Parameters or carries of the two directions of a bidirectional layer.
 
     Examples:
         >>> config = lstm_jax.StackConfig(hidden_size=4, bidirectional=True)
@@ -41,30 +41,28 @@ class Directions(NamedTuple):
 
 @dataclass(frozen=True)
 class StackConfig:
-    """The shape of a stack of recurrent layers.
+    """Settings of a stack of recurrent layers.
 
     Attributes:
-        cell: the recurrent cell.
-        layers: how many, one on the other.
-        hidden_size: H, of each layer and direction.
-        projection_size: P, of an LSTM's hidden states after their projection (PyTorch's
-            `proj_size`; Sak et al., arXiv:1402.1128); None for none.
-        bidirectional: each layer also runs backward in time; outputs are concatenated, so a
-            layer on top sees 2H.
-        directions_at_once: whether a bidirectional layer's two directions go in one loop, each step
-            of which takes one of either; else one after the other. For GPUs, where it is half as
-            many launches; it is not the default, since it has not been timed on any.
-        gru_reset: whether a GRU's reset gate works after the recurrent product (cuDNN, PyTorch,
-            Keras) or before it (the paper).
-        initialisation: whose initial distribution of weights, see `init_lstm`.
-        dropout: share of units dropped in training, 0 <= dropout < 1.
-        dropout_place: where: "between" layers (PyTorch), on every layer's "outputs", the
-            last's included (TF1's wrapper), both drawn anew at each time; or on every layer's
-            "inputs" with one mask a sequence (Keras).
+        cell: type of the recurrent cell.
+        layers: number of stacked layers.
+        hidden_size: H, units of each layer and direction.
+        projection_size: P, the size to which an LSTM's hidden states are projected, `proj_size` in
+            PyTorch (Sak et al., arXiv:1402.1128); None for no projection.
+        bidirectional: run each layer backward in time too; outputs are concatenated, size 2H.
+        directions_at_once: run both directions of a layer in one loop instead of in turn. This
+            halves the kernel launches on GPU; off by default, as it has not been timed on any.
+        gru_reset: apply a GRU's reset gate after the recurrent product (cuDNN, PyTorch, Keras) or
+            before it (the original paper).
+        initialisation: framework whose initial distributions are used, see `init_lstm`.
+        dropout: dropout rate in training, 0 <= dropout < 1.
+        dropout_place: where to drop: "between" layers (PyTorch) or on every layer's "outputs"
+            including the last (TF1's wrapper), both drawn anew at each time step; or on every
+            layer's "inputs", with one mask per sequence (Keras).
         compute_dtype: dtype of the matrix products.
-        backend: how the recurrence is run, see `lstm`.
-        unroll: steps per iteration of the loop over time; None takes what suits the platform.
-        remat: times per chunk whose activations are computed again in the backward pass, see
+        backend: implementation of the recurrence, see `lstm`.
+        unroll: time steps per iteration of the loop; None chooses for the platform.
+        remat: time steps per chunk whose activations are recomputed in the backward pass, see
             `lstm`; None keeps all.
 
     Examples:
@@ -98,14 +96,14 @@ class StackConfig:
 
     @property
     def output_size(self) -> int:
-        """Size of the last layer's outputs."""
+        """Size of the top layer's outputs."""
         return (self.projection_size or self.hidden_size) * (2 if self.bidirectional else 1)
 
 
 def init_stack(
     key: Array, config: StackConfig, input_size: int, dtype: DTypeLike = jnp.float32
 ) -> tuple[Any, ...]:
-    """Draws the parameters: one entry a layer, `Directions` of two where bidirectional.
+    """Draw the parameters: one entry per layer, a `Directions` if bidirectional.
 
     Examples:
         >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4)
@@ -135,7 +133,7 @@ def init_stack(
 
 
 def stack_zero_carry(layers: tuple[Any, ...], batch_size: int) -> tuple[Any, ...]:
-    """The stack's carry of zeros, shaped as its parameters are; takes no key.
+    """The stack's zero carry, with the structure of its parameters.
 
     Examples:
         >>> config = lstm_jax.StackConfig(cell="gru", layers=2, hidden_size=4)
@@ -171,23 +169,22 @@ def run_stack(
     resets: Array | None = None,
     dropout_key: Array | None = None,
 ) -> tuple[tuple[Any, ...], Array]:
-    """Runs the stack over time.
+    """Run the stack over time.
 
     Args:
-        config: the stack's shape.
+        config: settings of the stack.
         layers: parameters, from `init_stack`.
-        carry: one entry a layer, or None for zeros. A backward direction's entry goes into the
-            last time.
+        carry: one entry per layer, or None for zeros; a backward one enters at the last time step.
         xs: `[T, B, D]`, or integers `[T, B]` that stand for one-hot rows.
         mask: bool `[T, B]`, see `lstm`.
         resets: bool `[T, B]`, see `lstm`.
-        dropout_key: a typed key, or one for each sequence, `[B]`; None switches dropout off.
+        dropout_key: a typed key, or one per sequence, `[B]`; None disables dropout.
 
     Returns:
-        The final carry, and the last layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
+        The final carry, and the top layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
 
     Raises:
-        ValueError: parameters or carry are not the config's; for what else, see `lstm`.
+        ValueError: parameters or carry do not match the config, or as for `lstm`.
 
     Examples:
         >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4, bidirectional=True, dropout=0.5)
@@ -240,22 +237,22 @@ def step_stack(
     *,
     allow_bidirectional: bool = False,
 ) -> tuple[tuple[Any, ...], Array]:
-    """Takes one step of the stack, without dropout, as sampling does.
+    """Run one time step of the stack, without dropout, as in decoding.
 
     Args:
-        config: the stack's shape.
+        config: settings of the stack.
         layers: parameters, from `init_stack`.
-        carry: one entry a layer.
+        carry: one entry per layer.
         x: `[B, D]`, or integers `[B]` that stand for one-hot rows.
-        allow_bidirectional: step backward directions too, as if the step were a whole sequence;
-            for showing what then comes of a model that was trained to see the future.
+        allow_bidirectional: step backward directions too, as if the step were a whole sequence.
+            This shows what a model trained to see the future does without it.
 
     Returns:
-        The new carry, and the last layer's output `[B, H]`.
+        The new carry, and the top layer's output `[B, H]`.
 
     Raises:
-        ValueError: the stack is bidirectional: it has no single next step; or parameters or carry
-            are not the config's.
+        ValueError: the stack is bidirectional, so it has no single next step; or parameters or
+            carry do not match the config.
 
     Examples:
         >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4)
@@ -284,7 +281,7 @@ def step_stack(
 
 
 def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...]) -> None:
-    """Raises ValueError where layers, directions or cells are not the config's."""
+    """Raise ValueError if the layers, directions or cells do not match the config."""
     directions = "both directions" if config.bidirectional else "one direction"
     for name, entries in (("parameters", layers), ("carry", carry)):
         if len(entries) != config.layers:
@@ -318,7 +315,7 @@ def _in_turn(
 def _at_once(
     run: Any, params: Directions, carry: Directions, xs: Array, mask: Any, resets: Any, scale: Any
 ) -> tuple[Directions, Array]:
-    """The second direction sees all times in the other order, and a batch has them both."""
+    """Run both directions as one `vmap`, the backward one on time-reversed inputs."""
     cuts, cut_at_the_end = (None, None) if resets is None else cuts_backward(resets)
     turned = jax.tree.map(lambda a: a[::-1], (xs, mask, cuts, scale))
     first = (params.forward, carry.forward, xs, mask, resets, scale)
@@ -338,9 +335,9 @@ def _input_size(params: Any) -> int:
 
 
 def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[Array, Array | None]:
-    """Drops features, the same ones at all times of a sequence.
+    """Drop input features, the same ones at all time steps of a sequence.
 
-    Token ids stay ids: what is dropped of their one-hot rows comes back as a scale `[T, B]`.
+    Token ids stay ids: the mask of their one-hot rows is returned as a scale `[T, B]`.
     """
     dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
     scale_BD = dropout_mask(key, rate, (xs.shape[1], input_size), dtype)

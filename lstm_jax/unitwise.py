@@ -1,4 +1,4 @@
-"""Layers of cells whose units act each on its own, so that all times can go at once.
+"""Layers of cells with independent units, which can compute all time steps at once.
 
 Shapes: T time, B batch, D input size, H hidden size.
 """
@@ -20,10 +20,9 @@ def mingru(
     xs: Array,
     **options: Unpack[LayerOptions],
 ) -> tuple[cells.MinGRUCarry, Array]:
-    """A layer of minGRUs over time, `mingru_step` at each; all else as for `lstm`.
+    """A minGRU layer over time: `mingru_step` at each time step. Otherwise like `lstm`.
 
-    The step is linear in the state, so `backend="parallel"` has all times by one associative scan,
-    forward and backward.
+    The step is linear in the state, so `backend="parallel"` takes one associative scan each way.
 
     Examples:
         >>> params = lstm_jax.init_mingru(jax.random.key(0), input_size=3, hidden_size=4)
@@ -40,7 +39,7 @@ def minlstm(
     xs: Array,
     **options: Unpack[LayerOptions],
 ) -> tuple[cells.MinLSTMCarry, Array]:
-    """A layer of minLSTMs over time, `minlstm_step` at each; all else as for `mingru`.
+    """A minLSTM layer over time: `minlstm_step` at each time step. Otherwise like `mingru`.
 
     Examples:
         >>> params = lstm_jax.init_minlstm(jax.random.key(0), input_size=3, hidden_size=4)
@@ -81,25 +80,17 @@ def diag_gru(
     return_info: bool = False,
     **options: Unpack[LayerOptions],
 ) -> Any:
-    """A layer of diagonal GRUs over time, `diag_gru_step` at each; all else as for `lstm`.
+    """A diagonal GRU layer over time: `diag_gru_step` at each time step. Otherwise like `lstm`.
 
-    `backend="parallel"` solves the equations of all times at once by Newton's method, each
-    iteration of which is one associative scan, and so is the backward pass. It ends when a
-    correction is at most the square root of the dtype's precision, 3e-4 in float32, relative to a
-    state above 1; it leaves an error of about its square. Where 12 iterations don't get there, a
-    loop over time gives the result, in the same program.
+    `backend="parallel"` solves for all time steps at once by Newton's method; each iteration is one
+    associative scan, as is the backward pass. It stops once the correction is at most the square
+    root of the dtype's precision, 3e-4 in float32, relative for states above 1; the remaining error
+    is about its square. After 12 iterations without convergence, a loop over time computes the
+    result instead, in the same program.
 
-    Args:
-        params: weights, from `init_diag_gru`.
-        carry: initial carry, `h [B, H]`; None starts from zeros.
-        xs: inputs `[T, B, D]`, or integers `[T, B]`.
-        return_info: return how the states were found, too.
-        **options: as for `lstm`. With `remat`, chunks of so many times are solved one after the
-            other, each by itself.
-
-    Returns:
-        The final carry, the hidden states `[T, B, H]`, and if asked for a `SolverInfo`; of chunks
-        it has the most iterations, the largest residual, and whether any went through the loop.
+    With `remat`, chunks of that many time steps are solved one by one. `return_info` adds a
+    `SolverInfo` to the carry and hidden states `[T, B, H]`: of chunks, it has the most iterations,
+    the largest residual, and whether any took the loop.
 
     Examples:
         >>> params = lstm_jax.init_diag_gru(jax.random.key(0), input_size=3, hidden_size=4)
@@ -143,7 +134,7 @@ def diag_lstm(
     return_info: bool = False,
     **options: Unpack[LayerOptions],
 ) -> Any:
-    """A layer of diagonal LSTMs over time, `diag_lstm_step` at each; all else as for `diag_gru`.
+    """A diagonal LSTM layer over time: `diag_lstm_step` at each step. Otherwise like `diag_gru`.
 
     Examples:
         >>> params = lstm_jax.init_diag_lstm(jax.random.key(0), input_size=3, hidden_size=4)

@@ -1,6 +1,6 @@
-"""Other libraries that train and sample the same networks, each in a file of its own.
+"""Other libraries that train and sample the same networks, one per file.
 
-A file has a class `Peer`, an `Implementation`, and imports its library when it is imported.
+Each file has a class `Peer`, an `Implementation`, and imports its library on import.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lstm_jax.cli.devices import splitting
 from lstm_jax.models import LanguageModelParams
 
 OURS = "lstm_jax"
-"""What our implementations' names begin with."""
+"""Prefix of our implementations' names."""
 
 PEERS = {
     "pytorch": "bench.peers.pytorch",
@@ -35,14 +35,13 @@ Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Training(NamedTuple):
-    """A network in training, on the system's batches in order, from the weights it was given.
+    """A network in training, on the system's batches in order, from given weights.
 
     Attributes:
-        step: trains on the next batch: forward, backward, clip, Adam; returns when all is done.
-        loss: of the epoch's first batch, mean in nats, from a zero carry, without dropout.
-        parameters: how many numbers are trained, without those its cell has beyond ours by
-            definition.
-        settings: what was chosen to make it fast.
+        step: train on the next batch (forward, backward, clip, Adam) and wait for the result.
+        loss: mean loss of the epoch's first batch in nats, from a zero carry, without dropout.
+        parameters: number of trained parameters, without those of its cell that ours lacks.
+        settings: settings chosen for speed.
     """
 
     step: Callable[[], object]
@@ -52,13 +51,13 @@ class Training(NamedTuple):
 
 
 class LayerPass(NamedTuple):
-    """A layer over time, forward and backward, on the work of its shape.
+    """A layer's forward and backward pass over time.
 
     Attributes:
-        run: computes outputs and all gradients; returns when all is done.
-        gradients: by our names and in our shapes: of xs, the carry's parts and each of our weights;
-            what the implementation has no such weight for is left out.
-        settings: what was chosen to make it fast.
+        run: compute outputs and all gradients, and wait for them.
+        gradients: gradients of xs, the parts of the carry and our weights, in our names and shapes,
+            except for weights that the implementation lacks.
+        settings: settings chosen for speed.
     """
 
     run: Callable[[], object]
@@ -67,10 +66,10 @@ class LayerPass(NamedTuple):
 
 
 class Implementation:
-    """Ours or a peer; a method raises ValueError for what it has not, or cannot run here.
+    """Ours or a peer; methods raise ValueError for what it lacks or cannot run here.
 
     Attributes:
-        cells: of which it has layers.
+        cells: cells for which it has layers.
     """
 
     cells: tuple[str, ...] = PEERS_CELLS
@@ -86,19 +85,19 @@ class Implementation:
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: Job
     ) -> Built:
-        """The system, its weights stored in `dtype`, writing.
+        """The system generating text, with its weights stored in `dtype`.
 
-        Its call "write" absorbs the prompts from a zero carry and writes: int32 tokens
-        `[places, B]`, on the host.
+        Its call "write" prefills the prompts from a zero carry and decodes int32 tokens
+        `[places, B]`, returned on the host.
         """
         raise ValueError("no sampling is built for it")
 
 
 class Candidate(NamedTuple):
-    """A way to run an implementation, of several of which the fastest counts.
+    """One way to run an implementation; the fastest of several counts.
 
-    Its name in the rows is empty where it is the only one; the options go to the implementation's
-    class, the variables into the environment of its process.
+    Its name in the rows is empty if it is the only one. Options go to the implementation's class,
+    variables into the environment of its process.
     """
 
     name: str = ""
@@ -110,9 +109,9 @@ ONLY = Candidate()
 
 
 def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
-    """The ways to run an implementation for this kind of work, the usual one first.
+    """Ways to run an implementation for this kind of work, the usual one first.
 
-    `cpu_cores` is how many it may use; 0 where it runs on an accelerator.
+    `cpu_cores` is the number of cores it may use; 0 if it runs on an accelerator.
     """
     if name == OURS and kind == "training" and cpu_cores > 1:
         one = Candidate("one device", {"devices": 1})
@@ -122,8 +121,8 @@ def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
         return [Candidate(environment={"KERAS_BACKEND": "jax"})]
     if name != "pytorch":
         return [ONLY]
-    # oneDNN brings weights into its own form at every call, and threads wait for each other: of
-    # small layers either takes longer than the step itself.
+    # oneDNN reorders weights at every call, and threads wait for each other; for small layers
+    # either takes longer than the step itself.
     found = [
         Candidate(
             f"threads {threads}, oneDNN {'on' if onednn else 'off'}",
@@ -136,14 +135,14 @@ def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
 
 
 def require_peers(names: Sequence[str], known: Sequence[str]) -> None:
-    """Raises ValueError where a name is not among the known ones."""
+    """Raise ValueError if a name is unknown."""
     for name in names:
         if name not in known:
             raise ValueError(f"there is no peer {name!r}; choose from {', '.join(known)}")
 
 
 def load(name: str, options: Mapping[str, Any]) -> Implementation:
-    """Ours or a peer, its library imported; NotRun where that is not installed."""
+    """Import ours or a peer with its library; raises NotRun if that is not installed."""
     module = "bench.ours" if name.startswith(OURS) else PEERS[name]
     try:
         peer: Implementation = import_module(module).Peer(**options)

@@ -1,4 +1,4 @@
-"""Equinox: its cells under `lax.scan`, its embedding and linear layer, trained with Optax."""
+"""Equinox: cells under `lax.scan`, embedding and linear layer, trained with Optax."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Peer(Implementation):
 
 
 def _make_cell(cell: CellName, params: Any) -> Any:
-    """The cell with our weights; the order of the gates is the same."""
+    """The cell with our weights; gates have the same order."""
     kind = eqx.nn.LSTMCell if cell == "lstm" else eqx.nn.GRUCell
     names, arrays = ["weight_ih", "weight_hh", "bias"], [params.w_x.T, params.w_h.T, params.b]
     if cell == "gru":
@@ -62,7 +62,7 @@ def _make_cell(cell: CellName, params: Any) -> Any:
 
 
 def _run_cell(cell: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
-    """Over time: `[T, B, D] -> [T, B, H]`; the carry is (h, c), or h."""
+    """Run over time: `[T, B, D] -> [T, B, H]`; the carry is (h, c), or h."""
 
     def step(carry: Any, x: Array) -> tuple[Any, Array]:
         carry = jax.vmap(cell)(x, carry)
@@ -72,7 +72,7 @@ def _run_cell(cell: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
 
 
 def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
-    """Our weights in its modules; those of a tied output layer are its bias alone."""
+    """Our weights in its modules; a tied output layer only has a bias."""
     found: dict[str, Any] = {"cells": [_make_cell(system.cell, each) for each in params.layers]}
     output = output_layer(params)
     if system.tied:
@@ -88,7 +88,7 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
 
 @cache
 def _loss(system: System, dtype: DType) -> Loss:
-    """Cached, because compiled code is found again by its identity."""
+    """Cached, because compiled code is found by its identity."""
 
     def inputs(modules: Any, tokens: Array) -> Array:
         if system.embedding_size is None:

@@ -26,7 +26,7 @@ _JIT = "jax.jit over split state, donated"
 
 
 class Peer(Implementation):
-    """Flax as its performance guide has it: `jax.jit` over split state, donated."""
+    """Flax as in its performance guide: `jax.jit` over split, donated state."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         module, _, loss = _made(system, dtype)
@@ -68,10 +68,10 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
-        """One jitted step, called from Python, its state donated."""
+        """One jitted step with donated state, called from Python."""
         module, graph, _ = _made(system, dtype)
         cast = jax.tree.map(lambda leaf: leaf.astype(dtype), _weights(module, system, params))
-        # Leaves, since flattening an `nnx.State` at every call costs as much as a small step.
+        # Leaves, since flattening an `nnx.State` per call costs as much as a small step.
         leaves, form = jax.tree.flatten(cast)
         prompts = jnp.asarray(job.prompts(system))
 
@@ -121,7 +121,7 @@ def _layer_weights(params: Any) -> dict[int, Any]:
 
 
 def _with_weights(module: Any, weights: dict[str, Any]) -> Any:
-    """The parameters of a module without numbers, with copies of these."""
+    """Fill the parameters of an abstract module with copies of these."""
     state = nnx.state(module, nnx.Param)
     nnx.replace_by_pure_dict(state, jax.tree.map(jnp.copy, weights))
     return state
@@ -208,9 +208,9 @@ class ReviewsNetwork(nnx.Module):
 
 @cache
 def _made(system: AnySystem, dtype: DType) -> tuple[Any, Any, Loss]:
-    """A network without numbers, its form, and its loss.
+    """An abstract network, its graph definition, and its loss.
 
-    Cached, because compiled code is found again by the loss's identity.
+    Cached, because compiled code is found by the loss's identity.
     """
     kind: Any = ReviewsNetwork if isinstance(system, Classification) else LanguageNetwork
     module: Any = nnx.eval_shape(lambda: kind(system, dtype, nnx.Rngs(0)))
@@ -260,7 +260,7 @@ def _reviews_loss(system: Classification, graph: Any) -> Loss:
 
 
 def _chosen(job: shapes.Job, key: Array, logits: Array) -> tuple[Array, Array]:
-    """The next tokens, and the key after them."""
+    """The next tokens, and the next key."""
     logits = logits.astype(jnp.float32)
     if job.temperature == 0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32), key

@@ -6,7 +6,7 @@ import os
 from functools import cache
 from typing import Any
 
-# Its backend is chosen when it is imported.
+# The backend is chosen at import.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import jax
@@ -24,7 +24,7 @@ from lstm_jax.models import LanguageModelParams, output_layer
 
 
 class Peer(Implementation):
-    """Keras's layers in one jitted step; their carry goes in and comes out, none is stateful."""
+    """Keras's layers in one jitted step; they are stateless, with the carry passed in and out."""
 
     def __init__(self) -> None:
         if keras.backend.backend() != "jax":
@@ -40,13 +40,13 @@ class Peer(Implementation):
             "carry": "initial_state and return_state, stateful=False",
             "inputs": "batch-major",
         }
-        # Its GRU has both of the biases of r and z.
+        # Its GRU has two biases each for r and z.
         beyond = system.layers * 2 * system.hidden_size if system.cell == "gru" else 0
         weights = _weights(system, params)
         return optax_training(system, _loss(system, dtype), weights, settings, beyond)
 
     def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
-        """See `Implementation`; inputs are batch-major, its own form."""
+        """See `Implementation`; inputs are batch-major, its native layout."""
         sizes, work = (shape.input_size, shape.hidden_size), shape.work()
         layer = _recurrent(shape.cell, dtype, *sizes, return_state=False)
         fixed = [variable.value for variable in layer.non_trainable_variables]
@@ -74,15 +74,15 @@ class Peer(Implementation):
 def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_state: bool) -> Any:
     """A layer whose own weights are not used.
 
-    Not of the policy "mixed_bfloat16", under which its GRU mixes dtypes in the loop and fails: the
-    weights are cast before the call.
+    The policy "mixed_bfloat16" mixes dtypes in the GRU's loop and fails, so weights are cast before
+    the call.
     """
     kind = keras.layers.LSTM if cell == "lstm" else keras.layers.GRU
     layer = kind(
         size,
         return_sequences=True,
         return_state=return_state,
-        recurrent_initializer="zeros",  # its own cannot be drawn in bfloat16
+        recurrent_initializer="zeros",  # its default cannot be drawn in bfloat16
         dtype=dtype,
     )
     layer.build((None, None, inputs))
@@ -90,13 +90,13 @@ def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_s
 
 
 def _in_our_order(array: Any) -> Any:
-    """A GRU's gates from z, r, h to r, z, n."""
+    """Reorder a GRU's gates from z, r, h to r, z, n."""
     first, second, third = jnp.split(array, 3, axis=-1)
     return jnp.concatenate([second, first, third], axis=-1)
 
 
 class _Layers:
-    """The system's layers, whose own weights are not used: each call is given some."""
+    """The system's layers, whose own weights are not used: each call passes some."""
 
     def __init__(self, system: System, dtype: DType) -> None:
         self.embedding = None
@@ -114,7 +114,7 @@ class _Layers:
 
 
 def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
-    """Our weights; those of a tied output layer are its bias alone."""
+    """Our weights; a tied output layer only has a bias."""
     output = output_layer(params)
     found: dict[str, Any] = {
         "recurrent": [layer_to_keras(layer) for layer in params.layers],
@@ -128,7 +128,7 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
 
 @cache
 def _loss(system: System, dtype: DType) -> Loss:
-    """Cached, because compiled code is found again by its identity."""
+    """Cached, because compiled code is found by its identity."""
     layers = _Layers(system, dtype)
     fixed = [[each.value for each in layer.non_trainable_variables] for layer in layers.recurrent]
 

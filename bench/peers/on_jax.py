@@ -1,4 +1,4 @@
-"""What implementations on JAX share: a training step with Optax, a layer's backward pass."""
+"""Shared by implementations on JAX: a training step with Optax, and a layer's backward pass."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def optax_training(
     beyond_ours: int = 0,
     shared: tuple[Array, ...] = (),
 ) -> Training:
-    """One jitted step over donated state, which takes the weights over.
+    """One jitted step over donated state, which takes over the weights.
 
-    Its cell has `beyond_ours` weights more than ours; the `shared` arrays go with every batch.
+    Its cell has `beyond_ours` more weights than ours; the `shared` arrays go with every batch.
     """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(weights)) - beyond_ours
     batches = [(*map(jnp.asarray, system.batch(index)), *shared) for index in range(BATCHES)]
@@ -68,12 +68,12 @@ def make_optimizer(system: AnySystem) -> optax.GradientTransformation:
 
 
 class Parts(NamedTuple):
-    """Of a language model, in a library's own terms; a carry is that of one layer.
+    """Parts of a language model in a library's own terms; each layer has its own carry.
 
     Attributes:
-        inputs: (weights, tokens) -> what enters the first layer.
+        inputs: (weights, tokens) -> inputs of the first layer.
         layer: (index, weights, carry, xs) -> (carry, outputs).
-        drop: (rate, xs, key, whether the same at all times) -> xs.
+        drop: (rate, xs, key, whether the same at all time steps) -> xs.
         logits: (weights, outputs) -> logits.
     """
 
@@ -90,11 +90,11 @@ def stacked_loss(
     *,
     batch_major: bool = False,
 ) -> Loss:
-    """A language model's loss; `prepared` gives weights and carry as the parts take them."""
+    """A language model's loss; `prepared` converts weights and carry to the parts' form."""
 
     def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
         inputs, targets = (ids.T for ids in batch) if batch_major else batch
-        # Full float32 on a GPU, as ours: its default there is TF32.
+        # Full float32 on GPU, like ours: its default is TF32.
         with jax.default_matmul_precision("highest"):
             weights, carry = prepared(weights, carry)
             carry, hs = hidden(system, parts, weights, carry, inputs, key)
@@ -108,7 +108,7 @@ def stacked_loss(
 def hidden(
     system: System, parts: Parts, weights: Any, carry: Any, tokens: Array, key: Array | None
 ) -> tuple[list[Any], Array]:
-    """All of a language model but its output layer; a key switches dropout on."""
+    """Run everything but the output layer; a key enables dropout."""
     keys = None if key is None else random.split(key, system.layers + 1)
     at_inputs = system.dropout_place == "inputs"
 
@@ -131,7 +131,7 @@ def cast(tree: Any, dtype: str) -> Any:
 
 
 def zero_carry(system: AnySystem, batch: int | None = None) -> list[Any]:
-    """What every layer starts from: a pair for an LSTM, else one array; a classifier has none."""
+    """Initial carry of every layer: a pair for an LSTM, else one array; none for a classifier."""
 
     def zeros() -> Array:
         return jnp.zeros((batch or system.batch_size, system.hidden_size))
@@ -153,8 +153,8 @@ def layer_pass(
     Args:
         forward: (weights, carry, xs) -> ys.
         inputs: weights, carry and xs.
-        dys: the gradient of ys.
-        named: gradients of `inputs` -> the same by our names, in our shapes.
+        dys: gradient of ys.
+        named: gradients of `inputs` -> the same with our names and shapes.
         settings: see `LayerPass`.
     """
     given = jax.device_put((inputs, dys))
@@ -170,13 +170,13 @@ def layer_pass(
 
 @partial(jax.jit, static_argnums=0)
 def _forward_backward(forward: Any, inputs: Any, dys: Array) -> tuple[Array, Any]:
-    # Full float32 on a GPU, as ours: its default there is TF32.
+    # Full float32 on GPU, like ours: its default is TF32.
     with jax.default_matmul_precision("highest"):
         ys, back = jax.vjp(forward, *inputs)
         return ys, back(dys.astype(ys.dtype))
 
 
-# Code is found again by the identity of loss and optimizer.
+# Compiled code is found by the identity of loss and optimizer.
 @partial(jax.jit, static_argnums=0)
 def _mean_loss(loss: Loss, weights: Any, carry: Any, batch: Any) -> Array:
     return loss(weights, carry, batch, None)[0]

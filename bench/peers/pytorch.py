@@ -1,4 +1,4 @@
-"""PyTorch: `nn.LSTM` or `nn.GRU`, whose loops are its own native code (oneDNN, cuDNN)."""
+"""PyTorch: `nn.LSTM` or `nn.GRU`, whose loops are native code (oneDNN, cuDNN)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Peer(Implementation):
     """PyTorch as its users run it, on the device that jax runs on.
 
     Args:
-        compiled: what is differentiated goes through `torch.compile`.
-        threads: on a CPU; all cores where it is None.
-        onednn: whether oneDNN runs the layers on a CPU.
+        compiled: pass the differentiated function through `torch.compile`.
+        threads: number of threads on CPU; None means all cores.
+        onednn: whether oneDNN runs the layers on CPU.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Peer(Implementation):
         on_gpu = jax.default_backend() == "gpu"
         if on_gpu and not torch.cuda.is_available():
             raise ValueError("jax runs on a GPU here, and this PyTorch has no CUDA")
-        # Full float32 on a GPU, as ours: cuDNN would take TF32 unasked.
+        # Full float32 on GPU, like ours: cuDNN would use TF32 by default.
         torch.backends.cudnn.allow_tf32 = False
         self._device = torch.device("cuda" if on_gpu else "cpu")
         torch.set_num_threads(threads or cores())
@@ -87,7 +87,7 @@ class Peer(Implementation):
             carry = jax.tree.map(lambda part: part.detach(), after)
             _synchronize(device)
 
-        # Its second bias; a GRU of ours has the part of it that is not redundant.
+        # Its second bias; our GRU has the part of it that is not redundant.
         beyond = (2 if system.cell == "gru" else 4) * system.layers * system.hidden_size
         parameters = sum(p.numel() for p in modules.parameters()) - beyond
         settings = {"optimizer": "Adam(fused=True)", **_settings(dtype)}
@@ -127,7 +127,7 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
-        """The layers step by step, then top-k, softmax, multinomial."""
+        """Run the layers step by step, then top-k, softmax, multinomial."""
         kind = getattr(torch, dtype)
         modules = _language_modules(system, params).to(self._device, kind).eval()
         if system.embedding_size is None:
@@ -156,7 +156,7 @@ class Peer(Implementation):
 
 
 def _language_forward(system: System, modules: Any, device: torch.device) -> Forward:
-    # One-hot tokens as a look-up in the unit matrix: half the time of `one_hot(...)` and its cast.
+    # One-hot tokens by look-up in the unit matrix: half the time of `one_hot(...)` and its cast.
     table = torch.eye(system.vocabulary_size, device=device)
 
     def forward(batch: Any, carry: Any) -> tuple[Any, Any]:
@@ -175,7 +175,7 @@ def _language_forward(system: System, modules: Any, device: torch.device) -> For
 
 
 def _language_modules(system: System, params: LanguageModelParams) -> Any:
-    """The system's layers by name, with our weights; ValueError where `nn.LSTM` has no such."""
+    """The system's layers by name, with our weights; ValueError if `nn.LSTM` lacks them."""
     if system.dropout_place == "inputs" and system.layers > 1:
         raise ValueError("dropout on the inputs of several layers")
     recurrent = nn.LSTM if system.cell == "lstm" else nn.GRU
@@ -265,7 +265,7 @@ def _with_arrays(modules: Any, arrays: Mapping[str, Any]) -> Any:
 
 
 def _input_mask(xs: Any, rate: float, training: bool) -> Any:
-    """Dropout of features, the same ones at all times of a sequence."""
+    """Dropout of features, the same ones at all time steps of a sequence."""
     if not (rate and training):
         return xs
     return xs * functional.dropout(torch.ones_like(xs[:1]), rate)

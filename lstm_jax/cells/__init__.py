@@ -1,6 +1,6 @@
-"""One step of each recurrent cell: parameters, carry, step function, initial weights.
+"""Recurrent cells: parameters, carry, step function and initialisation of each.
 
-A cell is what a file declares as one (`Cell`), and a name in `CellName` and in `CELLS`.
+To add a cell, declare its `Cell` in a file here and add it to `CellName` and `CELLS`.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ CellName = Literal["rnn", "lstm", "gru", "mingru", "minlstm", "diag-gru", "diag-
 CELLS = (RNN, LSTM, GRU, MINGRU, MINLSTM, DIAG_GRU, DIAG_LSTM)
 
 DenseParams = RNNParams | LSTMParams | GRUParams
-"""Of the cells that other frameworks have, too."""
+"""Cells that other frameworks have too."""
 
 Params = DenseParams | MinGRUParams | MinLSTMParams | DiagGRUParams | DiagLSTMParams
 
 
 def cell_named(name: str) -> Cell:
-    """The cell of that name; raises ValueError where there is none."""
+    """The cell with this name; raises ValueError if there is none."""
     for cell in CELLS:
         if cell.name == name:
             return cell

@@ -1,6 +1,6 @@
-"""What a cell declares, and what all cells have in common: input, carry, checks.
+"""The declaration of a cell, and what all cells share: input, carry and checks.
 
-Shapes: B batch, D input size, H hidden size, G gates side by side.
+Shapes: B batch, D input size, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
 
 
 class Cell(NamedTuple):
-    """What a layer has to know of a cell. Its parameters have it as their attribute `cell`.
+    """Description of a cell, available as the attribute `cell` of its parameters.
 
-    All parameters have `w_x [D, G]` and `b [G]`, and all carries have `h`, the output.
+    Parameters have at least `w_x [D, G]` and `b [G]`, and carries at least `h`, the output.
 
     Attributes:
-        name: as settings have it; functions have `_` where it has `-`.
-        gates: how many are side by side.
+        name: name in settings; function names replace `-` with `_`.
+        gates: number of gates.
         step: (params, carry, x) -> (carry, h).
         init: draws the parameters.
-        params: their type.
-        carry: its type.
-        unit_step: of a cell whose units act each on its own: (params, carry, the input's share of
-            the gates and the bias `[..., G]`) -> carry. A layer runs it for all times at once.
-        linear: whether `unit_step` is linear in the carry, with factors between 0 and 1.
+        params: type of the parameters.
+        carry: type of the carry.
+        unit_step: for a cell with independent units, (params, carry, input part of the gates plus
+            bias `[..., G]`) -> carry; layers apply it to all time steps at once.
+        linear: `unit_step` is linear in the carry, with factors between 0 and 1.
     """
 
     name: str
@@ -45,18 +45,18 @@ class Cell(NamedTuple):
 
     @property
     def function(self) -> str:
-        """The name of its layer's function."""
+        """Name of the layer function."""
         return self.name.replace("-", "_")
 
 
 def declared(cell: Cell) -> Cell:
-    """The cell, which its parameters then have as their attribute."""
+    """Attach the cell to its parameter type, and return it."""
     cell.params.cell = cell
     return cell
 
 
 def cell_of(params: Any) -> Cell:
-    """The cell that these parameters belong to; raises TypeError where there is none."""
+    """The cell of these parameters; raises TypeError if there is none."""
     cell = getattr(params, "cell", None)
     if isinstance(cell, Cell):
         return cell
@@ -66,13 +66,13 @@ def cell_of(params: Any) -> Cell:
 
 
 def look_up(table: Array, ids: Array) -> Array:
-    """The table's rows at these ids; an id below or above the table is read as the nearest row."""
+    """Rows of the table at these ids; ids out of range are clipped."""
     rows: Array = table.at[ids].get(mode="clip", wrap_negative_indices=False)
     return rows
 
 
 def input_gates(policy: Products, params: Any, x: Array) -> Array:
-    """The input's share of one step's gates, and the bias: `[B, G]`."""
+    """Input part of one step's gates plus the bias: `[B, G]`."""
     if jnp.issubdtype(x.dtype, jnp.integer):
         rows_BG = look_up(params.w_x, x)
         gates_BG: Array = (rows_BG + params.b[None]).astype(policy.accumulate)
@@ -84,7 +84,7 @@ def input_gates(policy: Products, params: Any, x: Array) -> Array:
 def step_units(
     cell: Cell, params: Any, carry: Any, x: Array, compute_dtype: ComputeDtype | None
 ) -> tuple[Any, Array]:
-    """One step of a cell by its `unit_step`."""
+    """Run one step of a cell with its `unit_step`."""
     check_step(cell, params, carry, x)
     check_shapes(params)
     policy = products(compute_dtype, params.b.dtype)
@@ -94,12 +94,12 @@ def step_units(
 
 
 def unit_params(params: Any, policy: Products) -> Any:
-    """What `unit_step` sees of the parameters: all but those whose share is in the gates."""
+    """Parameters that `unit_step` needs: all but those already in the gates."""
     return cast_tree(params._replace(w_x=None, b=None), policy.accumulate)
 
 
 def require_cell(params: Any, cell: Cell, suffix: str = "") -> None:
-    """Raises TypeError where the parameters are not what the function of this cell takes."""
+    """Raise TypeError unless the parameters are those of this cell."""
     found = cell_of(params)
     if found is not cell:
         raise TypeError(
@@ -109,28 +109,27 @@ def require_cell(params: Any, cell: Cell, suffix: str = "") -> None:
 
 
 def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
-    """Raises TypeError or ValueError where a step's arguments do not fit each other."""
+    """Raise TypeError or ValueError if the arguments of a step do not fit together."""
     require_cell(params, cell, "_step")
     check_input("x", x, "B", params.w_x.shape[0])
     check_carry(params, carry, x.shape[0])
 
 
 def check_shapes(params: Any) -> None:
-    """Raises ValueError where a parameter is not as its cell draws it, and might be broadcast."""
+    """Raise ValueError if a parameter's shape is not the cell's, and might be broadcast."""
     hidden_size = params.b.shape[0] // cell_of(params).gates
     _require_shapes("", params, _shapes(cell_of(params), params.w_x.shape[0], hidden_size))
 
 
 @cache
 def _shapes(cell: Cell, input_size: int, hidden_size: int) -> Iterable[tuple[int, ...]]:
-    """Of the parameters that a cell draws."""
     draw = partial(cell.init, input_size=input_size, hidden_size=hidden_size)
     drawn = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
     return tuple(array.shape for array in drawn)
 
 
 def check_carry(params: Any, carry: Any, batch_size: int) -> None:
-    """Raises TypeError or ValueError where a carry does not fit the parameters."""
+    """Raise TypeError or ValueError if the carry does not fit the parameters."""
     expected = cell_of(params).carry
     if not isinstance(carry, expected):
         raise ValueError(
@@ -147,20 +146,20 @@ def _require_shapes(prefix: str, arrays: Any, shapes: Iterable[tuple[int, ...]])
 
 
 def zero_carry(params: Any, batch_size: int) -> Any:
-    """The carry of zeros that starts a sequence, in the accumulator's dtype; takes no key.
+    """The zero carry that starts a sequence, in the accumulator's dtype.
 
     Examples:
         >>> lstm_jax.zero_carry(lstm_jax.init_gru(jax.random.key(0), 3, 4), batch_size=2).h.shape
         (2, 4)
     """
     dtype = jnp.promote_types(params.b.dtype, jnp.float32)
-    # A buffer for each: one shared by h and c could not be donated.
+    # A buffer each: one shared by h and c could not be donated.
     zeros = [jnp.zeros(shape, dtype) for shape in _carry_shapes(params, batch_size)]
     return cell_of(params).carry(*zeros)
 
 
 def _carry_shapes(params: Any, batch_size: int) -> Iterable[tuple[int, int]]:
-    """Of h, as many units as `w_h` has rows (fewer where it is projected), and of c, if any."""
+    """Shape of h, whose size is the number of rows of `w_h`, and of c, if any."""
     cell = cell_of(params)
     hidden_size = params.b.shape[0] // cell.gates
     first = params.w_h.shape[0] if "w_h" in params._fields else hidden_size

@@ -1,6 +1,6 @@
-"""The diagonal GRU and LSTM of Danieli et al. (2025): recurrent matrices are diagonal.
+"""The diagonal GRU and LSTM of Danieli et al. (2025), whose recurrent matrices are diagonal.
 
-Shapes: B batch, D input size, H hidden size, G gates side by side.
+Shapes: B batch, D input size, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lstm_jax.precision import ComputeDtype, cast_tree
 
 
 class DiagGRUParams(NamedTuple):
-    """Weights of a diagonal GRU: `w_x [D, 3H]`, `a [3H]`, `b [3H]`; order r, z, n.
+    """Weights of a diagonal GRU: `w_x [D, 3H]`, `a [3H]`, `b [3H]`; gate order r, z, n.
 
     `a` holds the diagonals of the recurrent matrices.
 
@@ -50,17 +50,16 @@ def diag_gru_step(
     *,
     compute_dtype: ComputeDtype | None = None,
 ) -> tuple[DiagGRUCarry, Array]:
-    """One step of a diagonal GRU; products with `a` are unit by unit.
+    """One step of a diagonal GRU; products with `a` are elementwise.
 
         r, z = sigmoid(a_r h + x w_r + b_r), sigmoid(a_z h + x w_z + b_z)
         n = tanh(a_n (r h) + x w_n + b_n)
         h' = (1 - z) h + z n
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     References:
-        Danieli et al., arXiv:2510.21450. Mind that z and 1 - z are the other way round in `gru`.
+        Danieli et al., arXiv:2510.21450. Note that `gru` swaps the roles of z and 1 - z.
 
     Examples:
         >>> params = lstm_jax.init_diag_gru(jax.random.key(0), 3, 4)
@@ -89,7 +88,7 @@ def init_diag_gru(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> DiagGRUParams:
-    """Draws the weights of a diagonal GRU, as `init_mingru`, and `a` uniform in +-1/sqrt(H).
+    """Draw the weights of a diagonal GRU: `a` uniform in +-1/sqrt(H), the rest as `init_mingru`.
 
     Examples:
         >>> lstm_jax.init_diag_gru(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape
@@ -108,7 +107,7 @@ DIAG_GRU = declared(
 class DiagLSTMParams(NamedTuple):
     """Weights of a diagonal LSTM: `w_x [D, 3H]`, `a [3H]`, `p [2H]`, `b [3H]`; order f, g, o.
 
-    `a` holds the diagonals of the recurrent matrices, `p` the peepholes of the gates f and o.
+    `a` holds the diagonals of the recurrent matrices, `p` the peepholes of gates f and o.
 
     Examples:
         >>> params = lstm_jax.init_diag_lstm(jax.random.key(0), 3, 4)
@@ -123,7 +122,7 @@ class DiagLSTMParams(NamedTuple):
 
 
 class DiagLSTMCarry(NamedTuple):
-    """State of a diagonal LSTM: `h [B, H]` and the cell `c [B, H]`.
+    """State of a diagonal LSTM: hidden state `h [B, H]` and cell state `c [B, H]`.
 
     Examples:
         >>> lstm_jax.DiagLSTMCarry(h=jnp.zeros((2, 4)), c=jnp.ones((2, 4))).c.shape
@@ -141,7 +140,7 @@ def diag_lstm_step(
     *,
     compute_dtype: ComputeDtype | None = None,
 ) -> tuple[DiagLSTMCarry, Array]:
-    """One step of a diagonal LSTM; products with `a` and `p` are unit by unit.
+    """One step of a diagonal LSTM; products with `a` and `p` are elementwise.
 
         f = sigmoid(a_f h + x w_f + p_f c + b_f)
         g = tanh(a_g h + x w_g + b_g)
@@ -149,8 +148,7 @@ def diag_lstm_step(
         o = sigmoid(a_o h + x w_o + p_o c' + b_o)
         h' = o tanh(c')
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`, `c [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors.
 
     References:
         Danieli et al., arXiv:2510.21450.
@@ -184,7 +182,7 @@ def init_diag_lstm(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> DiagLSTMParams:
-    """Draws the weights of a diagonal LSTM, as `init_minlstm`; `a` and `p` as `init_diag_gru`.
+    """Draw the weights of a diagonal LSTM: `a`, `p` as `init_diag_gru`, the rest as `init_minlstm`.
 
     Examples:
         >>> lstm_jax.init_diag_lstm(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape

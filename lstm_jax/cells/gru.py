@@ -1,6 +1,6 @@
-"""The GRU, whose reset gate works after the recurrent product or before it.
+"""The GRU, with its reset gate applied after or before the recurrent product.
 
-Shapes: B batch, D input size, H hidden size, G = 3H gates r, z, n side by side.
+Shapes: B batch, D input size, H hidden size, G = 3H: gates r, z, n concatenated.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ GRUReset = Literal["after", "before"]
 
 
 class GRUParams(NamedTuple):
-    """Weights of a GRU: `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_hn [H]`; order r, z, n.
+    """Weights of a GRU: `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_hn [H]`; gate order r, z, n.
 
-    `b_hn` is the bias inside the reset product; None chooses the form that applies the reset
-    gate before the recurrent product.
+    `b_hn` is the bias inside the reset product; None applies the reset before the recurrent
+    product.
 
     Examples:
         >>> lstm_jax.init_gru(jax.random.key(0), 3, 4, reset="before").b_hn is None
@@ -54,11 +54,10 @@ def gru_step(
 
         r, z = sigmoid(x w_xr + h w_hr + b_r), sigmoid(x w_xz + h w_hz + b_z)
         n = tanh(x w_xn + b_n + r (h w_hn + b_hn))      with `b_hn`: reset after the product
-        n = tanh(x w_xn + b_n + (r h) w_hn)             `b_hn` None: reset before it
+        n = tanh(x w_xn + b_n + (r h) w_hn)             `b_hn` None: reset before the product
         h' = (1 - z) n + z h
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     References:
         Cho et al., arXiv:1406.1078 (reset before); cuDNN, PyTorch and Keras (reset after).
@@ -94,11 +93,11 @@ def init_gru(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> GRUParams:
-    """Draws the weights of a GRU; see `init_lstm` for the other arguments, and for errors.
+    """Draw the weights of a GRU; see `init_lstm` for the other arguments and the errors.
 
-    Its reset gate works `reset="after"` the recurrent product or `"before"` it. The initialisation
-    `"tf1"` draws gates and candidate as the two kernels they are there, and starts the gates'
-    biases at 1; `"keras"` has all biases zero.
+    `reset` says whether the reset gate is applied "after" or "before" the recurrent product.
+    `initialisation="tf1"` draws two kernels as TF1 does, one for the gates and one for the
+    candidate, and sets the gates' biases to 1; `"keras"` sets all biases to zero.
 
     Examples:
         >>> lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape

@@ -1,6 +1,6 @@
-"""The LSTM, with or without a projection of its hidden state.
+"""The LSTM, with an optional projection of its hidden state.
 
-Shapes: B batch, D input size, H hidden size, G = 4H gates i, f, g, o side by side.
+Shapes: B batch, D input size, H hidden size, G = 4H: gates i, f, g, o concatenated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lstm_jax.precision import ComputeDtype, cast_tree, draw_dtype, products
 class LSTMParams(NamedTuple):
     """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o.
 
-    With a projection `w_hr [H, P]` the hidden state has size P, and `w_h` is `[P, 4H]`.
+    With a projection `w_hr [H, P]` the hidden state has size P and `w_h` is `[P, 4H]`.
 
     Examples:
         >>> lstm_jax.init_lstm(jax.random.key(0), 3, 4).w_x.shape
@@ -36,7 +36,7 @@ class LSTMParams(NamedTuple):
 
 
 class LSTMCarry(NamedTuple):
-    """State of an LSTM: `h [B, H]`, with a projection `[B, P]`, and the cell `c [B, H]`.
+    """State of an LSTM: hidden state `h [B, H]` (`[B, P]` if projected), cell state `c [B, H]`.
 
     Examples:
         >>> lstm_jax.LSTMCarry(h=jnp.zeros((2, 4)), c=jnp.ones((2, 4))).c.shape
@@ -50,7 +50,7 @@ class LSTMCarry(NamedTuple):
 def lstm_step(
     params: LSTMParams, carry: LSTMCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
 ) -> tuple[LSTMCarry, Array]:
-    """One step of an LSTM, in PyTorch's and Keras's gate order i, f, g, o.
+    """One step of an LSTM, with the gate order i, f, g, o of PyTorch and Keras.
 
         i, f, g, o = x w_x + h w_h + b
         c' = sigmoid(f) c + sigmoid(i) tanh(g)
@@ -58,16 +58,16 @@ def lstm_step(
 
     Args:
         params: weights.
-        carry: `h [B, H]` and `c [B, H]`; with a projection `h [B, P]`.
+        carry: `h [B, H]` (`[B, P]` if projected) and `c [B, H]`.
         x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
         compute_dtype: see `lstm_jax.precision.products`.
 
     Returns:
-        The new carry, and its `h` `[B, H]` as output.
+        The new carry, and its `h` as the output.
 
     Raises:
-        TypeError: parameters of another cell, or what is no array.
-        ValueError: shapes that don't fit.
+        TypeError: parameters of another cell, or an argument that is not an array.
+        ValueError: shapes do not match.
 
     References:
         Hochreiter and Schmidhuber (1997); forget gates: Gers et al. (2000); projection: Sak et
@@ -98,22 +98,21 @@ def init_lstm(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> LSTMParams:
-    """Draws the weights of an LSTM.
+    """Draw the weights of an LSTM.
 
     Args:
         key: a typed PRNG key.
         input_size: D.
         hidden_size: H.
-        projection_size: P; None for a hidden state that is not projected.
-        initialisation: `"pytorch"`: every weight and both of PyTorch's biases (here their sum)
-            uniform in +-1/sqrt(H); `"keras"`: Glorot uniform `w_x`, orthogonal `w_h`, zero
-            biases but 1 for the forget gate; `"tf1"`: one Glorot uniform kernel over input and
-            hidden state together, zero biases but 1 for the forget gate. A projection is
-            uniform in +-1/sqrt(H), with the other two Glorot uniform.
-        dtype: of the parameters; those narrower than float32 are drawn in float32 and cast.
+        projection_size: P; None for no projection.
+        initialisation: `"pytorch"` draws all weights and both of PyTorch's biases (here summed)
+            uniformly in +-1/sqrt(H). `"keras"` draws `w_x` Glorot uniform and `w_h` orthogonal.
+            `"tf1"` draws one Glorot uniform kernel over input and hidden state. These two set
+            biases to zero, and to 1 for the forget gate, and draw a projection Glorot uniform.
+        dtype: dtype of the parameters; below float32 they are drawn in float32 and cast.
 
     Raises:
-        ValueError: a size that is no integer or below 1, or an unknown name.
+        ValueError: a size is not an integer of at least 1, or a name is unknown.
 
     Examples:
         >>> params = lstm_jax.init_lstm(jax.random.key(0), 3, 4, initialisation="keras")

@@ -1,6 +1,6 @@
-"""The minGRU and minLSTM of Feng et al. (2024), whose gates take nothing from the state.
+"""The minGRU and minLSTM of Feng et al. (2024), whose gates do not depend on the state.
 
-Shapes: B batch, D input size, H hidden size, G gates side by side.
+Shapes: B batch, D input size, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lstm_jax.precision import ComputeDtype, cast_tree
 
 
 class MinGRUParams(NamedTuple):
-    """Weights of a minGRU: `w_x [D, 2H]`, `b [2H]`; order z, n.
+    """Weights of a minGRU: `w_x [D, 2H]`, `b [2H]`; gate order z, n.
 
     Examples:
         >>> lstm_jax.init_mingru(jax.random.key(0), 3, 4).w_x.shape
@@ -49,8 +49,7 @@ def mingru_step(
         n = x w_n + b_n
         h' = (1 - z) h + z n
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     References:
         Feng et al., arXiv:2410.01201.
@@ -79,10 +78,10 @@ def init_mingru(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> MinGRUParams:
-    """Draws the weights of a minGRU; see `init_lstm` for arguments and errors.
+    """Draw the weights of a minGRU; see `init_lstm` for arguments and errors.
 
-    The initialisation `"pytorch"`: all uniform in +-1/sqrt(H); `"keras"` and `"tf1"`: Glorot
-    uniform weights, zero biases.
+    `initialisation="pytorch"` draws everything uniformly in +-1/sqrt(H); `"keras"` and `"tf1"` draw
+    Glorot uniform weights and set biases to zero.
 
     Examples:
         >>> lstm_jax.init_mingru(jax.random.key(0), input_size=3, hidden_size=4).b.shape
@@ -98,7 +97,7 @@ MINGRU = declared(
 
 
 class MinLSTMParams(NamedTuple):
-    """Weights of a minLSTM: `w_x [D, 3H]`, `b [3H]`; order f, i, n.
+    """Weights of a minLSTM: `w_x [D, 3H]`, `b [3H]`; gate order f, i, n.
 
     Examples:
         >>> lstm_jax.init_minlstm(jax.random.key(0), 3, 4).w_x.shape
@@ -127,16 +126,15 @@ def minlstm_step(
     *,
     compute_dtype: ComputeDtype | None = None,
 ) -> tuple[MinLSTMCarry, Array]:
-    """One step of a minLSTM, whose two gates are scaled to a sum of one.
+    """One step of a minLSTM, whose two gates are normalised to sum to one.
 
         f, i = sigmoid(x w_f + b_f), sigmoid(x w_i + b_i)
         n = x w_n + b_n
         h' = f / (f + i) h + i / (f + i) n
 
-    The quotients have a value where both gates are rounded to zero, too.
+    The quotients stay finite even where both gates round to zero.
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     References:
         Feng et al., arXiv:2410.01201.
@@ -158,11 +156,11 @@ def _minlstm(params: MinLSTMParams, carry: MinLSTMCarry, gates_BG: Array) -> Min
 
 
 def _share(f: Array, i: Array) -> Array:
-    """sigmoid(f) / (sigmoid(f) + sigmoid(i)), of whatever numbers.
+    """sigmoid(f) / (sigmoid(f) + sigmoid(i)), stable for any inputs.
 
-    By 1 / sigmoid(x) = exp(-low) (exp(low) + exp(low - x)), where low = min(x, -20): smooth where
-    gates are, unlike forms by min(x, 0) or softplus, of which some second derivatives are wrong at
-    0. Beyond 80 the square of the exponential would have no gradient.
+    Uses 1 / sigmoid(x) = exp(-low) (exp(low) + exp(low - x)) with low = min(x, -20), which is
+    smooth in the range of gates; forms with min(x, 0) or softplus get some second derivatives at 0
+    wrong. Above 80, the square of the exponential would have no gradient.
     """
     low_f, low_i = jnp.minimum(f, -20), jnp.minimum(i, -20)
     apart = jnp.exp(jnp.minimum(low_i - low_f, 80))
@@ -178,9 +176,9 @@ def init_minlstm(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> MinLSTMParams:
-    """Draws the weights of a minLSTM as `init_mingru` does.
+    """Draw the weights of a minLSTM like `init_mingru`.
 
-    Where biases are zeros there, the forget gate's is 1 here.
+    Where that sets biases to zero, the forget gate's bias is 1 instead.
 
     Examples:
         >>> lstm_jax.init_minlstm(jax.random.key(0), input_size=3, hidden_size=4).b.shape

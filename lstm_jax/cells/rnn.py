@@ -45,8 +45,7 @@ def rnn_step(
 ) -> tuple[RNNCarry, Array]:
     """One step of the tanh cell of Elman (1990): `h' = tanh(x w_x + h w_h + b)`.
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     Examples:
         >>> params = lstm_jax.init_rnn(jax.random.key(0), 3, 4)
@@ -68,7 +67,7 @@ def init_rnn(
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> RNNParams:
-    """Draws the weights of a tanh cell; see `init_lstm` for the arguments.
+    """Draw the weights of a tanh cell; see `init_lstm` for the arguments.
 
     Examples:
         >>> lstm_jax.init_rnn(jax.random.key(0), input_size=3, hidden_size=4).w_x.shape

@@ -1,8 +1,8 @@
-"""The C library's allocator, told to keep the memory that a step frees for the next step.
+"""Make the C library's allocator keep the memory that a step frees for the next step.
 
-A step on CPU takes and frees the same large arrays each time. By default glibc hands each back to
-the kernel, which zeroes it and maps it in anew, page by page, at the next step: that is up to
-half the time of a small layer's forward and backward pass.
+On CPU every step allocates and frees the same large arrays. By default glibc returns each to the
+kernel, which zeroes and maps it again, page by page, in the next step; this takes up to half the
+time of a small layer's forward and backward pass.
 """
 
 import ctypes
@@ -15,10 +15,9 @@ _SMALL_STATE = 2**14
 
 
 def keep_memory_of_steps(rows: int, hidden_size: int) -> bool:
-    """As `keep_freed_memory`, for steps on so many rows a device; JAX must not have started.
+    """Call `keep_freed_memory` for steps on `rows` rows per device; JAX must not have started.
 
-    Those of at most 16,384 numbers in a hidden state need less than 64 MB at once, and get a second
-    arena.
+    With at most 16,384 numbers in a hidden state they need under 64 MB, and get a second arena.
     """
     return keep_freed_memory(2 if rows * hidden_size <= _SMALL_STATE else 1)
 
@@ -26,12 +25,12 @@ def keep_memory_of_steps(rows: int, hidden_size: int) -> bool:
 def keep_freed_memory(arenas: int = 1) -> bool:
     """Make glibc keep freed memory for reuse; call this before any large allocation.
 
-    Threads share so many arenas; it counts until the first of them takes memory. They wait for each
-    other at a single one, which costs small steps on two devices a sixth of their time. But of
-    several, all but the main thread's give back what is above 64 MB.
+    Threads share `arenas` arenas, a number that is fixed once the first of them allocates. With one
+    they wait for each other, which costs small steps on two devices a sixth of their time; with
+    several, all but the main thread's arena return memory above 64 MB.
 
-    Returns whether it took effect: on Linux with glibc, unless the environment has settings of the
-    user's own (`MALLOC_...` or `GLIBC_TUNABLES`), which are left as they are.
+    Returns whether it took effect: on Linux with glibc, unless the user has set `MALLOC_...` or
+    `GLIBC_TUNABLES`, which are respected.
     """
     has_own = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if has_own or sys.platform != "linux":

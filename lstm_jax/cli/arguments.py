@@ -1,4 +1,4 @@
-"""Command lines read into dataclasses, whose fields are the flags."""
+"""Parse command lines into dataclasses, whose fields are the flags."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 HELP_ALL = "--help-all"
 _MOST_HINTS = 3
-# tyro draws a box around an error; in ASCII, where the output is not UTF-8.
+# tyro draws a box around an error, in ASCII if the output is not UTF-8.
 _FRAME = re.compile(r"[╭╮╰╯│─]+|-{9,}")
 _TEXT = re.compile(r"\b(str|Path)\b")
 
@@ -27,15 +27,14 @@ def parse(
     prog: str,
     short_help: str | None = None,
 ) -> T:
-    """Reads a command line into a dataclass whose fields are its flags.
+    """Parse a command line into a dataclass whose fields are its flags.
 
-    They change `default`, which is None where some must be given. A flag of a group may go by its
-    last part (--hidden-size for --model.hidden-size), and a text may begin with dashes, where no
-    other flag could be meant. With `short_help`, which --help prints then, --help-all prints all
-    flags.
+    The flags change `default`, which is None if some are required. A grouped flag may be given by
+    its last part (--hidden-size for --model.hidden-size), and a text may begin with dashes, if no
+    other flag could be meant. `short_help` is printed by --help; --help-all then prints all flags.
 
     Raises:
-        ValueError: with one line, for whatever is wrong with the arguments.
+        ValueError: the arguments are wrong; the message is one line.
         SystemExit: after printing help.
     """
     if short_help is not None and not {"-h", "--help"}.isdisjoint(arguments):
@@ -49,7 +48,7 @@ def parse(
             return tyro.cli(
                 cls,
                 default=tyro.MISSING_NONPROP if default is None else default,
-                args=_as_meant(arguments, flags),
+                args=_normalised(arguments, flags),
                 prog=prog,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -62,7 +61,7 @@ def parse(
 
 
 def given(flag: str, arguments: Sequence[str]) -> str | None:
-    """What a command line gives as a flag's value, or puts after it; None if it is not there."""
+    """Value of a flag, or what follows it on the command line; None if it is absent."""
     found = None
     for argument, following in itertools.pairwise([*arguments, ""]):
         name, equals, value = argument.partition("=")
@@ -72,13 +71,12 @@ def given(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 def _message(box: str) -> str:
-    """The first part of what tyro's box says."""
     lines = [_FRAME.sub(" ", line).strip() for line in box.splitlines()[1:]]
     return " ".join("\n".join(lines).strip().partition("\n\n")[0].split())
 
 
 def _flags(owner: Any, prefix: str = "--") -> dict[str, bool]:
-    """All flags of a dataclass, or of one with others inside, and of each whether it is a text."""
+    """All flags of a dataclass, including nested ones, and whether each takes a text."""
     found: dict[str, bool] = {}
     cls = owner if isinstance(owner, type) else type(owner)
     for name, kind in get_type_hints(cls, include_extras=True).items():
@@ -93,7 +91,7 @@ def _flags(owner: Any, prefix: str = "--") -> dict[str, bool]:
 
 
 def _flag(argument: str, flags: Mapping[str, bool]) -> str | None:
-    """The flag that an argument names, in full or by a last part that no other flag has."""
+    """The flag that an argument names, in full or by an unambiguous last part."""
     name = argument.partition("=")[0].replace("_", "-")
     if name in flags:
         return name
@@ -101,8 +99,8 @@ def _flag(argument: str, flags: Mapping[str, bool]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
-def _as_meant(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
-    """The arguments with flags in full, and with each text that looks like one tied to its flag."""
+def _normalised(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
+    """The arguments with flags in full, and each text that looks like a flag joined to its flag."""
     meant: list[str] = []
     for argument in arguments:
         flag = _flag(argument, flags) if argument.startswith("-") else None
@@ -117,20 +115,19 @@ def _as_meant(arguments: Sequence[str], flags: Mapping[str, bool]) -> list[str]:
 
 
 def _hints(arguments: Sequence[str], flags: Mapping[str, bool]) -> Iterator[str]:
-    """How to say what seems to be meant."""
     last, is_next = "", False
     for argument in arguments:
         flag = _flag(argument, flags)
         if argument.startswith("-"):
-            if flag is None and (near := _near(argument, flags)):
+            if flag is None and (near := _similar_flags(argument, flags)):
                 yield f"did you mean {' or '.join(near)}"
             elif flags.get(last) and is_next == (flag is not None):
                 yield f"a text that begins with dashes is given as {last}={argument}"
         last, is_next = flag or last, flag is not None and "=" not in argument
 
 
-def _near(argument: str, flags: Mapping[str, bool]) -> list[str]:
-    """The flags whose name, or its last part, is spelled much like an argument, or begins so."""
+def _similar_flags(argument: str, flags: Mapping[str, bool]) -> list[str]:
+    """Flags whose name, or its last part, is similar to an argument or begins with it."""
     name = argument.partition("=")[0].replace("_", "-").strip("-")
     if len(name) < 2:
         return []

@@ -1,4 +1,4 @@
-"""Labels texts with a trained classifier."""
+"""The `classify` command: label texts with a trained classifier."""
 
 import itertools
 import sys
@@ -15,7 +15,7 @@ from lstm_jax.training.run import load
 
 
 def run(command: ClassifyCommand) -> int:
-    """Prints a row a text; raises ValueError for whatever the user can mend."""
+    """Print a row per text; raises ValueError for user errors."""
     model, params, vocabulary, config = load(command.run_dir, step=command.step, kind=Classifier)
     lines, size = _lines(command.file), command.batch_size
     while texts := list(itertools.islice(lines, size)):
@@ -27,7 +27,7 @@ def run(command: ClassifyCommand) -> int:
 
 
 def _lines(file: Path | None) -> Iterator[str]:
-    """The lines, empty ones too; those of standard input as they come."""
+    """Yield lines, including empty ones; those of standard input as they arrive."""
     if file is not None:
         lines = read_lines(file)
         yield from lines if lines[-1] else lines[:-1]

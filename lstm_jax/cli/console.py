@@ -1,4 +1,4 @@
-"""Standard output and standard error, whatever they can't show; errors of one line."""
+"""Standard output and error, robust to what they cannot show; one-line error messages."""
 
 import contextlib
 import io
@@ -15,17 +15,17 @@ from lstm_jax.cli.allocator import keep_freed_memory
 from lstm_jax.training.log import finite
 
 USAGE_ERROR = 2
-START_AGAIN = 75  # The exit code (EX_TEMPFAIL) of a process that the end of another has ended
+START_AGAIN = 75  # exit code (EX_TEMPFAIL) of a process that stops because another ended
 
 START_ALL_AGAIN = "start all of them again, with --resume"
 _OF_ANOTHER = re.compile("gloo|nccl|coordination service|heartbeat", re.IGNORECASE)
-"""What is in the errors of collectives that lack a process."""
+"""Matches errors of collectives that miss a process."""
 
 _LONGEST_LINE = 1_000
 
 
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
-    """Runs a command; what the user can mend is one line on standard error, and exit code 2."""
+    """Run a command; a user error becomes one line on standard error, and exit code 2."""
     keep_freed_memory()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -47,9 +47,9 @@ def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
 
 
 def _code_of(error: BaseException, prog: str) -> int | None:
-    """The exit code that an error ends in, which is told; None where it is no fault of theirs."""
+    """Report an error and return its exit code, or None for an error that is not the user's."""
     if isinstance(error, BrokenPipeError):
-        # Whoever read the output has had enough; Python would complain once more at its exit.
+        # The reader closed the output; Python would complain again at exit.
         _discard(sys.stdout)
         return 128 + signal.SIGPIPE
     if isinstance(error, KeyboardInterrupt):
@@ -75,7 +75,7 @@ def _has_joined_others() -> bool:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once, whatever its threads, JAX or the other processes do."""
+    """End the process at once, regardless of threads, JAX and other processes."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -83,7 +83,7 @@ def leave(code: int) -> NoReturn:
 
 
 def error_line(error: Exception) -> str:
-    """What an error says in one line: all, or its beginning and its end, where the cure is."""
+    """An error's message as one line: all of it, or its beginning and its end with the cure."""
     line = " ".join(str(error).split())
     if len(line) <= _LONGEST_LINE:
         return line
@@ -91,7 +91,7 @@ def error_line(error: Exception) -> str:
 
 
 def _cure(error: Exception, line: str) -> str | None:
-    """What the user can do about one of JAX's errors; None where it is no fault of theirs."""
+    """Cure for one of JAX's errors, or None if it is not the user's."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
         wanted = line or "nothing was left"
         return f"there is not enough memory ({wanted}); use a smaller model, batch or length"
@@ -113,9 +113,9 @@ def _variables(prefix: str) -> str:
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Ctrl-C ends the process at once, meanwhile.
+    """While importing, let Ctrl-C end the process at once.
 
-    As an exception it may get lost in the midst of an import, or crash an extension module.
+    KeyboardInterrupt can get lost during an import, or crash an extension module.
     """
     before = signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
     try:
@@ -125,10 +125,9 @@ def importing() -> Iterator[None]:
 
 
 def _open_closed_streams() -> None:
-    """Opens what was closed of the standard streams, as `>&-` does, on nothing.
+    """Open closed standard streams, as after `>&-`, on /dev/null.
 
-    Python has None there, which libraries trip over, and the system would give the next file
-    that is opened the number of the closed stream.
+    Python sets them to None, which breaks libraries, and the next file would get their descriptor.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -136,16 +135,16 @@ def _open_closed_streams() -> None:
 
 
 def tell(line: str) -> None:
-    """Prints to standard error, if it still takes anything."""
-    # A signal's handler may come in the middle of another line; Python refuses to nest the two.
+    """Print to standard error, if it still accepts output."""
+    # A signal handler may interrupt another line; Python does not allow nested writes.
     with contextlib.suppress(OSError, RuntimeError):
         print(line, file=sys.stderr, flush=True)
 
 
 def put(text: str) -> None:
-    """Writes to standard output at once; raises ValueError where it takes no more.
+    """Write to standard output at once; raises ValueError if it accepts no more.
 
-    Where nobody reads it, it is BrokenPipeError.
+    Raises BrokenPipeError if nobody reads it.
     """
     try:
         sys.stdout.write(text)
@@ -153,13 +152,13 @@ def put(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard(sys.stdout)  # what it still holds, too
+        _discard(sys.stdout)  # including what is still buffered
         problem = f"standard output fails ({error.strerror})"
         raise ValueError(f"{problem}; send it where there is room") from None
 
 
 def json_line(value: Any) -> str:
-    """Strict JSON (see `finite`) for standard output, escaped where its encoding needs it."""
+    """Format strict JSON (see `finite`) for standard output, escaped if its encoding needs it."""
     value = finite(value)
     line = json.dumps(value, ensure_ascii=False, allow_nan=False)
     try:
@@ -170,9 +169,9 @@ def json_line(value: Any) -> str:
 
 
 class Shown:
-    """A stream for what is only shown: once it fails, what comes later is dropped.
+    """A stream for display only: once it fails, later output is dropped.
 
-    A full disk, a closed pipe or a terminal that is gone would end the program otherwise. It is no
+    Otherwise a full disk, a closed pipe or a lost terminal would end the program. It is not an
     `io.TextIOBase`, which flushes once more when it is freed.
     """
 
@@ -183,25 +182,25 @@ class Shown:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes as long as that succeeds."""
+        """Write unless that has failed before."""
         self._do(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Flushes as long as that succeeds."""
+        """Flush unless that has failed before."""
         self._do(self._stream.flush)
 
     def _do(self, act: Callable[[], object]) -> None:
         try:
             act()
         except OSError as error:
-            # What the stream still holds goes nowhere either, or Python would complain at its exit.
+            # Drop what the stream has buffered too, or Python would complain at exit.
             _discard(self._stream)
             tell(f"standard output fails ({error.strerror}); nothing more is shown there")
 
 
 def _discard(stream: TextIO) -> None:
-    """Sends what a stream holds, and what is still written to it, nowhere."""
+    """Discard what a stream has buffered, and what is written to it later."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -1,4 +1,4 @@
-"""Writes the weights of a run or a file as safetensors."""
+"""The `convert` command: write the weights of a run or a file as safetensors."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.training.run import load
 
 Weights = LanguageModelParams | tuple[Any, ...]
-"""A whole language model, or the layers of a stack alone."""
+"""A whole language model, or only the layers of a stack."""
 
 
 def run(command: ConvertCommand) -> int:
-    """Writes the file; raises ValueError for whatever the user can mend."""
+    """Write the file; raises ValueError for user errors."""
     if command.target.suffix != SAFETENSORS_SUFFIX:
         raise ValueError(f"the target is {command.target}; its name must end with .safetensors")
     require_target(command.target, overwrite=command.overwrite)
     weights, is_pytorch = _read(command)
     to = command.to or ("plain" if is_pytorch else "pytorch")
     arrays = _named(command, weights, to)
-    # Other programs ask this entry for the framework whose layout it is.
+    # Other programs read the framework of the layout from this entry.
     metadata = {"format": "pt" if to == "pytorch" else "lstm_jax"}
     save_safetensors(command.target, arrays, metadata=metadata)
     numbers = sum(array.size for array in arrays.values())

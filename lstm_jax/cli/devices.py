@@ -1,4 +1,4 @@
-"""How many devices share a run's batches, and what JAX has to be told of it before it starts."""
+"""Choose the number of devices, and configure JAX for it before it starts."""
 
 import os
 from collections.abc import Iterator
@@ -13,21 +13,19 @@ _SPLITTING = "--xla_force_host_platform_device_count"
 
 
 def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -> int:
-    """The number of devices for these settings, of which JAX is told; it must not have started.
+    """Choose the number of devices for these settings, and tell JAX, which must not have started.
 
-    On a CPU "auto" means one device a core, each with one thread, where hidden states have at most
-    64 units, and else one device: XLA keeps several cores busy with large products alone. On a GPU
-    or TPU it means all devices. Either way it is a number that divides the batch. A processor that
-    the user has split (JAX_NUM_CPU_DEVICES, XLA_FLAGS) is left so, and "auto" takes one device.
-    Several processes have an equal share of the devices each, and all take part; on a CPU "auto"
-    means one of each.
+    On CPU "auto" means one device per core, each with one thread, if hidden states have at most 64
+    units, and otherwise one device, as XLA only uses several cores for large products. On GPU or
+    TPU it means all devices. In either case the number divides the batch. If the user has split the
+    processor (JAX_NUM_CPU_DEVICES, XLA_FLAGS), that is kept, and "auto" takes one device. Processes
+    share the devices equally; on CPU "auto" means one for each.
 
-    So many `processes` share the devices; 0 where that is not known. With `is_asked` the user asks
-    for this number now, and would rather have an error than another: ValueError where it is more
-    than this processor has cores. A run that is resumed elsewhere takes what there is.
+    `processes` is their number, or 0 if unknown. With `is_asked` the user asks for this number now,
+    and too few cores raise ValueError; a run resumed elsewhere takes what there is.
     """
     asked = None if config.devices == "auto" else config.devices
-    processes = processes or jax.process_count()  # too late for flags, which such clusters need not
+    processes = processes or jax.process_count()  # too late for flags, but such clusters need none
     is_linux = hasattr(os, "sched_getaffinity")
     cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
     hidden_size = config.model.hidden_size  # type: ignore[attr-defined]
@@ -58,7 +56,7 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
 
 
 def splitting(devices: int) -> dict[str, str]:
-    """The environment in which JAX splits a CPU into so many devices, each with one thread."""
+    """Environment variables that split a CPU into `devices` devices, each with one thread."""
     own = f"{_SPLITTING}={devices} --xla_cpu_multi_thread_eigen=false"
     return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()}
 

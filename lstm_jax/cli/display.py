@@ -1,4 +1,4 @@
-"""What training shows: a live line on a terminal, plain lines elsewhere."""
+"""Display of training progress: a live line on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ _SECONDS_OF_SILENCE = 20.0
 
 
 class Display:
-    """A context manager that reports to the terminal, and nothing if it is quiet."""
+    """Context manager that reports to the terminal, unless it is quiet."""
 
     def __init__(self, first_step: int, total_steps: int, *, quiet: bool = False) -> None:
         file = cast(TextIO, Shown(sys.stdout))
@@ -35,7 +35,7 @@ class Display:
             "train", total=total_steps, completed=first_step, numbers="compiling"
         )
         self._total_steps = total_steps
-        self._compiled: tuple[int, float] | None = None  # the first step, and when it was done
+        self._compiled: tuple[int, float] | None = None  # the first step, and its time
         self._last_line = time.monotonic() - _SECONDS_BETWEEN_LINES
 
     def __enter__(self) -> Self:
@@ -46,14 +46,14 @@ class Display:
         self._progress.stop()
 
     def advance(self, step: int) -> None:
-        """Moves the live line; elsewhere, says now and then how far training has come."""
+        """Move the live line; elsewhere, print progress now and then."""
         self._progress.update(self._bar, completed=step)
         self._compiled = self._compiled or (step, time.monotonic())
         if not self._is_live and self._silence() >= _SECONDS_OF_SILENCE:
             self._line(step, "")
 
     def row(self, row: Row) -> None:
-        """Shows a row of metrics: every evaluation, and others a few seconds apart."""
+        """Show a row of metrics: every evaluation, and others a few seconds apart."""
         numbers, step = _numbers(row), int(row["step"] or 0)
         self._progress.update(self._bar, numbers=numbers)
         is_due = not self._is_live and self._silence() >= _SECONDS_BETWEEN_LINES
@@ -61,11 +61,11 @@ class Display:
             self._line(step, f"  {numbers}")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Shows what the model writes."""
+        """Show a sample."""
         self.note(f"--- sample at step {step} ---\n{text}\n---")
 
     def note(self, text: str) -> None:
-        """Shows a line as it is; rich would read markup, emoji and tabs into a text."""
+        """Show a line unchanged; rich would interpret markup, emoji and tabs."""
         self._console.print(Segments([Segment(f"{text}\n")]))
 
     def _silence(self) -> float:

@@ -1,4 +1,4 @@
-"""Writes a run's model as an artefact that needs JAX alone."""
+"""The `export` command: write a run's model as a program that only needs JAX."""
 
 from lstm_jax.classifier import Classifier
 from lstm_jax.cli.options import ExportCommand
@@ -9,7 +9,7 @@ from lstm_jax.training.run import load
 
 
 def run(command: ExportCommand) -> int:
-    """Writes the file; raises ValueError for whatever the user can mend."""
+    """Write the file; raises ValueError for user errors."""
     require_target(command.target, overwrite=command.overwrite)
     platforms = command.platforms or None
     kind = Classifier if command.what == "classifier" else LanguageModel
@@ -19,7 +19,7 @@ def run(command: ExportCommand) -> int:
     elif command.what == "step":
         exported = export.export_step(model, params, platforms=platforms)
     else:
-        # As `sample.py` has it, padding and the unknown token are never written.
+        # As in `sample.py`, padding and the unknown token are never generated.
         forbidden = [id for id in (vocabulary.padding, vocabulary.unknown) if id is not None]
         exported = export.export_sampler(
             model, params, command.places, forbidden=forbidden, platforms=platforms

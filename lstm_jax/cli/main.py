@@ -1,6 +1,6 @@
 """The commands: `lstm-jax COMMAND`, `python -m lstm_jax COMMAND`, train.py and sample.py.
 
-A command line is read first; what does the work takes longer to import.
+The command line is parsed first, as importing what does the work takes longer.
 """
 
 import sys
@@ -23,28 +23,28 @@ from lstm_jax.cli.options import (
 PROG = "lstm-jax"
 
 COMMANDS: dict[str, tuple[type[Any] | str, str]] = {
-    "train": ("train_options", "[PRESET]: train a model, evaluate it, resume it, as train.py does"),
-    "sample": (SampleCommand, "RUN_DIR: write with it, or score texts, as sample.py does"),
-    "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one a line, with a classifier"),
-    "convert": (ConvertCommand, "SOURCE TARGET: weights of a run or a file, as safetensors"),
-    "export": (ExportCommand, "RUN_DIR TARGET: a run's model as a program that needs JAX alone"),
-    "plan": ("plan", "[PRESET]: a model's memory, traffic and time on a mesh, from its config"),
-    "plot": (PlotCommand, "RUN_DIR ...: the curves of several runs in one picture"),
+    "train": ("train_options", "[PRESET]: train, resume or evaluate a model, like train.py"),
+    "sample": (SampleCommand, "RUN_DIR: generate or score texts, like sample.py"),
+    "classify": (ClassifyCommand, "RUN_DIR [FILE]: label texts, one per line, with a classifier"),
+    "convert": (ConvertCommand, "SOURCE TARGET: save the weights of a run or file as safetensors"),
+    "export": (ExportCommand, "RUN_DIR TARGET: save the model as a program that only needs JAX"),
+    "plan": ("plan", "[PRESET]: estimate a model's memory, traffic and time on a mesh"),
+    "plot": (PlotCommand, "RUN_DIR ...: draw the curves of several runs in one picture"),
 }
-"""What a command can be given, or the module that says so; and what it is for.
+"""For each command its options, or the module that defines them, and its description.
 
-It is `run` of the module of its name.
+The module with the command's name has its `run`.
 """
 
 
 def main() -> int:
-    """`lstm-jax`."""
+    """Entry point of `lstm-jax`."""
     words = sys.argv[1:2]
     return run_command(" ".join([PROG, *(word for word in words if word in COMMANDS)]), dispatch)
 
 
 def dispatch(arguments: Sequence[str]) -> int:
-    """Runs the command that the first word names; raises ValueError for what the user can mend."""
+    """Run the command named by the first word; raises ValueError for user errors."""
     if arguments[:1] in ([], ["-h"], ["--help"]):
         print(f"usage: {PROG} COMMAND ...; see {PROG} COMMAND --help")
         for word, (_, about) in COMMANDS.items():
@@ -58,10 +58,10 @@ def dispatch(arguments: Sequence[str]) -> int:
 
 
 def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
-    """Runs a command; gives the exit code, and raises ValueError for what the user can mend."""
+    """Run a command and return the exit code; raises ValueError for user errors."""
     prog = prog or f"{PROG} {word}"
     options, _ = COMMANDS[word]
-    if isinstance(options, str):  # of a preset or a run: the line says which
+    if isinstance(options, str):  # depends on a preset or run in the command line
         with importing():
             reader = import_module(f"lstm_jax.cli.{options}")
         command: Any = reader.read_arguments(arguments, prog)

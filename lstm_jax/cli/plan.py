@@ -1,8 +1,8 @@
-"""What a model takes on a mesh: parameters, memory, traffic and time, from its settings alone.
+"""The `plan` command: a model's parameters, memory, traffic and time on a mesh, from its settings.
 
-Nothing is computed. Parameters, the optimizer's state and what is kept for the backward pass are
-those of the system's own model, traced with shapes. Every exchange is a ring's: to add up b bytes
-each of n devices sends 2 b (n - 1) / n, to gather or scatter them half as many.
+Nothing is computed: parameters, optimizer state and saved activations are those of the system's own
+model, traced with shapes. All collectives are rings: to sum b bytes, each of n devices sends
+2 b (n - 1) / n; to gather or scatter them, half of that.
 """
 
 import dataclasses
@@ -32,24 +32,24 @@ from lstm_jax.systems.reviews import ReviewsConfig
 HELP = """\
 usage: {prog} [PRESET] --vocabulary-size N [--FLAG VALUE] ...
 
-Prints what a model takes on a mesh of devices: parameters, memory, traffic, time. It reads no data
-and touches no accelerator. Besides its own flags it takes all that train takes for the preset.
+Estimates a model's parameters, memory, traffic and time on a mesh of devices, without reading data
+or using an accelerator. It also takes all flags of train for the preset.
 
 common flags:
-  --vocabulary-size N     tokens of the vocabulary
-  --devices N             devices in all, which share each batch
-  --tensor N              how many of them share the vocabulary's arrays, and each row's logits
-  --shard-state S         what else they share: none, moments (Adam's), or all (parameters too)
-  --batch-size N          sequences side by side, on all devices together
-  --sequence-length N     tokens of each
-  --layers N              stacked layers
+  --vocabulary-size N     number of tokens in the vocabulary
+  --devices N             number of devices that share each batch
+  --tensor N              number of them that split the vocabulary, and each row's logits
+  --shard-state S         other state to split: none, moments (Adam's), or all (parameters too)
+  --batch-size N          number of sequences per batch, on all devices together
+  --sequence-length N     tokens per sequence
+  --layers N              number of stacked layers
   --hidden-size N         units of each layer
-  --embedding-size N      numbers that a token is looked up as
-  --projection-size N     of an LSTM's hidden states
-  --device-tflops X       what a device computes, in 10^12 operations a second; by default 400
-  --link-gigabytes X      what a device sends a second inside its node; by default 400
-  --network-gigabytes X   and to other nodes; by default 50
-  --node-devices N        devices of a node; by default 8
+  --embedding-size N      size of a token's embedding
+  --projection-size N     size of an LSTM's projected hidden states
+  --device-tflops X       speed of a device in 10^12 operations per second; by default 400
+  --link-gigabytes X      10^9 bytes per second that it sends within its node; by default 400
+  --network-gigabytes X   10^9 bytes per second that it sends to other nodes; by default 50
+  --node-devices N        number of devices per node; by default 8
   --json                  print a JSON object
 
 {prog} PRESET --help-all prints all flags with the preset's values."""
@@ -59,19 +59,19 @@ C = TypeVar("C", bound=TrainConfig)
 
 @dataclass(frozen=True)
 class PlanOptions(Checked):
-    """How fast a mesh is."""
+    """Speed of a mesh."""
 
-    device_tflops: Positive = 400.0  # 10^12 multiplications and additions a second, of a device.
-    link_gigabytes: Positive = 400.0  # 10^9 bytes a second that a device sends inside its node.
-    network_gigabytes: Positive = 50.0  # and to devices of other nodes.
-    node_devices: Count = 8  # devices of a node.
+    device_tflops: Positive = 400.0  # 10^12 multiplications and additions per second of a device.
+    link_gigabytes: Positive = 400.0  # 10^9 bytes per second that a device sends within its node.
+    network_gigabytes: Positive = 50.0  # 10^9 bytes per second that a device sends to other nodes.
+    node_devices: Count = 8  # number of devices per node.
 
 
 @dataclass(frozen=True)
 class TextPlanOptions(PlanOptions):
-    """The same for a model of text, whose tokens training would count."""
+    """Options for a language model, whose tokens training would count."""
 
-    vocabulary_size: Count | None = None  # how many tokens there are; this has no default.
+    vocabulary_size: Count | None = None  # number of tokens in the vocabulary; required.
 
 
 Own = TypeVar("Own", bound=PlanOptions)
@@ -79,17 +79,17 @@ Own = TypeVar("Own", bound=PlanOptions)
 
 @dataclass(frozen=True)
 class PlanCommand(Generic[C, Own]):
-    """Say what a model takes on a mesh of devices: parameters, memory, traffic, time."""
+    """Estimate a model's parameters, memory, traffic and time on a mesh of devices."""
 
-    config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings, as train takes them.
-    own: Annotated[Own, tyro.conf.arg(name="")]  # what only this command needs to know.
+    config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings, as for train.
+    own: Annotated[Own, tyro.conf.arg(name="")]  # settings of this command only.
     #: docs (the default), anna, shakespeare, poems, reviews or lyrics.
     preset: Annotated[str, tyro.conf.Positional] = "docs"
     json: bool = False  # print a JSON object: bytes, operations, milliseconds.
 
     @property
     def tokens(self) -> int:
-        """Of the vocabulary; a classifier's are a setting of its own."""
+        """Number of tokens in the vocabulary; a classifier has its own setting for it."""
         settings = self.own if isinstance(self.own, TextPlanOptions) else self.config
         tokens: int | None = settings.vocabulary_size  # type: ignore[union-attr]
         if tokens is None:
@@ -100,7 +100,7 @@ class PlanCommand(Generic[C, Own]):
 
 
 def read_arguments(arguments: Sequence[str], prog: str) -> PlanCommand[Any, Any]:
-    """Reads the flags over the defaults of the preset that the first word names."""
+    """Parse the flags over the defaults of the preset that the first word names."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     default = preset_named(named or presets()[0].preset)
     own = PlanOptions() if isinstance(default, ReviewsConfig) else TextPlanOptions()
@@ -109,35 +109,35 @@ def read_arguments(arguments: Sequence[str], prog: str) -> PlanCommand[Any, Any]
 
 
 _OF_VOCABULARY = frozenset(["embedding", "output"])
-_NUMBER = 4  # Bytes of a float32, or of a token's id
+_NUMBER = 4  # bytes of a float32 or a token id
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """How many devices lie along each axis."""
+    """Number of devices along each axis."""
 
     data: int
     tensor: int
 
     @property
     def devices(self) -> int:
-        """In all."""
+        """Total number of devices."""
         return self.data * self.tensor
 
 
 class Held(NamedTuple):
-    """Bytes on each device that belong to one learnt array."""
+    """Bytes on each device that belong to one trained array."""
 
-    of_vocabulary: bool  # the embedding, or of the output layer
-    state: int  # of the array itself, between steps
-    moment: int  # of each of Adam's two
-    gradient: int  # as the step forms it
-    devices: int  # which add up their gradients
+    of_vocabulary: bool  # belongs to the embedding or output layer
+    state: int  # the array itself, between steps
+    moment: int  # each of Adam's two moments
+    gradient: int  # as the step computes it
+    devices: int  # number of devices that sum their gradients
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Bytes that each device sends in a step, and the milliseconds that they take."""
+    """Bytes that each device sends per step, and the milliseconds they take."""
 
     sent: int
     ms: float
@@ -145,28 +145,28 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a model takes; of each kind "total" is the sum."""
+    """Resources that a model needs; in each dict "total" is the sum."""
 
     mesh: Mesh
-    rows: int  # of the batch, on each device
-    times: int  # tokens of a row
-    parameters: dict[str, int]  # how many numbers are learnt, by part
-    memory: dict[str, int]  # bytes on each device, by what they hold
-    traffic: dict[str, Exchange]  # what each device sends in a step
-    work: int  # operations of each device in a step
+    rows: int  # rows of the batch on each device
+    times: int  # tokens per row
+    parameters: dict[str, int]  # number of trained parameters, by part
+    memory: dict[str, int]  # bytes on each device, by content
+    traffic: dict[str, Exchange]  # what each device sends per step
+    work: int  # operations of each device per step
     work_ms: float
 
 
 def run(command: PlanCommand[Any, Any]) -> int:
-    """Prints the plan; raises ValueError for what the user can mend."""
-    jax.config.update("jax_platforms", "cpu")  # an accelerator may be another process's
+    """Print the plan; raises ValueError for user errors."""
+    jax.config.update("jax_platforms", "cpu")  # an accelerator may be in use elsewhere
     found = plan(command)
     print(json_line(dataclasses.asdict(found)) if command.json else "\n".join(_lines(found)))
     return 0
 
 
 def plan(command: PlanCommand[Any, Any]) -> Plan:
-    """What the command's model takes on its mesh; raises ValueError where that can't be."""
+    """Compute the plan of a command; raises ValueError if it is impossible."""
     config = command.config
     model = system_of(config).model_of(config, command.tokens)
     mesh = _mesh(command, is_classifier=isinstance(model, Classifier))
@@ -179,7 +179,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     memory = {
         "parameters": sum(each.state for each in held),
         "gradients": sum(max(each.gradient, each.moment) for each in held),
-        # Where parameters are gathered, those are gone once the gradients are known.
+        # Gathered parameters are freed once the gradients are known.
         "gradients, flat to be summed": sum(each.gradient for each in held if each.devices > 1),
         "Adam's moments": sum(2 * each.moment for each in held),
         "frozen vectors": 0 if vectors is None else vectors.size * vectors.dtype.itemsize,
@@ -197,7 +197,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     }
     sums = (sum(getattr(each, name) for each in traffic.values()) for name in ("sent", "ms"))
     traffic["total"] = Exchange(*sums)
-    work = 6 * rows * times * _multiplied(model, params)
+    work = 6 * rows * times * _matrix_entries(model, params)
     ms = work / (1e9 * command.own.device_tflops)
     return Plan(mesh, rows, times, _totalled(parameters), _totalled(memory), traffic, work, ms)
 
@@ -214,7 +214,7 @@ def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
 
 
 def _held(config: Any, model: Any, learnt: Any, mesh: Mesh) -> Iterator[Held]:
-    """What belongs to each learnt array, which lives where the training state has it."""
+    """Yield the bytes of each trained array, placed as in the training state."""
     axes = ((DATA_AXIS, mesh.data), (TENSOR_AXIS, mesh.tensor))[: 1 if mesh.tensor == 1 else 2]
     devices: Any = AbstractMesh(*zip(*((size, name) for name, size in axes), strict=True))
     whole: Any = PartitionSpec()
@@ -242,10 +242,10 @@ def _held(config: Any, model: Any, learnt: Any, mesh: Mesh) -> Iterator[Held]:
 
 
 def _kept(model: Any, params: Any, rows: int, times: int) -> int:
-    """Bytes that the forward pass leaves for the backward pass, without inputs and parameters.
+    """Bytes of activations saved for the backward pass, without inputs and parameters.
 
-    Arrays in the shape of a parameter are no activations: weights in another dtype, and the output
-    layer's gradient, which the loss forms in its forward pass.
+    Arrays with the shape of a parameter do not count: weights in another dtype, and the output
+    layer's gradient, which the loss computes in its forward pass.
     """
 
     def left(params: Any, tokens: Array, mask: Array, keys: Array) -> list[Array]:
@@ -270,9 +270,9 @@ def _kept(model: Any, params: Any, rows: int, times: int) -> int:
 
 
 def _loss_memory(vocabulary: int, mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int]:
-    """Of a group's rows: a chunk of logits with its gradients, and all states for the tensor axis.
+    """Memory of a chunk of logits with gradients, and of all states with a tensor axis.
 
-    A device has its part of the vocabulary, and all rows of the devices that it shares it with.
+    A device has its part of the vocabulary, and the rows of all devices that share the vocabulary.
     """
     if isinstance(model, Classifier):
         return {}
@@ -290,9 +290,9 @@ def _loss_memory(vocabulary: int, mesh: Mesh, model: Any, rows: int, times: int)
 def _traffic(
     command: PlanCommand[Any, Any], mesh: Mesh, model: Any, held: list[Held], places: int
 ) -> Iterator[tuple[str, float, float]]:
-    """Each exchange of a step: its name, the bytes that a device sends, 10^9 of them a second.
+    """Yield each collective of a step: name, bytes sent per device, speed in 10^9 bytes per second.
 
-    Neighbours share a tensor axis, so it stays inside a node where it divides the node's devices.
+    Neighbours share a tensor axis, so it stays within a node if it divides the node's devices.
     """
     own, config = command.own, model.config
     in_node = mesh.devices <= own.node_devices
@@ -302,7 +302,7 @@ def _traffic(
         arrays = [each for each in held if each.of_vocabulary == of_vocabulary]
         summed = sum(2 * each.gradient * (1 - 1 / each.devices) for each in arrays)
         yield f"gradients of the {name}, summed", summed, across
-        # Of a vocabulary that the tensor axis does not divide, which is whole between the steps.
+        # A vocabulary that the tensor axis does not divide is whole between steps.
         rest = sum(max(0, each.moment - each.gradient) for each in arrays)
         yield f"gradients of the {name}, gathered", rest, beside
         if command.config.shard_state != "none":
@@ -316,8 +316,8 @@ def _traffic(
         yield "ids, sums of exponentials", (3 + 4) * sent, beside
 
 
-def _multiplied(model: Any, params: Any) -> int:
-    """Numbers of the matrices that every token is multiplied with, and not looked up in."""
+def _matrix_entries(model: Any, params: Any) -> int:
+    """Entries of the matrices that multiply every token, without look-ups."""
     matrices: int = sum(leaf.size for leaf in jax.tree.leaves(params.layers) if leaf.ndim == 2)
     if isinstance(model, Classifier):
         return matrices

@@ -1,4 +1,4 @@
-"""Draws the curves of several runs in one picture."""
+"""The `plot` command: draw the curves of several runs in one picture."""
 
 from lstm_jax.cli.options import PlotCommand
 from lstm_jax.interop.files import require_target
@@ -6,7 +6,7 @@ from lstm_jax.training import plots
 
 
 def run(command: PlotCommand) -> int:
-    """Draws them; raises ValueError for whatever the user can mend."""
+    """Draw the curves; raises ValueError for user errors."""
     if not plots.have_matplotlib():
         raise ValueError("curves need matplotlib; pip install 'lstm-jax[plots]'")
     require_target(command.output, overwrite=True)

@@ -1,4 +1,4 @@
-"""A run of several processes: how they find each other, and what ends them all."""
+"""Runs of several processes: how they find each other, and when they all end."""
 
 import ctypes
 import os
@@ -20,26 +20,25 @@ _ADDRESS, _COUNT, _NUMBER = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX
 
 @dataclass(frozen=True)
 class Launch(Checked):
-    """Which of several processes this is."""
+    """Rank of this process among several."""
 
-    #: HOST:PORT of the first of several processes, each of which is started with the same command;
-    #: under Slurm, Open MPI, Kubernetes or torchrun it is found. With "auto" JAX looks for one
-    #: wherever it can, as on the hosts of a TPU pod.
+    #: HOST:PORT of the first of several processes, all started with the same command; found
+    #: automatically under Slurm, Open MPI, Kubernetes or torchrun. "auto" lets JAX search for a
+    #: cluster itself, as on a TPU pod.
     coordinator: str | None = None
-    process_id: CountOrZero | None = None  # which of them this is; the first is 0.
-    process_count: Count | None = None  # how many there are.
-    start_timeout: Count = 600  # seconds to wait until all have started.
-    dead_timeout: Count = 10  # seconds without a sign of life after which one is taken to be dead.
-    #: seconds without a step after which this one ends; 0 for never.
+    process_id: CountOrZero | None = None  # index of this process; the first is 0.
+    process_count: Count | None = None  # number of processes.
+    start_timeout: Count = 600  # seconds to wait for all processes to start.
+    dead_timeout: Count = 10  # seconds without a heartbeat after which a process counts as dead.
+    #: seconds without a step after which this process ends; 0 for never.
     stuck_timeout: CountOrZero = 600
 
 
 @contextmanager
 def joined(launch: Launch) -> Iterator[int]:
-    """Joins the other processes, if there are any, before JAX starts.
+    """Join the other processes, if any, before JAX starts.
 
-    Yields how many there are; 0 where only the cluster knows. Raises ValueError where something is
-    missing.
+    Yields their number, or 0 if only the cluster knows it; raises ValueError if it lacks an option.
     """
     address, count, number, local = _found(launch)
     if address == "auto":
@@ -47,13 +46,13 @@ def joined(launch: Launch) -> Iterator[int]:
     elif not _is_one_of_several(address, count, number):
         yield 1
         return
-    # JAX would take SIGTERM, which is the training loop's.
+    # JAX would handle SIGTERM, which the training loop handles.
     jax.config.update("jax_enable_preemption_service", False)
     start = f"the processes did not find each other within {launch.start_timeout} s"
     reasons = [f"{start}; {START_ALL_AGAIN}, or with a longer --start-timeout"]
 
-    # JAX aborts, from a thread that Python doesn't see, where not all are there in time, the first
-    # is gone, or another gives no sign of life; this has it end by a line and a code of its own.
+    # JAX aborts from a thread unknown to Python if processes are missing at the start, or the first
+    # or any other dies; this makes it end with a message and its own exit code.
     def end(_: int) -> None:
         os.write(2, f"{reasons[-1]}\n".encode())
         os._exit(START_AGAIN)
@@ -78,14 +77,14 @@ def joined(launch: Launch) -> Iterator[int]:
     reasons.append(f"another process of this run ended, or is not heard of; {START_ALL_AGAIN}")
     yield count or 0
     jax.distributed.shutdown()  # waits for the others
-    libc.signal(signal.SIGABRT, None)  # as by default
+    libc.signal(signal.SIGABRT, None)  # the default
 
 
 @contextmanager
 def watched(should_stop: Callable[[], bool], seconds: int) -> Iterator[Callable[[], bool]]:
-    """What training asks after each step, and a thread that ends the process if it asks no more.
+    """Wrap what training asks after each step, and end the process if it stops asking.
 
-    So many seconds without being asked are too many; 0 for any number.
+    It ends after `seconds` without being asked; 0 means never.
     """
     asked = [time.monotonic()]
     is_over = threading.Event()
@@ -109,7 +108,7 @@ def watched(should_stop: Callable[[], bool], seconds: int) -> Iterator[Callable[
 
 
 def _is_one_of_several(address: str | None, count: int | None, number: int | None) -> bool:
-    """Whether there are others; raises ValueError where what is said of it is not enough."""
+    """Whether there are other processes; raises ValueError if the information is incomplete."""
     if address is not None and not address.rpartition(":")[2].isdecimal():
         raise ValueError(f"the coordinator is {address!r}; give HOST:PORT")
     if count == 1:
@@ -125,7 +124,7 @@ def _is_one_of_several(address: str | None, count: int | None, number: int | Non
 
 
 def _found(launch: Launch) -> tuple[str | None, int | None, int | None, int | None]:
-    """Address, number of processes, which one this is, which one on its host: flags come first."""
+    """Address, number of processes, index, index on this host; flags take precedence."""
 
     def number(name: str) -> int | None:
         value = os.environ.get(name) or None
@@ -136,7 +135,7 @@ def _found(launch: Launch) -> tuple[str | None, int | None, int | None, int | No
     address = launch.coordinator or os.environ.get(_ADDRESS)
     local = None
     if address is None and {"MASTER_ADDR", "MASTER_PORT", "RANK"} <= {*os.environ}:  # torchrun's
-        # At its port torchrun itself listens.
+        # torchrun itself listens at its port.
         address = f"{os.environ['MASTER_ADDR']}:{(number('MASTER_PORT') or 0) + 1}"
         local = number("LOCAL_RANK")
         count, this = number("WORLD_SIZE"), number("RANK")
@@ -148,7 +147,7 @@ def _found(launch: Launch) -> tuple[str | None, int | None, int | None, int | No
 
 
 def _is_cluster() -> bool:
-    """Whether a launcher that JAX knows has started this as one of several processes."""
+    """Whether a launcher known to JAX has started this as one of several processes."""
     there = os.environ
     return (
         ("SLURM_STEP_NODELIST" in there and there.get("SLURM_NTASKS", "1") != "1")

@@ -1,4 +1,4 @@
-"""Writes texts with a trained model, or says how likely it finds given ones."""
+"""The `sample` command: generate texts with a trained model, or score given ones."""
 
 import math
 import re
@@ -36,13 +36,13 @@ _LISTED_AT_MOST = 10
 
 
 def run(command: SampleCommand) -> int:
-    """Writes or judges; raises ValueError for whatever the user can mend."""
+    """Generate or score texts; raises ValueError for user errors."""
     model, params, vocabulary, config = load(command.run_dir, step=command.step, kind=LanguageModel)
     if config.model.bidirectional and not command.force:
         raise ValueError(
-            f"{command.run_dir} holds a bidirectional model: it learnt with the future in view, so "
-            "it cannot write what comes next; train one without --model.bidirectional, or see "
-            "what comes of it with --force"
+            f"{command.run_dir} holds a bidirectional model: it was trained to see the future, so "
+            "it cannot generate text; train one without --model.bidirectional, or try it anyway "
+            "with --force"
         )
     if command.weights is not None:
         model, params = with_weights(model, params, command.weights)
@@ -74,7 +74,7 @@ def _writer(
 
 
 def _forbidden(vocabulary: Vocabulary, forbid: str) -> list[int]:
-    """The ids of the tokens to forbid; one that the model cannot write needs no forbidding."""
+    """Ids of the tokens to forbid, ignoring any that the model cannot generate."""
     found = vocabulary.in_known_form(forbid)
     if vocabulary.kind == "char" and len(found) > len(forbid):
         apart = [each for each in unicodedata.normalize("NFC", forbid) if each not in vocabulary]
@@ -89,7 +89,7 @@ def _forbidden(vocabulary: Vocabulary, forbid: str) -> list[int]:
 
 
 def _stops(vocabulary: Vocabulary, stops: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-    """The ids of the texts that end what is written; one that the model cannot write ends none."""
+    """Ids of the stop texts, ignoring any that the model cannot generate."""
     found = []
     for stop in stops:
         missing = vocabulary.outside(stop)
@@ -102,7 +102,7 @@ def _stops(vocabulary: Vocabulary, stops: Iterable[str]) -> tuple[tuple[int, ...
 
 
 def _note_unknown(vocabulary: Vocabulary, texts: Iterable[str]) -> None:
-    """Names on standard error what a model with an unknown token reads as that."""
+    """Report, on standard error, which tokens a model with an unknown token reads as unknown."""
     if vocabulary.unknown is None:
         return
     found: dict[str, None] = {}
@@ -121,7 +121,7 @@ def _listed(tokens: list[str]) -> str:
 
 
 def _templates(command: SampleCommand, vocabulary: Vocabulary, config: Any) -> list[Template]:
-    """What is to be filled: of a file's lines, of the command, or of the run's own settings."""
+    """Templates from a file's lines, the command line, or the run's own settings."""
     file = command.prompts or command.templates
     has_blanks = command.templates is not None or command.template is not None
     if file is not None:
@@ -147,7 +147,7 @@ def _templates(command: SampleCommand, vocabulary: Vocabulary, config: Any) -> l
 
 
 def _own_prompt(vocabulary: Vocabulary, config: LanguageConfig) -> str:
-    """The first of a run's prompts that can be used, else a letter of its text."""
+    """The run's first usable prompt, else a letter of its text."""
     for prompt in config.sample_prompts:
         if vocabulary.unknown is not None or not vocabulary.outside(prompt):
             return prompt
@@ -156,7 +156,7 @@ def _own_prompt(vocabulary: Vocabulary, config: LanguageConfig) -> str:
 
 
 def file_lines(path: Path) -> list[tuple[int, str]]:
-    """The lines of a file that hold text, with their numbers from 1 on."""
+    """Non-blank lines of a file, numbered from 1."""
     lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line.strip()]
     if not lines:
         raise ValueError(f"{str(path)!r} holds no line with text; give at least one")
@@ -164,7 +164,7 @@ def file_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def _print_texts(command: SampleCommand, writer: Writer, templates: list[Template]) -> None:
-    """Writes to standard output what the command asks for, and to standard error how fast."""
+    """Print the texts that the command asks for, and the speed to standard error."""
     rows = [template for template in templates for _ in range(command.batch)]
     tokens, began = 0, time.perf_counter()
     if command.stream:
@@ -181,7 +181,7 @@ def _print_texts(command: SampleCommand, writer: Writer, templates: list[Templat
 
 
 def _stream(command: SampleCommand, writer: Writer, row: int, template: Template) -> int:
-    """Shows a text as it is made; gives the number of its tokens after the prompt."""
+    """Print a text while it is generated; returns the number of tokens after the prompt."""
     tokens = 0
 
     def counted() -> Iterator[str]:
@@ -232,7 +232,7 @@ def _described(writer: Writer, template: Template, written: Written, text: str) 
 
 
 def _print_scores(command: SampleCommand, writer: Writer, path: Path) -> None:
-    """Prints a line a text to standard output, and the perplexity of all to standard error."""
+    """Print one line per text, and the perplexity of all to standard error."""
     vocabulary, lines, prompt = writer.vocabulary, file_lines(path), command.prompt or ""
     _note_unknown(vocabulary, (prompt, *(line for _, line in lines)))
     context = vocabulary.encode_prompt(prompt) if prompt else ()
@@ -268,7 +268,7 @@ def _ids(vocabulary: Vocabulary, line: str, number: int, least: int) -> Ids:
         raise ValueError(f"line {number}: {error}") from None
     if len(ids) < least:
         raise ValueError(
-            f"line {number} has a single token, and nothing that it is told from; give at least "
-            "two, or what comes before as --prompt"
+            f"line {number} has a single token and no context to predict it from; give at least "
+            "two tokens, or a context as --prompt"
         )
     return ids

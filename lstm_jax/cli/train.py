@@ -1,4 +1,4 @@
-"""Trains a system in a run folder, goes on with it, or evaluates it."""
+"""The `train` command: train a system in a run folder, resume it, or evaluate it."""
 
 import dataclasses
 import math
@@ -33,10 +33,9 @@ from lstm_jax.training.state import TrainState
 
 
 def run(command: TrainCommand[Any]) -> int:
-    """Trains, or evaluates; raises ValueError for whatever the user can mend.
+    """Train or evaluate; raises ValueError for user errors.
 
-    Returns:
-        The exit code: 0, or 128 + the number of the signal that stopped the run.
+    Returns the exit code: 0, or 128 + the number of the signal that stopped the run.
     """
     folder = RunFolder(command.run_dir)
     with joined(command.launch) as processes:
@@ -57,7 +56,7 @@ def run(command: TrainCommand[Any]) -> int:
 def train_run(
     folder: RunFolder, command: TrainCommand[Any], should_stop: Callable[[], bool]
 ) -> None:
-    """Starts or resumes a run, and draws its curves; refuses before anything is written."""
+    """Start or resume a run, and draw its curves; refuses before anything is written."""
     wanted: list[tuple[type[Recorder], bool]] = [
         (TensorBoardRecorder, command.tensorboard), (WandbRecorder, command.wandb)
     ]  # fmt: skip
@@ -69,15 +68,15 @@ def train_run(
     system = _system_of_run(folder, config) if resume else _new_system(folder, config)
     system = system.with_samples(replace=not command.own_samples)
     the_task = task.make_task(system)
-    # The places of files may differ between hosts.
+    # Paths may differ between hosts.
     shared = {k: each for k, each in to_dict(system.config).items() if k not in ("data", "vectors")}
     require_same({"the data": system.sha256, "the settings": json_line(shared)})
-    # A first state is made before the folder is: settings that don't fit leave nothing behind.
-    first = None if resume and not _is_barely_begun(folder) else task.first_state(the_task)
+    # Compute the initial state before creating the folder: invalid settings leave nothing behind.
+    first = None if resume and not _has_no_checkpoint(folder) else task.first_state(the_task)
     with ExitStack() as stack:
         hold = partial(stack.enter_context, runs.held(folder, new=not resume))
         together(hold, first_only=True)
-        state, progress = _begun(folder, the_task, first, resume)
+        state, progress = _starting_state(folder, the_task, first, resume)
         require_same({"the files of the run folder": folder.config.read_bytes()})
         step = int(state.step)
         store = stack.enter_context(
@@ -88,12 +87,12 @@ def train_run(
         recorders = [kind(folder, settings, step) for kind in kinds]
         for each in recorders:
             stack.enter_context(each)
-        # Whatever is drawn from here on is drawn as when the run began.
+        # From here on, draw with the key implementation that the run started with.
         stack.enter_context(jax.default_prng_impl(str(jax.random.key_impl(state.key))))
         # Optax adds integers to floats, which "strict" forbids.
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         display.note(_summary(the_task, folder.path, step))
-        if before is not None and (note := _change_of_rate(the_task, before, state)):
+        if before is not None and (note := _rate_change_note(the_task, before, state)):
             display.note(note)
         report, profile = Recorded(display, recorders), command.profile
         state = loop.train(
@@ -108,14 +107,14 @@ def train_run(
 def _draw_curves(folder: RunFolder, display: Display) -> None:
     try:
         plots.draw_curves([folder.path], folder.plot)
-    except Exception as error:  # whatever comes of the user's matplotlib and its settings
-        display.note(f"no curves were drawn ({error_line(error)}); all else is saved")
+    except Exception as error:  # matplotlib and its settings may raise anything
+        display.note(f"no curves were drawn ({error_line(error)}); everything else is saved")
 
 
 def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
-    """The held-out loss and the like of a run's newest checkpoint.
+    """Held-out metrics of a run's newest checkpoint.
 
-    For reviews it is the best checkpoint, and what it makes of the data's own test half.
+    For reviews, those of the best checkpoint, and its metrics on the data's own test set.
     """
     system = _system_of_run(folder, config)
     the_task = task.make_task(system)
@@ -126,10 +125,10 @@ def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
     return {"step": int(state.step), **task.heldout_metrics(the_task, state), **tests}
 
 
-def _begun(
+def _starting_state(
     folder: RunFolder, the_task: task.Task, first: TrainState | None, resume: bool
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state to train from, and its progress; a new run's folder is made."""
+    """The state to train from, and its progress; creates a new run's folder."""
     if first is not None and not resume:
         together(lambda: runs.create_run(folder, the_task.system), first_only=True)
         return first, {}
@@ -148,8 +147,8 @@ def _begun(
     return state, progress
 
 
-def _is_barely_begun(folder: RunFolder) -> bool:
-    """Whether its run was killed before the first checkpoint: then it begins anew."""
+def _has_no_checkpoint(folder: RunFolder) -> bool:
+    """Whether the run was killed before its first checkpoint, so that it starts afresh."""
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         return store.is_empty
 
@@ -165,17 +164,17 @@ def _system_of_run(folder: RunFolder, config: TrainConfig) -> System:
     runs.refuse_changes(folder, config)
     runs.refuse_damaged_files(folder)
     config = _located(config, moved=True)
-    # Vectors that a run goes on training are among its parameters, once it has a checkpoint.
-    system = read_system(config, None if _is_barely_begun(folder) else folder.path)
+    # Vectors that a run fine-tunes are among its parameters, once it has a checkpoint.
+    system = read_system(config, None if _has_no_checkpoint(folder) else folder.path)
     runs.refuse_other_data(folder, system)
     return system
 
 
 def _located(config: TrainConfig, *, moved: bool = False) -> TrainConfig:
-    """The settings with absolute paths of files, so that the run finds them from any folder.
+    """The settings with absolute paths, so that the run finds its files from any folder.
 
-    With `moved`, a file that is not where it was is looked for, from the current folder, under the
-    end of its old path; whether it is the same is for `refuse_other_data` to say.
+    With `moved`, a missing file is searched for under the ends of its old path, in the current
+    folder; `refuse_other_data` checks that it is the same.
     """
     found: dict[str, Any] = {}
     for name in ("data", "vectors"):
@@ -188,8 +187,8 @@ def _located(config: TrainConfig, *, moved: bool = False) -> TrainConfig:
     return dataclasses.replace(config, **found)
 
 
-def _change_of_rate(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
-    """A note that the settings of a resumed run change its learning rate; empty if they do not."""
+def _rate_change_note(the_task: task.Task, before: TrainConfig, state: TrainState) -> str:
+    """A note if the settings of a resumed run change its learning rate, else an empty string."""
     updates = int(state.step) - int(state.skipped)
     steps = task.total_steps(before, the_task.program.batches)
     old = learning_rate_schedule(before.optimizer, steps)
@@ -217,17 +216,17 @@ def _summary(the_task: task.Task, path: Path, step: int) -> str:
 
 
 class Stop:
-    """Notes SIGINT, SIGTERM or SIGHUP, so that training ends after a step.
+    """Records SIGINT, SIGTERM or SIGHUP, so that training ends after a step.
 
-    Another SIGINT or SIGTERM ends it at once; SIGHUP comes twice where a terminal is closed, from
-    the terminal and from its shell. Under nohup it is ignored.
+    A second SIGINT or SIGTERM ends it at once. SIGHUP may come twice when a terminal is closed,
+    from the terminal and its shell; under nohup it is ignored.
     """
 
     def __init__(self) -> None:
         self.signal = 0
 
     def asked(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal has arrived."""
         return self.signal != 0
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What `train` can be given: a preset's settings, or a run's, and what is to be done with them."""
+"""Options of `train`: the settings of a preset or run, and what to do with them."""
 
 import dataclasses
 import os
@@ -18,26 +18,26 @@ from lstm_jax.systems.base import TrainConfig
 HELP = """\
 usage: {prog} [PRESET] [--FLAG VALUE] ...
 
-Trains a model, shows its losses and samples, and keeps it in a run folder.
+Trains a model, shows its losses and samples, and saves it in a run folder.
 
 presets:
   docs         Python's own documentation, by characters; the default
   anna         a novel, by characters
   shakespeare  plays, by words
-  lyrics       10,000 characters by heart; --data names a text
-  poems        short poems, which fill acrostics; --data names a file of them
-  reviews      a classifier: is a film review favourable?
+  lyrics       10,000 characters to memorise; --data names a text
+  poems        short poems that fill in acrostics; --data names a file of them
+  reviews      sentiment classifier of film reviews
 
 common flags:
-  --data PATH        what to train on, in place of the preset's own data
-  --run-dir DIR      where the run is kept; by default runs/PRESET
+  --data PATH        data to train on, instead of the preset's own
+  --run-dir DIR      folder of the run; by default runs/PRESET
   --epochs N         passes over the data
-  --steps N          optimizer steps in all, in place of epochs
-  --batch-size N     sequences side by side
-  --layers N         stacked layers
+  --steps N          total number of optimizer steps, instead of epochs
+  --batch-size N     number of sequences per batch
+  --layers N         number of stacked layers
   --hidden-size N    units of each layer
-  --learning-rate X  the highest of the schedule
-  --resume           go on from the newest checkpoint of the run's folder
+  --learning-rate X  highest learning rate of the schedule
+  --resume           continue from the newest checkpoint in the run folder
   --eval-only        only print the held-out loss of that checkpoint
 
 {prog} PRESET --help-all prints all flags with the preset's values."""
@@ -47,37 +47,37 @@ C = TypeVar("C", bound=TrainConfig)
 
 @dataclass(frozen=True)
 class TrainCommand(Generic[C]):
-    """Train a system, watch it learn, and keep it in a run folder."""
+    """Train a system, show its progress, and save it in a run folder."""
 
     config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings.
-    #: which of several processes this is.
+    #: rank of this process among several.
     launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
     #: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
     preset: Annotated[str, tyro.conf.Positional] = "docs"
-    #: with every setting and flaw of the published system that the preset follows.
+    #: reproduce the published system that the preset follows, with all its settings and flaws.
     as_published: bool = False
-    run_dir: Path = Path("runs/docs")  # the run's folder; by default runs/PRESET.
-    #: go on from the newest checkpoint of the run folder, with its own settings.
+    run_dir: Path = Path("runs/docs")  # folder of the run; by default runs/PRESET.
+    #: continue from the newest checkpoint of the run folder, with its settings.
     resume: bool = False
-    #: print the held-out loss of the run folder's newest checkpoint, and no more.
+    #: only print the held-out loss of the run folder's newest checkpoint.
     eval_only: bool = False
     profile: Path | None = None  # write a JAX trace of a few steps into this folder.
     #: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.
     tensorboard: bool = False
     #: also log them to Weights & Biases; WANDB_MODE=offline keeps them in RUN_DIR/wandb.
     wandb: bool = False
-    #: whether the prompts of samples are the user's; others give way to the beginning of the text
-    #: where it lacks their characters or words.
+    #: whether the user chose the prompts of samples; others are replaced by the beginning of the
+    #: text if it lacks their characters or words.
     own_samples: tyro.conf.Suppress[bool] = False
-    #: whether the number of devices is the user's; a resumed run's gives way where there are fewer.
+    #: whether the user chose the number of devices; a resumed run otherwise takes what there is.
     own_devices: tyro.conf.Suppress[bool] = False
 
 
 def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCommand[TrainConfig]:
-    """Reads the flags over the defaults they change: a preset's, or those of the run resumed.
+    """Parse the flags over their defaults: those of a preset, or of the run to resume.
 
-    tyro's subcommands and configs have their defaults before the line is read; here a run's are in
-    a folder that the line names. So what says which defaults these are is looked up first.
+    tyro needs defaults before it parses the line, but a run's are in a folder that the line names.
+    So the arguments that select the defaults are looked up first.
     """
     for flag in ("--data", "--run-dir"):
         if given(flag, arguments) == "" and arguments[-1] != flag:

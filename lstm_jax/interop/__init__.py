@@ -1,7 +1,7 @@
-"""Weights to and from PyTorch, Keras and Flax, modules for Flax over the pure core, and export.
+"""Weights to and from PyTorch, Keras and Flax, modules for Flax on the pure core, and export.
 
-Importing this package imports neither torch nor keras, flax nor safetensors. The modules, which
-need flax, are in `lstm_jax.interop.nnx_modules` and `lstm_jax.interop.linen_modules`.
+Importing this package imports none of torch, keras, flax and safetensors. The modules, which need
+flax, are in `lstm_jax.interop.nnx_modules` and `lstm_jax.interop.linen_modules`.
 """
 
 from lstm_jax.interop.export import (

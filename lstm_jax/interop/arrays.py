@@ -1,12 +1,12 @@
-"""Arrays on their way in and out: copied, and checked before anything is made of them.
+"""Conversion of arrays from and to other libraries, with checks.
 
-PyTorch and Keras give the input and the hidden state a bias each. Where both are only ever added,
-we keep their sum. A GRU whose reset gate works after the recurrent product multiplies the hidden
-state's candidate bias with the gate, so that part stays apart:
+PyTorch and Keras have one bias for the input and one for the hidden state. If the two are only ever
+added, we keep their sum. A GRU with its reset gate after the recurrent product multiplies the
+candidate bias of the hidden state by the gate, so that part stays separate:
 
     b = b_x + b_h for r and z, b_x for n;  b_hn = b_h for n
 
-Shapes: D input size, H hidden size, G gates side by side.
+Shapes: D input size, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _OTHERS_HAVE = (RNN, LSTM, GRU)
 
 
 def read_array(name: str, value: Any, *shape: int | None) -> AnyArray:
-    """Floating-point numbers that numpy can read, PyTorch's tensors on any device included.
+    """Read floating-point numbers as a numpy array, also from PyTorch tensors on any device.
 
-    Raises ValueError for others, or for another shape, of which None stands for any size.
+    Raises ValueError for other dtypes, or another shape; None in `shape` stands for any size.
     """
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":
-            # PyTorch gives numpy no bfloat16; by way of float32 nothing is lost.
+            # PyTorch gives numpy no bfloat16; converting by float32 is exact.
             value = value.float().numpy().astype(jnp.bfloat16)
     array = np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -49,13 +49,13 @@ def read_array(name: str, value: Any, *shape: int | None) -> AnyArray:
 
 
 def require_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
-    """Raises ValueError where the shape is another."""
+    """Raise ValueError if the shape differs."""
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
 
 
 def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
-    """Raises ValueError where names are missing or left over; says which."""
+    """Raise ValueError, saying which, if names are missing or unexpected."""
     found, expected = set(found), set(expected)
     if missing := sorted(expected - found):
         raise ValueError(f"{what} lacks {', '.join(missing)}; it has {listed(found)}")
@@ -66,19 +66,19 @@ def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> N
 
 
 def listed(names: Iterable[str]) -> str:
-    """At most six names, for an error."""
+    """At most six names, for an error message."""
     names = sorted(map(str, names))
     rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
     return ", ".join(names[:6]) + rest if names else "nothing"
 
 
 def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The entries whose names begin with the prefix, which is cut off."""
+    """Entries whose names begin with the prefix, with it removed."""
     return {name[len(prefix) :]: mapping[name] for name in mapping if name.startswith(prefix)}
 
 
 def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
-    """The cell whose gates side by side are so wide; raises ValueError where there is none."""
+    """The cell whose gates together have this width; raises ValueError if there is none."""
     for cell in _OTHERS_HAVE:
         if hidden_size and width == cell.gates * hidden_size:
             return cell
@@ -89,7 +89,7 @@ def cell_of_width(name: str, width: int, hidden_size: int) -> Cell:
 
 
 def to_jax(what: str, tree: Any) -> Any:
-    """A copy of every array as JAX's; raises ValueError for float64 where JAX has none."""
+    """Copy every array to JAX; raises ValueError for float64 if JAX does not have it enabled."""
 
     def convert(array: AnyArray) -> jax.Array:
         if jax.dtypes.canonicalize_dtype(array.dtype) != array.dtype:
@@ -102,12 +102,12 @@ def to_jax(what: str, tree: Any) -> Any:
 
 
 def to_numpy(array: Any) -> AnyArray:
-    """A copy for other libraries to write to, its rows one after the other in memory."""
+    """A writable, contiguous copy for other libraries."""
     return np.array(array, order="C")
 
 
 def directions_of(layer: Any) -> tuple[DenseParams, ...]:
-    """The parameters of a layer's directions; raises ValueError for a cell that is only here."""
+    """Parameters of each direction; raises ValueError for cells that other frameworks lack."""
     directions = tuple(layer) if isinstance(layer, Directions) else (layer,)
     for cell in map(cell_of, directions):
         if cell not in _OTHERS_HAVE:
@@ -120,7 +120,7 @@ def directions_of(layer: Any) -> tuple[DenseParams, ...]:
 
 
 def require_chain(layers: tuple[Any, ...]) -> None:
-    """Raises ValueError where a layer doesn't take what the one below puts out."""
+    """Raise ValueError if a layer's input size is not the output size of the one below."""
     each = [directions_of(layer) for layer in layers]
     for index, (below, above) in enumerate(pairwise(each), 1):
         puts_out = sum(int(params.w_h.shape[0]) for params in below)
@@ -132,7 +132,7 @@ def require_chain(layers: tuple[Any, ...]) -> None:
 
 
 def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
-    """What the weights tell of a stack; where its layers differ, an error ends with the cure."""
+    """Derive a stack's config from its weights; if layers differ, the error ends with the cure."""
     require_chain(layers)
     each = [params for layer in layers for params in directions_of(layer)]
     cells = sorted({cell_of(params).name for params in each})
@@ -158,10 +158,10 @@ def projection_of(params: DenseParams) -> Any:
 
 
 def require_no_projection(layer: Any, who: str) -> None:
-    """Raises ValueError where a layer's hidden state is projected."""
+    """Raise ValueError if a layer's hidden state is projected."""
     if any(projection_of(params) is not None for params in directions_of(layer)):
         raise ValueError(
-            f"the layer has a projection of its hidden state, which {who} has not; train one "
+            f"the layer has a projection of its hidden state, which {who} lacks; train one "
             "without projection_size"
         )
 
@@ -169,7 +169,7 @@ def require_no_projection(layer: Any, who: str) -> None:
 def params_of_two_biases(
     cell: Cell, w_x: AnyArray, w_h: AnyArray, b_x: AnyArray, b_h: AnyArray
 ) -> Any:
-    """Parameters of `w_x [D, G]`, `w_h [H, G]`, biases `[G]`; a GRU resets after the product."""
+    """Parameters from `w_x [D, G]`, `w_h [H, G]`, biases `[G]`; a GRU resets after the product."""
     if cell.name != "gru":
         return cell.params(w_x, w_h, b_x + b_h)
     inside = 2 * w_h.shape[0]
@@ -178,7 +178,7 @@ def params_of_two_biases(
 
 
 def two_biases(params: DenseParams) -> tuple[AnyArray, AnyArray]:
-    """The input's bias, which gets every sum, and the hidden state's: zeros but a GRU's `b_hn`."""
+    """Input bias, which gets every sum, and hidden bias: zeros except for a GRU's `b_hn`."""
     b_x = to_numpy(params.b)
     b_h = np.zeros_like(b_x)
     if isinstance(params, GRUParams) and params.b_hn is not None:
@@ -187,6 +187,6 @@ def two_biases(params: DenseParams) -> tuple[AnyArray, AnyArray]:
 
 
 def require_no_bias(what: str, params: DenseParams) -> None:
-    """Raises ValueError where a bias that is to be left out is not zero."""
+    """Raise ValueError if a bias that is to be left out is not zero."""
     if any(np.any(b) for b in two_biases(params)):
         raise ValueError(f"{what} has biases that are not zero; export them too")

@@ -1,11 +1,11 @@
-"""A trained model as a program of its own: StableHLO, weights and all, by way of `jax.export`.
+"""Export of a trained model with its weights as a StableHLO program, through `jax.export`.
 
-What is saved here runs wherever jax, numpy and flatbuffers are, without this library: by the `call`
+The saved programs need only jax, numpy and flatbuffers, not this library: run them with the `call`
 of `jax.export.deserialize(open("sampler.bin", "rb").read())`.
 
-Batch and time are symbolic: one artefact takes any. Arguments and results are arrays alone, and
-`exported.in_avals` and `exported.out_avals` say their shapes and dtypes; `sampler.call` must get
-these dtypes exactly. JAX reads artefacts of its own versions of the last six months.
+Batch and time are symbolic, so one program takes any size. Arguments and results are arrays;
+`exported.in_avals` and `exported.out_avals` have their shapes and dtypes, which `sampler.call`
+requires exactly. JAX reads programs written by its own versions of the last six months.
 
 Shapes: T time, B batch, H hidden size, V vocabulary; `t` and `b` are the symbolic time and batch.
 """
@@ -37,18 +37,18 @@ Platforms = Sequence[Platform] | None
 def export_step(
     model: LanguageModel, params: LanguageModelParams, *, platforms: Platforms = None
 ) -> export.Exported:
-    """One token further: `(carry leaf, ..., token) -> (carry leaf, ..., logits)`.
+    """Export one decoding step: `(carry leaf, ..., token) -> (carry leaf, ..., logits)`.
 
-    The carry's leaves are `[b, H]`, from the lowest layer up; an LSTM's are its h, then its c.
-    Zeros start a sequence. `token` is int32 `[b]`, `logits` are `[b, V]`, before the softmax.
+    The carry's leaves are `[b, H]`, from the lowest layer up; an LSTM has h, then c. Zeros start a
+    sequence. `token` is int32 `[b]`; `logits`, before the softmax, are `[b, V]`.
 
     Args:
         model: a language model; not bidirectional.
-        params: its parameters, which become constants of the artefact.
-        platforms: where it is to run; by default where this process does.
+        params: its parameters, which become constants of the program.
+        platforms: platforms to export for; by default that of this process.
 
     Raises:
-        ValueError: a bidirectional model, or an unknown platform.
+        ValueError: the model is bidirectional, or a platform is unknown.
 
     Examples:
         >>> from lstm_jax import interop
@@ -79,25 +79,24 @@ def export_sampler(
     forbidden: Sequence[int] = (),
     platforms: Platforms = None,
 ) -> export.Exported:
-    """Prompts in, what follows them out: `(prompt, key_data, temperature, top_n) -> tokens`.
+    """Export generation from prompts: `(prompt, key_data, temperature, top_n) -> tokens`.
 
-    prompt: int32 `[t, b]`; rows of different lengths are filled up in front with `FREE` (-1).
-    key_data: uint32 `[2]`: `jax.random.key_data(key)`, or for the key of a small seed
-        `[0, seed]`. The tokens are those that `generate` draws with that key.
-    temperature, top_n: float32 and int32 scalars, see `FilterOptions`. Nothing checks them: below
-        0 a temperature is read as 0, and a top_n as 0.
-    tokens: int32 `[places, b]`.
+        prompt: int32 `[t, b]`; shorter prompts are padded in front with `FREE` (-1).
+        key_data: uint32 `[2]`: `jax.random.key_data(key)`, or `[0, seed]` for the key of a small
+            seed. The tokens are those that `generate` draws with that key.
+        temperature, top_n: float32 and int32 scalars, see `FilterOptions`; unchecked, with values
+            below 0 read as 0.
+        tokens: int32 `[places, b]`.
 
     Args:
         model: a language model; not bidirectional.
         params: see `export_step`.
-        places: how many tokens it writes.
-        forbidden: token ids that it never writes.
+        places: number of tokens to generate.
+        forbidden: token ids that are never generated.
         platforms: see `export_step`.
 
     Raises:
-        ValueError: a bidirectional model, an unknown platform, or another argument that makes no
-            sense.
+        ValueError: the model is bidirectional, or a platform or another argument is invalid.
 
     Examples:
         >>> from lstm_jax import interop
@@ -131,19 +130,16 @@ def export_sampler(
 def export_classifier(
     model: Classifier, params: ClassifierParams, *, platforms: Platforms = None
 ) -> export.Exported:
-    """The probability of label 1: `(tokens, mask) -> probability`.
+    """Export a classifier's probability of label 1: `(tokens, mask) -> probability`.
 
-    tokens: int32 `[t, b]`.
-    mask: bool `[t, b]`, True = a real token.
-    probability: `[b]`.
+        tokens: int32 `[t, b]`.
+        mask: bool `[t, b]`, True = a real token.
+        probability: `[b]`.
 
-    Args:
-        model: a classifier.
-        params: its parameters, which become constants of the artefact.
-        platforms: where it is to run; by default where this process does.
+    `params` and `platforms` are as for `export_step`.
 
     Raises:
-        ValueError: an unknown platform.
+        ValueError: a platform is unknown.
 
     Examples:
         >>> from lstm_jax import interop
@@ -163,13 +159,11 @@ def export_classifier(
 
 
 def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> int:
-    """Writes an artefact for `jax.export.deserialize`, and returns its size in bytes.
-
-    It is written whole or not at all; one that is there is replaced.
+    """Write a program for `jax.export.deserialize` atomically, and return its size in bytes.
 
     Raises:
-        ValueError: flatbuffers is not installed, which JAX writes and reads artefacts with.
-        OSError: it cannot be written.
+        ValueError: flatbuffers, with which JAX writes programs, is not installed.
+        OSError: the file cannot be written.
 
     Examples:
         >>> from lstm_jax import interop
@@ -186,7 +180,7 @@ def save_exported(path: str | os.PathLike[str], exported: export.Exported) -> in
 
 
 def signature(exported: export.Exported) -> str:
-    """Shapes and dtypes of arguments and results, for example `(int32[t,b]) -> (float32[b])`.
+    """Describe arguments and results, for example as `(int32[t,b]) -> (float32[b])`.
 
     Examples:
         >>> from lstm_jax import interop
@@ -206,16 +200,16 @@ def _begin(
     key_data: Array,
     places: int,
 ) -> tuple[DecodeState, Rows]:
-    """The batch after its prompts; the same keys as `generate`'s."""
+    """State of the batch after its prompts, and the keys that `generate` would use."""
     batch_size, mask_TB = prompt_TB.shape[1], prompt_TB != FREE
-    # Not `model.hidden`, which compares the prompts' size, symbolic here, with the vocabulary's.
+    # Not `model.hidden`, which compares the prompts' size, here symbolic, with the vocabulary's.
     xs = prompt_TB if params.embedding is None else look_up(params.embedding, prompt_TB)
     carry = model.zero_carry(params, batch_size)
     carry, hs_TBH = run_stack(model.config, params.layers, carry, xs, mask=mask_TB)
     key = random.wrap_key_data(key_data, impl="threefry2x32")
     keys_B = keys_of_rows(key, 0, batch_size)
     zeros_B = jnp.zeros(batch_size, jnp.int32)
-    # Only the repetition penalty, which is off, asks what was seen.
+    # Only the repetition penalty, which is off, uses `seen`.
     seen_BV = jnp.zeros((batch_size, model.vocabulary_size), jnp.bool_)
     writing = DecodeState(carry, hs_TBH[-1], seen_BV, zeros_B, zeros_B.astype(bool), jnp.int32(0))
     return writing, Rows(keys_B, mask_TB.sum(0, dtype=jnp.int32), zeros_B + places)

@@ -1,8 +1,8 @@
-"""Named arrays to and from files: safetensors both ways, PyTorch's own files on the way in.
+"""Files of named arrays: reads and writes safetensors, and reads PyTorch's own files.
 
-Safetensors needs the library of that name, an optional extra. PyTorch's `.pt` and `.pth` are
-pickles; they are read by PyTorch's restricted reader alone (`weights_only=True`), which builds
-tensors and plain containers and runs nothing that a file brings along.
+Safetensors needs the optional extra with that library. PyTorch's `.pt` and `.pth` are pickles; only
+PyTorch's restricted reader (`weights_only=True`) reads them, which builds tensors and plain
+containers and runs no code from the file.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ SAFETENSORS_SUFFIX = ".safetensors"
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads a file by what its name ends with: `.safetensors`, `.pt` or `.pth`.
+    """Read a `.safetensors`, `.pt` or `.pth` file.
 
     Raises:
-        ValueError: it ends with something else, or the file is no such file.
+        ValueError: the name has another suffix, or the file is not valid.
         OSError: it cannot be read.
 
     Examples:
@@ -53,10 +53,10 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> dict[str, AnyArray]:
-    """The arrays in a safetensors file, by name.
+    """Read the arrays of a safetensors file by name.
 
     Raises:
-        ValueError: it is no safetensors file, or the library is not installed.
+        ValueError: the file is not valid, or safetensors is not installed.
         OSError: it cannot be read.
 
     Examples:
@@ -78,16 +78,13 @@ def save_safetensors(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes arrays to a safetensors file, whole or not at all; one that is there is replaced.
+    """Write arrays to a safetensors file atomically, replacing an existing one.
 
-    Args:
-        path: the file.
-        arrays: by name; whatever numpy reads.
-        metadata: texts by name, for the file's header.
+    `arrays` may be anything that numpy reads; `metadata` becomes the file's header.
 
     Raises:
-        ValueError: an array's dtype is none of the format's, or the library is not installed.
-        OSError: it cannot be written.
+        ValueError: the format lacks an array's dtype, or safetensors is not installed.
+        OSError: the file cannot be written.
 
     Examples:
         >>> from lstm_jax import interop
@@ -95,14 +92,14 @@ def save_safetensors(
         >>> interop.save_safetensors("layers.safetensors", interop.layers_to_pytorch(layers))
     """
     library = _safetensors()
-    # The library writes an array's memory as it lies, strides and byte order unseen.
+    # The library writes an array's memory as it is, ignoring strides and byte order.
     dense = {name: _dense(name, array) for name, array in arrays.items()}
     data = library.numpy.save(dense, metadata=None if metadata is None else dict(metadata))
     write_whole(path, data)
 
 
 def require_target(target: Path, *, overwrite: bool) -> None:
-    """Raises ValueError where a command's file cannot be written, or is there already."""
+    """Raise ValueError if a command's output file is not writable, or exists already."""
     if not target.parent.is_dir():
         raise ValueError(f"there is no folder {target.parent}; make it first")
     if target.is_dir():
@@ -112,12 +109,13 @@ def require_target(target: Path, *, overwrite: bool) -> None:
 
 
 def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The tensors of a `state_dict` that `torch.save` wrote, on the CPU.
+    """Read the tensors of a `state_dict` written by `torch.save`, on the CPU.
 
-    A dict with the name `state_dict` among others, as training frameworks save it, gives that one.
+    If the file has a `state_dict` among other entries, as training frameworks save it, that is
+    read.
 
     Raises:
-        ValueError: it holds something else, or PyTorch is not installed.
+        ValueError: the file holds something else, or PyTorch is not installed.
         OSError: it cannot be read.
 
     Examples:
@@ -132,7 +130,7 @@ def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception:  # whatever becomes of broken files
+    except Exception:  # broken files can raise anything
         raise ValueError(
             f"{path} is no file of tensors alone; in PyTorch, torch.save(model.state_dict(), path)"
         ) from None

@@ -1,4 +1,4 @@
-"""Weights to and from Flax's cells, Linen's and nnx's, as nested names of arrays.
+"""Weights to and from the cells of Flax Linen and nnx, as nested names of arrays.
 
     cell                    Linen                              nnx
     LSTMCell                ii if ig io, hi hf hg ho           ii if_ ig io, hi hf hg ho
@@ -6,14 +6,14 @@
     GRUCell                 ir iz in, hr hz hn                 dense_i, dense_h, gates r z n
     SimpleCell              i, h                               dense_i, dense_h
 
-Each name holds a `kernel`, which is ours, and some a `bias`. Both GRU cells reset after the
-recurrent product; nnx's has no bias inside it, Linen's has one (`hn`). An LSTM's bias is the hidden
-state's, a GRU's and a SimpleCell's the input's. The activations must be the cells' defaults, and a
-SimpleCell's `residual` False.
+Each name holds a `kernel`, equal to ours, and some a `bias`. Both GRU cells reset after the
+recurrent product; Linen's has a bias inside it (`hn`), nnx's has none. The bias of an LSTM belongs
+to the hidden state, that of a GRU or SimpleCell to the input. The cells must have their default
+activations, and a SimpleCell `residual=False`.
 
-Linen's names are those of `variables["params"]["cell"]`, where `nn.RNN` is around the cell; nnx's
-are those of `nnx.state(cell, nnx.Param)`. A tree with the name `cell` alone, or those of a
-`Bidirectional`, `forward_rnn` and `backward_rnn`, is taken too. Flax's LSTM carry is `(c, h)`, ours
+Linen's names are those of `variables["params"]["cell"]` with `nn.RNN` around the cell; nnx's are
+those of `nnx.state(cell, nnx.Param)`. A tree with the single name `cell`, or a `Bidirectional`'s
+with `forward_rnn` and `backward_rnn`, is also accepted. Flax's LSTM carry is `(c, h)`, ours
 `LSTMCarry(h, c)`. Nothing here imports flax.
 """
 
@@ -31,7 +31,7 @@ from lstm_jax.stack import Directions
 
 Tree = dict[str, Any]
 Sides = tuple[str, str]
-"""The names of the inputs' kernels and those of the hidden state's: one a gate, or one for all."""
+"""Names of the kernels of the input and of the hidden state: one per gate, or one for all."""
 
 _DENSE = ("dense_i", "dense_h")
 _LINEN: dict[Sides, str] = {
@@ -39,19 +39,18 @@ _LINEN: dict[Sides, str] = {
     ("ir iz in", "hr hz hn"): "gru",
     ("i", "h"): "rnn",
 }
-# Whose cell a dense kernel is, its width tells.
+# The width of a dense kernel determines the cell.
 _NNX: dict[Sides, str] = {("ii if_ ig io", "hi hf hg ho"): "lstm", _DENSE: ""}
 _DIRECTIONS = ("forward_rnn", "backward_rnn")
 
 
 def params_from_linen(tree: Mapping[str, Any]) -> Any:
-    """Parameters of a Linen `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
+    """Convert a Linen `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
 
-    Args:
-        tree: the cell's parameters; or a `Bidirectional`'s, which give `Directions`.
+    `tree` has the parameters of the cell, or of a `Bidirectional`, which become `Directions`.
 
     Raises:
-        ValueError: names or shapes that are no such cell's.
+        ValueError: names or shapes do not match such a cell.
 
     Examples:
         >>> from lstm_jax import interop
@@ -66,14 +65,13 @@ def params_from_linen(tree: Mapping[str, Any]) -> Any:
 
 
 def params_from_nnx(tree: Mapping[str, Any]) -> Any:
-    """Parameters of an nnx `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
+    """Convert an nnx `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
 
-    Args:
-        tree: `nnx.state(cell, nnx.Param)`, or that as plain dicts; or a `Bidirectional`'s, which
-            give `Directions`. A GRU's `b_hn` is zeros.
+    `tree` is `nnx.state(cell, nnx.Param)`, or the same as plain dicts; a `Bidirectional`'s becomes
+    `Directions`. A GRU gets a `b_hn` of zeros.
 
     Raises:
-        ValueError: names or shapes that are no such cell's.
+        ValueError: names or shapes do not match such a cell.
 
     Examples:
         >>> from flax import nnx
@@ -86,13 +84,12 @@ def params_from_nnx(tree: Mapping[str, Any]) -> Any:
 
 
 def params_to_linen(params: Any) -> Tree:
-    """What goes under the Linen cell's name in `variables["params"]`; see `params_from_linen`.
+    """Convert parameters to those of a Linen cell; the inverse of `params_from_linen`.
 
     `Directions` give the tree of `nn.Bidirectional(nn.RNN(cell), nn.RNN(cell))`.
 
     Raises:
-        ValueError: a GRU with its reset before the product, or an LSTM with a projection, which
-            Flax has not.
+        ValueError: Flax lacks the cell: a GRU that resets before the product, or a projected LSTM.
 
     Examples:
         >>> from lstm_jax import interop
@@ -106,15 +103,14 @@ def params_to_linen(params: Any) -> Tree:
 
 
 def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
-    """What `nnx.update` takes for the nnx cell; see `params_from_nnx`.
+    """Convert parameters to what `nnx.update` takes; the inverse of `params_from_nnx`.
 
-    Args:
-        params: of one direction; `Directions` give the tree of an `nnx.Bidirectional`.
-        optimized: whether an LSTM goes into `OptimizedLSTMCell` or into `LSTMCell`.
+    `Directions` give the tree of an `nnx.Bidirectional`. An LSTM becomes an `OptimizedLSTMCell`, or
+    an `LSTMCell` if `optimized` is False.
 
     Raises:
-        ValueError: a GRU with its reset before the product, or with a `b_hn` that is not zero, or
-            an LSTM with a projection: nnx has none of these.
+        ValueError: nnx lacks the cell: a GRU with its reset before the product or a nonzero `b_hn`,
+            or an LSTM with a projection.
 
     Examples:
         >>> from lstm_jax import interop
@@ -127,7 +123,7 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     def sides(one: DenseParams) -> Sides:
         if isinstance(one, GRUParams) and np.any(shared.to_numpy(one.b_hn)):
             raise ValueError(
-                "the GRU has a b_hn that is not zero, and nnx's GRUCell no such bias; use Linen's, "
+                "the GRU has a b_hn that is not zero, which nnx's GRUCell lacks; use Linen's, "
                 "or lstm_jax.interop.nnx_modules.GRU"
             )
         return _DENSE if optimized or cell_of(one).name != "lstm" else next(iter(_NNX))
@@ -203,5 +199,4 @@ def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
 
 
 def _biased(cell_name: str, sides: Sides) -> list[str]:
-    """The names that have the cell's bias."""
     return sides[cell_name == "lstm"].split()

@@ -1,13 +1,13 @@
-"""Weights to and from Keras's LSTM, GRU, SimpleRNN and Bidirectional, as `get_weights()` has them.
+"""Weights to and from Keras's LSTM, GRU, SimpleRNN and Bidirectional, as in `get_weights()`.
 
-A layer's list is kernel `[D, G]`, recurrent kernel `[H, G]` and bias; a `Bidirectional`'s is the
-forward layer's and then the backward layer's. Gates stand in the order i, f, c, o, which is ours,
-and z, r, h, of which ours exchanges the first two. The bias is `[G]`; a GRU with `reset_after=True`
-has `[2, G]`, the input's and the hidden state's, of which we keep the sum for r and z: on the way
-out the input's row gets it, and the other row keeps the candidate's part alone (see `arrays`).
+A layer's list is kernel `[D, G]`, recurrent kernel `[H, G]` and bias; a `Bidirectional`'s has the
+forward layer's, then the backward layer's. The gate order is i, f, c, o as ours, or z, r, h, of
+which we swap the first two. The bias is `[G]`. A GRU with `reset_after=True` has `[2, G]`, for the
+input and for the hidden state. We keep their sum for r and z, and write it to the input's row, so
+that the other row has only the candidate's part (see `arrays`).
 
-Keras must compute what ours does: tanh and sigmoid, its defaults, and a `Bidirectional` that
-concatenates. Nothing here imports keras: `layer.set_weights(arrays)` takes what comes out.
+The Keras layers must use their default activations, tanh and sigmoid, and a `Bidirectional` must
+concatenate. Nothing here imports keras: `layer.set_weights(arrays)` takes the results.
 
 Shapes: D input size, H hidden size, G = 4H, 3H or H gates.
 """
@@ -28,10 +28,10 @@ from lstm_jax.stack import Directions
 def layers_from_keras(
     weights: Iterable[Sequence[Any]], *, reset: GRUReset | None = None
 ) -> tuple[Any, ...]:
-    """The stack's parameters: `[layer.get_weights() for layer in ...]`, the first layer first.
+    """Convert a stack: `[layer.get_weights() for layer in ...]`, the first layer first.
 
     Raises:
-        ValueError: see `layer_from_keras`; or one layer's outputs don't fit the next.
+        ValueError: as for `layer_from_keras`, or a layer does not fit the one below.
 
     Examples:
         >>> from lstm_jax import interop
@@ -45,7 +45,7 @@ def layers_from_keras(
 
 
 def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[list[AnyArray]]:
-    """What each Keras layer's `set_weights` takes; see `layer_to_keras`.
+    """Convert a stack to what each layer's `set_weights` takes; see `layer_to_keras`.
 
     Examples:
         >>> from lstm_jax import interop
@@ -58,15 +58,15 @@ def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[l
 
 
 def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -> Any:
-    """One layer's parameters, `Directions` of two for a `Bidirectional`.
+    """Convert one layer, a `Bidirectional` to `Directions`.
 
     Args:
-        weights: `get_weights()` of the layer; without its bias (`use_bias=False`) ours are zeros.
-        reset: whether a GRU's reset gate works `"after"` the recurrent product (Keras's default)
-            or `"before"` it. Only a GRU without bias needs it, for else the bias's shape says it.
+        weights: the layer's `get_weights()`; without biases (`use_bias=False`) ours are zeros.
+        reset: whether a GRU's reset gate is applied `"after"` the recurrent product (Keras's
+            default) or `"before"` it; only needed without a bias, whose shape shows it otherwise.
 
     Raises:
-        ValueError: arrays that are no such layer's.
+        ValueError: the arrays do not match such a layer.
 
     Examples:
         >>> from lstm_jax import interop
@@ -89,16 +89,16 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
 
 
 def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
-    """What `set_weights` takes of the Keras layer that computes what this one does.
+    """Convert one layer to what the `set_weights` of an equivalent Keras layer takes.
 
-    A GRU goes into `reset_after=True` where it has a `b_hn`, else into `reset_after=False`.
+    A GRU with a `b_hn` needs `reset_after=True`, any other `reset_after=False`.
 
     Args:
-        layer: parameters, or `Directions` of two for a `Bidirectional`.
+        layer: parameters, or `Directions` for a `Bidirectional`.
         use_bias: False for a layer made with `use_bias=False`.
 
     Raises:
-        ValueError: `use_bias` is False where a bias is not zero, or the layer has a projection.
+        ValueError: `use_bias` is False but a bias is not zero, or the layer has a projection.
 
     Examples:
         >>> from lstm_jax import interop
@@ -136,7 +136,7 @@ def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
 
 
 def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
-    """Where a GRU's reset gate works, which its bias shows, or the caller says."""
+    """Reset form of a GRU, given by its bias or by the caller."""
     if bias_dimensions is None:
         if reset is None:
             raise ValueError(
@@ -163,6 +163,6 @@ def _direction_out(params: DenseParams, use_bias: bool) -> list[AnyArray]:
 
 
 def _exchange(array: AnyArray) -> AnyArray:
-    """From z, r, h to r, z, n, and back: it is its own inverse."""
+    """Swap z, r, h and r, z, n."""
     first, second, third = np.split(array, 3, axis=-1)
     return np.concatenate([second, first, third], axis=-1)

@@ -1,11 +1,11 @@
-"""`LSTM`, `GRU` and `SimpleRNN` for Flax Linen: shells around the pure core, called as `nn.RNN` is.
+"""`LSTM`, `GRU` and `SimpleRNN` for Flax Linen: the pure core, called like `nn.RNN`.
 
     module = LSTM(features=16, layers=2)
     variables = module.init(key, inputs)
     outputs = module.apply(variables, inputs)                   # [B, T, D] -> [B, T, 16]
 
-What they take at a call, and where they differ from `nn.RNN`, is in `lstm_jax.interop.modules`.
-Parameters have our plain names: `params/layers/0/w_x` and so on.
+`lstm_jax.interop.modules` has the arguments of a call and the differences to `nn.RNN`. Parameters
+have our plain names: `params/layers/0/w_x` and so on.
 
 Shapes: T time, B batch, D input size, H hidden size.
 """
@@ -26,18 +26,18 @@ from lstm_jax.stack import StackConfig, init_stack
 
 
 def variables_from_layers(layers: tuple[Any, ...]) -> dict[str, Any]:
-    """What `apply` takes of a module of their cell, layers, hidden size and directions."""
+    """Variables for `apply` of a module with the same cell, layers, hidden size and directions."""
     return {"params": {"layers": layers_to_dicts(layers)}}
 
 
 def layers_from_variables(variables: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The inverse of `variables_from_layers`; raises ValueError for another module's."""
+    """The inverse of `variables_from_layers`; raises ValueError for another module's variables."""
     require_names("params", variables["params"], ["layers"])
     return layers_from_dicts(variables["params"]["layers"])
 
 
 class _Recurrent(Recurrent, nn.Module, Options):
-    """What the three modules share."""
+    """Shared implementation of the three modules."""
 
     features: int
     in_features: int | None = None
@@ -63,9 +63,9 @@ class LSTM(_Recurrent):
 
     Attributes:
         features: H, of each layer and direction.
-        in_features: D; None takes it from the inputs, which integers don't tell.
+        in_features: D; None takes it from the inputs, which is impossible for integers.
 
-    The others are those of `lstm_jax.interop.modules.Options`.
+    See `lstm_jax.interop.modules.Options` for the others.
 
     Examples:
         >>> from lstm_jax.interop import linen_modules

@@ -1,12 +1,12 @@
-"""What the modules for Flax nnx and for Linen share: a stack of the pure core over sequences.
+"""Shared implementation of the modules for Flax nnx and Linen: a stack run over sequences.
 
-On real steps outputs, carries and gradients are those of `nnx.RNN` or `nn.RNN` around the cell with
-the same weights. What differs:
+On real steps, outputs, carries and gradients are those of `nnx.RNN` or `nn.RNN` around the cell
+with the same weights. The differences:
 
-- Outputs at padding are zeros (Flax computes on there), and a sequence of length 0 gives its
-  initial carry back.
-- A module of several layers has a carry of several: a tuple of one entry a layer, each as the
-  cell's is there, `(c, h)` of an LSTM.
+- Outputs at padding are zeros (Flax computes on there), and a sequence of length 0 returns its
+  initial carry.
+- The carry of a module with several layers is a tuple with one entry per layer, each like that of
+  Flax's cell: `(c, h)` for an LSTM.
 - A zero carry draws no random numbers, so a module keeps no random state.
 - Inputs may be integers, which stand for one-hot rows.
 
@@ -39,13 +39,13 @@ class Options:
     """Options of the modules for Flax.
 
     Attributes:
-        layers: how many, one on the other.
-        bidirectional: each layer also runs backward in time; outputs are concatenated.
+        layers: number of stacked layers.
+        bidirectional: run each layer backward in time too, and concatenate the outputs.
         time_major: default of the call's option, as are `return_carry`, `reverse`, `keep_order`.
-        unroll: steps per iteration of the loop over time; None takes what suits the platform.
-        backend: how the recurrence is run, see `lstm_jax.lstm`.
+        unroll: time steps per iteration of the loop; None chooses for the platform.
+        backend: implementation of the recurrence, see `lstm_jax.lstm`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`.
-        initialisation: whose distribution the weights are drawn from, see `init_lstm`.
+        initialisation: framework whose initial distributions are used, see `init_lstm`.
         param_dtype: dtype of the weights.
 
     Examples:
@@ -73,8 +73,8 @@ class GRUOptions(Options):
     """Options of a GRU.
 
     Attributes:
-        reset: whether the reset gate works `"after"` the recurrent product, as in Flax's own cell,
-            or `"before"` it.
+        reset: whether the reset gate is applied `"after"` the recurrent product, as in Flax's own
+            cell, or `"before"` it.
 
     Examples:
         >>> from lstm_jax.interop.modules import GRUOptions
@@ -86,7 +86,7 @@ class GRUOptions(Options):
 
 
 def stack_config(cell: CellName, hidden_size: int, options: Options) -> StackConfig:
-    """The shape of a module's stack."""
+    """Settings of a module's stack."""
     return StackConfig(
         cell=cell,
         layers=options.layers,
@@ -101,12 +101,12 @@ def stack_config(cell: CellName, hidden_size: int, options: Options) -> StackCon
 
 
 class Recurrent:
-    """The call of a module, which says in `_stack` what it runs."""
+    """The call of a module, which runs the stack that `_stack` returns."""
 
     _cell: ClassVar[CellName]
 
     def _stack(self, xs: Array) -> tuple[StackConfig, tuple[Any, ...]]:
-        """The stack and its parameters, for such inputs."""
+        """The stack for these inputs, and its parameters."""
         raise NotImplementedError
 
     def __call__(
@@ -122,27 +122,27 @@ class Recurrent:
         init_key: object = None,
         rngs: object = None,
     ) -> Any:
-        """Runs over sequences; options left None are the module's own.
+        """Run over sequences; options left None are the module's own.
 
         Args:
-            inputs: `[B, T, D]`, `[T, B, D]` where time-major; or integers without the last axis.
-            initial_carry: `(c, h)` of an LSTM, `h` of the others; a pair of these where
-                bidirectional, and of several layers a tuple of one entry a layer. None starts
-                from zeros. The core's own carries are taken too.
-            seq_lengths: integers `[B]`: real steps from the beginning of each sequence.
-            return_carry: give `(carry, outputs)`; the carry is that after the last real step.
-            time_major: time comes first, in inputs and outputs.
+            inputs: `[B, T, D]`, or `[T, B, D]` if time-major; or integers without the last axis.
+            initial_carry: `(c, h)` for an LSTM, `h` for the others; a pair of these if
+                bidirectional, and with several layers a tuple with one entry per layer. None starts
+                with zeros. The core's own carries are also accepted.
+            seq_lengths: integers `[B]`, number of real steps at the beginning of each sequence.
+            return_carry: return `(carry, outputs)`, with the carry after the last real step.
+            time_major: time is the first axis of inputs and outputs.
             reverse: run from each sequence's last real step to its first.
-            keep_order: where reversed, outputs in the order of the inputs, not that of the run;
-                padding stays behind either way.
-            init_key: never used; `nn.Bidirectional` passes it to what it is made of.
-            rngs: never used; `nnx.Bidirectional` passes it likewise.
+            keep_order: with `reverse`, return outputs in the order of the inputs rather than of the
+                run; padding stays at the end either way.
+            init_key: ignored; `nn.Bidirectional` passes it.
+            rngs: ignored; `nnx.Bidirectional` passes it.
 
         Returns:
-            Outputs `[B, T, H]`, `[B, T, 2H]` where bidirectional; or carry and outputs.
+            Outputs `[B, T, H]`, or `[B, T, 2H]` if bidirectional; or carry and outputs.
 
         Raises:
-            ValueError: shapes or dtypes that don't fit.
+            ValueError: shapes or dtypes do not match.
         """
         given = (time_major, return_carry, reverse, keep_order)
         time_major, return_carry, reverse, keep_order = (
@@ -165,7 +165,7 @@ class Recurrent:
 
 
 def _time_first(inputs: Array, time_major: bool) -> tuple[Array, tuple[int, ...]]:
-    """The inputs with time first and one axis of batch, and what axes that was."""
+    """Inputs with time first and a single batch axis, and the original batch axes."""
     is_dense = not jnp.issubdtype(inputs.dtype, jnp.integer)
     if inputs.ndim < 1 + is_dense:
         order = "T, ..." if time_major else "..., T"
@@ -180,7 +180,7 @@ def _time_first(inputs: Array, time_major: bool) -> tuple[Array, tuple[int, ...]
 
 
 def _reverse_real_steps(xs: Array, seq_lengths: Array | None) -> Array:
-    """`[T, B, ...]` with the first `seq_lengths` `[B]` steps of each sequence turned round."""
+    """`[T, B, ...]` with the first `seq_lengths [B]` steps of each sequence reversed."""
     if seq_lengths is None:
         return jnp.flip(xs, axis=0)
     times = jnp.arange(xs.shape[0])[:, None]
@@ -199,14 +199,14 @@ def _flat_lengths(seq_lengths: Array, batch: tuple[int, ...]) -> Array:
 
 
 def _carry_out(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> Any:
-    """The stack's carry as Flax's, each of its arrays `[*batch, H]`."""
+    """Convert the stack's carry to Flax's, with arrays `[*batch, H]`."""
     kind = cell_named(config.cell).carry
 
     def theirs(node: Any) -> Any:
         if not isinstance(node, kind):
             return tuple(map(theirs, node))
         arrays = [jnp.reshape(array, (*batch, config.hidden_size)) for array in node]
-        return tuple(arrays[::-1]) if len(arrays) > 1 else arrays[0]  # c, h; that of ours is h, c
+        return tuple(arrays[::-1]) if len(arrays) > 1 else arrays[0]  # c, h; ours is h, c
 
     found = theirs(carry)
     return found if config.layers > 1 else found[0]
@@ -215,7 +215,7 @@ def _carry_out(config: StackConfig, carry: Any, batch: tuple[int, ...]) -> Any:
 def _carry_in(
     config: StackConfig, layers: tuple[Any, ...], carry: Any, batch: tuple[int, ...]
 ) -> tuple[Any, ...]:
-    """Flax's carry, or the core's own, as the stack's, its batch axes made one."""
+    """Convert Flax's carry, or the core's own, to the stack's, with a single batch axis."""
     shape, rows = (*batch, config.hidden_size), math.prod(batch)
     zeros = jax.eval_shape(lambda: stack_zero_carry(layers, rows))
     own = zeros if config.layers > 1 else zeros[0]

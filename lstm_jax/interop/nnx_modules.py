@@ -1,11 +1,11 @@
-"""`LSTM`, `GRU` and `SimpleRNN` for Flax nnx: shells around the pure core, called as `nnx.RNN` is.
+"""`LSTM`, `GRU` and `SimpleRNN` for Flax nnx: the pure core, called like `nnx.RNN`.
 
     module = LSTM(in_features=8, hidden_features=16, layers=2, rngs=nnx.Rngs(0))
     outputs = module(inputs)                                    # [B, T, 8] -> [B, T, 16]
     carry, outputs = module(inputs, seq_lengths=lengths, return_carry=True)
 
-What they take at a call, and where they differ from `nnx.RNN`, is in `lstm_jax.interop.modules`.
-A module's state has our plain names: `layers/0/w_x` and so on.
+`lstm_jax.interop.modules` has the arguments of a call and the differences to `nnx.RNN`. A module's
+state has our plain names: `layers/0/w_x` and so on.
 
 Shapes: T time, B batch (any number of axes), D input size, H hidden size.
 """
@@ -26,7 +26,7 @@ from lstm_jax.stack import StackConfig, init_stack
 
 
 class _Recurrent(Recurrent, nnx.Module):
-    """What the three modules share."""
+    """Shared implementation of the three modules."""
 
     _options: ClassVar[type[Options]] = Options
 
@@ -53,14 +53,14 @@ class _Recurrent(Recurrent, nnx.Module):
 
     @classmethod
     def from_layers(cls, layers: tuple[Any, ...], **options: Any) -> Self:
-        """A module with these weights, for example from `layers_from_pytorch`; draws nothing.
+        """Make a module with given weights, for example from `layers_from_pytorch`.
 
         Args:
             layers: the stack's parameters.
-            options: of the module, but those that the weights tell.
+            options: options of the module, except those that the weights determine.
 
         Raises:
-            ValueError: the layers are of another cell, no stack of one hidden size, or projected.
+            ValueError: the layers are of another cell, of several hidden sizes, or projected.
         """
         for layer in layers:
             require_no_projection(layer, "a module")
@@ -93,7 +93,7 @@ class LSTM(_Recurrent):
         in_features: D.
         hidden_features: H, of each layer and direction.
         rngs: `nnx.Rngs`, whose `params` stream draws the weights.
-        weights: the stack's parameters in place of drawn ones; `from_layers` is the way to it.
+        weights: the stack's parameters, instead of drawn ones; prefer `from_layers`.
         options: see `lstm_jax.interop.modules.Options`.
 
     Examples:

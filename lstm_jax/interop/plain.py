@@ -1,11 +1,11 @@
-"""Our own plain names: a path to each array, as checkpoints and the modules for Flax have them.
+"""Our own plain names: a path for each array, as in checkpoints and the modules for Flax.
 
     embedding  layers/0/w_x  layers/0/w_h  layers/0/b  layers/0/b_hn  output/w  output/b
     layers/0/forward/w_x  layers/0/backward/w_x  ...
 
-Shapes are the parameters' own, `w_x [D, G]` and so on, and tell the cell. What a model lacks has no
-name: an embedding where tokens enter one-hot, `b_hn` where a GRU resets before the product, `w_hr`
-of an LSTM without a projection, `output/w` where the output layer is tied to the embedding.
+Shapes are the parameters' own, `w_x [D, G]` and so on, and determine the cell. What a model lacks
+has no name: the embedding with one-hot inputs, `b_hn` of a GRU that resets before the product,
+`w_hr` of an LSTM without a projection, `output/w` of a tied output layer.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|w_hr|b|b_hn)"
 
 
 def layers_to_dicts(layers: tuple[Any, ...]) -> dict[str, Any]:
-    """The arrays by what plain names have after `layers/`: dicts in dicts, one level a slash."""
+    """Arrays as nested dicts, one level per slash, by the part of plain names after `layers/`."""
     shared.require_chain(layers)
     return {str(index): _layer_to_dict(layer) for index, layer in enumerate(layers)}
 
 
 def layers_from_dicts(tree: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The inverse of `layers_to_dicts`; raises ValueError for names or shapes of no stack."""
+    """The inverse of `layers_to_dicts`; raises ValueError for invalid names or shapes."""
     names = list(map(str, range(max(1, len(tree)))))
     shared.require_names("layers", tree, names)
     layers = tuple(_layer_from_dict(tree[name]) for name in names)
@@ -42,10 +42,10 @@ def layers_from_dicts(tree: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
-    """Every array of a stack under its plain name.
+    """Every array of a stack by its plain name.
 
     Raises:
-        ValueError: one layer's outputs don't fit the next.
+        ValueError: a layer does not fit the one below.
 
     Examples:
         >>> from lstm_jax import interop
@@ -58,10 +58,10 @@ def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
 
 
 def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The stack of which `layers_to_plain` made these.
+    """The inverse of `layers_to_plain`.
 
     Raises:
-        ValueError: names or shapes that are no stack's.
+        ValueError: names or shapes do not match a stack.
 
     Examples:
         >>> from lstm_jax import interop
@@ -84,7 +84,7 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:
-    """Every array of a language model under its plain name.
+    """Every array of a language model by its plain name.
 
     Examples:
         >>> from lstm_jax import interop
@@ -98,10 +98,10 @@ def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:
 
 
 def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
-    """The parameters of which `language_model_to_plain` made these.
+    """The inverse of `language_model_to_plain`.
 
     Raises:
-        ValueError: names or shapes that are no language model's.
+        ValueError: names or shapes do not match a language model.
 
     Examples:
         >>> from lstm_jax import interop

@@ -1,23 +1,23 @@
 """Weights to and from PyTorch's LSTM, GRU and RNN, by the names of a `state_dict`.
 
-PyTorch's names and shapes, for layer k (`_reverse` ends those of a backward direction):
+PyTorch's names and shapes for layer k (a backward direction's names end in `_reverse`):
 
     weight_ih_lk [G, D]   weight_hh_lk [G, H]   bias_ih_lk [G]   bias_hh_lk [G]
 
-An LSTM with `proj_size` P has a `weight_hr_lk [P, H]` besides, and a `weight_hh_lk [G, P]`.
-An `nn.LSTMCell` and its kin have no `_lk`. Modules in a list, as an AWD-LSTM's `rnns.0.` and
-`rnns.1.`, are layers one on the other, each of its own size. What `DataParallel` and
-`torch.compile` put into names, `module.` and `_orig_mod.`, is left out. Of a weight that is wrapped
-we read what the module multiplies by outside training: `weight_hh_l0_raw` (weight dropout); `_g`
-and `_v`, or `parametrizations.weight_hh_l0.original0` and `original1` (weight norm); `_orig` and
-`_mask` (pruning).
+An LSTM with `proj_size` P also has `weight_hr_lk [P, H]`, and its `weight_hh_lk` is `[G, P]`. Names
+of `nn.LSTMCell` and the like have no `_lk`. Modules in a list, such as an AWD-LSTM's `rnns.0.` and
+`rnns.1.`, are stacked layers, each of its own size. The parts `module.` and `_orig_mod.` that
+`DataParallel` and `torch.compile` add to names are ignored. A wrapped weight is read as the module
+uses it outside training: `weight_hh_l0_raw` (weight dropout); `_g` and `_v`, or
+`parametrizations.weight_hh_l0.original0` and `original1` (weight norm); `_orig` and `_mask`
+(pruning).
 
-Gates stand in the order i, f, g, o and r, z, n, as ours do; weights are ours transposed. Nothing
-here imports torch: a mapping of names to tensors or numpy arrays comes in, one to numpy arrays goes
-out (`module.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})`).
+Gates have the same order, i, f, g, o and r, z, n; weights are transposed. Nothing here imports
+torch: functions take a mapping of names to tensors or numpy arrays, and return one to numpy arrays
+(`module.load_state_dict({n: torch.from_numpy(a) for n, a in arrays.items()})`).
 
-Of the two biases the sum is kept: on the way in they are added, on the way out `bias_ih` gets the
-sum and `bias_hh` zeros. A GRU's candidate keeps both apart, as it must (see `arrays`).
+Only the sum of the two biases is kept: `bias_ih` gets it on export, and `bias_hh` gets zeros. For a
+GRU's candidate the two must stay separate (see `arrays`).
 
 Shapes: D input size, H hidden size, G = 4H, 3H or H gates, V vocabulary, E embedding size.
 """
@@ -50,7 +50,7 @@ _WRAPPED = re.compile(rf"(?:parametrizations\.)?(?P<name>{_ARRAY})[._](?P<part>.
 
 
 class LanguageModelNames(NamedTuple):
-    """What a PyTorch language model calls its embedding, its layers, and what makes its logits.
+    """Names of the embedding, layers and output layer in a PyTorch language model.
 
     Examples:
         >>> from lstm_jax import interop
@@ -69,20 +69,20 @@ PYTORCH_NAMES = LanguageModelNames()
 def layers_from_pytorch(
     state: Mapping[str, Any], prefix: str = "", *, cell: CellName | None = None
 ) -> tuple[Any, ...]:
-    """The stack's parameters of an `nn.LSTM`, `nn.GRU` or `nn.RNN`, a cell, or a list of these.
+    """Convert an `nn.LSTM`, `nn.GRU` or `nn.RNN`, a cell, or a list of these to a stack.
 
     Args:
-        state: the module's `state_dict()`, or that of a module around it. Without biases
+        state: `state_dict()` of the module or of one that contains it. Without biases
             (`bias=False`) ours are zeros.
-        prefix: what the module's names begin with, for example `"rnn."`.
-        cell: the cell it must be; by default what the shapes say: G = 4H an LSTM, 3H a GRU, H an
-            RNN, which is taken to have the tanh (`nonlinearity="relu"` leaves no trace).
+        prefix: beginning of the module's names, for example `"rnn."`.
+        cell: the expected cell; by default given by the shapes: G = 4H means an LSTM, 3H a GRU, H
+            an RNN with tanh (`nonlinearity="relu"` leaves no trace).
 
     Returns:
-        One entry a layer, `Directions` where the module is bidirectional; dtypes stay as they are.
+        One entry per layer, `Directions` if bidirectional; dtypes are preserved.
 
     Raises:
-        ValueError: names or shapes that are no such module's.
+        ValueError: names or shapes do not match such a module.
 
     Examples:
         >>> from lstm_jax import interop
@@ -105,7 +105,7 @@ def layers_from_pytorch(
 
 
 def unwrapped_name(name: str) -> str:
-    """The name without what `DataParallel` and `torch.compile` put into it."""
+    """The name without the parts that `DataParallel` and `torch.compile` add."""
     parts = [part for part in name.split(".") if part not in ("module", "_orig_mod")]
     return ".".join(parts) or name
 
@@ -113,16 +113,16 @@ def unwrapped_name(name: str) -> str:
 def layers_to_pytorch(
     layers: tuple[Any, ...], prefix: str = "", *, bias: bool = True
 ) -> dict[str, AnyArray]:
-    """The `state_dict` of an `nn.LSTM`, `nn.GRU` or `nn.RNN` that computes what the stack does.
+    """Convert a stack to the `state_dict` of an equivalent `nn.LSTM`, `nn.GRU` or `nn.RNN`.
 
     Args:
         layers: the stack's parameters.
-        prefix: what each name begins with.
+        prefix: prefix of each name.
         bias: False for a module made with `bias=False`.
 
     Raises:
-        ValueError: layers of several sizes, or a GRU with its reset before the product, which
-            PyTorch has not; or `bias` is False where a bias is not zero.
+        ValueError: PyTorch lacks the stack: layers of several sizes, or a GRU with its reset before
+            the product; or `bias` is False but a bias is not zero.
 
     Examples:
         >>> from lstm_jax import interop
@@ -145,24 +145,23 @@ def language_model_from_pytorch(
     tied: bool | None = None,
     names: LanguageModelNames = PYTORCH_NAMES,
 ) -> tuple[LanguageModel, LanguageModelParams]:
-    """A language model of the layout that PyTorch's examples share.
+    """Convert a language model with the layout of PyTorch's examples.
 
         encoder.weight [V, E]   rnn.*   decoder.weight [V, H]   decoder.bias [V]
 
     Args:
-        state: the whole model's `state_dict()`. Without `encoder.weight` tokens enter one-hot;
-            without `decoder.bias` ours is zeros.
+        state: the model's `state_dict()`. Without `encoder.weight` inputs are one-hot; without
+            `decoder.bias` ours is zeros.
         cell: see `layers_from_pytorch`.
-        tied: whether decoder and encoder share one weight, which ours then keeps once; by default
-            they do where every entry is equal.
-        names: what the three modules are called.
+        tied: whether decoder and encoder share one weight, kept once; by default if they are equal.
+        names: names of the three modules.
 
     Returns:
-        The model, whose config has what the weights tell and defaults for the rest (dropout is 0),
-        and its parameters.
+        The model, whose config has what the weights determine and defaults (dropout 0), and its
+        parameters.
 
     Raises:
-        ValueError: names or shapes that are no such model's, or `tied` weights that differ.
+        ValueError: names or shapes do not match such a model, or `tied` weights differ.
 
     Examples:
         >>> from lstm_jax import interop
@@ -204,16 +203,16 @@ def language_model_to_pytorch(
     names: LanguageModelNames = PYTORCH_NAMES,
     identity_encoder: bool = False,
 ) -> dict[str, AnyArray]:
-    """The `state_dict` that `language_model_from_pytorch` reads; a tied weight stands in it twice.
+    """The inverse of `language_model_from_pytorch`; a tied weight occurs twice.
 
     Args:
-        params: the model's.
-        names: what the three modules are called.
-        identity_encoder: where tokens enter one-hot, write the embedding that does the same, the
-            identity `[V, V]`, for a module that insists on one; else there is no encoder.
+        params: the model's parameters.
+        names: names of the three modules.
+        identity_encoder: for one-hot inputs, write the equivalent embedding, the identity `[V, V]`,
+            for a module that requires one; otherwise there is no encoder.
 
     Raises:
-        ValueError: see `layers_to_pytorch`.
+        ValueError: as for `layers_to_pytorch`.
 
     Examples:
         >>> from lstm_jax import interop
@@ -243,7 +242,7 @@ def _unwrapped_names(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _modules(arrays: Mapping[str, Any]) -> list[str]:
-    """The prefix of each module where they are in a list, else one that is empty."""
+    """Prefix of each module in a list, or one empty prefix."""
     indices = {name.partition(".")[0] for name in arrays}
     if not indices or not all(map(str.isdecimal, indices)):
         return [""]
@@ -274,7 +273,7 @@ def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None)
 
 
 def _without_wrappers(state: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The arrays by their module's own names, each that is in parts as the weight they make."""
+    """Arrays by their module's own names, with wrapped weights computed from their parts."""
     arrays: dict[str, Any] = {}
     wrapped: dict[str, dict[str, Any]] = {}
     for name, value in state.items():
@@ -287,7 +286,7 @@ def _without_wrappers(state: dict[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
-    """The weight that a wrapper makes of its parts, outside training."""
+    """The weight that a wrapper computes from its parts, outside training."""
     match sorted(parts):
         case ["raw"]:
             return shared.read_array(name, parts["raw"], None, None)
@@ -296,12 +295,12 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
             return orig * shared.read_array(name, parts["mask"], *orig.shape)
         case ["g", "v"] | ["original0", "original1"]:
             part_g, part_v = (parts[part] for part in sorted(parts))
-            # A single length for the whole weight, `dim=None`, has no axes.
+            # A single norm for the whole weight (`dim=None`) has no axes.
             g = shared.read_array(name, part_g, *np.shape(part_g))
             g = g.reshape(g.shape or (1, 1))
             v = shared.read_array(name, part_v, None, None)
             wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))
-            # Each length is of what its axes of size 1 were taken over: by default, of a row.
+            # Each norm is taken over the axes in which it has size 1; by default, over a row.
             axes = tuple(axis for axis in range(g.ndim) if g.shape[axis] == 1)
             norm = np.sqrt(np.sum(wide**2, axis=axes, keepdims=True))
             shared.require_shape(f"the length of {name}", g, norm.shape)

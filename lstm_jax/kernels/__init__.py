@@ -1,1 +1,1 @@
-"""The ways to run a recurrence over time; `lstm_jax.recurrence` chooses between them."""
+"""Implementations of a recurrence over time; `lstm_jax.recurrence` chooses among them."""

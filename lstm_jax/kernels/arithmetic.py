@@ -1,14 +1,13 @@
 """The arithmetic of each cell in the fast recurrence, inside its loops and around them.
 
-Of the backward pass, what does not depend on the gradient that flows back can be formed for all
-times at once, before the scan, or in it, while a row is in the cache. On CPU (`bench/layer.py`) the
-first was faster for a GRU, the second for an LSTM, which keeps its gates as they are before the
-tanh, and takes it again.
+Backward quantities that do not depend on the incoming gradient can be computed for all time steps
+before the backward scan, or inside it while a row is in cache. On CPU (`bench/layer.py`) the former
+was faster for the GRU, the latter for the LSTM, which recomputes the tanh of its gates.
 
 sigmoid(x) = tanh(x / 2) / 2 + 1 / 2, so one tanh serves all gates of a step. The halves are folded
 into the weights once (`fold`), before the input product, and differentiated by JAX.
 
-Shapes: T time, B batch, H hidden size, G gates side by side.
+Shapes: T time, B batch, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from lstm_jax.precision import Products
 
 
 def _halve(params: Any, *blocks: bool) -> Any:
-    """Halves the columns of the gates that are sigmoids."""
+    """Halve the columns of the sigmoid gates."""
     hidden_size = params.w_h.shape[1] // len(blocks)
     scale = jnp.repeat(jnp.array([0.5 if block else 1.0 for block in blocks]), hidden_size)
     scale_G = scale.astype(params.w_h.dtype)
@@ -37,7 +36,7 @@ def _halve(params: Any, *blocks: bool) -> Any:
 
 
 def _sigmoid(t: Array) -> Array:
-    """The sigmoid of x, from t = tanh(x / 2)."""
+    """sigmoid(x), from t = tanh(x / 2)."""
     return 0.5 * t + 0.5
 
 
@@ -57,7 +56,7 @@ def _lstm_forward(
     policy: Products, weights: Weights, b_G: Array, carry: LSTMCarry, row: Row
 ) -> tuple[LSTMCarry, Row, Array]:
     row = row.write(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
-    # Without the barriers XLA computes gates and cell again inside the fusion for h.
+    # Without the barriers XLA recomputes gates and cell state inside the fusion for h.
     t_BG = lax.optimization_barrier(jnp.tanh(row.read()))
     i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
     c_BH = _sigmoid(f_BH) * carry.c + _sigmoid(i_BH) * g_BH
@@ -105,7 +104,7 @@ def _lstm_gather(
 def _one_gather(
     policy: Products, factors: Any, previous_TBH: Array, drows_TBG: Array, emitted: None
 ) -> tuple[Array, Weights]:
-    """Of a cell with one recurrent product, all of whose gates it adds to."""
+    """`gather` of a cell with one recurrent product, which enters all gates."""
     return drows_TBG, (policy.weight_gradient(previous_TBH, drows_TBG),)
 
 
@@ -157,7 +156,7 @@ def _gru_fold(params: GRUParams) -> GRUParams:
 
 
 def _split_n(array: Array) -> tuple[Array, Array]:
-    """`[..., 3H]` -> the gates r and z `[..., 2H]`, and the candidate n `[..., H]`."""
+    """`[..., 3H]` -> gates r and z `[..., 2H]`, and candidate n `[..., H]`."""
     rz, n = jnp.split(array, [2 * array.shape[-1] // 3], axis=-1)
     return rz, n
 
@@ -214,7 +213,7 @@ def _gru_after_gather(
 
 
 def _gru_after_operands(from_x: Blocks, from_h: Blocks, weights: Weights) -> Blocks:
-    """Those of r and z, what is inside the reset, and what n has from x."""
+    """Operands of r and z, what the reset multiplies, and the input part of n."""
     r_BH, z_BH, inside_BH = from_h
     return from_x[0] + r_BH, from_x[1] + z_BH, inside_BH + weights[1][None], from_x[2]
 
@@ -366,7 +365,7 @@ _GRU_BEFORE = Kernel(
 
 
 def kernel_of(params: RNNParams | LSTMParams | GRUParams) -> Kernel:
-    """The arithmetic for these parameters, by their type and, for a GRU, its reset form."""
+    """The arithmetic for these parameters, by type and, for a GRU, by reset form."""
     if isinstance(params, LSTMParams):
         return _LSTM if params.w_hr is None else _LSTM._replace(on_gpu=None)
     if isinstance(params, RNNParams):

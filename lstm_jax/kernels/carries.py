@@ -1,4 +1,4 @@
-"""Row-wise choices between carries, as masks and resets ask for them, and shifts by one time."""
+"""Row-wise selection between carries for masks and resets, and shifts by one time step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from jax import Array
 
 
 def select_rows(mask: Array | None, chosen: Any, otherwise: Any) -> Any:
-    """`chosen` where the mask `[..., B]` is True, `otherwise` elsewhere; all of it without one.
+    """`chosen` where the mask `[..., B]` is True, else `otherwise`; no mask means `chosen`.
 
-    A choice and not a product, so that what is not chosen may be infinite or NaN.
+    It selects rather than multiplies, so the rejected values may be infinite or NaN.
     """
     if mask is None:
         return chosen
@@ -20,25 +20,25 @@ def select_rows(mask: Array | None, chosen: Any, otherwise: Any) -> Any:
 
 
 def reset_rows(resets: Array | None, carry: Any) -> Any:
-    """Zeros where `resets` `[..., B]` is True, the carry elsewhere."""
+    """Zeros where `resets [..., B]` is True, else the carry."""
     if resets is None:
         return carry
     return jax.tree.map(lambda a: jnp.where(resets[..., None], jnp.zeros_like(a), a), carry)
 
 
 def before_each(array: Array, first: Array | None = None, *, reverse: bool) -> Array:
-    """Of an array `[T, ...]` the entry before each time, as they are processed.
+    """Shift an array `[T, ...]` by one time step in processing order.
 
-    Before the first comes `first`, or zeros.
+    The first entry becomes `first`, or zeros.
     """
     first = jnp.zeros_like(array[:1]) if first is None else first[None]
     return jnp.concatenate([array[1:], first] if reverse else [first, array[:-1]])
 
 
 def cuts_backward(resets: Array) -> tuple[Array, Array]:
-    """Of resets `[T, B]`, where a carry is zeroed that goes back in time: before steps, at the end.
+    """Convert resets `[T, B]` for processing backward: where to zero before a step, and at the end.
 
-    A reset at t cuts between t-1 and t. Backward, t-1 comes after t, so the carry is zeroed before
-    t-1 is processed; the cut at t = 0 comes after the last step.
+    A reset at t cuts between t-1 and t. Backward, t-1 follows t, so the carry is zeroed before t-1
+    is processed; the cut at t = 0 comes after the last step.
     """
     return before_each(resets, reverse=True), resets[0]

@@ -1,4 +1,4 @@
-"""A scan over chunks of time, whose activations are computed again in the backward pass."""
+"""A scan over chunks of time that recomputes activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -15,20 +15,15 @@ Body = Callable[[Any, Any, Array], tuple[Any, Any]]
 def scan_rematerialised(
     body: Body, carry: Any, inputs: Any, chunk: int, *, reverse: bool = False
 ) -> tuple[Any, Any]:
-    """Runs `body` over chunks of time and keeps of each what went into it, nothing within.
+    """Run `body` over chunks of time, saving only what enters each chunk.
 
-    Memory is that of one chunk and of a carry for each, so it is least where `chunk` is about the
-    square root of all times; the work is that of one more forward pass.
+    Memory is that of one chunk plus one carry per chunk, which is least with `chunk` near sqrt(T);
+    the extra work is one more forward pass. If `chunk` does not divide T, the chunk processed last
+    is shorter. `inputs` is a pytree of arrays `[T, ...]`, and
 
-    Args:
-        body: (carry, inputs of K times, index of the chunk) -> (carry, outputs of K times).
-        carry: into the first chunk that is processed.
-        inputs: a pytree of arrays `[T, ...]`.
-        chunk: K; where it does not divide T, the chunk processed last is shorter.
-        reverse: process the last times first.
+        body: (carry, inputs of K time steps, index of the chunk) -> (carry, outputs).
 
-    Returns:
-        The last carry, and the outputs of all times.
+    Returns the final carry, and the outputs of all time steps.
     """
     times = jax.tree.leaves(inputs)[0].shape[0]
     chunks, rest = divmod(times, chunk)

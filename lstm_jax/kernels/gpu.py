@@ -1,12 +1,12 @@
-"""The fast recurrence in the form that launches least on a GPU, where each launch costs its time.
+"""The fast recurrence in the form with the fewest GPU kernel launches, which dominate its time.
 
-Forward, a step is a product and one kernel for all the rest of the cell. What the backward pass
-needs is written once an iteration, by a kernel for each array, and an iteration takes several
-steps. Backward, a step is one kernel for the gradients of the cell and one product, in a batch:
-a share of the gradient of h for each gate, which the next step's kernel adds up. That keeps all
-arrays of that kernel in one shape, `[B, H]`, without which XLA makes two of it.
+A forward step is one product and one kernel for the rest of the cell. What the backward pass needs
+is written once per loop iteration of several steps, with a kernel per array. A backward step is one
+kernel for the gradients of the cell and one batched product, which gives a term of the gradient of
+h per gate; the kernel of the next step adds these up. So all arrays of that kernel have one shape,
+`[B, H]`; otherwise XLA would make it two kernels.
 
-Shapes: T time, B batch, H hidden size, G gates side by side, K how many they are.
+Shapes: T time, B batch, H hidden size, G size of all gates together, K number of gates.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _MOST_STEPS, _FEWEST_STEPS, _USUAL_STEPS = 10, 4, 8
 
 
 class Elementwise(NamedTuple):
-    """A cell between its recurrent product and its next carry, where no number meets another.
+    """The elementwise part of a cell, between the recurrent product and the next carry.
 
     Attributes:
         reads: fields of the carry that it reads, apart from the product.
-        others: how many operands it has that the product does not add to, at most one.
-        operands: (blocks `[B, H]` of the input's share and bias, blocks of the recurrent product,
-            weights) -> what the cell computes with: first what the product adds to.
+        others: number of operands that the product does not enter, at most one.
+        operands: (blocks `[B, H]` of the input part and bias, blocks of the recurrent product,
+            weights) -> operands of the cell, those that the product enters first.
         cell: (operands, carry) -> carry.
-        keep: (operands, carry) -> (row for the backward pass, or None where the input's share
-            does, what else it needs).
-        prepare: (rows kept, what else, bias, previous hidden states) -> what `backward` takes of
-            each time; all that is dear, for all times at once.
-        backward: (what `prepare` made, gradient of the new carry, function for what should be
-            kept and not computed again) -> (gradients of the operands, those of `reads`).
+        keep: (operands, carry) -> (row for the backward pass, or None to use the input part, other
+            saved values).
+        prepare: (saved rows, other saved values, bias, previous hidden states) -> inputs of
+            `backward`; computes everything expensive for all time steps at once.
+        backward: (output of `prepare`, gradient of the new carry, function marking values to
+            materialise rather than recompute) -> (gradients of the operands, gradients of `reads`).
     """
 
     reads: tuple[str, ...]
@@ -54,11 +54,11 @@ class Elementwise(NamedTuple):
     backward: Callable[[Any, Any, Callable[[Array], Array]], tuple[Blocks, Blocks]]
 
 
-def _steps_an_iteration(times: Any, unroll: int | None) -> int:
-    """How many steps an iteration takes: as the user says, or what suits.
+def _steps_per_iteration(times: Any, unroll: int | None) -> int:
+    """Number of steps per iteration: the user's choice, or a suitable one.
 
-    Steps that are left over would have XLA copy all outputs, so it divides T if it can. One where
-    T is a symbol, as in an exported program of any length.
+    It divides T if possible, as XLA would copy all outputs for leftover steps. It is 1 if T is
+    symbolic, as in a program exported for any length.
     """
     if unroll is not None:
         return unroll
@@ -80,17 +80,16 @@ def forward(
     mask_TB: Array | None,
     resets_TB: Array | None,
 ) -> tuple[tuple[Any, Array], Array, Any]:
-    """Runs the recurrence; arguments as of `scan.run`.
+    """Run the recurrence; arguments as in `scan.run`.
 
-    Returns:
-        The final carry and all hidden states, the rows kept `[T, B, G]`, and what else is kept.
+    Returns the final carry and hidden states, saved rows `[T, B, G]`, and other saved values.
     """
     w_HG = policy.cast(weights[0])
     parts = w_HG.shape[1] // carry.h.shape[-1]
 
     def step(before: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Any]:
         x_BG, mask_B, reset_B = inputs
-        # The product of the carry as it was: to reset it before would take a kernel of its own.
+        # Uses the carry before any reset, as resetting it first would take another kernel.
         product_BG = reset_rows(reset_B, policy.dot(before.h, w_HG))
         before = reset_rows(reset_B, before)
         x_BG = x_BG if b_G is None else x_BG + b_G[None]
@@ -98,7 +97,7 @@ def forward(
         after = select_rows(mask_B, form.cell(operands, before), before)
         return after, (after.h, *form.keep(operands, before))
 
-    steps = _steps_an_iteration(gates_TBG.shape[0], unroll)
+    steps = _steps_per_iteration(gates_TBG.shape[0], unroll)
     final, (hs_TBH, rows_TBG, extra) = lax.scan(
         step, carry, (gates_TBG, mask_TB, resets_TB), reverse=reverse, unroll=steps
     )
@@ -121,13 +120,10 @@ def backward(
     dcarry: Any,
     dhs_TBH: Array,
 ) -> tuple[Any, Any]:
-    """Runs the backward pass, with `gather` as of the cell's `scan.Kernel`.
+    """Run the backward pass; returns the gradient of the initial carry, and `gather`'s result.
 
-    `rows_TBG` and `extra` are what `forward` kept, `previous_TBH` the hidden states that each step
-    began with, `dcarry` and `dhs_TBH` gradients of the final carry and of the hidden states.
-
-    Returns:
-        The gradient of the initial carry, and what `gather` makes of those at each step.
+    `rows_TBG` and `extra` were saved by `forward`, `previous_TBH` holds the hidden states before
+    each step, `dcarry` and `dhs_TBH` the gradients of the final carry and the hidden states.
     """
     hidden_size = dhs_TBH.shape[-1]
     w_HKH = policy.cast(weights[0]).reshape(weights[0].shape[0], -1, hidden_size)
@@ -135,18 +131,18 @@ def backward(
     names = form.reads if mask_TB is None else dcarry._fields
 
     is_narrow = policy.operand != policy.accumulate
-    hold = lax.optimization_barrier if is_narrow else _same
+    hold = lax.optimization_barrier if is_narrow else _identity
 
     def joined(doperands: Blocks, dread: Blocks) -> tuple[tuple[Array, Blocks], Blocks]:
-        """What goes into the next product and what goes by it; and the operands' gradients."""
-        if is_narrow:  # two kernels in any case, for two dtypes
+        """State for the step before (into its product, around it), and the operands' gradients."""
+        if is_narrow:  # two kernels in any case, one per dtype
             return (policy.cast(jnp.stack(doperands[:parts])), dread), doperands
-        # One array of all, or XLA makes a kernel for the gates and one for the carry.
+        # Stacked into one array: XLA would make one kernel for the gates and one for the carry.
         blocks = lax.optimization_barrier(jnp.stack([*doperands, *dread]))
         return (blocks, ()), tuple(jnp.unstack(blocks)[: len(doperands)])
 
     def carried(state: tuple[Array, Blocks], reset_next_B: Array | None) -> Any:
-        """The gradient of the carry that the step after this one began with."""
+        """Gradient of the carry that entered the step after this one."""
         blocks, direct = state
         shares_KBH = policy.einsum("kbh,khj->kbj", blocks[:parts], w_KHH)
         dh_BH = reset_rows(reset_next_B, reduce(add, shares_KBH))
@@ -171,7 +167,7 @@ def backward(
     zeros_BH = vary_as(dcarry.h, jnp.zeros_like(dcarry.h))
     direct = tuple(zeros_BH if name == "h" else getattr(dcarry, name) for name in names)
     dhs_TBH = dhs_TBH.at[0 if reverse else -1].add(dcarry.h)
-    # Whether the step after each one, as they are processed, begins from zeros.
+    # Whether the following step, in processing order, starts from zeros.
     next_TB = None if resets_TB is None else before_each(resets_TB, reverse=not reverse)
     prepared = form.prepare(rows_TBG, extra, b_G, previous_TBH)
     operands = parts + form.others
@@ -180,13 +176,13 @@ def backward(
         joined((zeros_BH,) * operands, direct)[0],
         (dhs_TBH, prepared, mask_TB, resets_TB, next_TB),
         reverse=not reverse,
-        unroll=_steps_an_iteration(dhs_TBH.shape[0], unroll),
+        unroll=_steps_per_iteration(dhs_TBH.shape[0], unroll),
     )
     dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
     return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
 
 
-def _same(array: Array) -> Array:
+def _identity(array: Array) -> Array:
     return array
 
 

@@ -1,9 +1,9 @@
-"""Linear recurrences over time, `h_t = A_t h_{t-1} + b_t`, for all times at once or in a loop.
+"""Linear recurrences over time, `h_t = A_t h_{t-1} + b_t`, in parallel or in a loop.
 
-A state is a tuple of arrays whose units act each on its own, so A is a block of S x S for each
-unit: `blocks[i][j]` says how the i-th array of a state depends on the j-th of the state before.
+A state is a tuple of S arrays with independent units, so A is an S x S block per
+unit: `blocks[i][j]` gives the dependence of array i on array j of the previous state.
 
-Shapes: T time, and whatever comes after it, of every array the same.
+Shapes: T time, followed by any axes, the same for every array.
 """
 
 from __future__ import annotations
@@ -31,19 +31,18 @@ def linear_recurrence(
     unroll: int = 1,
     guarded: bool = False,
 ) -> State:
-    """The states at all times, from a state of zeros before the first.
+    """Solve for the states at all time steps, from a zero state before the first.
 
-    Differentiable in both modes to any order. The transposed recurrence is one of its own, in the
-    other direction, and no transposed program of this one.
+    Differentiable in both modes to any order. The transpose is the same kind of recurrence in the
+    other direction, not a transposed program.
 
     Args:
         blocks: A, S x S arrays `[T, ...]`.
         offsets: b, S arrays `[T, ...]`.
-        parallel: by one associative scan, whose depth is log T; else by a loop over time; None
-            lets the platform choose.
-        reverse: from the last time to the first.
+        parallel: one associative scan of depth log T, or else a loop; None chooses by platform.
+        reverse: run from the last time step to the first.
         unroll: steps per iteration of the loop.
-        guarded: where the scan's products overflow, a loop gives the states, in the same program.
+        guarded: fall back to a loop, in the same program, if the scan's products overflow.
 
     Returns:
         h, S arrays `[T, ...]`.
@@ -71,14 +70,14 @@ def linear_recurrence(
 
 
 def by_platform(parallel: bool | None, at_once: Any, loop: Any) -> Callable[..., Any]:
-    """One of the two; for None what suits the platform that the program is lowered for."""
+    """`at_once` or `loop`; None chooses by the platform that the program is lowered for."""
     if parallel is not None:
         return at_once if parallel else loop  # type: ignore[no-any-return]
     return partial(lax.platform_dependent, cpu=loop, default=at_once)
 
 
 def previous(states: State, first: State | None = None, *, reverse: bool) -> State:
-    """The state before each, in the order of processing: `first`, or zeros, before the first."""
+    """The state before each time step, in processing order; `first`, or zeros, before the first."""
     firsts = (None,) * len(states) if first is None else first
     pairs = zip(states, firsts, strict=True)
     return tuple(before_each(array, each, reverse=reverse) for array, each in pairs)
@@ -89,7 +88,7 @@ def _applied(blocks: Blocks, states: State) -> State:
 
 
 def _dot(row: State, column: State) -> Array:
-    """Where a block is 0, as at a reset, nothing comes through, be it infinite or NaN."""
+    """Inner product in which a zero block, as at a reset, blocks even infinities and NaN."""
     terms = [jnp.where(a == 0, 0, a * h) for a, h in zip(row, column, strict=True)]
     return sum(terms[1:], start=terms[0])
 
@@ -106,7 +105,7 @@ def _all_at_once(reverse: bool, blocks: Blocks, offsets: State) -> State:
 
 
 def _guarded(reverse: bool, blocks: Blocks, offsets: State) -> State:
-    """All at once, and where that is not finite, in a loop; see the solver for why a `while`."""
+    """Solve in parallel, or in a loop if that is not finite; see `_newton` on why a `while`."""
 
     def again(at: tuple[State, Array]) -> tuple[State, Array]:
         return _in_a_loop(reverse, 1, blocks, offsets), at[1] & False

@@ -23,12 +23,10 @@ def run(
     unroll: int,
     compute_dtype: ComputeDtype | None,
 ) -> tuple[Any, Array]:
-    """Applies the step function at every time, one after another.
+    """Apply the step function at each time step in turn.
 
-    Resets here are in processing order: True at t zeroes the carry before step t is taken.
-
-    Returns:
-        The final carry, and the hidden state carried out of each step `[T, B, H]`.
+    Resets are in processing order: True at t zeroes the carry before step t. Returns the final
+    carry, and the hidden state after each step `[T, B, H]`.
     """
 
     def step(carry: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Array]:

@@ -1,12 +1,12 @@
-"""The fast recurrence: a scan over hoisted input products, with a backward pass of its own.
+"""The fast recurrence: a scan over precomputed input products, with a custom backward pass.
 
-The forward scan sees only `gates_x = xs w_x`, formed before it for all times at once, and writes
-over each time's row of it what the backward pass needs. The backward scan writes the gates'
-gradients over the same rows, and one product after it forms each weight gradient, contracted over
-time and batch together. So one buffer `[T, B, G]` goes through both scans. As outputs of the scans,
-these arrays would be filled with zeros first, and take a place of their own.
+The products `gates_x = xs w_x` are formed for all time steps beforehand. The forward scan
+overwrites each row of them with what the backward pass needs; the backward scan overwrites the same
+rows with the gates' gradients, from which one product per weight, contracted over time and batch
+together, forms its gradient. So one buffer `[T, B, G]` passes through both scans. As scan outputs,
+these arrays would first be filled with zeros and take memory of their own.
 
-Shapes: T time, B batch, H hidden size, G gates side by side.
+Shapes: T time, B batch, H hidden size, G size of all gates together.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ Factors = tuple[Array, ...]
 
 
 class Row(NamedTuple):
-    """The gates of one time, a row `[B, G]` of the buffer that a scan carries.
+    """The gates of one time step: a row `[B, G]` of the buffer that a scan carries.
 
-    What is written is read back from the row. That order is what lets XLA write in place: whatever
-    it might compute from the row of before, after a write, would make it copy the whole buffer.
-    And what is read back goes through a tanh before it has several uses: XLA reads the row once
-    for a tanh, whose result it keeps, but again for each use of anything cheaper.
+    Values are written, then read back from the row. This order lets XLA write in place: if anything
+    were computed from the old row after a write, XLA would copy the whole buffer. A value read back
+    goes through a tanh before it has several uses, because XLA keeps the result of a tanh but
+    repeats anything cheaper at each use.
 
     Attributes:
         buffer: `[T, B, G]`.
-        time: which row.
+        time: index of the row.
     """
 
     buffer: Array
     time: Array
 
     def read(self) -> Array:
-        """The row as it is now, `[B, G]`."""
+        """The current row, `[B, G]`."""
         row_BG: Array = lax.dynamic_index_in_dim(self.buffer, self.time, keepdims=False)
         return row_BG
 
     def write(self, *blocks: Array, start: int = 0) -> Row:
-        """The row with the blocks `[B, ...]` side by side from column `start` on.
+        """Write blocks `[B, ...]` side by side from column `start` on.
 
-        Concatenated first, they would cost XLA a branch for each number.
+        Concatenating them first would cost XLA a branch per number.
         """
         buffer = self.buffer
         for block in blocks:
@@ -62,21 +62,20 @@ class Row(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """One cell's arithmetic, split into what runs inside the loops and what runs outside them.
+    """One cell's arithmetic, split into what runs inside the loops and what runs outside.
 
     Attributes:
-        fold: parameters -> the same with the sigmoids' halves folded into the weights.
-        weights: folded parameters -> what the recurrence itself needs of them.
-        forward: (policy, weights, b `[G]`, carry, row of gates_x) -> (carry, row of what to keep,
-            what else to keep).
-        factors: (rows kept `[T, B, G]`, what else `[T, ...]`, previous hidden states `[T, B, H]`)
-            -> what the backward step needs, for all times.
-        backward: (policy, transposed weights, row kept, factors, gradient of the new carry) ->
-            (gradient of the previous carry, row of the gates' gradients, what else to emit).
-        gather: (policy, factors, previous hidden states, gradients `[T, B, G]`, what else was
-            emitted) -> (gradient of gates_x `[T, B, G]`, gradients of the weights).
-        on_gpu: what the form for GPUs computes instead of `forward`, `factors` and `backward`; it
-            keeps arrays of the same shapes. None where a GPU runs those, too.
+        fold: parameters -> parameters with the sigmoids' halves folded into the weights.
+        weights: folded parameters -> weights of the recurrence itself.
+        forward: (policy, weights, b `[G]`, carry, row of gates_x) -> (carry, saved row, others).
+        factors: (saved rows `[T, B, G]`, other saved values `[T, ...]`, previous hidden states
+            `[T, B, H]`) -> inputs of the backward step, for all time steps.
+        backward: (policy, transposed weights, saved row, factors, gradient of the new carry) ->
+            (gradient of the previous carry, row of the gates' gradients, other outputs).
+        gather: (policy, factors, previous hidden states, gradients `[T, B, G]`, other outputs of
+            `backward`) -> (gradient of gates_x `[T, B, G]`, gradients of the weights).
+        on_gpu: GPU form that replaces `forward`, `factors` and `backward` and saves arrays of the
+            same shapes; None if GPUs use those too.
     """
 
     fold: Callable[[Any], Any]
@@ -92,21 +91,21 @@ class Kernel(NamedTuple):
 def run(
     kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
 ) -> tuple[Any, Array]:
-    """Runs the recurrence; reverse mode only.
+    """Run the recurrence; reverse mode only.
 
     Args:
         kernel: the cell's arithmetic, from `kernel_of`.
         policy: dtypes of the recurrent product.
-        reverse: run from the last time to the first.
-        unroll: steps per iteration of the loop; None lets the platform choose.
-        *inputs: `kernel.weights(kernel.fold(params))`; bias `[G]` of the folded parameters, or None
-            where the gates have it; initial carry, in the accumulator's dtype; the input's share of
-            the gates `[T, B, G]`, of the folded parameters, in that dtype; the mask `[T, B]`, True
-            = a real step, or None; and the resets, True = the carry is zeroed before this step is
-            taken, in processing order, or None.
+        reverse: run from the last time step to the first.
+        unroll: steps per iteration of the loop; None chooses by platform.
+        *inputs: `kernel.weights(kernel.fold(params))`; the bias `[G]` of the folded parameters, or
+            None if the gates include it; the initial carry and the input part of the gates
+            `[T, B, G]`, with folded parameters, both in the accumulator's dtype; mask `[T, B]`,
+            True = a real step, or None; resets `[T, B]` in processing order, True = zero the carry
+            before this step, or None.
 
     Returns:
-        The final carry, and the hidden state carried out of each step `[T, B, H]`.
+        The final carry, and the hidden state after each step `[T, B, H]`.
     """
     return _run_forward(kernel, policy, reverse, unroll, *inputs)[0]
 
@@ -131,8 +130,8 @@ def _run_backward(
     cotangents: tuple[Any, Array],
 ) -> tuple[Weights, Array | None, Any, Array, None, None]:
     weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB = residuals
-    # Without the barrier XLA joins them inside the transposition for the weight gradient's product,
-    # with a branch for each number, slower than both one after the other.
+    # Without the barrier XLA fuses the shift into the transposition for the weight gradient, with a
+    # branch per number, which is slower than doing one after the other.
     before_TBH = lax.optimization_barrier(before_each(hs_TBH, h_BH, reverse=reverse))
     previous_TBH = reset_rows(resets_TB, before_TBH)
     in_place = partial(_backward, kernel, policy, reverse, unroll or 1)
@@ -148,7 +147,7 @@ run.defvjp(_run_forward, _run_backward)
 
 
 def _by_platform(kernel: Kernel, in_place: Any, on_gpu: Any, inputs: tuple[Any, ...]) -> Any:
-    """Chooses the form while lowering, so that a program exported for several has each its own."""
+    """Choose the form at lowering, so that a multi-platform export holds the right one for each."""
     if kernel.on_gpu is None:
         return in_place(*inputs)
     on_gpu = partial(on_gpu, kernel.on_gpu)

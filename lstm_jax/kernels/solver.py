@@ -1,19 +1,19 @@
-"""Recurrences whose units act each on its own: for all times at once, or in a loop.
+"""Recurrences with independent units, solved for all time steps at once or in a loop.
 
     h_t = F(h_{t-1}, x_t)
 
-Where F is linear in h, one linear recurrence solves it. Else Newton's method does: of the states of
-all times it takes what F makes of them and its Jacobian, S x S for each unit, and corrects them by
-d, which solves a linear recurrence:
+If F is linear in h, this is one linear recurrence. Otherwise Newton's method evaluates F and its
+Jacobian, S x S per unit, at the current states of all time steps, and corrects these by d, which
+solves a linear recurrence:
 
     d_t = F'(h_{t-1}) d_{t-1} + F(h_{t-1}, x_t) - h_t
 
-The first guess is the step from a state of zeros. Iterations end with a correction that is small
-enough; what it leaves is about its square. Where none of a bounded number is, or one is infinite, a
-loop over time gives the states.
+The initial guess is one step from a zero state. Iteration stops once the correction is small; the
+remaining error is about its square. If no correction is small after the allowed number of
+iterations, or one is infinite, a loop over time computes the states.
 
-The gradient is that of the equation and not of the way it was solved: one linear recurrence the
-other way, whose blocks are the Jacobians at the solution.
+The gradient is that of the equation, not of the iterations: one linear recurrence in the other
+direction, whose blocks are the Jacobians at the solution.
 
 Shapes: T time, B batch, H hidden size; states are tuples of S arrays `[T, ...]`.
 """
@@ -37,13 +37,12 @@ MAX_ITERATIONS = 12
 
 
 class SolverInfo(NamedTuple):
-    """How the states of all times were found.
+    """How the states of all time steps were found.
 
     Attributes:
-        iterations: of Newton's method, int32 `[]`; 0 where there were none: the step is linear in
-            the state, or nothing but a loop was asked for.
-        residual: the largest `|F(h_{t-1}, x_t) - h_t|` over all times and units, `[]`.
-        sequential: whether a loop over time gave the states, bool `[]`.
+        iterations: Newton iterations, int32 `[]`; 0 for a linear step, or if only a loop ran.
+        residual: the largest `|F(h_{t-1}, x_t) - h_t|` over all time steps and units, `[]`.
+        sequential: whether a loop over time computed the states, bool `[]`.
 
     Examples:
         >>> params = lstm_jax.init_diag_gru(jax.random.key(0), 3, 4)
@@ -63,18 +62,18 @@ Info = TypeVar("Info", bound=SolverInfo | None)
 
 
 class How(NamedTuple):
-    """How the states are found.
+    """Options of the solver.
 
     Attributes:
-        parallel: for all times at once; else in a loop. None lets the platform choose, while
-            lowering: a loop on a CPU, where it is the faster nearly everywhere.
-        linear: whether F is linear in the state.
-        reverse: from the last time to the first.
+        parallel: compute all time steps at once (True) or in a loop (False). None chooses at
+            lowering by platform: a loop on CPU, where it is nearly always faster.
+        linear: F is linear in the state.
+        reverse: run from the last time step to the first.
         unroll: steps per iteration of a loop.
-        tolerance: of the last correction, relative to a state above 1; None for the square root
+        tolerance: largest last correction, relative for states above 1; None means the square root
             of the dtype's precision.
-        max_iterations: of Newton's method.
-        bounded: whether no product of Jacobians is above 1, so that none overflows.
+        max_iterations: limit on Newton iterations.
+        bounded: no product of Jacobians exceeds 1, so none overflows.
     """
 
     parallel: bool | None
@@ -87,7 +86,7 @@ class How(NamedTuple):
 
 
 class _Recurrence(NamedTuple):
-    """F: (operands, state, inputs of one time) -> state; and how its states are found."""
+    """F: (operands, state, inputs of one time step) -> state; and how to solve for its states."""
 
     step: Callable[[Any, State, Any], State]
     how: How
@@ -102,19 +101,11 @@ def run(
     mask_TB: Array | None = None,
     resets_TB: Array | None = None,
 ) -> tuple[Any, Any, SolverInfo]:
-    """Runs the recurrence.
+    """Run `step`: (operands, carry, inputs of one time step) -> carry, over `inputs [T, ...]`.
 
-    Args:
-        how: see there.
-        step: (operands, carry, inputs of one time) -> carry.
-        operands: what the step has at all times.
-        carry: the initial carry, a pytree of arrays of one shape.
-        inputs: a pytree of arrays `[T, ...]`, where T is above 0.
-        mask_TB: True = a real step; None = all are.
-        resets_TB: True = the carry is zeroed before this step is taken, in processing order.
-
-    Returns:
-        The final carry, the carries out of each step `[T, ...]`, and how they were found.
+    The carry is a pytree of arrays of one shape, `operands` are the same at all time steps, and
+    resets are in processing order. Returns the final carry, the carry after each step, and a
+    `SolverInfo`.
     """
     first, structure = jax.tree.flatten(carry)
 
@@ -131,18 +122,18 @@ def run(
 
 
 def by_loop(dtype: DTypeLike) -> SolverInfo:
-    """What there is to say of states that come from nothing but a loop."""
+    """Info for states that a loop alone computed."""
     return SolverInfo(jnp.int32(0), jnp.zeros((), dtype), jnp.array(True))
 
 
 def at_each(info: Info, times: int) -> Info:
-    """The same for each of so many times."""
+    """Repeat the info for each of `times` time steps."""
     each: Info = jax.tree.map(lambda a: jnp.broadcast_to(a, times), info)
     return each
 
 
 def worst(info: Info) -> Info:
-    """Of several, the most iterations, the largest residual, and whether any was a loop."""
+    """Most iterations, largest residual, and whether any part ran in a loop."""
     most: Info = jax.tree.map(lambda a: a.max(), info)
     return most
 
@@ -184,7 +175,7 @@ def _over_time(step: Callable[..., Any]) -> Callable[..., Any]:
 def _values_and_blocks(
     recurrence: _Recurrence, operands: Any, before: State, inputs: Any
 ) -> tuple[State, Blocks]:
-    """F of the states before each time, and its Jacobian there, by forward mode."""
+    """F at the state before each time step, and its Jacobian there, by forward mode."""
     values, push = jax.linearize(
         lambda before: _over_time(recurrence.step)(operands, before, inputs), before
     )
@@ -210,7 +201,7 @@ def _loop(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> 
 
 
 def _linear(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> State:
-    """One correction of zeros: the offsets are F(0), but what is before the first time."""
+    """Solve the linear recurrence with F(0) as the offsets, and `first` before the first step."""
     zeros = _zeros(first, inputs)
     before = previous(zeros, first, reverse=recurrence.how.reverse)
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
@@ -231,7 +222,7 @@ def _newton(
 
     def goes_on(at: tuple[State, Array, Array]) -> Array:
         _, correction, iterations = at
-        unsettled = (correction > tolerance) & (correction < jnp.inf)  # a NaN is neither
+        unsettled = (correction > tolerance) & (correction < jnp.inf)  # both are false for a NaN
         return unsettled & (iterations < recurrence.how.max_iterations)
 
     def corrected(at: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
@@ -253,7 +244,7 @@ def _newton(
     def by_loop(at: tuple[State, Array]) -> tuple[State, Array]:
         return _loop(recurrence, operands, first, inputs), at[1] & False
 
-    # A `cond` would run both ways for all members of a `vmap`; this runs once, if any needs it.
+    # Under `vmap` a `cond` would run both branches for all; this runs once, if any needs it.
     failed = ~(correction <= tolerance)
     states, _ = lax.while_loop(lambda at: at[1], by_loop, (states, failed))
     return states, iterations, failed
@@ -276,7 +267,7 @@ def _largest(arrays: State) -> Array:
 def _solution(
     recurrence: _Recurrence, operands: Any, first: State, inputs: Any, states: State
 ) -> State:
-    """The states as they are, with the derivative of the equation that they solve."""
+    """Return the states, with the derivative of the equation that they solve."""
     return states
 
 

@@ -1,4 +1,4 @@
-"""From a trained language model to text: one jitted loop, and what people ask of it."""
+"""Text generation and scoring with a trained language model, in jitted loops."""
 
 from lstm_jax.sampling.beams import Hypothesis, beam_search
 from lstm_jax.sampling.decode import FREE

@@ -1,4 +1,4 @@
-"""Beam search: the most likely ways to fill a template, as far as a few at a time show.
+"""Beam search for the most likely fillings of a template.
 
 Shapes: K hypotheses, N places, V vocabulary.
 """
@@ -30,13 +30,13 @@ from lstm_jax.sampling.stops import Stops, make_stops
 
 
 class Hypothesis(NamedTuple):
-    """One way to fill a template.
+    """One filling of a template.
 
     Attributes:
-        tokens: int32 `[T]`, the prompt and what follows it, the stop sequence left out.
-        log_probability: of all tokens after the prompt, the stop sequence among them, in nats.
-        score: `log_probability / n^length_penalty` of its n tokens after the prompt, the stop
-            sequence among them: what hypotheses are ranked by.
+        tokens: int32 `[T]`, the prompt and its continuation, without the stop sequence.
+        log_probability: sum over all tokens after the prompt, including a stop sequence, in nats.
+        score: `log_probability / n^length_penalty`, by which hypotheses are ranked; n is the number
+            of tokens after the prompt, including a stop sequence.
         stopped: whether a stop sequence ended it.
 
     Examples:
@@ -60,28 +60,28 @@ def beam_search(
     forbidden: Sequence[int] = (),
     stops: Sequence[Sequence[int]] = (),
 ) -> list[Hypothesis]:
-    """The most likely fillings of a template that a search with K hypotheses finds.
+    """Find the most likely fillings of a template with a beam of K hypotheses.
 
-    At each place every hypothesis is extended with every token, and the K of the highest score
-    stay; one that a stop sequence has ended stays as it is while its score is among them. With K
-    at least the number of all fillings the search is exhaustive.
+    At each place every hypothesis is extended by every token, and the K extensions with the highest
+    scores are kept. A hypothesis that a stop sequence has ended stays unchanged for as long as its
+    score is among them. If K is at least the number of all fillings, the search is exhaustive.
 
     Args:
         model: a language model; not bidirectional.
         params: its parameters.
-        template: integers `[T]`, `FREE` (-1) where a token is to be filled in; given tokens count
-            in the score, so a search prefers fillings that lead up to them.
+        template: integers `[T]`, with `FREE` (-1) where a token is to be filled in. Given tokens
+            count in the score, so the search prefers fillings that lead up to them.
         beams: K.
-        length_penalty: exponent of the length that log-probabilities are divided by; 0 compares
-            them as they are, which favours short texts, 1 compares means.
+        length_penalty: exponent of the length by which log-probabilities are divided. 0 compares
+            sums, which favours short texts; 1 compares means.
         forbidden: token ids that are never chosen.
         stops: sequences of token ids that end a hypothesis.
 
     Returns:
-        The hypotheses, the best first; fewer than K where there are not as many fillings.
+        The hypotheses, best first; fewer than K if there are not that many fillings.
 
     Raises:
-        ValueError: an argument that makes no sense, or a bidirectional model.
+        ValueError: an invalid argument, or a bidirectional model.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -112,7 +112,7 @@ def beam_search(
 
 
 class _Beams(NamedTuple):
-    """The hypotheses; see `Hypothesis` and `DecodeState`."""
+    """State of all hypotheses; see `Hypothesis` and `DecodeState`."""
 
     carry: Any
     hidden: Array
@@ -140,7 +140,7 @@ def _search(
     after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
     size = model.vocabulary_size
     zeros_K = jnp.zeros(beams, jnp.int32)
-    # All but the first are impossible, so that the first place is filled in K different ways.
+    # All but the first start impossible, so that the first place is filled in K different ways.
     impossible_K = jnp.where(jnp.arange(beams) > 0, -jnp.inf, 0.0)
     first = _Beams(
         jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), carry),
@@ -154,7 +154,7 @@ def _search(
         allowed_V = jnp.where(given == FREE, ~forbidden_V, jnp.arange(size) == given)
         step_KV = jax.nn.log_softmax(model.logits(params, state.hidden)).astype(jnp.float32)
         step_KV = forbid(step_KV, ~allowed_V)
-        # An ended hypothesis goes on in one way, token 0, that changes nothing.
+        # An ended hypothesis has a single extension, by token 0, which changes nothing.
         idle_V = jnp.where(jnp.arange(size) == 0, 0.0, -jnp.inf)
         step_KV = jnp.where(state.stopped[:, None], idle_V, step_KV)
         total_KV = state.log_probability[:, None] + step_KV

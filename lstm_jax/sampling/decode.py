@@ -1,9 +1,9 @@
-"""The jitted loop: prompts go through the layers as scans, what follows one token at a time.
+"""The decoding loop: prompts are prefilled by scans, then tokens are generated one at a time.
 
 Shapes: T time, B batch, H hidden size, V vocabulary, S states of the stop automaton.
 
-A row's places are counted from its own first free one. Rows whose prompts differ in length end
-them at the same time: the shorter ones are padded in front, and the padding is masked.
+The places of a row are counted from its own first free one. Prompts of different lengths are padded
+in front, and masked there, so that they end at the same time step.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from lstm_jax.sampling.filters import Filters, choose
 from lstm_jax.sampling.stops import Stops
 
 FREE = -1
-"""The entry of a template that stands for a place to be filled."""
+"""Template entry that marks a place to be filled."""
 
 PREFILL_CHUNK = 1024
-"""Times of one scan over prompts; longer ones take several, so few lengths are ever compiled."""
+"""Time steps of one prefill scan; longer prompts take several, so few lengths are compiled."""
 
 
 def refuse_bidirectional(model: LanguageModel) -> None:
-    """Raises ValueError for a model that cannot say what comes next."""
+    """Raise ValueError for a bidirectional model, which cannot predict the next token."""
     if model.config.bidirectional:
         raise ValueError(
-            "this model is bidirectional: it sees the future, so it cannot write, nor judge, what "
-            "comes next"
+            "this model is bidirectional: it sees the future, so it can neither generate nor score "
+            "what comes next"
         )
 
 
 def check_template(
     model: LanguageModel, template: npt.NDArray[np.integer], shape: Literal["[T]", "[T, B]"]
 ) -> None:
-    """Raises ValueError for what is not a template of this model."""
+    """Raise ValueError unless the array is a valid template for the model."""
     is_of_ids = np.issubdtype(template.dtype, np.integer) and template.size
     if template.ndim != shape.count(",") + 1 or not is_of_ids:
         raise ValueError(
@@ -54,18 +54,18 @@ def check_template(
 
 
 def prompt_length(row: npt.NDArray[np.integer]) -> int:
-    """How many tokens of a template `[T]` are known before its first free place."""
+    """Number of known tokens before the first free place of a template `[T]`."""
     free = np.flatnonzero(row == FREE)
     return int(free[0]) if free.size else len(row)
 
 
 class Rows(NamedTuple):
-    """What stays the same while a batch is written.
+    """What stays constant while a batch is decoded.
 
     Attributes:
-        key: typed keys `[B]`, one a row.
-        known: int32 `[B]`, tokens of the row's prompt.
-        places: int32 `[B]`, places after the prompt; 0 for a row that only fills the batch up.
+        key: typed keys `[B]`, one per row.
+        known: int32 `[B]`, length of each row's prompt.
+        places: int32 `[B]`, places after the prompt; 0 for a padding row.
     """
 
     key: Array
@@ -74,15 +74,15 @@ class Rows(NamedTuple):
 
 
 class DecodeState(NamedTuple):
-    """How far a batch has come.
+    """State of a batch during decoding.
 
     Attributes:
-        carry: the stack's.
-        hidden: `[B, H]`, the last layer's latest output, from which the next token is told.
-        seen: bool `[B, V]`, the tokens that a row has already.
+        carry: carry of the stack.
+        hidden: `[B, H]`, latest output of the top layer, from which the next token is predicted.
+        seen: bool `[B, V]`, tokens that already occur in a row.
         matched: int32 `[B]`, states of the stop automaton.
         stopped: bool `[B]`, whether a stop sequence is complete.
-        place: int32, the next place to be written.
+        place: int32, the next place to fill.
     """
 
     carry: tuple[Any, ...]
@@ -96,7 +96,7 @@ class DecodeState(NamedTuple):
 def prefill(
     model: LanguageModel, params: LanguageModelParams, prompts: list[npt.NDArray[np.int32]]
 ) -> tuple[tuple[Any, ...], Array]:
-    """The carry after prompts `[T_b]` and the last layer's output `[B, H]`; zeros for none."""
+    """Run prompts `[T_b]`; returns carry and top-layer output `[B, H]`, zeros for empty prompts."""
     carry = model.zero_carry(params, len(prompts))
     dtype = jax.tree.leaves(carry)[0].dtype
     hidden_BH = jnp.zeros((len(prompts), model.config.output_size), dtype)
@@ -140,23 +140,14 @@ def decode(
     filters: Filters,
     stops: Stops,
 ) -> tuple[DecodeState, Array, Array]:
-    """Writes at most `times` places, fewer if every row has come to its end.
+    """Fill at most `times` places, fewer if every row has ended.
 
-    Args:
-        model: a language model.
-        with_scores: whether log-probabilities are wanted.
-        params: its parameters.
-        writing: how far the batch has come; donated.
-        rows: what stays the same.
-        given_TB: int32 `[T, B]`, the next T places, `FREE` where one is to be filled.
-        times: at most T.
-        filters: see `Filters`.
-        stops: see `Stops`.
+    The state, `writing`, is donated, and `given_TB` has the next T >= `times` places, with `FREE`
+    where one is to be filled.
 
     Returns:
-        How far the batch has come; tokens int32 `[T, B]`, `FREE` where a row had ended; and their
-        log-probabilities in nats under the model itself, whatever the filters say, `[T, B]`, 0
-        where there is no token or they are not wanted.
+        The new state; tokens int32 `[T, B]`, `FREE` after a row's end; and with `with_scores` their
+        log-probabilities in nats under the unfiltered model, `[T, B]`, 0 where there are none.
     """
     each_B = jnp.arange(given_TB.shape[1])
     begun = writing.place
@@ -174,7 +165,7 @@ def decode(
         index, on_B = writing.place - begun, is_on(writing)
         logits_BV = model.logits(params, writing.hidden)
         keys = jax.vmap(random.fold_in)(rows.key, rows.known + writing.place)
-        # The same draw under JAX's 64-bit types.
+        # int32 also under JAX's 64-bit types, for the same draws.
         uniform_B = jax.vmap(partial(random.uniform, dtype=jnp.float32))(keys)
         drawn_B = choose(logits_BV, uniform_B, writing.seen, filters)
         is_free_B = given_TB[index] == FREE
@@ -186,7 +177,7 @@ def decode(
         carry, hidden_BH = model.step(
             params, writing.carry, token_B, allow_bidirectional=model.config.bidirectional
         )
-        # What the template gives is no part of a stop sequence.
+        # Tokens given by the template cannot be part of a stop sequence.
         matched_B = jnp.where(is_free_B, after_SV[writing.matched, token_B], 0)
         writing = DecodeState(
             carry,
@@ -205,5 +196,5 @@ def decode(
 
 
 def power_of_two(size: int) -> int:
-    """The least power of two that is not below `size`; 0 for 0."""
+    """The smallest power of two that is at least `size`; 0 for 0."""
     return 1 << (size - 1).bit_length() if size else 0

@@ -1,10 +1,10 @@
-"""Pure functions on logits that decide which tokens may be drawn, and the draw.
+"""Filters on logits that decide which tokens may be drawn, and the draw itself.
 
-Shapes: V vocabulary; leading axes are rows, each on its own.
+Shapes: V vocabulary; leading axes are independent rows.
 
-The n-th largest logit and the edge of a nucleus are found without a sort, by bisection over the
-2^32 values of float32: a sort of 8,009 logits takes about twenty times as long on CPU. Where few
-tokens may be drawn they are listed by `lax.top_k`, and all that follows is done on the list.
+The n-th largest logit and the edge of a nucleus are found by bisection over the 2^32 values of
+float32 instead of a sort, which takes about twenty times as long for 8,009 logits on CPU. If few
+tokens may be drawn, `lax.top_k` lists them and the rest works on the list.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _LARGEST_VOCABULARY = 1 << 24
 
 
 class Filters(NamedTuple):
-    """How a token is chosen. Traced values: changing one recompiles nothing.
+    """How tokens are chosen. All values are traced, so changing one does not recompile.
 
-    They apply in this order: forbidden tokens, repetition penalty, temperature, top-n, top-p,
-    min-p, each to what the ones before it have left.
+    The filters apply in this order, each to what the previous ones have left: forbidden tokens,
+    repetition penalty, temperature, top-n, top-p, min-p.
 
     Attributes:
         temperature: see `sharpen`; 0 takes the most likely token (the first, if tied).
-        top_n: see `keep_top_n`; 0 for all.
-        top_p: see `keep_top_p`; 1 for all.
-        min_p: see `keep_min_p`; 0 for all.
-        repetition_penalty: see `penalise_repetition`; 1 for none.
+        top_n: see `keep_top_n`; 0 keeps all.
+        top_p: see `keep_top_p`; 1 keeps all.
+        min_p: see `keep_min_p`; 0 keeps all.
+        repetition_penalty: see `penalise_repetition`; 1 changes nothing.
         forbidden: bool `[V]`, True = never chosen.
 
     Examples:
@@ -53,16 +53,15 @@ class Filters(NamedTuple):
 
 
 class FilterOptions(TypedDict, total=False):
-    """The plain numbers that `make_filters` takes, all of them optional.
+    """Arguments of `make_filters`, all optional.
 
     Attributes:
-        temperature: 0 or above; 0 takes the most likely token. By default 1.
-        top_n: how many of the most likely tokens may be drawn; 0, the default, for all.
-        top_p: the share of probability that the tokens which may be drawn have together, above 0
-            and at most 1, the default, for all.
-        min_p: how likely a token must be, compared with the most likely one: from 0, the default,
-            to 1.
-        repetition_penalty: above 1 makes tokens less likely that the row has already; by default 1.
+        temperature: at least 0, default 1; 0 takes the most likely token.
+        top_n: number of most likely tokens that may be drawn; 0, the default, allows all.
+        top_p: total probability of the tokens that may be drawn, above 0 and at most 1, the
+            default, which allows all.
+        min_p: probability needed relative to the most likely token, from 0, the default, to 1.
+        repetition_penalty: above 1, the default, tokens that the row already has get less likely.
         forbidden: token ids that are never chosen; by default none.
 
     Examples:
@@ -88,10 +87,10 @@ def make_filters(
     repetition_penalty: float = 1.0,
     forbidden: Sequence[int] = (),
 ) -> Filters:
-    """Filters from plain numbers; see `FilterOptions`.
+    """Make filters from plain numbers; see `FilterOptions`.
 
     Raises:
-        ValueError: a value that makes no sense, or every token is forbidden.
+        ValueError: a value is invalid, or every token is forbidden.
 
     Examples:
         >>> lstm_jax.sampling.make_filters(5, top_n=-1)
@@ -124,7 +123,7 @@ def make_filters(
 
 
 def forbid(logits: Array, forbidden: Array) -> Array:
-    """-inf where `forbidden` `[V]`.
+    """Set logits to -inf where `forbidden [V]` is True.
 
     Examples:
         >>> from lstm_jax.sampling.filters import forbid
@@ -135,17 +134,17 @@ def forbid(logits: Array, forbidden: Array) -> Array:
 
 
 def penalise_repetition(logits: Array, seen: Array, penalty: Array) -> Array:
-    """Makes tokens that a text already has less likely, for `penalty` > 1.
+    """Make tokens that already occur in a text less likely, for `penalty` > 1.
 
         z'_v = z_v / penalty  if z_v > 0 else  z_v penalty,   where seen_v
 
     Args:
         logits: `[..., V]`.
         seen: bool `[..., V]`.
-        penalty: above 0; 1 changes nothing, below 1 repetition is favoured.
+        penalty: above 0; 1 changes nothing, below 1 favours repetition.
 
     References:
-        Keskar et al., arXiv:1909.05858, with the sign of the logit regarded.
+        Keskar et al., arXiv:1909.05858, adapted to negative logits.
 
     Examples:
         >>> from lstm_jax.sampling.filters import penalise_repetition
@@ -157,7 +156,7 @@ def penalise_repetition(logits: Array, seen: Array, penalty: Array) -> Array:
 
 
 def sharpen(logits: Array, temperature: Array) -> Array:
-    """`(z - max z) / temperature`, which no temperature overflows; 0 is read as 1.
+    """`(z - max z) / temperature`, which cannot overflow at any temperature; 0 is read as 1.
 
     Examples:
         >>> from lstm_jax.sampling.filters import sharpen
@@ -169,9 +168,9 @@ def sharpen(logits: Array, temperature: Array) -> Array:
 
 
 def keep_top_n(logits: Array, n: Array) -> Array:
-    """Sets all but the `n` largest logits `[..., V]` to -inf; `n` = 0 keeps all.
+    """Set all but the `n` largest logits `[..., V]` to -inf; `n` = 0 keeps all.
 
-    Exactly n are kept: of equal logits, those with the lower token ids.
+    Exactly n are kept; ties go to the lower token ids.
 
     Examples:
         >>> from lstm_jax.sampling.filters import keep_top_n
@@ -186,10 +185,10 @@ def keep_top_n(logits: Array, n: Array) -> Array:
 
 
 def keep_top_p(logits: Array, p: Array) -> Array:
-    """Keeps the fewest most likely tokens whose probabilities sum to `p` at least (the nucleus).
+    """Keep the fewest most likely tokens with total probability at least `p` (the nucleus).
 
-    A token stays where those more likely than it sum to less than p; equal ones are taken by
-    rising token id. At least one stays; `p` = 1 keeps all.
+    A token is kept if those before it sum to less than p; tied tokens are ordered by id. At least
+    one is kept; `p` = 1 keeps all.
 
     References:
         Holtzman et al., arXiv:1904.09751.
@@ -208,14 +207,14 @@ def keep_top_p(logits: Array, p: Array) -> Array:
 
     above, tied = _at_largest(keys, lambda at_least: mass(at_least) >= wanted)
     weight = jnp.max(jnp.where(tied, weights, 0), axis=-1)
-    # k of the tied ones are taken, where (k - 1) weight < what is left of p <= k weight.
+    # Take k of the tied tokens, where (k - 1) weight < remaining probability <= k weight.
     left = (wanted - mass(above)) / jnp.where(weight > 0, weight, 1)
     kept = above | _first(tied, jnp.maximum(jnp.ceil(left), 1))
     return jnp.where(kept | (p >= 1), logits, -jnp.inf)
 
 
 def keep_min_p(logits: Array, p: Array) -> Array:
-    """Keeps tokens at least `p` times as likely as the most likely one; `p` = 0 keeps all.
+    """Keep tokens at least `p` times as likely as the most likely one; `p` = 0 keeps all.
 
     References:
         Nguyen et al., arXiv:2407.01082.
@@ -231,12 +230,9 @@ def keep_min_p(logits: Array, p: Array) -> Array:
 
 
 def filtered(logits: Array, seen: Array, filters: Filters) -> Array:
-    """Every filter in turn, the temperature among them; one that is off costs nothing.
+    """Apply all filters in turn, including the temperature; disabled ones cost nothing.
 
-    Args:
-        logits: `[..., V]`.
-        seen: bool `[..., V]`, which tokens a row has already.
-        filters: from `make_filters`.
+    `logits` are `[..., V]`; `seen`, bool of the same shape, marks tokens that a row already has.
 
     Examples:
         >>> from lstm_jax.sampling.filters import filtered
@@ -248,10 +244,10 @@ def filtered(logits: Array, seen: Array, filters: Filters) -> Array:
 
 
 def draw(logits: Array, uniform: Array) -> Array:
-    """Draws one token a row with the softmax's probabilities: `[..., V]` -> int32 `[...]`.
+    """Draw one token per row from the softmax: `[..., V]` -> int32 `[...]`.
 
-    The token is where the cumulative probability first exceeds `uniform` in [0, 1), so it takes
-    one random number a row, and never a token of probability 0.
+    Takes the first token at which the cumulative probability exceeds `uniform`, in [0, 1), so it
+    needs one random number per row and never draws a token of probability 0.
 
     Examples:
         >>> from lstm_jax.sampling.filters import draw
@@ -262,7 +258,7 @@ def draw(logits: Array, uniform: Array) -> Array:
     weights = _weights(logits)
     if logits.shape[-1] <= 4 * _BLOCK:
         return _inverse(weights, uniform * weights.sum(-1))
-    # First the block, then the place in it: sums over blocks cost less than running sums over all.
+    # Find the block first, then the place in it: block sums are cheaper than running sums over all.
     blocks = -(-logits.shape[-1] // _BLOCK)
     pad = [(0, 0)] * (weights.ndim - 1) + [(0, blocks * _BLOCK - logits.shape[-1])]
     parts = jnp.pad(weights, pad).reshape(*weights.shape[:-1], blocks, _BLOCK)
@@ -276,12 +272,13 @@ def draw(logits: Array, uniform: Array) -> Array:
 
 
 def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Array:
-    """One token a row: the most likely at temperature 0, else drawn from what the filters leave.
+    """Choose one token per row: the most likely at temperature 0, else a draw from what is left.
 
     Args:
         logits: `[..., V]`.
-        uniform: `[...]`, in [0, 1). The token is where the cumulative probability exceeds it: by
-            falling likelihood where `top_n` is from 1 to 64, else by rising token id.
+        uniform: `[...]`, in [0, 1). The draw takes the first token at which the cumulative
+            probability exceeds it, in order of falling likelihood if `top_n` is from 1 to 64, else
+            of rising token id.
         seen: bool `[..., V]`.
         filters: from `make_filters`.
 
@@ -309,8 +306,8 @@ def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Arra
 
 
 def _draw_from_list(length: int, filters: Filters, uniform: Array, allowed: Array) -> Array:
-    """Draws from the `top_n` most likely tokens, which are no more than `length`."""
-    highest, ids = lax.top_k(allowed, length)  # of equal logits, the lower ids first
+    """Draw from the `top_n` most likely tokens, of which there are at most `length`."""
+    highest, ids = lax.top_k(allowed, length)  # ties go to the lower ids
     listed = sharpen(highest, filters.temperature)
     listed = jnp.where(jnp.arange(length) < filters.top_n, listed, -jnp.inf)
     place = draw(_narrowed(listed, filters), uniform)
@@ -318,26 +315,26 @@ def _draw_from_list(length: int, filters: Filters, uniform: Array, allowed: Arra
 
 
 def _allowed(logits: Array, seen: Array, filters: Filters) -> Array:
-    """The filters that come before the temperature."""
+    """Apply the filters before the temperature."""
     penalty = filters.repetition_penalty
     return penalise_repetition(forbid(logits, filters.forbidden), seen, penalty)
 
 
 def _left(allowed: Array, filters: Filters) -> Array:
-    """The temperature, and the filters that come after it."""
+    """Apply the temperature and the filters after it."""
     logits = sharpen(allowed, filters.temperature)
     logits = _if(filters.top_n > 0, lambda z: keep_top_n(z, filters.top_n), logits)
     return _narrowed(logits, filters)
 
 
 def _narrowed(logits: Array, filters: Filters) -> Array:
-    """The filters that come after top-n."""
+    """Apply the filters after top-n."""
     logits = _if(filters.top_p < 1, lambda z: keep_top_p(z, filters.top_p), logits)
     return keep_min_p(logits, filters.min_p)
 
 
 def _first_highest(logits: Array) -> Array:
-    """What `argmax` gives, whose loop in XLA takes tens of times as long on CPU."""
+    """`argmax`, whose loop in XLA takes tens of times as long on CPU."""
     ids = jnp.arange(logits.shape[-1], dtype=jnp.int32)
     is_highest = logits == logits.max(-1, keepdims=True)
     return jnp.min(jnp.where(is_highest, ids, logits.shape[-1] - 1), axis=-1)
@@ -353,7 +350,7 @@ def _weights(logits: Array) -> Array:
 
 
 def _inverse(weights: Array, target: Array) -> Array:
-    """The first place whose running sum of weights exceeds `target`; never one of weight 0."""
+    """First place where the running sum of weights exceeds `target`; never one of weight 0."""
     below = jnp.cumsum(weights, axis=-1) <= target[..., None]
     last_possible = weights.shape[-1] - 1 - jnp.argmax(weights[..., ::-1] > 0, axis=-1)
     first_possible = jnp.argmax(weights > 0, axis=-1)
@@ -362,13 +359,13 @@ def _inverse(weights: Array, target: Array) -> Array:
 
 
 def _ordered(values: Array) -> Array:
-    """float32 -> int32 of the same order (-0 below +0, NaN outermost)."""
+    """Map float32 to int32 in the same order (-0 below +0, NaN outermost)."""
     bits = lax.bitcast_convert_type(values.astype(jnp.float32), jnp.int32)
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _at_largest(keys: Array, holds: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Which keys are above the largest threshold of which `holds`, and which are at it."""
+    """Find the largest threshold for which `holds`; returns the keys above it, and those at it."""
 
     def narrow(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -382,12 +379,12 @@ def _at_largest(keys: Array, holds: Callable[[Array], Array]) -> tuple[Array, Ar
 
 
 def _count(of: Array) -> Array:
-    """How many are True; in float32, whose sums take half the time of int32's on CPU."""
+    """Number of True entries; in float32, whose sums take half the time of int32's on CPU."""
     return jnp.sum(of.astype(jnp.float32), axis=-1)
 
 
 def _first(marked: Array, number: Array) -> Array:
-    """The first `number [...]` of what is marked `[..., V]`."""
+    """The first `number [...]` of the marked entries `[..., V]`."""
 
     def cut(marked: Array) -> Array:
         running = jnp.cumsum(marked.astype(jnp.float32), axis=-1)

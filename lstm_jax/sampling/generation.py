@@ -1,4 +1,4 @@
-"""Writes with a language model: whole texts, streams of them, and the best of several.
+"""Text generation with a language model: whole texts, streams, and the best of several.
 
 Shapes: T time, B batch.
 """
@@ -39,15 +39,14 @@ _MOST_PLACES = 1 << 14
 
 
 class Texts(NamedTuple):
-    """What was written.
+    """Generated texts.
 
     Attributes:
-        tokens: int32 `[T, B]`, each row from its prompt on; `FREE` behind its end.
-        lengths: int32 `[B]`, tokens of each row, the stop sequence left out.
+        tokens: int32 `[T, B]`, including each row's prompt; `FREE` after its end.
+        lengths: int32 `[B]`, number of tokens of each row, without the stop sequence.
         stopped: bool `[B]`, whether a stop sequence ended the row.
-        log_probabilities: float32 `[T, B]`, in nats, of each token after the prompt, those that
-            the template gives included, under the model itself, whatever the filters say; NaN
-            elsewhere. None where they were not asked for.
+        log_probabilities: float32 `[T, B]`, in nats, of each token after the prompt, given ones
+            included, under the unfiltered model; NaN elsewhere. None if not requested.
 
     Examples:
         >>> tokens, lengths = np.array([[3], [4], [-1]], np.int32), np.array([2], np.int32)
@@ -66,7 +65,7 @@ class Texts(NamedTuple):
 
 
 class GenerateOptions(FilterOptions, total=False):
-    """What `generate`, `stream` and `best_of` take by name; see `generate`."""
+    """Keyword arguments of `generate`, `stream` and `best_of`; see `generate`."""
 
     lengths: npt.ArrayLike | None
     stops: Sequence[Sequence[int]]
@@ -83,32 +82,30 @@ def generate(
     log_probabilities: bool = False,
     **options: Unpack[GenerateOptions],
 ) -> Texts:
-    """Fills the free places of a template with what the model says.
+    """Fill the free places of a template with tokens from the model.
 
-    A prompt is a template whose beginning is known, and an acrostic one with known places
-    anywhere; the first may be free. What is known of a row before its first free place, its
-    prompt, goes through the layers as a scan, at training speed; the rest one token at a time in
-    one jitted loop. Sizes are padded to powers of two, so a new one seldom compiles anything.
+    A prompt is a template whose beginning is known; an acrostic has known places anywhere, or even
+    a free first place. The tokens before a row's first free place are prefilled by a scan, at
+    training speed; the rest is decoded one token at a time in one jitted loop. Sizes are padded to
+    powers of two, so a new size seldom recompiles.
 
     Args:
         model: a language model; not bidirectional.
         params: its parameters.
-        template: integers `[T, B]`, `FREE` (-1) where a token is to be filled in.
-        key: a typed PRNG key. The draw at a place depends on the key, the row and the place's
-            number in the row alone.
-        log_probabilities: whether they are wanted.
-        **options: as follows, and filters, see `FilterOptions`.
+        template: integers `[T, B]`, with `FREE` (-1) where a token is to be filled in.
+        key: a typed PRNG key. A draw depends only on the key, the row, and the place in the row.
+        log_probabilities: whether to return them.
+        **options: as follows, and the filters of `FilterOptions`.
 
     Keyword Args:
-        lengths: `[B]`, how many places each row has; by default T. See `stack_rows`.
-        stops: sequences of token ids. One that the model has written, in places that the template
-            left free, ends its row and is left out.
-        first_row: the number of the first row, where these are some of many; by default 0.
-        allow_bidirectional: let a bidirectional model go on token by token, its backward
-            direction as well, to show that what it writes is no use.
+        lengths: `[B]`, number of places in each row; by default T. See `stack_rows`.
+        stops: sequences of token ids; one generated in free places ends its row and is removed.
+        first_row: number of the first row, if these are some of many; by default 0.
+        allow_bidirectional: let a bidirectional model continue token by token with both directions,
+            to show that its output is useless.
 
     Raises:
-        ValueError: an argument that makes no sense, or a bidirectional model.
+        ValueError: an invalid argument, or a bidirectional model.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -132,24 +129,14 @@ def stream(
     places: int = 16,
     **options: Unpack[GenerateOptions],
 ) -> Iterator[list[Ids]]:
-    """As `generate`, but gives the tokens after each row's prompt as they are made.
+    """Like `generate`, but yield the tokens after each row's prompt as they are decoded.
 
-    The tokens are those of `generate` with this key. A possible beginning of a stop sequence is
-    held back until it turns out not to be one.
-
-    Args:
-        model: as in `generate`, and so are all others.
-        params: its parameters.
-        template: prompts and free places.
-        key: a typed PRNG key.
-        places: how many places are written before their tokens are given.
-        **options: see `generate`.
-
-    Yields:
-        For each row its next tokens, int32 `[N]`, where N may be 0.
+    The tokens are those of `generate` with the same arguments. They are yielded after every
+    `places` places, int32 `[N]` for each row, possibly none; a possible beginning of a stop
+    sequence is held back until it turns out not to be one.
 
     Raises:
-        ValueError: see `generate`; before anything is written.
+        ValueError: as for `generate`; raised before anything is decoded.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -175,13 +162,13 @@ def best_of(
     key: Array,
     **options: Unpack[GenerateOptions],
 ) -> Texts:
-    """Of `number` fillings of each row the one whose tokens have the highest mean log-probability.
+    """Fill each row `number` times, and return the one with the highest mean log-probability.
 
-    The tokens that the template gives count too, so a filling is preferred that leads up to the
-    given ones that come after it. Row i of the template is rows i N to (i + 1) N of the draws.
+    Tokens given by the template count too, which favours fillings that lead up to them. Row i of
+    the template becomes rows i N to (i + 1) N - 1 of the draws, with N = `number`.
 
     Raises:
-        ValueError: see `generate`, or `number` is below 1.
+        ValueError: as for `generate`, or `number` is below 1.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -207,10 +194,10 @@ def best_of(
 
 
 def stack_rows(rows: Sequence[npt.ArrayLike]) -> tuple[Ids, Ids]:
-    """Templates `[T_b]` of different lengths as one, `[T, B]`, and their lengths `[B]`.
+    """Stack templates `[T_b]` of different lengths into `[T, B]`, with their lengths `[B]`.
 
     Raises:
-        ValueError: no rows, or one that is no list of integers.
+        ValueError: there are no rows, or one is not a list of integers.
 
     Examples:
         >>> template, lengths = lstm_jax.sampling.stack_rows([[1, 2, -1], [3, -1]])
@@ -239,10 +226,10 @@ def _stacked(rows: Sequence[npt.NDArray[Any]]) -> tuple[Ids, Ids]:
 def with_weights(
     model: LanguageModel, params: LanguageModelParams, dtype: WeightDtype
 ) -> tuple[LanguageModel, LanguageModelParams]:
-    """The same model with its matrices stored, and multiplied, in another dtype.
+    """Convert a model's matrices, and their products, to another dtype.
 
-    Writing one text reads every weight at every step, so half the bytes are up to twice the
-    speed. Biases stay float32, as sums, carry and softmax do.
+    Decoding one text reads every weight at every step, so halving the bytes gives up to twice the
+    speed. Biases, sums, carry and softmax stay float32.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -258,15 +245,15 @@ def with_weights(
 
 
 class _Job(NamedTuple):
-    """Rows to be written; `[B]` is padded to a power of two with rows of no places.
+    """Rows to decode; `[B]` is padded to a power of two with rows without places.
 
     Attributes:
-        size: rows that were asked for.
-        prompts: the known beginning of each, int32 `[T_b]`.
-        given: int32 `[R, B]`, what comes after it, `FREE` where nothing is given or asked for.
-        places: int32 `[B]`, how many of these places there are.
+        size: number of rows requested.
+        prompts: the known beginning of each row, int32 `[T_b]`.
+        given: int32 `[R, B]`, what follows it; `FREE` in places to fill and in padding.
+        places: int32 `[B]`, how many of these places each row has.
         keys: typed keys `[B]`.
-        filters: how a token is chosen.
+        filters: how tokens are chosen.
         stops: what ends a row.
     """
 
@@ -280,7 +267,7 @@ class _Job(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """A stretch of places: tokens and scores `[N, B]`; and how the rows stand after it, `[B]`."""
+    """Tokens and scores `[N, B]` of consecutive places, and the rows' state afterwards, `[B]`."""
 
     tokens: Ids
     scores: npt.NDArray[np.float32]
@@ -302,7 +289,7 @@ def _prepare(
     if not allow_bidirectional:
         refuse_bidirectional(model)
     rows = _rows(model, np.asarray(template), lengths)
-    # A backward direction that saw the whole prompt would be fed what training never fed it.
+    # No prefill: it would show the backward direction a whole prompt, unlike anything in training.
     known = [0 if model.config.bidirectional else prompt_length(row) for row in rows]
     size = power_of_two(len(rows))
     filler = [np.zeros(0, np.int32)] * (size - len(rows))
@@ -341,7 +328,7 @@ def _chunks(
     places: int | None = None,
     with_scores: bool = False,
 ) -> Iterator[_Chunk]:
-    """Writes stretch by stretch, `places` at a time, or as many as there are."""
+    """Decode in chunks of `places`, or of as many as are left."""
     total = len(job.given)
     if not total:
         return
@@ -392,7 +379,7 @@ def _texts(job: _Job, chunks: list[_Chunk], *, with_scores: bool) -> Texts:
 
 
 def _settled(job: _Job, chunks: Iterator[_Chunk]) -> Iterator[list[Ids]]:
-    """What is known to stay of each row, chunk by chunk."""
+    """Yield the tokens of each row that can no longer change, chunk by chunk."""
     held = [np.zeros(0, np.int32) for _ in range(job.size)]
     first = 0
     for chunk in chunks:

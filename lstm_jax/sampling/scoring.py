@@ -1,4 +1,4 @@
-"""How likely a language model finds given texts.
+"""Likelihood of given texts under a language model.
 
 Shapes: T time, B batch.
 """
@@ -20,11 +20,11 @@ from lstm_jax.sampling.decode import PREFILL_CHUNK, power_of_two, refuse_bidirec
 
 
 class TextScore(NamedTuple):
-    """How likely a text is.
+    """Likelihood of a text.
 
     Attributes:
-        log_probabilities: float32, in nats, of each token `[T]`; without a context `[T - 1]`, as
-            nothing comes before the first.
+        log_probabilities: float32, in nats, of each token, `[T]`; without a context `[T - 1]`, as
+            the first token has no predecessor.
 
     Examples:
         >>> scores = np.log(np.array([0.5, 0.125], np.float32))
@@ -36,17 +36,17 @@ class TextScore(NamedTuple):
 
     @property
     def log_likelihood(self) -> float:
-        """The sum, in nats."""
+        """Sum of the log-probabilities, in nats."""
         return math.fsum(self.log_probabilities.tolist())
 
     @property
     def perplexity(self) -> float:
-        """See `perplexity`."""
+        """Perplexity of the text; see the function `perplexity`."""
         return perplexity(self.log_likelihood, len(self.log_probabilities))
 
 
 def perplexity(log_likelihood: float, tokens: int) -> float:
-    """exp(-log_likelihood / tokens); infinite where that is too large for a float.
+    """exp(-log_likelihood / tokens), or infinity if that overflows a float.
 
     Examples:
         >>> round(lstm_jax.sampling.perplexity(log_likelihood=-2 * np.log(8), tokens=2), 3)
@@ -66,22 +66,20 @@ def score(
     contexts: Sequence[npt.ArrayLike] | None = None,
     batch_size: int = 16,
 ) -> list[TextScore]:
-    """The log-probabilities of each text's tokens, from a zero carry.
+    """Compute the log-probabilities of each text's tokens, starting from a zero carry.
 
-    Texts of like length go through the model side by side, a stretch of times after another, so
-    that long ones take no more memory than short ones.
+    Similar lengths are batched and run in chunks of time, so long texts take no more memory.
 
     Args:
         model: a language model; not bidirectional.
         params: its parameters.
-        texts: token ids `[T_b]`, at least two each, or one after a context.
-        contexts: token ids `[C_b]` that come before each text: the model reads them, and they are
-            not scored.
-        batch_size: texts side by side.
+        texts: token ids `[T_b]`, at least two per text, or one after a context.
+        contexts: token ids `[C_b]` that precede each text; they are read but not scored.
+        batch_size: number of texts per batch.
 
     Raises:
-        ValueError: a text of fewer tokens, or with something that is no token id; contexts of
-            another number than the texts; or a bidirectional model.
+        ValueError: a text is too short or contains invalid token ids, the numbers of contexts and
+            texts differ, or the model is bidirectional.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -148,7 +146,6 @@ def _losses(
 def _row(
     model: LanguageModel, index: int, context: npt.ArrayLike, text: npt.ArrayLike
 ) -> npt.NDArray[np.int32]:
-    """A context, if there is one, and its text in one row."""
     parts = {"context": np.asarray(context), "text": np.asarray(text)}
     if not parts["context"].size:
         del parts["context"]
@@ -157,8 +154,8 @@ def _row(
         if not is_ids or len(found) < 3 - len(parts):
             raise ValueError(
                 f"{name} {index} is {found.dtype} of shape {found.shape}; expected token ids, at "
-                "least one, or two for a text without a context, whose first token is what the "
-                "others are told from"
+                "least one, or two for a text without a context, whose first token is not "
+                "predicted"
             )
         if found.min() < 0 or found.max() >= model.vocabulary_size:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What ends a text: sequences of tokens, found by an automaton that the jitted loop steps through.
+"""Stop sequences, found by an automaton that the jitted loop steps through.
 
 Shapes: S states, V vocabulary.
 """
@@ -16,13 +16,12 @@ _MOST_ENTRIES = 1 << 26
 
 
 class Stops(NamedTuple):
-    """An Aho-Corasick automaton over token ids; state 0 is where nothing has matched.
+    """An Aho-Corasick automaton over token ids; in state 0 nothing has matched.
 
     Attributes:
         after: int32 `[S, V]`, the state after a token.
-        length: int32 `[S]`, the length of the longest stop sequence that is complete in a state;
-            0 where none is.
-        depth: int32 `[S]`, how many of the last tokens may be the beginning of a stop sequence.
+        length: int32 `[S]`, length of the longest stop sequence complete in a state, or 0.
+        depth: int32 `[S]`, number of last tokens that may be the beginning of a stop sequence.
 
     References:
         Aho and Corasick (1975), Efficient string matching.
@@ -34,10 +33,10 @@ class Stops(NamedTuple):
 
 
 def make_stops(vocabulary_size: int, sequences: Sequence[Sequence[int]] = ()) -> Stops:
-    """The automaton that finds any of these sequences of token ids as soon as it is complete.
+    """Build the automaton that finds any of these sequences as soon as it is complete.
 
-    The number of states is a power of two, so that other sequences seldom compile anything anew.
-    Raises ValueError for an empty sequence, what is no token id, or sequences too long in all.
+    The number of states is a power of two, so that other sequences seldom recompile. Raises
+    ValueError for an empty sequence, an invalid token id, or too many tokens in all.
     """
     children: list[dict[int, int]] = [{}]
     length, depth = [0], [0]
@@ -75,14 +74,14 @@ def make_stops(vocabulary_size: int, sequences: Sequence[Sequence[int]] = ()) ->
 def _transitions(
     children: list[dict[int, int]], length: list[int], vocabulary_size: int
 ) -> npt.NDArray[np.int32]:
-    """The state after each token; fills `length` in where a shorter sequence ends a longer part."""
+    """State after each token; also sets `length` where a shorter sequence ends a longer prefix."""
     after = np.zeros((len(children), vocabulary_size), np.int32)
     after[0, list(children[0])] = list(children[0].values())
     fallback = [0] * len(children)
     queue = deque(children[0].values())
     while queue:
         state = queue.popleft()
-        # The longest proper suffix of what has matched that begins a sequence too.
+        # The longest proper suffix of the matched tokens that also begins a sequence.
         shorter = fallback[state]
         after[state] = after[shorter]
         length[state] = length[state] or length[shorter]

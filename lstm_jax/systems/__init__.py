@@ -1,7 +1,7 @@
-"""The systems that `train.py` runs by name, each in a file of its own.
+"""The systems that `train.py` runs by name, each in its own file.
 
-A system is a subclass of `System`: its settings, its presets, its data, what is learnt from it and
-what it writes. One that is added to `SYSTEMS` is one that `train.py` knows.
+A system is a subclass of `System`: its settings, presets, data, objective and samples. Adding it to
+`SYSTEMS` makes it known to `train.py`.
 """
 
 import dataclasses
@@ -19,18 +19,18 @@ SYSTEMS: tuple[type[System], ...] = (LanguageSystem, PoemsSystem, ReviewsSystem)
 
 
 def presets() -> tuple[TrainConfig, ...]:
-    """All settings that have a name; the first is the default."""
+    """All named settings; the first is the default."""
     return tuple(preset for each in SYSTEMS for preset in each.presets)
 
 
 def system_of(config: TrainConfig) -> type[System]:
-    """The system whose settings these are."""
+    """The system of these settings."""
     (system,) = (each for each in SYSTEMS if type(config) is each.Config)
     return system
 
 
 def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
-    """The preset of that name, or what it follows with every flaw; else raises ValueError."""
+    """The preset of this name, or the exact system that it follows; else raises ValueError."""
     named = {preset.preset: preset for preset in presets()}
     if name not in named:
         raise ValueError(f"there is no preset {name!r}; choose one of {', '.join(named)}")
@@ -43,10 +43,10 @@ def preset_named(name: str, *, as_published: bool = False) -> TrainConfig:
 
 
 def read_system(config: TrainConfig, kept: Path | None = None) -> System:
-    """Reads a run's data; raises ValueError, with the cure, where it can't be used.
+    """Read a run's data; raises ValueError, with the cure, if it is unusable.
 
-    `kept` is the folder of a run that exists, with the files that it keeps. A new run that begins
-    with another's weights takes that one's vocabulary.
+    `kept` is the folder of an existing run, with the files it keeps. A new run initialised from
+    another's weights takes its vocabulary.
     """
     vocabulary = None
     if config.init_from is not None:
@@ -55,12 +55,12 @@ def read_system(config: TrainConfig, kept: Path | None = None) -> System:
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
-    """The settings as JSON values."""
+    """Convert settings to JSON values."""
     return {"system": system_of(config).name, **dataclasses.asdict(config)}
 
 
 def from_dict(values: Any) -> TrainConfig:
-    """The settings that `to_dict` gave; see `from_json` for defaults and errors."""
+    """Rebuild settings from `to_dict`'s values; see `from_json` for defaults and errors."""
     known = {system.name: system for system in SYSTEMS}
     system = values.get("system") if isinstance(values, dict) else None
     if not isinstance(system, str) or system not in known:

@@ -1,4 +1,4 @@
-"""From a config to the ids that a run trains on and is judged by."""
+"""Read a text and turn it into training and held-out token ids."""
 
 import hashlib
 import re
@@ -34,29 +34,29 @@ from lstm_jax.text import (
 from lstm_jax.text.ids import Ids
 
 BUILT_IN = frozenset(["python-docs"])
-"""Names, in place of a file's, of texts that come with Python: its documentation."""
+"""Names of texts that come with Python, its documentation, in place of a file's."""
 
 
 @dataclass(frozen=True)
 class CorpusConfig(TrainConfig):
-    """How a text is read, cut into tokens, and laid out."""
+    """How a text is read, tokenised and laid out."""
 
-    tokens: Vocabular[Literal["char", "word"]] = "char"  # what a token is: a character, or a word.
-    min_count: Vocabular[Count] = 1  # words that occur less often are unknown (words only).
-    #: how words are found: "words", lower-cased runs of letters, digits, - and '; or "published",
-    #: as a published word model did, which deletes line ends.
+    tokens: Vocabular[Literal["char", "word"]] = "char"  # type of token: a character, or a word.
+    min_count: Vocabular[Count] = 1  # treat words that occur less often as unknown (words only).
+    #: how to find words: "words", lower-cased runs of letters, digits, - and '; or "published", as
+    #: in a published word model, which deletes line ends.
     cleaning: Literal["words", "published"] = "words"
-    #: how many of the text's first characters to take; None for all.
+    #: number of characters to take from the beginning of the text; None for all.
     characters: Count | None = None
-    #: whether line ends stay ("keep"), become a "space", or "drop" out.
+    #: whether to "keep" line ends, replace each by a "space", or "drop" them.
     line_ends: Literal["keep", "space", "drop"] = "keep"
-    #: "lanes", consecutive text from batch to batch; or "published", consecutive pieces of a batch
-    #: each, shuffled though the carry goes on, as a published word model did.
+    #: "lanes": each batch continues the text of the previous one; "published": batches of
+    #: consecutive pieces are shuffled although the carry is kept, as in a published word model.
     layout: Literal["lanes", "published"] = "lanes"
-    #: which share is held out: the text's "end"; or the end of each of the batch's "lanes", as some
-    #: published notebooks have it, so that it comes from all over the text.
+    #: which share to hold out: the "end" of the text, or the end of each of the batch's "lanes",
+    #: spread over the whole text, as in some published notebooks.
     heldout_from: Literal["end", "lanes"] = "end"
-    sequence_length: Count = 64  # steps of truncated backpropagation through time.
+    sequence_length: Count = 64  # time steps of truncated backpropagation through time.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,24 +67,24 @@ class CorpusConfig(TrainConfig):
 
 
 class Corpus(NamedTuple):
-    """A text, laid out for training and for evaluation.
+    """A text, laid out for training and evaluation.
 
-    Of the held-out share, if there is one, every token is predicted once; each lane begins with the
-    T tokens of text before it, which are not counted.
+    Every held-out token is predicted once. Each held-out lane starts with the T tokens of text
+    before it, which are not counted.
     """
 
-    text: str  # that was laid out
-    sha256: str  # of the UTF-8 bytes of the text as it was read
-    vocabulary: Vocabulary  # of the whole text: its held-out end has no unknown characters
-    ids: Ids  # int32 [N], all of it
+    text: str  # the text that was laid out
+    sha256: str  # of the UTF-8 bytes of the text as read
+    vocabulary: Vocabulary  # of the whole text, so the held-out part has no unknown characters
+    ids: Ids  # int32 [N], the whole text
     training: Lanes | PublishedBatches
     heldout: PaddedLanes | None
 
 
 def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
-    """The text to train on, or a run's own `copy` of one that differs between Python versions.
+    """Read the text to train on, or a run's `copy` of a text that depends on the Python version.
 
-    Raises ValueError where there is none, or it is no text.
+    Raises ValueError if there is none, or it is not text.
     """
     if copy is not None and copy.exists():
         return read_text(copy)
@@ -94,15 +94,14 @@ def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
         )
     if config.data in BUILT_IN:
         return python_documentation()
-    # The published cleaning drops a number of the file's own characters, line ends included.
+    # The published cleaning drops a fixed number of the file's characters, line ends included.
     return read_text(located(config.data), as_is=config.cleaning == "published")
 
 
 def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
-    """Builds the vocabulary, splits off the held-out share, and lays both parts out.
+    """Build the vocabulary, split off the held-out share, and lay out both parts.
 
-    Raises ValueError where the text is too short for one batch, or has characters outside a
-    vocabulary that takes the place of its own.
+    Raises ValueError if the text is too short for a batch, or has characters not in `vocabulary`.
     """
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     text = first_characters(text, config)
@@ -120,7 +119,7 @@ def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None =
 
 
 def first_characters(text: str, config: CorpusConfig) -> str:
-    """The text's first characters, counted once its line ends (LF, CRLF or CR) are dealt with."""
+    """The first characters of the text, counted after its line ends are converted."""
     if config.line_ends != "keep":
         text = re.sub("\r\n|\r|\n", " " if config.line_ends == "space" else "", text)
     return text[: config.characters]
@@ -138,7 +137,7 @@ def _tokenize(config: CorpusConfig, text: str, known: Vocabulary | None) -> tupl
 
 
 def _split_lanes(config: CorpusConfig, ids: Ids) -> tuple[Lanes, PaddedLanes]:
-    """Lays out the whole text, and cuts the same share off the end of every lane."""
+    """Lay out the whole text, and hold out the same share at the end of every lane."""
     times = config.sequence_length
     whole = lanes(ids, batch_size=config.batch_size, sequence_length=times)
     kept = int(whole.batches * (1 - config.heldout_share))

@@ -1,4 +1,4 @@
-"""Public corpora by name: downloaded once, checked, and kept in a cache folder."""
+"""Public corpora by name: downloaded once, verified, and cached."""
 
 import sys
 from collections.abc import Mapping
@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import NamedTuple
 
 CACHE_VARIABLE = "LSTM_JAX_CACHE"
-"""The environment variable that names the cache folder, in place of the user's own."""
+"""Environment variable that names the cache folder; by default the user's own."""
 
 _CONNECT_SECONDS = 10
 _SILENCE_SECONDS = 30
 
 
 class Source(NamedTuple):
-    """A public corpus."""
+    """A downloadable corpus."""
 
-    url: str  # of the very version whose hash is known
-    sha256: str  # of the file's bytes, in hexadecimal
-    file_name: str  # in the cache folder
-    about: str  # what it is, and its size
+    url: str  # of the exact version with this hash
+    sha256: str  # of the file, in hexadecimal
+    file_name: str  # name in the cache folder
+    about: str  # description and size
 
 
 SOURCES: Mapping[str, Source] = {
@@ -43,23 +43,23 @@ SOURCES: Mapping[str, Source] = {
         "50,000 film reviews (Maas et al., 2011), 84 MB",
     ),
 }
-"""The corpora that can be fetched, by name."""
+"""Corpora that can be downloaded, by name."""
 
 
 def located(data: str) -> Path:
-    """The file of a corpus that is named, fetched if need be; any other name is a file's."""
+    """The file of a named corpus, downloaded if necessary; any other name is a path."""
     return fetch(data, SOURCES) if data in SOURCES else Path(data)
 
 
 def fetch(name: str, sources: Mapping[str, Source]) -> Path:
-    """Returns a corpus's file, downloaded first if the cache does not hold it.
+    """Return a corpus's file, after downloading it if it is not cached.
 
-    The cache is the folder that the environment variable `LSTM_JAX_CACHE` names, and without that
-    the user's cache folder of this system. The file appears in it whole and with the right SHA-256,
-    or not at all; one line on standard error says what is being downloaded.
+    The cache folder is `LSTM_JAX_CACHE`, or else the user's cache folder of this system. The file
+    appears there complete and verified, or not at all; a line on standard error reports the
+    download.
 
-    Raises ValueError, with the cure, for a cached file that is not the one expected or cannot be
-    read, a folder that cannot be written, or a download that failed.
+    Raises ValueError, with the cure, if the cached file is unexpected or unreadable, the folder
+    cannot be written, or the download fails.
     """
     import pooch
 
@@ -74,7 +74,7 @@ def fetch(name: str, sources: Mapping[str, Source]) -> Path:
         allow_updates=False,
     )
     path = cache.abspath / source.file_name
-    # Unless the whole answer is read at once, pooch leaves the connection of a failed one open.
+    # Unless the whole response is read at once, pooch leaves a failed connection open.
     downloader = pooch.HTTPDownloader(timeout=(_CONNECT_SECONDS, _SILENCE_SECONDS), stream=False)
     try:
         if not (is_cached := path.exists()):
@@ -95,7 +95,7 @@ def fetch(name: str, sources: Mapping[str, Source]) -> Path:
 
 
 def _reason(error: OSError, path: Path) -> str:
-    """What went wrong, in a few words; requests' own messages are nested representations."""
+    """Short reason of a failed download; requests' own messages are nested representations."""
     from requests import exceptions
 
     if isinstance(error, exceptions.HTTPError) and error.response is not None:

@@ -1,6 +1,6 @@
-"""A language model of one text, whose carry goes from batch to batch.
+"""Language models of a single text, whose carry passes from batch to batch.
 
-Shapes: T steps of truncated backpropagation, B batch, N rows of the corpus.
+Shapes: T steps of truncated backpropagation through time, B batch, N rows of the corpus.
 """
 
 import dataclasses
@@ -40,25 +40,25 @@ from lstm_jax.systems.published import PublishedBatches
 from lstm_jax.systems.writer import prompt_template, write_samples
 from lstm_jax.text import Vocabulary
 
-CORPUS_FILE = "corpus.txt"  # Where a run folder keeps a text that is not a file of the user's
+CORPUS_FILE = "corpus.txt"  # where a run folder keeps a text that is not a user's file
 
 
 @dataclass(frozen=True)
 class LanguageConfig(CorpusConfig):
-    """Settings of a language model of one text."""
+    """Settings of a language model of a single text."""
 
-    #: a bidirectional model's backward carry goes on from batch to batch too, as published;
-    #: otherwise it starts each batch at zero.
+    #: pass a bidirectional model's backward carry from batch to batch too, as published, instead of
+    #: starting each batch from zeros.
     carry_backward: bool = False
-    #: how likely a sequence's carry is zeroed before a training batch, so that the model also
-    #: learns to begin from nothing; 0 for never.
+    #: probability of zeroing a sequence's carry before a training batch, so that the model also
+    #: learns to start from nothing; 0 for never.
     zero_carry_rate: Changeable[Share] = 0.0
-    #: a text that takes more than this is fed to the device piece by piece.
+    #: stream a text larger than this to the device piece by piece.
     corpus_on_device_mb: Changeable[CountOrZero] = 1024
-    #: whether the output layer's bias starts as the model's settings have it ("drawn"), or at the
-    #: logarithms of the tokens' "frequencies" in the training share.
+    #: initial bias of the output layer: "drawn" as for the model's other weights, or the logarithms
+    #: of the tokens' "frequencies" in the training share.
     output_bias: OutputBias = "drawn"
-    sample_prompts: Changeable[tuple[str, ...]] = ("The ",)  # the prompts that samples go on from.
+    sample_prompts: Changeable[tuple[str, ...]] = ("The ",)  # prompts that samples continue.
     sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)  # how samples are drawn.
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)  # the network.
 
@@ -83,7 +83,7 @@ DOCS = LanguageConfig(
         learning_rate=8e-3, schedule="cosine", warmup_steps=50, clip_norm=1.0
     ),
 )
-"""The default: Python's own documentation, a character at a time, in about two minutes."""
+"""The default: Python's documentation, character by character, in about two minutes."""
 
 
 ANNA = LanguageConfig(
@@ -109,7 +109,7 @@ ANNA = LanguageConfig(
         output_stddev=0.1,
     ),
 )
-"""A novel, a character at a time; after a published TensorFlow notebook."""
+"""A novel, character by character, after a published TensorFlow notebook."""
 
 
 SHAKESPEARE = LanguageConfig(
@@ -135,9 +135,9 @@ SHAKESPEARE = LanguageConfig(
     ),
     optimizer=OptimizerConfig(clip_norm=4.5),
 )
-"""Plays, a word at a time; after a published TensorFlow recipe.
+"""Plays, word by word, after a published TensorFlow recipe.
 
-The recipe's 100 sequences are for five times as much text: 20 keep the steps of an epoch.
+The recipe's 100 sequences are for five times as much text; 20 keep the number of steps per epoch.
 """
 
 
@@ -159,15 +159,15 @@ LYRICS = LanguageConfig(
     model=LanguageModelConfig(hidden_size=256),
     optimizer=OptimizerConfig(learning_rate=1e-2, clip_norm=1e-2),
 )
-"""Ten thousand characters by heart, with any cell; after a published PyTorch text."""
+"""Ten thousand characters to memorise, with any cell, after a published PyTorch text."""
 
 
 class LaneRows(NamedTuple):
-    """Where a step finds its batch in the lanes of a corpus."""
+    """The lanes of a corpus in which a step finds its batch."""
 
-    #: int32 `[N, B]`, time first: all lanes, or a stretch that holds this step's batch
+    #: int32 `[N, B]`, time first: all lanes, or a chunk of them that contains this step's batch
     rows: AnyArray
-    first_row: Array | np.int32  # which row of the corpus `rows` begins with
+    first_row: Array | np.int32  # row of the corpus at which `rows` begins
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
@@ -177,7 +177,7 @@ class LaneRows(NamedTuple):
 
 @dataclass(frozen=True)
 class LanguageObjective:
-    """The next token at every place; see `Objective`, and for the options `LanguageConfig`."""
+    """Next-token prediction; see `Objective`, and `LanguageConfig` for the options."""
 
     model: LanguageModel
     sequence_length: int
@@ -219,7 +219,7 @@ class LanguageObjective:
 
 
 def _zero_at_random(key: Array, rate: float, carry: Any) -> Any:
-    """Zeroes the whole carry, leaves of `[B, H]`, of each lane with probability `rate`."""
+    """Zero each lane's carry, leaves of `[B, H]`, with probability `rate`."""
     batch_size = jax.tree.leaves(carry)[0].shape[0]
     is_kept_B1 = dropout_mask(key, rate, (batch_size, 1), jnp.float32) > 0
     return jax.tree.map(lambda leaf_BH: jnp.where(is_kept_B1, leaf_BH, 0), carry)
@@ -227,7 +227,7 @@ def _zero_at_random(key: Array, rate: float, carry: Any) -> Any:
 
 @dataclass(frozen=True)
 class LanguageSystem(System):
-    """A text, laid out, and what is learnt from it."""
+    """A laid-out text and the objective on it."""
 
     name: ClassVar = "language"
     Config: ClassVar = LanguageConfig
@@ -263,12 +263,12 @@ class LanguageSystem(System):
 
     @property
     def vocabulary(self) -> Vocabulary:  # type: ignore[override]
-        """Of the whole text."""
+        """Vocabulary of the whole text."""
         return self.corpus.vocabulary
 
     @property
     def sha256(self) -> str:  # type: ignore[override]
-        """Of the text as it was read."""
+        """Hash of the text as read."""
         return self.corpus.sha256
 
     @property
@@ -302,7 +302,7 @@ class LanguageSystem(System):
         return with_frequencies(params, jnp.asarray(counts))
 
     def files(self) -> dict[str, bytes]:
-        """A built-in text, which differs from one version of Python to the next."""
+        """A built-in text, which differs between versions of Python."""
         is_built_in = self.config.data in BUILT_IN
         return {CORPUS_FILE: self.corpus.text.encode()} if is_built_in else {}
 
@@ -346,7 +346,7 @@ class LanguageSystem(System):
         return dataclasses.replace(self, config=config)
 
     def _beginning(self) -> str:
-        """The text's first known word, or of one without words its first characters."""
+        """The text's first known word, or its first characters if it has no words."""
         if self.vocabulary.kind == "word":
             ids = self.corpus.ids.tolist()
             known = (token for token in ids if token != self.vocabulary.unknown)

@@ -1,4 +1,4 @@
-"""A character model of many short poems, each a sequence of its own, that fills acrostics.
+"""Character models of many short poems, each an independent sequence, that fill in acrostics.
 
 Shapes: T time, B batch.
 """
@@ -47,22 +47,23 @@ PADDING_CHARACTER = "\0"
 
 @dataclass(frozen=True)
 class PoemsConfig(TrainConfig):
-    """Settings of a model of poems."""
+    """Settings of a model of short poems."""
 
-    heldout_share: Share = 0.2  # share of the data that is held out of training.
-    #: the most characters of a poem, at least 2.
+    heldout_share: Share = 0.2  # share of the poems held out from training.
+    #: maximum number of characters per poem, at least 2.
     length: Annotated[int, Bounds(2, LARGEST_INTEGER)] = 50
-    #: which characters of a longer one: its "first" or its "last".
+    #: which characters of a longer poem to keep: the "first" or the "last".
     keep: Literal["first", "last"] = "first"
-    drop_unfit: bool = True  # leave empty and repeated poems out.
-    #: which share is held out: a "random" one, drawn by the seed, or the "last".
+    drop_unfit: bool = True  # leave out empty and repeated poems.
+    #: which share to hold out: a "random" one, drawn by the seed, or the "last".
     heldout_from: Literal["random", "last"] = "random"
-    #: how many lengths batches may be padded to; poems of like length share a batch.
+    #: maximum number of padded lengths; poems of similar length share a batch.
     widths: Count = 6
-    output_bias: OutputBias = "drawn"  # see `LanguageConfig`.
-    #: what samples fill: a character stands where it is, each * is filled.
+    #: initial bias of the output layer, see `LanguageConfig`: "drawn", or log "frequencies".
+    output_bias: OutputBias = "drawn"
+    #: template of samples: each * is filled in, other characters are kept.
     sample_templates: Changeable[tuple[str, ...]] = ("*" * 20,)
-    #: how samples are drawn; their length is the template's.
+    #: how samples are drawn; their length is that of the template.
     sample: Changeable[SampleConfig] = field(default_factory=SampleConfig)
     model: LanguageModelConfig = field(default_factory=LanguageModelConfig)  # the network.
 
@@ -95,28 +96,28 @@ POEMS = PoemsConfig(
         learning_rate=3e-3, schedule="cosine", warmup_steps=100, clip_norm=1.0
     ),
 )
-"""Short poems, a character at a time, that fill acrostics; the task of a published Keras system.
+"""Short poems, character by character, that fill in acrostics; after a published Keras system.
 
-Its own network (`--as-published`) learns little more than an n-gram knows, and soon overfits.
+Its own network (`--as-published`) learns little more than an n-gram model and soon overfits.
 """
 
 
 class Poems(NamedTuple):
-    """What `read_poems` kept, in the order of the text, without white space; and what it met."""
+    """Poems that `read_poems` kept, in text order and without white space, with counts of lines."""
 
     poems: tuple[str, ...]
-    lines: int  # that are not blank
-    empty: int  # lines with a title only
-    repeated: int  # poems that an earlier line holds too, kept or not, but for empty ones
-    malformed: int  # lines without a colon
-    cut: int  # poems among those kept that were longer than `length`
+    lines: int  # not blank
+    empty: int  # with a title only
+    repeated: int  # non-empty poems that occur on an earlier line, kept or not
+    malformed: int  # without a colon
+    cut: int  # kept poems that were longer than `length`
 
 
 @dataclass(frozen=True)
 class PoemObjective(Objective):
-    """The next character of each poem, and its end; see `Objective`.
+    """Predict the next character of each poem, and its end; see `Objective`.
 
-    The end is the padding's id as a target; its sums are a part of their own, `end_`.
+    The end is the padding id as a target; its sums form a separate part, `end_`.
     """
 
     model: LanguageModel
@@ -146,9 +147,9 @@ class PoemObjective(Objective):
             jnp.sum(jnp.where(is_end_TB, scores_TB.correct, 0)),
             jnp.sum(is_end_TB).astype(sums.weight.dtype),
         )
-        if axis is not None:  # as the model's sums are: of the rows of all of its devices
+        if axis is not None:  # psum, as in the model's sums
             end = jax.lax.psum(end, axis)
-        # The gradient is that of the sum of both losses, and all of it flows through `sums.loss`.
+        # The gradient, that of the sum of both losses, flows entirely through `sums.loss`.
         end = jax.tree.map(jax.lax.stop_gradient, end)
         characters = jax.tree.map(jnp.subtract, sums, end)
         return BatchSums({"": characters, "end_": end}, sums.weight), carry
@@ -156,7 +157,7 @@ class PoemObjective(Objective):
 
 @dataclass(frozen=True, eq=False)
 class PoemsSystem(SequencesSystem):
-    """Poems, those that were `found`, and what is learnt from their ids."""
+    """The poems in `found`, and the objective on their ids."""
 
     name: ClassVar = "poems"
     Config: ClassVar = PoemsConfig
@@ -203,7 +204,7 @@ class PoemsSystem(SequencesSystem):
                 f"{config.data} holds poems with a {BLANK}, which is what templates mark places to "
                 "fill with; replace it"
             )
-        # An empty poem has nothing to read, so nothing to predict.
+        # An empty poem has nothing to predict from.
         ids = [vocabulary.encode(poem) for poem in found.poems if poem]
         seed = config.seed if config.heldout_from == "random" else None
         halves = split_rows(len(ids), config.heldout_share, seed)
@@ -231,12 +232,12 @@ class PoemsSystem(SequencesSystem):
             return params
         targets = np.concatenate([poem[1:] for poem in self.training])
         counts = np.bincount(targets, minlength=len(self.vocabulary))
-        # The end is among the targets.
+        # Targets include the end.
         counts[0] = sum(len(poem) < self.config.length for poem in self.training)
         return with_frequencies(params, jnp.asarray(counts))
 
     def with_samples(self, *, replace: bool) -> Self:
-        # A template without given characters, such as the default, fits any poems.
+        # A template without given characters, such as the default, fits any data.
         for template in self.config.sample_templates:
             blanks_template(self.vocabulary, template)
         return self
@@ -247,16 +248,16 @@ class PoemsSystem(SequencesSystem):
         return write_samples(self, params, step, templates)
 
     def lengths(self, poems: tuple[Ids, ...]) -> list[int]:
-        # A poem of the greatest length has no end to predict.
+        # A poem of maximum length has no end to predict.
         return [min(len(poem), self.config.length - 1) for poem in poems]
 
     def batch_of(
         self, poems: tuple[Ids, ...], rows: npt.NDArray[np.int64], width: int
     ) -> Predictions:
-        """Each character of each poem, and the one to predict from it: 0, its end, from the last.
+        """Each character of each poem with its target, the next one; 0, the end, follows the last.
 
-        It is what one gets by filling every poem up to `length` with zeros, taking all but its
-        last place as inputs and all but its first as targets.
+        Equivalent to padding every poem with zeros up to `length`, and taking all but the last
+        place as inputs and all but the first as targets.
         """
         size = {"width": width, "batch_size": self.config.batch_size}
         read = [poems[row][: self.config.length - 1] for row in rows]
@@ -272,14 +273,12 @@ def read_poems(
     keep: Literal["first", "last"] = "first",
     drop_unfit: bool = True,
 ) -> Poems:
-    """Read the poems of `text`, one a line as `title:poem`; blank lines are ignored.
+    """Read the poems of `text`, one per line as `title:poem`; blank lines are ignored.
 
-    The poem is what follows the first ':'. A full-width colon separates only in a line without
-    the ASCII one: long titles of the Tang corpus quote sentences that hold it. `length`, `keep`
-    and `drop_unfit` are as in `PoemsConfig`; poems are compared before they are cut.
-
-    Raises:
-        ValueError: no poem is left.
+    The poem is what follows the first ':'. A full-width colon separates only in a line without an
+    ASCII one: long titles of the Tang corpus quote sentences that contain it. `length`, `keep` and
+    `drop_unfit` are as in `PoemsConfig`; poems are compared before they are cut. Raises ValueError
+    if no poem is left.
     """
     lines = [line for line in text.split("\n") if line.strip()]
     bodies = [body for body in map(_body, lines) if body is not None]
@@ -305,13 +304,11 @@ def read_poems(
 
 
 def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
-    r"""Return the characters of `poems`, the most frequent first; id 0 is the padding "\0".
+    r"""Return the characters of `poems`, most frequent first; id 0 is the padding "\0".
 
-    Equally frequent characters follow in code point order, so the order of the poems does not
-    matter. A character outside the vocabulary is an error when a text is encoded.
-
-    Raises:
-        ValueError: no characters, a poem that holds the padding character, or a lone surrogate.
+    Ties are ordered by code point, so the order of the poems does not matter. Encoding a character
+    outside the vocabulary is an error. Raises ValueError if there are no characters, or one is the
+    padding or a lone surrogate.
     """
     counts = Counter("".join(poems))
     if not counts:
@@ -322,7 +319,7 @@ def build_poem_vocabulary(poems: Iterable[str]) -> Vocabulary:
 
 
 def _body(line: str) -> str | None:
-    """Return the poem of a line without white space, None where there is no colon."""
+    """Return the poem of a line without white space, or None if there is no colon."""
     for colon in (":", "："):  # noqa: RUF001
         _, found, body = line.partition(colon)
         if found:

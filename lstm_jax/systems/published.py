@@ -1,4 +1,4 @@
-"""Words and batches as a published TensorFlow word model has them, with its flaws."""
+"""Words and batches exactly as in a published TensorFlow word model, including its flaws."""
 
 import string
 from collections import Counter
@@ -15,23 +15,20 @@ from lstm_jax.text.vocabulary import UNKNOWN_WORD
 
 UNUSED_WORD = "<unused>"
 
-# The published character class joins these without escaping: its "\]" is an escaped bracket, so
-# the backslash is no member and stays in the text.
+# The published character class joins these without escaping: its "\]" is an escaped bracket, so the
+# backslash is not in the class and stays in the text.
 _PUNCTUATION = set(string.punctuation) - set("-'\\")
 
 
 def published_words(text: str, *, skip: int = 7675) -> list[str]:
     r"""Return the lower-cased words of `text`.
 
-    The first `skip` characters go. Line ends (LF, CRLF) are deleted, not replaced, so the last
-    word of a line and the first of the next become one: the flaw that this reproduces. Then every
-    ASCII punctuation character except `-`, `'` and the backslash acts as a space. To get ids, pass
-    the words to `Vocabulary.encode_tokens`: `encode` would split a few of them again.
-
-    `skip` is the length of the file's preface, 7675 where line ends are CRLF, two characters each.
-
-    Raises:
-        ValueError: `text` has no more than `skip` characters.
+    Drops the first `skip` characters: the file's preface, 7675 with CRLF line ends. Deletes line
+    ends (LF, CRLF) instead of replacing them, which joins the last word of a line to the first of
+    the next: the flaw reproduced here. Then treats every ASCII punctuation character except `-`,
+    `'` and the backslash as a space. To get ids, pass the words to `Vocabulary.encode_tokens`;
+    `encode` would split a few of them again. Raises ValueError if `text` has at most `skip`
+    characters.
     """
     if len(text) <= skip:
         raise ValueError(
@@ -42,18 +39,15 @@ def published_words(text: str, *, skip: int = 7675) -> list[str]:
 
 
 def published_vocabulary(words: Iterable[str], *, min_count: int = 6) -> Vocabulary:
-    """Return the vocabulary of the words that occur `min_count` times or more.
+    """Return the vocabulary of the words that occur at least `min_count` times.
 
-    Id 0 is "unknown" and stands for every other word; the rest follow from id 1 in the order of
-    their first occurrence. The published table has one id that no word is given, which is filled
-    with `UNUSED_WORD` here: the place of the literal word "unknown" where that is frequent (its
-    id was overwritten by 0), the last id where it is not. So F frequent words make F + 1 or F + 2
-    tokens.
-
-    Raises:
-        ValueError: no words, or none frequent enough.
+    Id 0 is "unknown" and stands for every other word; the rest follow from id 1 in order of first
+    occurrence. One id of the published table belongs to no word, and is `UNUSED_WORD` here; it is
+    that of the literal word "unknown" if that is frequent (0 replaced it), else the last one. So F
+    frequent words make F + 1 or F + 2 tokens. Raises ValueError if there are no words, or none is
+    frequent enough.
     """
-    counts = Counter(words)  # which keeps the order of first occurrence
+    counts = Counter(words)  # keeps the order of first occurrence
     frequent = [word for word, count in counts.items() if count >= min_count]
     if not frequent:
         raise ValueError(
@@ -75,11 +69,11 @@ class PublishedBatches(NamedTuple):
 
     @property
     def batches(self) -> int:
-        """S, the number of batches of one epoch."""
+        """S, the number of batches per epoch."""
         return len(self.inputs)
 
     def batch(self, step: int, seed: int) -> tuple[Ids, Ids]:
-        """The inputs and targets of a step, each `[T, B]`; each epoch has an order of its own."""
+        """The inputs and targets of a step, each `[T, B]`; each epoch has its own order."""
         epoch, index = divmod(step, self.batches)
         place = _shuffled(self.batches, seed, epoch)[index]
         return self.inputs[place], self.targets[place]
@@ -93,15 +87,12 @@ def _shuffled(number: int, seed: int, epoch: int) -> tuple[int, ...]:
 def published_batches(
     ids: npt.ArrayLike, *, batch_size: int, sequence_length: int
 ) -> PublishedBatches:
-    """Return the batches of that model, which cut its stream `ids` [N] in a way of its own.
+    """Cut the stream `ids` [N] into batches in the way of the published model.
 
-    The stream is cut into S = N // (B * T) + 1 pieces of nearly equal length, each repeated from
-    its start until it fills B rows of T, one after another. The targets of a row are the row
-    rolled by one, so its last target is its own first word: the flaw that this reproduces. A
-    column of the result is such a row.
-
-    Raises:
-        ValueError: a piece would be empty.
+    It is cut into S = N // (B * T) + 1 pieces of nearly equal length; each is repeated from its
+    start until it fills B rows of T in sequence, the columns of a batch. A row's targets are the
+    row rolled by one, so its last target is its own first word: the flaw reproduced here. Raises
+    ValueError if a piece would be empty.
     """
     stream = as_ids(ids)
     pieces = len(stream) // (batch_size * sequence_length) + 1

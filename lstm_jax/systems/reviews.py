@@ -1,4 +1,4 @@
-"""A classifier of texts with a label.
+"""Sentiment classification of texts.
 
 Shapes: T time, B batch, V vocabulary, E embedding size.
 """
@@ -52,20 +52,20 @@ from lstm_jax.text.vectors import Missing
 
 @dataclass(frozen=True)
 class ReviewsConfig(TrainConfig):
-    """Settings of a classifier."""
+    """Settings of a sentiment classifier."""
 
-    heldout_share: Share = 0.2  # share of the data that is held out of training.
-    sample_every: Changeable[CountOrZero] = 0  # from one sample to the next; 0 for none.
-    #: the most frequent words that have an id, four special ones included.
+    heldout_share: Share = 0.2  # share of the reviews held out from training.
+    sample_every: Changeable[CountOrZero] = 0  # interval between samples; 0 for none.
+    #: number of words with an id, the most frequent ones, including four special tokens.
     vocabulary_size: Vocabular[Annotated[int, Bounds(5, LARGEST_INTEGER)]] = 10_000
-    length: Count = 80  # the most words of a review.
-    #: which words of a longer one: its "last" or its "first".
+    length: Count = 80  # maximum number of words per review.
+    #: which words of a longer review to keep: the "last" or the "first".
     keep: Literal["last", "first"] = "last"
-    #: a text file of word vectors (GloVe's format) to use, frozen; None trains them.
+    #: text file of frozen word vectors (GloVe's format); None trains them from scratch.
     vectors: Changeable[str | None] = None
-    #: the vectors of that file are what training begins with, not frozen.
+    #: fine-tune the vectors of that file instead of freezing them.
     train_vectors: Vocabular[bool] = False
-    #: how many lengths batches may be padded to; reviews of like length share a batch.
+    #: maximum number of padded lengths; reviews of similar length share a batch.
     widths: Count = 1
     model: ClassifierConfig = field(default_factory=ClassifierConfig)  # the network.
 
@@ -101,16 +101,16 @@ REVIEWS = ReviewsConfig(
         learning_rate=2e-3, schedule="cosine", warmup_steps=100, clip_norm=None
     ),
 )
-"""Is a film review favourable? After a published Keras system on frozen word vectors."""
+"""Whether a film review is positive; after a published Keras system on frozen word vectors."""
 
 
 class LabelledTexts(NamedTuple):
-    """A batch."""
+    """A batch of texts with labels."""
 
     tokens: Array  # int32 [T, B]
     mask: Array  # bool [T, B], True = a word
     labels: Array  # int32 [B], 1 = positive
-    weights: Array  # float32 [B], 0 where a row only fills the batch up
+    weights: Array  # float32 [B], 0 for padding rows
 
     @property
     def batch_axes(self) -> tuple[int | None, ...]:
@@ -127,7 +127,7 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class ReviewObjective(Objective):
-    """The label of each text; see `Objective`."""
+    """Predict the label of each text; see `Objective`."""
 
     model: Classifier
 
@@ -151,7 +151,7 @@ class ReviewObjective(Objective):
 
 @dataclass(frozen=True, eq=False)
 class ReviewsSystem(SequencesSystem):
-    """Labelled texts, and what is learnt from them."""
+    """Labelled texts and the objective on them."""
 
     name: ClassVar = "reviews"
     Config: ClassVar = ReviewsConfig
@@ -173,12 +173,12 @@ class ReviewsSystem(SequencesSystem):
     use: ClassVar = "classify texts with it: python -m lstm_jax classify"
 
     config: ReviewsConfig
-    vocabulary: Vocabulary  # of the texts that are trained on
+    vocabulary: Vocabulary  # of the training texts
     sha256: str  # of all texts and labels
-    vectors: WordVectors | None  # of the vocabulary's words, from a file; None where none was read
+    vectors: WordVectors | None  # read from a file for the vocabulary's words, else None
     training: Encoded
     held_out: Encoded
-    test: Encoded | None  # the data's own test half, if it has one
+    test: Encoded | None  # the data's own test set, if it has one
 
     @classmethod
     def read(
@@ -204,7 +204,7 @@ class ReviewsSystem(SequencesSystem):
         )
         tested = Encoded(ids(map(review_words, test.texts)), test.labels) if test else None
         vectors = None
-        # Those of a run that goes on, or that this one begins with, are among its parameters.
+        # A resumed run, or one initialised from another, has them among its parameters.
         if config.vectors is not None and kept is None and config.init_from is None:
             is_learnt = config.train_vectors
             keeps_zeros = config.model.learn_missing and not is_learnt
@@ -266,9 +266,9 @@ def probabilities(
     texts: Sequence[str],
     batch_size: int,
 ) -> npt.NDArray[np.float32]:
-    """The probability of each of at most `batch_size` texts that its label is 1.
+    """Return the probability of label 1 for each of at most `batch_size` texts.
 
-    Texts are cut as the run's were; lengths are padded to powers of two, so few are compiled.
+    Texts are cut as in training, and padded to a power of two, so few lengths are compiled.
     """
     rows = _encoded(vocabulary, config, map(review_words, map(vocabulary.in_known_form, texts)))
     width = 1 << (max(map(len, rows)) - 1).bit_length()

@@ -1,4 +1,4 @@
-"""From prompts and templates of text to the texts that a model makes of them."""
+"""Turn text prompts and templates into generated texts."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,56 +23,56 @@ from lstm_jax.systems.base import System
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids
 
-BLANK = "*"  # Stands in a template for a place to be filled
+BLANK = "*"  # marks a place to fill in, in a template
 
 
 class Template(NamedTuple):
-    """Places in a row, some of them given."""
+    """A sequence of places, some of them given."""
 
     ids: Ids  # int32 [T], `FREE` where a token is to be filled in
     shown: tuple[str | None, ...]  # the text of each given place
-    prompt: str | None = None  # what the first places were given as, if not one by one
+    prompt: str | None = None  # the original prompt, if the first places came from one
 
     @property
     def known(self) -> int:
-        """How many places come before the first free one."""
+        """Number of places before the first free one."""
         return self.shown.index(None) if None in self.shown else len(self.shown)
 
 
 class Written(NamedTuple):
-    """A text."""
+    """A generated text."""
 
     ids: Ids  # int32 [T]
-    tokens: tuple[str, ...]  # the text of each
-    log_probabilities: tuple[float | None, ...] | None = None  # in nats; None for a prompt's
-    stopped: bool = False  # by a stop sequence
-    score: float | None = None  # what a search ranks it by
+    tokens: tuple[str, ...]  # text of each
+    log_probabilities: tuple[float | None, ...] | None = None  # in nats; None for prompt tokens
+    stopped: bool = False  # whether by a stop sequence
+    score: float | None = None  # by which beam search ranks it
 
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained language model, and how it is to choose tokens."""
+    """A trained language model with settings for choosing tokens."""
 
     model: LanguageModel
     params: LanguageModelParams
     vocabulary: Vocabulary
-    #: see `FilterOptions`; padding is forbidden besides, unless it is a stop
+    #: see `FilterOptions`; padding is also forbidden, unless it is a stop
     filters: FilterOptions = field(default_factory=lambda: FilterOptions())
-    #: sequences of token ids that end a text and are left out
+    #: sequences of token ids that end a text and are removed
     stops: tuple[tuple[int, ...], ...] = ()
     allow_bidirectional: bool = False  # see `generate`
 
     def write(self, templates: Sequence[Template], **options: Any) -> list[Written]:
-        """Fills templates side by side, each with draws of its own; for options see `generate`."""
+        """Fill templates in one batch, each with its own draws; see `generate` for options."""
         options |= {"allow_bidirectional": self.allow_bidirectional}
         return self._write(generate, templates, options)
 
     def best_of(self, templates: Sequence[Template], **options: Any) -> list[Written]:
-        """The likeliest of some fillings of each template; see `lstm_jax.sampling.best_of`."""
+        """Keep the most likely of several fillings per template; see `sampling.best_of`."""
         return self._write(best_of, templates, options)
 
     def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
-        """The tokens of one text, its prompt's first, as they are made."""
+        """Yield the tokens of one text as they are decoded, its prompt first."""
         prompt = template.shown[: template.known]
         yield from map(str, prompt)
         options: Any = {"first_row": row, "allow_bidirectional": self.allow_bidirectional}
@@ -86,7 +86,7 @@ class Writer:
                 yield self._shown(template, place, token)
 
     def search(self, template: Template, beams: int, length_penalty: float) -> list[Written]:
-        """The likeliest fillings that beam search finds, the best first; see `beam_search`."""
+        """Return the fillings that beam search finds, best first; see `beam_search`."""
         options: Any = {"forbidden": self._filters()["forbidden"], "stops": self.stops}
         options |= {"beams": beams, "length_penalty": length_penalty}
         found = beam_search(self.model, self.params, template.ids, **options)
@@ -127,7 +127,7 @@ class Writer:
 def write_samples(
     system: System, params: Any, step: int, templates: Mapping[str, Template]
 ) -> Iterator[tuple[str, str]]:
-    """What a system's model makes of each template at a step of training, by its name."""
+    """Yield the name of each template with the model's text for it at a training step."""
     vocabulary, sample = system.vocabulary, system.config.sample
     forbidden, stops = unknown_options(vocabulary, sample.unknown)
     filters = FilterOptions(temperature=sample.temperature, top_n=sample.top_n, forbidden=forbidden)
@@ -141,7 +141,7 @@ def write_samples(
 def unknown_options(
     vocabulary: Vocabulary, unknown: str
 ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """What is forbidden, and what stops, where the unknown token is "never" taken or "ends"."""
+    """Forbidden tokens and stop sequences, with `unknown` "never" or "ends"."""
     if vocabulary.unknown is None:
         return (), ()
     if unknown == "ends":
@@ -150,18 +150,17 @@ def unknown_options(
 
 
 def prompt_template(vocabulary: Vocabulary, prompt: str, length: int) -> Template:
-    """A prompt, and `length` free places after it; for ValueError see `encode_prompt`."""
+    """A prompt followed by `length` free places; raises ValueError as `encode_prompt`."""
     ids = np.concatenate([vocabulary.encode_prompt(prompt), np.full(length, FREE, np.int32)])
     shown = vocabulary.split(vocabulary.in_known_form(prompt))
     return Template(ids, (*shown, *[None] * length), prompt)
 
 
 def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = False) -> Template:
-    """A text in which each `*` is to be filled: characters, or words between spaces.
+    """Make a template of a text in which each `*`, a character or a word, is to be filled in.
 
-    Raises ValueError where it is empty, or has a token that the vocabulary lacks. With
-    `feed_unknown` that is shown as it is, and fed to the model as the unknown token, or the padding
-    where there is none.
+    Raises ValueError if it is empty or contains an unknown token. `feed_unknown` displays such a
+    token as it is, but feeds the model the unknown token, or else the padding.
     """
     is_of_words = vocabulary.kind == "word"
     places = text.split() if is_of_words else list(vocabulary.in_known_form(text))
@@ -186,7 +185,7 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
 def pieces(
     vocabulary: Vocabulary, tokens: Iterable[str], line_length: int | None = None
 ) -> Iterator[str]:
-    """The text of tokens, piece by piece, with a line end after every `line_length` of them."""
+    """Yield the text of tokens piece by piece, with a line end after every `line_length` tokens."""
     space = " " if vocabulary.kind == "word" else ""
     for place, token in enumerate(tokens):
         is_new_line = line_length is not None and place % line_length == 0
@@ -200,10 +199,10 @@ def shown_pieces(
     tokens: Iterable[str],
     line_length: int | None = None,
 ) -> Iterator[str]:
-    """As `pieces`, but what goes on from a prompt begins with the prompt as it was given."""
+    """Like `pieces`, but a continued prompt is shown as it was given."""
     found = pieces(vocabulary, tokens, line_length)
     if template.prompt is not None and line_length is None:
-        # Words are joined by spaces of their own.
+        # Words are joined by spaces here.
         yield template.prompt.rstrip() if vocabulary.kind == "word" else template.prompt
         found = itertools.islice(found, template.known, None)
     yield from found

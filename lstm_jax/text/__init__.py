@@ -1,4 +1,4 @@
-"""Text in, int32 ids out: readers, vocabularies, batches. Standard library and numpy only."""
+"""From text to int32 ids: readers, vocabularies, batches. Only the standard library and numpy."""
 
 from lstm_jax.text.batches import (
     NOT_COUNTED,

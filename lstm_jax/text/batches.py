@@ -1,7 +1,7 @@
-"""Batches: one stream of ids laid out in lanes for truncated backpropagation through time.
+"""Batches of one stream of ids, in lanes for truncated backpropagation through time.
 
-A lane is a consecutive stretch of the stream, read from top to bottom of one column. Arrays are
-time first, `[T, B]`; the carry of a recurrent network goes from one batch to the next.
+A lane is a consecutive part of the stream, which one column holds from top to bottom. Arrays are
+time first, `[T, B]`; a recurrent network's carry passes from one batch to the next.
 """
 
 import math
@@ -21,7 +21,7 @@ class Lanes:
 
     Attributes:
         tokens: int32 [S * T + 1, B]; row t + 1 holds the targets of row t.
-        sequence_length: T, the steps of one batch.
+        sequence_length: T, the time steps of one batch.
     """
 
     tokens: Ids
@@ -34,12 +34,12 @@ class Lanes:
 
     @property
     def batches(self) -> int:
-        """S, the number of batches of one epoch."""
+        """S, the number of batches per epoch."""
         return (len(self.tokens) - 1) // self.sequence_length
 
     @property
     def targets(self) -> Ids:
-        """Of all batches, int32 [S * T, B]."""
+        """Targets of all batches, int32 [S * T, B]."""
         return self.tokens[1:]
 
     def batch(self, k: int) -> tuple[Ids, Ids]:
@@ -50,15 +50,15 @@ class Lanes:
 
 
 NOT_COUNTED = -1
-"""The target of a token that is read as context: it is in no vocabulary, so no loss counts it."""
+"""Target of a context token: it is outside any vocabulary, so losses ignore it."""
 
 
 class PaddedLanes(NamedTuple):
-    """Lanes of a whole stream, for evaluation; only where `mask` is True is there a token.
+    """Lanes of a whole stream, for evaluation; tokens are only where `mask` is True.
 
     Attributes:
         inputs: int32 [S * T, B], 0 where padded.
-        targets: int32 [S * T, B], `NOT_COUNTED` in a lane's context, 0 where padded.
+        targets: int32 [S * T, B], `NOT_COUNTED` for a lane's context, 0 where padded.
         mask: bool [S * T, B], False at the end of lanes only; row 0 is all True.
     """
 
@@ -70,11 +70,9 @@ class PaddedLanes(NamedTuple):
 def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes:
     """Lay the stream `ids` [N] out in B lanes of S * T steps, S = floor((N - 1) / (B * T)).
 
-    Lane b holds `ids[b * S * T : (b + 1) * S * T + 1]`: lanes follow each other in the stream, and
-    the last target of one is the first input of the next. Fewer than B * T ids are left at the end.
-
-    Raises:
-        ValueError: S would be 0, or `ids` are not ids.
+    Lane b holds `ids[b * S * T : (b + 1) * S * T + 1]`: lanes are consecutive in the stream, and
+    the last target of one is the first input of the next. Fewer than B * T ids are left over.
+    Raises ValueError if S would be 0, or `ids` are not ids.
     """
     stream = as_ids(ids)
     steps = (len(stream) - 1) // (batch_size * sequence_length) * sequence_length
@@ -91,10 +89,9 @@ def lanes(ids: npt.ArrayLike, *, batch_size: int, sequence_length: int) -> Lanes
 
 
 def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
-    """Split the stream `ids` [N] in (train, held out); the last `round(share * N)` are held out.
+    """Split the stream `ids` [N] into (train, held out); the last `round(share * N)` are held out.
 
-    Raises:
-        ValueError: `share` is above 0 and leaves either part empty, or `ids` are not ids.
+    Raises ValueError if `share` is above 0 and leaves a part empty, or `ids` are not ids.
     """
     stream = as_ids(ids)
     cut = len(stream) - heldout_count(len(stream), share, "tokens")
@@ -104,21 +101,19 @@ def heldout_split(ids: npt.ArrayLike, share: float) -> tuple[Ids, Ids]:
 def padded_lanes(
     ids: npt.ArrayLike, *, context: npt.ArrayLike = (), batch_size: int, sequence_length: int
 ) -> PaddedLanes:
-    """Lay `ids` [N] out so that each is a target exactly once, padding the ends of lanes.
+    """Lay `ids` [N] out so that each is a target exactly once, with padding at the ends of lanes.
 
-    The M targets (N, or N - 1 without a context) are dealt out in order to B = min(batch_size, M)
-    lanes whose lengths differ by one at most, so none is empty. Before its targets a lane has the
-    C - 1 tokens that precede them in the stream, as inputs that predict nothing; rows are padded to
-    a multiple of T.
+    The M targets (N, or N - 1 without a context) are distributed in order over B = min(batch_size,
+    M) lanes whose lengths differ by at most one. Before its targets a lane has the C - 1 tokens
+    that precede them, as inputs without targets; rows are padded to a multiple of T.
+
+    Raises ValueError if there are no targets, or `ids` or `context` are not ids.
 
     Args:
         ids: the stream to predict.
-        context: the C ids just before `ids[0]`; with none, `ids[0]` is an input only.
-        batch_size: the most lanes to use.
-        sequence_length: T, the steps of one batch.
-
-    Raises:
-        ValueError: there are no targets, or `ids` or `context` are not ids.
+        context: the C ids just before `ids[0]`; without any, `ids[0]` is an input only.
+        batch_size: maximum number of lanes.
+        sequence_length: T, the time steps of one batch.
     """
     before = as_ids(context, name="context")
     stream = np.concatenate([before, as_ids(ids)])

@@ -1,4 +1,4 @@
-"""Bytes to text: UTF-8, or one line that says what the bytes may be instead."""
+"""Decode UTF-8, or explain in one line what the bytes may be instead."""
 
 import codecs
 import re
@@ -17,9 +17,9 @@ _PACKED = {
     rb"PK[\x03\x05]": ("a zip archive", "unzip FILE"),
     rb"%PDF-": ("a PDF", "pdftotext FILE"),
 }
-"""How files begin that hold text out of reach: what they are, and how to get at it."""
+"""First bytes of files that contain text in packed form: what they are, and how to unpack them."""
 _MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # first, for UTF-16's mark is its beginning
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark is its beginning
     codecs.BOM_UTF32_BE: "UTF-32",
     codecs.BOM_UTF16_LE: "UTF-16",
     codecs.BOM_UTF16_BE: "UTF-16",
@@ -29,10 +29,10 @@ _NARROW = (
     *("WINDOWS-1252", "WINDOWS-1251", "KOI8-R"),
     *("SHIFT_JIS", "EUC-JP", "EUC-KR", "GB18030", "BIG5"),
 )
-# How the names of characters begin that make words with each other.
+# First words of the names of characters that can occur together in a word.
 _EAST_ASIAN = {"CJK", "HIR", "KAT", "IDE"}
 _SAMPLE = 2**16
-# Other encodings seldom make a character of UTF-8 by accident.
+# Text in other encodings is rarely valid UTF-8 by accident.
 _RIGHT_TO_WRONG = 10
 
 
@@ -40,9 +40,9 @@ def decode(raw: bytes, shown: str) -> str:
     """Return the text of UTF-8 `raw`; a byte order mark is kept.
 
     Raises:
-        ValueError: one line that calls it `shown` and tells what it is: packed, binary (it holds a
-            NUL byte), cut off within a character, or in another encoding. Encodings are named with
-            what the bytes say in them, so that a wrong guess does no harm.
+        ValueError: a one-line message that refers to it as `shown` and says what it is: packed,
+            binary (contains a NUL byte), truncated within a character, or in another encoding.
+            Likely encodings are listed with an excerpt, so that a wrong guess does no harm.
     """
     refuse_packed(raw, shown)
     try:
@@ -55,7 +55,7 @@ def decode(raw: bytes, shown: str) -> str:
     readings = _readings(raw)
     place = f"(byte 0x{raw[offset]:02x} at offset {offset})"
     wrong = _wrong_bytes(raw)
-    # One odd byte at the end of ASCII may as well be a letter of another encoding.
+    # A single odd byte at the end of ASCII may also be a letter of another encoding.
     if is_cut and not (readings and offset == len(raw) - 1 and raw[:-1].isascii()):
         problem = f"UTF-8 cut off within its last character {place}"
         cure = "get a whole copy, or remove what is left of that character"
@@ -78,14 +78,14 @@ def decode(raw: bytes, shown: str) -> str:
 
 
 def refuse_packed(beginning: bytes, shown: str) -> None:
-    """Raise a ValueError that says how to get at the text, if what begins so holds it packed."""
+    """Raise ValueError, with the way to unpack it, if a file with this beginning is packed."""
     for pattern, (kind, cure) in _PACKED.items():
         if re.match(pattern, beginning):
             raise ValueError(f"{shown} is {kind}, not plain text; unpack it first: {cure}")
 
 
 def _wrong_bytes(raw: bytes) -> int:
-    """Return in how many places `raw` is no UTF-8, if elsewhere it tells that it is; else 0."""
+    """Return the number of invalid places if `raw` is otherwise evidently UTF-8, else 0."""
     text = raw.decode("utf-8", "replace")
     wrong = text.count("\ufffd")
     right = sum(not char.isascii() for char in text) - wrong
@@ -93,23 +93,22 @@ def _wrong_bytes(raw: bytes) -> int:
 
 
 def _readings(raw: bytes) -> dict[str, str]:
-    """Return the encodings in which `raw` looks like text, each with some of what it says."""
+    """Return the encodings in which `raw` looks like text, each with an excerpt."""
     marked = [name for mark, name in _MARKS.items() if raw.startswith(mark)]
-    # ASCII reads alike in all narrow ones, so what tells them apart begins in the line it ends in.
+    # ASCII is the same in all narrow encodings, so compare from the line in which it ends.
     odd = re.search(rb"[\x80-\xff]", raw)
     first = raw.rfind(b"\n", 0, odd.start()) + 1 if odd and 0 not in raw else 0
     texts: dict[str, str] = {}
-    # Stray NULs do not make wide characters of a text, however short it is: of wide ones in which
-    # bytes read as text, every other byte is NUL.
+    # In a text of wide characters whose bytes read as text, every other byte is NUL.
     others = raw.replace(b"\0", b"").decode("utf-8", "replace")
     is_wide = raw.count(0) > len(raw) / (4 if _is_likely(others) else 100)
     for name in marked[:1] or (_WIDE if is_wide else _NARROW if 0 not in raw else ()):
         try:
-            # The incremental decoder allows for a last character that is cut off.
+            # The incremental decoder tolerates a truncated last character.
             text = codecs.getincrementaldecoder(name)().decode(raw[first : first + _SAMPLE])
         except UnicodeDecodeError:
             continue
-        # In the wrong byte order no character of ASCII is left, and ASCII tells no narrow one.
+        # The wrong byte order leaves no ASCII characters; ASCII alone indicates no narrow encoding.
         is_told = min(text, default="\x80") < "\x80" if name in _WIDE else not text.isascii()
         if (is_told or marked) and _is_likely(text) and text not in texts.values():
             texts[name] = text
@@ -117,7 +116,7 @@ def _readings(raw: bytes) -> dict[str, str]:
 
 
 def _is_likely(text: str) -> bool:
-    """Whether most of what is not ASCII is punctuation, or letters of words that can be."""
+    """Whether most non-ASCII characters are punctuation or letters of plausible words."""
     odd = [char for char in text if not char.isascii() and not char.isspace()]
     kinds = {char: unicodedata.category(char) for char in set(text)}
     if any(kind[0] == "C" and kind != "Cf" and not char.isspace() for char, kind in kinds.items()):
@@ -129,7 +128,7 @@ def _is_likely(text: str) -> bool:
 
 
 def _is_word(word: str) -> bool:
-    """Whether its letters are of one script, and only the first is a capital."""
+    """Whether all letters are of one script, and only the first is a capital."""
     scripts = {unicodedata.name(char, "?")[:3] for char in word}
     is_latin = scripts == {"LAT"} and re.search("[A-Za-z]", word) is not None
     return word[1:] == word[1:].lower() and (
@@ -138,6 +137,6 @@ def _is_word(word: str) -> bool:
 
 
 def _excerpt(text: str) -> str:
-    """Return a few characters about the first that is not ASCII."""
+    """Return a few characters around the first that is not ASCII."""
     at = next((at for at, char in enumerate(text) if not char.isascii()), 0)
     return " ".join(text[max(0, at - 8) : at + 16].split())

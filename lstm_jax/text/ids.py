@@ -1,4 +1,4 @@
-"""Token ids: the one check that every array of ids passes on its way in."""
+"""Validation of token ids."""
 
 import numpy as np
 import numpy.typing as npt
@@ -7,10 +7,9 @@ Ids = npt.NDArray[np.int32]
 
 
 def as_ids(ids: npt.ArrayLike, *, name: str = "ids") -> Ids:
-    """Return `ids` as an int32 array [N], uncopied where it already is one; N may be 0.
+    """Return `ids` as an int32 array [N], without a copy if it is one already; N may be 0.
 
-    Raises ValueError, by `name`, for what is not one-dimensional, not integers (nor booleans), or
-    outside [0, 2**31).
+    Raises ValueError, citing `name`, unless they are one-dimensional integers in [0, 2**31).
     """
     try:
         array = np.asarray(ids)
@@ -19,7 +18,7 @@ def as_ids(ids: npt.ArrayLike, *, name: str = "ids") -> Ids:
     if array.ndim != 1:
         raise ValueError(f"{name} must be one flat sequence of integers; flatten it")
     if array.size == 0:
-        return np.zeros(0, np.int32)  # numpy calls an empty list float64, so its dtype says nothing
+        return np.zeros(0, np.int32)  # numpy makes an empty list float64
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{name} must be integers, got {array.dtype}; pass what encode() gave")
     lowest, highest = int(array.min()), int(array.max())

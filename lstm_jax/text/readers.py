@@ -1,4 +1,4 @@
-"""Corpora readers: a file, or the running Python's own documentation, to one `str`."""
+"""Read a corpus into one `str`: a file, or the running Python's own documentation."""
 
 import os
 import re
@@ -9,14 +9,14 @@ from lstm_jax.text.decoding import decode
 
 
 def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
-    r"""Read a UTF-8 text; a byte order mark is dropped, CRLF and CR line ends become LF.
+    r"""Read a UTF-8 text; a byte order mark is dropped, and CRLF and CR line ends become LF.
 
-    With `as_is` they are left, for what counts a file's characters.
+    `as_is` keeps both, for callers that count a file's characters.
 
     Raises:
-        ValueError: one line that names the path, what is wrong and the cure, for a file that is
-            missing, a folder, not readable, empty or white space only, packed, not UTF-8 (with the
-            offset of the first wrong byte), or binary (it holds a NUL byte).
+        ValueError: a one-line message with the path, the problem and the cure, for a file that is
+            missing, a folder, unreadable, empty or only white space, packed, not UTF-8 (with the
+            offset of the first wrong byte), or binary (contains a NUL byte).
     """
     decoded = _read_decoded(path)
     text = decoded.removeprefix("\ufeff")
@@ -27,27 +27,24 @@ def read_text(path: str | os.PathLike[str], *, as_is: bool = False) -> str:
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    r"""Read the lines of a UTF-8 text; LF and CRLF end a line, and no other character does.
+    r"""Read the lines of a UTF-8 text; only LF and CRLF end a line.
 
     A byte order mark is dropped. As with `text.split("\n")`, a line end at the end of the file
-    leaves an empty last line, so `"\n".join(lines)` is the text.
+    gives an empty last line, so `"\n".join(lines)` is the text.
 
     Raises:
-        ValueError: as `read_text` does, but for an empty file.
+        ValueError: as for `read_text`, except for an empty file.
     """
     return _read_decoded(path).removeprefix("\ufeff").replace("\r\n", "\n").split("\n")
 
 
 def python_documentation() -> str:
-    r"""Return the language reference that comes with Python, the corpus that needs no download.
+    r"""Return the language reference that comes with Python, a corpus without a download.
 
-    The topics of `pydoc_data.topics` in sorted key order, about 0.5 million characters (the exact
-    text is that of the running Python version), read as one document: a topic that repeats an
-    earlier one word for word is dropped, so that no held-out topic has been seen in training, and
-    there is one blank line between topics and before section titles.
-
-    Raises:
-        ValueError: this Python was stripped of `pydoc_data`.
+    It consists of the topics of `pydoc_data.topics` in sorted order, about 0.5 million characters
+    (the exact text depends on the Python version), as one document. A topic that repeats an earlier
+    one is dropped, so that no held-out topic was seen in training, and topics and section titles
+    are separated by one blank line. Raises ValueError if this Python has no `pydoc_data`.
     """
     try:
         from pydoc_data.topics import topics
@@ -61,7 +58,7 @@ def python_documentation() -> str:
 
 
 def _read_decoded(path: str | os.PathLike[str]) -> str:
-    shown = repr(os.fspath(path))  # repr keeps a path with a line end in it on one line
+    shown = repr(os.fspath(path))  # repr keeps a path that contains a line end on one line
     if is_device(path):
         raise ValueError(f"{shown} is a device; give a text file")
     try:

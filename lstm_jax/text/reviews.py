@@ -1,4 +1,4 @@
-"""Labelled reviews for a sentiment classifier: a data set to texts, and words to ids."""
+"""Labelled reviews for a sentiment classifier: reading data sets, and encoding words as ids."""
 
 import csv
 import gzip
@@ -23,12 +23,12 @@ from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import Vocabulary, by_frequency
 
-PAD, START, UNKNOWN, UNUSED = range(4)  # The ids of the special tokens of a review vocabulary
+PAD, START, UNKNOWN, UNUSED = range(4)  # special tokens of a review vocabulary
 
 _SPECIAL = ("<pad>", "<start>", "<unknown>", "<unused>")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz")
 _TABLES = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
-# How a field in quotes holds a quote: doubled, or after a backslash.
+# How a quoted field escapes a quote: doubled, or with a backslash.
 _QUOTINGS: tuple[dict[str, Any], ...] = ({}, {"escapechar": "\\"})
 _TEXT_COLUMNS = ("text", "review", "sentence")
 _LABEL_COLUMNS = ("label", "sentiment", "target")
@@ -39,13 +39,13 @@ _LONGEST_REVIEW = 2**20
 _READS_AFTER_END = 100
 _SEPARATOR_LINE = re.compile(r"\"?sep=([,;|\t])\"?(?=\r?\n)", re.IGNORECASE)
 _REVIEW = re.compile(r"(?:^|/)(?:(train|test)/)?(pos|neg)/([^/.][^/]*\.txt)\Z")
-# What tarfile and zlib raise when the bytes are not what they should be.
+# What tarfile and zlib raise for invalid bytes.
 _DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
            RecursionError)  # fmt: skip
 
 _Pairs = list[tuple[str, int]]  # texts and labels
 _Rows = Iterator[tuple[int, list[str]]]  # each with the number of its first line
-_Key = tuple[str, str, str]  # "train", "test" or "", "pos" or "neg", the file name
+_Key = tuple[str, str, str]  # "train", "test" or ""; "pos" or "neg"; the file name
 
 
 class Reviews(NamedTuple):
@@ -56,7 +56,7 @@ class Reviews(NamedTuple):
 
 
 class ReviewSet(NamedTuple):
-    """Reviews to learn from and, where there are others, to test on."""
+    """Training reviews and, if available, test reviews."""
 
     training: Reviews
     test: Reviews | None
@@ -65,25 +65,27 @@ class ReviewSet(NamedTuple):
 def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     """Read a folder, an archive or a table of labelled reviews; all text is UTF-8.
 
-    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011), the files
-    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`; without `train` those
-    of `{pos,neg}` are for training, and `test` may be missing. A `.tar`, `.tar.gz` or `.tgz` has it
-    at any depth, and is read as a stream. Other files, links, and names that begin with a dot are
-    ignored. Positive reviews come first, then file names with their numbers in numeric order.
+    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011): files
+    `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`. Without `train`, the
+    files of `{pos,neg}` are for training; `test` is optional. A `.tar`, `.tar.gz` or `.tgz`
+    contains this layout at any depth, and is read as a stream. Other files, links and names that
+    begin with a dot are ignored. Positive reviews come first, then files are ordered by name, with
+    numbers in numeric order.
 
     The header of a `.csv` or `.tsv` has a column `text`, `review` or `sentence`, and a column
-    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case;
-    fields hold 131,072 characters at most. The separator is what a first line `sep=;` says, else
-    the first of comma, semicolon and tab (of a `.tsv`: tab first) that fits. Where every line has
-    as many fields as the header, and a label, each line is a row, and quotes that don't close, or
-    close amid a text, are plain characters. Else texts hold line ends: the table is read with the
-    quotes inside quotes doubled or, where that does not fit all of its rows, after backslashes.
+    `label`, `sentiment` or `target` of 0 or 1, neg or pos, negative or positive, all in any case; a
+    field has at most 131,072 characters. The separator is given by a first line such as `sep=;`,
+    else it is the first of comma, semicolon and tab (of a `.tsv`: tab first) that fits. If every
+    line has as many fields as the header, and a label, each line is a row, and quotes that do not
+    close, or close within a text, are plain characters. Otherwise texts may contain line ends: the
+    table is read with quotes inside quotes doubled or, if that does not fit all of its rows,
+    escaped by backslashes.
 
     Raises:
-        ValueError: one line that names the file, what is wrong and the cure: not readable, damaged,
-            not UTF-8, no such layout or columns, a wrong row (by its line), the same review file
-            twice, one label only in training, or too much: a review of over 1 MiB, over 1,000,000
-            reviews, over 4 GiB in all (of an archive: unpacked).
+        ValueError: a one-line message with the file, the problem and the cure: unreadable, damaged,
+            not UTF-8, wrong layout or columns, a wrong row (by its line), a duplicate review file,
+            only one label in training, or too much data: a review of over 1 MiB, over 1,000,000
+            reviews, or over 4 GiB in all (of an archive: unpacked).
     """
     place, shown = Path(path), repr(os.fspath(path))
     try:
@@ -106,14 +108,12 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
 
 
 def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> Vocabulary:
-    """Return the vocabulary of the most frequent words of `texts`: `size` tokens, 5 at least.
+    """Return the vocabulary of the most frequent words of `texts`, with `size` tokens, at least 5.
 
-    Ids 0 to 3 are `<pad>`, `<start>`, `<unknown>` (for every word outside) and `<unused>`, as in
-    the IMDB data of Keras; up to `size - 4` words follow by falling frequency, equal ones in code
-    point order. `texts` are the words of each review, as `review_words` splits it.
-
-    Raises:
-        ValueError: no words, or something that is no word.
+    Ids 0 to 3 are `<pad>`, `<start>`, `<unknown>` (for every other word) and `<unused>`, as in
+    Keras's IMDB data; up to `size - 4` words follow by falling frequency, ties in code point order.
+    `texts` are the words of each review, as `review_words` splits it. Raises ValueError if there
+    are no words, or something is not a word.
     """
     counts: Counter[str] = Counter()
     for words in texts:
@@ -131,12 +131,9 @@ def encode_review(
 ) -> Ids:
     """Return the id of `<start>` and the ids of `words`, of these the last or first `length`.
 
-    So a review of `length` words or more has no start id when the last are kept. Words outside the
-    vocabulary, and words that spell a special token, are `UNKNOWN`. The ids are int32 [N],
-    N = min(len(words) + 1, length), never 0.
-
-    Raises:
-        ValueError: not a review vocabulary.
+    So with the last ones kept, a review of at least `length` words has no start id. Words outside
+    the vocabulary or spelt like a special token become `UNKNOWN`. There are min(len(words) + 1,
+    length) ids. Raises ValueError if the vocabulary is not a review vocabulary.
     """
     if vocabulary.tokens[: len(_SPECIAL)] != _SPECIAL or vocabulary.unknown != UNKNOWN:
         raise ValueError("this is no review vocabulary; make one with build_review_vocabulary")
@@ -147,7 +144,7 @@ def encode_review(
 
 
 def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
-    """Return the decoded files in their order, whatever order they come in."""
+    """Return the decoded files in sorted order, whatever order they come in."""
     found: dict[_Key, str] = {}
     total = 0
     for key, raw in files:
@@ -167,7 +164,7 @@ def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
 
 
 def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
-    """Return the texts and labels of each pair in its half; an empty `test` is none."""
+    """Return the texts and labels of each half; an empty `test` becomes None."""
     positive = sum(label for _, label in training)
     if not 0 < positive < len(training):
         raise ValueError(
@@ -184,7 +181,7 @@ def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
 
 def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
     _, label, name = key
-    # A number without its leading zeros is the larger the longer; int() limits the digits.
+    # Without leading zeros, the longer number is the larger; int() limits the number of digits.
     parts = re.findall(r"([^0-9]*)0*([0-9]*)", name)
     return label == "neg", [(text, len(digits), digits) for text, digits in parts], name
 
@@ -199,11 +196,11 @@ def _folder_files(folder: Path) -> Iterator[tuple[_Key, bytes]]:
 
 
 class _RefusedError(Exception):
-    """Why an archive is not read on."""
+    """Why reading an archive was aborted."""
 
 
 class _BoundedReader(io.RawIOBase):
-    """The unpacked bytes of an archive, up to a limit: a small file can unpack to terabytes."""
+    """Unpacked bytes of an archive, up to a limit, since a small file can unpack to terabytes."""
 
     def __init__(self, file: io.BufferedIOBase) -> None:
         self._file = file
@@ -213,7 +210,7 @@ class _BoundedReader(io.RawIOBase):
     def read(self, size: int = 2**16, /) -> bytes:
         content = self._file.read(size)
         self._after_end = 0 if content else self._after_end + 1
-        # tarfile reads on, block by block, to where a member is said to end.
+        # tarfile reads block by block up to the declared end of a member.
         if self._after_end > _READS_AFTER_END:
             raise _RefusedError("is damaged or cut short (a member ends after it); get a new copy")
         self._left -= len(content)
@@ -223,7 +220,7 @@ class _BoundedReader(io.RawIOBase):
 
 
 class _StrictTarInfo(tarfile.TarInfo):
-    """A header that is refused where tarfile would take it for the end, or fill the memory."""
+    """A header that raises where tarfile would assume the end of the archive or exhaust memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -231,7 +228,7 @@ class _StrictTarInfo(tarfile.TarInfo):
             info = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # the block of zeros that ends an archive
+                raise  # the zero block that ends an archive
             raise _RefusedError(f"is damaged or cut short ({error}); get a new copy") from None
         bulky = info.size > _LONGEST_REVIEW and info.type not in tarfile.REGULAR_TYPES
         if bulky or info.size < 0 or info.type == tarfile.GNUTYPE_SPARSE:
@@ -242,7 +239,7 @@ class _StrictTarInfo(tarfile.TarInfo):
 def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
     with open(path, "rb") as file:
         head = file.read(tarfile.BLOCKSIZE)
-        packed = head.startswith(b"\x1f\x8b")  # browsers unpack downloads and keep their names
+        packed = head.startswith(b"\x1f\x8b")  # browsers unpack downloads but keep their names
         if not packed and head[257:262] != b"ustar":
             refuse_packed(head, shown)
         file.seek(0)
@@ -255,7 +252,7 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
                     if match and member.isreg() and (content := tar.extractfile(member)):
                         key = match[1] or "", match[2], match[3]
                         yield key, content.read(_LONGEST_REVIEW + 1)
-            while reader.read():  # to the check sum at the end
+            while reader.read():  # including the checksum at the end
                 pass
             return
         except _RefusedError as error:
@@ -267,7 +264,7 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
 
 
 class _UnfitError(Exception):
-    """Where a table, read in one of several ways, has something wrong: its line, and what it is."""
+    """Where a table, read in one of several ways, is wrong: the line and the problem."""
 
 
 def _read_table(path: Path, shown: str) -> ReviewSet:
@@ -285,13 +282,13 @@ def _read_table(path: Path, shown: str) -> ReviewSet:
             return _review_set(_pairs(read(text, separator)), [], shown)
         except _UnfitError as error:
             failures.append(error.args)
-    # The one that came furthest; of headers that don't fit, the one with the most columns.
+    # Report the attempt that came furthest, or among wrong headers the one with the most columns.
     line, problem = max(failures, key=lambda failure: (failure[0], failure[1].count("', '")))
     raise ValueError(f"{f'line {line} of ' * (line > 0)}{shown} {problem}")
 
 
 def _pairs(rows: _Rows) -> _Pairs:
-    """Return the texts and labels of the rows that follow the header."""
+    """Return the texts and labels of the rows after the header."""
     _, header = next(rows, (0, []))
     text_at, label_at = (_column(header, names) for names in (_TEXT_COLUMNS, _LABEL_COLUMNS))
     pairs: _Pairs = []
@@ -322,7 +319,7 @@ def _column(header: list[str], names: tuple[str, ...]) -> int:
 
 
 def _line_rows(text: str, separator: str) -> _Rows:
-    """Yield the rows of a table whose texts hold no line ends."""
+    """Yield the rows of a table whose texts contain no line ends."""
     columns = None
     for number, line in enumerate(text.split("\n"), 1):
         if stripped := line.removesuffix("\r"):
@@ -332,7 +329,7 @@ def _line_rows(text: str, separator: str) -> _Rows:
 
 
 def _fields(line: str, separator: str, columns: int | None) -> list[str]:
-    """Return the fields of a line, without their quotes where those fit the number of columns."""
+    """Return the fields of a line, without quotes if that fits the number of columns."""
     for quoting in _QUOTINGS:
         try:
             row = next(csv.reader([line], delimiter=separator, strict=True, **quoting))
@@ -344,7 +341,7 @@ def _fields(line: str, separator: str, columns: int | None) -> list[str]:
 
 
 def _quoted_rows(quoting: dict[str, Any], text: str, separator: str) -> _Rows:
-    """Yield the rows that are not empty of a table whose texts may hold line ends, in quotes."""
+    """Yield the non-empty rows of a table whose quoted texts may contain line ends."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True, **quoting)
     line = 1
     try:

@@ -1,4 +1,4 @@
-"""Word vectors from a file, such as GloVe's, as the first values of an embedding table."""
+"""Word vectors from a file, such as GloVe's, as initial values of an embedding table."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ Missing = Literal["drawn", "zeros"]
 
 _WIDEST = 4096
 _LONGEST_LINE = 2**20
-# Past it, sums of squares and float32 are no longer safe; it refuses inf as well.
+# Beyond this, sums of squares in float32 could overflow; it also refuses inf.
 _LARGEST = 1e30
 _CURE = "give a text file of a word and its numbers a line, with spaces between"
 
@@ -28,8 +28,8 @@ class WordVectors(NamedTuple):
 
     Attributes:
         table: float32 [V, E]; row 0, the padding, is zeros.
-        found: how many words of the vocabulary have a vector of the file.
-        missing: the words that have not, in the order of their ids; no tokens in angle brackets.
+        found: number of words in the vocabulary that have a vector in the file.
+        missing: words without one, in order of their ids, without tokens in angle brackets.
     """
 
     table: NDArray[np.float32]
@@ -44,27 +44,25 @@ def read_vectors(
     seed: int = 0,
     missing: Missing = "drawn",
 ) -> WordVectors:
-    """Read the vectors of the words of `vocabulary` from a text file of one vector a line.
+    """Read the vectors of the words of `vocabulary` from a text file with one vector per line.
 
-    A line is `word v1 ... vE`, UTF-8 (GloVe: Pennington et al. 2014). Its last E fields are the
-    numbers, for a few of GloVe's words hold spaces (`. . .`), but no such word may end in a number.
-    A first line `count E`, as in the text format of word2vec, gives E and is skipped; without it
-    the numbers that end the first vector's line are counted. Blank lines are skipped, and LF alone
-    ends a line. A word that comes again keeps its first vector, and numbers of words outside the
-    vocabulary are not read.
+    A line is `word v1 ... vE`, in UTF-8 (GloVe: Pennington et al. 2014). Its last E fields are the
+    numbers, as a few of GloVe's words contain spaces (`. . .`), but no such word may end in a
+    number. A first line `count E`, as in word2vec's text format, gives E and is skipped; otherwise
+    E is the number of numbers at the end of the first line. Blank lines are skipped, and only LF
+    ends a line. A repeated word keeps its first vector; unknown words' numbers are not parsed.
+
+    Raises ValueError if the vocabulary has no padding, the file is unreadable or empty, a line has
+    another width (or E is over 4,096), a number is not finite or not below 1e30, or no word of the
+    vocabulary is in the file.
 
     Args:
         path: the file, which is read as a stream.
-        vocabulary: its token 0 is padding (`Vocabulary.padding` is not None), of zeros.
-        seed: of the vectors drawn; the same seed draws the same.
-        missing: what words without a vector, and tokens in angle brackets, get: "zeros", or
-            numbers "drawn" from a normal distribution of mean 0 and the standard deviation of all
-            numbers found.
-
-    Raises:
-        ValueError: a vocabulary without padding, a file that cannot be read or is empty, a line of
-            another width (or E over 4,096), something that is no finite number of usual size
-            (below 1e30), or no word of the vocabulary in the file.
+        vocabulary: its token 0 must be padding (`Vocabulary.padding`), whose vector is zeros.
+        seed: seed of the vectors drawn.
+        missing: vectors of words not in the file and of tokens in angle brackets: "zeros", or
+            "drawn" from a normal distribution with mean 0 and the found numbers' standard
+            deviation.
     """
     shown = repr(os.fspath(path))
     if vocabulary.padding is None:
@@ -79,7 +77,7 @@ def read_vectors(
             head = file.read(2**16)
             refuse_packed(head, shown)
             if 0 in head:
-                decode(head, shown)  # which refuses it
+                decode(head, shown)  # raises the error
             file.seek(0)
             vectors = _read_found(file, vocabulary, shown)
     except OSError as error:
@@ -103,7 +101,7 @@ def read_vectors(
 
 
 def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
-    """Yield ids and tokens, but for the padding and the special ones in angle brackets."""
+    """Yield ids and tokens, except padding and special tokens in angle brackets."""
     for token_id, token in enumerate(vocabulary.tokens):
         if token_id and not (token.startswith("<") and token.endswith(">")):
             yield token_id, token
@@ -112,7 +110,7 @@ def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
 def _read_found(
     file: IO[bytes], vocabulary: Vocabulary, shown: str
 ) -> dict[int, NDArray[np.float64]]:
-    """Return the vectors [E] of the file by the id of their word."""
+    """Return the vectors [E] by the ids of their words."""
     id_of = {word.encode("utf-8"): token_id for token_id, word in _words(vocabulary)}
     vectors: dict[int, NDArray[np.float64]] = {}
     width = 0
@@ -140,7 +138,7 @@ def _read_found(
             )
         if (token_id := id_of.pop(word, None)) is not None:
             vector = np.array([_number(field) for field in fields[1:]], np.float64)
-            # None becomes NaN, which compares False.
+            # None becomes NaN, for which the comparison is False.
             if not (np.abs(vector) < _LARGEST).all():
                 raise ValueError(
                     f"{where} holds something that is no finite number below {_LARGEST:g}; {_CURE}"
@@ -152,14 +150,14 @@ def _read_found(
 
 
 def _numbers(fields: list[bytes]) -> int:
-    """Return how many fields at the end of a line are numbers; the first field is none."""
+    """Return how many fields at the end of a line are numbers, not counting the first field."""
     numbers = map(_number, fields[:0:-1])
     return sum(1 for _ in takewhile(lambda number: number is not None, numbers))
 
 
 def _number(field: bytes) -> float | None:
     try:
-        # float() takes 1_000 for a number, as Python's source does.
+        # float() accepts 1_000, as Python source does.
         return float(field.replace(b"_", b"?"))
     except ValueError:
         return None

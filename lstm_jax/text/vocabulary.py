@@ -1,4 +1,4 @@
-"""Vocabularies: the two-way map between tokens and int32 ids, its builders and its file format."""
+"""Vocabularies: the mapping between tokens and int32 ids, its builders and its file format."""
 
 import json
 import os
@@ -23,7 +23,7 @@ FORMAT_VERSION = 1
 UNKNOWN_CHARACTER = "\ufffd"
 UNKNOWN_WORD = "unknown"
 PADDING_TOKENS = ("\0", "<pad>")
-"""Tokens that no text contains; one of them with id 0 pads sequences."""
+"""Tokens that occur in no text; one of them with id 0 pads sequences."""
 
 _FIELDS = ("kind", "tokens", "unknown")
 _LISTED_AT_MOST = 10
@@ -31,17 +31,16 @@ _LISTED_AT_MOST = 10
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id.
+    """The tokens and their ids.
 
     Attributes:
-        kind: "char", one token per Unicode code point, or "word", one per word of
-            `lstm_jax.text.words`.
-        tokens: every token once; its position is its id.
-        unknown: the id that stands for tokens outside the vocabulary; None makes them an error.
+        kind: "char", a token per Unicode code point, or "word", one per `lstm_jax.text.words`.
+        tokens: each token once; its position is its id.
+        unknown: id that stands for tokens outside the vocabulary; None makes them an error.
 
     Raises:
-        ValueError: no tokens, a repeated token, a token that is not one character or one word, or
-            an `unknown` that is no id.
+        ValueError: there are no tokens, a token is repeated or not one character or word, or
+            `unknown` is not an id.
 
     Examples:
         >>> from lstm_jax.text import Vocabulary
@@ -56,7 +55,7 @@ class Vocabulary:
     unknown: CountOrZero | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what could not be encoded, decoded and saved without loss."""
+        """Refuse anything that cannot be encoded, decoded and saved without loss."""
         check(self)
         if not self.tokens:
             raise ValueError("a vocabulary needs at least one token; build it from some text")
@@ -73,24 +72,24 @@ class Vocabulary:
             raise ValueError(f"token {repeated[:40]!r} occurs twice; list every token once")
 
     def __len__(self) -> int:
-        """Return the number of tokens; ids run from 0 to one below it."""
+        """Return the number of tokens."""
         return len(self.tokens)
 
     def __contains__(self, token: object) -> bool:
-        """Return whether it is one of the tokens."""
+        """Return whether this is one of the tokens."""
         return token in self._id_of_token
 
     @property
     def padding(self) -> int | None:
-        """The id, 0, that pads sequences; None if there is none."""
+        """The id that pads sequences, 0, or None."""
         return 0 if self.tokens[0] in PADDING_TOKENS else None
 
     def encode(self, text: str) -> Ids:
-        """Return the ids [N] of the N tokens of `text`, int32; N is 0 for an empty text.
+        """Return the ids [N] of the N tokens of `text`, int32; an empty text gives N = 0.
 
         Raises:
-            ValueError: a token outside the vocabulary while `unknown` is None (up to ten of them
-                are named), or a lone surrogate in the text of a "char" vocabulary.
+            ValueError: a token is outside the vocabulary and `unknown` is None (up to ten are
+                named), or the text of a "char" vocabulary contains a lone surrogate.
         """
         if self.kind == "word":
             return self.encode_tokens(self.split(text))
@@ -101,10 +100,10 @@ class Vocabulary:
         return ids
 
     def encode_tokens(self, tokens: Sequence[str]) -> Ids:
-        """Return the ids [N] of a text split in tokens already.
+        """Return the ids [N] of a text that is already split into tokens.
 
         Raises:
-            ValueError: a token outside the vocabulary while `unknown` is None.
+            ValueError: a token is outside the vocabulary and `unknown` is None.
         """
         id_of = self._id_of_token
         if self.unknown is None and (missing := [token for token in tokens if token not in id_of]):
@@ -113,14 +112,12 @@ class Vocabulary:
         return np.fromiter(cast(Iterable[int], ids), np.int32, count=len(tokens))
 
     def encode_prompt(self, prompt: str, *, name: str = "prompt") -> Ids:
-        """Return the ids [N] of what a model is to go on from, `in_known_form`; N is at least 1.
+        """Return the ids [N] of a prompt, `in_known_form`; N is at least 1.
 
-        Args:
-            prompt: the text.
-            name: what errors call it.
+        Error messages call the prompt `name`.
 
         Raises:
-            ValueError: the prompt holds no token, or one outside the vocabulary.
+            ValueError: the prompt has no tokens, or one outside the vocabulary.
         """
         try:
             ids = self.encode(self.in_known_form(prompt))
@@ -132,14 +129,14 @@ class Vocabulary:
         return ids
 
     def split(self, text: str) -> list[str]:
-        """Return the N tokens of `text`, those outside the vocabulary included."""
+        """Return the N tokens of `text`, including those outside the vocabulary."""
         return split_words(text) if self.kind == "word" else list(text)
 
     def in_known_form(self, text: str) -> str:
         """Return `text` with each word in the Unicode normal form that the vocabulary knows best.
 
         Composed (NFC) and decomposed (NFD) letters look the same, but are different tokens. A word
-        stays as it is unless one of these forms has fewer tokens outside the vocabulary.
+        is unchanged unless one of these forms has fewer tokens outside the vocabulary.
         """
 
         def outside(form: str) -> int:
@@ -152,15 +149,15 @@ class Vocabulary:
         return text if text.isascii() or not outside(text) else re.sub(r"\S+", best, text)
 
     def outside(self, text: str) -> list[str]:
-        """Return the tokens of `text` that the vocabulary lacks in every normal form, each once."""
+        """Return the distinct tokens of `text` that the vocabulary lacks in every normal form."""
         tokens = dict.fromkeys(self.split(self.in_known_form(text)))
         return [token for token in tokens if token not in self]
 
     def decode(self, ids: npt.ArrayLike) -> str:
-        """Return the text of `ids` [N]: characters joined by nothing, words by one space.
+        """Return the text of `ids` [N]: characters concatenated, words joined by one space.
 
         Raises:
-            ValueError: not one-dimensional integers, or an id outside the vocabulary.
+            ValueError: ids are not one-dimensional integers, or one is outside the vocabulary.
         """
         checked = as_ids(ids)
         if checked.size and checked.max() >= len(self):
@@ -171,15 +168,15 @@ class Vocabulary:
         return (" " if self.kind == "word" else "").join(self._token_array[checked].tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON types; `from_dict` is the inverse."""
+        """Return the vocabulary as plain JSON types; the inverse of `from_dict`."""
         return {"format_version": FORMAT_VERSION, **asdict(self), "tokens": list(self.tokens)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Return the vocabulary that `to_dict` described, trusting nothing in `data`.
+        """Return the vocabulary described by untrusted `data` from `to_dict`.
 
         Raises:
-            ValueError: a field missing, unexpected, of the wrong type or value, or a newer format.
+            ValueError: a field is missing, unexpected or invalid, or the format is newer.
         """
         fields = dict(data) if isinstance(data, Mapping) else {}
         version = fields.pop("format_version", None)
@@ -196,7 +193,7 @@ class Vocabulary:
         return from_json(cls, fields)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it to `path` as UTF-8 JSON: all of it or, if anything fails, none of it.
+        """Write the vocabulary to `path` atomically, as UTF-8 JSON.
 
         Raises:
             ValueError: `path` cannot be written.
@@ -212,10 +209,10 @@ class Vocabulary:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what `save` wrote, trusting nothing in the file.
+        """Read what `save` wrote, without trusting the file.
 
         Raises:
-            ValueError: one line that names the file, what is wrong with it and the cure.
+            ValueError: a one-line message with the file, the problem and the cure.
         """
         text = read_text(path)
         try:
@@ -240,7 +237,7 @@ class Vocabulary:
 
     @cached_property
     def _id_of_code_point(self) -> Ids:
-        """Id by code point, that of the unknown token or -1 where there is none."""
+        """Ids by code point; those not in the vocabulary map to `unknown`, or to -1 without one."""
         table = np.full(0x110000, -1 if self.unknown is None else self.unknown, np.int32)
         table[_code_points("".join(self.tokens))] = np.arange(len(self), dtype=np.int32)
         return table
@@ -260,11 +257,9 @@ class Vocabulary:
 def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:
     r"""Return the vocabulary of the characters of `text`, sorted by code point.
 
-    With `unknown`, id 0 is the token "\ufffd" for all characters outside it; one that stands in
-    the text itself is that same token.
-
-    Raises:
-        ValueError: `text` is empty, or holds a lone surrogate.
+    With `unknown`, id 0 is the token "\ufffd" for all other characters; if the text contains that
+    character, it is the same token. Raises ValueError if `text` is empty or contains a lone
+    surrogate.
     """
     if not text:
         raise ValueError("cannot build a vocabulary from an empty text; give some text")
@@ -276,18 +271,12 @@ def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:
 
 
 def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabulary:
-    """Return the vocabulary of the words that occur `min_count` times or more.
+    """Return the vocabulary of the words that occur at least `min_count` times.
 
-    Id 0 is "unknown" and stands for every other word; the rest follow by falling frequency, equal
-    ones in code point order, so the order of `words` does not matter. The literal word "unknown"
-    is that same token: it has id 0 and no second entry, whatever its count.
-
-    Args:
-        words: the words of the text, with repetitions, as `lstm_jax.text.words` splits it.
-        min_count: rarer words are left out; at least 1.
-
-    Raises:
-        ValueError: no words, or none frequent enough.
+    Id 0 is "unknown" and stands for every other word; the rest follow by falling frequency, ties in
+    code point order, so the order of `words` does not matter. The literal word "unknown" is the
+    same token: it has id 0 and no second entry, whatever its count. Raises ValueError if there are
+    no words, or none is frequent enough.
     """
     counts = Counter(words)
     if max(counts.values(), default=0) < min_count:
@@ -301,7 +290,7 @@ def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabu
 
 
 def by_frequency(counts: Counter[str]) -> list[str]:
-    """Return the tokens by falling frequency, equally frequent ones in code point order."""
+    """Return the tokens by falling frequency, ties in code point order."""
     return sorted(counts, key=lambda token: (-counts[token], token))
 
 

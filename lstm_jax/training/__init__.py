@@ -1,1 +1,1 @@
-"""Training: state, step, loop, checkpoints, metrics, and the folder that a run leaves."""
+"""Training: state, step, loop, checkpoints, metrics, and the run folder."""

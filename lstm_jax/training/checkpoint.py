@@ -1,15 +1,14 @@
-"""Checkpoints on disk: the one file of this package that imports Orbax.
+"""Checkpoints on disk; the only module of this package that imports Orbax.
 
 A checkpoint is a folder named by its step, written under a temporary name and renamed, so it is
-whole or absent. It holds `state`, which Orbax writes and reads, every array under the path of its
-leaf (for example `params/layers/0/w_x`), and in Orbax's metadata file a record of ours: the
-progress, the held-out loss and the dtype, shape and CRC-32 of each leaf, under a CRC-32 of its own,
-so that no flipped bit loads unnoticed. Of a leaf that is split among processes each part has its
-CRC-32. The number of devices and processes may change in between.
+complete or absent. Orbax writes and reads its `state`, which has every array under the path of its
+leaf (for example `params/layers/0/w_x`). Orbax's metadata file also contains our record: the
+progress, the held-out loss, the dtype, shape and CRC-32 of each leaf, and the record's own CRC-32,
+so that no flipped bit goes unnoticed. If a leaf is split among processes, each part has its CRC-32.
+The number of devices and processes may change between saving and restoring.
 
-Where a run has several processes, all of them open a writing store, save and restore together:
-each writes the parts of arrays that it has, the first one all else, and what fails in one of them
-fails in all.
+If a run has several processes, all of them must open a writing store, save and restore together:
+each writes its parts of the arrays, and the first one the rest. All raise a failure of any.
 """
 
 import contextlib
@@ -57,7 +56,7 @@ T = TypeVar("T")
 
 
 class Saved(NamedTuple):
-    """What a checkpoint gives back; `state` has the structure of the template."""
+    """A restored checkpoint; `state` has the structure of the template."""
 
     step: int
     state: Any
@@ -65,20 +64,19 @@ class Saved(NamedTuple):
 
 
 class CheckpointStore:
-    """The checkpoints in one local folder.
+    """The checkpoints in one local folder, as a context manager.
 
-    A context manager. One writing store per folder at a time, any number of reading ones beside it.
-    A writing store creates the folder.
+    A folder may have one writing store at a time, which creates it, and any number of reading ones.
 
     Args:
         directory: the folder.
-        keep_latest: how many steps to keep: the one saved last and the highest of the others. The
-            step of the lowest held-out loss is kept besides.
+        keep_latest: number of steps to keep: the one saved last and the highest of the others, in
+            addition to the one with the lowest held-out loss.
         read_only: never create, write or delete anything.
 
     Raises:
-        CheckpointError: `keep_latest` is below 1, or the folder cannot be written, or has a name
-            that Orbax would write to another.
+        CheckpointError: `keep_latest` is below 1, or the folder is not writable, or Orbax would
+            write to another because of its name.
     """
 
     def __init__(
@@ -109,16 +107,15 @@ class CheckpointStore:
         *,
         heldout_loss: float | None = None,
     ) -> None:
-        """Write the state; on return it is on disk, and what need not be kept is deleted.
+        """Write the state to disk before returning, then delete steps that need not be kept.
 
-        A step that is there already is replaced, and goes only when its successor is whole. The
-        state is a pytree of arrays and typed PRNG keys, without Python scalars; the progress is
+        An existing step is replaced, and deleted only when its replacement is complete. The state
+        is a pytree of arrays and typed PRNG keys, without Python scalars; the progress consists of
         JSON values. A held-out loss of None or NaN is never the best.
 
         Raises:
             CheckpointError: the store is read-only, something in `state` or `progress` cannot be
-                saved, or writing failed; then earlier steps are as they were, and the store can go
-                on saving.
+                saved, or writing failed. Earlier steps and the store remain usable.
         """
         if self._read_only:
             raise CheckpointError(f"{self.directory} was opened with read_only=True; nothing saved")
@@ -143,7 +140,7 @@ class CheckpointStore:
             ) from None
 
     def steps(self) -> list[int]:
-        """List the steps on disk, ascending, damaged ones among them."""
+        """List the steps on disk, ascending, including damaged ones."""
         try:
             paths = [path for path in self.directory.iterdir() if _STEP.fullmatch(path.name)]
             return sorted(int(path.name) for path in paths if path.is_dir() and any(path.iterdir()))
@@ -159,42 +156,42 @@ class CheckpointStore:
         return not self.steps()
 
     def latest_step(self) -> int | None:
-        """Give the highest step."""
+        """Return the highest step."""
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
-        """Give the step of the lowest held-out loss, the first of equals; None if none has one."""
+        """Return the step with the lowest held-out loss (the first, if tied), or None."""
         return _lowest({step: self._heldout_loss(step) for step in self.steps()})
 
     def restore(self, template: Any, *, step: int | None = None) -> Saved:
-        """Load a whole state, by default of the newest good step.
+        """Load a whole state, by default that of the newest good step.
 
-        The template is the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A value goes
-        where its leaf's sharding says; without one, where JAX puts new arrays. A key keeps the
-        implementation that it was saved with. Passing over a damaged step logs a warning, and a
+        The template is the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A leaf's
+        sharding decides where its value is placed; without one, JAX does. Keys keep the
+        implementation that they were saved with. Skipping a damaged step logs a warning, and a
         writing store renames it to STEP.damaged.
 
         Raises:
-            CheckpointError: the step is not there, is damaged, or does not match the template.
+            CheckpointError: the step does not exist, is damaged, or does not match the template.
         """
         return self._restore(template, "", step)
 
     def restore_params(self, template: Any, *, step: int | None = None) -> Saved:
-        """Load the sub-tree `params` alone, as `Saved.state`; else as `restore`."""
+        """Load only the sub-tree `params`, as `Saved.state`; otherwise like `restore`."""
         return self._restore(template, "params", step)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """There is nothing to close: a save is whole when it returns."""
+        """Do nothing: a save is complete when it returns."""
 
     def _make_folder(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._settle_replaced()
 
     def _write(self, step: int, arrays: dict[str, Any], record: str, loss: float) -> None:
-        """In three parts, after each of which all processes know whether it went well in all."""
+        """Write in three parts; after each, all processes know whether it succeeded in all."""
         unfinished, target = (self.directory / f"{step}{end}" for end in (_UNFINISHED, ""))
         state, writer = epath.Path(unfinished / "state"), ocp.PyTreeCheckpointHandler()
 
@@ -205,7 +202,7 @@ class CheckpointStore:
         def finish() -> None:
             writer.finalize(state)
             _write_record(unfinished / _RECORD, record, type(writer))
-            if target.exists():  # which goes once this one is in its place, and else stays
+            if target.exists():  # moved aside until this one is in its place
                 target.rename(target.with_suffix(".replaced"))
             try:
                 unfinished.rename(target)
@@ -218,22 +215,22 @@ class CheckpointStore:
         together(lambda: _quietly(finish), first_only=True)
 
     def _delete_older(self, step: int, loss: float) -> None:
-        """All but the newest steps, the one of the lowest loss, and this one."""
+        """Delete all but the newest steps, the one with the lowest loss, and this one."""
         losses = {each: self._heldout_loss(each) for each in self.steps()}
         others = sorted(losses.keys() - {step}, reverse=True)
         kept = {step, _lowest(losses | {step: loss}), *others[: self._keep_latest - 1]}
         for each in losses.keys() - kept:
             path = self.directory / str(each)
-            path = path.rename(f"{path}.old{_UNFINISHED}")  # half of one is no checkpoint
+            path = path.rename(f"{path}.old{_UNFINISHED}")  # no half-deleted checkpoints
             shutil.rmtree(path, ignore_errors=True)
 
     def _remove_leftovers(self, *expected: Path) -> None:
-        """Of saves that failed or were cut short, with what may still come of one of them."""
+        """Delete what failed or interrupted saves left, and may still be writing."""
         for leftover in {*self.directory.glob(f"*{_UNFINISHED}*"), *expected}:
             remove_for_good(leftover)
 
     def _settle_replaced(self) -> None:
-        """Put back what a save that failed was to replace; delete it if the save was good."""
+        """Restore what a failed save was to replace, or delete it if the save succeeded."""
         for path in self.directory.glob("*.replaced"):
             if path.with_suffix("").exists():
                 shutil.rmtree(path)
@@ -269,17 +266,17 @@ class CheckpointStore:
                 damaged[path] = damage
                 continue
             placed = [place(values[n], entries[n], n, wanted[n]) for n in wanted]
-            self._pass_over(damaged, aside=not self._read_only and is_first())
+            self._set_aside(damaged, aside=not self._read_only and is_first())
             return Saved(candidate, treedef.unflatten(placed), record["progress"])
-        self._pass_over(damaged, aside=False)
+        self._set_aside(damaged, aside=False)
         raise CheckpointError(f"every checkpoint in {self.directory} is damaged; start a new run")
 
     def _gathered(self, text: str) -> list[str]:
-        """Of all processes; one that only reads does so alone."""
+        """Texts of all processes; a reading store only has its own."""
         return [text] if self._read_only else gathered(text)
 
-    def _pass_over(self, damaged: dict[Path, str], *, aside: bool) -> None:
-        """Name the steps that cannot be loaded, and rename them so that they are not in the way."""
+    def _set_aside(self, damaged: dict[Path, str], *, aside: bool) -> None:
+        """Log the steps that cannot be loaded, and rename them out of the way."""
         for path, message in damaged.items():
             with contextlib.suppress(OSError):
                 message += f"; kept as {set_aside(path)}" if aside else ""
@@ -287,11 +284,10 @@ class CheckpointStore:
 
 
 def _quietly(work: Callable[[], T]) -> T:
-    """Run Orbax without what it prints, for what matters is raised: a CheckpointError of one line.
+    """Run Orbax without its printed messages; what matters is raised as CheckpointError.
 
-    When one array fails, Orbax closes its event loop while TensorStore is still at work on others;
-    each of those then prints that the loop is closed, that nobody asked for its exception, or that
-    it was never awaited.
+    When one array fails, Orbax closes its event loop while TensorStore is still working on others,
+    each of which then prints a complaint about the loop, its exception or its coroutine.
     """
     loggers, hook = (logging.getLogger("absl"), logging.getLogger("asyncio")), sys.unraisablehook
 
@@ -306,7 +302,7 @@ def _quietly(work: Callable[[], T]) -> T:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         if gc.get_freeze_count() < _FROZEN_BY_PYTHON:
-            # Looking for what is left of the work then passes over all that was there before.
+            # The search for remaining work then skips all existing objects.
             gc.freeze()
             stack.callback(gc.unfreeze)
         stack.callback(setattr, sys, "unraisablehook", hook)
@@ -328,7 +324,7 @@ def _lowest(losses: Mapping[int, float]) -> int | None:
 
 
 def _write_record(path: Path, text: str, handler: type[Any]) -> None:
-    """As Orbax's own manager would."""
+    """Write the record like Orbax's own manager would."""
     now = time.time_ns()
     found = {
         "item_handlers": {"state": f"{handler.__module__}.{handler.__qualname__}"},
@@ -356,7 +352,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path, entries: dict[str, dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Read the arrays and compare each with its checksum."""
+    """Read the arrays and verify their checksums."""
     as_numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     full = {name: as_numpy for name, entry in entries.items() if math.prod(entry["shape"])}
     request = ocp.args.PyTreeRestore(item=full, restore_args=full, partial_restore=True)

@@ -1,4 +1,4 @@
-"""The arrays of a checkpoint: by name, with dtype, shape and checksums, and where they are put."""
+"""The arrays of a checkpoint: names, dtypes, shapes, checksums and placement."""
 
 import json
 import zlib
@@ -17,11 +17,11 @@ class CheckpointError(ValueError):
 
 
 class DamagedError(CheckpointError):
-    """One step cannot be trusted; an older one may still be good."""
+    """A step cannot be trusted; an older one may still be good."""
 
 
 def named_leaves(tree: Any, prefix: str) -> tuple[dict[str, Any], jax.tree_util.PyTreeDef]:
-    """Leaves by path; attributes, keys and indices read alike, so containers may differ."""
+    """Leaves by path; attributes, keys and indices look alike, so containers may differ."""
     leaves, treedef = jax.tree_util.tree_flatten_with_path(tree)
     named: dict[str, Any] = {}
     for path, leaf in leaves:
@@ -36,7 +36,7 @@ def named_leaves(tree: Any, prefix: str) -> tuple[dict[str, Any], jax.tree_util.
 
 
 def described(state: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The arrays that hold values, as Orbax takes them; and what the record says of each leaf."""
+    """The arrays of a state as Orbax takes them, and the record's entry for each leaf."""
     leaves, _ = named_leaves(state, "")
     arrays: dict[str, Any] = {}
     entries: dict[str, dict[str, Any]] = {}
@@ -68,7 +68,7 @@ def described(state: Any) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
 
 
 def _region(part: Any, array: jax.Array) -> list[list[int]]:
-    """Where in an array a part of it begins and ends, along each axis."""
+    """Start and end, along each axis, of a part of an array."""
     sizes = zip(part.index, array.shape, strict=True)
     return [list(each.indices(size)[:2]) for each, size in sizes]
 
@@ -76,7 +76,7 @@ def _region(part: Any, array: jax.Array) -> list[list[int]]:
 def match(
     entries: dict[str, dict[str, Any]], wanted: dict[str, Any], prefix: str, path: Path
 ) -> dict[str, dict[str, Any]]:
-    """Select the entries under `prefix`, provided that they are exactly the wanted leaves."""
+    """Select the entries under `prefix`, provided that they match the wanted leaves exactly."""
     start = f"{prefix}/" if prefix else ""
     saved = {name: entry for name, entry in entries.items() if f"{name}/".startswith(start)}
     problems = [f"{name!r} is not in the checkpoint" for name in wanted if name not in saved]
@@ -84,7 +84,7 @@ def match(
     for name in (name for name in wanted if name in saved):
         dtype: Any = wanted[name].dtype
         if jnp.issubdtype(dtype, jax.dtypes.prng_key) and "key_impl" in saved[name]:
-            dtype = saved[name]["dtype"]  # a key comes back as it was drawn
+            dtype = saved[name]["dtype"]  # a key keeps its implementation
         has = f"{saved[name]['dtype']}{saved[name]['shape']}"
         wants = f"{dtype}{list(wanted[name].shape)}"
         if has != wants:
@@ -97,7 +97,7 @@ def match(
 
 
 def place(value: np.ndarray, entry: dict[str, Any], name: str, leaf: Any) -> jax.Array:
-    """Put a value where its leaf of the template is or is to be."""
+    """Place a value like the leaf of the template."""
     if jax.dtypes.canonicalize_dtype(value.dtype) != value.dtype:
         raise CheckpointError(f"leaf {name!r} is {value.dtype}; set jax_enable_x64 to load it")
     uncommitted = isinstance(leaf, jax.Array) and not leaf.committed
@@ -112,7 +112,7 @@ def place(value: np.ndarray, entry: dict[str, Any], name: str, leaf: Any) -> jax
 
 
 def crc32_of(value: np.ndarray) -> int:
-    """Of dtype, shape and bytes."""
+    """CRC-32 of dtype, shape and bytes."""
     label = f"{value.dtype}{value.shape}".encode()
     raw: Any = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
     return zlib.crc32(raw, zlib.crc32(label))

@@ -1,4 +1,4 @@
-"""What Orbax's threads, and TensorStore below them, still do once a save or a read has failed."""
+"""Wait for Orbax's threads and TensorStore after a failed save or read, and clean up after them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pathlib import Path
 
 _WAITS, _SECONDS_A_WAIT = 200, 0.05
 _ABSENT_FOR_GOOD = 4
-"""Waits after which a folder that was deleted is taken not to come back."""
+"""Number of waits after which a deleted folder is assumed not to reappear."""
 
 
 def wait_for_orbax() -> None:
-    """Waits for its threads, and until TensorStore works for no event loop that it has closed."""
+    """Wait for Orbax's threads, and for TensorStore's work on event loops that Orbax closed."""
     _join_threads()
     for _ in range(_WAITS):
-        gc.collect()  # of tasks that are done, which print when they go
+        gc.collect()  # done tasks print when they are collected
         if not _has_futures_of_closed_loops():
             return
         time.sleep(_SECONDS_A_WAIT)
 
 
 def remove_for_good(folder: Path) -> None:
-    """Deletes what a save that failed has left, until nothing of it comes back for a while.
+    """Delete the remains of a failed save until they no longer reappear.
 
-    Threads of TensorStore's may still be adding files to it, and make its folders again.
+    TensorStore's threads may still be adding files and recreating folders.
     """
     absent = 0
     for _ in range(_WAITS):
@@ -39,14 +39,14 @@ def remove_for_good(folder: Path) -> None:
 
 
 def _join_threads() -> None:
-    """By a function of its own: a thread that somebody still names keeps its futures alive."""
+    """Join in a separate function: any variable that names a thread keeps its futures alive."""
     for thread in threading.enumerate():
         if type(thread).__module__.partition(".")[0] == "orbax":
-            # Not its own `join`, which raises what the thread ended with.
+            # Not the subclass's `join`, which raises the thread's exception.
             threading.Thread.join(thread, _WAITS * _SECONDS_A_WAIT)
 
 
 def _has_futures_of_closed_loops() -> bool:
-    """Whether TensorStore is still at work for an event loop that Orbax has closed."""
+    """Whether TensorStore is still working for an event loop that Orbax has closed."""
     futures = (each for each in gc.get_objects() if issubclass(type(each), asyncio.Future))
     return any(future.get_loop().is_closed() for future in futures)

@@ -1,4 +1,4 @@
-"""The run's numbers: what steps add up to, as rows, one JSON object a line in `metrics.jsonl`."""
+"""Metrics: sums over steps, and rows of them in `metrics.jsonl`, one JSON object per line."""
 
 import contextlib
 import itertools
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
-    """Receives what the training loop reports: progress, rows of metrics, samples, notes."""
+    """Receiver of the training loop's progress, metrics rows, samples and notes."""
 
     def advance(self, step: int) -> None:
         """A step is done."""
@@ -28,14 +28,14 @@ class Report(Protocol):
         """A row of metrics was written."""
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """The model went on from a prompt."""
+        """The model continued a prompt."""
 
     def note(self, text: str) -> None:
-        """Anything else worth a line."""
+        """Anything else worth reporting in a line."""
 
 
 class MetricSums(NamedTuple):
-    """Sums on the host, of any number of batches; see `TokenSums`."""
+    """Sums over any number of batches, on the host; see `TokenSums`."""
 
     loss: float
     correct: float
@@ -43,13 +43,13 @@ class MetricSums(NamedTuple):
 
 
 def total(batches: Iterable[Iterable[float]]) -> MetricSums:
-    """Adds up the loss, correct and weight of batches."""
+    """Add up the loss, correct and weight of batches."""
     loss, correct, weight = zip(*batches, strict=True)
     return MetricSums(math.fsum(loss), math.fsum(correct), math.fsum(weight))
 
 
 def perplexity(loss: float) -> float:
-    """exp(loss), the loss in nats a token; infinite where that overflows."""
+    """exp(loss), with the loss in nats per token; infinite on overflow."""
     try:
         return math.exp(loss)
     except OverflowError:
@@ -57,7 +57,7 @@ def perplexity(loss: float) -> float:
 
 
 def part_metrics(prefix: str, sums: MetricSums | None, *, with_perplexity: bool) -> Row:
-    """Mean loss in nats, accuracy and, if asked for, perplexity of sums; NaN if there are none."""
+    """Mean loss in nats, accuracy and optionally perplexity; NaN without sums."""
     loss = accuracy = math.nan
     if sums is not None and sums.weight:
         loss, accuracy = sums.loss / sums.weight, sums.correct / sums.weight
@@ -66,7 +66,7 @@ def part_metrics(prefix: str, sums: MetricSums | None, *, with_perplexity: bool)
 
 
 def finite(value: Any) -> Any:
-    """A value as JSON can hold it: None in place of each number that is not finite."""
+    """Replace numbers that are not finite by None, for JSON."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
@@ -75,26 +75,26 @@ def finite(value: Any) -> Any:
 
 
 def figure(number: float | int | None) -> str:
-    """A number for people: four decimals or, from 100 on, five digits; - where there is none."""
+    """Format a number: four decimals or, from 100 on, five digits; - for None."""
     if number is None:
         return "-"
     return format(number, ".4f" if abs(number) < 100 else ".5g")
 
 
 class Meter:
-    """The steps since the last row: their sums, their pace, and the row that they become.
+    """Accumulates steps since the last row: their sums, speed, and the resulting row.
 
-    It begins with what `progress()` gave when the checkpoint that the run goes on from was saved.
-    `skipped` are all steps of the run from which nothing could be learnt.
+    A resumed run starts from the `progress()` saved with its checkpoint. `skipped` counts all
+    skipped steps of the run.
     """
 
     def __init__(self, progress: dict[str, Any]) -> None:
         self._sums: dict[str, list[list[float]]] = progress.get("sums", {})
         self._grad_norms: list[float] = list(progress.get("grad_norms", []))
         self.skipped = int(progress.get("skipped", 0))
-        self._clock = time.perf_counter()  # up to here, time is accounted for
+        self._clock = time.perf_counter()  # time up to here is accounted for
         self._began = self._clock - float(progress.get("seconds", 0.0))
-        # Seconds and tokens of each step: of those that compiled, and of the others.
+        # Seconds and tokens of steps that compiled, and of the others.
         self._pace: list[list[tuple[float, float]]] = progress.get("pace", [[], []])
 
     @property
@@ -103,7 +103,7 @@ class Meter:
         return not (self._sums or self._grad_norms or any(self._pace))
 
     def progress(self) -> dict[str, Any]:
-        """What a resumed run needs to write the same rows, as JSON values."""
+        """JSON values from which a resumed run continues with the same rows."""
         return {
             "sums": self._sums,
             "grad_norms": self._grad_norms,
@@ -114,7 +114,7 @@ class Meter:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time that is not training's: it does not count in the rate."""
+        """Exclude time from the training speed."""
         began = time.perf_counter()
         yield
         self._clock += time.perf_counter() - began
@@ -127,9 +127,9 @@ class Meter:
         *,
         compiled: bool,
     ) -> None:
-        """Takes in a step that is done, and maybe was compiled.
+        """Add a finished step, which may have compiled.
 
-        `parts` are loss, correct and weight of each part; None if the step was skipped.
+        `parts` has loss, correct and weight of each part, or is None if the step was skipped.
         """
         now = time.perf_counter()
         self._pace[not compiled].append((now - self._clock, tokens))
@@ -142,7 +142,7 @@ class Meter:
         self._grad_norms.append(grad_norm)
 
     def row(self, learning_rate: float, *, with_perplexity: bool) -> Row:
-        """The row of the steps so far, after which the next one begins."""
+        """Return the row of the steps so far, and start the next one."""
         row: Row = {}
         for name, steps in (self._sums or {"": []}).items():
             sums = total(steps) if steps else None
@@ -161,17 +161,16 @@ class Meter:
 
 
 class MetricsLog:
-    """Appends rows to a file, each whole or absent; one that finds no space waits for the next.
+    """Appends rows to a file, each written completely or, without space, along with the next.
 
-    Opened again, it drops the rows after `last_step`, which a run that is resumed there writes
-    again.
+    Opening it drops the rows after `last_step`, which a run resumed there writes again.
     """
 
     def __init__(self, path: Path, last_step: int) -> None:
         found = path.read_bytes() if path.exists() else b""
         rows = [(line, _row(line)) for line in found.split(b"\n")]
         kept = b"".join(line + b"\n" for line, row in rows if row and row["step"] <= last_step)
-        unreadable = sum(row is None for _, row in rows[:-1])  # the last one is empty, or was cut
+        unreadable = sum(row is None for _, row in rows[:-1])  # the last one is empty or truncated
         if unreadable:
             _log.warning(
                 f"{path} is damaged, or was changed; its lines that are no rows ({unreadable}) are "
@@ -183,15 +182,15 @@ class MetricsLog:
         self._waiting: list[bytes] = []
 
     def append(self, row: Row) -> None:
-        """Writes a row, through to the operating system.
+        """Write a row, flushed to the operating system.
 
-        Raises OSError where it can't be written; it is kept, and written before the next one.
+        Raises OSError if that fails; the row is then written before the next one.
         """
         self._waiting.append(json.dumps(finite(row), allow_nan=False).encode() + b"\n")
         self.flush()
 
     def flush(self) -> None:
-        """Writes what could not be written before; raises OSError where it still can't be."""
+        """Write rows that could not be written before; raises OSError if that fails again."""
         while self._waiting:
             size = os.fstat(self._file.fileno()).st_size
             rest = memoryview(self._waiting[0])
@@ -205,18 +204,17 @@ class MetricsLog:
             del self._waiting[0]
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log; none if there is no file. A line that is not a whole row ends them."""
+    """The rows of a log up to the first incomplete line; none if there is no file."""
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     return [row for row in itertools.takewhile(bool, map(_row, lines)) if row]
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row that a line is; None if it is none."""
     try:
         row = json.loads(line.decode(errors="replace"))
     except (ValueError, RecursionError):

@@ -1,8 +1,7 @@
-"""The training loop: step after step, and what happens between them.
+"""The training loop, with evaluations, samples and checkpoints at given steps.
 
-At set steps the loop evaluates, samples and saves; it reads one step's numbers while the next one
-runs. Nothing here changes a run's numbers: cut short and resumed, a run gives the same parameters
-and the same rows of metrics as one left alone.
+A step's results are read while the next step runs. None of this changes a run's numbers: an
+interrupted and resumed run gives the same parameters and rows of metrics as an uninterrupted one.
 """
 
 import math
@@ -27,17 +26,17 @@ from lstm_jax.training.state import StepMetrics, TrainState, train_step
 from lstm_jax.training.task import Task, heldout_metrics
 
 _PROFILED_STEPS = range(1, 6)
-"""Which steps of a process are traced: a few, after the one that compiles."""
+"""Steps of a process to trace: a few, after the one that compiles."""
 
 _CHECKPOINT, _EVALUATION, _SAMPLES = "checkpoint", "evaluation", "samples"
-"""What is done at set steps."""
+"""Work that is due at certain steps."""
 
 _BEFORE_THE_ROW = frozenset((_EVALUATION, _SAMPLES))
-"""What a step's row tells to be done; a signal may cut it short."""
+"""Work that belongs to a step's row; a signal may interrupt it."""
 
 
 class NotFiniteError(ValueError):
-    """Training gave up on losses or gradients that are not finite; says how to repeat the last."""
+    """Training gave up on non-finite losses or gradients; says how to repeat the last step."""
 
 
 def train(
@@ -51,24 +50,23 @@ def train(
     should_stop: Callable[[], bool] = lambda: False,
     profile_dir: str | None = None,
 ) -> TrainState:
-    """Trains to the task's last step, or until `should_stop()`; either way the state is saved.
+    """Train to the task's last step, or until `should_stop()`; the state is saved in either case.
+
+    Raises NotFiniteError if too many steps in a row were skipped.
 
     Args:
         task: settings and data.
-        state: where to begin; donated.
-        folder: where the metrics go.
-        store: where the checkpoints go.
-        report: who is told.
-        progress: what the checkpoint that `state` came from says of it.
-        should_stop: asked after each step, and between the batches of an evaluation and the texts
-            of a sample: what is given up then is done when the run goes on.
+        state: initial state; donated.
+        folder: where to write the metrics.
+        store: where to save checkpoints.
+        report: receives the progress.
+        progress: saved with the checkpoint that `state` comes from.
+        should_stop: asked after each step, and between batches of an evaluation and texts of a
+            sample; interrupted ones are done when the run is resumed.
         profile_dir: where to write a JAX trace of a few steps.
 
     Returns:
-        The last state.
-
-    Raises:
-        NotFiniteError: from too many steps in a row nothing could be learnt.
+        The final state.
     """
     training = _Training(task, folder, store, report, progress or {}, should_stop)
     return training.run(state, profile_dir)
@@ -93,7 +91,7 @@ class _Training:
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, feed, first = self.task, self.task.system.feed(), int(state.step)
         step, alone = first, jax.process_count() == 1
-        # A row of this step is written again where its checkpoint was saved without it.
+        # Rewrites the row of this step if its checkpoint was saved without it.
         rows = self.folder.metrics if is_first() else Path(os.devnull)
         self.log = MetricsLog(rows, step if self.meter.is_empty else step - 1)
         pending: StepMetrics | None = None
@@ -107,15 +105,15 @@ class _Training:
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
                     if pending and self.skipped_in_a_row:
-                        self._take_in(step, pending, compiled=False)
+                        self._finish_step(step, pending, compiled=False)
                         pending = None
-                    self._give_up_on_endless_skipping(state, step)
+                    self._limit_skips(state, step)
                     if profile_dir and step - first == _PROFILED_STEPS.start:
                         self._traced(jax.profiler.start_trace, profile_dir)
                         profiler.callback(self._traced, jax.profiler.stop_trace)
                     state, metrics = train_step(task.program, state, feed(step), self._stop_flags())
                     if pending:
-                        self._take_in(step, pending, compiled=step == first + 1)
+                        self._finish_step(step, pending, compiled=step == first + 1)
                     step, pending = step + 1, metrics
                     if step - first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
@@ -123,17 +121,17 @@ class _Training:
                     due = _due(task, step)
                     stopped = self.should_stop() if alone else self.is_stopping
                     if stopped or due:
-                        self._take_in(step, metrics, compiled=step == first + 1, due=due)
+                        self._finish_step(step, metrics, compiled=step == first + 1, due=due)
                         stopped = self._event(state, step, due)
                         pending = None
         finally:
             self.log.close()
         return state
 
-    def _take_in(
+    def _finish_step(
         self, step: int, metrics: StepMetrics, *, compiled: bool, due: frozenset[str] = frozenset()
     ) -> None:
-        """Waits for a step and reads its numbers; its row waits for what else is due."""
+        """Wait for a step and read its results; its row waits for other work that is due."""
         found = jax.device_get(metrics)
         self.is_stopping |= bool(found.stopping)
         parts: dict[str, list[float]] | None = None
@@ -148,7 +146,7 @@ class _Training:
         self.report.advance(step)
 
     def _write_row(self, step: int, heldout: Row) -> None:
-        """Writes the row of the steps since the last one, if one is due."""
+        """Write the row of the steps since the last one, if it is due."""
         task, batches = self.task, self.task.program.batches
         every = task.config.steps_of(task.config.log_every, batches)
         if step % every and step != task.total_steps and not heldout:
@@ -166,10 +164,10 @@ class _Training:
         self.report.row(row)
 
     def _event(self, state: TrainState, step: int, due: frozenset[str]) -> bool:
-        """Evaluates, samples and saves, as is due; whether training ends here.
+        """Evaluate, sample and save as due; returns whether training ends here.
 
-        If a signal cuts evaluation or samples short, the step's row is not written, and both are
-        done when the run goes on from here.
+        If a signal interrupts the evaluation or samples, the step's row is not written, and both
+        are done when the run is resumed.
         """
         done, heldout = True, Row()
         texts: list[tuple[str, str]] | None = []
@@ -202,10 +200,10 @@ class _Training:
             )
         return stopped
 
-    def _give_up_on_endless_skipping(self, state: TrainState, step: int) -> None:
-        """Raises NotFiniteError once too many steps in a row were skipped.
+    def _limit_skips(self, state: TrainState, step: int) -> None:
+        """Raise NotFiniteError once too many steps in a row were skipped.
 
-        None of them changed the parameters, so the state before the last of them is at hand.
+        None of them changed the parameters, so the state before the last of them is available.
         """
         skipped = self.skipped_in_a_row
         if not 0 < self.task.config.skipped_at_most <= skipped:
@@ -226,7 +224,7 @@ class _Training:
         )
 
     def _save(self, state: TrainState, step: int, heldout: float | int | None = None) -> None:
-        """Saves the state once all rows up to it are in the log, which a resumed run relies on."""
+        """Save the state once all rows up to it are in the log, as a resumed run requires."""
         try:
             together(self.log.flush)
         except (OSError, ValueError) as error:
@@ -238,7 +236,7 @@ class _Training:
         self.store.save(step, state, progress, heldout_loss=heldout)
 
     def _samples(self, state: TrainState, step: int) -> list[tuple[str, str]] | None:
-        """Prompts and what the model writes from each; None if a signal cut them short."""
+        """Prompts with the model's texts, or None if a signal interrupted them."""
         params = sharding.local(self.task.program.mesh, state.params)
         texts = self._written(params, step) if is_first() else []
         return None if "cut" in gathered("cut" if texts is None else "") else texts
@@ -252,7 +250,7 @@ class _Training:
                 if text is None:
                     return texts
                 texts.append(text)
-        except Exception as error:  # no memory for them, say; training can do without
+        except Exception as error:  # such as no memory; training can go on without
             why = f"{type(error).__name__}: {one_line(error)}"
             self.report.note(f"step {step}: no samples ({why})")
             return []
@@ -261,14 +259,14 @@ class _Training:
     def _traced(self, act: Callable[..., None], *given: str) -> None:
         try:
             act(*given)
-        except Exception as error:  # whatever is wrong with the folder; training needs no trace
-            self.report.note(f"there is no whole trace ({one_line(error)})")
+        except Exception as error:  # such as a bad folder; training needs no trace
+            self.report.note(f"the trace is incomplete ({one_line(error)})")
 
     def _asked(self) -> bool:
         return "stop" in gathered("stop" if self.should_stop() else "")
 
     def _stop_flags(self) -> jax.Array | None:
-        """What a step is told of it where there are several processes, so that all hear of it."""
+        """With several processes, this one's wish to stop, which a step shares with all."""
         if jax.process_count() == 1:
             return None
         mesh = self.task.program.mesh
@@ -277,7 +275,7 @@ class _Training:
 
 
 class _Patience:
-    """Counts evaluations without a better held-out loss."""
+    """Counts evaluations in a row without a better held-out loss."""
 
     def __init__(self, limit: int, progress: dict[str, Any]) -> None:
         self._limit = limit
@@ -299,7 +297,7 @@ class _Patience:
 
 
 def _due(task: Task, step: int) -> frozenset[str]:
-    """What is to be done after a step: at its intervals, and at the end."""
+    """What is due after a step, by its intervals or at the end."""
     config = task.config
     intervals = {_CHECKPOINT: config.checkpoint_every}
     if task.system.heldout_batch_size:

@@ -8,7 +8,7 @@ from lstm_jax.systems.base import OptimizerConfig
 
 
 def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
-    """The learning rate as a function of the number of updates made so far."""
+    """Learning rate as a function of the number of previous updates."""
     peak, interval = config.learning_rate, config.decay_steps
     match config.schedule:
         case "cosine":
@@ -29,11 +29,11 @@ def learning_rate_schedule(config: OptimizerConfig, total_steps: int) -> optax.S
 def make_optimizer(
     config: OptimizerConfig, schedule: optax.Schedule, frozen: tuple[str, ...] = ()
 ) -> optax.GradientTransformation:
-    """Clipping by global norm, then Adam (Kingma and Ba, arXiv:1412.6980).
+    """Clip by global norm, then apply Adam (Kingma and Ba, arXiv:1412.6980).
 
-    The fields of the parameters that are `frozen` stay as they are, and it keeps no means of them.
+    Fields of the parameters in `frozen` are not updated and have no moments.
     """
-    # Without clipping a stateless identity keeps its place, so checkpoints fit either way.
+    # Without clipping, a stateless identity takes its place, so checkpoints match either way.
     norm = config.clip_norm
     clip = optax.identity() if norm is None else optax.clip_by_global_norm(norm)
     adam = optax.adam(schedule, b1=config.beta1, b2=config.beta2, eps=config.epsilon)

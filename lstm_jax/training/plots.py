@@ -1,4 +1,4 @@
-"""The curves of runs, drawn where matplotlib is present."""
+"""Training curves, drawn if matplotlib is installed."""
 
 import contextlib
 import importlib.util
@@ -13,18 +13,18 @@ import numpy as np
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder
 
-_MOST_NATS = 300.0  # Losses that a run diverged to have no perplexity that an axis could show
+_MOST_NATS = 300.0  # above it, a diverged run's perplexity fits no axis
 
 
 def have_matplotlib() -> bool:
-    """Whether curves can be drawn (the extra `plots`)."""
+    """Whether curves can be drawn (extra `plots`)."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_curves(runs: Sequence[Path], output: Path) -> None:
-    """Draws loss and accuracy, in training and held out, against the epoch; one colour a run.
+    """Draw training and held-out loss and accuracy against the epoch, with one colour per run.
 
-    Raises ValueError where a folder has no metrics.
+    Raises ValueError if a folder has no metrics.
     """
     _import_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -46,7 +46,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     left.set_ylabel("loss (nats a token)" if of_tokens else "loss (nats)")
     right.set_ylabel("accuracy of the most likely token" if of_tokens else "accuracy")
     if of_tokens and left.get_ylim()[1] < _MOST_NATS:
-        # matplotlib also asks for the logarithm of what lies off the axis.
+        # matplotlib also takes the logarithm of values outside the axis.
         functions = (np.exp, lambda values: np.log(np.maximum(values, 1e-9)))
         perplexity = left.secondary_yaxis("right", functions=functions)
         perplexity.set_ylabel("perplexity")
@@ -57,7 +57,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
 
 
 def _import_matplotlib() -> None:
-    """Imports it even where MPLBACKEND names what is not there: a file needs no display."""
+    """Import it even if MPLBACKEND names a missing backend; writing a file needs no display."""
     if "matplotlib" in sys.modules or "MPLBACKEND" not in os.environ:
         return
     backend = os.environ.pop("MPLBACKEND")

@@ -1,6 +1,6 @@
-"""What the processes of one run tell each other between steps; alone, a process tells itself.
+"""Communication between the processes of a run, outside of steps.
 
-All processes must call these functions, and in the same order.
+All processes must call these functions in the same order; a single process talks to itself.
 """
 
 import hashlib
@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes the log, samples and pictures."""
+    """Whether this process writes the log, samples and pictures."""
     return jax.process_index() == 0
 
 
 class AnotherEndedError(RuntimeError):
-    """Another process of the run has ended, so that this one has nobody to go on with."""
+    """Another process of the run has ended, so this one cannot continue."""
 
 
 def gathered(text: str) -> list[str]:
-    """The texts of all processes, by their numbers; raises AnotherEndedError where one is gone."""
+    """Gather the texts of all processes in order; raises AnotherEndedError if one has ended."""
     if jax.process_count() == 1:
         return [text]
     raw = np.frombuffer(text.encode(), np.uint8)
@@ -43,10 +43,10 @@ def gathered(text: str) -> list[str]:
 
 
 def together(work: Callable[[], T], *, first_only: bool = False) -> T | None:
-    """Does something in all processes, or in the first one; what fails in one, fails in all.
+    """Run `work` in all processes, or in the first one only; a failure in one is raised in all.
 
-    Gives what it gave, and None in those that had nothing to do. Where it failed its own exception
-    is raised, and in the other processes ValueError.
+    Returns its result, or None in processes that did not run it. A process that failed raises its
+    own exception, the others ValueError.
     """
     result, failure = None, None
     if is_first() or not first_only:
@@ -64,7 +64,7 @@ def together(work: Callable[[], T], *, first_only: bool = False) -> T | None:
 
 
 def require_same(what: Mapping[str, str | bytes]) -> None:
-    """Raises ValueError, in all processes, naming what is not the same in each of them."""
+    """Raise ValueError in all processes, naming what differs between them, if anything does."""
     for name, value in what.items():
         raw = value.encode() if isinstance(value, str) else value
         first, *others = gathered(hashlib.sha256(raw).hexdigest())

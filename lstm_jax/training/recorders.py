@@ -1,8 +1,7 @@
-"""Rows and samples for TensorBoard and Weights & Biases, beside `metrics.jsonl`.
+"""Recorders of rows and samples for TensorBoard and Weights & Biases, beside `metrics.jsonl`.
 
-Each needs the extra of its name. The environment variables of Weights & Biases hold here:
-`WANDB_MODE=offline` keeps all on this machine until `wandb sync`, `WANDB_PROJECT` names the
-project, and so on.
+Each needs the extra of its name. The environment variables of Weights & Biases apply, such as
+`WANDB_PROJECT`; `WANDB_MODE=offline` keeps everything on this machine until `wandb sync`.
 """
 
 import html
@@ -25,9 +24,9 @@ _LAST_STEP_FILE = "last-step.txt"
 
 
 class TensorBoardRecorder:
-    """A context manager that writes rows and samples as TensorBoard events.
+    """Context manager that writes rows and samples as TensorBoard events.
 
-    Events after `first_step`, of a run that was cut short, are hidden.
+    Events after `first_step`, left by an interrupted run, are hidden.
     """
 
     def __init__(self, folder: RunFolder, config: dict[str, Any], first_step: int) -> None:
@@ -38,7 +37,7 @@ class TensorBoardRecorder:
 
     @staticmethod
     def require() -> None:
-        """Raises ValueError, with the cure, where tensorboardX is not installed."""
+        """Raise ValueError, with the cure, if tensorboardX is not installed."""
         if importlib.util.find_spec("tensorboardX") is None:
             cure = "pip install 'lstm-jax[tensorboard]'"
             raise ValueError(f"--tensorboard needs tensorboardX; {cure}")
@@ -50,25 +49,22 @@ class TensorBoardRecorder:
         self._writer.close()
 
     def row(self, row: Row) -> None:
-        """Writes each number of the row as a scalar."""
+        """Write each number of the row as a scalar."""
         for name, value in row.items():
             if name != "step" and value is not None:
                 self._writer.add_scalar(name, value, row["step"])
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Writes the sample as text."""
+        """Write the sample as text."""
         self._writer.add_text(f"sample/{prompt}", text, step)
 
 
 class WandbRecorder:
-    """A context manager that logs rows and samples to a Weights & Biases run, over `step`.
+    """Context manager that logs rows and samples to a Weights & Biases run, over `step`.
 
-    A folder whose run is resumed goes on with its Weights & Biases run too; steps that were logged
-    before it was cut short, and are taken again, are not logged twice. The folder's name is the
-    run's, and what wandb writes goes into `wandb` in it.
-
-    Raises:
-        ValueError: wandb cannot reach its server.
+    Resuming a folder's run also resumes its Weights & Biases run; steps logged before an
+    interruption are not logged twice. It is named after the folder, and writes to `wandb` in it.
+    Raises ValueError if wandb cannot reach its server.
     """
 
     def __init__(self, folder: RunFolder, config: dict[str, Any], first_step: int) -> None:
@@ -89,17 +85,17 @@ class WandbRecorder:
                 resume="allow",
                 dir=str(run_dir),
                 config=config,
-                # What is printed is already in the rows, or for whoever sits at the terminal.
+                # Printed output is already in the rows, or meant for the user at the terminal.
                 settings=wandb.Settings(console="off"),
             )
         except wandb.Error as error:
             raise ValueError(_cure(error)) from None
-        # wandb's own count of steps refuses to go back, as a run resumed from a checkpoint does.
+        # wandb's own step count cannot go back, but a resumed run does.
         self._run.define_metric("*", step_metric="step")
 
     @staticmethod
     def require() -> None:
-        """Raises ValueError, with the cure, where wandb is not installed or knows no account."""
+        """Raise ValueError, with the cure, if wandb is not installed or not logged in."""
         if importlib.util.find_spec("wandb") is None:
             raise ValueError("--wandb needs wandb; pip install 'lstm-jax[wandb]'")
         import wandb
@@ -117,7 +113,7 @@ class WandbRecorder:
         self._run.finish(exit_code=0 if error is None else 1)
 
     def row(self, row: Row) -> None:
-        """Logs each number of the row, unless its step was logged before."""
+        """Log each number of the row, unless its step was logged before."""
         step = row["step"]
         assert step is not None
         if step <= self._logged_before:
@@ -126,11 +122,11 @@ class WandbRecorder:
         self._last_step_file.write_text(str(step), encoding="utf-8")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Logs the sample as preformatted text, unless its step was logged before."""
+        """Log the sample as preformatted text, unless its step was logged before."""
         if step <= self._logged_before:
             return
         shown = self._as_html(f"<pre>{html.escape(text)}</pre>", inject=False)
-        # The name becomes a path, which no prompt may lead out of the run's folder.
+        # The name becomes a path, and no prompt may lead out of the run's folder.
         self._run.log({"step": step, f"sample/{quote(prompt, safe=' ')}": shown})
 
 
@@ -138,9 +134,9 @@ Recorder = TensorBoardRecorder | WandbRecorder
 
 
 class Recorded:
-    """A report that passes on what it is told, rows and samples to recorders besides.
+    """A report that also passes rows and samples to recorders.
 
-    A recorder that fails, with a full disk or a server that is gone, is told nothing more.
+    A recorder that fails, because of a full disk or a lost server, is not used again.
     """
 
     def __init__(self, report: Report, recorders: Sequence[Recorder]) -> None:
@@ -148,12 +144,12 @@ class Recorded:
         self.advance, self.note = report.advance, report.note
 
     def row(self, row: Row) -> None:
-        """Passes on a row of metrics."""
+        """Pass on a row of metrics."""
         self._record("row", row)
         self._report.row(row)
 
     def sample(self, step: int, prompt: str, text: str) -> None:
-        """Passes on what the model wrote."""
+        """Pass on a sample."""
         self._record("sample", step, prompt, text)
         self._report.sample(step, prompt, text)
 
@@ -161,7 +157,7 @@ class Recorded:
         for each in list(self._recorders):
             try:
                 getattr(each, what)(*given)
-            except Exception as error:  # whatever comes of another program
+            except Exception as error:  # third-party code may raise anything
                 self._recorders.remove(each)
                 self.note(
                     f"{type(each).__name__} failed ({one_line(error)}); training goes on without it"
@@ -169,7 +165,6 @@ class Recorded:
 
 
 def _kept(file: Path) -> str:
-    """The text of a file, without blanks; empty where there is none."""
     return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 

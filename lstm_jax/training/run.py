@@ -1,14 +1,14 @@
-"""The run folder: what is in it, and how a trained model comes out of it.
+"""The run folder: its contents, and loading a trained model from it.
 
-config.json      the settings, and which text they were applied to
+config.json      the settings, and hashes of the data
 vocab.json       the tokens
-corpus.txt       the text itself, where it is not a file of the user's
-metrics.jsonl    one row a log step
-checkpoints/     the training state, a folder a step
-curves.png       the curves, where matplotlib is present
-tensorboard/     events, where --tensorboard asked for them
-wandb/           Weights & Biases' files, where --wandb asked for them
-nonfinite/       a run of its own: where training gave up on losses that are not finite
+corpus.txt       the text, unless it is a file of the user's
+metrics.jsonl    one row per log interval
+checkpoints/     training states, one folder per step
+curves.png       the curves, if matplotlib is installed
+tensorboard/     events, with --tensorboard
+wandb/           Weights & Biases' files, with --wandb
+nonfinite/       a run that repeats non-finite losses on which training gave up
 .lock            held by the process that trains here
 """
 
@@ -40,20 +40,20 @@ from lstm_jax.training.log import read_rows
 FORMAT = 2
 
 _OLDER_KEYS = frozenset(["format", "config", "data", "written_by"])
-"""Of a config that has no checksum."""
+"""Version of configs without a checksum."""
 
-_FILES = ("vocab.json", CORPUS_FILE)  # What `config.json` may have checksums of
+_FILES = ("vocab.json", CORPUS_FILE)  # files of which `config.json` may have checksums
 
 _OLDER_VECTORS = "vectors.npy"
 
 _OF_THE_SYSTEM = frozenset(
     [".ds_store", ".directory", "desktop.ini", "ehthumbs.db", "lost+found", "thumbs.db"]
 )
-"""What file managers and file systems leave in a folder, in lower case."""
+"""Files that file managers and file systems leave in a folder, in lower case."""
 
 
 class RunFolder:
-    """The places in a run folder, as this module's docstring lists them."""
+    """Paths in a run folder, as listed in this module's docstring."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -67,12 +67,12 @@ class RunFolder:
 
     @property
     def nonfinite(self) -> Self:
-        """Where a run is left that repeats losses that are not finite."""
+        """Folder of a run that repeats non-finite losses."""
         return type(self)(self.path / "nonfinite")
 
 
 class Description(NamedTuple):
-    """What `config.json` says: the settings, and the SHA-256 of the data and of files, by name."""
+    """Contents of `config.json`: settings, and SHA-256 of the data and of files by name."""
 
     config: TrainConfig
     sha256: str
@@ -80,9 +80,9 @@ class Description(NamedTuple):
 
 
 def create_run(folder: RunFolder, system: System) -> None:
-    """Makes the folder and writes all but checkpoints and metrics; `config.json` comes last.
+    """Create the folder and write everything but checkpoints and metrics, `config.json` last.
 
-    Raises ValueError where the folder exists and is not empty.
+    Raises ValueError if the folder exists and is not empty.
     """
     refuse_existing(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
@@ -96,11 +96,11 @@ def create_run(folder: RunFolder, system: System) -> None:
 
 @contextmanager
 def held(folder: RunFolder, *, new: bool = False) -> Iterator[None]:
-    """Keeps other processes from training in the folder meanwhile.
+    """Lock the folder, so that no other process trains in it.
 
-    The operating system frees the lock of a process that ends, however it ends. Of a new run that
-    an error ends before its first row or checkpoint nothing stays. Raises ValueError where another
-    process has the lock, or it is a link: locking empties the file.
+    The operating system releases the lock when the process ends, in whatever way. If a new run
+    fails before its first row or checkpoint, it is removed. Raises ValueError if another process
+    has the lock, or if it is a link, since locking empties the file.
     """
     if folder.lock.is_symlink():
         raise ValueError(f"{folder.lock} is a link to another file; delete it")
@@ -125,7 +125,7 @@ def held(folder: RunFolder, *, new: bool = False) -> Iterator[None]:
 
 
 def _remove_if_not_begun(folder: RunFolder, made: list[Path]) -> None:
-    """Removes a run that has neither checkpoint nor row, and the folders made for it."""
+    """Remove a run without any checkpoint or row, and the folders created for it."""
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         if not store.is_empty or read_rows(folder.metrics):
             return
@@ -139,7 +139,7 @@ def _remove_if_not_begun(folder: RunFolder, made: list[Path]) -> None:
 
 
 def copy_description(folder: RunFolder, target: RunFolder) -> None:
-    """Copies all that a run folder holds but its checkpoints, metrics and curves."""
+    """Copy everything in a run folder except checkpoints, metrics and curves."""
     shutil.rmtree(target.path, ignore_errors=True)
     target.path.mkdir(parents=True)
     for name in (folder.config.name, *_FILES):
@@ -148,25 +148,25 @@ def copy_description(folder: RunFolder, target: RunFolder) -> None:
 
 
 def refuse_existing(folder: RunFolder) -> None:
-    """Raises ValueError where a new run would write over something.
+    """Raise ValueError if a new run would overwrite something.
 
-    What a process left that was killed while it made the folder is nothing: `config.json` was to
-    come last, and `.lock` tells it from a folder of the user's.
+    The remains of a process killed while creating the folder do not count: they have no
+    `config.json`, which is written last, and `.lock` distinguishes them from a user's folder.
     """
     path, shown = folder.path, f"the run folder {str(folder.path)!r}"
     try:
         str(path).encode()
-    except UnicodeEncodeError:  # TensorStore, which writes checkpoints, takes UTF-8 alone
+    except UnicodeEncodeError:  # TensorStore, which writes checkpoints, only takes UTF-8
         raise ValueError(f"{shown} has no name in UTF-8; rename it") from None
-    if os.sep == "/" and "\\" in str(path.resolve()):  # TensorStore takes it for a separator
+    if os.sep == "/" and "\\" in str(path.resolve()):  # a separator to TensorStore
         raise ValueError(f"{shown} has a backslash in its path; name another")
-    if path.exists() and not (path.is_dir() and _is_barely_begun(folder)):
+    if path.exists() and not (path.is_dir() and _was_being_made(folder)):
         is_run = folder.config.exists()
         what = "; go on with it (--resume), or" if is_run else " and is no run folder;"
         raise ValueError(f"{path} exists already{what} name another --run-dir")
 
 
-def _is_barely_begun(folder: RunFolder) -> bool:
+def _was_being_made(folder: RunFolder) -> bool:
     found = {path.name for path in folder.path.iterdir()}
     names = {name for name in found if name.lower() not in _OF_THE_SYSTEM}
     others = {name for name in names - {folder.lock.name, *_FILES} if not name.endswith(".tmp")}
@@ -174,7 +174,7 @@ def _is_barely_begun(folder: RunFolder) -> bool:
 
 
 def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) -> None:
-    """Writes `config.json`, with the SHA-256 of the `files` of the run's beginning."""
+    """Write `config.json`, with the SHA-256 of the run's initial `files`."""
     described = {
         "format": FORMAT,
         "config": to_dict(system.config),
@@ -193,9 +193,9 @@ def write_config(folder: RunFolder, system: System, files: Mapping[str, str]) ->
 
 
 def read_description(folder: RunFolder) -> Description:
-    """Reads `config.json`.
+    """Read `config.json`.
 
-    Raises ValueError where it is no run folder, or its config is damaged or of a newer version.
+    Raises ValueError if this is no run folder, or its config is damaged or of a newer version.
     """
     if not folder.config.is_file():
         problem = f"{folder.path} is not a run folder (it has no config.json)"
@@ -229,9 +229,9 @@ def _files(found: Any) -> dict[str, str]:
 
 
 def refuse_damaged_files(folder: RunFolder, *, without_data: bool = False) -> None:
-    """Raises ValueError if a file of the run's beginning is missing, or no longer what it was.
+    """Raise ValueError if one of the run's initial files is missing or changed.
 
-    With `without_data` a copy of the training text is not needed, and may be missing.
+    `without_data` allows a missing copy of the training text.
     """
     for name, expected in read_description(folder).files.items():
         if without_data and name == CORPUS_FILE:
@@ -251,13 +251,13 @@ def refuse_damaged_files(folder: RunFolder, *, without_data: bool = False) -> No
 
 
 def _crc32(described: Mapping[str, Any]) -> int:
-    """Of all the values but itself, however they are laid out in the file."""
+    """CRC-32 of all other values, independent of the file's layout."""
     rest = {name: value for name, value in described.items() if name != "crc32"}
     return zlib.crc32(json.dumps(rest, sort_keys=True).encode())
 
 
 def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
-    """Raises ValueError if a resumed run would differ in what its checkpoints depend on."""
+    """Raise ValueError if a resumed run would change settings that its checkpoints depend on."""
     if changed := "; ".join(_changed(folder, asked).values()):
         raise ValueError(
             f"cannot resume {folder.path} with other settings: {changed}; leave these as they "
@@ -266,7 +266,7 @@ def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
 
 
 def refuse_other_model(folder: RunFolder, asked: TrainConfig) -> None:
-    """Raises ValueError if a new run has no use for this one's weights and vocabulary."""
+    """Raise ValueError if a new run cannot use this one's weights and vocabulary."""
     refuse_damaged_files(folder, without_data=True)
     fixed, changed = set(marked(type(asked), OF_THE_VOCABULARY)), _changed(folder, asked)
     problems = [changed[name] for name in changed if name in fixed or name.startswith("model.")]
@@ -278,7 +278,7 @@ def refuse_other_model(folder: RunFolder, asked: TrainConfig) -> None:
 
 
 def _changed(folder: RunFolder, asked: TrainConfig) -> dict[str, str]:
-    """The settings that a resumed run must have as it had them, and has not, by name."""
+    """Settings, by name, that a resumed run must not change but does."""
     kept = flat(to_dict(read_description(folder).config))
     changeable = set(marked(type(asked), MAY_CHANGE))
     return {
@@ -289,7 +289,7 @@ def _changed(folder: RunFolder, asked: TrainConfig) -> dict[str, str]:
 
 
 def refuse_other_data(folder: RunFolder, system: System) -> None:
-    """Raises ValueError if the data or its vocabulary is not the run's."""
+    """Raise ValueError unless data and vocabulary are the run's."""
     if read_description(folder).sha256 != system.sha256:
         raise ValueError(
             f"the data is not what {folder.path} was trained on (its SHA-256 differs); "
@@ -304,7 +304,7 @@ def refuse_other_data(folder: RunFolder, system: System) -> None:
 
 
 Step = int | Literal["newest", "best"]
-"""A checkpoint: that of a step, the newest good one, or the one of the lowest held-out loss."""
+"""Which checkpoint: that of a step, the newest good one, or the one with the best held-out loss."""
 
 
 class Loaded(NamedTuple):
@@ -313,7 +313,7 @@ class Loaded(NamedTuple):
     Attributes:
         model: a `LanguageModel` or a `Classifier`.
         params: its parameters.
-        vocabulary: turns text into the model's ids.
+        vocabulary: maps text to the model's ids.
         config: the run's settings.
 
     Examples:
@@ -331,15 +331,15 @@ class Loaded(NamedTuple):
 def load(
     run_dir: str | os.PathLike[str], *, step: Step | None = None, kind: type[Any] = object
 ) -> Loaded:
-    """Loads a trained model, without its optimizer.
+    """Load a trained model, without its optimizer.
 
     Args:
-        run_dir: a folder that `train.py` made.
-        step: which checkpoint; None takes a classifier's best one, and another model's newest.
-        kind: what the model is to be, such as `LanguageModel`.
+        run_dir: a folder made by `train.py`.
+        step: which checkpoint; None takes a classifier's best one and a language model's newest.
+        kind: expected class of the model, such as `LanguageModel`.
 
     Raises:
-        ValueError: it is no run folder, has no such checkpoint, or its model is of another kind.
+        ValueError: the folder is no run folder, lacks the checkpoint, or has another kind of model.
 
     Examples:
         >>> model, params, vocabulary, config = lstm_jax.load("runs/docs")
@@ -365,9 +365,9 @@ def load(
 
 
 def learnt_params(folder: RunFolder, template: Any) -> Any:
-    """What a run has learnt: the parameters of its newest checkpoint, or of a classifier's best.
+    """The parameters of a run's newest checkpoint, or of a classifier's best.
 
-    Raises ValueError where it has no checkpoint, or not of parameters like the template.
+    Raises ValueError if there is no checkpoint, or its parameters do not match the template.
     """
     return _load_params(folder, template, system_of(read_description(folder).config).used_step)
 

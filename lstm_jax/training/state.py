@@ -1,4 +1,4 @@
-"""The training state, and the jitted function that takes it one step further."""
+"""The training state and the jitted training step."""
 
 import dataclasses
 import math
@@ -24,24 +24,24 @@ _WHOLE = sharding.rows_at(None)
 
 @struct.dataclass
 class TrainState:
-    """All that a run carries from step to step, and all that a checkpoint holds."""
+    """Everything that a run carries from step to step, and that a checkpoint contains."""
 
     step: Array  # int32, steps taken
     params: Any
     opt_state: Any
-    carry: Any  # what goes from batch to batch
+    carry: Any  # the carry between batches
     key: Array  # typed, of the run; each step folds its number in
-    batch: Array  # int32, the next batch's place in its epoch
-    skipped: Array  # int32, steps whose loss or gradient was not finite, so nothing was learnt
+    batch: Array  # int32, index of the next batch in its epoch
+    skipped: Array  # int32, number of steps skipped for a non-finite loss or gradient
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports: its batch's sums and mean loss, the gradient's norm before clipping."""
+    """Results of a step: sums of its batch, mean loss, gradient norm before clipping."""
 
     sums: BatchSums
     loss: Array
     grad_norm: Array
-    stopping: Array | None  # how many devices' processes are asked to stop; None in a single one
+    stopping: Array | None  # number of devices whose process is to stop; None for a single process
 
 
 class Program(NamedTuple):
@@ -49,16 +49,16 @@ class Program(NamedTuple):
 
     objective: Objective
     optimizer: optax.GradientTransformation
-    batches: int  # of one epoch
+    batches: int  # batches per epoch
     batch_size: int
     mesh: Mesh
-    frozen: tuple[str, ...] = ()  # fields of the parameters that are not learnt
+    frozen: tuple[str, ...] = ()  # fields of the parameters that are not trained
     shard_state: ShardState = "none"
 
 
 @partial(jax.jit, static_argnums=0)
 def init_state(program: Program, seed: Array) -> TrainState:
-    """The state before the first step."""
+    """The initial state."""
     return _placed(program, _drawn(program, seed))
 
 
@@ -78,9 +78,9 @@ def _drawn(program: Program, seed: Array) -> TrainState:
 
 
 def places_of(program: Program, state: TrainState) -> TrainState | None:
-    """Where each part of the state lives on the mesh; None on one device, where JAX puts it.
+    """Sharding of each part of the state, or None on one device, where JAX decides.
 
-    Of the state only the shapes are looked at.
+    Only the shapes of the state are used.
     """
     mesh = program.mesh
     if mesh.size == 1:
@@ -112,14 +112,14 @@ def places_of(program: Program, state: TrainState) -> TrainState | None:
 
 
 def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
-    """How parameters are split on the mesh: by vocabulary, if it has an axis for that."""
+    """Partition specs of the parameters: split by vocabulary if the mesh has an axis for that."""
     if mesh is None or sharding.TENSOR_AXIS not in mesh.axis_names:
         return _WHOLE
     return objective.vocabulary_specs(sharding.TENSOR_AXIS)  # type: ignore[attr-defined]
 
 
 def bytes_a_device(program: Program) -> int:
-    """What parameters and optimizer take on each device."""
+    """Bytes of parameters and optimizer state on each device."""
     state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
     places, held = places_of(program, state), 0
     for name in ("params", "opt_state"):
@@ -132,7 +132,7 @@ def bytes_a_device(program: Program) -> int:
 
 
 def _placed(program: Program, state: TrainState) -> TrainState:
-    """The state, each part where it lives."""
+    """The state with each part in its place."""
     places = places_of(program, state)
     return state if places is None else lax.with_sharding_constraint(state, places)
 
@@ -141,10 +141,9 @@ def _placed(program: Program, state: TrainState) -> TrainState:
 def train_step(
     program: Program, state: TrainState, data: Any, stopping: Array | None = None
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes one training step: forward, backward, clipping, Adam.
+    """Run one training step: forward, backward, clipping, Adam.
 
-    The state is donated. `stopping`, float32 `[devices]`, is 1 where the device's process is asked
-    to stop.
+    The state is donated. `stopping`, float32 `[devices]`, is 1 where the process is asked to stop.
     """
     starts = state.batch == 0
     before = jax.tree.map(lambda c: jnp.where(starts, jnp.zeros_like(c), c), state.carry)
@@ -185,10 +184,10 @@ def _gradients(
     program: Program, params: Any, carry: Any, data: Any, index: Array, key: Array,
     stopping: Array | None,
 ) -> tuple[Any, BatchSums, Array | None, Any]:  # fmt: skip
-    """Gradients of the batch's mean loss, its sums, those stopping; the carry of its own rows.
+    """Gradients of the batch's mean loss, its sums, sum of `stopping`, and the carry of own rows.
 
-    What is drawn for a row depends on the key and on the row's number in the batch alone. Only
-    gradients and sums go from device to device, together.
+    Random draws for a row depend only on the key and the row's index in the batch. Only gradients
+    and sums are exchanged between devices, in one go.
     """
     devices = program.mesh.size
     rows = program.batch_size // devices
@@ -211,7 +210,7 @@ def _gradients(
     if stopping is not None:
         stopping = stopping[0]
     gradients, sums, stopping = sharding.summed(
-        (jax.tree.map(lambda g: g * weight, gradients), _once_a_group(sums), stopping),
+        (jax.tree.map(lambda g: g * weight, gradients), _first_of_group(sums), stopping),
         (_specs_of_params(program.objective, program.mesh), _WHOLE, _WHOLE),
     )
     weight = _total(sums).weight
@@ -219,8 +218,8 @@ def _gradients(
     return gradients._replace(**zeros) if zeros else gradients, sums, stopping, after
 
 
-def _once_a_group(sums: BatchSums) -> BatchSums:
-    """Sums that are the same on all devices that split a vocabulary, on the first one alone."""
+def _first_of_group(sums: BatchSums) -> BatchSums:
+    """Keep sums that all devices along the vocabulary axis share on the first one only."""
     axis = sharding.tensor_axis()
     if axis is None:
         return sums
@@ -234,13 +233,13 @@ def _total(sums: BatchSums) -> TokenSums:
 
 
 def mean_loss(sums: BatchSums) -> Array:
-    """In nats a token; 0 on a device whose rows are all there to fill up the batch."""
+    """Mean loss in nats per token; 0 on a device that only has padding rows."""
     total = _total(sums)
     return total.loss / jnp.where(total.weight > 0, total.weight, 1)
 
 
 def _shared(mesh: Mesh | None, run: Callable[..., Any], specs: Any, outs: Any) -> Any:
-    """The function of a device's rows over all of a mesh; where there is one device, itself."""
+    """Map a function over the mesh; on one device, the function itself."""
     if mesh is None or mesh.size == 1:
         return run
     return jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=outs)
@@ -258,10 +257,10 @@ def evaluate(
     should_stop: Callable[[], bool] = lambda: False,
     mesh: Mesh | None = None,
 ) -> dict[str, MetricSums]:
-    """Sums of each part over batches of held-out data, from a zero carry, without dropout.
+    """Sum each part over held-out batches, starting from a zero carry, without dropout.
 
-    `should_stop` is asked before each batch; once it says so, the sums are given up. Of no batches,
-    too, there are none. The devices of a mesh share each batch, if it divides among them.
+    If `should_stop`, asked before each batch, returns True, the result is empty, as it is without
+    batches. A mesh's devices share each batch if they divide it.
     """
     if mesh is not None and (mesh.size == 1 or batch_size % mesh.size):
         params, mesh = sharding.local(mesh, params), None
@@ -272,7 +271,7 @@ def evaluate(
             return {}
         sums, carry = _evaluate_batch(objective, mesh, params, carry, data)
         found.append(sums.parts)
-        jax.block_until_ready(found[-2:-1])  # a long queue of batches could not be stopped
+        jax.block_until_ready(found[-2:-1])  # keeps the queue short, so that it can be stopped
     found = jax.device_get(found)
     names = found[0] if found else ()
     return {name: total(map(float, sums[name]) for sums in found) for name in names}
@@ -284,7 +283,7 @@ def _evaluate_batch(
 ) -> tuple[BatchSums, Any]:
     def of_rows(params: Any, carry: Any, data: Any) -> tuple[BatchSums, Any]:
         sums, after = objective.sums(params, carry, data, jnp.int32(0), None)
-        return sums if mesh is None else sharding.summed(_once_a_group(sums)), after
+        return sums if mesh is None else sharding.summed(_first_of_group(sums)), after
 
     specs, rows = _specs_of_params(objective, mesh), sharding.rows_at(0, mesh)
     if mesh is not None:

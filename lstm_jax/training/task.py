@@ -1,4 +1,4 @@
-"""A run's settings and data, ready to train: its optimizer, its states, its evaluation."""
+"""A run's settings and data, ready for training: optimizer, states, evaluation."""
 
 import contextlib
 import dataclasses
@@ -30,13 +30,13 @@ _MOST_STEPS = 2**31 - 1
 
 
 class Task(NamedTuple):
-    """A run's settings and data, ready to train."""
+    """A run's settings and data, ready for training."""
 
     system: System
     program: Program
     total_steps: int
-    learning_rate: Callable[[int], Any]  # of the number of updates made
-    parameters: int  # how many numbers are learnt
+    learning_rate: Callable[[int], Any]  # by the number of previous updates
+    parameters: int  # number of trained parameters
 
     @property
     def config(self) -> TrainConfig:
@@ -46,7 +46,7 @@ class Task(NamedTuple):
 
 
 def make_task(system: System) -> Task:
-    """Adds to a system the optimizer that its settings ask for."""
+    """Combine a system with the optimizer of its settings."""
     config, batches = system.config, system.batches
     steps = total_steps(config, batches)
     if config.tensor > 1 and not hasattr(system.objective, "vocabulary_specs"):
@@ -72,18 +72,18 @@ def make_task(system: System) -> Task:
 
 
 def total_steps(config: TrainConfig, batches: int) -> int:
-    """Where a run ends whose epochs have so many batches."""
+    """Total number of steps of a run, with `batches` per epoch."""
     return config.steps or config.epochs * batches
 
 
 def _refuse_too_large(parameters: int, program: Program) -> None:
-    """Raises ValueError where the parameters, and Adam's two means of each, exceed the memory."""
+    """Raise ValueError if the parameters with Adam's two moments exceed the memory."""
     needed = bytes_a_device(program)
     memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    if jax.default_backend() == "cpu":  # whose devices share the host's
+    if jax.default_backend() == "cpu":  # its devices share the host's memory
         needed *= len(program.mesh.local_devices)
     if memory is None:
-        with contextlib.suppress(AttributeError, ValueError, OSError):  # not known everywhere
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # not available everywhere
             memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if memory is not None and needed > memory:
         raise ValueError(
@@ -93,7 +93,7 @@ def _refuse_too_large(parameters: int, program: Program) -> None:
 
 
 def first_state(task: Task) -> TrainState:
-    """The state before the first step, on the run's devices."""
+    """The initial state, on the run's devices."""
     state: TrainState = init_state(task.program, np.uint32(task.config.seed))
     if task.config.init_from is None:
         params = task.system.first_params(state.params)
@@ -108,7 +108,7 @@ def first_state(task: Task) -> TrainState:
 def restored_state(
     task: Task, store: CheckpointStore, *, step: int | None = None
 ) -> tuple[TrainState, dict[str, Any]]:
-    """The state of a step, or the newest good one, on the run's devices, and its progress."""
+    """A step's state, by default the newest good one, on the run's devices, and its progress."""
     template = jax.eval_shape(lambda: init_state(task.program, np.uint32(task.config.seed)))
     places = places_of(task.program, template)
     if places is not None:
@@ -124,10 +124,10 @@ def restored_state(
 def heldout_metrics(
     task: Task, state: TrainState, should_stop: Callable[[], bool] = lambda: False
 ) -> Row:
-    """Loss in nats, accuracy and the like of what is held out, by the names of a metrics row.
+    """Held-out loss in nats, accuracy and other metrics, by their names in a row.
 
-    `should_stop` is asked before each batch; once it says so, the row is empty. Raises ValueError
-    where nothing is held out.
+    If `should_stop`, asked before each batch, returns True, the result is empty. Raises ValueError
+    if nothing is held out.
     """
     system = task.system
     if not system.heldout_batch_size:
@@ -142,7 +142,7 @@ def judged(
     task: Task, state: TrainState, prefix: str, batches: Iterable[Any], batch_size: int,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Row:  # fmt: skip
-    """What a state makes of batches; see `evaluate`."""
+    """Evaluate a state on batches; see `evaluate`."""
     system, row = task.system, Row()
     mesh = task.program.mesh
     sums = evaluate(system.objective, state.params, batches, batch_size, should_stop, mesh)

@@ -356,7 +356,7 @@ def test_weights_of_other_modules_are_refused() -> None:
     for make, message in (
         (lambda: of_gru(one), "of the cell lstm; GRU needs gru"),
         (lambda: of_lstm(uneven), r"hidden sizes \[4, 5\]"),
-        (lambda: of_lstm(projected), "projection of its hidden state, which a module has not"),
+        (lambda: of_lstm(projected), "projection of its hidden state, which a module lacks"),
         (lambda: nnx_modules.LSTM(D, H), "rngs is None"),
         (lambda: linen(H).init(jax.random.key(0), np.zeros((B, T), int)), "in_features is None"),
         (lambda: linen(H, reset="before"), "reset"),

@@ -255,12 +255,12 @@ REFUSED = [
         partial(layer_to_keras, use_bias=False),
         *((layer, "biases that are not zero") for (layer,) in (LSTM, GRU_BEFORE, GRU_AFTER)),
     ),
-    *of(layer_to_keras, (PROJECTED[0], "projection.*Keras has not"), (UNITWISE[0], "a mingru")),
+    *of(layer_to_keras, (PROJECTED[0], "projection.*Keras lacks"), (UNITWISE[0], "a mingru")),
     *(
         (convert, layer, message)
         for convert in (params_to_linen, params_to_nnx)
         for layer, message in (
-            (PROJECTED[0], "projection.*Flax has not"),
+            (PROJECTED[0], "projection.*Flax lacks"),
             (UNITWISE[0], "a mingru"),
             (GRU_BEFORE[0], "no counterpart in Flax"),
         )
