@@ -16,11 +16,9 @@ def require_array(name: str, value: Any) -> None:
 
 
 def require_count(name: str, value: Any) -> None:
-    """Raise TypeError or ValueError unless an option is None or an integer of at least 1."""
-    if value is None:
-        return
+    """Raise TypeError or ValueError unless an option is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} is {value!r}; give a whole number, or None")
+        raise TypeError(f"{name} is {value!r}; give a whole number")
     if value < 1:
         raise ValueError(f"{name} is {value}; it must be at least 1")
 

@@ -127,7 +127,8 @@ def parallel(
         True
     """
     times = _times(xs)
-    require_count("remat", remat)
+    if remat is not None:
+        require_count("remat", remat)
     require_count("max_iterations", max_iterations)
     if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
         raise ValueError(f"tolerance is {tolerance!r}; give a number above 0, or None")

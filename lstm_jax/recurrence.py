@@ -292,7 +292,8 @@ def _check(
     if cells.cell_of(params).unit_step is not None:
         cells.check_shapes(params)
     for name, count in (("unroll", unroll), ("remat", remat)):
-        require_count(name, count)
+        if count is not None:
+            require_count(name, count)
     check_input("xs", xs, "T, B", params.w_x.shape[0])
     for name, flags in (("mask", mask), ("resets", resets)):
         if flags is None:

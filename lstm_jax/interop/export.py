@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax import Array, export, random
 
 from lstm_jax.cells import look_up
+from lstm_jax.checks import require_count
 from lstm_jax.classifier import Classifier, ClassifierParams
 from lstm_jax.dropout import keys_of_rows
 from lstm_jax.files import write_whole
@@ -107,8 +108,7 @@ def export_sampler(
         (6, 1)
     """
     refuse_bidirectional(model)
-    if places < 1:
-        raise ValueError(f"places is {places}; it must be at least 1")
+    require_count("places", places)
     filters = make_filters(model.vocabulary_size, forbidden=forbidden)
     stops = make_stops(model.vocabulary_size)
 

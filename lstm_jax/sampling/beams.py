@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array, lax
 
+from lstm_jax.checks import require_count
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import (
     FREE,
@@ -93,8 +94,7 @@ def beam_search(
     row = np.asarray(template)
     refuse_bidirectional(model)
     check_template(model, row, "[T]")
-    if beams < 1:
-        raise ValueError(f"beams is {beams}; it must be at least 1")
+    require_count("beams", beams)
     if not (math.isfinite(length_penalty) and length_penalty >= 0):
         raise ValueError(f"length_penalty is {length_penalty}; it must be 0 or above")
     known = prompt_length(row)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
+from lstm_jax.checks import require_count
 from lstm_jax.dropout import keys_of_rows
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import (
@@ -147,8 +148,7 @@ def stream(
         >>> [len(rows[0]) for rows in written]
         [4, 4]
     """
-    if places < 1:
-        raise ValueError(f"places is {places}; it must be at least 1")
+    require_count("places", places)
     job = _prepare(model, template, key, **options)
     return _settled(job, _chunks(model, params, job, places=places))
 
@@ -177,8 +177,7 @@ def best_of(
         >>> texts.tokens.shape
         (8, 2)
     """
-    if number < 1:
-        raise ValueError(f"number is {number}; it must be at least 1")
+    require_count("number", number)
     lengths = options.pop("lengths", None)
     if lengths is not None:
         options["lengths"] = np.repeat(np.asarray(lengths), number)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
+from lstm_jax.checks import require_count
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import PREFILL_CHUNK, power_of_two, refuse_bidirectional
 
@@ -88,8 +89,7 @@ def score(
         (2,)
     """
     refuse_bidirectional(model)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it must be at least 1")
+    require_count("batch_size", batch_size)
     before = [()] * len(texts) if contexts is None else contexts
     if len(before) != len(texts):
         raise ValueError(f"there are {len(before)} contexts for {len(texts)} texts; give each one")
