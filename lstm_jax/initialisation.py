@@ -29,7 +29,7 @@ def init_gates(
     dtype: DTypeLike,
     projection_size: int | None = None,
 ) -> tuple[Array, Array, Array, Array]:
-    """`w_x`, `w_h`, and the biases of input and hidden state (the latter separate in the GRU)."""
+    """`w_x`, `w_h`, and the biases of input and hidden state (separate in GRU and MGU)."""
     read_size = hidden_size if projection_size is None else projection_size
     _check(
         initialisation, input_size=input_size, hidden_size=hidden_size, projection_size=read_size
@@ -43,7 +43,7 @@ def init_gates(
             draw = uniform(1 / math.sqrt(hidden_size), dtype)
             b_x, b_h = draw(key_bx, (width,)), draw(key_bh, (width,))
             w_x, w_h = draw(key_x, (input_size, width)), draw(key_h, (read_size, width))
-            return (w_x, w_h, b_x, b_h) if gates == 3 else (w_x, w_h, b_x + b_h, zero)
+            return (w_x, w_h, b_x, b_h) if gates in (2, 3) else (w_x, w_h, b_x + b_h, zero)
         case "keras":
             w_x = initializers.glorot_uniform()(key_x, (input_size, width), dtype)
             return w_x, initializers.orthogonal()(key_h, (read_size, width), dtype), zero, zero

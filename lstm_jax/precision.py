@@ -137,7 +137,7 @@ def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def time_product(policy: Products, xs_TBD: Array, w_DG: Array) -> Array:
-    """`xs @ w` over all time steps, in the accumulator's dtype; reverse mode only.
+    """`xs @ w` over all time steps, or of one, in the accumulator's dtype; reverse mode only.
 
     JAX's own transpose of a bfloat16 product would round the weight gradient to bfloat16 and mix
     operand dtypes. Here both gradients take bfloat16 operands and float32 sums, and the weight
@@ -149,7 +149,7 @@ def time_product(policy: Products, xs_TBD: Array, w_DG: Array) -> Array:
 def _time_product_forward(
     policy: Products, xs_TBD: Array, w_DG: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return policy.einsum("tbd,dg->tbg", xs_TBD, w_DG), (xs_TBD, w_DG)
+    return policy.dot(xs_TBD, w_DG), (xs_TBD, w_DG)
 
 
 def _time_product_backward(
@@ -157,7 +157,7 @@ def _time_product_backward(
 ) -> tuple[Array, Array]:
     xs_TBD, w_DG = saved
     dout_TBG = policy.cast(dout_TBG)
-    dxs_TBD = policy.einsum("tbg,dg->tbd", dout_TBG, w_DG)
+    dxs_TBD = policy.einsum("...g,dg->...d", dout_TBG, w_DG)
     dw_DG = policy.weight_gradient(xs_TBD, dout_TBG)
     return dxs_TBD.astype(xs_TBD.dtype), dw_DG.astype(w_DG.dtype)
 

@@ -148,6 +148,12 @@ def layer(
     """Run the layer whose cell the parameters belong to; see `lstm` for arguments and results.
 
     `input_scale [T, B]` multiplies the one-hot rows of integer `xs`, as dropout on them does.
+
+    Examples:
+        >>> params = lstm_jax.init_mgu(jax.random.key(0), input_size=3, hidden_size=4)
+        >>> carry, ys = lstm_jax.layer(params, None, jnp.ones((10, 2, 3)))  # as lstm_jax.mgu has it
+        >>> ys.shape
+        (10, 2, 4)
     """
     return layer_with_info(params, carry, xs, input_scale=input_scale, **options)[:2]
 
@@ -207,11 +213,11 @@ def layer_with_info(
     if backend == "reference":
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = reference.run(
-            cell, params, carry, dense, mask, order,
-            reverse=reverse, unroll=unroll or 1, compute_dtype=compute_dtype,
+            lambda carry, x: cell.step(params, carry, x, compute_dtype=compute_dtype)[0],
+            carry, dense, mask, order, reverse=reverse, unroll=unroll or 1,
         )  # fmt: skip
-    elif cell.unit_step is None:
-        kernel = kernel_of(params)  # type: ignore[arg-type]
+    elif cell.unit_step is None and cell.gates_step is None:
+        kernel = kernel_of(params)
         folded = kernel.fold(params)
         gates_TBG, b_G = _project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
@@ -221,14 +227,20 @@ def layer_with_info(
     else:
         gates_TBG, b_G = _project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
-        at_once: bool | None = backend == "parallel"
-        if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T needs a loop
-            at_once = None
-        how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
-        carry, states, info = solver.run(
-            how, cell.unit_step, cells.unit_params(params, policy), carry, gates_TBG, mask, order
-        )
-        hs_TBH = states.h
+        rest = cells.unit_params(params, policy)
+        step = cells.rest_of_step(cell, partial(time_product, policy))
+        if cell.gates_step is not None:
+            carry, hs_TBH = reference.run(
+                partial(step, rest), carry, gates_TBG, mask, order,
+                reverse=reverse, unroll=unroll or 1,
+            )  # fmt: skip
+        else:
+            at_once: bool | None = backend == "parallel"
+            if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T
+                at_once = None
+            how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
+            carry, states, info = solver.run(how, step, rest, carry, gates_TBG, mask, order)
+            hs_TBH = states.h
     carry = reset_rows(ends_zeroed, carry)
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
 
@@ -262,12 +274,17 @@ def _project(
 ) -> tuple[Array, Array | None]:
     """Input part of the gates at all time steps `[T, B, G]`, and the bias if not yet added."""
     b_G = params.b.astype(policy.accumulate)
+    each: Callable[[Array], Array] = lambda rows: rows  # noqa: E731
+    at_each_time = each
+    if (inputs := cells.cell_of(params).inputs) is not None:
+        each = partial(inputs, cells.unit_params(params, policy))
+        at_each_time = jax.vmap(each)
     if xs.ndim == 3:
-        return time_product(policy, xs, params.w_x), b_G
+        return at_each_time(time_product(policy, xs, params.w_x)), b_G
     table_DG = params.w_x.astype(policy.accumulate)
     if input_scale is None:
-        return cells.look_up(table_DG + b_G[None], xs), None
-    return cells.look_up(table_DG, xs) * input_scale[..., None], b_G
+        return cells.look_up(each(table_DG) + b_G[None], xs), None
+    return at_each_time(cells.look_up(table_DG, xs) * input_scale[..., None]), b_G
 
 
 def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
@@ -288,8 +305,9 @@ def _check(
 ) -> None:
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
-    require_backend(cells.cell_of(params), backend)
-    if cells.cell_of(params).unit_step is not None:
+    cell = cells.cell_of(params)
+    require_backend(cell, backend)
+    if cell.unit_step is not None or cell.gates_step is not None:
         cells.check_shapes(params)
     for name, count in (("unroll", unroll), ("remat", remat)):
         if count is not None:

@@ -48,6 +48,12 @@ class Bounds(NamedTuple):
         return "" if value <= self.most else f"must be at most {self.most:.10g}"
 
 
+class OrInstance(NamedTuple):
+    """A field that also takes instances of a class, from Python code alone."""
+
+    cls: type
+
+
 Count = Annotated[int, Bounds(1, LARGEST_INTEGER)]
 CountOrZero = Annotated[int, Bounds(0, LARGEST_INTEGER)]
 Size = Annotated[int, Bounds(1, 2**16)]
@@ -143,6 +149,8 @@ def _kinds(cls: Any) -> dict[str, Any]:
 def _problem(value: Any, kind: Any) -> str:
     """What is wrong with the value of an annotated field, or an empty string."""
     marks = getattr(kind, "__metadata__", ())
+    if any(isinstance(mark, OrInstance) and isinstance(value, mark.cls) for mark in marks):
+        return ""
     plain = kind.__origin__ if marks else kind
     if get_origin(plain) in (types.UnionType, Union):
         problems = [_problem(value, each) for each in get_args(plain)]

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import CellName, GRUReset, cell_named, cell_of, zero_carry
+from lstm_jax.cells import Cell, CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.kernels.carries import cuts_backward, reset_rows
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
-from lstm_jax.settings import Bounds, Changeable, Count, Share, Size, check
+from lstm_jax.settings import Bounds, Changeable, Count, OrInstance, Share, Size, check
 
 DropoutPlace = Literal["between", "outputs", "inputs"]
+if TYPE_CHECKING:
+    CellOrName = Cell | CellName
+else:  # Command lines have the names alone.
+    CellOrName = Annotated[CellName, OrInstance(Cell)]
 
 
 class Directions(NamedTuple):
@@ -44,7 +48,7 @@ class StackConfig:
     """Settings of a stack of recurrent layers.
 
     Attributes:
-        cell: type of the recurrent cell.
+        cell: name of the recurrent cell, or your own cell from `declare_cell`.
         layers: number of stacked layers.
         hidden_size: H, units of each layer and direction.
         projection_size: P, the size to which an LSTM's hidden states are projected, `proj_size` in
@@ -70,7 +74,7 @@ class StackConfig:
         8
     """
 
-    cell: CellName = "lstm"
+    cell: CellOrName = "lstm"
     layers: Annotated[int, Bounds(1, 128)] = 1
     hidden_size: Size = 128
     projection_size: Size | None = None
@@ -87,10 +91,10 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        require_backend(cell_named(self.cell), self.backend)
+        require_backend(cell := cell_named(self.cell), self.backend)
         if self.projection_size and self.cell != "lstm":
             raise ValueError(
-                f"projection_size is {self.projection_size}, and a {self.cell} has no projection; "
+                f"projection_size is {self.projection_size}, and a {cell.name} has no projection; "
                 "leave it, or set cell to 'lstm'"
             )
 
@@ -215,7 +219,7 @@ def run_stack(
         input_scale = None
         if keys is not None and place == "inputs":
             xs, input_scale = _drop_inputs(keys[index], config.dropout, xs, _input_size(params))
-        with jax.named_scope(f"{config.cell}_{index}"):
+        with jax.named_scope(f"{cell_named(config.cell).name}_{index}"):
             inputs = (xs, mask, resets, input_scale)
             if not isinstance(params, Directions):
                 final, xs = run(params, before, *inputs)
@@ -297,10 +301,10 @@ def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...])
                 )
     for index, params in enumerate(layers):
         for each in params if config.bidirectional else (params,):
-            if (cell := cell_of(each).name) != config.cell:
+            if (cell := cell_of(each)) is not (expected := cell_named(config.cell)):
                 raise ValueError(
-                    f"parameters of layer {index} are {type(each).__name__}, of cell {cell!r}; "
-                    f"config.cell is {config.cell!r}"
+                    f"parameters of layer {index} are {type(each).__name__}, of cell "
+                    f"{cell.name!r}; config.cell is {expected.name!r}"
                 )
 
 

@@ -40,6 +40,7 @@ EXAMPLES: dict[str, Callable[..., bool]] = {
     ),
     "transformations": lambda *differences: len(differences) == 6 and max(differences) < 1e-6,
     "two_devices": lambda first, last, difference: last < first / 2 and difference < 1e-6,
+    "own_cell": lambda first, last: first > 1.5 and last < 0.1,
     "export_layer": lambda size, difference: size > 1000 and difference < 1e-6,
 }
 """Whether what an example returns is as its docstring says."""

@@ -5,7 +5,7 @@ To add a cell, declare its `Cell` in a file here and add it to `CellName` and `C
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from lstm_jax.cells.base import (
     Cell,
@@ -14,6 +14,7 @@ from lstm_jax.cells.base import (
     check_shapes,
     look_up,
     require_cell,
+    rest_of_step,
     unit_params,
     zero_carry,
 )
@@ -30,7 +31,18 @@ from lstm_jax.cells.diagonal import (
     init_diag_lstm,
 )
 from lstm_jax.cells.gru import GRU, GRUCarry, GRUParams, GRUReset, gru_step, init_gru
+from lstm_jax.cells.layernorm import (
+    LN_GRU,
+    LN_LSTM,
+    LNGRUParams,
+    LNLSTMParams,
+    init_ln_gru,
+    init_ln_lstm,
+    ln_gru_step,
+    ln_lstm_step,
+)
 from lstm_jax.cells.lstm import LSTM, LSTMCarry, LSTMParams, init_lstm, lstm_step
+from lstm_jax.cells.mgu import MGU, MGUParams, init_mgu, mgu_step
 from lstm_jax.cells.minimal import (
     MINGRU,
     MINLSTM,
@@ -43,19 +55,25 @@ from lstm_jax.cells.minimal import (
     mingru_step,
     minlstm_step,
 )
+from lstm_jax.cells.own import declare_cell
 from lstm_jax.cells.rnn import RNN, RNNCarry, RNNParams, init_rnn, rnn_step
 
-CellName = Literal["rnn", "lstm", "gru", "mingru", "minlstm", "diag-gru", "diag-lstm"]
-CELLS = (RNN, LSTM, GRU, MINGRU, MINLSTM, DIAG_GRU, DIAG_LSTM)
+CellName = Literal[
+    "rnn", "lstm", "gru", "ln-lstm", "ln-gru", "mgu", "mingru", "minlstm", "diag-gru", "diag-lstm"
+]
+CELLS = (RNN, LSTM, GRU, LN_LSTM, LN_GRU, MGU, MINGRU, MINLSTM, DIAG_GRU, DIAG_LSTM)
 
 DenseParams = RNNParams | LSTMParams | GRUParams
 """Cells that other frameworks have too."""
 
-Params = DenseParams | MinGRUParams | MinLSTMParams | DiagGRUParams | DiagLSTMParams
+Params = Any
+"""Parameters of any cell, including those that users declare."""
 
 
-def cell_named(name: str) -> Cell:
-    """The cell with this name; raises ValueError if there is none."""
+def cell_named(name: str | Cell) -> Cell:
+    """The cell with this name, or the given one; raises ValueError if there is none."""
+    if isinstance(name, Cell):
+        return name
     for cell in CELLS:
         if cell.name == name:
             return cell

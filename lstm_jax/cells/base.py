@@ -16,6 +16,9 @@ from jax import Array, random
 from lstm_jax.checks import check_input, require_array
 from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
 
+Dot = Callable[[Array, Array], Array]
+"""A product `h [B, K] @ w [K, N]` in the dtypes that were asked for."""
+
 
 class Cell(NamedTuple):
     """Description of a cell, available as the attribute `cell` of its parameters.
@@ -32,6 +35,13 @@ class Cell(NamedTuple):
         unit_step: for a cell with independent units, (params, carry, input part of the gates plus
             bias `[..., G]`) -> carry; layers apply it to all time steps at once.
         linear: `unit_step` is linear in the carry, with factors between 0 and 1.
+        gates_step: for a cell without a kernel, (params, carry, gates `[B, G]`, dot) -> carry; see
+            `declare_cell`.
+        inputs: (params, `x w_x [B, G]`) -> what the bias is added to; None adds it to `x w_x`.
+
+    Examples:
+        >>> lstm_jax.GRUParams.cell.gates
+        3
     """
 
     name: str
@@ -42,6 +52,8 @@ class Cell(NamedTuple):
     carry: type[Any]
     unit_step: Callable[[Any, Any, Array], Any] | None = None
     linear: bool = False
+    gates_step: Callable[[Any, Any, Array, Dot], Any] | None = None
+    inputs: Callable[[Any, Array], Array] | None = None
 
     @property
     def function(self) -> str:
@@ -73,28 +85,41 @@ def look_up(table: Array, ids: Array) -> Array:
 
 def input_gates(policy: Products, params: Any, x: Array) -> Array:
     """Input part of one step's gates plus the bias: `[B, G]`."""
+    if (inputs := cell_of(params).inputs) is not None:
+        is_dense = not jnp.issubdtype(x.dtype, jnp.integer)
+        rows_BG = policy.dot(x, params.w_x) if is_dense else look_up(params.w_x, x)
+        gates_BG: Array = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
+        gates_BG += params.b[None].astype(policy.accumulate)
+        return gates_BG
     if jnp.issubdtype(x.dtype, jnp.integer):
         rows_BG = look_up(params.w_x, x)
-        gates_BG: Array = (rows_BG + params.b[None]).astype(policy.accumulate)
+        gates_BG = (rows_BG + params.b[None]).astype(policy.accumulate)
     else:
         gates_BG = policy.dot(x, params.w_x) + params.b[None]
     return gates_BG
 
 
-def step_units(
+def take_step(
     cell: Cell, params: Any, carry: Any, x: Array, compute_dtype: ComputeDtype | None
 ) -> tuple[Any, Array]:
-    """Run one step of a cell with its `unit_step`."""
+    """Run one step of a cell with its `unit_step` or `gates_step`."""
     check_step(cell, params, carry, x)
     check_shapes(params)
     policy = products(compute_dtype, params.b.dtype)
     gates_BG = input_gates(policy, params, x)
-    carry = cell.unit_step(unit_params(params, policy), carry, gates_BG)  # type: ignore[misc]
+    carry = rest_of_step(cell, policy.dot)(unit_params(params, policy), carry, gates_BG)
     return carry, carry.h
 
 
+def rest_of_step(cell: Cell, dot: Dot) -> Callable[[Any, Any, Array], Any]:
+    """The `unit_step` or `gates_step` of a cell as (params, carry, gates) -> carry."""
+    if (gates_step := cell.gates_step) is not None:
+        return lambda params, carry, gates_BG: gates_step(params, carry, gates_BG, dot)
+    return cell.unit_step  # type: ignore[return-value]
+
+
 def unit_params(params: Any, policy: Products) -> Any:
-    """Parameters that `unit_step` needs: all but those already in the gates."""
+    """Parameters that the rest of a step needs: all but those already in the gates."""
     return cast_tree(params._replace(w_x=None, b=None), policy.accumulate)
 
 
@@ -140,6 +165,8 @@ def check_carry(params: Any, carry: Any, batch_size: int) -> None:
 
 def _require_shapes(prefix: str, arrays: Any, shapes: Iterable[tuple[int, ...]]) -> None:
     for name, array, shape in zip(arrays._fields, arrays, shapes, strict=True):
+        if array is None and name in arrays._field_defaults:
+            continue
         require_array(prefix + name, array)
         if array.shape != shape:
             raise ValueError(f"{prefix}{name} has shape {array.shape}; expected {shape}")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, declared, step_units
+from lstm_jax.cells.base import Cell, declared, take_step
 from lstm_jax.initialisation import Initialisation, init_diagonal, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -68,7 +68,7 @@ def diag_gru_step(
         >>> h.shape
         (2, 4)
     """
-    return step_units(DIAG_GRU, params, carry, x, compute_dtype)
+    return take_step(DIAG_GRU, params, carry, x, compute_dtype)
 
 
 def _gru(params: DiagGRUParams, carry: DiagGRUCarry, gates_BG: Array) -> DiagGRUCarry:
@@ -160,7 +160,7 @@ def diag_lstm_step(
         >>> carry.c.shape, h.shape
         ((2, 4), (2, 4))
     """
-    return step_units(DIAG_LSTM, params, carry, x, compute_dtype)
+    return take_step(DIAG_LSTM, params, carry, x, compute_dtype)
 
 
 def _lstm(params: DiagLSTMParams, carry: DiagLSTMCarry, gates_BG: Array) -> DiagLSTMCarry:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, declared, step_units
+from lstm_jax.cells.base import Cell, declared, take_step
 from lstm_jax.initialisation import Initialisation, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -61,7 +61,7 @@ def mingru_step(
         >>> h.shape
         (2, 4)
     """
-    return step_units(MINGRU, params, carry, x, compute_dtype)
+    return take_step(MINGRU, params, carry, x, compute_dtype)
 
 
 def _mingru(params: MinGRUParams, carry: MinGRUCarry, gates_BG: Array) -> MinGRUCarry:
@@ -146,7 +146,7 @@ def minlstm_step(
         >>> h.shape
         (2, 4)
     """
-    return step_units(MINLSTM, params, carry, x, compute_dtype)
+    return take_step(MINLSTM, params, carry, x, compute_dtype)
 
 
 def _minlstm(params: MinLSTMParams, carry: MinLSTMCarry, gates_BG: Array) -> MinLSTMCarry:

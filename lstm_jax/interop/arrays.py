@@ -106,12 +106,15 @@ def to_numpy(array: Any) -> AnyArray:
     return np.array(array, order="C")
 
 
-def directions_of(layer: Any) -> tuple[DenseParams, ...]:
-    """Parameters of each direction; raises ValueError for cells that other frameworks lack."""
+def directions_of(layer: Any, *more: Cell) -> tuple[DenseParams, ...]:
+    """Parameters of each direction.
+
+    Raises ValueError for a cell that is neither in all other frameworks nor one of `more`.
+    """
     directions = tuple(layer) if isinstance(layer, Directions) else (layer,)
     for cell in map(cell_of, directions):
-        if cell not in _OTHERS_HAVE:
-            names = ", ".join(each.name for each in _OTHERS_HAVE)
+        if cell not in (*_OTHERS_HAVE, *more):
+            names = ", ".join(each.name for each in (*_OTHERS_HAVE, *more))
             raise ValueError(
                 f"a layer is a {cell.name}, and only those of {names} can be converted; "
                 "keep it in its run folder, or export the compiled model with lstm-jax export"
@@ -157,9 +160,9 @@ def projection_of(params: DenseParams) -> Any:
     return getattr(params, "w_hr", None)
 
 
-def require_no_projection(layer: Any, who: str) -> None:
+def require_no_projection(layer: Any, who: str, *more: Cell) -> None:
     """Raise ValueError if a layer's hidden state is projected."""
-    if any(projection_of(params) is not None for params in directions_of(layer)):
+    if any(projection_of(params) is not None for params in directions_of(layer, *more)):
         raise ValueError(
             f"the layer has a projection of its hidden state, which {who} lacks; train one "
             "without projection_size"

@@ -5,11 +5,13 @@
     OptimizedLSTMCell       as LSTMCell                        dense_i, dense_h, gates i f g o
     GRUCell                 ir iz in, hr hz hn                 dense_i, dense_h, gates r z n
     SimpleCell              i, h                               dense_i, dense_h
+    MGUCell                 if in, hf hn                       (nnx has none)
 
 Each name holds a `kernel`, equal to ours, and some a `bias`. Both GRU cells reset after the
 recurrent product; Linen's has a bias inside it (`hn`), nnx's has none. The bias of an LSTM belongs
-to the hidden state, that of a GRU or SimpleCell to the input. The cells must have their default
-activations, and a SimpleCell `residual=False`.
+to the hidden state, those of the others to the input. An MGUCell with `reset_gate=False`
+has `b_hn` None here. The cells must have their default activations, and a SimpleCell
+`residual=False`.
 
 Linen's names are those of `variables["params"]["cell"]` with `nn.RNN` around the cell; nnx's are
 those of `nnx.state(cell, nnx.Param)`. A tree with the single name `cell`, or a `Bidirectional`'s
@@ -24,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.cells import DenseParams, GRUParams, cell_named, cell_of
+from lstm_jax.cells import MGU, DenseParams, GRUParams, MGUParams, cell_named, cell_of
 from lstm_jax.interop import arrays as shared
 from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.stack import Directions
@@ -38,6 +40,7 @@ _LINEN: dict[Sides, str] = {
     ("ii if ig io", "hi hf hg ho"): "lstm",
     ("ir iz in", "hr hz hn"): "gru",
     ("i", "h"): "rnn",
+    ("if in", "hf hn"): "mgu",
 }
 # The width of a dense kernel determines the cell.
 _NNX: dict[Sides, str] = {("ii if_ ig io", "hi hf hg ho"): "lstm", _DENSE: ""}
@@ -45,7 +48,7 @@ _DIRECTIONS = ("forward_rnn", "backward_rnn")
 
 
 def params_from_linen(tree: Mapping[str, Any]) -> Any:
-    """Convert a Linen `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` or `SimpleCell`.
+    """Convert a Linen `OptimizedLSTMCell`, `LSTMCell`, `GRUCell`, `SimpleCell` or `MGUCell`.
 
     `tree` has the parameters of the cell, or of a `Bidirectional`, which become `Directions`.
 
@@ -97,7 +100,7 @@ def params_to_linen(params: Any) -> Tree:
         >>> list(interop.params_to_linen(layers[0]))[:4]
         ['ii', 'if', 'ig', 'io']
     """
-    shared.require_no_projection(params, "Flax")
+    shared.require_no_projection(params, "Flax", MGU)
     by_cell = {cell: sides for sides, cell in _LINEN.items()}
     return _to_tree(params, lambda one: by_cell[cell_of(one).name])
 
@@ -110,7 +113,7 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
 
     Raises:
         ValueError: nnx lacks the cell: a GRU with its reset before the product or a nonzero `b_hn`,
-            or an LSTM with a projection.
+            an MGU, or an LSTM with a projection.
 
     Examples:
         >>> from lstm_jax import interop
@@ -157,10 +160,13 @@ def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
     shared.require_shape("the inputs' kernels together", w_x, (w_x.shape[0], width))
     b = np.concatenate([_bias(tree, name) for name in _biased(cell.name, sides)])
     shared.require_shape("the biases together", b, (width,))
-    if cell.name != "gru":
+    if cell.name not in ("gru", "mgu"):
         return cell.params(w_x, w_h, b)
-    b_hn = _bias(tree, "hn", hidden_size) if "hn" in tree else np.zeros(hidden_size, b.dtype)
-    return cell.params(w_x, w_h, b, b_hn)
+    if "hn" not in tree:
+        return cell.params(w_x, w_h, b, np.zeros(hidden_size, b.dtype))
+    if cell is MGU and "bias" not in tree["hn"]:
+        return cell.params(w_x, w_h, b, None)
+    return cell.params(w_x, w_h, b, _bias(tree, "hn", hidden_size))
 
 
 def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
@@ -175,7 +181,7 @@ def _bias(tree: Mapping[str, Any], name: str, size: int | None = None) -> AnyArr
     return shared.read_array(f"{name}/bias", tree[name]["bias"], size)
 
 
-def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
+def _to_tree(params: Any, sides_of: Callable[[Any], Sides]) -> Tree:
     if isinstance(params, Directions):
         each = zip(_DIRECTIONS, params, strict=True)
         return {name: {"cell": _to_tree(one, sides_of)} for name, one in each}
@@ -193,7 +199,7 @@ def _to_tree(params: Any, sides_of: Callable[[DenseParams], Sides]) -> Tree:
     names = _biased(cell_of(params).name, sides)
     for name, part in zip(names, np.split(np.asarray(params.b), len(names)), strict=True):
         tree[name]["bias"] = shared.to_numpy(part)
-    if isinstance(params, GRUParams) and "hn" in tree:
+    if isinstance(params, GRUParams | MGUParams) and "hn" in tree and params.b_hn is not None:
         tree["hn"]["bias"] = shared.to_numpy(params.b_hn)
     return tree
 

@@ -1,39 +1,35 @@
-"""The plain recurrence: the step function under `lax.scan`, differentiated by JAX itself."""
+"""The plain recurrence: a step under `lax.scan`, differentiated by JAX itself."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from jax import Array, lax
 
-from lstm_jax.cells import Cell, Params
 from lstm_jax.kernels.carries import reset_rows, select_rows
-from lstm_jax.precision import ComputeDtype
 
 
 def run(
-    cell: Cell,
-    params: Params,
+    step: Callable[[Any, Array], Any],
     carry: Any,
-    xs_TBD: Array,
+    inputs: Array,
     mask_TB: Array | None,
     resets_TB: Array | None,
     *,
     reverse: bool,
     unroll: int,
-    compute_dtype: ComputeDtype | None,
 ) -> tuple[Any, Array]:
-    """Apply the step function at each time step in turn.
+    """Apply a step, (carry, inputs of a time step) -> carry, at each time step in turn.
 
     Resets are in processing order: True at t zeroes the carry before step t. Returns the final
     carry, and the hidden state after each step `[T, B, H]`.
     """
 
-    def step(carry: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Array]:
-        x_BD, mask_B, reset_B = inputs
+    def body(carry: Any, at: tuple[Array, Array | None, Array | None]) -> tuple[Any, Array]:
+        x, mask_B, reset_B = at
         carry = reset_rows(reset_B, carry)
-        new, _ = cell.step(params, carry, x_BD, compute_dtype=compute_dtype)
-        carry = select_rows(mask_B, new, carry)
+        carry = select_rows(mask_B, step(carry, x), carry)
         return carry, carry.h
 
-    return lax.scan(step, carry, (xs_TBD, mask_TB, resets_TB), reverse=reverse, unroll=unroll)
+    return lax.scan(body, carry, (inputs, mask_TB, resets_TB), reverse=reverse, unroll=unroll)

@@ -15,7 +15,8 @@ from lstm_jax.recurrence import layer
 
 DENSE_FORMS = ("rnn", "lstm", "gru_after", "gru_before", "lstm_projected")
 UNITWISE_FORMS = tuple(cell.name for cell in cells.CELLS if cell.unit_step is not None)
-FORMS = DENSE_FORMS + UNITWISE_FORMS
+PLAIN_FORMS = tuple(cell.name for cell in cells.CELLS if cell.gates_step is not None)
+FORMS = DENSE_FORMS + PLAIN_FORMS + UNITWISE_FORMS
 slow = pytest.mark.slow
 
 
@@ -57,9 +58,11 @@ def init(
 
 
 def draw(form: str, seed: int = 0, dtype: Any = jnp.float32, shape: tuple[int, ...] = SHAPE) -> Any:
-    """Parameters, an initial carry and inputs, of `T, B, D, H`."""
+    """Parameters, an initial carry and inputs, of `T, B, D, H`; gains are not all 1."""
     times, batch, input_size, hidden = shape
     params = init(form, random.key(seed), input_size, hidden, dtype)
+    moved = zip(params, normals_like(seed + 1, params), strict=True)
+    params = params._make(a if a is None or np.ptp(a) else a + b / 4 for a, b in moved)
     carry = cells.zero_carry(params, batch)
     return params, *normals_like(seed, (carry, jnp.zeros((times, batch, input_size), dtype)))
 

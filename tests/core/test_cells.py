@@ -40,7 +40,10 @@ def naive_step(params: Any, carry: Any, x: np.ndarray) -> tuple[list[np.ndarray]
 def dense_row(params: Any, h: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:
     *c, x_row = rest
     w_x, w_h, b = params[:3]
-    size = w_h.shape[1] // cells.cell_of(params).gates
+    cell = cells.cell_of(params)
+    size = w_h.shape[1] // cell.gates
+    if cell.gates_step is not None:
+        return plain_row(cell.name, params, h, c, np.split(x_row @ w_x, cell.gates))
 
     def gate(index: int, h: np.ndarray) -> np.ndarray:
         part = slice(index * size, (index + 1) * size)
@@ -60,6 +63,30 @@ def dense_row(params: Any, h: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]
     else:
         n = np.tanh(x_row @ w_x[:, part] + b[part] + r * (h @ w_h[:, part] + params.b_hn))
     return [(1 - z) * n + z * h]
+
+
+def normalised(gain: np.ndarray, *parts: np.ndarray) -> np.ndarray:
+    """In rows, as many as there are parts."""
+    a = np.concatenate(parts)
+    return ((a - a.mean()) / np.sqrt(a.var() + 1e-5) * gain).reshape(len(parts), -1)
+
+
+def plain_row(name: str, params: Any, h: np.ndarray, c: Any, x: list[Any]) -> list[np.ndarray]:
+    """Of cells without a kernel; x are the inputs' products, gate by gate."""
+    of_h, b = np.split(h @ params.w_h, len(x)), np.split(params.b, len(x))
+    if name == "mgu":
+        f = sigmoid(x[0] + b[0] + of_h[0])
+        return [(1 - f) * np.tanh(x[1] + b[1] + f * (of_h[1] + params.b_hn)) + f * h]
+    if name == "ln-lstm":
+        i, f, g, o = normalised(params.g_x, *x) + normalised(params.g_h, *of_h) + b
+        new_c = sigmoid(f) * c[0] + sigmoid(i) * np.tanh(g)
+        return [sigmoid(o) * np.tanh(normalised(params.g_c, new_c)[0] + params.b_c), new_c]
+    assert name == "ln-gru"
+    cut = 2 * len(h)
+    r, z = normalised(params.g_x[:cut], *x[:2]) + normalised(params.g_h[:cut], *of_h[:2]) + b[:2]
+    n, of_n = normalised(params.g_x[cut:], x[2])[0], normalised(params.g_h[cut:], of_h[2])[0]
+    n = np.tanh(n + b[2] + sigmoid(r) * (of_n + params.b_hn))
+    return [(1 - sigmoid(z)) * n + sigmoid(z) * h]
 
 
 def unitwise_row(params: Any, h: np.ndarray, *rest: np.ndarray) -> list[np.ndarray]:

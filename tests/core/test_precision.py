@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import (
+    PLAIN_FORMS,
     UNITWISE_FORMS,
     B,
     D,
@@ -193,7 +194,7 @@ def test_every_product_of_a_language_model_follows_its_policy(
 
 # Recurrent products of a step; reset before the product splits the GRU's into two.
 RECURRENT = {"rnn": 1, "lstm": 1, "gru_after": 1, "gru_before": 2, "lstm_projected": 2}
-RECURRENT |= dict.fromkeys(UNITWISE_FORMS, 0)
+RECURRENT |= dict.fromkeys(PLAIN_FORMS, 1) | dict.fromkeys(UNITWISE_FORMS, 0)
 
 
 @forms
@@ -209,20 +210,22 @@ def test_forward_has_one_product_outside_the_scan(form: str, tokens: bool) -> No
 @forms
 @pytest.mark.parametrize("tokens", [False, True])
 def test_gradient_has_one_product_a_weight_outside_the_scans(form: str, tokens: bool) -> None:
+    """Of cells without a kernel the recurrent weights' is JAX's own, inside."""
     found = dot_products(gradient_jaxpr(form, tokens))
     outside = sorted(e.outvars[0].aval.shape for e, inside in found if not inside)
     inside = [e for e, inside in found if inside]
     params, _, _ = draw(form)
     gates = params.w_x.shape[1]
-    split = [(H, gates)] if RECURRENT[form] else []
+    plain = [(H, gates)] if form in PLAIN_FORMS else []
+    split = [(H, gates)] if RECURRENT[form] and not plain else []
     split = [(H, 2 * H), (H, H)] if form == "gru_before" else split
     split += [(H, H)] if form == "lstm_projected" else []
     dense = [(T, B, gates), (T, B, D), (D, gates)]
     assert outside == sorted(split if tokens else dense + split)
     # Forward and reverse scan: the recurrent product, and its transpose.
-    assert len(inside) == 2 * RECURRENT[form]
-    for equation in inside:
-        assert equation.outvars[0].aval.shape[0] == B
+    shapes = [equation.outvars[0].aval.shape for equation in inside]
+    assert [shape for shape in shapes if shape[0] != B] == plain
+    assert len(inside) == 2 * RECURRENT[form] + len(plain)
 
 
 def largest_array(function: Any, params: Any) -> int:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import (
-    UNITWISE_FORMS,
     B,
     D,
     H,
@@ -25,6 +24,7 @@ from core_cases import (
 )
 from jax import random
 
+from lstm_jax import cells
 from lstm_jax.recurrence import gru, layer, lstm, rnn
 from lstm_jax.stack import (
     Directions,
@@ -148,7 +148,7 @@ def test_layers_and_directions_are_drawn_apart_by_their_number() -> None:
     assert_same_bits(deep[0], shallow[0])
 
 
-@cases("cell", ("lstm", "gru", "rnn", *UNITWISE_FORMS), "lstm", "gru", "rnn")
+@cases("cell", [cell.name for cell in cells.CELLS], "lstm", "gru", "rnn")
 @pytest.mark.parametrize("tokens", [False, True])
 def test_steps_in_a_python_loop_are_the_stack(cell: Any, tokens: bool) -> None:
     config = StackConfig(cell=cell, layers=2, hidden_size=H)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 from core_cases import (
     FORMS,
+    PLAIN_FORMS,
     UNITWISE_FORMS,
     assert_near,
     draw,
@@ -127,7 +128,7 @@ def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bo
     assert_near(jax.jit(sharded)(*inputs), jax.jit(gradients)(*inputs), 1e-12)
 
 
-@each_form(("lstm", "gru_before", *UNITWISE_FORMS), "lstm", "gru_before")
+@each_form(("lstm", "gru_before", *PLAIN_FORMS, *UNITWISE_FORMS), "lstm", "gru_before")
 def test_jit_over_two_devices_is_one(form: str) -> None:
     params, carry, xs = draw_small(form, shape=(T, BATCH, D, H))
     given = flags(1, (T, BATCH))

@@ -16,7 +16,7 @@ from core_cases import assert_near, assert_same_bits, cases
 from flax import nnx
 from interop_cases import config_of, draw_layers, normal, outputs
 
-from lstm_jax.cells import LSTMCarry, init_lstm
+from lstm_jax.cells import GRUCarry, LSTMCarry, init_lstm, init_mgu
 from lstm_jax.interop import linen_modules, nnx_modules
 from lstm_jax.interop.flax import (
     params_from_linen,
@@ -25,6 +25,7 @@ from lstm_jax.interop.flax import (
     params_to_nnx,
 )
 from lstm_jax.interop.plain import layers_from_dicts
+from lstm_jax.plain_layers import mgu
 from lstm_jax.stack import Directions
 
 T, B, D, H = 6, 3, 3, 4
@@ -364,3 +365,20 @@ def test_weights_of_other_modules_are_refused() -> None:
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             make()
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("reset_gate", [True, False])
+def test_an_mgu_is_linen_s(reset_gate: bool) -> None:
+    """Flax's nnx has none."""
+    params = init_mgu(jax.random.key(0), D, H, dtype=jnp.float64)
+    params = params if reset_gate else params._replace(b_hn=None)
+    tree = params_to_linen(params)
+    assert_same_bits(params_from_linen({"cell": tree}), params)
+    xs, start = normal(1, B, T, D, dtype=np.float64), normal(2, B, H, dtype=np.float64)
+    module = nn.RNN(nn.MGUCell(H, reset_gate=reset_gate, param_dtype=jnp.float64))
+    expected = jax.jit(partial(module.apply, return_carry=True))(
+        {"params": {"cell": tree}}, xs, initial_carry=start
+    )
+    carry, ys = jax.jit(mgu)(params, GRUCarry(jnp.asarray(start)), jnp.moveaxis(xs, 1, 0))
+    assert_near((carry.h, jnp.moveaxis(ys, 0, 1)), expected, TOLERANCE)

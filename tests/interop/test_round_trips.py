@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from interop_cases import FORMS, RESET_AFTER, draw_layers, draw_model
 
-from lstm_jax.cells import init_lstm, init_mingru
+from lstm_jax.cells import init_lstm, init_mgu, init_mingru
 from lstm_jax.interop import (
     LanguageModelNames,
     language_model_from_plain,
@@ -266,6 +266,7 @@ REFUSED = [
         )
     ),
     (params_to_nnx, GRU_AFTER[0], "b_hn that is not zero"),
+    (params_to_nnx, init_mgu(jax.random.key(0), 3, 4), "a mgu.*rnn, lstm, gru"),
     *of(
         params_from_linen,
         ({"dense_i": kernel(3, 4)}, "has dense_i; expected the names of"),

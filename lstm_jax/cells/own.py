@@ -1,0 +1,109 @@
+"""Cells of the user's own, declared by what a step does once the input's product is formed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, random
+
+from lstm_jax.cells.base import Cell, Dot, declared, take_step, zero_carry
+from lstm_jax.precision import ComputeDtype
+
+
+def declare_cell(
+    name: str,
+    gates: int,
+    params: type[Any],
+    carry: type[Any],
+    init: Callable[..., Any],
+    step: Callable[[Any, Any, Array, Dot], Any],
+    *,
+    inputs: Callable[[Any, Array], Array] | None = None,
+) -> Cell:
+    """Declare a cell of your own.
+
+    `layer(params, carry, xs)` runs it over time by the type of its parameters, and
+    `StackConfig(cell=...)` takes it, as does `LanguageModelConfig`. Masks, resets, directions,
+    token ids, chunks, dtypes of products and single steps are those of all cells. The inputs'
+    product is one for all times; the rest is a `lax.scan` that JAX differentiates.
+
+    Args:
+        name: for errors, and for names in compiled programs.
+        gates: of how many blocks of H numbers `w_x` and `b` are made.
+        params: a NamedTuple of your own that has at least `w_x [D, G]` and `b [G]`, G = gates H.
+        carry: a NamedTuple of arrays `[B, H]`, the first of which is `h`, the output; such as
+            `LSTMCarry` or `GRUCarry`.
+        init: (key, input_size, hidden_size, *, initialisation, dtype) -> params, as `init_lstm`.
+        step: (params, carry, gates, dot) -> carry, where gates are `x w_x + b`, `[B, G]`. `dot` is
+            the product to use for weights, `dot(carry.h, params.w_h)`, in the dtypes asked for.
+        inputs: (params, `x w_x`) -> what `b` is added to, such as a normalisation; None adds it to
+            `x w_x`. Neither function sees `w_x` and `b`, which are None in its params.
+
+    Returns:
+        The cell. Its `step` takes one step, (params, carry, x) -> (carry, h).
+
+    Raises:
+        TypeError: parameters that are another cell's, or not what `init` gives.
+        ValueError: shapes that do not fit. They are looked at without computing anything.
+
+    Examples:
+        >>> from typing import Any, NamedTuple
+        >>> class LeakyParams(NamedTuple):
+        ...     w_x: Any
+        ...     w_h: Any
+        ...     b: Any
+        >>> leaky = lstm_jax.declare_cell(
+        ...     "leaky", 1, LeakyParams, lstm_jax.GRUCarry,
+        ...     init=lambda *sizes, **options: LeakyParams(*lstm_jax.init_rnn(*sizes, **options)),
+        ...     step=lambda params, carry, gates, dot: lstm_jax.GRUCarry(
+        ...         0.9 * carry.h + 0.1 * jnp.tanh(gates + dot(carry.h, params.w_h))
+        ...     ),
+        ... )
+        >>> config = lstm_jax.StackConfig(cell=leaky, layers=2, hidden_size=4)
+        >>> layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+        >>> lstm_jax.run_stack(config, layers, None, jnp.ones((10, 2, 3)))[1].shape
+        (10, 2, 4)
+    """
+    if isinstance(other := getattr(params, "cell", None), Cell):
+        raise TypeError(
+            f"params are {params.__name__}, those of the cell {other.name!r}; give a type of "
+            "their own to the parameters of each cell"
+        )
+
+    def one_step(
+        params: Any, carry: Any, x: Array, *, compute_dtype: ComputeDtype | None = None
+    ) -> tuple[Any, Array]:
+        return take_step(cell, params, carry, x, compute_dtype)
+
+    cell = Cell(name, gates, one_step, init, params, carry, gates_step=step, inputs=inputs)
+    try:
+        _check(declared(cell))
+    except Exception:
+        del params.cell
+        raise
+    return cell
+
+
+def _check(cell: Cell, input_size: int = 2, hidden_size: int = 3) -> None:
+    """Raise TypeError or ValueError if the parts of a cell do not fit together."""
+    draw = partial(cell.init, initialisation="pytorch", dtype=jnp.float32)
+    params = jax.eval_shape(lambda: draw(random.key(0), input_size, hidden_size))
+    if not isinstance(params, cell.params):
+        raise TypeError(f"init gives {type(params).__name__}; expected {cell.params.__name__}")
+    width = cell.gates * hidden_size
+    for field, shape in (("w_x", (input_size, width)), ("b", (width,))):
+        found = getattr(getattr(params, field, None), "shape", None)
+        if found != shape:
+            raise ValueError(
+                f"{field} that init gives has shape {found}; expected {shape} of an input size of "
+                f"{input_size}, a hidden size of {hidden_size} and {cell.gates} gates"
+            )
+    carry = jax.eval_shape(lambda: zero_carry(params, 1))
+    x = jax.ShapeDtypeStruct((1, input_size), jnp.float32)
+    new, _ = jax.eval_shape(cell.step, params, carry, x)
+    if str(new) != str(carry):
+        raise ValueError(f"step gives the carry {new}; expected it as it was, {carry}")
