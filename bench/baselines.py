@@ -16,7 +16,7 @@ from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.systems.poems import PoemsConfig, PoemsSystem
 from lstm_jax.text import NOT_COUNTED, heldout_split
 
-_ORDERS = {"char": 6, "word": 2}
+_ORDERS = {"char": 6, "word": 2, "token": 2}
 _POEMS_ORDER = 3
 
 NOT_AT_HAND = "data not at hand"

@@ -109,7 +109,7 @@ def shown(found: Mapping[str, Spread]) -> str:
 
 def explained(config: TrainConfig) -> str:
     share = f"{100 * config.heldout_share:.3g}%"
-    is_of_words = isinstance(config, LanguageConfig) and config.tokens == "word"
+    is_of_words = isinstance(config, LanguageConfig) and config.tokens != "char"
     token = "word" if is_of_words else "character"
     if config.preset == LYRICS:
         return "training perplexity at epochs 40 and 160, or else the last; it learns by heart"

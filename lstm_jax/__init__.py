@@ -47,6 +47,7 @@ from lstm_jax.cells import (
     zero_carry,
 )
 from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
+from lstm_jax.dropout import weight_drop
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
 from lstm_jax.own_steps import parallel
@@ -135,6 +136,7 @@ __all__ = [
     "run_stack",
     "stack_zero_carry",
     "step_stack",
+    "weight_drop",
     "zero_carry",
 ]
 

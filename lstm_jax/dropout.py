@@ -8,10 +8,14 @@ Shapes: B batch, F features; leading axes are times.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.typing import ArrayLike, DTypeLike
+
+Tree = TypeVar("Tree")
 
 
 def fold(key: Array, number: ArrayLike) -> Array:
@@ -42,6 +46,48 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLi
     draws = (words[..., None] >> lax.broadcast_to_rank(shifts, len(shape) + 1)) & (levels - 1)
     draws = draws.reshape(*shape[:-1], words.shape[-1] * per_word)[..., : shape[-1]]
     return jnp.where(draws >= dropped, levels / (levels - dropped), 0).astype(dtype)
+
+
+def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
+    """DropConnect on recurrent matrices: the parameters for one training step.
+
+        w_h' = m * w_h / (1 - rate),    m_ij = 0 with probability `rate`, else 1
+
+    for each `w_h` in the tree, drawn once per step for all times and sequences, so the recurrence
+    itself is as fast as without (Merity et al., 2018, arXiv:1708.02182). Gradients of dropped
+    weights are zero. `rate` is rounded as by `dropout_mask`.
+
+    Args:
+        key: a typed key, the same on all devices.
+        params: parameters of a layer, a stack or a model.
+        rate: share to drop, 0 <= rate < 1.
+
+    Raises:
+        ValueError: there is no `w_h` to drop from, or several keys.
+
+    Examples:
+        >>> params = lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=64)
+        >>> dropped = lstm_jax.weight_drop(jax.random.key(1), params, rate=0.5)
+        >>> round(float(jnp.mean(dropped.w_h == 0)), 1), bool(jnp.all(dropped.w_x == params.w_x))
+        (0.5, True)
+    """
+    if key.ndim:
+        raise ValueError(f"weight_drop got keys of shape {key.shape}; give one, for all sequences")
+    leaves, treedef = jax.tree.flatten_with_path(params)
+    names = [jax.tree_util.keystr(path[-1:], simple=True) for path, _ in leaves]
+    if "w_h" not in names:
+        raise ValueError(
+            "weight_drop found no w_h among the parameters; choose a cell with a recurrent matrix, "
+            "such as 'lstm' or 'gru', or leave it at 0"
+        )
+    found = [
+        leaf * dropout_mask(random.fold_in(key, place), rate, leaf.shape, leaf.dtype)
+        if name == "w_h"
+        else leaf
+        for place, (name, (_, leaf)) in enumerate(zip(names, leaves, strict=True))
+    ]
+    dropped: Tree = jax.tree.unflatten(treedef, found)
+    return dropped
 
 
 def _words(key: Array, shape: tuple[int, ...]) -> Array:

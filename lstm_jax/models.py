@@ -6,7 +6,7 @@ Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -33,8 +33,13 @@ from lstm_jax.stack import (
     step_stack,
 )
 
-_DropoutKeys = tuple[Array | None, Array | None]
-"""Keys of the stack and of the output layer; None where nothing is dropped."""
+
+class _DropoutKeys(NamedTuple):
+    """None where nothing is dropped."""
+
+    words: Array | None = None
+    stack: Array | None = None
+    output: Array | None = None
 
 
 class SequenceOptions(TypedDict, total=False):
@@ -82,8 +87,11 @@ class LanguageModelConfig(StackConfig):
         output_stddev: draw the output weights from a normal distribution with this standard
             deviation, with zero biases; None draws them as `initialisation` says.
         output_truncated: truncate that distribution at two standard deviations.
-        output_dropout: additional dropout rate on the output layer's inputs, drawn anew at each
-            step.
+        output_dropout: additional dropout rate on the output layer's inputs.
+        output_dropout_per: draw it anew at each "time", or once per "sequence" (Gal and
+            Ghahramani, arXiv:1512.05287), like `dropout_place` "inputs".
+        word_dropout: share of the vocabulary whose vectors are zero throughout a sequence in
+            training (ibid.).
         tied: use the transposed embedding as the output layer's weights (Press and Wolf, 2017).
 
     Examples:
@@ -98,10 +106,17 @@ class LanguageModelConfig(StackConfig):
     output_stddev: Positive | None = None
     output_truncated: bool = True
     output_dropout: Changeable[Share] = 0.0
+    output_dropout_per: Changeable[Literal["time", "sequence"]] = "time"
+    word_dropout: Changeable[Share] = 0.0
     tied: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.word_dropout and self.embedding_size is None:
+            raise ValueError(
+                f"word_dropout is {self.word_dropout}, but without an embedding that is what "
+                "dropout with dropout_place 'inputs' does; set that, or embedding_size"
+            )
         if self.tied and self.embedding_size != self.output_size:
             raise ValueError(
                 f"embedding_size is {self.embedding_size}; a tied output layer needs it to be "
@@ -220,12 +235,17 @@ class LanguageModel:
             xs = look_up_split(params.embedding, tokens, axis)
         elif params.embedding is not None:
             xs = look_up(params.embedding, tokens)
-        stack_key, output_key = keys
+        if config.word_dropout and keys.words is not None:
+            rows = tokens.shape[1]
+            sizes = (rows, self.vocabulary_size)
+            scale_BV = dropout_mask(keys.words, config.word_dropout, sizes, xs.dtype)
+            xs *= scale_BV[jnp.arange(rows), tokens][..., None]
         carry, hs = run_stack(
-            config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=stack_key
+            config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=keys.stack
         )
-        if config.output_dropout and output_key is not None:
-            hs *= dropout_mask(output_key, config.output_dropout, hs.shape, hs.dtype)
+        if config.output_dropout and keys.output is not None:
+            shape = hs.shape if config.output_dropout_per == "time" else hs.shape[1:]
+            hs *= dropout_mask(keys.output, config.output_dropout, shape, hs.dtype)
         return carry, hs
 
     def apply(
@@ -362,13 +382,15 @@ class LanguageModel:
     def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys:
         """Keys of the stack and the output layer; those of outputs differ from chunk to chunk.
 
-        Inputs are dropped with one mask per sequence, the same in all of its chunks.
+        A mask per sequence is the same in all of its chunks.
         """
         if key is None:
-            return None, None
-        drawn = key if chunk is None else fold(key, chunk)
-        stack_key = key if self.config.dropout_place == "inputs" else drawn
-        return stack_key, fold(drawn, self.config.layers)
+            return _DropoutKeys()
+        config, drawn = self.config, key if chunk is None else fold(key, chunk)
+        stack_key = key if config.dropout_place == "inputs" else drawn
+        output_key = drawn if config.output_dropout_per == "time" else key
+        words = fold(key, config.layers + 1) if config.word_dropout else None
+        return _DropoutKeys(words, stack_key, fold(output_key, config.layers))
 
     def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool
@@ -380,8 +402,9 @@ class LanguageModel:
         """
         if params.embedding is None:
             return params
-        drops_inputs = training and self.config.dropout_place == "inputs" and self.config.dropout
-        if drops_inputs or self.vocabulary_size >= tokens.size:
+        config = self.config
+        drops_inputs = config.word_dropout or (config.dropout_place == "inputs" and config.dropout)
+        if (training and drops_inputs) or self.vocabulary_size >= tokens.size:
             return params
         policy, embedding = self._policy(params), params.embedding
 

@@ -83,7 +83,7 @@ class PlanCommand(Generic[C, Own]):
 
     config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings, as for train.
     own: Annotated[Own, tyro.conf.arg(name="")]  # settings of this command only.
-    #: docs (the default), anna, shakespeare, poems, reviews or lyrics.
+    #: docs (the default), anna, shakespeare, wordlm, poems, reviews or lyrics.
     preset: Annotated[str, tyro.conf.Positional] = "docs"
     json: bool = False  # print a JSON object: bytes, operations, milliseconds.
 
@@ -167,7 +167,7 @@ def run(command: PlanCommand[Any, Any]) -> int:
 
 def plan(command: PlanCommand[Any, Any]) -> Plan:
     """Compute the plan of a command; raises ValueError if it is impossible."""
-    config = command.config
+    config, optimizer = command.config, command.config.optimizer
     model = system_of(config).model_of(config, command.tokens)
     mesh = _mesh(command, is_classifier=isinstance(model, Classifier))
     rows = config.batch_size // mesh.devices
@@ -181,7 +181,8 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
         "gradients": sum(max(each.gradient, each.moment) for each in held),
         # Gathered parameters are freed once the gradients are known.
         "gradients, flat to be summed": sum(each.gradient for each in held if each.devices > 1),
-        "Adam's moments": sum(2 * each.moment for each in held),
+        "Adam's moments": sum(2 * each.moment for each in held if optimizer.method == "adam"),
+        "averaged weights": sum(each.moment for each in held if optimizer.average_after),
         "frozen vectors": 0 if vectors is None else vectors.size * vectors.dtype.itemsize,
         "kept for the backward pass": _kept(model, params, rows, times),
         **_loss_memory(command.tokens, mesh, model, rows, times),

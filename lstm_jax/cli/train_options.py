@@ -24,6 +24,7 @@ presets:
   docs         Python's own documentation, by characters; the default
   anna         a novel, by characters
   shakespeare  plays, by words
+  wordlm       any text of words, with strong regularisation
   lyrics       10,000 characters to memorise; --data names a text
   poems        short poems that fill in acrostics; --data names a file of them
   reviews      sentiment classifier of film reviews
@@ -52,7 +53,7 @@ class TrainCommand(Generic[C]):
     config: Annotated[C, tyro.conf.arg(name="")]  # the run's settings.
     #: rank of this process among several.
     launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
-    #: docs (the default), anna, shakespeare, poems, reviews or lyrics; see --help.
+    #: docs (the default), anna, shakespeare, wordlm, poems, reviews or lyrics; see --help.
     preset: Annotated[str, tyro.conf.Positional] = "docs"
     #: reproduce the published system that the preset follows, with all its settings and flaws.
     as_published: bool = False

@@ -31,8 +31,9 @@ ShardState = Literal["none", "moments", "all"]
 
 @dataclass(frozen=True)
 class OptimizerConfig(Checked):
-    """Adam with clipping by global norm and a learning-rate schedule."""
+    """Adam or SGD with clipping by global norm, a learning-rate schedule, averaged weights."""
 
+    method: Literal["adam", "sgd"] = "adam"  # the optimizer.
     learning_rate: Positive = 1e-3  # highest rate of the schedule.
     #: "constant"; "cosine" decay to `final_share` over the run (a resumed, longer run follows the
     #: cosine of its full length); "step": multiply by `decay_rate` every `decay_steps`;
@@ -47,6 +48,13 @@ class OptimizerConfig(Checked):
     final_share: Annotated[float, Bounds(0, most=1)] = 0.0
     #: global norm to which larger gradients are scaled down; None never clips.
     clip_norm: Positive | None = 5.0
+    #: decoupled weight decay: each update also subtracts this times the learning rate times the
+    #: weight.
+    weight_decay: PositiveOrZero = 0.0
+    #: average the weights from the first held-out loss on that is above the lowest of those before
+    #: the last so many; evaluation, samples and the loaded model use the average (with SGD this is
+    #: NT-ASGD, Merity et al., 2018, where it is 5). 0 never averages.
+    average_after: CountOrZero = 0
     beta1: Share = 0.9  # decay rate of Adam's mean of gradients.
     beta2: Share = 0.999  # decay rate of Adam's mean of squared gradients.
     epsilon: Positive = 1e-8  # added to Adam's denominator.
@@ -107,6 +115,8 @@ class TrainConfig(Checked):
     #: give up after this many steps in a row skipped for a non-finite loss or gradient; 0 for
     #: never.
     skipped_at_most: Changeable[CountOrZero] = 20
+    #: share of each recurrent matrix `w_h` set to zero, drawn anew each step.
+    weight_drop: Changeable[Share] = 0.0
     #: settings of the optimizer.
     optimizer: Changeable[OptimizerConfig] = field(default_factory=OptimizerConfig)
 
@@ -114,6 +124,11 @@ class TrainConfig(Checked):
         super().__post_init__()
         if self.patience and not self.heldout_share:
             raise ValueError("patience needs something held out; set heldout_share above 0")
+        if self.optimizer.average_after and not (self.heldout_share and self.evaluate_every):
+            raise ValueError(
+                "optimizer.average_after needs held-out losses; set heldout_share and "
+                "evaluate_every above 0"
+            )
 
     @property
     def device_count(self) -> int:

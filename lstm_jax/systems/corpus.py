@@ -1,8 +1,11 @@
 """Read a text and turn it into training and held-out token ids."""
 
 import hashlib
+import itertools
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,6 +32,7 @@ from lstm_jax.text import (
     padded_lanes,
     python_documentation,
     read_text,
+    tokens_of_lines,
     words,
 )
 from lstm_jax.text.ids import Ids
@@ -41,8 +45,10 @@ BUILT_IN = frozenset(["python-docs"])
 class CorpusConfig(TrainConfig):
     """How a text is read, tokenised and laid out."""
 
-    tokens: Vocabular[Literal["char", "word"]] = "char"  # type of token: a character, or a word.
-    min_count: Vocabular[Count] = 1  # treat words that occur less often as unknown (words only).
+    #: type of token: a "char", a "word", or, in tokenized corpora, a "token": text between white
+    #: space, with `<eos>` for each line end.
+    tokens: Vocabular[Literal["char", "word", "token"]] = "char"
+    min_count: Vocabular[Count] = 1  # treat words that occur less often as unknown.
     #: how to find words: "words", lower-cased runs of letters, digits, - and '; or "published", as
     #: in a published word model, which deletes line ends.
     cleaning: Literal["words", "published"] = "words"
@@ -54,7 +60,7 @@ class CorpusConfig(TrainConfig):
     #: consecutive pieces are shuffled although the carry is kept, as in a published word model.
     layout: Literal["lanes", "published"] = "lanes"
     #: which share to hold out: the "end" of the text, or the end of each of the batch's "lanes",
-    #: spread over the whole text, as in some published notebooks.
+    #: spread over the whole text, as in some published notebooks. A folder has a file for it.
     heldout_from: Literal["end", "lanes"] = "end"
     sequence_length: Count = 64  # time steps of truncated backpropagation through time.
 
@@ -79,43 +85,81 @@ class Corpus(NamedTuple):
     ids: Ids  # int32 [N], the whole text
     training: Lanes | PublishedBatches
     heldout: PaddedLanes | None
+    test: PaddedLanes | None = None
 
 
-def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> str:
+class Parts(NamedTuple):
+    """A text, possibly with separate ones for validation and test."""
+
+    training: str
+    heldout: str = ""
+    test: str = ""
+
+
+def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> Parts:
     """Read the text to train on, or a run's `copy` of a text that depends on the Python version.
 
+    A folder has a file per part, recognised by "train", "valid" and "test" (optional) in its name.
     Raises ValueError if there is none, or it is not text.
     """
     if copy is not None and copy.exists():
-        return read_text(copy)
+        return Parts(read_text(copy))
     if config.data is None:
         raise ValueError(
             f"preset {config.preset!r} has no text of its own; name a UTF-8 text with --data PATH"
         )
     if config.data in BUILT_IN:
-        return python_documentation()
-    # The published cleaning drops a fixed number of the file's characters, line ends included.
-    return read_text(located(config.data), as_is=config.cleaning == "published")
+        return Parts(python_documentation())
+    path = located(config.data)
+    if not path.is_dir():
+        # The published cleaning drops a fixed number of the file's characters, line ends included.
+        return Parts(read_text(path, as_is=config.cleaning == "published"))
+    files = [[*path.glob(f"*{part}*")] for part in ("train", "valid", "test")]
+    if [len(found) for found in files[:2]] != [1, 1] or len(files[2]) > 1:
+        raise ValueError(
+            f"the folder {config.data!r} must hold one file with 'train' in its name, one with "
+            "'valid' and at most one with 'test'; put them there, or name a file"
+        )
+    return Parts(*(read_text(each) for found in files for each in found))
 
 
-def make_corpus(config: CorpusConfig, text: str, vocabulary: Vocabulary | None = None) -> Corpus:
+def make_corpus(
+    config: CorpusConfig, text: str | Parts, vocabulary: Vocabulary | None = None
+) -> Corpus:
     """Build the vocabulary, split off the held-out share, and lay out both parts.
 
     Raises ValueError if the text is too short for a batch, or has characters not in `vocabulary`.
     """
-    sha256 = hashlib.sha256(text.encode()).hexdigest()
-    text = first_characters(text, config)
-    vocabulary, ids = _tokenize(config, text, vocabulary)
+    parts = text if isinstance(text, Parts) else Parts(text)
+    sha256 = hashlib.sha256("".join(parts).encode()).hexdigest()
+    text, *others = parts = Parts(*(first_characters(each, config) for each in parts))
+    vocabulary, (ids, *apart) = _tokenize(config, parts, vocabulary)
+    if others[0]:
+        if apart[1].size and apart[1].size < config.batch_size:
+            raise ValueError(
+                f"the test file has {apart[1].size} tokens, fewer than batch_size, which is "
+                f"{config.batch_size}; give more text, or lower it"
+            )
+        return Corpus(text, sha256, vocabulary, ids, *_laid_out(config, ids, *apart))
     if config.heldout_from == "lanes" and config.heldout_share:
         return Corpus(text, sha256, vocabulary, ids, *_split_lanes(config, ids))
-    training, heldout = heldout_split(ids, config.heldout_share)
+    split = heldout_split(ids, config.heldout_share)
+    return Corpus(text, sha256, vocabulary, ids, *_laid_out(config, *split))
+
+
+def _laid_out(
+    config: CorpusConfig, training: Ids, *others: Ids
+) -> tuple[Lanes | PublishedBatches, *tuple[PaddedLanes | None, ...]]:
+    """Lay out the training part, and the others, each with the end of the previous as context."""
     sizes = {"batch_size": config.batch_size, "sequence_length": config.sequence_length}
     lay_out = published_batches if config.layout == "published" else lanes
-    padded = None
-    if heldout.size:
-        context = training[-(config.sequence_length + 1) :]
-        padded = padded_lanes(heldout, context=context, **sizes)
-    return Corpus(text, sha256, vocabulary, ids, lay_out(training, **sizes), padded)
+    padded: list[PaddedLanes | None] = []
+    before = training
+    for part in others:
+        context = before[-(config.sequence_length + 1) :]
+        padded.append(padded_lanes(part, context=context, **sizes) if part.size else None)
+        before = part
+    return lay_out(training, **sizes), *padded
 
 
 def first_characters(text: str, config: CorpusConfig) -> str:
@@ -125,15 +169,22 @@ def first_characters(text: str, config: CorpusConfig) -> str:
     return text[: config.characters]
 
 
-def _tokenize(config: CorpusConfig, text: str, known: Vocabulary | None) -> tuple[Vocabulary, Ids]:
+def _tokenize(
+    config: CorpusConfig, parts: Parts, known: Vocabulary | None
+) -> tuple[Vocabulary, list[Ids]]:
     if config.tokens == "char":
+        text = "".join(parts)
         vocabulary = known_characters(known, text, config) or build_char_vocabulary(text)
-        return vocabulary, vocabulary.encode(text)
-    is_published = config.cleaning == "published"
-    found = published_words(text) if is_published else words(text)
-    build = published_vocabulary if is_published else build_word_vocabulary
-    vocabulary = known or build(found, min_count=config.min_count)
-    return vocabulary, vocabulary.encode_tokens(found)
+        return vocabulary, [*map(vocabulary.encode, parts)]
+    build: Callable[..., Vocabulary] = build_word_vocabulary
+    split = words
+    if config.cleaning == "published":
+        build, split = published_vocabulary, published_words
+    elif config.tokens == "token":
+        build, split = partial(build, kind="token"), tokens_of_lines
+    found = [split(part) if part else [] for part in parts]
+    vocabulary = known or build(itertools.chain(*found), min_count=config.min_count)
+    return vocabulary, [*map(vocabulary.encode_tokens, found)]
 
 
 def _split_lanes(config: CorpusConfig, ids: Ids) -> tuple[Lanes, PaddedLanes]:

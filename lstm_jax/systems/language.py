@@ -38,7 +38,7 @@ from lstm_jax.systems.base import (
 from lstm_jax.systems.corpus import BUILT_IN, Corpus, CorpusConfig, make_corpus, read_corpus_text
 from lstm_jax.systems.published import PublishedBatches
 from lstm_jax.systems.writer import prompt_template, write_samples
-from lstm_jax.text import Vocabulary
+from lstm_jax.text import PaddedLanes, Vocabulary
 
 CORPUS_FILE = "corpus.txt"  # where a run folder keeps a text that is not a user's file
 
@@ -141,6 +141,35 @@ The recipe's 100 sequences are for five times as much text; 20 keep the number o
 """
 
 
+WORDLM = dataclasses.replace(
+    SHAKESPEARE,
+    preset="wordlm",
+    sequence_length=35,
+    epochs=60,
+    intervals="epochs",
+    log_every=1,
+    evaluate_every=1,
+    checkpoint_every=5,
+    sample_every=10,
+    weight_drop=0.5,
+    model=LanguageModelConfig(
+        hidden_size=256,
+        embedding_size=256,
+        embedding_stddev=0.1,
+        tied=True,
+        dropout=0.5,
+        dropout_place="inputs",
+        output_dropout=0.5,
+        output_dropout_per="sequence",
+        word_dropout=0.1,
+    ),
+    optimizer=OptimizerConfig(
+        method="sgd", learning_rate=30.0, clip_norm=0.25, weight_decay=1.2e-6, average_after=5
+    ),
+)
+"""Any text of words, strongly regularised; after Merity et al. (2018)."""
+
+
 LYRICS = LanguageConfig(
     preset="lyrics",
     heldout_share=0.0,
@@ -232,7 +261,7 @@ class LanguageSystem(System):
     name: ClassVar = "language"
     Config: ClassVar = LanguageConfig
     Model: ClassVar = LanguageModel
-    presets: ClassVar = (DOCS, ANNA, SHAKESPEARE, LYRICS)
+    presets: ClassVar = (DOCS, ANNA, SHAKESPEARE, WORDLM, LYRICS)
     published: ClassVar[Mapping[str, TrainConfig]] = {
         "anna": dataclasses.replace(ANNA, zero_carry_rate=0.0),
         "shakespeare": dataclasses.replace(
@@ -329,11 +358,15 @@ class LanguageSystem(System):
         return stretch_of
 
     def heldout(self) -> Iterator[Predictions]:
-        if self.corpus.heldout is None:
-            return
+        return self._in_order(self.corpus.heldout)
+
+    def test_batches(self) -> Iterator[Predictions]:
+        return self._in_order(self.corpus.test)
+
+    def _in_order(self, lanes: PaddedLanes | None) -> Iterator[Predictions]:
         times = self.config.sequence_length
-        for first in range(0, len(self.corpus.heldout.inputs), times):
-            yield Predictions(*(part[first : first + times] for part in self.corpus.heldout))
+        for first in range(0, 0 if lanes is None else len(lanes.inputs), times):
+            yield Predictions(*(part[first : first + times] for part in lanes or ()))
 
     def with_samples(self, *, replace: bool) -> Self:
         prompts = self.config.sample_prompts
@@ -347,7 +380,7 @@ class LanguageSystem(System):
 
     def _beginning(self) -> str:
         """The text's first known word, or its first characters if it has no words."""
-        if self.vocabulary.kind == "word":
+        if self.vocabulary.is_of_words:
             ids = self.corpus.ids.tolist()
             known = (token for token in ids if token != self.vocabulary.unknown)
             return self.vocabulary.tokens[next(known, 0)]

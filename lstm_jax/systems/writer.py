@@ -162,7 +162,7 @@ def blanks_template(vocabulary: Vocabulary, text: str, *, feed_unknown: bool = F
     Raises ValueError if it is empty or contains an unknown token. `feed_unknown` displays such a
     token as it is, but feeds the model the unknown token, or else the padding.
     """
-    is_of_words = vocabulary.kind == "word"
+    is_of_words = vocabulary.is_of_words
     places = text.split() if is_of_words else list(vocabulary.in_known_form(text))
     if not places:
         raise ValueError("the template is empty; give characters to keep and * for those to fill")
@@ -186,7 +186,7 @@ def pieces(
     vocabulary: Vocabulary, tokens: Iterable[str], line_length: int | None = None
 ) -> Iterator[str]:
     """Yield the text of tokens piece by piece, with a line end after every `line_length` tokens."""
-    space = " " if vocabulary.kind == "word" else ""
+    space = " " if vocabulary.is_of_words else ""
     for place, token in enumerate(tokens):
         is_new_line = line_length is not None and place % line_length == 0
         before = "\n" if is_new_line else space
@@ -203,7 +203,7 @@ def shown_pieces(
     found = pieces(vocabulary, tokens, line_length)
     if template.prompt is not None and line_length is None:
         # Words are joined by spaces here.
-        yield template.prompt.rstrip() if vocabulary.kind == "word" else template.prompt
+        yield template.prompt.rstrip() if vocabulary.is_of_words else template.prompt
         found = itertools.islice(found, template.known, None)
     yield from found
 

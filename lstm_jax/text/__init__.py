@@ -17,7 +17,7 @@ from lstm_jax.text.reviews import (
     read_reviews,
 )
 from lstm_jax.text.sequences import LengthBatches, pad_rows, split_rows
-from lstm_jax.text.tokenizers import review_words, words
+from lstm_jax.text.tokenizers import review_words, tokens_of_lines, words
 from lstm_jax.text.vectors import WordVectors, read_vectors
 from lstm_jax.text.vocabulary import Vocabulary, build_char_vocabulary, build_word_vocabulary
 
@@ -45,5 +45,6 @@ __all__ = [
     "read_vectors",
     "review_words",
     "split_rows",
+    "tokens_of_lines",
     "words",
 ]

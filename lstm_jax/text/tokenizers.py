@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+END_OF_LINE = "<eos>"
+
 _JOINERS = "\u200c\u200d"  # zero width: used in Persian and Indic spelling
 _ZERO_WIDTH_SPACE = "\u200b"
 # Possessive quantifiers, so that a long run of blanks after "<" is scanned only once.
@@ -28,6 +30,15 @@ def words(text: str) -> list[str]:
     marks = _JOINERS + "".join(char for char, kind in kinds.items() if kind[0] == "M")
     found = (run.rstrip(_JOINERS).lstrip(marks) for run in lowered.translate(table).split())
     return [word for word in found if word]
+
+
+def tokens_of_lines(text: str) -> list[str]:
+    """Split a tokenized text, such as the Penn Treebank or WikiText.
+
+    Tokens are separated by white space. Each line end (LF) is the token `<eos>`, also that of an
+    empty line.
+    """
+    return text.replace("\n", f" {END_OF_LINE} ").split()
 
 
 def review_words(text: str) -> list[str]:

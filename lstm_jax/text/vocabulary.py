@@ -17,11 +17,13 @@ from lstm_jax.files import one_line, reason, write_whole
 from lstm_jax.settings import CountOrZero, check, from_json
 from lstm_jax.text.ids import Ids, as_ids
 from lstm_jax.text.readers import read_text
+from lstm_jax.text.tokenizers import tokens_of_lines
 from lstm_jax.text.tokenizers import words as split_words
 
 FORMAT_VERSION = 1
 UNKNOWN_CHARACTER = "\ufffd"
 UNKNOWN_WORD = "unknown"
+UNKNOWN_TOKEN = "<unk>"  # in texts that are cut into tokens already
 PADDING_TOKENS = ("\0", "<pad>")
 """Tokens that occur in no text; one of them with id 0 pads sequences."""
 
@@ -34,7 +36,8 @@ class Vocabulary:
     """The tokens and their ids.
 
     Attributes:
-        kind: "char", a token per Unicode code point, or "word", one per `lstm_jax.text.words`.
+        kind: "char", a token per Unicode code point; "word", one per `lstm_jax.text.words`; or
+            "token", one per `lstm_jax.text.tokens_of_lines`.
         tokens: each token once; its position is its id.
         unknown: id that stands for tokens outside the vocabulary; None makes them an error.
 
@@ -50,7 +53,7 @@ class Vocabulary:
         ([2, 0, 1], 'cab')
     """
 
-    kind: Literal["char", "word"]
+    kind: Literal["char", "word", "token"]
     tokens: tuple[str, ...]
     unknown: CountOrZero | None = None
 
@@ -91,7 +94,7 @@ class Vocabulary:
             ValueError: a token is outside the vocabulary and `unknown` is None (up to ten are
                 named), or the text of a "char" vocabulary contains a lone surrogate.
         """
-        if self.kind == "word":
+        if self.is_of_words:
             return self.encode_tokens(self.split(text))
         code_points = _code_points(text)
         ids = self._id_of_code_point[code_points]
@@ -130,6 +133,8 @@ class Vocabulary:
 
     def split(self, text: str) -> list[str]:
         """Return the N tokens of `text`, including those outside the vocabulary."""
+        if self.kind == "token":
+            return tokens_of_lines(text)
         return split_words(text) if self.kind == "word" else list(text)
 
     def in_known_form(self, text: str) -> str:
@@ -165,7 +170,7 @@ class Vocabulary:
                 f"id {checked.max()} is outside this vocabulary of {len(self)} tokens; "
                 "decode with the vocabulary that the ids were made with"
             )
-        return (" " if self.kind == "word" else "").join(self._token_array[checked].tolist())
+        return (" " if self.is_of_words else "").join(self._token_array[checked].tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the vocabulary as plain JSON types; the inverse of `from_dict`."""
@@ -224,8 +229,13 @@ class Vocabulary:
             ) from None
 
     @property
+    def is_of_words(self) -> bool:
+        """Whether white space separates its tokens."""
+        return self.kind != "char"
+
+    @property
     def _noun(self) -> str:
-        return "word" if self.kind == "word" else "character"
+        return "word" if self.is_of_words else "character"
 
     @cached_property
     def _token_array(self) -> npt.NDArray[np.object_]:
@@ -243,7 +253,7 @@ class Vocabulary:
         return table
 
     def _outside(self, tokens: Iterable[str]) -> ValueError:
-        is_word, missing = self.kind == "word", list(dict.fromkeys(tokens))
+        is_word, missing = self.is_of_words, list(dict.fromkeys(tokens))
         shown = (f"{each!r}" if is_word else f"{each!r} (U+{ord(each):04X})" for each in missing)
         more = len(missing) - _LISTED_AT_MOST
         return ValueError(
@@ -270,13 +280,15 @@ def build_char_vocabulary(text: str, *, unknown: bool = False) -> Vocabulary:
     return Vocabulary("char", (UNKNOWN_CHARACTER, *known), 0)
 
 
-def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabulary:
+def build_word_vocabulary(
+    words: Iterable[str], *, min_count: int = 1, kind: Literal["word", "token"] = "word"
+) -> Vocabulary:
     """Return the vocabulary of the words that occur at least `min_count` times.
 
     Id 0 is "unknown" and stands for every other word; the rest follow by falling frequency, ties in
     code point order, so the order of `words` does not matter. The literal word "unknown" is the
-    same token: it has id 0 and no second entry, whatever its count. Raises ValueError if there are
-    no words, or none is frequent enough.
+    same token: it has id 0 and no second entry, whatever its count. Of kind "token" it is "<unk>".
+    Raises ValueError if there are no words, or none is frequent enough.
     """
     counts = Counter(words)
     if max(counts.values(), default=0) < min_count:
@@ -284,9 +296,10 @@ def build_word_vocabulary(words: Iterable[str], *, min_count: int = 1) -> Vocabu
             f"no word occurs {min_count} times, the most frequent one "
             f"{max(counts.values(), default=0)}; lower min_count or give more text"
         )
-    counts.pop(UNKNOWN_WORD, None)
+    unknown = UNKNOWN_WORD if kind == "word" else UNKNOWN_TOKEN
+    counts.pop(unknown, None)
     frequent = [word for word in by_frequency(counts) if counts[word] >= min_count]
-    return Vocabulary("word", (UNKNOWN_WORD, *frequent), 0)
+    return Vocabulary(kind, (unknown, *frequent), 0)
 
 
 def by_frequency(counts: Counter[str]) -> list[str]:

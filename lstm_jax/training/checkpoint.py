@@ -176,9 +176,11 @@ class CheckpointStore:
         """
         return self._restore(template, "", step)
 
-    def restore_params(self, template: Any, *, step: int | None = None) -> Saved:
-        """Load only the sub-tree `params`, as `Saved.state`; otherwise like `restore`."""
-        return self._restore(template, "params", step)
+    def restore_params(
+        self, template: Any, *, step: int | None = None, of: str = "params"
+    ) -> Saved:
+        """Load only the sub-tree `of`, as `Saved.state`; otherwise like `restore`."""
+        return self._restore(template, of, step)
 
     def __enter__(self) -> Self:
         return self

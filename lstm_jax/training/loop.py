@@ -20,6 +20,7 @@ from lstm_jax.files import one_line
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.leaves import CheckpointError
 from lstm_jax.training.log import Meter, MetricsLog, Report, Row
+from lstm_jax.training.optimizer import averaged, averaging
 from lstm_jax.training.processes import gathered, is_first, together
 from lstm_jax.training.run import RunFolder, copy_description
 from lstm_jax.training.state import StepMetrics, TrainState, train_step
@@ -87,6 +88,7 @@ class _Training:
 
     def __post_init__(self, progress: dict[str, Any]) -> None:
         self.meter, self.patience = Meter(progress), _Patience(self.task.config.patience, progress)
+        self.trigger = _Trigger(self.task.config.optimizer.average_after, progress)
 
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, feed, first = self.task, self.task.system.feed(), int(state.step)
@@ -98,7 +100,7 @@ class _Training:
         try:
             due = _due(task, step)
             if not self.meter.is_empty and due & _BEFORE_THE_ROW:
-                self._event(state, step, due)
+                state, _ = self._event(state, step, due)
             stopped = self.patience.is_over or self._asked()
             if stopped and self.store.is_empty:
                 self._save(state, step)
@@ -122,7 +124,7 @@ class _Training:
                     stopped = self.should_stop() if alone else self.is_stopping
                     if stopped or due:
                         self._finish_step(step, metrics, compiled=step == first + 1, due=due)
-                        stopped = self._event(state, step, due)
+                        state, stopped = self._event(state, step, due)
                         pending = None
         finally:
             self.log.close()
@@ -163,8 +165,8 @@ class _Training:
             )
         self.report.row(row)
 
-    def _event(self, state: TrainState, step: int, due: frozenset[str]) -> bool:
-        """Evaluate, sample and save as due; returns whether training ends here.
+    def _event(self, state: TrainState, step: int, due: frozenset[str]) -> tuple[TrainState, bool]:
+        """Evaluate, sample and save as due; returns the state, and whether training ends here.
 
         If a signal interrupts the evaluation or samples, the step's row is not written, and both
         are done when the run is resumed.
@@ -184,6 +186,10 @@ class _Training:
             self.report.sample(step, prompt, written)
         if done and heldout:
             self.patience.count(heldout["heldout_loss"])
+            if self.trigger.pulls(heldout["heldout_loss"]):
+                state = replace(state, opt_state=averaging(state.opt_state))
+                what = "the held-out loss no longer falls; weights are averaged from here on"
+                self.report.note(f"step {step}: {what}")
         stopped = not done or self._asked() or self.patience.is_over
         if stopped or _CHECKPOINT in due:
             try:
@@ -198,7 +204,7 @@ class _Training:
             self.report.note(
                 f"step {step}: {number} evaluations without a better held-out loss; done"
             )
-        return stopped
+        return state, stopped
 
     def _limit_skips(self, state: TrainState, step: int) -> None:
         """Raise NotFiniteError once too many steps in a row were skipped.
@@ -232,12 +238,13 @@ class _Training:
                 f"step {step} was not saved, for its rows of metrics could not be written "
                 f"({error}); free space there, then save again"
             ) from None
-        progress = self.meter.progress() | self.patience.progress()
+        progress = self.meter.progress() | self.patience.progress() | self.trigger.progress()
         self.store.save(step, state, progress, heldout_loss=heldout)
 
     def _samples(self, state: TrainState, step: int) -> list[tuple[str, str]] | None:
         """Prompts with the model's texts, or None if a signal interrupted them."""
-        params = sharding.local(self.task.program.mesh, state.params)
+        params = averaged(state.opt_state, state.params)
+        params = sharding.local(self.task.program.mesh, params)
         texts = self._written(params, step) if is_first() else []
         return None if "cut" in gathered("cut" if texts is None else "") else texts
 
@@ -294,6 +301,30 @@ class _Patience:
     def progress(self) -> dict[str, Any]:
         known = {} if math.isinf(self._best) else {"best_heldout_loss": self._best}
         return known | {"evaluations_since_best": self._since}
+
+
+class _Trigger:
+    """Pulled once by a held-out loss above the lowest of those before the last `window`.
+
+    With a window of 0 it is never pulled.
+    """
+
+    def __init__(self, window: int, progress: dict[str, Any]) -> None:
+        self._window = window
+        self._losses: list[float] | None = progress.get("heldout_losses", [])
+
+    def pulls(self, loss: float | int | None) -> bool:
+        if not self._window or self._losses is None or loss is None:
+            return False
+        before = self._losses[: -self._window]
+        if before and loss > min(before):
+            self._losses = None
+            return True
+        self._losses = [*([min(before)] if before else ()), *self._losses[-self._window :], loss]
+        return False
+
+    def progress(self) -> dict[str, Any]:
+        return {"heldout_losses": self._losses} if self._window else {}
 
 
 def _due(task: Task, step: int) -> frozenset[str]:

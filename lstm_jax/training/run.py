@@ -36,6 +36,7 @@ from lstm_jax.systems.language import CORPUS_FILE
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
+from lstm_jax.training.optimizer import AVERAGE
 
 FORMAT = 2
 
@@ -360,7 +361,7 @@ def load(
             f"{system.use} {run_dir}"
         )
     drawn = jax.eval_shape(model.init, random.key(0))
-    params = _load_params(folder, drawn, step or system.used_step)
+    params = _load_params(folder, config, drawn, step or system.used_step)
     return Loaded(model, params, vocabulary, config)
 
 
@@ -369,11 +370,13 @@ def learnt_params(folder: RunFolder, template: Any) -> Any:
 
     Raises ValueError if there is no checkpoint, or its parameters do not match the template.
     """
-    return _load_params(folder, template, system_of(read_description(folder).config).used_step)
+    config = read_description(folder).config
+    return _load_params(folder, config, template, system_of(config).used_step)
 
 
-def _load_params(folder: RunFolder, template: Any, step: Step) -> Any:
+def _load_params(folder: RunFolder, config: TrainConfig, template: Any, step: Step) -> Any:
+    of = AVERAGE if config.optimizer.average_after else "params"
     with CheckpointStore(folder.checkpoints, read_only=True) as store:
         number = step if isinstance(step, int) else None
         number = store.best_step() if step == "best" else number
-        return store.restore_params(template, step=number).state
+        return store.restore_params(template, step=number, of=of).state

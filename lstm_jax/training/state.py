@@ -14,7 +14,7 @@ from jax import Array, lax, random
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from lstm_jax import sharding
-from lstm_jax.dropout import keys_of_rows
+from lstm_jax.dropout import keys_of_rows, weight_drop
 from lstm_jax.losses import TokenSums
 from lstm_jax.systems.base import BatchSums, Objective, ShardState
 from lstm_jax.training.log import MetricSums, total
@@ -54,6 +54,7 @@ class Program(NamedTuple):
     mesh: Mesh
     frozen: tuple[str, ...] = ()  # fields of the parameters that are not trained
     shard_state: ShardState = "none"
+    weight_drop: float = 0.0
 
 
 @partial(jax.jit, static_argnums=0)
@@ -141,7 +142,7 @@ def _placed(program: Program, state: TrainState) -> TrainState:
 def train_step(
     program: Program, state: TrainState, data: Any, stopping: Array | None = None
 ) -> tuple[TrainState, StepMetrics]:
-    """Run one training step: forward, backward, clipping, Adam.
+    """Run one training step: forward, backward, clipping, optimizer.
 
     The state is donated. `stopping`, float32 `[devices]`, is 1 where the process is asked to stop.
     """
@@ -186,8 +187,8 @@ def _gradients(
 ) -> tuple[Any, BatchSums, Array | None, Any]:  # fmt: skip
     """Gradients of the batch's mean loss, its sums, sum of `stopping`, and the carry of own rows.
 
-    Random draws for a row depend only on the key and the row's index in the batch. Only gradients
-    and sums are exchanged between devices, in one go.
+    Random draws for a row depend only on the key and the row's index in the batch, those for
+    weights on the key. Only gradients and sums are exchanged between devices, in one go.
     """
     devices = program.mesh.size
     rows = program.batch_size // devices
@@ -195,6 +196,10 @@ def _gradients(
     keys = keys_of_rows(key, first, rows)
 
     def loss_of(params: Any) -> tuple[Array, tuple[BatchSums, Any]]:
+        if program.weight_drop:
+            params = weight_drop(
+                random.fold_in(key, program.batch_size), params, program.weight_drop
+            )
         sums, after = program.objective.sums(params, carry, data, index, keys)
         return mean_loss(sums), (sums, after)
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,16 @@ import jax
 import numpy as np
 
 from lstm_jax import sharding
+from lstm_jax.dropout import weight_drop
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import Row, part_metrics
-from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from lstm_jax.training.optimizer import (
+    average_weights,
+    averaged,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from lstm_jax.training.run import RunFolder, learnt_params
 from lstm_jax.training.state import (
     Program,
@@ -60,13 +67,17 @@ def make_task(system: System) -> Task:
             f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
         )
     shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
+    if config.weight_drop:
+        jax.eval_shape(partial(weight_drop, rate=config.weight_drop), jax.random.key(0), shapes)
     if system.frozen:
         shapes = shapes._replace(**dict.fromkeys(system.frozen))
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
     sizes = (batches, config.batch_size, config.mesh)
-    program = Program(system.objective, optimizer, *sizes, system.frozen, config.shard_state)
+    program = Program(
+        system.objective, optimizer, *sizes, system.frozen, config.shard_state, config.weight_drop
+    )
     _refuse_too_large(parameters, program)
     return Task(system, program, steps, schedule, parameters)
 
@@ -102,7 +113,11 @@ def first_state(task: Task) -> TrainState:
     places = places_of(task.program, state)
     if places is not None:
         params = sharding.put_at(places.params, params)
-    return dataclasses.replace(state, params=params)
+    opt_state = state.opt_state
+    if task.config.optimizer.average_after:
+        opt_state = (*opt_state[:-1], average_weights().init(params))
+        opt_state = opt_state if places is None else sharding.put_at(places.opt_state, opt_state)
+    return dataclasses.replace(state, params=params, opt_state=opt_state)
 
 
 def restored_state(
@@ -145,7 +160,8 @@ def judged(
     """Evaluate a state on batches; see `evaluate`."""
     system, row = task.system, Row()
     mesh = task.program.mesh
-    sums = evaluate(system.objective, state.params, batches, batch_size, should_stop, mesh)
+    params = averaged(state.opt_state, state.params)
+    sums = evaluate(system.objective, params, batches, batch_size, should_stop, mesh)
     for name, part in sums.items():
         row |= part_metrics(f"{prefix}{name}", part, with_perplexity=system.has_perplexity)
     return row

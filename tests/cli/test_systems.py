@@ -251,6 +251,33 @@ def test_shakespeare_trains_and_writes_words(
     assert "unknown" not in ends
 
 
+@pytest.mark.slow
+def test_wordlm_learns_from_files_of_their_own_and_is_tested(
+    train: Train, refusal: Refusal, call: Command, tmp_path: Path
+) -> None:
+    run, data = tmp_path / "run", tmp_path / "words"
+    data.mkdir()
+    for part, lines in {"train": 200, "valid": 20, "test": 20}.items():
+        (data / f"{part}.txt").write_text("to be or not <unk> be\n" * lines)
+    begin = shlex.split(
+        f"wordlm --data {data} --tokens token --batch-size 4 --sequence-length 8 --epochs 20 "
+        "--embedding-size 12 --learning-rate 4 --average-after 1 --run-dir"
+    )
+    out = train(*begin, run, "--sample-prompts", "to be")
+    rows = read_rows(run / "metrics.jsonl")
+    assert rows[-1]["heldout_loss"] < 0.5 * rows[0]["heldout_loss"]
+    assert "weights are averaged" in out
+    judged = json.loads(call(train_command, "--run-dir", run, "--eval-only")[1])
+    assert judged["heldout_loss"] == pytest.approx(rows[-1]["heldout_loss"])
+    assert judged["test_loss"] == pytest.approx(judged["heldout_loss"], rel=0.2)
+    options = (run, "--prompt", "to be", "--greedy", "--length", 5)
+    assert call(sample_command, *options)[1].split()[:4] == ["to", "be", "or", "not"]
+    again = (train_command, *begin, tmp_path / "no", *MODEL)
+    assert "weight_drop found no w_h" in refusal(*again, "--model.cell", "mingru")
+    (data / "test.txt").write_text("be")
+    assert "the test file has 1 tokens, fewer than batch_size" in refusal(*again)
+
+
 def test_poems_are_learnt_and_their_ends_reported_apart(poem_run: Path) -> None:
     rows = read_rows(poem_run / "metrics.jsonl")
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]

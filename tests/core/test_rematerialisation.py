@@ -60,7 +60,11 @@ IN_CHUNKS = [
     ({"embedding_size": 4}, V, 1),
     ({"embedding_size": 4}, 40, T - 1),
     ({"embedding_size": H, "tied": True}, V, T),
-]
+    (
+        {"embedding_size": 4, "word_dropout": 0.3, "output_dropout": 0.5,
+         "output_dropout_per": "sequence"}, V, 4,
+    ),
+]  # fmt: skip
 
 
 @cases("options, vocabulary_size, chunk", IN_CHUNKS, *IN_CHUNKS[:2])

@@ -19,6 +19,7 @@ from lstm_jax.systems.base import OptimizerConfig, SampleConfig
 from lstm_jax.training import log, loop
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
+from lstm_jax.training.optimizer import averaged
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import train_step
 from lstm_jax.training.task import first_state, heldout_metrics
@@ -31,6 +32,11 @@ HASTY = config(
     optimizer=OptimizerConfig(learning_rate=3.0, clip_norm=None),
 )  # fmt: skip
 """A learning rate that ruins the model: the held-out loss is best at first."""
+AVERAGING = config(
+    evaluate_every=2, checkpoint_every=0, weight_drop=0.2,
+    optimizer=OptimizerConfig(method="sgd", learning_rate=20.0, average_after=2),
+)  # fmt: skip
+"""Steps so large that the held-out loss soon goes up and down."""
 
 
 def number(checkpoint: Path) -> int:
@@ -181,6 +187,45 @@ def test_training_ends_when_patience_does_and_stays_ended(tmp_path: Path) -> Non
         state, report = run(path, task(HASTY))
         assert int(state.step) == report.rows[-1]["step"] == last
         assert report.notes[-1].endswith("done")
+
+
+@pytest.fixture(scope="module")
+def averaging(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, Silent]:
+    path = tmp_path_factory.mktemp("averaging") / "run"
+    return path, *run(path, task(AVERAGING))
+
+
+def test_averaging_begins_as_the_paper_has_it(averaging: tuple[Path, Any, Silent]) -> None:
+    """Merity et al. (2018), algorithm 1: v is above the lowest of all but the last n losses."""
+    _, state, report = averaging
+    rows = [row for row in report.rows if "heldout_loss" in row]
+    losses, window = [row["heldout_loss"] for row in rows], AVERAGING.optimizer.average_after
+    begins = next(
+        row["step"]
+        for place, row in enumerate(rows)
+        if place > window and losses[place] > min(losses[: place - window])
+    )
+    (note,) = (note for note in report.notes if "averaged" in note)
+    assert note.startswith(f"step {begins}: ") and begins < rows[-1]["step"]
+    assert int(state.opt_state[-1].steps) == 1 + int(state.step) - begins
+    # What is judged is the average, and not the weights of the last step.
+    average = replace(state, params=averaged(state.opt_state, state.params), opt_state=((),))
+    assert heldout_metrics(task(AVERAGING), average)["heldout_loss"] == losses[-1]
+    last = replace(state, opt_state=((),))
+    assert heldout_metrics(task(AVERAGING), last)["heldout_loss"] != losses[-1]
+
+
+@pytest.mark.parametrize(("cut", "asked"), with_slow([(0, 0)], [(-1, 0), (0, 2), (1, 0), (5, 0)]))
+def test_a_run_resumed_about_where_averaging_begins_is_the_run_left_alone(
+    cut: int, asked: int, averaging: tuple[Path, Any, Silent], tmp_path: Path
+) -> None:
+    path, state, report = averaging
+    (note,) = (note for note in report.notes if "averaged" in note)
+    begins = int(note.split()[1].rstrip(":"))
+    run(tmp_path, task(AVERAGING), stop_at=begins + cut, times=asked)
+    found, _ = run(tmp_path, task(AVERAGING))
+    assert unequal(found, state) == []
+    assert rows_of(tmp_path) == rows_of(path)
 
 
 def test_samples_go_on_from_each_prompt(whole: tuple[Path, Any, Silent]) -> None:

@@ -20,7 +20,7 @@ from lstm_jax import sharding
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.systems import read_system
-from lstm_jax.systems.base import TrainConfig
+from lstm_jax.systems.base import OptimizerConfig, TrainConfig
 from lstm_jax.systems.poems import PoemsConfig
 from lstm_jax.systems.reviews import ReviewsConfig
 from lstm_jax.training.state import bytes_a_device, train_step
@@ -40,6 +40,15 @@ SYSTEMS: dict[str, TrainConfig] = {
     ),
     "bfloat16": config(model=replace(GRU, cell="lstm", compute_dtype="bfloat16")),
     "published": config(layout="published"),
+    "averaged": config(
+        weight_drop=0.5,
+        model=replace(
+            TIED, word_dropout=0.2, output_dropout=0.5, output_dropout_per="sequence", remat=7
+        ),
+        optimizer=OptimizerConfig(
+            method="sgd", learning_rate=1.0, weight_decay=1e-3, average_after=1
+        ),
+    ),
     "poems": PoemsConfig(data="poems.txt", model=LanguageModelConfig(**DROPS), **ROWS),
     "reviews": ReviewsConfig(
         data="reviews.tsv", **ROWS,
@@ -92,7 +101,7 @@ MESHES = [
     *((name, 2, 1, "none") for name in SYSTEMS),
     *(
         (name, 4, *mesh)
-        for name in ("one-hot", "tied", "embedding, in chunks", "poems")
+        for name in ("one-hot", "tied", "embedding, in chunks", "averaged", "poems")
         for mesh in (*SHARES, (2, "none"), (4, "none"), (2, "all"))
     ),
 ]

@@ -18,7 +18,12 @@ from lstm_jax.models import LanguageModel
 from lstm_jax.systems.base import OptimizerConfig, Predictions
 from lstm_jax.systems.language import LanguageObjective, LanguageSystem
 from lstm_jax.text import Lanes
-from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
+from lstm_jax.training.optimizer import (
+    averaged,
+    averaging,
+    learning_rate_schedule,
+    make_optimizer,
+)
 from lstm_jax.training.state import evaluate, train_step
 from lstm_jax.training.task import Task, first_state
 
@@ -69,6 +74,24 @@ def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
     np.testing.assert_allclose(metrics.grad_norm[0], optax.tree.norm(gradients), rtol=1e-5)
     for a, b in zip(jax.tree.leaves(after.params), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_step_teaches_the_weights_that_it_does_not_drop_and_the_next_step_others() -> None:
+    sgd = OptimizerConfig(method="sgd", learning_rate=1.0, clip_norm=None)
+    the_task = task(config(weight_drop=0.25, optimizer=sgd))
+    state = first_state(the_task)
+    layers, taught = jax.tree.map(np.array, state.params.layers), list[Any]()
+    for _ in range(2):
+        state, _ = steps(the_task, state, 1)
+        before, layers = layers, jax.tree.map(np.array, state.params.layers)
+        assert all(
+            (old.w_x != new.w_x).all() for old, new in zip(before[1:], layers[1:], strict=True)
+        )
+        taught.append([old.w_h != new.w_h for old, new in zip(before, layers, strict=True)])
+        share = np.mean(taught[-1])
+        assert abs(share - 0.75) < 5 * (0.75 * 0.25 / np.size(taught[-1])) ** 0.5
+    assert 0.5 < np.mean(np.equal(*taught)) < 0.75
 
 
 def test_the_carry_is_kept_between_batches_and_zeroed_where_an_epoch_begins() -> None:
@@ -168,6 +191,39 @@ def test_the_first_update_is_adam_s_on_clipped_gradients(clip_norm: float | None
     scale = 1.0 if clip_norm is None else clip_norm / 5.0
     expected = jax.tree.map(lambda g: -0.1 * scale * g / (abs(scale * g) + 0.5), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updates, expected)
+
+
+@pytest.mark.parametrize("method", ["adam", "sgd"])
+def test_weights_decay_apart_from_clipping_and_means(method: Any) -> None:
+    """What comes on top of an update is the learning rate times the decay times the weight."""
+    plain = OptimizerConfig(method=method, learning_rate=0.1, clip_norm=1.0)
+    params = {"a": jnp.array([3.0, 0.0]), "b": jnp.array(4.0)}
+    found = []
+    for settings in (plain, dataclasses.replace(plain, weight_decay=0.25)):
+        optimizer = make_optimizer(settings, learning_rate_schedule(settings, 1))
+        found.append(optimizer.update(params, optimizer.init(params), params)[0])
+    decayed = jax.tree.map(lambda update, w: update - 0.1 * 0.25 * w, found[0], params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found[1], decayed)
+    if method == "sgd":
+        np.testing.assert_allclose(found[0]["b"], -0.1 * 4 / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [(), ("vectors",)])
+def test_weights_are_averaged_once_that_begins_and_are_the_last_until_then(frozen: Any) -> None:
+    config = OptimizerConfig(method="sgd", learning_rate=0.5, clip_norm=None, average_after=1)
+    params = Params(jnp.array([3.0, 4.0]), jnp.array(5.0))
+    optimizer = make_optimizer(config, learning_rate_schedule(config, 1), frozen)
+    state, update, weights = optimizer.init(params), jax.jit(optimizer.update), list[Any]()
+    jax.tree.map(np.testing.assert_array_equal, averaged(state, None), params)
+    for step in range(8):
+        if step >= 3:
+            state = averaging(state)  # which begins but once
+        updates, state = update(params, state, params)
+        params = optax.apply_updates(params, updates)
+        weights.append(params)
+        mean = jax.tree.map(lambda *each: np.mean(each, axis=0), *(weights[3:] or weights[-1:]))
+        found = averaged(state, None)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, mean)
 
 
 def test_clipping_or_not_leaves_the_optimizer_state_s_structure() -> None:

@@ -268,6 +268,31 @@ def test_a_share_of_nothing_holds_nothing_out(place: str) -> None:
     assert make_corpus(config(heldout_share=0.0, heldout_from=place), TEXT).heldout is None
 
 
+def test_a_folder_has_a_file_for_each_part_and_one_vocabulary(tmp_path: Path) -> None:
+    """Each token of the other parts is predicted once, the first after what stands before it."""
+    lines = {"train": " the <unk> sat\n\n" * 40, "valid": " a cat sat \n" * 9, "test": "it\n" * 9}
+    for part, text in lines.items():
+        (tmp_path / f"some.{part}.txt").write_text(text)
+    sizes: Any = {"batch_size": 2, "sequence_length": 4}
+    settings = LanguageConfig(data=str(tmp_path), tokens="token", **sizes)
+    system = LanguageSystem.read(settings)
+    vocabulary = system.vocabulary
+    assert vocabulary.tokens == ("<unk>", "<eos>", "sat", "the", "a", "cat", "it")
+    assert vocabulary.encode("The <unk>\n").tolist() == [0, 0, 1]
+    assert system.corpus.ids[:5].tolist() == [3, 0, 2, 1, 1]
+    assert vocabulary.decode(system.corpus.ids[:5]) == "the <unk> sat <eos> <eos>"
+    for batches, text in (
+        (system.heldout(), lines["valid"]),
+        (system.test_batches(), lines["test"]),
+    ):
+        lanes = [np.concatenate(part) for part in zip(*batches, strict=True)]
+        counted = lanes[2] & (lanes[1] != NOT_COUNTED)
+        assert lanes[1].T[counted.T].tolist() == vocabulary.encode(text).tolist()
+    (tmp_path / "another.train.txt").write_text("")
+    with pytest.raises(ValueError, match=r"must hold one file with 'train'.*or name a file"):
+        LanguageSystem.read(settings)
+
+
 def test_a_share_of_every_lane_that_leaves_a_part_empty_is_refused() -> None:
     with pytest.raises(ValueError, match="leaves one part empty"):
         make_corpus(config(heldout_share=0.999, heldout_from="lanes"), TEXT)

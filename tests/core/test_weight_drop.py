@@ -1,0 +1,117 @@
+"""Weights dropped for a training step, and words dropped for a sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_cases import DENSE_FORMS, UNITWISE_FORMS, cases, init
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import random
+
+from lstm_jax import LanguageModel, LanguageModelConfig, StackConfig, init_stack, weight_drop
+
+slow = pytest.mark.slow
+
+
+def matrices(tree: Any) -> dict[str, Any]:
+    """Every array by its path."""
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+@cases("form", DENSE_FORMS, "lstm_projected")
+def test_recurrent_matrices_alone_lose_the_share_and_the_rest_is_scaled(form: str) -> None:
+    params = init(form, random.key(0), 3, 64)
+    found, before = (matrices(each) for each in (weight_drop(random.key(1), params, 0.25), params))
+    for path in before:
+        if path != ".w_h":
+            np.testing.assert_array_equal(found[path], before[path])
+    kept = np.asarray(found[".w_h"] != 0)
+    np.testing.assert_allclose(found[".w_h"], np.where(kept, before[".w_h"] / 0.75, 0), rtol=1e-6)
+    assert abs(kept.mean() - 0.75) < 5 * (0.75 * 0.25 / kept.size) ** 0.5
+
+
+@slow
+def test_its_mean_over_draws_is_the_matrix() -> None:
+    params = init("lstm", random.key(0), 3, 8)
+    draw = jax.vmap(lambda key: weight_drop(key, params, 0.5).w_h)
+    mean = draw(random.split(random.key(1), 20_000)).mean(axis=0)
+    # A draw is 0 or twice the weight, so its standard deviation is the weight.
+    assert np.max(np.abs(mean - params.w_h) / np.abs(params.w_h)) < 5 / 20_000**0.5
+
+
+@slow
+@given(st.sampled_from([0.1, 0.5, 0.9]), st.integers(0, 5))
+def test_gradients_are_zero_where_it_is_dropped_and_scaled_elsewhere(
+    rate: float, seed: int
+) -> None:
+    params = init("gru_after", random.key(0), 3, 8)
+    weights = random.normal(random.key(1), params.w_h.shape)
+    key = random.key(seed)
+
+    def read(params: Any) -> Any:
+        dropped = weight_drop(key, params, rate)
+        return jnp.sum(weights * dropped.w_h) + jnp.sum(dropped.w_x)
+
+    found, dropped = jax.grad(read)(params), weight_drop(key, params, rate)
+    scale = jnp.where(dropped.w_h != 0, dropped.w_h / params.w_h, 0)
+    np.testing.assert_allclose(found.w_h, weights * scale, rtol=1e-5)
+    np.testing.assert_array_equal(found.w_x, 1)
+
+
+def test_what_is_drawn_depends_on_the_key_and_differs_by_layer_and_direction() -> None:
+    config = StackConfig(cell="gru", layers=2, hidden_size=16, bidirectional=True)
+    layers = init_stack(random.key(0), config, 16)
+    masks = [
+        np.asarray(leaf != 0).tobytes()
+        for seed in (1, 1, 2)
+        for path, leaf in matrices(weight_drop(random.key(seed), layers, 0.5)).items()
+        if path.endswith(".w_h")
+    ]
+    assert masks[:4] == masks[4:8]
+    assert len({*masks}) == 8
+
+
+def test_what_has_nothing_to_drop_is_refused() -> None:
+    for form in UNITWISE_FORMS:
+        with pytest.raises(ValueError, match="no w_h among the parameters; choose a cell"):
+            weight_drop(random.key(0), init(form, random.key(0), 3, 4), 0.5)
+    with pytest.raises(ValueError, match=r"keys of shape \(2,\); give one"):
+        weight_drop(random.split(random.key(0)), init("rnn", random.key(0), 3, 4), 0.5)
+
+
+def test_a_dropped_word_is_zeros_wherever_it_stands_in_its_sequence() -> None:
+    """And what is dropped differs from one sequence to the next; the others are scaled."""
+    size = 40
+    config = LanguageModelConfig(
+        cell="rnn", hidden_size=size, embedding_size=size, word_dropout=0.25
+    )
+    model = LanguageModel(config, size)
+    params = model.init(random.key(0))
+    layer = params.layers[0]
+    layer = layer._replace(w_x=0.1 * jnp.eye(size), w_h=0 * layer.w_h, b=0 * layer.b)
+    params = params._replace(embedding=jnp.eye(size), layers=(layer,))
+    tokens = jnp.tile(jnp.arange(size)[:, None], (2, 8))  # each of the words twice
+    dropped = jnp.arctanh(model.hidden(params, None, tokens, dropout_key=random.key(1))[1]) / 0.1
+    first, again = (np.einsum("tbt->tb", half) for half in np.split(np.asarray(dropped), 2))
+    np.testing.assert_array_equal(first, again)
+    kept = first > 0
+    np.testing.assert_allclose(first, kept / 0.75, rtol=1e-3)
+    assert abs(kept.mean() - 0.75) < 5 * (0.75 * 0.25 / kept.size) ** 0.5
+    assert len({lane.tobytes() for lane in kept.T}) == 8
+    with pytest.raises(ValueError, match=r"word_dropout is 0.5.*set that, or embedding_size"):
+        LanguageModelConfig(word_dropout=0.5)
+
+
+def test_the_output_layer_s_inputs_may_be_dropped_once_a_sequence() -> None:
+    config = LanguageModelConfig(hidden_size=64, output_dropout=0.5, output_dropout_per="sequence")
+    model = LanguageModel(config, 5)
+    tokens = jnp.zeros((6, 4), jnp.int32)
+    _, hs = model.hidden(model.init(random.key(0)), None, tokens, dropout_key=random.key(1))
+    kept = np.asarray(hs != 0)
+    assert (kept == kept[0]).all()
+    assert len({lane.tobytes() for lane in kept[0]}) == 4
