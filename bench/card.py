@@ -23,7 +23,7 @@ DTYPES: tuple[DType, ...] = ("bfloat16", "tf32", "float32")
 _MODES: Mapping[str, Mapping[str, str | bool]] = {
     "no graph": {"xla_gpu_enable_command_buffer": ""},
     "graphs as by default": {},
-    "one graph": GRAPH,
+    "one graph": {**GRAPH, "xla_gpu_graph_min_graph_size": 1},
 }
 _ASKED = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
 

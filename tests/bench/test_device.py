@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -202,20 +203,20 @@ def test_the_table_is_made_of_the_rows_with_the_best_of_each_and_the_bars(
 def test_all_of_it_runs_in_small_without_a_gpu(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     command = [sys.executable, "-m", "bench", "device", "--dry-run", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=quick)
     rows = rows_in(file)
     assert {row["part"] for row in rows} == {part.name for part in PARTS}
     for part in PARTS:
         assert f"{part.name}: ended after" in done.stdout
-    failed = {row["implementation"] for row in rows if "failed" in row}
-    absent = {name for name in ("pytorch", "keras") if name not in INSTALLED}
-    assert {name for name in failed if name.partition(" ")[0] not in absent} <= {
-        "pytorch graph",  # of CUDA
-        "jax-rnn",  # no bfloat16, no GRU
-    }
-    measured = {row["implementation"] for row in rows if "median_ms" in row}
-    assert {"lstm_jax one graph", "lstm_jax at once", "flax-nnx", "jax-rnn"} <= measured
-    assert "lstm_jax unroll 10" in measured
+    for row in rows:
+        assert row.get("failed", "cannot run: ").startswith("cannot run: "), row
+    measured = {(row["part"], row["implementation"]) for row in rows if "call" in row}
+    found = {"one graph", "unroll 10", "in turn", "at once"}
+    names = {f"lstm_jax {each}" for each in found} | {"lstm_jax", "flax-nnx", "jax-rnn"}
+    names |= set(INSTALLED) - {"equinox"}
+    assert {("layers", name) for name in names} <= measured
+    assert {("train", "lstm_jax"), ("sample", "lstm_jax one graph")} <= measured
     assert "pass lstm 6,4,8,8 flags bfloat16: lstm_jax" in done.stdout
-    assert "passed" in done.stdout
+    assert " passed" in done.stdout
     assert '"step": 3' in done.stdout
