@@ -1,4 +1,4 @@
-"""What a device does by itself: copies, matrix products, and loops that compute next to nothing."""
+"""Rates of a device: copies, matrix products, and the steps of loops that compute little."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from bench.timing import Visit, take_turns
 from lstm_jax.precision import products
 
 Record = Callable[..., None]
-"""Keeps a row: the name of what was measured, a `Timing` if there is one, and fields."""
+"""Function that writes a row: name of what was measured, a `Timing` if any, and fields."""
 
 DTYPES: tuple[DType, ...] = ("bfloat16", "tf32", "float32")
-_MODES: Mapping[str, Mapping[str, str | bool]] = {
+_MODES: Mapping[str, Mapping[str, Any]] = {
     "no graph": {"xla_gpu_enable_command_buffer": ""},
     "graphs as by default": {},
     "one graph": {**GRAPH, "xla_gpu_graph_min_graph_size": 1},
@@ -29,7 +29,7 @@ _ASKED = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
 
 
 def state() -> str:
-    """The card's name, driver, clocks, temperature and power just now, where they are told."""
+    """Current name, driver, clocks, temperature and power of the card, if nvidia-smi is there."""
     command = ["nvidia-smi", f"--query-gpu={_ASKED}", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -38,7 +38,7 @@ def state() -> str:
 
 
 def measure(record: Record, *, small: bool) -> None:
-    """Rates of copies and products, and what a step of an empty loop costs in each graph mode."""
+    """Measure copies, products, and a step of an empty loop in each graph mode."""
     numbers, size, steps = (2**18, 256, 100) if small else (2**29, 8192, 1000)
 
     def note(name: str, unit: str, amount: float, make: Callable[[], Any], dtype: str = "") -> None:
@@ -46,7 +46,7 @@ def measure(record: Record, *, small: bool) -> None:
             call = make()
             visit = Visit(lambda times=1: jax.block_until_ready([call() for _ in range(times)][-1]))
             timing = take_turns({"": partial(visit, 0.2, 0.005)}, 3)[""]
-        except Exception as error:  # a compiler has many
+        except Exception as error:  # of any compiler pass
             record(name, dtype=dtype, failed=f"{type(error).__name__}: {error}"[:300])
         else:
             seconds = timing.median_ms / 1e3

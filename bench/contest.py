@@ -33,7 +33,7 @@ Evidence = Callable[[Implementation], Any]
 class Pool(ExitStack):
     """Context manager of a benchmark's processes, each started when it is first needed.
 
-    One that does not answer within `limit_s` seconds is ended.
+    A process that does not answer within `limit_s` seconds is killed.
     """
 
     def __init__(self, limit_s: float | None = None) -> None:

@@ -1,18 +1,18 @@
-"""All that can be known of ours on a GPU, in a few minutes, from one command.
+"""Everything there is to measure on a GPU, in one command of a few minutes.
 
-The parts run one after the other, each in a process of its own with a share of the minutes that are
-left: what a part does not need goes to those after it, and one that takes longer, hangs or dies
-loses no row, since each is written as soon as it is known. The table comes last; `--table FILE`
-prints that of rows which are there. A file that has rows already is gone on with.
+The parts run one after the other, each in its own process and with a share of the remaining
+minutes, so time that a part does not use goes to the next ones. Rows are written as soon as they
+are known: a part that takes too long, hangs or dies loses none. The table is printed last, or from
+an existing file with `--table FILE`. If the file already has rows, finished cases are skipped.
 
-rates: what the card copies and multiplies in a second, and what a step of an empty loop costs.
-layers: LSTM and GRU, forward and backward, beside PyTorch, Flax, Keras and cuDNN as JAX calls it.
-train, sample: whole training steps, and writing, beside PyTorch, eagerly and in CUDA graphs.
-tests: the tests of the core, on the device. anna: a run of train.py, and its loss.
+rates: the card's copy and product rates, and the cost of an empty loop's step.
+layers: LSTM and GRU, forward and backward, beside PyTorch, Flax, Keras and jax.experimental.rnn.
+train, sample: whole training steps and sampling, beside PyTorch, eagerly and in CUDA graphs.
+tests: the tests of the core on the device. anna: a run of train.py with its loss.
 
-Before any time is taken, each is held against the host: layers against float64, with NaNs in the
-memory that results may go to, and ours five times with equal bits; training and sampling against
-ours. Who is wrong, or cannot run, has a row that says so, and no time.
+Correctness is checked before timing: layers against float64 on the host, with NaNs in the memory
+that results may use, and ours five times with equal bits; training and sampling against ours on the
+host. An implementation that is wrong or cannot run has a row with the reason, and no time.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ from lstm_jax.settings import Positive, check
 
 _TEXT = "All happy families are alike; every unhappy family is unhappy in its own way. " * 200
 _TO_END_S = 8.0
-"""What a command of a part is given to end, and then to be ended, before the part is."""
+"""Seconds that a part's command has to stop, and then to be killed, before the part is."""
 
 PartName = Literal["rates", "layers", "train", "sample", "tests", "anna"]
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measures ours on the device that is here, beside its peers.
+    """Measure ours on this device, beside its peers.
 
     Attributes:
-        minutes: for all of it.
-        parts: which parts.
-        json: where the rows go, one a line.
-        dry_run: all of it in small, on whatever is here, to see that it works.
-        table: a file of rows whose table is printed; nothing is measured.
+        minutes: time for all parts.
+        parts: parts to run.
+        json: file to which rows are appended, one per line.
+        dry_run: run everything in small, to see that it works.
+        table: print the table of this file's rows, and measure nothing.
     """
 
     minutes: Positive = 8.0
@@ -74,7 +74,7 @@ class Options:
 
 
 class Task(NamedTuple):
-    """What a part is given: its file of rows, its seconds, whether all is in small."""
+    """Arguments of a part: file of rows, seconds, and whether it is a dry run."""
 
     file: Path
     limit_s: float
@@ -82,7 +82,7 @@ class Task(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A name, its share of the time beside those of others, and what it does."""
+    """Name of a part, its share of the time relative to others, and its function."""
 
     name: str
     share: float
@@ -111,7 +111,7 @@ def tests(task: Task, record: Record) -> None:
 
 
 def anna(task: Task, record: Record) -> None:
-    """Trains until its time is over, with a tenth of the novel held out."""
+    """Train until the time is over, with a tenth of the novel held out."""
     with tempfile.TemporaryDirectory(prefix="anna-") as temporary:
         run, text = Path(temporary, "run"), Path(temporary, "text")
         flags = ["--heldout-share", "0.1", "--compute-dtype", "tf32", "--run-dir", str(run)]
@@ -139,7 +139,7 @@ PARTS = (
 
 
 def _printed(command: Sequence[str], limit_s: float, **variables: str) -> str:
-    """What a command of Python prints, which is asked to end before the part's time is over."""
+    """Output of a Python command, which is stopped before the part's time is over."""
     with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as file:
         given: Any = {"env": os.environ | variables, "stdout": file, "stderr": subprocess.STDOUT}
         process = subprocess.Popen([sys.executable, *command], **given)
@@ -157,7 +157,7 @@ def _printed(command: Sequence[str], limit_s: float, **variables: str) -> str:
 
 @contextmanager
 def recording(file: Path, part: str) -> Iterator[Record]:
-    """What appends a part's rows to a file, each at once."""
+    """Give a function that appends a part's rows to a file, each at once."""
     with file.open("a", encoding="utf-8", buffering=1) as opened:
 
         def record(system: str, timing: Timing | None = None, **fields: Any) -> None:
@@ -171,11 +171,11 @@ def recording(file: Path, part: str) -> Iterator[Record]:
 
 
 def run_all(parts: Sequence[Part], minutes: float, file: Path, *, small: bool) -> None:
-    """Runs the parts, each in its own process and within its limit."""
+    """Run the parts, each in its own process and within its limit."""
     with file.open("a+", encoding="utf-8") as opened:
         opened.seek(0)
         if opened.read()[-1:] not in ("", "\n"):
-            opened.write("\n")  # what was cut off stays apart
+            opened.write("\n")  # after a line that was cut off
     end = time.monotonic() + 60 * minutes
     for place, part in enumerate(parts):
         began, shares = time.monotonic(), sum(each.share for each in parts[place:])
@@ -186,7 +186,7 @@ def run_all(parts: Sequence[Part], minutes: float, file: Path, *, small: bool) -
         try:
             process.join(limit_s)
             code = process.exitcode
-        finally:  # whatever it does, and all that it started
+        finally:  # the part and all processes that it started
             with suppress(ProcessLookupError):
                 os.killpg(process.ident or 0, signal.SIGKILL)
             process.kill()
@@ -201,7 +201,7 @@ def run_all(parts: Sequence[Part], minutes: float, file: Path, *, small: bool) -
 
 
 def _run(part: Part, task: Task) -> None:
-    """In the part's process, whose group is all that it starts."""
+    """Run a part in its process, in a process group of its own."""
     os.setpgid(0, 0)
     with recording(task.file, part.name) as record:
         part.run(task, record)

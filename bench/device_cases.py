@@ -1,4 +1,4 @@
-"""What is measured on a device: layers, training and sampling, and the ways to run them."""
+"""Cases of `bench device`: layers, training and sampling, and the ways to run each."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from lstm_jax.recurrence import Backend
 
 REPEATS = 5
 TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "float16": 3e-2, "bfloat16": 0.15}
-"""Of the length of the array in float64. Some peers keep the carry in the products' dtype, too."""
+"""Of the difference's norm, relative to the array's; some peers round their carry, too."""
 
 _FIRST = (
     LayerShape("lstm", 100, 100, 512, 512, layers=2),
@@ -64,7 +64,9 @@ _SMALL = {"vocabulary_size": 11, "hidden_size": 8, "batch_size": 4, "sequence_le
 class Way(NamedTuple):
     """A way to run ours or a peer, and its name in the rows.
 
-    Its work may be another than that of the others in some fields, and in the products' dtype.
+    Attributes:
+        changes: fields of the layer's shape that differ from the case's.
+        dtype: dtype of the products, if different from the case's.
     """
 
     name: str
@@ -80,13 +82,14 @@ class Way(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One work, and who does it.
+    """One computation, and the ways to run it.
 
     Attributes:
-        system: what the rows call the work.
-        build: makes it of an implementation and its way; its evidence takes what `reference`
-            computes on the host.
-        tokens: of a call; flops: of its products, forward and backward.
+        system: name of the computation in the rows.
+        build: (implementation, way) -> what to time; its evidence takes the reference.
+        reference: compute on the host what all are compared with.
+        tokens: tokens per call.
+        flops: operations of the products of a call, forward and backward.
     """
 
     part: str
@@ -99,7 +102,7 @@ class Case(NamedTuple):
     flops: int = 0
 
     def keys(self) -> set[tuple[str, ...]]:
-        """Of its rows: part, system, implementation and dtype."""
+        """Part, system, implementation and dtype of its rows."""
         return {(self.part, self.system, w.name, w.dtype or self.dtype) for w in self.ways}
 
 
@@ -119,7 +122,7 @@ def _of_ours(name: str, **changes: Any) -> Way:
 
 
 def layer_cases(*, small: bool) -> list[Case]:
-    """Those with a bar in one dtype come first, then what only ours can do, then all others."""
+    """Shapes with a bar in one dtype, then what only ours can do, then everything else."""
     known = ("auto", "scan", "parallel", "reference")
     ours = [way._replace(changes={"backend": "scan"}) for way in _OURS]
     ours += [_of_ours(name, backend=name) for name in get_args(Backend) if name not in known]
@@ -154,7 +157,7 @@ def layer_cases(*, small: bool) -> list[Case]:
 
 
 def training_cases(*, small: bool) -> list[Case]:
-    """The systems and a wide one; what PyTorch has to compile for comes last."""
+    """The systems and a wide one; torch.compile, which takes long, comes last."""
     systems: list[AnySystem] = [system_named("anna"), system_named("lyrics"), _WIDE]
     systems += [each for each in SYSTEMS if each not in systems]
     ways = ((DTYPES[0], _pytorch()), (DTYPES[1], _pytorch()), (DTYPES[0], _pytorch(**_COMPILED)))
@@ -202,7 +205,7 @@ def _layer(shape: LayerShape, dtype: Any, peer: Implementation, way: Way) -> Bui
 
 
 def _exact_layer(shape: LayerShape) -> Arrays:
-    """All that a pass gives, from float64 by the step function alone."""
+    """Outputs and gradients in float64, from the step function alone."""
     one_by_one = shape.directions and "in turn"
     plain = dataclasses.replace(shape, backend="reference", directions=one_by_one)
     work, forward = shape.work(), forward_of(plain, "float32")
@@ -223,10 +226,12 @@ def _exact_layer(shape: LayerShape) -> Arrays:
 def errors(
     peer: Implementation, made: LayerPass, tolerance: float, exact: Arrays
 ) -> dict[str, Any]:
-    """How far all is from float64, and whether its bits are always the same.
+    """Compare repeated passes with float64 and with each other.
 
-    Before each pass NaNs are written where its arrays may go. What is too far away, or ours in
-    other bits, raises Disagreement.
+    Before each pass, NaNs are written to free memory that its arrays may use.
+
+    Raises:
+        Disagreement: an array differs too much, or ours has different bits.
     """
     passes: list[Arrays] = []
     same_bits = True

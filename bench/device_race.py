@@ -1,7 +1,7 @@
-"""Cases one after the other: who is right, and then how fast each of these is.
+"""Check and time the cases of `bench device`, one after the other.
 
-Each way to run ours or a peer has a process of its own for as long as the part lasts. All of a case
-compile at the same time, are held against the host, and are timed in turns.
+Each way to run ours or a peer has its own process for the whole part. All ways of a case compile at
+the same time, are compared with the host, and are then timed in turns.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from bench.workers import Failed, Late, Reason, Server
 
 ROUNDS = 3
 SPEND_S, LEAST_S = 0.1, 0.005
-"""Of a turn, and of a timing: calls that take less are asked for several times at once."""
+"""Seconds of a turn, and of a single timing, in which shorter calls are repeated."""
 
 PATIENCE_S = 60.0
 _HOST = ("host", Candidate(environment={"JAX_PLATFORMS": "cpu"}))
 
 
 def race_all(cases: Iterable[Case], done: set[tuple[str, ...]], record: Record) -> None:
-    """Records the rows of all cases that have not got them yet."""
-    late: dict[str, Reason] = {}  # who would hold the others up again
+    """Record the rows of all cases that are not done."""
+    late: dict[str, Reason] = {}  # these would delay every case
     references: dict[tuple[str, str], Any] = {}
     with Pool(PATIENCE_S) as pool:
         for case in cases:
@@ -49,7 +49,7 @@ def _race(
     key = (case.part, case.system)
 
     def ask(way: Way, method: Any, *given: Any) -> Any:
-        """The answer of a way's process, or None: it is then left out."""
+        """Answer of a way's process; None if it failed, and it is then left out."""
         if way.name in left_out:
             return None
         answer = pool.worker(*way.process).answer(method, *given)
@@ -64,7 +64,7 @@ def _race(
 
     with ThreadPoolExecutor(len(case.ways) + 1) as threads:
         for way in case.ways:
-            pool.worker(*way.process)  # started here: it changes the environment for a moment
+            pool.worker(*way.process)  # not in a thread: it changes the environment for a moment
         if key not in references:
             host = pool.worker(*_HOST)
             references[key] = threads.submit(host.answer, Server.call, case.reference)

@@ -1,4 +1,4 @@
-"""The rows of `bench device` as a table: ours at its best beside the best peer, and the bars."""
+"""Table of the rows of `bench device`: our best way beside the best peer, and the bars."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _BARS = {
     "gru 1024,64,768,768": 1.5,
     "lstm 1024,16,768,768": 1.0,
 }
-"""The best peer's time over ours, forward and backward, by what a layer's name ends with."""
+"""Best peer's time / ours, forward and backward, by the end of the layer's name."""
 
 _STEP_BAR = 1.5
 _SLOW, _SLOW_BAR = "flax-nnx", 5.0
@@ -26,7 +26,7 @@ _FLAGS, _FLAGS_BAR = " flags", 1.1
 
 
 def rows_in(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file; a line that was cut off is none."""
+    """Rows of a file, without lines that were cut off."""
     rows = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
@@ -37,7 +37,7 @@ def rows_in(file: Path) -> list[dict[str, Any]]:
 
 
 def table(rows: Rows) -> Iterator[str]:
-    """What was measured on, a line for each work and dtype, and who was left out and why."""
+    """Environment, a line per computation and dtype, and what failed and why."""
     for row in [row for row in rows if "device" in row][:1]:
         versions = ", ".join(f"{name} {version}" for name, version in row["versions"].items())
         yield f"{row['device']} {row.get('card', '')}, {row['date']}: {versions}"
@@ -89,7 +89,7 @@ def _told(call: str, system: str, rows: Rows, limit: float | None) -> Iterator[s
 
 
 def _best(rows: Rows, *, ours: bool = True) -> Any:
-    """The fastest row of ours, or of the peers; None where there is none."""
+    """Fastest row of ours or of the peers; None if there is none."""
     found = [row for row in rows if row["implementation"].startswith(OURS) == ours]
     return min(found, key=lambda row: row["median_ms"], default=None)
 

@@ -102,7 +102,7 @@ def forward_of(shape: shapes.LayerShape, dtype: DType) -> Callable[[Any, Any, An
 
 
 def named(layers: Any, carries: Any, xs: Any) -> dict[str, Any]:
-    """By a name each: the first layer's are those of its fields, above it they have its number."""
+    """Arrays by name: fields of the first layer by themselves, those above with its number."""
     found = {"xs": xs}
     for tree in (layers, carries):
         for path, array in jax.tree_util.tree_leaves_with_path(tree):

@@ -264,9 +264,9 @@ class LayerWork(NamedTuple):
 
     @property
     def only(self) -> tuple[Any, Any]:
-        """The weights and the carry of the one layer; ValueError where there is more to it."""
+        """Weights and carry of a single layer; raises ValueError for anything else."""
         if len(self.layers) > 1 or self.mask is not None or isinstance(self.layers[0], Directions):
-            raise ValueError("only a single layer, in one direction and without masks, is built")
+            raise ValueError("it has only single layers in one direction, without masks")
         return self.layers[0], self.carries[0]
 
 

@@ -48,7 +48,7 @@ class Failed(Reason):
 
 
 class Late(Failed):
-    """It did not answer in time, and was ended."""
+    """It did not answer in time, and was killed."""
 
 
 class Disagreement(Reason):
@@ -122,7 +122,7 @@ class Server:
 class Worker:
     """A process with a `Server` and extra environment variables; to be closed after use.
 
-    One that does not answer within `limit_s` seconds is ended.
+    If it does not answer within `limit_s` seconds, it is killed.
     """
 
     def __init__(self, environment: Mapping[str, str], limit_s: float | None = None) -> None:

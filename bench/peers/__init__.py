@@ -40,7 +40,7 @@ PEERS = {
 """Name and module."""
 
 ON_DEVICES = {"jax-rnn": "bench.peers.jax_rnn"}
-"""Those that `bench device` has besides."""
+"""Additional peers of `bench device`."""
 
 SAMPLING_PEERS = ("pytorch", "flax-nnx")
 
@@ -102,7 +102,7 @@ class Implementation:
         raise ValueError("no layer is built for it")
 
     def poison(self, shapes: Iterable[tuple[int, ...]]) -> None:
-        """Writes NaNs into free memory of the device where arrays of these shapes would go."""
+        """Write NaNs to free memory of the device where arrays of these shapes would go."""
         jax.block_until_ready([jnp.full(shape, jnp.nan) for shape in shapes])
 
     def sampling(

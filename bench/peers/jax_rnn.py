@@ -1,4 +1,4 @@
-"""`jax.experimental.rnn`: cuDNN's LSTM on a GPU; elsewhere the reference that comes with it."""
+"""`jax.experimental.rnn`: cuDNN's LSTM on a GPU; elsewhere its own reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.shapes import DType, LayerShape
 
 
 class Peer(Implementation):
-    """All layers in one call; inputs are batch-major, weights one array."""
+    """All layers in one call, with batch-major inputs and all weights in one array."""
 
     cells = ("lstm",)
 

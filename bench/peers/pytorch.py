@@ -103,7 +103,7 @@ class Peer(Implementation):
             zeros = _zero_carry(system, device)
             weights = [each.detach().clone() for each in modules.parameters()]
             advance = _in_graph(train, batches[0], zeros)
-            with torch.no_grad():  # what that trained is undone
+            with torch.no_grad():  # undo that training
                 for each, before in zip(modules.parameters(), weights, strict=True):
                     each.copy_(before)
                 for moments in optimizer.state.values():
@@ -316,15 +316,15 @@ def _draw(logits: Any) -> Any:
 
 
 def _race(logits: Any) -> Any:
-    """The same draw without a look at the numbers on the host, which no graph may have."""
+    """The same draw without a check on the host, which a CUDA graph cannot contain."""
     chances = logits.softmax(-1)
     return (chances / torch.empty_like(chances).exponential_()).argmax(-1, keepdim=True)
 
 
 def _in_graph(call: Callable[..., Any], *inputs: Any) -> Callable[..., Any]:
-    """The call as one CUDA graph, into whose inputs those of each call are copied.
+    """Capture the call as a CUDA graph, to whose inputs those of each call are copied.
 
-    It runs some times before. What it gives is overwritten the next time.
+    It runs a few times first. The next call overwrites the results.
     """
     held = jax.tree.map(lambda each: each.clone(), inputs)
     stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
