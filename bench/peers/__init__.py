@@ -11,7 +11,6 @@ from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from bench.shapes import (
@@ -103,7 +102,8 @@ class Implementation:
 
     def poison(self, shapes: Iterable[tuple[int, ...]]) -> None:
         """Write NaNs to free memory of the device where arrays of these shapes would go."""
-        jax.block_until_ready([jnp.full(shape, jnp.nan) for shape in shapes])
+        arrays = [np.full(shape, np.nan, np.float32) for shape in shapes]
+        jax.block_until_ready(jax.device_put(arrays))
 
     def sampling(
         self, system: System, dtype: StoredDType, params: LanguageModelParams, job: Job
