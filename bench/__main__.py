@@ -21,6 +21,7 @@ BENCHES = {
     "scaling": "processes that train together, compared with as many alone",
     "rate": "speed of train.py's loop relative to its bare training step",
     "systems": "results of train.py's runs, beside published figures and n-grams",
+    "device": "everything on a GPU, in one run of a few minutes",
     "launches": "kernel launches per time step on a GPU; compiled, not run",
     "vmem": "use of a TPU's fast memory; compiled, not run",
     "endurance": "whether memory grows or the rate falls in a long run",

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.peers import PEERS, require_peers
 from bench.plot import draw, require_matplotlib
 from bench.report import Row, print_environment, writing
-from bench.shapes import DType
+from bench.shapes import StoredDType
 from lstm_jax.settings import Count, check
 
 QUICK_ROUNDS = 2
@@ -30,7 +30,7 @@ class Options:
         plot: file for a picture of them.
     """
 
-    dtype: DType = "float32"
+    dtype: StoredDType = "float32"
     rounds: Count = 20
     quick: bool = False
     json: Path | None = None

@@ -31,17 +31,21 @@ Evidence = Callable[[Implementation], Any]
 
 
 class Pool(ExitStack):
-    """Context manager of a benchmark's processes, each started when it is first needed."""
+    """Context manager of a benchmark's processes, each started when it is first needed.
 
-    def __init__(self) -> None:
+    A process that does not answer within `limit_s` seconds is killed.
+    """
+
+    def __init__(self, limit_s: float | None = None) -> None:
         super().__init__()
+        self._limit_s = limit_s
         self._workers: dict[tuple[str, str], Worker] = {}
 
     def worker(self, name: str, candidate: Candidate = ONLY) -> Worker:
         """The process of an implementation run in this way."""
         key = (name, candidate.name)
         if key not in self._workers:
-            self._workers[key] = Worker(candidate.environment)
+            self._workers[key] = Worker(candidate.environment, self._limit_s)
             self.callback(self._workers[key].close)
         return self._workers[key]
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax, random
 
-from bench.shapes import DType, System
+from bench.shapes import StoredDType, System
 from bench.workers import Built
 from lstm_jax.models import LanguageModelParams
 from lstm_jax.sampling import with_weights
@@ -28,7 +28,7 @@ def bytes_a_step(params: LanguageModelParams) -> int:
     return int(total - table.nbytes + table.nbytes // len(table))
 
 
-def build_reading(system: System, dtypes: Sequence[DType], passes: int) -> Built:
+def build_reading(system: System, dtypes: Sequence[StoredDType], passes: int) -> Built:
     """Read as many bytes as a step must, with weights of each dtype, by the name of the way."""
     calls: dict[str, Callable[[], object]] = {}
     settings: dict[str, str] = {}

@@ -10,21 +10,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, random
+from jax import Array, lax, random
 from jax.sharding import Mesh
 
 from bench import shapes
 from bench.peers import Implementation, LayerPass, Training
 from bench.peers.on_jax import layer_pass
-from bench.shapes import BATCHES, AnyParams, AnySystem, DType, System
+from bench.shapes import BATCHES, AnyParams, AnySystem, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax import sharding
 from lstm_jax.cells import CELLS
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.precision import ComputeDtype
-from lstm_jax.recurrence import layer
 from lstm_jax.sampling import FREE, generate, stream, with_weights
 from lstm_jax.sampling.decode import power_of_two
+from lstm_jax.stack import run_stack
 from lstm_jax.systems.base import Objective, OptimizerConfig, Predictions
 from lstm_jax.systems.language import LaneRows, LanguageObjective
 from lstm_jax.systems.poems import PoemObjective
@@ -50,19 +50,13 @@ class Peer(Implementation):
         return training_on(system, dtype, params, mesh)
 
     def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
-        def forward(params: Any, carry: Any, xs: Array) -> Array:
-            return layer(params, carry, xs, compute_dtype=dtype, backend=shape.backend)[1]
-
-        def named(params: Any, carry: Any, xs: Any) -> dict[str, Any]:
-            arrays = {**params._asdict(), **carry._asdict(), "xs": xs}
-            return {name: array for name, array in arrays.items() if array is not None}
-
         work = shape.work()
-        inputs = (work.params, jax.tree.map(jnp.asarray, work.carry), work.xs)
-        return layer_pass(forward, inputs, work.dys, named, {"backend": shape.backend})
+        inputs = (work.layers, jax.tree.map(jnp.asarray, work.carries), work.xs)
+        settings = {"backend": shape.backend, "unroll": str(shape.unroll)}
+        return layer_pass(forward_of(shape, dtype), inputs, work.dys, named, settings, dtype)
 
     def sampling(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
+        self, system: System, dtype: StoredDType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
         """See `Implementation`; for one text it has more calls, for comparison.
 
@@ -94,6 +88,28 @@ class Peer(Implementation):
         return Built(calls, {"call": "generate"})
 
 
+def forward_of(shape: shapes.LayerShape, dtype: DType) -> Callable[[Any, Any, Any], Array]:
+    """(weights, carries, xs) -> ys."""
+    config, work = shape.config(dtype), shape.work()
+
+    def forward(layers: Any, carries: Any, xs: Array) -> Array:
+        # Behind a barrier, or XLA would compute what hangs on them alone when it compiles.
+        given = jax.tree.map(jnp.asarray, {"mask": work.mask, "resets": work.resets})
+        flags = lax.optimization_barrier(given)
+        return run_stack(config, layers, carries, xs, **flags)[1]
+
+    return forward
+
+
+def named(layers: Any, carries: Any, xs: Any) -> dict[str, Any]:
+    """Arrays by name: fields of the first layer by themselves, those above with its number."""
+    found = {"xs": xs}
+    for tree in (layers, carries):
+        for path, array in jax.tree_util.tree_leaves_with_path(tree):
+            found[jax.tree_util.keystr(path).removeprefix("[0]").removeprefix(".")] = array
+    return found
+
+
 def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) -> Training:
     """The system in training, with its batches split among the devices of a mesh."""
     program = make_program(system, dtype, mesh)
@@ -104,9 +120,11 @@ def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) 
     # Copies, since the state is donated and the weights are shared.
     state = jax.jit(first, out_shardings=places)(jax.tree.map(np.asarray, started))
 
-    def step() -> None:
+    def step(times: int = 1) -> None:
         nonlocal state
-        state, _ = jax.block_until_ready(train_step(program, state, next(turns)))
+        for _ in range(times):
+            state, _ = train_step(program, state, next(turns))
+        jax.block_until_ready(state)
 
     def first_loss() -> float:
         return float(_loss_of(program.objective, state.params, batches[0]))

@@ -37,6 +37,10 @@ class Product(NamedTuple):
     times: int = 1
 
     @property
+    def flops(self) -> int:
+        return 2 * self.rows * self.inner * self.columns * self.times
+
+    @property
     def name(self) -> str:
         times = f"{self.times} x " if self.times > 1 else ""
         return f"{times}[{self.rows}, {self.inner}] @ [{self.inner}, {self.columns}]"

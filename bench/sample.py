@@ -24,7 +24,7 @@ from bench.filters import KINDS, TOP_P, VOCABULARY_SIZE, build_filters
 from bench.limits import build_reading
 from bench.peers import OURS, SAMPLING_PEERS, Arrays, Implementation, require_peers
 from bench.report import Row, make_row, print_table, with_ratios
-from bench.shapes import DType, Job, System, system_named
+from bench.shapes import Job, StoredDType, System, system_named
 from bench.workers import Built, Disagreement, Server
 from lstm_jax.cli.arguments import parse
 from lstm_jax.models import LanguageModelParams
@@ -86,9 +86,9 @@ class Options(OptionsWithPeers):
         return Job(batch, self.prompt_length, self.places, self.temperature, self.top_n)
 
     @property
-    def entrants(self) -> dict[str, DType]:
+    def entrants(self) -> dict[str, StoredDType]:
         """Dtype of the weights of ours and of each peer."""
-        ours: dict[str, DType] = {OURS: "float32", ROUNDED: "bfloat16"}
+        ours: dict[str, StoredDType] = {OURS: "float32", ROUNDED: "bfloat16"}
         if self.dtype == "bfloat16":
             del ours[OURS]
         elif self.quick:
@@ -131,7 +131,7 @@ def require_same_continuations(found: Arrays, ours: Arrays) -> None:
             raise Disagreement(f"{how} token {place} of text {row} {tokens}")
 
 
-def build(peer: Implementation, system: System, dtype: DType, job: Job) -> Built:
+def build(peer: Implementation, system: System, dtype: StoredDType, job: Job) -> Built:
     return peer.sampling(system, dtype, system.initial_params(), job)
 
 

@@ -15,9 +15,13 @@ from lstm_jax.classifier import Classifier, ClassifierConfig, ClassifierParams
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams, output_layer
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
+from lstm_jax.stack import Directions, StackConfig
 
-DType = Literal["float32", "bfloat16"]
-"""Dtype of the products; parameters, sums and loss are float32 in both."""
+DType = ComputeDtype
+"""Dtype of the products; parameters, sums and loss are float32 in all."""
+
+StoredDType = Literal["float32", "bfloat16"]
+"""Dtype of a model's weights when it writes."""
 
 PEERS_CELLS = ("lstm", "gru")
 """Cells that every peer has."""
@@ -28,6 +32,8 @@ BATCHES = 16
 _OUTPUT_SCALE = 32.0
 _MISSING_VECTORS = 50
 """One word in this many has no vector."""
+_RESETS = 0.02
+"""Share of times at which a sequence begins."""
 
 
 @dataclass(frozen=True)
@@ -183,10 +189,14 @@ def _without_inner_bias(layer: Any) -> Any:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """One recurrent layer of T, B, D and H; a GRU resets after the product.
+    """One recurrent layer of T, B, D and H, or a stack; a GRU resets after the product.
 
     Attributes:
         backend: implementation of ours.
+        unroll: steps per iteration of ours.
+        directions: whether the layer is bidirectional (ours only), in two loops or one.
+        flags: whether sequences end early (a mask) and begin anew now and then (resets).
+        seed: seed of the arrays.
     """
 
     cell: CellName
@@ -195,37 +205,69 @@ class LayerShape:
     input_size: int
     hidden_size: int
     backend: Backend = "auto"
+    layers: int = 1
+    unroll: int | None = None
+    directions: Literal["", "in turn", "at once"] = ""
+    flags: bool = False
+    seed: int = 0
 
     @property
     def name(self) -> str:
         """Name in the rows: the cell, T, B, D, H, and the backend unless it is the default."""
         sizes = (self.times, self.batch, self.input_size, self.hidden_size)
-        how = [] if self.backend == "auto" else [self.backend]
-        return " ".join([self.cell, ",".join(map(str, sizes)), *how])
+        how: list[str] = [] if self.backend == "auto" else [self.backend]
+        how += [f"x {self.layers}"] * (self.layers > 1) + ["both ways"] * bool(self.directions)
+        return " ".join([self.cell, ",".join(map(str, sizes)), *how, *["flags"] * self.flags])
+
+    def config(self, dtype: DType) -> StackConfig:
+        how: Any = _shared(self, StackConfig)
+        both = {"bidirectional": bool(self.directions)}
+        at_once = {"directions_at_once": self.directions == "at once"}
+        return StackConfig(compute_dtype=dtype, **(how | both | at_once))
 
     def work(self) -> LayerWork:
         """Inputs of every implementation; a GRU's bias inside the reset product is zero."""
-        draw = np.random.default_rng(0)
+        draw = np.random.default_rng(self.seed)
 
         def normal(*shape: int) -> np.ndarray[Any, np.dtype[np.float32]]:
             return draw.standard_normal(shape, np.float32)
 
-        cell = cell_named(self.cell)
-        params = cell.init(random.key(0), self.input_size, self.hidden_size)
+        cell, width = cell_named(self.cell), self.hidden_size
         names: tuple[str, ...] = cell.carry._fields
-        carry = cell.carry(*(0.5 * normal(self.batch, self.hidden_size) for _ in names))
+        layers, carries = [], []
+        for index in range(max(self.layers, 2 if self.directions else 1)):
+            size = width if index and not self.directions else self.input_size
+            params = cell.init(random.key(self.seed + index), size, width)
+            layers.append(_without_inner_bias(params))
+            carries.append(cell.carry(*(0.5 * normal(self.batch, width) for _ in names)))
+        if self.directions:
+            layers, carries, width = [Directions(*layers)], [Directions(*carries)], 2 * width
         xs = normal(self.times, self.batch, self.input_size)
-        dys = normal(self.times, self.batch, self.hidden_size)
-        return LayerWork(_without_inner_bias(params), carry, xs, dys)
+        dys = normal(self.times, self.batch, width)
+        if not self.flags:
+            return LayerWork(tuple(layers), tuple(carries), xs, dys)
+        ends = draw.integers(self.times // 2, self.times + 1, self.batch)
+        mask = np.arange(self.times)[:, None] < ends
+        resets = draw.random((self.times, self.batch)) < _RESETS
+        return LayerWork(tuple(layers), tuple(carries), xs, dys, mask, resets)
 
 
 class LayerWork(NamedTuple):
-    """A layer's weights, initial carry, inputs, and gradient of its outputs."""
+    """The layers' weights and initial carries, inputs, and gradient of the outputs."""
 
-    params: Any
-    carry: Any
+    layers: tuple[Any, ...]
+    carries: tuple[Any, ...]
     xs: np.ndarray[Any, np.dtype[np.float32]]
     dys: np.ndarray[Any, np.dtype[np.float32]]
+    mask: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    resets: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+
+    @property
+    def only(self) -> tuple[Any, Any]:
+        """Weights and carry of a single layer; raises ValueError for anything else."""
+        if len(self.layers) > 1 or self.mask is not None or isinstance(self.layers[0], Directions):
+            raise ValueError("it has only single layers in one direction, without masks")
+        return self.layers[0], self.carries[0]
 
 
 AnySystem = System | Classification

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -29,19 +31,26 @@ class Visit:
     It is called twice at first: once to compile, and once to find how many calls fit.
     """
 
-    def __init__(self, call: Callable[[], object]) -> None:
+    def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
         self.first_s = seconds(call)
         self._expected = max(seconds(call), 1e-9)
 
-    def __call__(self) -> list[float]:
+    def __call__(self, spend_s: float | None = None, least_s: float = 0.0) -> list[float]:
         """Seconds of each call.
 
         If more than one fits, the first is not counted: caches, and another library's threads that
         still spin, would slow it.
+
+        Args:
+            spend_s: approximate seconds for all calls.
+            least_s: shorter calls are repeated within one timing, by a number given as argument.
         """
-        wanted = int(min(max(1.0, SECONDS_PER_VISIT / self._expected), _MOST_CALLS_PER_VISIT))
-        took = [seconds(self._call) for _ in range(wanted + (wanted > 1))]
+        at_once = max(1, min(math.ceil(least_s / self._expected), _MOST_CALLS_PER_VISIT))
+        call = partial(self._call, at_once) if at_once > 1 else self._call
+        fit = (spend_s or SECONDS_PER_VISIT) / (at_once * self._expected)
+        wanted = int(min(max(1.0, fit), _MOST_CALLS_PER_VISIT))
+        took = [seconds(call) / at_once for _ in range(wanted + (wanted > 1))]
         self._expected = min(self._expected, *took)  # also if it compiles again at its third call
         return took[wanted > 1 :]
 

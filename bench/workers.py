@@ -26,7 +26,7 @@ R = TypeVar("R")
 NO_CACHE = {"JAX_ENABLE_COMPILATION_CACHE": "false"}
 """Environment of a process, without the user's JAX_COMPILATION_CACHE_DIR."""
 
-_SPAWN = multiprocessing.get_context("spawn")
+SPAWN = multiprocessing.get_context("spawn")
 
 
 class Reason(ValueError):
@@ -47,6 +47,10 @@ class Failed(Reason):
     how = "failed"
 
 
+class Late(Failed):
+    """It did not answer in time, and was killed."""
+
+
 class Disagreement(Reason):
     """It does other work than ours."""
 
@@ -54,10 +58,14 @@ class Disagreement(Reason):
 
 
 class Built(NamedTuple):
-    """Calls that each do all of the work once, and the settings of an implementation."""
+    """Calls that each do all of the work once, and the settings of an implementation.
+
+    `evidence`, if given, shows which work the calls do.
+    """
 
     calls: Mapping[str, Callable[[], Any]]
     settings: Mapping[str, str]
+    evidence: Callable[..., Any] | None = None
 
 
 class Server:
@@ -65,6 +73,7 @@ class Server:
 
     def __init__(self) -> None:
         self._visits: dict[str, Visit] = {}
+        self._evidence: Callable[..., Any] | None = None
 
     def enter(
         self, build: Callable[..., Built], *given: Any
@@ -76,19 +85,25 @@ class Server:
         """
         self.leave()
         built = build(*given)
+        self._evidence = built.evidence
         self._visits = {name: Visit(call) for name, call in built.calls.items()}
         return {name: each.first_s for name, each in self._visits.items()}, dict(built.settings)
 
-    def visit(self, name: str) -> list[float]:
-        """Time one of the calls for about a quarter of a second."""
-        return self._visits[name]()
+    def show(self, *given: Any) -> Any:
+        """Return the evidence of what was built."""
+        assert self._evidence is not None
+        return self._evidence(*given)
+
+    def visit(self, name: str, *given: Any) -> list[float]:
+        """Time one of the calls; see `Visit`."""
+        return self._visits[name](*given)
 
     def call(self, function: Callable[..., Any], *given: Any) -> Any:
         return function(*given)
 
     def leave(self) -> None:
         """Free what was built."""
-        self._visits = {}
+        self._visits, self._evidence = {}, None
         gc.collect()
 
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
@@ -105,11 +120,15 @@ class Server:
 
 
 class Worker:
-    """A process with a `Server` and extra environment variables; to be closed after use."""
+    """A process with a `Server` and extra environment variables; to be closed after use.
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self._connection, theirs = _SPAWN.Pipe()
-        self._process = _SPAWN.Process(target=_serve, args=(theirs,))
+    If it does not answer within `limit_s` seconds, it is killed.
+    """
+
+    def __init__(self, environment: Mapping[str, str], limit_s: float | None = None) -> None:
+        self._limit_s = limit_s
+        self._connection, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_serve, args=(theirs,))
         with patch.dict(os.environ, environment):
             self._process.start()
         theirs.close()
@@ -137,6 +156,9 @@ class Worker:
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
         try:
             self._connection.send((method, *given))
+            if not self._connection.poll(self._limit_s):
+                self._process.kill()
+                return Late(f"no answer in {self._limit_s} s")
             return self._connection.recv()
         except (EOFError, OSError):
             self._process.join()

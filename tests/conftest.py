@@ -23,6 +23,8 @@ from recorded import Peer, Recording
 # fake devices. The commands' own processes, which tests start too, keep the default.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 
+ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
+
 settings.register_profile(
     "project",
     max_examples=12,
@@ -37,9 +39,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Without LLVM's optimisations, which take most of the time; XLA's own passes run as ever.
 
     With `--slow`, what is compared with other libraries is fully optimised, and so is what a
-    command's own process computes.
+    command's own process computes; so is all on an accelerator.
     """
-    if config.getoption("--slow"):
+    if config.getoption("--slow") or not ON_CPU:
         return
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     if version("jaxlib").startswith("0.10."):
@@ -54,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def quick_compilation(request: pytest.FixtureRequest) -> None:
     is_optimised = hasattr(request.module, "PEERS") and request.config.getoption("--slow")
-    jax.config.update("jax_disable_most_optimizations", not is_optimised)
+    jax.config.update("jax_disable_most_optimizations", ON_CPU and not is_optimised)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -5,14 +5,24 @@ Each file has a class `Peer`, an `Implementation`, and imports its library on im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from itertools import product
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
-from bench.shapes import PEERS_CELLS, AnyParams, AnySystem, DType, Job, LayerShape, System
+from bench.shapes import (
+    PEERS_CELLS,
+    AnyParams,
+    AnySystem,
+    DType,
+    Job,
+    LayerShape,
+    StoredDType,
+    System,
+)
 from bench.workers import Built, NotRun
 from lstm_jax.cli.devices import splitting
 from lstm_jax.models import LanguageModelParams
@@ -28,6 +38,9 @@ PEERS = {
 }
 """Name and module."""
 
+ON_DEVICES = {"jax-rnn": "bench.peers.jax_rnn"}
+"""Additional peers of `bench device`."""
+
 SAMPLING_PEERS = ("pytorch", "flax-nnx")
 
 Kind = Literal["training", "layer", "sampling"]
@@ -38,13 +51,14 @@ class Training(NamedTuple):
     """A network in training, on the system's batches in order, from given weights.
 
     Attributes:
-        step: train on the next batch (forward, backward, clip, Adam) and wait for the result.
+        step: train on the next batch (forward, backward, clip, Adam), or on `times` batches, and
+            wait for the result.
         loss: mean loss of the epoch's first batch in nats, from a zero carry, without dropout.
         parameters: number of trained parameters, without those of its cell that ours lacks.
         settings: settings chosen for speed.
     """
 
-    step: Callable[[], object]
+    step: Callable[..., object]
     loss: Callable[[], float]
     parameters: int
     settings: Mapping[str, str]
@@ -54,14 +68,18 @@ class LayerPass(NamedTuple):
     """A layer's forward and backward pass over time.
 
     Attributes:
-        run: compute outputs and all gradients, and wait for them.
-        gradients: gradients of xs, the parts of the carry and our weights, in our names and shapes,
-            except for weights that the implementation lacks.
+        run: compute outputs and all gradients, once or `times` times, and wait for them.
+        forward: the same for the outputs alone.
+        gradients: outputs (ys) and gradients of xs, the parts of the carry and our weights, in our
+            names and shapes, except for weights that the implementation lacks.
+        outputs: the result of `forward`, in our shape.
         settings: settings chosen for speed.
     """
 
-    run: Callable[[], object]
+    run: Callable[..., object]
+    forward: Callable[..., object]
     gradients: Callable[[], Arrays]
+    outputs: Callable[[], np.ndarray[Any, Any]]
     settings: Mapping[str, str]
 
 
@@ -82,8 +100,13 @@ class Implementation:
         """A bare layer."""
         raise ValueError("no layer is built for it")
 
+    def poison(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        """Write NaNs to free memory of the device where arrays of these shapes would go."""
+        arrays = [np.full(shape, np.nan, np.float32) for shape in shapes]
+        jax.block_until_ready(jax.device_put(arrays))
+
     def sampling(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: Job
+        self, system: System, dtype: StoredDType, params: LanguageModelParams, job: Job
     ) -> Built:
         """The system generating text, with its weights stored in `dtype`.
 
@@ -143,7 +166,7 @@ def require_peers(names: Sequence[str], known: Sequence[str]) -> None:
 
 def load(name: str, options: Mapping[str, Any]) -> Implementation:
     """Import ours or a peer with its library; raises NotRun if that is not installed."""
-    module = "bench.ours" if name.startswith(OURS) else PEERS[name]
+    module = "bench.ours" if name.startswith(OURS) else {**PEERS, **ON_DEVICES}[name]
     try:
         peer: Implementation = import_module(module).Peer(**options)
     except ModuleNotFoundError as error:

@@ -13,7 +13,15 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 from bench.peers import Implementation, LayerPass, Training
-from bench.peers.on_jax import Loss, Parts, cast, layer_pass, optax_training, stacked_loss
+from bench.peers.on_jax import (
+    Loss,
+    Parts,
+    cast,
+    layer_pass,
+    optax_training,
+    stacked_loss,
+    stored,
+)
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, System
 from lstm_jax.cells import CellName
 from lstm_jax.models import LanguageModelParams, output_layer
@@ -36,7 +44,7 @@ class Peer(Implementation):
 
     def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
         def forward(cell: Any, carry: Any, xs: Array) -> Array:
-            return _run_cell(*cast((cell, carry, xs), dtype))[1]
+            return _run_cell(*cast((cell, carry, xs), stored(dtype)))[1]
 
         def named(cell: Any, carry: Any, xs: Any) -> dict[str, Any]:
             found = {"xs": xs, "w_x": cell.weight_ih.T, "w_h": cell.weight_hh.T, "b": cell.bias}
@@ -45,9 +53,11 @@ class Peer(Implementation):
             return found | dict(zip("hc", carry, strict=True))
 
         work = shape.work()
-        carry = tuple(work.carry) if shape.cell == "lstm" else work.carry.h
-        inputs = (_make_cell(shape.cell, work.params), carry, work.xs)
-        return layer_pass(forward, inputs, work.dys, named, {"loop": "lax.scan", "batch": "vmap"})
+        params, initial = work.only
+        carry = tuple(initial) if shape.cell == "lstm" else initial.h
+        inputs = (_make_cell(shape.cell, params), carry, work.xs)
+        settings = {"loop": "lax.scan", "batch": "vmap"}
+        return layer_pass(forward, inputs, work.dys, named, settings, dtype)
 
 
 def _make_cell(cell: CellName, params: Any) -> Any:

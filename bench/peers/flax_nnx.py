@@ -15,7 +15,7 @@ from jax import Array, lax, random
 from bench import shapes
 from bench.peers import Implementation, LayerPass, Training, on_jax
 from bench.peers.on_jax import Loss
-from bench.shapes import AnyParams, AnySystem, Classification, DType, System
+from bench.shapes import AnyParams, AnySystem, Classification, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax.cells import CellName
 from lstm_jax.classifier import ClassifierParams
@@ -44,10 +44,12 @@ class Peer(Implementation):
 
     def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
         sizes, is_lstm = (shape.input_size, shape.hidden_size), shape.cell == "lstm"
+        compute = jnp.dtype(on_jax.stored(dtype))
         module: nnx.RNN = nnx.eval_shape(
-            lambda: _make_rnn(shape.cell, *sizes, jnp.dtype(dtype), nnx.Rngs(0))
+            lambda: _make_rnn(shape.cell, *sizes, compute, nnx.Rngs(0))
         )
         graph, work = nnx.graphdef(module), shape.work()
+        params, initial = work.only
 
         def forward(weights: Any, carry: Any, xs: Array) -> Array:
             ys: Array = nnx.merge(graph, weights)(xs, initial_carry=carry)[1]
@@ -60,13 +62,13 @@ class Peer(Implementation):
             parts = dict(zip("ch", carry, strict=True)) if is_lstm else {"h": carry}
             return {name: each[...] for name, each in (found | parts | {"xs": xs}).items()}
 
-        weights = _with_weights(module, {"cell": params_to_nnx(work.params)})
-        carry = (work.carry.c, work.carry.h) if is_lstm else work.carry.h
-        settings = {"cell": type(module.cell).__name__}
-        return on_jax.layer_pass(forward, (weights, carry, work.xs), work.dys, named, settings)
+        weights = _with_weights(module, {"cell": params_to_nnx(params)})
+        carry = (initial.c, initial.h) if is_lstm else initial.h
+        inputs, settings = (weights, carry, work.xs), {"cell": type(module.cell).__name__}
+        return on_jax.layer_pass(forward, inputs, work.dys, named, settings, dtype)
 
     def sampling(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
+        self, system: System, dtype: StoredDType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
         """One jitted step with donated state, called from Python."""
         module, graph, _ = _made(system, dtype)

@@ -12,11 +12,18 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 import keras
-import numpy as np
 from jax import Array, random
 
 from bench.peers import Implementation, LayerPass, Training
-from bench.peers.on_jax import Loss, Parts, cast, layer_pass, optax_training, stacked_loss
+from bench.peers.on_jax import (
+    Loss,
+    Parts,
+    cast,
+    layer_pass,
+    optax_training,
+    stacked_loss,
+    stored,
+)
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, System
 from lstm_jax.cells import CellName
 from lstm_jax.interop.keras import layer_to_keras
@@ -48,16 +55,17 @@ class Peer(Implementation):
     def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
         """See `Implementation`; inputs are batch-major, its native layout."""
         sizes, work = (shape.input_size, shape.hidden_size), shape.work()
-        layer = _recurrent(shape.cell, dtype, *sizes, return_state=False)
+        (params, initial), kind = work.only, stored(dtype)
+        layer = _recurrent(shape.cell, kind, *sizes, return_state=False)
         fixed = [variable.value for variable in layer.non_trainable_variables]
 
         def forward(weights: Any, carry: Any, xs: Array) -> Array:
-            weights, carry, xs = cast((weights, carry, xs), dtype)
+            weights, carry, xs = cast((weights, carry, xs), kind)
             ys: Array = layer.stateless_call(weights, fixed, xs, initial_state=carry)[0]
             return ys
 
         def named(weights: Any, carry: Any, xs: Any) -> dict[str, Any]:
-            found = {"xs": xs.swapaxes(0, 1)} | dict(zip("hc", carry, strict=False))
+            found = {"xs": xs} | dict(zip("hc", carry, strict=False))
             w_x, w_h, b = weights
             if shape.cell == "gru":
                 w_x, w_h, b = map(_in_our_order, (w_x, w_h, b))
@@ -65,13 +73,12 @@ class Peer(Implementation):
                 b = b[0]
             return found | {"w_x": w_x, "w_h": w_h, "b": b}
 
-        xs, dys = (np.ascontiguousarray(each.swapaxes(0, 1)) for each in (work.xs, work.dys))
-        inputs = (layer_to_keras(work.params), list(work.carry), xs)
+        inputs = (layer_to_keras(params), list(initial), work.xs)
         settings = {"call": "stateless_call", "inputs": "batch-major"}
-        return layer_pass(forward, inputs, dys, named, settings)
+        return layer_pass(forward, inputs, work.dys, named, settings, dtype, batch_major=True)
 
 
-def _recurrent(cell: CellName, dtype: DType, inputs: int, size: int, *, return_state: bool) -> Any:
+def _recurrent(cell: CellName, dtype: str, inputs: int, size: int, *, return_state: bool) -> Any:
     """A layer whose own weights are not used.
 
     The policy "mixed_bfloat16" mixes dtypes in the GRU's loop and fails, so weights are cast before

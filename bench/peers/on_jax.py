@@ -14,7 +14,7 @@ import optax
 from jax import Array, random
 
 from bench.peers import LayerPass, Training
-from bench.shapes import BATCHES, AnySystem, Classification, System
+from bench.shapes import BATCHES, AnySystem, Classification, DType, System
 
 Loss = Callable[[Any, Any, Any, Array | None], tuple[Array, Any]]
 """(weights, carry, batch, dropout key or None) -> (mean loss, carry)."""
@@ -49,12 +49,14 @@ def optax_training(
     def first_loss() -> float:
         return float(_mean_loss(loss, state.weights, zero_carry(system), batches[0]))
 
-    def step() -> None:
+    def step(times: int = 1) -> None:
         nonlocal state
-        index, batch = next(turns)
-        if index == 0 or not system.carried:
-            state = state._replace(carry=zero_carry(system))
-        state, _ = jax.block_until_ready(_train_step(loss, optimizer, state, batch))
+        for _ in range(times):
+            index, batch = next(turns)
+            if index == 0 or not system.carried:
+                state = state._replace(carry=zero_carry(system))
+            state, _ = _train_step(loss, optimizer, state, batch)
+        jax.block_until_ready(state)
 
     return Training(step, first_loss, parameters, settings)
 
@@ -147,6 +149,9 @@ def layer_pass(
     dys: Any,
     named: Callable[[Any, Any, Any], dict[str, Any]],
     settings: Mapping[str, str],
+    dtype: DType,
+    *,
+    batch_major: bool = False,
 ) -> LayerPass:
     """A layer's outputs and gradients.
 
@@ -154,26 +159,59 @@ def layer_pass(
         forward: (weights, carry, xs) -> ys.
         inputs: weights, carry and xs.
         dys: gradient of ys.
-        named: gradients of `inputs` -> the same with our names and shapes.
+        named: gradients of `inputs` -> the same with our names and shapes, time-major.
         settings: see `LayerPass`.
+        dtype: of the products, where `forward` does not say it.
+        batch_major: whether it takes and gives the batch first; xs and dys are time-major.
     """
-    given = jax.device_put((inputs, dys))
 
-    def run() -> Any:
-        return jax.block_until_ready(_forward_backward(forward, *given))
+    def turned(array: Any) -> Any:
+        return array.swapaxes(0, 1) if batch_major else array
+
+    weights, carry, xs = inputs
+    given = jax.device_put((weights, carry, np.ascontiguousarray(turned(xs))))
+    cotangent = jax.device_put(np.ascontiguousarray(turned(dys)))
+    how = (forward, "high" if dtype == "tf32" else "highest")
+
+    def run(times: int = 1) -> Any:
+        for _ in range(times):
+            found = _forward_backward(*how, given, cotangent)
+        return jax.block_until_ready(found)
+
+    def run_forward(times: int = 1) -> Any:
+        for _ in range(times):
+            ys = _forward(*how, given)
+        return jax.block_until_ready(ys)
 
     def gradients() -> dict[str, np.ndarray[Any, Any]]:
-        return {name: np.asarray(each, np.float32) for name, each in named(*run()[1]).items()}
+        ys, (weights, carry, xs) = run()
+        found = named(weights, carry, turned(xs)) | {"ys": turned(ys)}
+        return {name: np.asarray(each, np.float32) for name, each in found.items()}
 
-    return LayerPass(run, gradients, settings)
+    def outputs() -> np.ndarray[Any, Any]:
+        return np.asarray(turned(run_forward()), np.float32)
+
+    return LayerPass(run, run_forward, gradients, outputs, settings)
 
 
-@partial(jax.jit, static_argnums=0)
-def _forward_backward(forward: Any, inputs: Any, dys: Array) -> tuple[Array, Any]:
-    # Full float32 on GPU, like ours: its default is TF32.
-    with jax.default_matmul_precision("highest"):
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward(forward: Any, precision: str, inputs: Any) -> Array:
+    # Full float32 on GPU, like ours, unless TF32 is asked for: its default is TF32.
+    with jax.default_matmul_precision(precision):
+        ys: Array = forward(*inputs)
+        return ys
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _forward_backward(forward: Any, precision: str, inputs: Any, dys: Array) -> tuple[Array, Any]:
+    with jax.default_matmul_precision(precision):
         ys, back = jax.vjp(forward, *inputs)
         return ys, back(dys.astype(ys.dtype))
+
+
+def stored(dtype: DType) -> str:
+    """Dtype in which the operands of such products are stored."""
+    return "bfloat16" if dtype == "bfloat16" else "float32"
 
 
 # Compiled code is found by the identity of loss and optimizer.

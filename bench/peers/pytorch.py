@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import functional
 from bench import shapes
 from bench.peers import Implementation, LayerPass, Training
 from bench.report import cores
-from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, System
+from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax.classifier import ClassifierParams
 from lstm_jax.interop.pytorch import (
@@ -27,6 +28,7 @@ from lstm_jax.interop.pytorch import (
 from lstm_jax.models import LanguageModelParams
 
 _NAMES = LanguageModelNames("embedding", "recurrent", "output")
+_RUNS_BEFORE_GRAPH = 3
 
 Forward = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -38,16 +40,25 @@ class Peer(Implementation):
         compiled: pass the differentiated function through `torch.compile`.
         threads: number of threads on CPU; None means all cores.
         onednn: whether oneDNN runs the layers on CPU.
+        graphed: whether each call, or step, is one CUDA graph.
+        stored: dtype of all of a layer's arrays; None means float32, with autocast.
     """
 
     def __init__(
-        self, compiled: bool = False, threads: int | None = None, onednn: bool = True
+        self,
+        compiled: bool = False,
+        threads: int | None = None,
+        onednn: bool = True,
+        graphed: bool = False,
+        stored: str | None = None,
     ) -> None:
         on_gpu = jax.default_backend() == "gpu"
         if on_gpu and not torch.cuda.is_available():
             raise ValueError("jax runs on a GPU here, and this PyTorch has no CUDA")
-        # Full float32 on GPU, like ours: cuDNN would use TF32 by default.
-        torch.backends.cudnn.allow_tf32 = False
+        if graphed and not on_gpu:
+            raise ValueError("CUDA graphs need a CUDA GPU")
+        self._graphed, self._stored = graphed, stored
+        _allow_tf32(False)  # full float32, like ours: cuDNN would use TF32 by default
         self._device = torch.device("cuda" if on_gpu else "cpu")
         torch.set_num_threads(threads or cores())
         torch.backends.mkldnn.enabled = onednn  # type: ignore[assignment]
@@ -55,6 +66,7 @@ class Peer(Implementation):
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         device = self._device
+        _allow_tf32(dtype == "tf32")
         if isinstance(system, Classification):
             assert isinstance(params, ClassifierParams)
             modules = _reviews_modules(system, params).to(device)
@@ -63,7 +75,8 @@ class Peer(Implementation):
             assert isinstance(params, LanguageModelParams)
             modules = _language_modules(system, params).to(device)
             forward = self._compile(_language_forward(system, modules, device))
-        optimizer = torch.optim.Adam(modules.parameters(), lr=system.learning_rate, fused=True)
+        adam: Any = {"fused": True, "capturable": self._graphed}
+        optimizer = torch.optim.Adam(modules.parameters(), lr=system.learning_rate, **adam)
         batches = [[_on_device(ids, device) for ids in system.batch(i)] for i in range(BATCHES)]
         turns, carry = cycle(enumerate(batches)), None
 
@@ -74,58 +87,101 @@ class Peer(Implementation):
             modules.train()
             return float(loss)
 
-        def step() -> None:
-            nonlocal carry
-            index, batch = next(turns)
+        def train(batch: Any, carry: Any) -> Any:
             optimizer.zero_grad(set_to_none=True)
-            with _autocast(device, dtype):
-                loss, after = forward(batch, carry if index and system.carried else None)
+            with _autocast(device, dtype, cached=not self._graphed):
+                loss, after = forward(batch, carry)
             loss.backward()
             if system.clip_norm is not None:
                 nn.utils.clip_grad_norm_(modules.parameters(), system.clip_norm, foreach=True)
             optimizer.step()
-            carry = jax.tree.map(lambda part: part.detach(), after)
+            return jax.tree.map(lambda part: part.detach(), after)
+
+        advance: Callable[..., Any] = train
+        zeros = None
+        if self._graphed:
+            zeros = _zero_carry(system, device)
+            weights = [each.detach().clone() for each in modules.parameters()]
+            advance = _in_graph(train, batches[0], zeros)
+            with torch.no_grad():  # undo that training
+                for each, before in zip(modules.parameters(), weights, strict=True):
+                    each.copy_(before)
+                for moments in optimizer.state.values():
+                    jax.tree.map(lambda moment: moment.zero_(), dict(moments))
+
+        def step(times: int = 1) -> None:
+            nonlocal carry
+            for _ in range(times):
+                index, batch = next(turns)
+                carry = advance(batch, carry if index and system.carried else zeros)
             _synchronize(device)
 
         # Its second bias; our GRU has the part of it that is not redundant.
         beyond = (2 if system.cell == "gru" else 4) * system.layers * system.hidden_size
         parameters = sum(p.numel() for p in modules.parameters()) - beyond
-        settings = {"optimizer": "Adam(fused=True)", **_settings(dtype)}
+        settings = {"optimizer": f"Adam(**{adam})", **_settings(dtype)}
         settings["input"] = "one-hot" if system.embedding_size is None else "nn.Embedding"
         return Training(step, first_loss, parameters, settings)
 
     def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
         work, is_lstm, device = shape.work(), shape.cell == "lstm", self._device
-        kind = nn.LSTM if is_lstm else nn.GRU
-        empty = kind(shape.input_size, shape.hidden_size)
-        module = _with_arrays(empty, layers_to_pytorch((work.params,))).to(device)
-        forward = self._compile(module)
+        kind, stored = nn.LSTM if is_lstm else nn.GRU, getattr(torch, self._stored or "float32")
+        empty = kind(shape.input_size, shape.hidden_size, shape.layers)
+        module = _with_arrays(empty, layers_to_pytorch(work.layers)).to(device, stored)
+        call, mixed = self._compile(module), "float32" if self._stored else dtype
+        _allow_tf32(dtype == "tf32")
 
         def placed(array: np.ndarray[Any, Any]) -> Any:
-            return torch.from_numpy(np.array(array)).to(device).requires_grad_()
+            return torch.from_numpy(np.array(array)).to(device, stored).requires_grad_()
 
-        xs, dys = placed(work.xs), torch.from_numpy(work.dys).to(device)
-        carry = tuple(placed(part[None]) for part in work.carry)
+        xs, dys = placed(work.xs), torch.from_numpy(work.dys).to(device, stored)
+        carry = tuple(map(placed, map(np.stack, zip(*work.carries, strict=True))))
 
-        def run() -> tuple[Any, ...]:
-            with _autocast(device, dtype):
-                ys, _ = forward(xs, carry if is_lstm else carry[0])
+        def module_outputs() -> Any:
+            with _autocast(device, mixed, cached=not self._graphed):
+                return call(xs, carry if is_lstm else carry[0])[0]
+
+        def forward() -> Any:
+            with torch.no_grad():
+                return module_outputs()
+
+        def both() -> tuple[Any, ...]:
+            ys = module_outputs()
             inputs = (xs, *carry, *module.parameters())
-            found: tuple[Any, ...] = torch.autograd.grad(ys, inputs, dys.to(ys.dtype))
+            return ys, *torch.autograd.grad(ys, inputs, dys.to(ys.dtype))
+
+        start, start_forward = map(_in_graph if self._graphed else _as_it_is, (both, forward))
+
+        def gradients() -> dict[str, np.ndarray[Any, Any]]:
+            ys, of_xs, *others = (each.detach().float().cpu().numpy() for each in run())
+            found, of_carry = {"ys": ys, "xs": of_xs}, others[: len(carry)]
+            for n in range(shape.layers):
+                w_x, w_h, b, b_hh = others[len(carry) + 4 * n :][:4]
+                each = {"w_x": w_x.T, "w_h": w_h.T, "b": b}
+                each |= {name: part[n] for name, part in zip("hc", of_carry, strict=False)}
+                each |= {} if is_lstm else {"b_hn": b_hh[-shape.hidden_size :]}
+                found |= {f"[{n}].{k}" if n else k: array for k, array in each.items()}
+            return found
+
+        def run(times: int = 1, start: Callable[[], Any] = start) -> Any:
+            for _ in range(times):
+                found = start()
             _synchronize(device)
             return found
 
-        def gradients() -> dict[str, np.ndarray[Any, Any]]:
-            arrays = [each.float().cpu().numpy() for each in run()]
-            (of_xs, *of_carry), (w_x, w_h, b, b_hh) = arrays[:-4], arrays[-4:]
-            found = {"xs": of_xs, "w_x": w_x.T, "w_h": w_h.T, "b": b}
-            found |= {name: part[0] for name, part in zip("hc", of_carry, strict=False)}
-            return found if is_lstm else found | {"b_hn": b_hh[-shape.hidden_size :]}
+        def outputs() -> np.ndarray[Any, Any]:
+            found: np.ndarray[Any, Any] = run_forward().float().cpu().numpy()
+            return found
 
-        return LayerPass(run, gradients, _settings(dtype))
+        run_forward = partial(run, start=start_forward)
+        return LayerPass(run, run_forward, gradients, outputs, _settings(mixed))
+
+    def poison(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        _ = [torch.full(shape, torch.nan, device=self._device) for shape in shapes]
+        _synchronize(self._device)
 
     def sampling(
-        self, system: System, dtype: DType, params: LanguageModelParams, job: shapes.Job
+        self, system: System, dtype: StoredDType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
         """Run the layers step by step, then top-k, softmax, multinomial."""
         kind = getattr(torch, dtype)
@@ -136,18 +192,28 @@ class Peer(Implementation):
             embedding = modules["embedding"].weight
         prompts = _on_device(job.prompts(system), self._device)
 
+        def absorb(tokens: Any, carry: Any) -> tuple[Any, Any]:
+            hs, carry = modules["recurrent"](functional.embedding(tokens, embedding), carry)
+            chosen = _choose(modules["output"](hs[-1]).float(), job, self._graphed)
+            return chosen[None], carry
+
+        step = absorb
+        if self._graphed:
+            with torch.inference_mode():
+                step = _in_graph(absorb, *absorb(prompts, None))
+
         def write() -> np.ndarray[Any, np.dtype[np.int32]]:
             with torch.inference_mode():
-                tokens, carry, written = prompts, None, []
-                for _ in range(job.places):
-                    hs, carry = modules["recurrent"](functional.embedding(tokens, embedding), carry)
-                    written.append(_choose(modules["output"](hs[-1]).float(), job))
-                    tokens = written[-1][None]
-                found: np.ndarray[Any, Any] = torch.stack(written).cpu().numpy()
+                tokens, carry = absorb(prompts, None)
+                written = [tokens]
+                for _ in range(1, job.places):
+                    tokens, carry = step(tokens, carry)
+                    written.append(tokens.clone() if self._graphed else tokens)
+                found: np.ndarray[Any, Any] = torch.cat(written).cpu().numpy()
             return found.astype(np.int32)
 
         settings = {
-            "loop": "inference_mode, one call of the layers a step",
+            "loop": "a CUDA graph a step" if self._graphed else "one call of the layers a step",
             "input": "one-hot" if system.embedding_size is None else "embedding",
             "threads": str(torch.get_num_threads()),
             "onednn": str(torch.backends.mkldnn.enabled),
@@ -234,15 +300,60 @@ def _reviews_modules(system: Classification, params: ClassifierParams) -> Any:
     return _with_arrays(modules, arrays)
 
 
-def _choose(logits: Any, job: shapes.Job) -> Any:
+def _choose(logits: Any, job: shapes.Job, graphed: bool) -> Any:
     if job.temperature == 0:
         return logits.argmax(-1)
+    draw = _race if graphed else _draw
     logits = logits / job.temperature
     if not job.top_n:
-        return torch.multinomial(logits.softmax(-1), 1)[:, 0]
+        return draw(logits)[:, 0]
     values, ids = torch.topk(logits, min(job.top_n, logits.shape[-1]))
-    drawn = torch.multinomial(values.softmax(-1), 1)
-    return ids.gather(-1, drawn)[:, 0]
+    return ids.gather(-1, draw(values))[:, 0]
+
+
+def _draw(logits: Any) -> Any:
+    return torch.multinomial(logits.softmax(-1), 1)
+
+
+def _race(logits: Any) -> Any:
+    """The same draw without a check on the host, which a CUDA graph cannot contain."""
+    chances = logits.softmax(-1)
+    return (chances / torch.empty_like(chances).exponential_()).argmax(-1, keepdim=True)
+
+
+def _in_graph(call: Callable[..., Any], *inputs: Any) -> Callable[..., Any]:
+    """Capture the call as a CUDA graph, to whose inputs those of each call are copied.
+
+    It runs a few times first. The next call overwrites the results.
+    """
+    held = jax.tree.map(lambda each: each.clone(), inputs)
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(_RUNS_BEFORE_GRAPH):
+            call(*held)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = call(*held)
+
+    def replay(*given: Any) -> Any:
+        jax.tree.map(lambda to, each: to.copy_(each), held, given)
+        graph.replay()
+        return found
+
+    return replay
+
+
+def _as_it_is(call: Callable[[], Any]) -> Callable[[], Any]:
+    return call
+
+
+def _zero_carry(system: AnySystem, device: torch.device) -> Any:
+    if isinstance(system, Classification):
+        return None
+    zeros = torch.zeros(system.layers, system.batch_size, system.hidden_size, device=device)
+    return (zeros, zeros.clone()) if system.cell == "lstm" else zeros
 
 
 def _settings(dtype: DType) -> dict[str, str]:
@@ -254,8 +365,15 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _autocast(device: torch.device, dtype: DType) -> AbstractContextManager[Any]:
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
+def _allow_tf32(allow: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allow
+
+
+def _autocast(
+    device: torch.device, dtype: DType, *, cached: bool = True
+) -> AbstractContextManager[Any]:
+    how: Any = {"enabled": dtype == "bfloat16", "cache_enabled": cached}
+    return torch.autocast(device.type, dtype=torch.bfloat16, **how)
 
 
 def _with_arrays(modules: Any, arrays: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,11 @@ import pytest
 # `--import-mode=importlib` puts no folder on the path.
 sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
+from other_work import LocalWorker
+
 from bench import contest, growth, memory, peers, products, timing
 from bench.report import Row, read_rows
-from bench.workers import Server, Worker
-
-
-class LocalWorker(Worker):
-    """Does in this process what a worker does in its own."""
-
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        self.server = Server()
-
-    def answer(self, method: Callable[..., Any], *given: Any) -> Any:
-        return self.server.answer(method, *given)
-
-    def close(self) -> None:
-        self.server.leave()
+from bench.workers import Worker
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from bench import ours
 from bench.shapes import Classification, LayerShape, System
-from bench.workers import Built
+from bench.workers import Built, Server, Worker
 
 TINY = System("tiny", 11, "lstm", 2, 8, batch_size=3, sequence_length=5, dropout=0.5)
 GRU = System("tiny-gru", 11, "gru", 1, 8, 3, 5, embedding_size=4, clip_norm=0.01)
@@ -64,6 +65,19 @@ def _mixed_layer(layer: Any) -> Any:
     size = layer.w_h.shape[0]
     order = np.r_[size : 2 * size, :size, 2 * size : layer.b.size]
     return layer._replace(w_x=layer.w_x[:, order], w_h=layer.w_h[:, order], b=layer.b[order])
+
+
+class LocalWorker(Worker):
+    """Does in this process what a worker does in its own."""
+
+    def __init__(self, environment: Mapping[str, str], limit_s: float | None = None) -> None:
+        self.server = Server()
+
+    def answer(self, method: Callable[..., Any], *given: Any) -> Any:
+        return self.server.answer(method, *given)
+
+    def close(self) -> None:
+        self.server.leave()
 
 
 # Work that is none, so that a contest takes a moment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ from other_work import GRU, GRU_LAYER, INSTALLED, LSTM_LAYER, POEMS, REVIEWS, TI
 from bench import ours, peers, shapes
 from bench.layer import gradients, require_same_gradients
 from bench.sample import continuations, require_same_continuations
-from bench.shapes import AnySystem, DType, Job, LayerShape, System
+from bench.shapes import PEERS_CELLS, AnySystem, DType, Job, LayerShape, System
 from bench.train import learning, require_same_learning
+from lstm_jax.cells import CellName
 from lstm_jax.sampling import with_weights
 
 slow = pytest.mark.slow
@@ -49,6 +51,23 @@ def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DT
     missing = {"b_hn"} if shape is GRU_LAYER and name == "flax-nnx" else set()
     assert set(found) == set(wanted) - missing
     require_same_gradients(found, wanted, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("jax-rnn", "lstm"),
+        *(pytest.param("pytorch", cell, marks=slow) for cell in PEERS_CELLS if find_spec("torch")),
+    ],
+)
+def test_stacks_of_peers_have_our_gradients(name: str, cell: CellName) -> None:
+    shape = LayerShape(cell, 7, 3, 8, 8, layers=2, seed=5)
+    wanted = gradients(ours.Peer(), shape, "tf32")
+    found = gradients(peers.load(name, {}), shape, "tf32")
+    assert set(found) == set(wanted)
+    require_same_gradients(found, wanted, "float32")
+    with pytest.raises(ValueError, match="it has only single layers"):
+        gradients(peers.load("flax-nnx", {}), shape, "tf32")
 
 
 @slow

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.timing import take_turns
-from bench.workers import Built, Disagreement, Failed, NotRun, Server, Worker
+from bench.timing import Visit, take_turns
+from bench.workers import Built, Disagreement, Failed, Late, NotRun, Server, Worker
 
 
 def variable(name: str) -> str | None:
@@ -52,6 +53,29 @@ def test_a_worker_has_its_own_environment_and_gives_back_what_it_computes(
             worker.ask(Server.call, end)
     assert "BENCH_TEST" not in os.environ
     assert capfd.readouterr().out == ""
+
+
+def test_one_that_does_not_answer_in_time_is_ended() -> None:
+    with closing(Worker({}, limit_s=0.2)) as worker:
+        with pytest.raises(Late, match=r"no answer in 0.2 s"):
+            worker.ask(Server.call, time.sleep, 600)
+        with pytest.raises(Failed, match="its process ended with -9"):
+            worker.ask(Server.call, os.getpid)
+
+
+def test_calls_that_take_little_are_asked_for_several_times_at_once() -> None:
+    asked: list[int] = []
+
+    def call(times: int = 1) -> None:
+        asked.append(times)
+        time.sleep(times * 2e-3)
+
+    took = Visit(call)(0.05, 0.02)
+    assert asked[:2] == [1, 1]
+    assert len(set(asked[2:])) == 1
+    assert 2 < asked[2] <= 10
+    assert len(asked) == 2 + len(took) + 1
+    assert all(2e-3 <= each < 0.02 for each in took)
 
 
 def test_every_call_has_its_turn_and_they_take_turns_at_being_first() -> None:
