@@ -15,7 +15,7 @@ from jax import Array
 
 from lstm_jax import cells
 from lstm_jax.checks import check_input, require_array, require_count
-from lstm_jax.kernels import reference, scan, solver
+from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import cuts_backward, reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
@@ -23,7 +23,7 @@ from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
-Backend = Literal["auto", "scan", "parallel", "reference"]
+Backend = Literal["auto", "scan", "parallel", "cudnn", "reference"]
 
 
 class LayerOptions(TypedDict, total=False):
@@ -71,7 +71,9 @@ def lstm(
             a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and `linearize`.
             `"parallel"` computes all time steps at once, for cells whose units are independent
             (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), and is differentiable like `"scan"`.
-            `"auto"` chooses the fastest that applies.
+            `"cudnn"` is NVIDIA's LSTM, on an NVIDIA GPU, in float32 or TF32, without a projection
+            or resets: gradients of first order, `vmap` as a loop; token ids become one-hot rows.
+            `"auto"` chooses the fastest that applies, never `"cudnn"`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and outputs
             are in `promote_types(param dtype, float32)`.
         unroll: time steps per iteration of the loop. None chooses for the platform: one on CPU, up
@@ -183,6 +185,9 @@ def layer_with_info(
     """Like `layer`, with the solver's info if a solver ran; with chunks, that of the worst."""
     policy = products(compute_dtype, params.b.dtype)
     _check(params, xs, mask, resets, backend, unroll, remat)
+    if backend == "cudnn":
+        cudnn.require_able(policy, params, xs, resets, unroll)
+        require_device(backend)
     params, mask, resets = vary_as(xs, (params, mask, resets))
     if carry is None:
         carry = cells.zero_carry(params, xs.shape[1])
@@ -210,6 +215,9 @@ def layer_with_info(
             cell, params, carry, dense, mask, order,
             reverse=reverse, unroll=unroll or 1, compute_dtype=compute_dtype,
         )  # fmt: skip
+    elif backend == "cudnn":
+        dense = _dense(xs, params.w_x, input_scale)
+        carry, hs_TBH = cudnn.run(policy, params, carry, dense, mask, reverse=reverse)
     elif cell.unit_step is None:
         kernel = kernel_of(params)  # type: ignore[arg-type]
         folded = kernel.fold(params)
@@ -255,6 +263,14 @@ def require_backend(cell: cells.Cell, backend: str) -> None:
             f"backend is 'parallel', but the units of {cell.name} depend on each other; choose "
             f"'auto', or one of the cells {others}"
         )
+    if backend == "cudnn" and cell is not cells.LSTM:
+        cudnn.refuse({f"{cell.name}, but an lstm": True})
+
+
+def require_device(backend: str) -> None:
+    """Raise ValueError if a backend needs a device that is not there."""
+    if backend == "cudnn":
+        cudnn.require_gpu()
 
 
 def _project(

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
+from lstm_jax.kernels import cudnn
 from lstm_jax.kernels.carries import cuts_backward, reset_rows
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
@@ -88,6 +89,14 @@ class StackConfig:
     def __post_init__(self) -> None:
         check(self)
         require_backend(cell_named(self.cell), self.backend)
+        if self.backend == "cudnn":
+            cudnn.refuse(
+                {
+                    "projection": self.projection_size is not None,
+                    "products in bfloat16": self.compute_dtype == "bfloat16",
+                    "loop to unroll": self.unroll is not None,
+                }
+            )
         if self.projection_size and self.cell != "lstm":
             raise ValueError(
                 f"projection_size is {self.projection_size}, and a {self.cell} has no projection; "
