@@ -184,15 +184,12 @@ def layer_with_info(
 ) -> tuple[Any, Array, SolverInfo | None]:
     """Like `layer`, with the solver's info if a solver ran; with chunks, that of the worst."""
     policy = products(compute_dtype, params.b.dtype)
-    _check(params, xs, mask, resets, backend, unroll, remat)
+    check_layer(params, xs, mask, resets, backend, unroll, remat)
     if backend == "cudnn":
         cudnn.require_able(policy, params, xs, resets, unroll)
         require_device(backend)
     params, mask, resets = vary_as(xs, (params, mask, resets))
-    if carry is None:
-        carry = cells.zero_carry(params, xs.shape[1])
-    cells.check_carry(params, carry, xs.shape[1])
-    carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    carry = begun(policy, params, carry, xs)
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
@@ -221,13 +218,13 @@ def layer_with_info(
     elif cell.unit_step is None:
         kernel = kernel_of(params)  # type: ignore[arg-type]
         folded = kernel.fold(params)
-        gates_TBG, b_G = _project(policy, folded, xs, input_scale)
+        gates_TBG, b_G = project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
             kernel, policy, reverse, unroll,
             kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
         )  # fmt: skip
     else:
-        gates_TBG, b_G = _project(policy, params, xs, input_scale)
+        gates_TBG, b_G = project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
         at_once: bool | None = backend == "parallel"
         if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T needs a loop
@@ -264,7 +261,7 @@ def require_backend(cell: cells.Cell, backend: str) -> None:
             f"'auto', or one of the cells {others}"
         )
     if backend == "cudnn" and cell is not cells.LSTM:
-        cudnn.refuse({f"{cell.name}, but an lstm": True})
+        cudnn.refuse({f"the cell {cell.name}": True})
 
 
 def require_device(backend: str) -> None:
@@ -273,7 +270,15 @@ def require_device(backend: str) -> None:
         cudnn.require_gpu()
 
 
-def _project(
+def begun(policy: Products, params: cells.Params, carry: Any, xs: Array) -> Any:
+    """Check and cast the initial carry; None gives zeros."""
+    if carry is None:
+        carry = cells.zero_carry(params, xs.shape[1])
+    cells.check_carry(params, carry, xs.shape[1])
+    return vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+
+
+def project(
     policy: Products, params: cells.Params, xs: Array, input_scale: Array | None
 ) -> tuple[Array, Array | None]:
     """Input part of the gates at all time steps `[T, B, G]`, and the bias if not yet added."""
@@ -293,7 +298,7 @@ def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
     return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
 
 
-def _check(
+def check_layer(
     params: cells.Params,
     xs: Array,
     mask: Array | None,
@@ -302,6 +307,7 @@ def _check(
     unroll: int | None,
     remat: int | None,
 ) -> None:
+    """Raise TypeError or ValueError if a layer's arguments do not fit each other."""
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
     require_backend(cells.cell_of(params), backend)

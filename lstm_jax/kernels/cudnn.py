@@ -41,7 +41,7 @@ def refuse(asked: Mapping[str, bool]) -> None:
     for what, is_asked in asked.items():
         if is_asked:
             raise ValueError(
-                f"backend is 'cudnn', which has no {what}; leave that, or choose 'auto'"
+                f"backend is 'cudnn', which does not support {what}; choose 'auto', or drop that"
             )
 
 
@@ -53,10 +53,10 @@ def require_able(
     refuse(
         {f"products or sums in {dtype}": True for dtype in dtypes}
         | {
-            "projection": params.w_hr is not None,
+            "a projection": params.w_hr is not None,
             "resets": resets is not None,
-            "loop to unroll": unroll is not None,
-            "T and B that are symbols": not all(isinstance(n, int) for n in xs.shape[:2]),
+            "unroll": unroll is not None,
+            "symbolic T or B": not all(isinstance(n, int) for n in xs.shape[:2]),
         }
     )
 
@@ -119,9 +119,7 @@ def _at_first_order(tree: Any) -> Any:
 
 @_at_first_order.defjvp
 def _refused(primals: Any, tangents: Any) -> Any:
-    raise ValueError(
-        "backend is 'cudnn', whose gradient cannot be differentiated again; choose 'scan'"
-    )
+    raise ValueError("backend is 'cudnn', whose gradient cannot be differentiated; choose 'scan'")
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
