@@ -398,9 +398,10 @@ class LanguageModel:
         """Parameters with the embedding folded into the first layer, if that is cheaper.
 
         With fewer distinct tokens than positions in the batch, it is cheaper to multiply the whole
-        embedding by the first layer's input weights than to do so at every position.
+        embedding by the first layer's input weights than to do so at every position. Never with
+        cuDNN, which would need one-hot rows of the tokens.
         """
-        if params.embedding is None:
+        if params.embedding is None or self.config.backend == "cudnn":
             return params
         config = self.config
         drops_inputs = config.word_dropout or (config.dropout_place == "inputs" and config.dropout)

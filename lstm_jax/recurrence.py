@@ -15,7 +15,7 @@ from jax import Array
 
 from lstm_jax import cells
 from lstm_jax.checks import check_input, require_array, require_count
-from lstm_jax.kernels import reference, scan, solver
+from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import cuts_backward, reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
@@ -23,7 +23,7 @@ from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
-Backend = Literal["auto", "scan", "parallel", "reference"]
+Backend = Literal["auto", "scan", "parallel", "cudnn", "reference"]
 
 
 class LayerOptions(TypedDict, total=False):
@@ -71,7 +71,9 @@ def lstm(
             a plain `lax.scan`, for forward mode (`jvp`, `jacfwd`), `hessian` and `linearize`.
             `"parallel"` computes all time steps at once, for cells whose units are independent
             (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), and is differentiable like `"scan"`.
-            `"auto"` chooses the fastest that applies.
+            `"cudnn"` is NVIDIA's LSTM, on an NVIDIA GPU, in float32 or TF32, without a projection
+            or resets: gradients of first order, `vmap` as a loop; token ids become one-hot rows.
+            `"auto"` chooses the fastest that applies, never `"cudnn"`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and outputs
             are in `promote_types(param dtype, float32)`.
         unroll: time steps per iteration of the loop. None chooses for the platform: one on CPU, up
@@ -188,12 +190,12 @@ def layer_with_info(
 ) -> tuple[Any, Array, SolverInfo | None]:
     """Like `layer`, with the solver's info if a solver ran; with chunks, that of the worst."""
     policy = products(compute_dtype, params.b.dtype)
-    _check(params, xs, mask, resets, backend, unroll, remat)
+    check_layer(params, xs, mask, resets, backend, unroll, remat)
+    if backend == "cudnn":
+        cudnn.require_able(policy, params, xs, resets, unroll)
+        require_device(backend)
     params, mask, resets = vary_as(xs, (params, mask, resets))
-    if carry is None:
-        carry = cells.zero_carry(params, xs.shape[1])
-    cells.check_carry(params, carry, xs.shape[1])
-    carry = vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    carry = begun(policy, params, carry, xs)
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
@@ -216,16 +218,19 @@ def layer_with_info(
             lambda carry, x: cell.step(params, carry, x, compute_dtype=compute_dtype)[0],
             carry, dense, mask, order, reverse=reverse, unroll=unroll or 1,
         )  # fmt: skip
-    elif cell.unit_step is None and cell.gates_step is None:
+    elif backend == "cudnn":
+        dense = _dense(xs, params.w_x, input_scale)
+        carry, hs_TBH = cudnn.run(policy, params, carry, dense, mask, reverse=reverse)
+    elif cell.has_kernel:
         kernel = kernel_of(params)
         folded = kernel.fold(params)
-        gates_TBG, b_G = _project(policy, folded, xs, input_scale)
+        gates_TBG, b_G = project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
             kernel, policy, reverse, unroll,
             kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
         )  # fmt: skip
     else:
-        gates_TBG, b_G = _project(policy, params, xs, input_scale)
+        gates_TBG, b_G = project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
         rest = cells.unit_params(params, policy)
         step = cells.rest_of_step(cell, partial(time_product, policy))
@@ -267,9 +272,25 @@ def require_backend(cell: cells.Cell, backend: str) -> None:
             f"backend is 'parallel', but the units of {cell.name} depend on each other; choose "
             f"'auto', or one of the cells {others}"
         )
+    if backend == "cudnn" and cell is not cells.LSTM:
+        cudnn.refuse({f"the cell {cell.name}": True})
 
 
-def _project(
+def require_device(backend: str) -> None:
+    """Raise ValueError if a backend needs a device that is not there."""
+    if backend == "cudnn":
+        cudnn.require_gpu()
+
+
+def begun(policy: Products, params: cells.Params, carry: Any, xs: Array) -> Any:
+    """Check and cast the initial carry; None gives zeros."""
+    if carry is None:
+        carry = cells.zero_carry(params, xs.shape[1])
+    cells.check_carry(params, carry, xs.shape[1])
+    return vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+
+
+def project(
     policy: Products, params: cells.Params, xs: Array, input_scale: Array | None
 ) -> tuple[Array, Array | None]:
     """Input part of the gates at all time steps `[T, B, G]`, and the bias if not yet added."""
@@ -294,7 +315,7 @@ def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:
     return rows_TBD if input_scale is None else rows_TBD * input_scale[..., None]
 
 
-def _check(
+def check_layer(
     params: cells.Params,
     xs: Array,
     mask: Array | None,
@@ -303,11 +324,12 @@ def _check(
     unroll: int | None,
     remat: int | None,
 ) -> None:
+    """Raise TypeError or ValueError if a layer's arguments do not fit each other."""
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
     cell = cells.cell_of(params)
     require_backend(cell, backend)
-    if cell.unit_step is not None or cell.gates_step is not None:
+    if not cell.has_kernel:
         cells.check_shapes(params)
     for name, count in (("unroll", unroll), ("remat", remat)):
         if count is not None:

@@ -17,10 +17,12 @@ from jax.typing import DTypeLike
 from lstm_jax.cells import Cell, CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import Initialisation
+from lstm_jax.kernels import cudnn
 from lstm_jax.kernels.carries import cuts_backward, reset_rows
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
 from lstm_jax.settings import Bounds, Changeable, Count, OrInstance, Share, Size, check
+from lstm_jax.wavefront import Wavefront, run_pair
 
 DropoutPlace = Literal["between", "outputs", "inputs"]
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ class StackConfig:
         bidirectional: run each layer backward in time too; outputs are concatenated, size 2H.
         directions_at_once: run both directions of a layer in one loop instead of in turn. This
             halves the kernel launches on GPU; off by default, as it has not been timed on any.
+        wavefront: K, to run layers in pairs, the upper delayed by K time steps, in one loop of
+            T + K steps instead of 2T; for GPUs, not timed on any. None runs layers in turn.
         gru_reset: apply a GRU's reset gate after the recurrent product (cuDNN, PyTorch, Keras) or
             before it (the original paper).
         initialisation: framework whose initial distributions are used, see `init_lstm`.
@@ -80,6 +84,7 @@ class StackConfig:
     projection_size: Size | None = None
     bidirectional: bool = False
     directions_at_once: Changeable[bool] = False
+    wavefront: Changeable[Count | None] = None
     gru_reset: GRUReset = "after"
     initialisation: Initialisation = "pytorch"
     dropout: Changeable[Share] = 0.0
@@ -92,11 +97,35 @@ class StackConfig:
     def __post_init__(self) -> None:
         check(self)
         require_backend(cell := cell_named(self.cell), self.backend)
+        if self.backend == "cudnn":
+            cudnn.refuse(
+                {
+                    "a projection": self.projection_size is not None,
+                    "products in bfloat16": self.compute_dtype == "bfloat16",
+                    "unroll": self.unroll is not None,
+                }
+            )
+        if self.wavefront is not None:
+            self._require_wavefront()
         if self.projection_size and self.cell != "lstm":
             raise ValueError(
                 f"projection_size is {self.projection_size}, and a {cell.name} has no projection; "
                 "leave it, or set cell to 'lstm'"
             )
+
+    def _require_wavefront(self) -> None:
+        """Raise ValueError if layers cannot run side by side."""
+        no = {
+            "bidirectional is True": self.bidirectional,
+            f"backend is {self.backend!r}": self.backend not in ("auto", "scan"),
+            f"cell is {cell_named(self.cell).name!r}": not cell_named(self.cell).has_kernel,
+        }
+        for what, is_so in no.items():
+            if is_so:
+                raise ValueError(
+                    f"wavefront is {self.wavefront}, but {what}; it needs one direction, backend "
+                    "'auto' or 'scan', and a cell lstm, gru or rnn, so set wavefront to None"
+                )
 
     @property
     def output_size(self) -> int:
@@ -202,8 +231,8 @@ def run_stack(
     if carry is None:
         carry = (None,) * len(layers)
     _check(config, layers, carry)
-    place = config.dropout_place if config.dropout else None
     keys = None if dropout_key is None else [fold(dropout_key, n) for n in range(len(layers))]
+    drops = _Drops(config.dropout, config.dropout_place if config.dropout else None, keys)
 
     def run(
         params: Any, carry: Any, xs: Array, mask: Any, resets: Any, input_scale: Any, **way: Any
@@ -214,23 +243,63 @@ def run_stack(
             remat=config.remat, **way,
         )  # fmt: skip
 
-    finals = []
-    for index, (params, before) in enumerate(zip(layers, carry, strict=True)):
-        input_scale = None
-        if keys is not None and place == "inputs":
-            xs, input_scale = _drop_inputs(keys[index], config.dropout, xs, _input_size(params))
+    finals: list[Any] = []
+    while (index := len(finals)) < len(layers):
+        params, before = layers[index], carry[index]
+        xs, input_scale = drops.inputs(index, xs, params)
+        inputs = (xs, mask, resets, input_scale)
         with jax.named_scope(f"{cell_named(config.cell).name}_{index}"):
-            inputs = (xs, mask, resets, input_scale)
-            if not isinstance(params, Directions):
-                final, xs = run(params, before, *inputs)
-            else:
+            if isinstance(params, Directions):
                 both = _at_once if config.directions_at_once else _in_turn
                 final, xs = both(run, params, before or Directions(None, None), *inputs)
-        above = place == "outputs" or (place == "between" and index < len(layers) - 1)
-        if keys is not None and above:
-            xs *= dropout_mask(keys[index], config.dropout, xs.shape, xs.dtype)
+            elif (delay := _delay(config, xs)) and index + 1 < len(layers):
+                upper = layers[index + 1]
+                how = Wavefront(delay, config.compute_dtype, config.unroll, config.remat)
+                (below, final), xs = run_pair(
+                    how, (params, upper), carry[index : index + 2], *inputs,
+                    drops.between(index, xs.shape[:2], upper),
+                )  # fmt: skip
+                finals.append(below)
+            else:
+                final, xs = run(params, before, *inputs)
         finals.append(final)
+        xs = drops.outputs(len(finals) - 1, xs)
     return tuple(finals), xs
+
+
+class _Drops(NamedTuple):
+    """The dropout of a stack.
+
+    Attributes:
+        place: see `StackConfig.dropout_place`; None drops nothing.
+        keys: one per layer; None drops nothing.
+    """
+
+    rate: float
+    place: DropoutPlace | None
+    keys: list[Array] | None
+
+    def inputs(self, index: int, xs: Array, params: Any) -> tuple[Array, Array | None]:
+        """A layer's inputs after dropout; for tokens, the scale of their one-hot rows too."""
+        if self.keys is None or self.place != "inputs":
+            return xs, None
+        return _drop_inputs(self.keys[index], self.rate, xs, _input_size(params))
+
+    def outputs(self, index: int, ys: Array) -> Array:
+        """A layer's outputs after dropout."""
+        if self.keys is None or self.place is None or self.place == "inputs":
+            return ys
+        if self.place == "between" and index == len(self.keys) - 1:
+            return ys
+        return ys * dropout_mask(self.keys[index], self.rate, ys.shape, ys.dtype)
+
+    def between(self, index: int, shape: tuple[int, ...], upper: Any) -> Array | None:
+        """The dropout mask between a layer and the one above it, or None."""
+        if self.keys is None or self.place is None:
+            return None
+        dtype = jnp.promote_types(upper.w_h.dtype, jnp.float32)
+        ones_TBH = jnp.ones((*shape, _input_size(upper)), dtype)
+        return self.inputs(index + 1, self.outputs(index, ones_TBH), upper)[0]
 
 
 def step_stack(
@@ -306,6 +375,13 @@ def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...])
                     f"parameters of layer {index} are {type(each).__name__}, of cell "
                     f"{cell.name!r}; config.cell is {expected.name!r}"
                 )
+
+
+def _delay(config: StackConfig, xs: Array) -> int | None:
+    """The delay of an upper layer; None if the sequence is not longer than that."""
+    times = xs.shape[0]  # a symbol in an exported program of any length
+    is_longer = isinstance(times, int) and config.wavefront is not None and config.wavefront < times
+    return config.wavefront if is_longer else None
 
 
 def _in_turn(

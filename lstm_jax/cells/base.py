@@ -56,6 +56,11 @@ class Cell(NamedTuple):
     inputs: Callable[[Any, Array], Array] | None = None
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether layers run it with a backward pass of their own."""
+        return self.unit_step is None and self.gates_step is None
+
+    @property
     def function(self) -> str:
         """Name of the layer function."""
         return self.name.replace("-", "_")

@@ -1,4 +1,4 @@
-"""A scan over chunks of time that recomputes activations in the backward pass."""
+"""Scans over chunks of time, with activations recomputed in the backward pass or saved."""
 
 from __future__ import annotations
 
@@ -25,15 +25,27 @@ def scan_rematerialised(
 
     Returns the final carry, and the outputs of all time steps.
     """
+    in_loop = jax.checkpoint(body, prevent_cse=False)
+    return scan_chunks(in_loop, carry, inputs, chunk, reverse=reverse, last=jax.checkpoint(body))
+
+
+def scan_chunks(
+    body: Body,
+    carry: Any,
+    inputs: Any,
+    chunk: int,
+    *,
+    reverse: bool = False,
+    last: Body | None = None,
+) -> tuple[Any, Any]:
+    """Like `scan_rematerialised`, but saving all; `last` runs a shorter last chunk, if given."""
     times = jax.tree.leaves(inputs)[0].shape[0]
     chunks, rest = divmod(times, chunk)
     whole = slice(rest, None) if reverse else slice(times - rest)
     stacked = jax.tree.map(lambda a: a[whole].reshape(chunks, chunk, *a.shape[1:]), inputs)
 
-    again = jax.checkpoint(body, prevent_cse=False)
-
     def step(carry: Any, taken: tuple[Any, Array]) -> Any:
-        return again(carry, *taken)
+        return body(carry, *taken)
 
     carry, outputs = lax.scan(step, carry, (stacked, jnp.arange(chunks)), reverse=reverse)
     outputs = jax.tree.map(lambda a: a.reshape(chunks * chunk, *a.shape[2:]), outputs)
@@ -41,6 +53,6 @@ def scan_rematerialised(
         return carry, outputs
     left = slice(rest) if reverse else slice(times - rest, None)
     taken = jax.tree.map(lambda a: a[left], inputs)
-    carry, last = jax.checkpoint(body)(carry, taken, jnp.array(chunks))
-    parts = (last, outputs) if reverse else (outputs, last)
+    carry, found = (last or body)(carry, taken, jnp.array(chunks))
+    parts = (found, outputs) if reverse else (outputs, found)
     return carry, jax.tree.map(lambda *each: jnp.concatenate(each), *parts)

@@ -14,6 +14,8 @@ import numpy as np
 
 from lstm_jax import sharding
 from lstm_jax.dropout import weight_drop
+from lstm_jax.recurrence import require_device
+from lstm_jax.stack import StackConfig
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import Row, part_metrics
@@ -56,6 +58,8 @@ def make_task(system: System) -> Task:
     """Combine a system with the optimizer of its settings."""
     config, batches = system.config, system.batches
     steps = total_steps(config, batches)
+    if isinstance(model := getattr(config, "model", None), StackConfig):
+        require_device(model.backend)
     if config.tensor > 1 and not hasattr(system.objective, "vocabulary_specs"):
         raise ValueError(
             f"tensor is {config.tensor}, but {system.name} predicts no vocabulary that could be "

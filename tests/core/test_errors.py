@@ -117,6 +117,15 @@ STACK: Table = [
     ({"compute_dtype": "float16"}, ("'float16'", "float32", "tf32", "bfloat16")),
     ({"backend": "cuda"}, ("'cuda'", "auto", "scan", "reference")),
     ({"backend": "parallel"}, NOT_PARALLEL),
+    ({"wavefront": 0}, ("wavefront is 0", "at least 1")),
+    *(
+        ({"wavefront": 3, **others}, ("wavefront is 3, but", what, "set wavefront to None"))
+        for others, what in (
+            ({"bidirectional": True}, "bidirectional is True"),
+            ({"backend": "reference"}, "backend is 'reference'"),
+            ({"cell": "mingru"}, "cell is 'mingru'"),
+        )
+    ),
 ]
 TIED = {"tied": True, "embedding_size": 128}
 LANGUAGE_MODEL: Table = [

@@ -1,0 +1,104 @@
+"""Two layers in one loop, the upper one delayed: the values of one after the other."""
+
+import dataclasses
+import re
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from core_cases import B, D, H, assert_message, assert_near, flags, normals_like, slow, weighted
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import random
+
+from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
+
+
+def drawn(config: StackConfig, times: int, dtype: Any = jnp.float32) -> Any:
+    """Parameters, a carry and inputs."""
+    layers = init_stack(random.key(0), config, D, dtype)
+    return layers, *normals_like(1, (stack_zero_carry(layers, B), jnp.zeros((times, B, D), dtype)))
+
+
+def compiled(config: StackConfig, inputs: Any, **options: Any) -> Any:
+    """Results, and the gradients of a weighted sum of them."""
+
+    def loss(layers: Any, carry: Any, xs: Any) -> Any:
+        given = options.get("tokens")
+        marks = {name: options[name] for name in ("mask", "resets") if name in options}
+        key = random.key(3) if config.dropout else None
+        results = run_stack(
+            config, layers, carry, xs if given is None else given, dropout_key=key, **marks
+        )
+        return weighted(1, results), results
+
+    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+    return step.lower(*inputs).compile()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"dropout": 0.5},
+        pytest.param({"cell": "gru", "layers": 3, "dropout": 0.3, "remat": 5}, marks=slow),
+        pytest.param({"cell": "gru", "gru_reset": "before", "unroll": 2}, marks=slow),
+        pytest.param({"projection_size": 2, "dropout": 0.5, "layers": 4}, marks=slow),
+        pytest.param({"cell": "rnn", "remat": 4}, marks=slow),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("float64")
+@settings(max_examples=3)
+@given(
+    times=st.integers(2, 13),
+    delay=st.integers(1, 5),
+    given=st.sets(st.sampled_from(["mask", "resets", "tokens"])),
+    place=st.sampled_from(["between", "outputs", "inputs"]),
+)
+def test_it_is_one_layer_after_the_other(
+    options: Any, times: int, delay: int, given: set[str], place: Any
+) -> None:
+    """Values and gradients, whether K divides T or not, and with the same dropout."""
+    in_turn = StackConfig(**{"layers": 2, "hidden_size": H, "dropout_place": place} | options)
+    inputs = drawn(in_turn, times, jnp.float64)
+    marks = flags(2, (times, B)) | {"tokens": jnp.argmax(inputs[2], -1)}
+    marks = {name: each for name, each in marks.items() if name in given}
+    found, expected = (
+        compiled(dataclasses.replace(in_turn, wavefront=wavefront), inputs, **marks)(*inputs)
+        for wavefront in (delay, None)
+    )
+    assert_near(found, expected, 1e-10)
+
+
+def test_its_loops_take_k_steps_more_than_one_layers() -> None:
+    """Forward and backward: the lower alone, both in chunks, the upper alone; 24 + 4 of 48."""
+    in_turn = StackConfig(cell="rnn", layers=2, hidden_size=H)
+    inputs = drawn(in_turn, 24)
+    ahead = dataclasses.replace(in_turn, wavefront=4)
+    trips = []
+    for config in (in_turn, ahead):
+        loops = re.findall(r'op_name="[^"]*jvp\(.*"n":"(\d+)"', compiled(config, inputs).as_text())
+        trips.append(sorted(map(int, loops)))
+    assert trips == [[24] * 4, [4] * 6 + [5] * 2]
+
+
+def test_a_delay_as_long_as_the_sequence_is_the_same_program() -> None:
+    in_turn = StackConfig(layers=2, hidden_size=H)
+    programs = {
+        jax.jit(partial(run_stack, config)).lower(*drawn(config, 6)).as_text()
+        for config in (in_turn, dataclasses.replace(in_turn, wavefront=6))
+    }
+    assert len(programs) == 1
+
+
+def test_layers_of_unlike_sizes_are_refused() -> None:
+    config = StackConfig(layers=2, hidden_size=H, wavefront=2)
+    layers, _, xs = drawn(config, 6)
+    wider = init_stack(random.key(0), StackConfig(hidden_size=H + 1), H)
+    refused = partial(run_stack, config, (layers[0], *wider), None, xs)
+    assert_message(refused, "wavefront runs two layers side by side", "use layers of one size")
+    of_other_inputs = init_stack(random.key(0), StackConfig(hidden_size=H), H + 2)
+    refused = partial(run_stack, config, (layers[0], *of_other_inputs), None, xs)
+    assert_message(refused, "the upper layer's input", f"w_x has {H + 2} rows")
