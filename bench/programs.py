@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array, random
+from jax import random
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
@@ -21,6 +21,7 @@ from bench.ours import step_shapes
 from bench.shapes import LayerShape, systems_named
 from lstm_jax.cells import CELLS, CellName
 from lstm_jax.precision import ComputeDtype
+from lstm_jax.recurrence import Backend
 from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
 
 _LAYER = re.compile(rf'op_name="[^"]*?\b((?:{"|".join(cell.name for cell in CELLS)})_\d+)')
@@ -57,6 +58,8 @@ class Programs:
         cells: cells of the layers.
         shapes: shapes of the layers, T,B,D,H each.
         dtypes: dtypes of the products.
+        backend: backend of the layers.
+        masked: give the layers a mask and resets.
         systems: systems whose training steps to compile; by default all.
         quick: no training steps.
         json: file for the rows, one per line.
@@ -65,6 +68,8 @@ class Programs:
     cells: tuple[CellName, ...] = ("lstm", "gru")
     shapes: tuple[str, ...] = ("100,100,512,512",)
     dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")
+    backend: Backend = "auto"
+    masked: bool = False
     systems: tuple[str, ...] = ()
     quick: bool = False
     json: Path | None = None
@@ -73,7 +78,8 @@ class Programs:
         """Yield the programs, layers first."""
         sizes = map(sizes_of, self.shapes)
         for (size, cell), dtype in product(product(sizes, self.cells), self.dtypes):
-            yield from programs_of_layer(LayerShape(cell, *size), dtype)
+            shape = LayerShape(cell, *size, backend=self.backend)
+            yield from programs_of_layer(shape, dtype, self.masked)
         for system in [] if self.quick else systems_named(self.systems, quick=False):
             for dtype in self.dtypes:
                 lower, *shapes = step_shapes(system, dtype)
@@ -81,20 +87,29 @@ class Programs:
                 yield Program(name, dtype, times, lower, tuple(shapes))
 
 
-def programs_of_layer(shape: LayerShape, dtype: ComputeDtype) -> Iterator[Program]:
+def programs_of_layer(shape: LayerShape, dtype: ComputeDtype, masked: bool) -> Iterator[Program]:
     """Yield a layer's inference, and its training: forward and backward."""
-    stack = StackConfig(cell=shape.cell, hidden_size=shape.hidden_size, compute_dtype=dtype)
+    stack = StackConfig(
+        cell=shape.cell,
+        hidden_size=shape.hidden_size,
+        backend=shape.backend,
+        compute_dtype=dtype,
+    )
     key = jax.eval_shape(lambda: random.key(0))
     layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
     xs = jax.ShapeDtypeStruct((shape.times, shape.batch, shape.input_size), jnp.float32)
     carry = jax.eval_shape(lambda layers: stack_zero_carry(layers, shape.batch), layers)
-    inference = partial(run_stack, stack)
+    times_and_rows = jax.ShapeDtypeStruct(xs.shape[:2], jnp.bool_)
+    flags = {name: times_and_rows for name in ("mask", "resets") if masked}
 
-    def training(layers: Any, carry: Any, xs: Array, dys: Any) -> Any:
-        ys, pull = jax.vjp(inference, layers, carry, xs)
+    def inference(given: Any, flags: Any) -> Any:
+        return run_stack(stack, *given, **flags)
+
+    def training(given: Any, flags: Any, dys: Any) -> Any:
+        ys, pull = jax.vjp(partial(inference, flags=flags), given)
         return ys, pull(dys)
 
-    given = (layers, carry, xs)
+    given = ((layers, carry, xs), flags)
     made = partial(Program, dtype=dtype, times=shape.times)
     yield made(f"{shape.name} inference", lower=jax.jit(inference).lower, given=given)
     dys = jax.eval_shape(inference, *given)

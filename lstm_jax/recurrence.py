@@ -5,6 +5,7 @@ Shapes: T time, B batch, D input size, H hidden size, G size of all gates togeth
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypedDict, Unpack, get_args
@@ -23,7 +24,7 @@ from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
-Backend = Literal["auto", "scan", "parallel", "cudnn", "reference"]
+Backend = Literal["auto", "scan", "parallel", "cudnn", "mosaic", "reference"]
 
 
 class LayerOptions(TypedDict, total=False):
@@ -73,7 +74,10 @@ def lstm(
             (`mingru`, `minlstm`, `diag_gru`, `diag_lstm`), and is differentiable like `"scan"`.
             `"cudnn"` is NVIDIA's LSTM, on an NVIDIA GPU, in float32 or TF32, without a projection
             or resets: gradients of first order, `vmap` as a loop; token ids become one-hot rows.
-            `"auto"` chooses the fastest that applies, never `"cudnn"`.
+            `"mosaic"` is experimental and has never run on a GPU: one kernel for all time steps of
+            an LSTM with at most 256 units, in bfloat16 or TF32, on a Hopper GPU, with first-order
+            gradients; a scan with a warning for other layers, and a scan on other devices.
+            `"auto"` chooses the fastest that applies, never `"cudnn"` or `"mosaic"`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and outputs
             are in `promote_types(param dtype, float32)`.
         unroll: time steps per iteration of the loop. None chooses for the platform: one on CPU, up
@@ -223,6 +227,8 @@ def layer_with_info(
         carry, hs_TBH = cudnn.run(policy, params, carry, dense, mask, reverse=reverse)
     elif cell.has_kernel:
         kernel = kernel_of(params)
+        if backend == "mosaic":
+            kernel = _fused(kernel, policy, xs.shape[0], carry.h.shape[-1])
         folded = kernel.fold(params)
         gates_TBG, b_G = project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
@@ -264,8 +270,20 @@ def _in_chunks(
     return carry, hs_TBH, solver.worst(info)
 
 
+def _fused(kernel: scan.Kernel, policy: Products, times: Any, hidden_size: int) -> scan.Kernel:
+    """The kernel marked to run fused; warns and leaves it alone if that is not supported."""
+    from lstm_jax.kernels import mosaic  # imports Pallas
+
+    why = mosaic.refusal(policy, kernel.on_gpu, times, hidden_size)
+    if why is not None:
+        warnings.warn(f"backend 'mosaic' {why}; the scan runs instead", stacklevel=4)
+    return kernel._replace(is_fused=why is None)
+
+
 def require_backend(cell: cells.Cell, backend: str) -> None:
     """Raise ValueError if the cell does not support the backend."""
+    if backend == "mosaic" and cell is not cells.LSTM:
+        raise ValueError(f"backend is 'mosaic', but the cell is {cell.name}, not lstm; use 'auto'")
     if backend == "parallel" and cell.unit_step is None:
         others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
         raise ValueError(

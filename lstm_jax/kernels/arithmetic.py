@@ -21,7 +21,7 @@ from jax import Array, lax
 
 from lstm_jax.cells import GRUCarry, GRUParams, LSTMCarry, LSTMParams, RNNCarry, RNNParams
 from lstm_jax.kernels import gpu
-from lstm_jax.kernels.gpu import Blocks
+from lstm_jax.kernels.gpu import Blocks, blocks_of
 from lstm_jax.kernels.scan import Factors, Kernel, Row, Weights
 from lstm_jax.precision import Products
 
@@ -108,10 +108,12 @@ def _one_gather(
     return drows_TBG, (policy.weight_gradient(previous_TBH, drows_TBG),)
 
 
-def _lstm_cell(operands: Blocks, carry: LSTMCarry) -> LSTMCarry:
-    i_BH, f_BH, g_BH, o_BH = (jnp.tanh(a) for a in operands)
+def _lstm_cell(
+    operands: Blocks, carry: LSTMCarry, tanh: Callable[[Array], Array] = jnp.tanh
+) -> LSTMCarry:
+    i_BH, f_BH, g_BH, o_BH = map(tanh, operands)
     c_BH = _sigmoid(f_BH) * carry.c + _sigmoid(i_BH) * g_BH
-    return LSTMCarry(_sigmoid(o_BH) * jnp.tanh(c_BH), c_BH)
+    return LSTMCarry(_sigmoid(o_BH) * tanh(c_BH), c_BH)
 
 
 def _lstm_prepare(
@@ -126,7 +128,7 @@ def _lstm_blocks(
     prepared: tuple[Array, Array, Array], dcarry: LSTMCarry, hold: Callable[[Array], Array]
 ) -> tuple[Blocks, Blocks]:
     t_BG, previous_c_BH, tanh_c_BH = prepared
-    i_BH, f_BH, g_BH, o_BH = jnp.split(t_BG, 4, axis=-1)
+    i_BH, f_BH, g_BH, o_BH = blocks_of(t_BG, 4)
     dc_BH = hold(dcarry.c + dcarry.h * _sigmoid(o_BH) * (1 - tanh_c_BH * tanh_c_BH))
     dgates = (
         dc_BH * g_BH * _sigmoid_slope(i_BH),

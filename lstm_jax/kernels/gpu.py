@@ -36,7 +36,7 @@ class Elementwise(NamedTuple):
         others: number of operands that the product does not enter, at most one.
         operands: (blocks `[B, H]` of the input part and bias, blocks of the recurrent product,
             weights) -> operands of the cell, those that the product enters first.
-        cell: (operands, carry) -> carry.
+        cell: (operands, carry, and optionally a tanh other than JAX's) -> carry.
         keep: (operands, carry) -> (row for the backward pass, or None to use the input part, other
             saved values).
         prepare: (saved rows, other saved values, bias, previous hidden states) -> inputs of
@@ -48,7 +48,7 @@ class Elementwise(NamedTuple):
     reads: tuple[str, ...]
     others: int
     operands: Callable[[Blocks, Blocks, Any], Blocks]
-    cell: Callable[[Blocks, Any], Any]
+    cell: Callable[..., Any]
     keep: Callable[[Blocks, Any], tuple[Array | None, Any]]
     prepare: Callable[..., Any]
     backward: Callable[[Any, Any, Callable[[Array], Array]], tuple[Blocks, Blocks]]
@@ -93,7 +93,7 @@ def forward(
         product_BG = reset_rows(reset_B, policy.dot(before.h, w_HG))
         before = reset_rows(reset_B, before)
         x_BG = x_BG if b_G is None else x_BG + b_G[None]
-        operands = form.operands(_blocks(x_BG, parts), _blocks(product_BG, parts), weights)
+        operands = form.operands(blocks_of(x_BG, parts), blocks_of(product_BG, parts), weights)
         after = select_rows(mask_B, form.cell(operands, before), before)
         return after, (after.h, *form.keep(operands, before))
 
@@ -186,5 +186,7 @@ def _identity(array: Array) -> Array:
     return array
 
 
-def _blocks(row: Array, parts: int) -> Blocks:
-    return tuple(jnp.split(row, parts, axis=-1))
+def blocks_of(joined: Array, parts: int) -> Blocks:
+    """Split the last axis into blocks, by slices, which Mosaic GPU supports."""
+    size = joined.shape[-1] // parts
+    return tuple(joined[..., n * size : (n + 1) * size] for n in range(parts))

@@ -11,7 +11,7 @@ Shapes: T time, B batch, H hidden size, G size of all gates together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -76,6 +76,7 @@ class Kernel(NamedTuple):
             `backward`) -> (gradient of gates_x `[T, B, G]`, gradients of the weights).
         on_gpu: GPU form that replaces `forward`, `factors` and `backward` and saves arrays of the
             same shapes; None if GPUs use those too.
+        is_fused: whether CUDA GPUs run that form as one kernel, see `mosaic`.
     """
 
     fold: Callable[[Any], Any]
@@ -85,6 +86,7 @@ class Kernel(NamedTuple):
     backward: Callable[..., tuple[Any, Row, Any]]
     gather: Callable[..., tuple[Array, Weights]]
     on_gpu: gpu.Elementwise | None = None
+    is_fused: bool = False
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
@@ -114,8 +116,8 @@ def _run_forward(
     kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
 ) -> tuple[tuple[Any, Array], tuple[Any, ...]]:
     in_place = partial(_forward, kernel, policy, reverse, unroll or 1)
-    on_gpu = partial(gpu.forward, policy, reverse, unroll)
-    results, saved_TBG, extra = _by_platform(kernel, in_place, on_gpu, inputs)
+    forms = [partial(module.forward, policy, reverse, unroll) for module in _on_gpus(kernel)]
+    results, saved_TBG, extra = _by_platform(kernel, in_place, forms, inputs)
     weights, b_G, carry, _, mask_TB, resets_TB = inputs
     residuals = (weights, b_G, carry.h, results[1], saved_TBG, extra, mask_TB, resets_TB)
     return results, residuals
@@ -135,9 +137,10 @@ def _run_backward(
     before_TBH = lax.optimization_barrier(before_each(hs_TBH, h_BH, reverse=reverse))
     previous_TBH = reset_rows(resets_TB, before_TBH)
     in_place = partial(_backward, kernel, policy, reverse, unroll or 1)
-    on_gpu = partial(gpu.backward, kernel.gather, policy, reverse, unroll)
+    given = (kernel.gather, policy, reverse, unroll)
+    forms = [partial(module.backward, *given) for module in _on_gpus(kernel)]
     inputs = (weights, b_G, saved_TBG, extra, previous_TBH, mask_TB, resets_TB, *cotangents)
-    dcarry, (dgates_TBG, dweights) = _by_platform(kernel, in_place, on_gpu, inputs)
+    dcarry, (dgates_TBG, dweights) = _by_platform(kernel, in_place, forms, inputs)
     dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
     db_G = None if b_G is None else dgates_TBG.sum((0, 1)).astype(b_G.dtype)
     return dweights, db_G, dcarry, dgates_TBG, None, None
@@ -146,12 +149,21 @@ def _run_backward(
 run.defvjp(_run_forward, _run_backward)
 
 
-def _by_platform(kernel: Kernel, in_place: Any, on_gpu: Any, inputs: tuple[Any, ...]) -> Any:
+def _on_gpus(kernel: Kernel) -> tuple[Any, Any]:
+    """Modules with the form for CUDA and for ROCm."""
+    if not kernel.is_fused:
+        return gpu, gpu
+    from lstm_jax.kernels import mosaic  # imports Pallas
+
+    return mosaic, gpu
+
+
+def _by_platform(kernel: Kernel, in_place: Any, forms: Sequence[Any], inputs: Sequence[Any]) -> Any:
     """Choose the form at lowering, so that a multi-platform export holds the right one for each."""
     if kernel.on_gpu is None:
         return in_place(*inputs)
-    on_gpu = partial(on_gpu, kernel.on_gpu)
-    return lax.platform_dependent(*inputs, cuda=on_gpu, rocm=on_gpu, default=in_place)
+    cuda, rocm = (partial(form, kernel.on_gpu) for form in forms)
+    return lax.platform_dependent(*inputs, cuda=cuda, rocm=rocm, default=in_place)
 
 
 def _forward(

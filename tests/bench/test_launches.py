@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jax
 import pytest
 
 from bench import launches
@@ -94,6 +100,34 @@ def test_units_that_act_each_on_its_own_have_no_loop_over_time(
     cells = "lstm mingru minlstm diag-gru diag-lstm"
     found = rows_compiled("launches", f"--quick --dtypes float32 --shapes 16,4,8,8 --cells {cells}")
     assert [row["layer"] for row in found] == 3 * ["lstm_0"]
+
+
+@pytest.mark.slow
+@compiles_for_cuda
+@pytest.mark.skipif(jax.__version_info__ < (0, 11), reason="jax 0.10 has not all that it needs")
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("hidden_size", [64, 128, 192, 256])
+def test_the_recurrence_as_one_kernel_spills_nothing_and_has_the_memory(
+    hidden_size: int, masked: bool
+) -> None:
+    """Registers as reported by ptxas, and shared memory of a block."""
+    flags = f"--quick --cells lstm --dtypes tf32 bfloat16 --shapes 35,100,64,{hidden_size}"
+    way = ["--backend", "mosaic", *["--masked"] * masked]
+    command = [sys.executable, "-m", "bench", "launches", *flags.split(), *way]
+    dump = {"MOSAIC_GPU_DUMP_PTXAS": "1", "MOSAIC_GPU_DUMP_RESOURCES": "1"}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    run = subprocess.run(
+        command, check=True, env=environment | dump, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    spills = re.findall(
+        r"(\d+) bytes stack frame, (\d+) bytes spill stores", run.stdout + run.stderr
+    )
+    memory = re.findall(r"smem_scratch_bytes=(\d+)", run.stdout + run.stderr)
+    assert len(spills) == len(memory) == 2 * 3, "inference, and training forward and backward"
+    assert set(spills) == {("0", "0")}
+    barriers_and_reductions = 3 * 1024
+    assert max(map(int, memory)) + barriers_and_reductions <= 232_448
 
 
 @pytest.mark.skipif(not compiles_for_cuda.args[0], reason="a compiler for CUDA is installed")

@@ -141,6 +141,11 @@ def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tu
     return results, gradients
 
 
+def as_for_cuda(*given: Any, default: Any = None, cuda: Any = None, **others: Any) -> Any:
+    """What `lax.platform_dependent` would do for a CUDA GPU."""
+    return (cuda or default)(*given)
+
+
 def assert_message(call: Callable[[], Any], *parts: str) -> None:
     """It is refused by one line that has these parts."""
     with pytest.raises((ValueError, TypeError)) as caught:

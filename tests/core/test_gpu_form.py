@@ -19,22 +19,11 @@ from core_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax import lax
 
 from lstm_jax.recurrence import layer
 
 forms = each_form(("lstm", "gru_after", "rnn"), "lstm")
 shapes = st.tuples(st.integers(1, 13), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
-
-
-@pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen while lowering is chosen as for a GPU."""
-
-    def choose(*given: Any, default: Any = None, cuda: Any = None, **others: Any) -> Any:
-        return (cuda or default)(*given)
-
-    monkeypatch.setattr(lax, "platform_dependent", choose)
 
 
 def gradients(inputs: Any, **options: Any) -> Any:

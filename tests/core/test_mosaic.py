@@ -1,0 +1,135 @@
+"""The recurrence as one kernel for all time steps, interpreted on the CPU."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from core_cases import (
+    as_for_cuda,
+    assert_message,
+    assert_near,
+    assert_same_bits,
+    draw,
+    flags,
+    slow,
+    weighted,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax import lax
+
+from lstm_jax import StackConfig
+from lstm_jax.recurrence import layer
+
+interpreted = pytest.mark.skipif(
+    jax.__version_info__ < (0, 11), reason="jax 0.10 cannot interpret the kernel"
+)
+WITHIN = {"tf32": 2e-5, "bfloat16": 0.03}
+"""Tolerance against the reference in float64; the interpreter computes TF32 in float32."""
+
+
+def gradients(inputs: Any, **options: Any) -> Any:
+    """Results, and the gradients of a weighted sum of them."""
+
+    def loss(inputs: Any) -> Any:
+        results = layer(*inputs, **options)
+        return weighted(1, results), results
+
+    (_, results), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
+    return results, found
+
+
+def assert_the_references(inputs: Any, compute_dtype: Any, **options: Any) -> None:
+    from jax.experimental.pallas import mosaic_gpu
+
+    with mosaic_gpu.force_gpu_interpret_mode():
+        found = gradients(inputs, backend="mosaic", compute_dtype=compute_dtype, **options)
+        found = jax.tree.map(np.asarray, found)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), inputs)
+        expected = gradients(wide, backend="reference", **options)
+    assert_near(found, expected, WITHIN[compute_dtype])
+
+
+@interpreted
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_it_is_the_reference() -> None:
+    inputs = draw("lstm", shape=(3, 2, 3, 64))
+    assert_the_references(inputs, "tf32", **flags(0, (3, 2)))
+
+
+@slow
+@interpreted
+def test_it_is_the_reference_at_any_size() -> None:
+    """In a process with more threads than a cluster has blocks, each of which may block one."""
+    environment = os.environ | {"NPROC": "32"}
+    subprocess.run([sys.executable, "-W", "error", __file__], check=True, env=environment)
+
+
+@settings(max_examples=16, deadline=None, derandomize=True, database=None)
+@given(
+    times=st.integers(1, 4),
+    batch=st.sampled_from([1, 63, 64, 65, 129]),
+    hidden_size=st.sampled_from([64, 128, 192, 256]),
+    given=st.sets(st.sampled_from(["mask", "resets"])),
+    reverse=st.booleans(),
+    compute_dtype=st.sampled_from(["tf32", "bfloat16"]),
+    seed=st.integers(0, 1000),
+)
+def is_the_reference(
+    times: int,
+    batch: int,
+    hidden_size: int,
+    given: set[str],
+    reverse: bool,
+    compute_dtype: str,
+    seed: int,
+) -> None:
+    inputs = draw("lstm", seed, shape=(times, batch, 3, hidden_size))
+    options = {name: flag for name, flag in flags(seed, (times, batch)).items() if name in given}
+    assert_the_references(inputs, compute_dtype, **options, reverse=reverse)
+
+
+@pytest.mark.parametrize(
+    ("form", "hidden_size", "options", "why"),
+    [
+        ("lstm", 96, {"compute_dtype": "bfloat16"}, "not 96"),
+        ("lstm", 320, {"compute_dtype": "bfloat16"}, "not 320"),
+        ("lstm", 64, {}, "bfloat16 or tf32"),
+        ("lstm_projected", 64, {"compute_dtype": "tf32"}, "no projection"),
+    ],
+)
+def test_what_it_cannot_run_is_a_scan_with_a_warning(
+    form: str, hidden_size: int, options: Any, why: str
+) -> None:
+    inputs = draw(form, shape=(2, 1, 3, hidden_size))
+    if jax.__version_info__ < (0, 11):
+        why = "needs jax 0.11"
+    with pytest.warns(UserWarning, match=rf"^backend 'mosaic' .*{why}.*; the scan runs instead$"):
+        found = layer(*inputs, backend="mosaic", **options)
+    assert_same_bits(found, layer(*inputs, backend="scan", **options))
+
+
+@interpreted
+def test_on_a_cpu_it_is_the_scan() -> None:
+    inputs = draw("lstm", shape=(3, 2, 3, 64))
+    found, expected = (
+        gradients(inputs, backend=backend, compute_dtype="tf32") for backend in ("mosaic", "scan")
+    )
+    assert_same_bits(found, expected)
+
+
+def test_other_cells_are_refused() -> None:
+    assert_message(
+        lambda: StackConfig(cell="gru", backend="mosaic"), "'mosaic'", "lstm", "gru", "'auto'"
+    )
+
+
+if __name__ == "__main__":
+    lax.platform_dependent = as_for_cuda
+    is_the_reference()
