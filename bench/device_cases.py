@@ -108,11 +108,9 @@ class Case(NamedTuple):
 
 _GRAPHED = {"XLA_FLAGS": " ".join(f"--{k}={'true' if v is True else v}" for k, v in GRAPH.items())}
 _OURS = (Way("lstm_jax", OURS), Way("lstm_jax one graph", OURS, environment=_GRAPHED))
-_COMPILED: dict[str, Any] = {"compiled": True}
 
 
-def _pytorch(**options: Any) -> tuple[Way, Way]:
-    name = " ".join(["pytorch", *("compiled" for _ in options if "compiled" in options)])
+def _pytorch(name: str = "pytorch", **options: Any) -> tuple[Way, Way]:
     graphed = Way(f"{name} graph", "pytorch", {**options, "graphed": True})
     return Way(name, "pytorch", options), graphed
 
@@ -160,7 +158,8 @@ def training_cases(*, small: bool) -> list[Case]:
     """The systems and a wide one; torch.compile, which takes long, comes last."""
     systems: list[AnySystem] = [system_named("anna"), system_named("lyrics"), _WIDE]
     systems += [each for each in SYSTEMS if each not in systems]
-    ways = ((DTYPES[0], _pytorch()), (DTYPES[1], _pytorch()), (DTYPES[0], _pytorch(**_COMPILED)))
+    compiled = _pytorch("pytorch compiled", compiled=True)
+    ways = ((DTYPES[0], _pytorch()), (DTYPES[1], _pytorch()), (DTYPES[0], compiled))
     cases = []
     for (dtype, peers), system in list(product(ways, systems))[: 1 if small else None]:
         system = dataclasses.replace(system, **_smaller(system, small))
