@@ -94,7 +94,7 @@ def test_the_default_preset_trains_on_python_s_own_documentation(
 
 BAD = [
     (["--data", "none.txt"], "none.txt' does not exist"),
-    (["--data", "."], "cannot be read (Is a directory)"),
+    (["--data", "."], "must hold one file with 'train' in its name"),
     (["--data", "empty.txt"], "empty"),
     (["--data", "latin1.txt"], "UTF-8"),
     (["--data", ""], "--data is empty"),
