@@ -90,6 +90,14 @@ def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
     return dropped
 
 
+def dropout_masks(
+    key: Array, rate: float, times: Array, shape: tuple[int, ...], dtype: DTypeLike
+) -> Array:
+    """A `dropout_mask` `[T, *shape]` for each of the times, by its number alone."""
+    keys = jax.vmap(fold, (None, 0))(key, times)
+    return jax.vmap(lambda key: dropout_mask(key, rate, shape, dtype))(keys)
+
+
 def _words(key: Array, shape: tuple[int, ...]) -> Array:
     if not key.ndim:
         return random.bits(key, shape, jnp.uint32)

@@ -33,13 +33,8 @@ from lstm_jax.stack import (
     step_stack,
 )
 
-
-class _DropoutKeys(NamedTuple):
-    """None where nothing is dropped."""
-
-    words: Array | None = None
-    stack: Array | None = None
-    output: Array | None = None
+_Dropout = tuple[Array | None, Array | None]
+"""The dropout key, and the index of the chunk of time steps, if there are several."""
 
 
 class SequenceOptions(TypedDict, total=False):
@@ -216,8 +211,7 @@ class LanguageModel:
             The carry after the last token, and hidden states `[T, B, H]`.
         """
         params = self._folded(params, tokens, dropout_key is not None)
-        keys = self._dropout_keys(dropout_key, None)
-        return self._hidden(params, carry, tokens, mask, resets, keys)
+        return self._hidden(params, carry, tokens, mask, resets, (dropout_key, None))
 
     def _hidden(
         self,
@@ -226,7 +220,7 @@ class LanguageModel:
         tokens: Array,
         mask: Array | None,
         resets: Array | None,
-        keys: _DropoutKeys,
+        dropout: _Dropout,
         axis: str | None = None,
     ) -> tuple[tuple[Any, ...], Array]:
         config, xs = self.config, tokens
@@ -235,17 +229,24 @@ class LanguageModel:
             xs = look_up_split(params.embedding, tokens, axis)
         elif params.embedding is not None:
             xs = look_up(params.embedding, tokens)
-        if config.word_dropout and keys.words is not None:
+        key, chunk = dropout
+        if config.word_dropout and key is not None:
             rows = tokens.shape[1]
             sizes = (rows, self.vocabulary_size)
-            scale_BV = dropout_mask(keys.words, config.word_dropout, sizes, xs.dtype)
+            words = fold(key, config.layers + 1)
+            scale_BV = dropout_mask(words, config.word_dropout, sizes, xs.dtype)
             xs *= scale_BV[jnp.arange(rows), tokens][..., None]
         carry, hs = run_stack(
-            config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=keys.stack
+            config, params.layers, carry, xs, mask=mask, resets=resets, dropout_key=key, chunk=chunk
         )
-        if config.output_dropout and keys.output is not None:
-            shape = hs.shape if config.output_dropout_per == "time" else hs.shape[1:]
-            hs *= dropout_mask(keys.output, config.output_dropout, shape, hs.dtype)
+        if config.output_dropout and key is not None:
+            shape = hs.shape
+            if config.output_dropout_per != "time":
+                shape = hs.shape[1:]
+            elif chunk is not None:
+                key = fold(key, chunk)
+            key = fold(key, config.layers)
+            hs *= dropout_mask(key, config.output_dropout, shape, hs.dtype)
         return carry, hs
 
     def apply(
@@ -330,21 +331,20 @@ class LanguageModel:
             targets = jnp.where(targets < self.vocabulary_size, targets.astype(jnp.int32), -1)
 
         def score(
-            carry: Any, inputs: Any, keys: _DropoutKeys
+            carry: Any, inputs: Any, dropout: _Dropout
         ) -> tuple[TokenSums, TokenScores, tuple[Any, ...]]:
             tokens, targets, mask, resets = inputs
-            carry, hs_TBH = self._hidden(params, carry, tokens, mask, resets, keys, axis)
+            carry, hs_TBH = self._hidden(params, carry, tokens, mask, resets, dropout, axis)
             return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask, axis), carry
 
         inputs = (tokens, targets, mask, resets)
         if remat is None or remat >= tokens.shape[0] or self.config.bidirectional:
-            return score(carry, inputs, self._dropout_keys(dropout_key, None))
+            return score(carry, inputs, (dropout_key, None))
         # The loss is inside the chunks too, so that not even the layers' outputs all exist at once.
 
         def body(state: Any, inputs: Any, index: Array) -> tuple[Any, TokenScores]:
             before, carry = state
-            keys = self._dropout_keys(dropout_key, index)
-            sums, scores, carry = score(carry, inputs, keys)
+            sums, scores, carry = score(carry, inputs, (dropout_key, index))
             return (jax.tree.map(jnp.add, before, sums), carry), scores
 
         if carry is None:
@@ -378,19 +378,6 @@ class LanguageModel:
         is_token = lax.axis_index(axis) * size + jnp.arange(size) < self.vocabulary_size
         b = jnp.where(is_token, output.b.astype(policy.accumulate), -1e30)
         return output._replace(b=b)
-
-    def _dropout_keys(self, key: Array | None, chunk: Array | None) -> _DropoutKeys:
-        """Keys of the stack and the output layer; those of outputs differ from chunk to chunk.
-
-        A mask per sequence is the same in all of its chunks.
-        """
-        if key is None:
-            return _DropoutKeys()
-        config, drawn = self.config, key if chunk is None else fold(key, chunk)
-        stack_key = key if config.dropout_place == "inputs" else drawn
-        output_key = drawn if config.output_dropout_per == "time" else key
-        words = fold(key, config.layers + 1) if config.word_dropout else None
-        return _DropoutKeys(words, stack_key, fold(output_key, config.layers))
 
     def _folded(
         self, params: LanguageModelParams, tokens: Array, training: bool

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypedDict, Unpack, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +18,9 @@ from lstm_jax import cells
 from lstm_jax.checks import check_input, require_array, require_count
 from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
-from lstm_jax.kernels.carries import cuts_backward, reset_rows, select_rows
+from lstm_jax.kernels.carries import cuts_backward, held, reset_rows, select_rows
 from lstm_jax.kernels.chunks import scan_rematerialised
+from lstm_jax.kernels.options import at_all_times, require_steps, steps_only
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
@@ -27,7 +28,13 @@ from lstm_jax.sharding import vary_as
 Backend = Literal["auto", "scan", "parallel", "cudnn", "mosaic", "reference"]
 
 
-class LayerOptions(TypedDict, total=False):
+class MoreOptions(cells.StepOptions, total=False):
+    """Keyword arguments that change what a layer computes; see `lstm`."""
+
+    hold: Any
+
+
+class LayerOptions(MoreOptions, total=False):
     """Keyword arguments of every layer; see `lstm`."""
 
     mask: Array | None
@@ -51,6 +58,7 @@ def lstm(
     compute_dtype: ComputeDtype | None = None,
     unroll: int | None = None,
     remat: int | None = None,
+    **more: Unpack[MoreOptions],
 ) -> tuple[cells.LSTMCarry, Array]:
     """An LSTM layer over time: `lstm_step` at t = 0 .. T-1, or T-1 .. 0 with `reverse`.
 
@@ -85,6 +93,15 @@ def lstm(
         remat: time steps per chunk whose activations are recomputed in the backward pass, which
             holds the carries of all chunks and the activations of one. About sqrt(T) takes the
             least memory; None keeps all activations.
+        **more: `activation`, a function or its name (`lstm_jax.cells.Activation`) in place of tanh,
+            and `recurrent_activation` in place of the gates' sigmoid. `state_scale` `[B, H]`
+            multiplies h before the recurrent product at all time steps: dropout by Gal and
+            Ghahramani, arXiv:1512.05287, and Keras's `recurrent_dropout`. `candidate_scale`
+            `[T, B, H]`, or `[1, B, H]` for all time steps, multiplies tanh(g), in a GRU n: dropout
+            by Semeniuta et al., arXiv:1603.05118. `hold`, a carry of arrays `[T, B, H]` or with
+            axes of size 1, is the share of each unit that keeps its value in a time step, bool or
+            a number: zoneout by Krueger et al., arXiv:1606.01305. The masks get no gradient. All
+            but `state_scale` and a ReLU in `rnn` run as a plain scan of steps.
 
     Returns:
         The final carry, and the hidden states `[T, B, H]`, or `[T, B, P]`. A row with no real step
@@ -102,11 +119,11 @@ def lstm(
         >>> ys.shape, bool(jnp.allclose(carry.h[1], ys[6, 1]))
         ((10, 2, 4), True)
     """
-    cells.require_cell(params, cells.LSTM)
-    return layer(
-        params, carry, xs, mask=mask, resets=resets, reverse=reverse, backend=backend,
-        compute_dtype=compute_dtype, unroll=unroll, remat=remat,
-    )  # fmt: skip
+    options: LayerOptions = {
+        "mask": mask, "resets": resets, "reverse": reverse, "backend": backend,
+        "compute_dtype": compute_dtype, "unroll": unroll, "remat": remat, **more,
+    }  # fmt: skip
+    return layer_of(cells.LSTM, params, carry, xs, options)[:2]
 
 
 def gru(
@@ -169,11 +186,13 @@ def layer_of(
 ) -> tuple[Any, Array, SolverInfo | None]:
     """Like `layer_with_info`; raises TypeError for another cell's parameters or unknown options."""
     cells.require_cell(params, cell)
-    known = LayerOptions.__annotations__
+    known, more = LayerOptions.__annotations__, MoreOptions.__annotations__
     for name in options:
         if name not in known:
+            own = [each for each in known if each not in more]
+            has = [*own, "hold", *cells.option_names(cell)]
             raise TypeError(
-                f"{cell.function} has no option {name!r}; it has {', '.join(known)}, see lstm"
+                f"{cell.function} has no option {name!r}; it has {', '.join(has)}, see lstm"
             )
     return layer_with_info(params, carry, xs, **options)
 
@@ -190,16 +209,24 @@ def layer_with_info(
     compute_dtype: ComputeDtype | None = None,
     unroll: int | None = None,
     remat: int | None = None,
+    hold: Any = None,
     input_scale: Array | None = None,
+    **options: Unpack[cells.StepOptions],
 ) -> tuple[Any, Array, SolverInfo | None]:
     """Like `layer`, with the solver's info if a solver ran; with chunks, that of the worst."""
-    policy = products(compute_dtype, params.b.dtype)
     check_layer(params, xs, mask, resets, backend, unroll, remat)
+    chosen = cells.chosen(cells.cell_of(params), options)
+    params = cells.with_biases(params)
+    policy = products(compute_dtype, params.w_x.dtype)
     if backend == "cudnn":
         cudnn.require_able(policy, params, xs, resets, unroll)
         require_device(backend)
     params, mask, resets = vary_as(xs, (params, mask, resets))
     carry = begun(policy, params, carry, xs)
+    hold, chosen = at_all_times(params, carry, xs.shape[0], hold, chosen)
+    no_scale = getattr(params, "w_hr", None) is not None or backend == "cudnn"
+    plainly = steps_only(cells.cell_of(params), {**chosen, "hold": hold}, no_scale)
+    require_steps(plainly, backend)
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
@@ -208,7 +235,9 @@ def layer_with_info(
             layer_with_info, params, reverse=reverse, backend=backend,
             compute_dtype=compute_dtype, unroll=unroll,
         )  # fmt: skip
-        return _in_chunks(run, carry, (xs, mask, resets, input_scale), remat, reverse)
+        each = {"mask": mask, "resets": resets, "input_scale": input_scale, "hold": hold}
+        each["candidate_scale"] = chosen.pop("candidate_scale", None)
+        return _in_chunks(partial(run, **chosen), carry, xs, each, remat, reverse)
     if xs.ndim == 3:
         # Zeroed, as weight gradients sum over all time steps and 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
@@ -216,33 +245,33 @@ def layer_with_info(
     if resets is not None and reverse:
         order, ends_zeroed = cuts_backward(resets)
     cell, info = cells.cell_of(params), None
-    if backend == "reference":
-        dense = _dense(xs, params.w_x, input_scale)
+    if backend == "reference" or plainly:
+        step, inputs = _one_step(policy, params, xs, input_scale, backend, compute_dtype, chosen)
         carry, hs_TBH = reference.run(
-            lambda carry, x: cell.step(params, carry, x, compute_dtype=compute_dtype)[0],
-            carry, dense, mask, order, reverse=reverse, unroll=unroll or 1,
+            step, carry, (*inputs, hold), mask, order,
+            reverse=reverse, unroll=unroll or 1,
         )  # fmt: skip
     elif backend == "cudnn":
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = cudnn.run(policy, params, carry, dense, mask, reverse=reverse)
     elif cell.has_kernel:
-        kernel = kernel_of(params)
+        kernel = kernel_of(params, chosen.get("activation", "tanh"))
         if backend == "mosaic":
             kernel = _fused(kernel, policy, xs.shape[0], carry.h.shape[-1])
         folded = kernel.fold(params)
         gates_TBG, b_G = project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
             kernel, policy, reverse, unroll,
-            kernel.weights(folded), b_G, carry, gates_TBG, mask, order,
+            kernel.weights(folded), b_G, carry, gates_TBG, mask, order, chosen.get("state_scale"),
         )  # fmt: skip
     else:
         gates_TBG, b_G = project(policy, params, xs, input_scale)
         gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
         rest = cells.unit_params(params, policy)
-        step = cells.rest_of_step(cell, partial(time_product, policy))
+        after = cells.rest_of_step(cell, partial(time_product, policy))
         if cell.gates_step is not None:
             carry, hs_TBH = reference.run(
-                partial(step, rest), carry, gates_TBG, mask, order,
+                partial(after, rest), carry, gates_TBG, mask, order,
                 reverse=reverse, unroll=unroll or 1,
             )  # fmt: skip
         else:
@@ -250,23 +279,62 @@ def layer_with_info(
             if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T
                 at_once = None
             how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
-            carry, states, info = solver.run(how, step, rest, carry, gates_TBG, mask, order)
+            carry, states, info = solver.run(how, after, rest, carry, gates_TBG, mask, order)
             hs_TBH = states.h
     carry = reset_rows(ends_zeroed, carry)
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
 
 
+def _one_step(
+    policy: Products,
+    params: cells.Params,
+    xs: Array,
+    input_scale: Array | None,
+    backend: Backend,
+    compute_dtype: ComputeDtype | None,
+    chosen: dict[str, Any],
+) -> tuple[Callable[[Any, Any], Any], Any]:
+    """The step of a plain scan, and what it takes at each time but `hold`.
+
+    By the backend `"reference"` that is a cell's step function on the inputs; else what is left of
+    it after the input's product, which is formed for all times at once.
+    """
+    cell = cells.cell_of(params)
+    inputs: Array
+    take: Callable[..., Any]
+    if backend == "reference":
+        inputs = _dense(xs, params.w_x, input_scale)
+        take = lambda *at, **rest: cell.step(params, *at, compute_dtype=compute_dtype, **rest)[0]  # noqa: E731
+    else:
+        gates_TBG, b_G = project(policy, params, xs, input_scale)
+        inputs = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
+        if cell.options_step is not None:
+            take = partial(cell.options_step, params, dot=policy.dot)
+        else:
+            rest = cells.rest_of_step(cell, partial(time_product, policy))
+            take = partial(rest, cells.unit_params(params, policy))
+    fixed = {name: value for name, value in chosen.items() if name != "candidate_scale"}
+
+    def step(carry: Any, at: tuple[Array, Array | None, Any]) -> Any:
+        x, scale, hold = at
+        each = {} if scale is None else {"candidate_scale": scale}
+        new = take(carry, x, **fixed, **each)
+        return new if hold is None else held(hold, carry, new)
+
+    return step, (inputs, chosen.get("candidate_scale"))
+
+
 def _in_chunks(
-    run: Callable[..., Any], carry: Any, inputs: Any, times: int, reverse: bool
+    run: Callable[..., Any], carry: Any, xs: Array, each: dict[str, Any], times: int, reverse: bool
 ) -> tuple[Any, Array, SolverInfo | None]:
     """Run the layer in chunks, each of which the backward pass recomputes."""
 
     def chunk(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
-        xs, mask, resets, input_scale = inputs
-        carry, hs_TBH, info = run(carry, xs, mask=mask, resets=resets, input_scale=input_scale)
+        xs, each = inputs
+        carry, hs_TBH, info = run(carry, xs, **each)
         return carry, (hs_TBH, solver.at_each(info, hs_TBH.shape[0]))
 
-    carry, (hs_TBH, info) = scan_rematerialised(chunk, carry, inputs, times, reverse=reverse)
+    carry, (hs_TBH, info) = scan_rematerialised(chunk, carry, (xs, each), times, reverse=reverse)
     return carry, hs_TBH, solver.worst(info)
 
 
@@ -312,6 +380,7 @@ def project(
     policy: Products, params: cells.Params, xs: Array, input_scale: Array | None
 ) -> tuple[Array, Array | None]:
     """Input part of the gates at all time steps `[T, B, G]`, and the bias if not yet added."""
+    assert params.b is not None
     b_G = params.b.astype(policy.accumulate)
     each: Callable[[Array], Array] = lambda rows: rows  # noqa: E731
     at_each_time = each

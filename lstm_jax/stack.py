@@ -7,24 +7,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from inspect import signature
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import Cell, CellName, GRUReset, cell_named, cell_of, zero_carry
-from lstm_jax.dropout import dropout_mask, fold
+from lstm_jax.cells import (
+    Activation,
+    Cell,
+    CellName,
+    GRUReset,
+    cell_named,
+    cell_of,
+    chosen,
+    zero_carry,
+)
+from lstm_jax.dropout import fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.kernels import cudnn
 from lstm_jax.kernels.carries import cuts_backward, reset_rows
+from lstm_jax.kernels.options import require_steps, steps_only
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
+from lstm_jax.recurrent_dropout import DropoutPlace, Drops, RecurrentDropout, RecurrentDropoutKind
 from lstm_jax.settings import Bounds, Changeable, Count, OrInstance, Share, Size, check
 from lstm_jax.wavefront import Wavefront, run_pair
 
-DropoutPlace = Literal["between", "outputs", "inputs"]
 if TYPE_CHECKING:
     CellOrName = Cell | CellName
 else:  # Command lines have the names alone.
@@ -62,11 +73,21 @@ class StackConfig:
             T + K steps instead of 2T; for GPUs, not timed on any. None runs layers in turn.
         gru_reset: apply a GRU's reset gate after the recurrent product (cuDNN, PyTorch, Keras) or
             before it (the original paper).
+        use_bias: False for layers without biases.
         initialisation: framework whose initial distributions are used, see `init_lstm`.
         dropout: dropout rate in training, 0 <= dropout < 1.
         dropout_place: where to drop: "between" layers (PyTorch) or on every layer's "outputs"
             including the last (TF1's wrapper), both drawn anew at each time step; or on every
             layer's "inputs", with one mask per sequence (Keras).
+        recurrent_dropout: dropout rate between time steps in training.
+        recurrent_dropout_kind: "state" drops h before the recurrent product, with one mask per
+            sequence (Gal and Ghahramani, arXiv:1512.05287; Keras draws one per gate). "candidate"
+            drops an LSTM's tanh(g) or a GRU's n at each time step (Semeniuta et al.,
+            arXiv:1603.05118). "zoneout" keeps units of the carry as they were at each time step;
+            outside training each keeps that share of its value (Krueger et al., arXiv:1606.01305).
+        zoneout_cell: zoneout's rate for an LSTM's c; None for `recurrent_dropout`.
+        activation: in place of tanh, see `lstm`.
+        recurrent_activation: in place of the gates' sigmoid.
         compute_dtype: dtype of the matrix products.
         backend: implementation of the recurrence, see `lstm`.
         unroll: time steps per iteration of the loop; None chooses for the platform.
@@ -86,9 +107,15 @@ class StackConfig:
     directions_at_once: Changeable[bool] = False
     wavefront: Changeable[Count | None] = None
     gru_reset: GRUReset = "after"
+    use_bias: bool = True
     initialisation: Initialisation = "pytorch"
     dropout: Changeable[Share] = 0.0
     dropout_place: Changeable[DropoutPlace] = "between"
+    recurrent_dropout: Changeable[Share] = 0.0
+    recurrent_dropout_kind: Changeable[RecurrentDropoutKind] = "state"
+    zoneout_cell: Changeable[Share | None] = None
+    activation: Activation = "tanh"
+    recurrent_activation: Activation = "sigmoid"
     compute_dtype: Changeable[ComputeDtype] = "float32"
     backend: Changeable[Backend] = "auto"
     unroll: Changeable[Size | None] = None
@@ -107,6 +134,14 @@ class StackConfig:
             )
         if self.wavefront is not None:
             self._require_wavefront()
+        if not self.use_bias and "use_bias" not in signature(cell.init).parameters:
+            raise ValueError(f"use_bias is False, and a {cell.name} needs its biases; leave it")
+        self.recurrent.check(cell)
+        options = self.step_options
+        if (name := self.recurrent.option) is not None:
+            options[name] = True
+        no_scale = bool(self.projection_size) or self.backend == "cudnn"
+        require_steps(steps_only(cell, options, no_scale), self.backend)
         if self.projection_size and self.cell != "lstm":
             raise ValueError(
                 f"projection_size is {self.projection_size}, and a {cell.name} has no projection; "
@@ -119,6 +154,10 @@ class StackConfig:
             "bidirectional is True": self.bidirectional,
             f"backend is {self.backend!r}": self.backend not in ("auto", "scan"),
             f"cell is {cell_named(self.cell).name!r}": not cell_named(self.cell).has_kernel,
+            "use_bias is False": not self.use_bias,
+            "activation or recurrent_dropout is set": bool(
+                self.step_options or self.recurrent.option
+            ),
         }
         for what, is_so in no.items():
             if is_so:
@@ -126,6 +165,19 @@ class StackConfig:
                     f"wavefront is {self.wavefront}, but {what}; it needs one direction, backend "
                     "'auto' or 'scan', and a cell lstm, gru or rnn, so set wavefront to None"
                 )
+
+    @property
+    def recurrent(self) -> RecurrentDropout:
+        """How units are dropped from step to step."""
+        return RecurrentDropout(
+            self.recurrent_dropout_kind, self.recurrent_dropout, self.zoneout_cell
+        )
+
+    @property
+    def step_options(self) -> dict[str, Any]:
+        """The options of a step that are not as ever; ValueError where the cell lacks one."""
+        names = ("activation", "recurrent_activation")
+        return chosen(cell_named(self.cell), {name: getattr(self, name) for name in names})
 
     @property
     def output_size(self) -> int:
@@ -149,6 +201,8 @@ def init_stack(
         options = {"reset": config.gru_reset}
     if config.projection_size:
         options = {"projection_size": config.projection_size}
+    if not config.use_bias:
+        options["use_bias"] = False
     cell, whose = cell_named(config.cell), config.initialisation
     draw = partial(
         cell.init, hidden_size=config.hidden_size, initialisation=whose, dtype=dtype, **options
@@ -201,6 +255,7 @@ def run_stack(
     mask: Array | None = None,
     resets: Array | None = None,
     dropout_key: Array | None = None,
+    chunk: Array | None = None,
 ) -> tuple[tuple[Any, ...], Array]:
     """Run the stack over time.
 
@@ -212,6 +267,8 @@ def run_stack(
         mask: bool `[T, B]`, see `lstm`.
         resets: bool `[T, B]`, see `lstm`.
         dropout_key: a typed key, or one per sequence, `[B]`; None disables dropout.
+        chunk: index of this chunk of `config.remat` time steps, if a sequence comes in several:
+            with the same key, recurrent dropout is that of the whole sequence.
 
     Returns:
         The final carry, and the top layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
@@ -231,17 +288,30 @@ def run_stack(
     if carry is None:
         carry = (None,) * len(layers)
     _check(config, layers, carry)
-    keys = None if dropout_key is None else [fold(dropout_key, n) for n in range(len(layers))]
-    drops = _Drops(config.dropout, config.dropout_place if config.dropout else None, keys)
+    place, keys = config.dropout_place if config.dropout else None, None
+    if dropout_key is not None:
+        own = dropout_key if chunk is None or place == "inputs" else fold(dropout_key, chunk)
+        keys = [fold(own, n) for n in range(len(layers))]
+    drops = Drops(config.dropout, place, keys)
 
     def run(
-        params: Any, carry: Any, xs: Array, mask: Any, resets: Any, input_scale: Any, **way: Any
-    ) -> tuple[Any, Array]:
+        params: Any, carry: Any, masks: Any, xs: Array, mask: Any, resets: Any, scale: Any,
+        **way: Any,
+    ) -> tuple[Any, Array]:  # fmt: skip
         return layer(
-            params, carry, xs, mask=mask, resets=resets, input_scale=input_scale,
+            params, carry, xs, mask=mask, resets=resets, input_scale=scale,
             backend=config.backend, compute_dtype=config.compute_dtype, unroll=config.unroll,
-            remat=config.remat, **way,
+            remat=config.remat, **config.step_options, **masks, **way,
         )  # fmt: skip
+
+    def masks_of(params: Any, index: int) -> Any:
+        if config.recurrent.option is None:
+            return Directions({}, {}) if isinstance(params, Directions) else {}
+        chunk_times = jnp.arange(xs.shape[0])
+        if chunk is not None:
+            chunk_times += chunk * (config.remat or 0)
+        key = None if dropout_key is None else fold(dropout_key, config.layers + 2)
+        return config.recurrent.of_layer(key, index, params, chunk_times, xs.shape[1])
 
     finals: list[Any] = []
     while (index := len(finals)) < len(layers):
@@ -251,7 +321,8 @@ def run_stack(
         with jax.named_scope(f"{cell_named(config.cell).name}_{index}"):
             if isinstance(params, Directions):
                 both = _at_once if config.directions_at_once else _in_turn
-                final, xs = both(run, params, before or Directions(None, None), *inputs)
+                carried = before or Directions(None, None)
+                final, xs = both(run, params, carried, masks_of(params, index), *inputs)
             elif (delay := _delay(config, xs)) and index + 1 < len(layers):
                 upper = layers[index + 1]
                 how = Wavefront(delay, config.compute_dtype, config.unroll, config.remat)
@@ -261,45 +332,10 @@ def run_stack(
                 )  # fmt: skip
                 finals.append(below)
             else:
-                final, xs = run(params, before, *inputs)
+                final, xs = run(params, before, masks_of(params, index), *inputs)
         finals.append(final)
         xs = drops.outputs(len(finals) - 1, xs)
     return tuple(finals), xs
-
-
-class _Drops(NamedTuple):
-    """The dropout of a stack.
-
-    Attributes:
-        place: see `StackConfig.dropout_place`; None drops nothing.
-        keys: one per layer; None drops nothing.
-    """
-
-    rate: float
-    place: DropoutPlace | None
-    keys: list[Array] | None
-
-    def inputs(self, index: int, xs: Array, params: Any) -> tuple[Array, Array | None]:
-        """A layer's inputs after dropout; for tokens, the scale of their one-hot rows too."""
-        if self.keys is None or self.place != "inputs":
-            return xs, None
-        return _drop_inputs(self.keys[index], self.rate, xs, _input_size(params))
-
-    def outputs(self, index: int, ys: Array) -> Array:
-        """A layer's outputs after dropout."""
-        if self.keys is None or self.place is None or self.place == "inputs":
-            return ys
-        if self.place == "between" and index == len(self.keys) - 1:
-            return ys
-        return ys * dropout_mask(self.keys[index], self.rate, ys.shape, ys.dtype)
-
-    def between(self, index: int, shape: tuple[int, ...], upper: Any) -> Array | None:
-        """The dropout mask between a layer and the one above it, or None."""
-        if self.keys is None or self.place is None:
-            return None
-        dtype = jnp.promote_types(upper.w_h.dtype, jnp.float32)
-        ones_TBH = jnp.ones((*shape, _input_size(upper)), dtype)
-        return self.inputs(index + 1, self.outputs(index, ones_TBH), upper)[0]
 
 
 def step_stack(
@@ -340,7 +376,14 @@ def step_stack(
             "a bidirectional stack needs the whole sequence; it cannot go step by step"
         )
     _check(config, layers, carry)
-    step = partial(cell_named(config.cell).step, compute_dtype=config.compute_dtype)
+    cell_step = partial(
+        cell_named(config.cell).step, compute_dtype=config.compute_dtype, **config.step_options
+    )
+
+    def step(params: Any, before: Any, x: Array) -> tuple[Any, Array]:
+        after = config.recurrent.after_step(before, cell_step(params, before, x)[0])
+        return after, after.h
+
     finals: list[Any] = []
     for params, before in zip(layers, carry, strict=True):
         if isinstance(params, Directions):
@@ -385,21 +428,31 @@ def _delay(config: StackConfig, xs: Array) -> int | None:
 
 
 def _in_turn(
-    run: Any, params: Directions, carry: Directions, *inputs: Any
+    run: Any, params: Directions, carry: Directions, masks: Directions, *inputs: Any
 ) -> tuple[Directions, Array]:
-    forward, forward_TBH = run(params.forward, carry.forward, *inputs)
-    backward, backward_TBH = run(params.backward, carry.backward, *inputs, reverse=True)
+    forward, forward_TBH = run(params.forward, carry.forward, masks.forward, *inputs)
+    backward, backward_TBH = run(
+        params.backward, carry.backward, masks.backward, *inputs, reverse=True
+    )
     return Directions(forward, backward), jnp.concatenate([forward_TBH, backward_TBH], axis=-1)
 
 
 def _at_once(
-    run: Any, params: Directions, carry: Directions, xs: Array, mask: Any, resets: Any, scale: Any
+    run: Any,
+    params: Directions,
+    carry: Directions,
+    masks: Directions,
+    xs: Array,
+    mask: Any,
+    resets: Any,
+    scale: Any,
 ) -> tuple[Directions, Array]:
     """Run both directions as one `vmap`, the backward one on time-reversed inputs."""
     cuts, cut_at_the_end = (None, None) if resets is None else cuts_backward(resets)
-    turned = jax.tree.map(lambda a: a[::-1], (xs, mask, cuts, scale))
-    first = (params.forward, carry.forward, xs, mask, resets, scale)
-    second = (params.backward, carry.backward, *turned)
+    timed = {name: each for name, each in masks.backward.items() if name != "state_scale"}
+    turned, *rest = jax.tree.map(lambda a: a[::-1], (timed, xs, mask, cuts, scale))
+    first = (params.forward, carry.forward, masks.forward, xs, mask, resets, scale)
+    second = (params.backward, carry.backward, masks.backward | turned, *rest)
     found = jax.vmap(run)(*jax.tree.map(lambda *both: jnp.stack(both), first, second))
     (forward, forward_TBH), (backward, backward_TBH) = (
         jax.tree.map(lambda a, n=n: a[n], found) for n in range(2)
@@ -407,20 +460,3 @@ def _at_once(
     backward = reset_rows(cut_at_the_end, backward)
     ys_TBH = jnp.concatenate([forward_TBH, backward_TBH[::-1]], axis=-1)
     return Directions(forward, backward), ys_TBH
-
-
-def _input_size(params: Any) -> int:
-    first = params.forward if isinstance(params, Directions) else params
-    return int(first.w_x.shape[0])
-
-
-def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[Array, Array | None]:
-    """Drop input features, the same ones at all time steps of a sequence.
-
-    Token ids stay ids: the mask of their one-hot rows is returned as a scale `[T, B]`.
-    """
-    dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
-    scale_BD = dropout_mask(key, rate, (xs.shape[1], input_size), dtype)
-    if xs.ndim == 3:
-        return xs * scale_BD[None], None
-    return xs, scale_BD[jnp.arange(xs.shape[1]), xs]

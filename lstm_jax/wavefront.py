@@ -106,7 +106,7 @@ def _delayed(
 
     def recur(constants: Any, carry: Any, gates_TBG: Array, marks: Any) -> tuple[Any, Array]:
         carry, hs_TBH = scan.run(
-            kernel, policy, False, how.unroll, *constants, carry, gates_TBG, *marks
+            kernel, policy, False, how.unroll, *constants, carry, gates_TBG, *marks, None
         )
         return carry, select_rows(marks[0], hs_TBH, jnp.zeros_like(hs_TBH))
 

@@ -16,6 +16,7 @@ from lstm_jax.cells.base import (
     require_cell,
     rest_of_step,
     unit_params,
+    with_biases,
     zero_carry,
 )
 from lstm_jax.cells.diagonal import (
@@ -30,7 +31,15 @@ from lstm_jax.cells.diagonal import (
     init_diag_gru,
     init_diag_lstm,
 )
-from lstm_jax.cells.gru import GRU, GRUCarry, GRUParams, GRUReset, gru_step, init_gru
+from lstm_jax.cells.gru import (
+    GRU,
+    GRUBeforeParams,
+    GRUCarry,
+    GRUParams,
+    GRUReset,
+    gru_step,
+    init_gru,
+)
 from lstm_jax.cells.layernorm import (
     LN_GRU,
     LN_LSTM,
@@ -55,6 +64,7 @@ from lstm_jax.cells.minimal import (
     mingru_step,
     minlstm_step,
 )
+from lstm_jax.cells.options import Activation, StepOptions, check_scales, chosen, option_names
 from lstm_jax.cells.own import declare_cell
 from lstm_jax.cells.rnn import RNN, RNNCarry, RNNParams, init_rnn, rnn_step
 

@@ -23,7 +23,8 @@ Dot = Callable[[Array, Array], Array]
 class Cell(NamedTuple):
     """Description of a cell, available as the attribute `cell` of its parameters.
 
-    Parameters have at least `w_x [D, G]` and `b [G]`, and carries at least `h`, the output.
+    Parameters have at least `w_x [D, G]` and `b [G]`, None for no biases, and carries at least `h`,
+    the output.
 
     Attributes:
         name: name in settings; function names replace `-` with `_`.
@@ -38,6 +39,8 @@ class Cell(NamedTuple):
         gates_step: for a cell without a kernel, (params, carry, gates `[B, G]`, dot) -> carry; see
             `declare_cell`.
         inputs: (params, `x w_x [B, G]`) -> what the bias is added to; None adds it to `x w_x`.
+        options_step: for a cell with options, (params, carry, input part of the gates plus bias
+            `[B, G]`, product, **options) -> carry; its keywords are the cell's options.
 
     Examples:
         >>> lstm_jax.GRUParams.cell.gates
@@ -54,6 +57,7 @@ class Cell(NamedTuple):
     linear: bool = False
     gates_step: Callable[[Any, Any, Array, Dot], Any] | None = None
     inputs: Callable[[Any, Array], Array] | None = None
+    options_step: Callable[..., Any] | None = None
 
     @property
     def has_kernel(self) -> bool:
@@ -104,6 +108,17 @@ def input_gates(policy: Products, params: Any, x: Array) -> Array:
     return gates_BG
 
 
+def with_biases(params: Any) -> Any:
+    """The parameters with constant zeros, which are never trained, for missing biases."""
+    if params.b is not None:
+        return params
+    width = params.w_x.shape[1]
+    zeros = {"b": jnp.zeros(width, params.w_x.dtype)}
+    if getattr(params, "b_hn", 0) is None and not params.resets_before:
+        zeros["b_hn"] = zeros["b"][: width // 3]
+    return params._replace(**zeros)
+
+
 def take_step(
     cell: Cell, params: Any, carry: Any, x: Array, compute_dtype: ComputeDtype | None
 ) -> tuple[Any, Array]:
@@ -147,7 +162,7 @@ def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
 
 def check_shapes(params: Any) -> None:
     """Raise ValueError if a parameter's shape is not the cell's, and might be broadcast."""
-    hidden_size = params.b.shape[0] // cell_of(params).gates
+    hidden_size = params.w_x.shape[1] // cell_of(params).gates
     _require_shapes("", params, _shapes(cell_of(params), params.w_x.shape[0], hidden_size))
 
 
@@ -184,7 +199,7 @@ def zero_carry(params: Any, batch_size: int) -> Any:
         >>> lstm_jax.zero_carry(lstm_jax.init_gru(jax.random.key(0), 3, 4), batch_size=2).h.shape
         (2, 4)
     """
-    dtype = jnp.promote_types(params.b.dtype, jnp.float32)
+    dtype = jnp.promote_types(params.w_x.dtype, jnp.float32)
     # A buffer each: one shared by h and c could not be donated.
     zeros = [jnp.zeros(shape, dtype) for shape in _carry_shapes(params, batch_size)]
     return cell_of(params).carry(*zeros)
@@ -193,7 +208,7 @@ def zero_carry(params: Any, batch_size: int) -> Any:
 def _carry_shapes(params: Any, batch_size: int) -> Iterable[tuple[int, int]]:
     """Shape of h, whose size is the number of rows of `w_h`, and of c, if any."""
     cell = cell_of(params)
-    hidden_size = params.b.shape[0] // cell.gates
+    hidden_size = params.w_x.shape[1] // cell.gates
     first = params.w_h.shape[0] if "w_h" in params._fields else hidden_size
     others = (hidden_size,) * (len(cell.carry._fields) - 1)
     return [(batch_size, size) for size in (first, *others)]

@@ -5,16 +5,16 @@ Shapes: B batch, D input size, H hidden size, G = 3H: gates r, z, n concatenated
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
-import jax
 import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, check_step, declared, input_gates
+from lstm_jax.cells.base import Cell, declared
+from lstm_jax.cells.options import StepOptions, function_of, scaled, step_with
 from lstm_jax.initialisation import Initialisation, init_gates, tf1_kernel
-from lstm_jax.precision import ComputeDtype, cast_tree, products
+from lstm_jax.precision import ComputeDtype, cast_tree
 
 GRUReset = Literal["after", "before"]
 
@@ -23,7 +23,8 @@ class GRUParams(NamedTuple):
     """Weights of a GRU: `w_x [D, 3H]`, `w_h [H, 3H]`, `b [3H]`, `b_hn [H]`; gate order r, z, n.
 
     `b_hn` is the bias inside the reset product; None applies the reset before the recurrent
-    product.
+    product. Without biases `b` and `b_hn` are None, and the reset is applied after the product, in
+    `GRUBeforeParams` before it.
 
     Examples:
         >>> lstm_jax.init_gru(jax.random.key(0), 3, 4, reset="before").b_hn is None
@@ -32,8 +33,26 @@ class GRUParams(NamedTuple):
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
     b_hn: Array | None
+
+    @property
+    def resets_before(self) -> bool:
+        """Whether the reset gate works before the recurrent product."""
+        return self.b is not None and self.b_hn is None
+
+
+class GRUBeforeParams(GRUParams):
+    """Weights of a GRU without biases, whose reset gate works before the recurrent product.
+
+    Examples:
+        >>> init = lstm_jax.init_gru(jax.random.key(0), 3, 4, reset="before", use_bias=False)
+        >>> type(init).__name__, init.b
+        ('GRUBeforeParams', None)
+    """
+
+    __slots__ = ()
+    resets_before = True
 
 
 class GRUCarry(NamedTuple):
@@ -48,7 +67,12 @@ class GRUCarry(NamedTuple):
 
 
 def gru_step(
-    params: GRUParams, carry: GRUCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
+    params: GRUParams,
+    carry: GRUCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+    **options: Unpack[StepOptions],
 ) -> tuple[GRUCarry, Array]:
     """One step of a GRU, in PyTorch's gate order r, z, n.
 
@@ -68,20 +92,32 @@ def gru_step(
         >>> h.shape
         (2, 4)
     """
-    check_step(GRU, params, carry, x)
-    policy = products(compute_dtype, params.w_h.dtype)
-    hidden_size = params.w_h.shape[0]
-    gates_BG = input_gates(policy, params, x)
+    return step_with(GRU, params, carry, x, compute_dtype, options)
+
+
+def _gru(
+    params: GRUParams,
+    carry: GRUCarry,
+    gates_BG: Array,
+    dot: Any,
+    *,
+    activation: Any = "tanh",
+    recurrent_activation: Any = "sigmoid",
+    state_scale: Array | None = None,
+    candidate_scale: Array | None = None,
+) -> GRUCarry:
+    tanh = function_of("activation", activation)
+    sigmoid = function_of("recurrent_activation", recurrent_activation)
+    hidden_size, read_BH = params.w_h.shape[0], scaled(carry.h, state_scale)
     r_z_BG = gates_BG[..., : 2 * hidden_size]
     w_rz, w_n = jnp.split(params.w_h, [2 * hidden_size], axis=1)
-    r_BH, z_BH = jnp.split(jax.nn.sigmoid(r_z_BG + policy.dot(carry.h, w_rz)), 2, axis=-1)
+    r_BH, z_BH = jnp.split(sigmoid(r_z_BG + dot(read_BH, w_rz)), 2, axis=-1)
     if params.b_hn is None:
-        from_h_BH = policy.dot(r_BH * carry.h, w_n)
+        from_h_BH = dot(r_BH * read_BH, w_n)
     else:
-        from_h_BH = r_BH * (policy.dot(carry.h, w_n) + params.b_hn[None])
-    n_BH = jnp.tanh(gates_BG[..., 2 * hidden_size :] + from_h_BH)
-    h_BH = (1 - z_BH) * n_BH + z_BH * carry.h
-    return GRUCarry(h_BH), h_BH
+        from_h_BH = r_BH * (dot(read_BH, w_n) + params.b_hn[None])
+    n_BH = scaled(tanh(gates_BG[..., 2 * hidden_size :] + from_h_BH), candidate_scale)
+    return GRUCarry((1 - z_BH) * n_BH + z_BH * carry.h)
 
 
 def init_gru(
@@ -90,6 +126,7 @@ def init_gru(
     hidden_size: int,
     *,
     reset: GRUReset = "after",
+    use_bias: bool = True,
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> GRUParams:
@@ -113,6 +150,9 @@ def init_gru(
         w_x = jnp.concatenate([gates_x, candidate_x], axis=1)
         w_h = jnp.concatenate([gates_h, candidate_h], axis=1)
         b = b.at[: 2 * hidden_size].set(1)
+    if not use_bias:
+        kind = GRUBeforeParams if reset == "before" else GRUParams
+        return cast_tree(kind(w_x, w_h, None, None), dtype)
     if reset == "before":
         return cast_tree(GRUParams(w_x, w_h, b + b_h, None), dtype)
     inside = slice(2 * hidden_size, None)
@@ -120,4 +160,4 @@ def init_gru(
     return cast_tree(params, dtype)
 
 
-GRU = declared(Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry))
+GRU = declared(Cell("gru", 3, gru_step, init_gru, GRUParams, GRUCarry, options_step=_gru))

@@ -102,6 +102,7 @@ def init_ln_lstm(
         (3, 16)
     """
     drawn = init_lstm(key, input_size, hidden_size, initialisation=initialisation, dtype=dtype)
+    assert drawn.b is not None
     # A buffer each: one shared by two could not be donated.
     g_x, g_h, g_c = (jnp.ones(size * hidden_size, dtype) for size in (4, 4, 1))
     b_c = jnp.zeros(hidden_size, dtype)
@@ -194,6 +195,7 @@ def init_ln_gru(
         (3, 12)
     """
     drawn = init_gru(key, input_size, hidden_size, initialisation=initialisation, dtype=dtype)
+    assert drawn.b is not None
     g_x, g_h = jnp.ones_like(drawn.b), jnp.ones_like(drawn.b)
     return LNGRUParams(drawn.w_x, drawn.w_h, drawn.b, drawn.b_hn, g_x, g_h)  # type: ignore[arg-type]
 

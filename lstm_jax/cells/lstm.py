@@ -6,23 +6,24 @@ Shapes: B batch, D input size, H hidden size, G = 4H: gates i, f, g, o concatena
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
-import jax
 import jax.numpy as jnp
 from jax import Array, random
 from jax.nn import initializers
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, check_step, declared, input_gates
+from lstm_jax.cells.base import Cell, declared
+from lstm_jax.cells.options import StepOptions, function_of, scaled, step_with
 from lstm_jax.initialisation import Initialisation, init_gates, uniform
-from lstm_jax.precision import ComputeDtype, cast_tree, draw_dtype, products
+from lstm_jax.precision import ComputeDtype, cast_tree, draw_dtype
 
 
 class LSTMParams(NamedTuple):
     """Weights of an LSTM: `w_x [D, 4H]`, `w_h [H, 4H]`, `b [4H]`; gate order i, f, g, o.
 
-    With a projection `w_hr [H, P]` the hidden state has size P and `w_h` is `[P, 4H]`.
+    `b` is None for no biases. With a projection `w_hr [H, P]` the hidden state has size P and `w_h`
+    is `[P, 4H]`.
 
     Examples:
         >>> lstm_jax.init_lstm(jax.random.key(0), 3, 4).w_x.shape
@@ -31,7 +32,7 @@ class LSTMParams(NamedTuple):
 
     w_x: Array
     w_h: Array
-    b: Array
+    b: Array | None
     w_hr: Array | None = None
 
 
@@ -48,7 +49,12 @@ class LSTMCarry(NamedTuple):
 
 
 def lstm_step(
-    params: LSTMParams, carry: LSTMCarry, x: Array, *, compute_dtype: ComputeDtype | None = None
+    params: LSTMParams,
+    carry: LSTMCarry,
+    x: Array,
+    *,
+    compute_dtype: ComputeDtype | None = None,
+    **options: Unpack[StepOptions],
 ) -> tuple[LSTMCarry, Array]:
     """One step of an LSTM, with the gate order i, f, g, o of PyTorch and Keras.
 
@@ -61,6 +67,10 @@ def lstm_step(
         carry: `h [B, H]` (`[B, P]` if projected) and `c [B, H]`.
         x: input `[B, D]`, or integers `[B]` that stand for one-hot rows of size D.
         compute_dtype: see `lstm_jax.precision.products`.
+        **options: `activation` in the place of tanh and `recurrent_activation` in that of the
+            sigmoid, functions or Keras's names (`lstm_jax.cells.Activation`); `state_scale`
+            `[B, H]`, which multiplies h before the product with `w_h`; `candidate_scale` `[B, H]`,
+            which multiplies tanh(g), in a GRU n.
 
     Returns:
         The new carry, and its `h` as the output.
@@ -79,14 +89,27 @@ def lstm_step(
         >>> carry.c.shape, h.shape
         ((2, 4), (2, 4))
     """
-    check_step(LSTM, params, carry, x)
-    policy = products(compute_dtype, params.w_h.dtype)
-    gates_BG = input_gates(policy, params, x) + policy.dot(carry.h, params.w_h)
+    return step_with(LSTM, params, carry, x, compute_dtype, options)
+
+
+def _lstm(
+    params: LSTMParams,
+    carry: LSTMCarry,
+    gates_BG: Array,
+    dot: Any,
+    *,
+    activation: Any = "tanh",
+    recurrent_activation: Any = "sigmoid",
+    state_scale: Array | None = None,
+    candidate_scale: Array | None = None,
+) -> LSTMCarry:
+    tanh = function_of("activation", activation)
+    sigmoid = function_of("recurrent_activation", recurrent_activation)
+    gates_BG = gates_BG + dot(scaled(carry.h, state_scale), params.w_h)
     i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
-    c_BH = jax.nn.sigmoid(f_BH) * carry.c + jax.nn.sigmoid(i_BH) * jnp.tanh(g_BH)
-    h_BH = jax.nn.sigmoid(o_BH) * jnp.tanh(c_BH)
-    h_BP = h_BH if params.w_hr is None else policy.dot(h_BH, params.w_hr)
-    return LSTMCarry(h_BP, c_BH), h_BP
+    c_BH = sigmoid(f_BH) * carry.c + sigmoid(i_BH) * scaled(tanh(g_BH), candidate_scale)
+    h_BH = sigmoid(o_BH) * tanh(c_BH)
+    return LSTMCarry(h_BH if params.w_hr is None else dot(h_BH, params.w_hr), c_BH)
 
 
 def init_lstm(
@@ -95,6 +118,7 @@ def init_lstm(
     hidden_size: int,
     *,
     projection_size: int | None = None,
+    use_bias: bool = True,
     initialisation: Initialisation = "pytorch",
     dtype: DTypeLike = jnp.float32,
 ) -> LSTMParams:
@@ -105,6 +129,7 @@ def init_lstm(
         input_size: D.
         hidden_size: H.
         projection_size: P; None for no projection.
+        use_bias: False for no biases: `b` is None.
         initialisation: `"pytorch"` draws all weights and both of PyTorch's biases (here summed)
             uniformly in +-1/sqrt(H). `"keras"` draws `w_x` Glorot uniform and `w_h` orthogonal.
             `"tf1"` draws one Glorot uniform kernel over input and hidden state. These two set
@@ -124,13 +149,14 @@ def init_lstm(
     )
     if initialisation != "pytorch":
         b = b.at[hidden_size : 2 * hidden_size].set(1)
+    params = LSTMParams(w_x, w_h, b if use_bias else None)
     if projection_size is None:
-        return cast_tree(LSTMParams(w_x, w_h, b), dtype)
+        return cast_tree(params, dtype)
     draw: Any = initializers.glorot_uniform()
     if initialisation == "pytorch":
         draw = uniform(1 / math.sqrt(hidden_size), draw_dtype(dtype))
     w_hr = draw(random.fold_in(key, 4), (hidden_size, projection_size))
-    return cast_tree(LSTMParams(w_x, w_h, b, w_hr), dtype)
+    return cast_tree(params._replace(w_hr=w_hr), dtype)
 
 
-LSTM = declared(Cell("lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry))
+LSTM = declared(Cell("lstm", 4, lstm_step, init_lstm, LSTMParams, LSTMCarry, options_step=_lstm))

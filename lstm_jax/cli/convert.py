@@ -11,6 +11,7 @@ from lstm_jax.interop.files import (
     save_safetensors,
 )
 from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.stack import StackConfig
 from lstm_jax.training.run import load
 
 Weights = LanguageModelParams | tuple[Any, ...]
@@ -22,7 +23,7 @@ def run(command: ConvertCommand) -> int:
     if command.target.suffix != SAFETENSORS_SUFFIX:
         raise ValueError(f"the target is {command.target}; its name must end with .safetensors")
     require_target(command.target, overwrite=command.overwrite)
-    weights, is_pytorch = _read(command)
+    weights, is_pytorch, config = _read(command)
     to = command.to or ("plain" if is_pytorch else "pytorch")
     arrays = _named(command, weights, to)
     # Other programs read the framework of the layout from this entry.
@@ -30,16 +31,25 @@ def run(command: ConvertCommand) -> int:
     save_safetensors(command.target, arrays, metadata=metadata)
     numbers = sum(array.size for array in arrays.values())
     print(f"wrote {len(arrays)} arrays, {numbers:,} numbers, in the {to} layout: {command.target}")
+    if config is not None and (untold := _untold(config)):
+        print(f"the file has weights alone; tell what runs them of the run's {', '.join(untold)}")
     return 0
 
 
-def _read(command: ConvertCommand) -> tuple[Weights, bool]:
-    """The weights, and whether they had PyTorch's names."""
+def _untold(config: StackConfig) -> list[str]:
+    """Settings that change what a model computes, of which no layout has a trace."""
+    zoneout = ["zoneout"] * (config.recurrent.option == "hold")
+    return [f"{name} {value}" for name, value in config.step_options.items()] + zoneout
+
+
+def _read(command: ConvertCommand) -> tuple[Weights, bool, StackConfig | None]:
+    """The weights, whether they had PyTorch's names, and the config of a run."""
     source = command.source
     if source.is_dir():
         if command.prefix is not None:
             raise ValueError("a run has no prefix; leave out --prefix")
-        return load(source, step=command.step, kind=LanguageModel).params, False
+        loaded = load(source, step=command.step, kind=LanguageModel)
+        return loaded.params, False, loaded.model.config
     if command.step != "newest":
         raise ValueError(f"{source} is a file, which has no steps; leave out --step")
     arrays = load_arrays(source)
@@ -47,14 +57,14 @@ def _read(command: ConvertCommand) -> tuple[Weights, bool]:
         if command.prefix is not None:
             raise ValueError(f"{source} has plain names, no prefix; leave out --prefix")
         if "output/b" in arrays:
-            return plain.language_model_from_plain(arrays), False
-        return plain.layers_from_plain(arrays), False
+            return plain.language_model_from_plain(arrays), False, None
+        return plain.layers_from_plain(arrays), False, None
     if command.prefix is not None:
-        return pytorch.layers_from_pytorch(arrays, command.prefix), True
+        return pytorch.layers_from_pytorch(arrays, command.prefix), True, None
     decoder = f"{pytorch.unwrapped_name(command.decoder)}."
     if any(pytorch.unwrapped_name(name).startswith(decoder) for name in arrays):
-        return pytorch.language_model_from_pytorch(arrays, names=_names(command))[1], True
-    return pytorch.layers_from_pytorch(arrays), True
+        return pytorch.language_model_from_pytorch(arrays, names=_names(command))[1], True, None
+    return pytorch.layers_from_pytorch(arrays), True, None
 
 
 def _named(command: ConvertCommand, weights: Weights, to: str) -> dict[str, Any]:

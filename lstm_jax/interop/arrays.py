@@ -20,7 +20,17 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.cells import GRU, LSTM, RNN, Cell, DenseParams, GRUParams, cell_of
+from lstm_jax.cells import (
+    GRU,
+    LSTM,
+    RNN,
+    Cell,
+    DenseParams,
+    GRUBeforeParams,
+    GRUParams,
+    cell_of,
+    with_biases,
+)
 from lstm_jax.stack import Directions, StackConfig
 
 AnyArray = npt.NDArray[Any]
@@ -145,13 +155,16 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
         raise ValueError(f"the layers have hidden sizes {sizes} and cells {cells}; {cure}")
     if others:
         raise ValueError(f"the layers have projections of several sizes; {cure}")
+    if len({params.b is None for params in each}) > 1:
+        raise ValueError(f"some of the layers have no biases; {cure}")
     return StackConfig(
         cell=cells[0],  # type: ignore[arg-type]
         layers=len(layers),
         hidden_size=sizes[0],
         projection_size=projection,
         bidirectional=isinstance(layers[0], Directions),
-        gru_reset="before" if getattr(each[0], "b_hn", 0) is None else "after",
+        gru_reset="before" if getattr(each[0], "resets_before", False) else "after",
+        use_bias=each[0].b is not None,
     )
 
 
@@ -180,8 +193,17 @@ def params_of_two_biases(
     return cell.params(w_x, w_h, b, b_h[inside:])
 
 
+def params_without_bias(cell: Cell, w_x: AnyArray, w_h: AnyArray, reset: str = "after") -> Any:
+    """Parameters of a layer that has no biases."""
+    if cell.name != "gru":
+        return cell.params(w_x, w_h, None)
+    kind: Any = GRUBeforeParams if reset == "before" else GRUParams
+    return kind(w_x, w_h, None, None)
+
+
 def two_biases(params: DenseParams) -> tuple[AnyArray, AnyArray]:
     """Input bias, which gets every sum, and hidden bias: zeros except for a GRU's `b_hn`."""
+    params = with_biases(params)
     b_x = to_numpy(params.b)
     b_h = np.zeros_like(b_x)
     if isinstance(params, GRUParams) and params.b_hn is not None:

@@ -26,7 +26,15 @@ from typing import Any
 
 import numpy as np
 
-from lstm_jax.cells import MGU, DenseParams, GRUParams, MGUParams, cell_named, cell_of
+from lstm_jax.cells import (
+    MGU,
+    DenseParams,
+    GRUParams,
+    MGUParams,
+    cell_named,
+    cell_of,
+    with_biases,
+)
 from lstm_jax.interop import arrays as shared
 from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.stack import Directions
@@ -124,7 +132,7 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
     shared.require_no_projection(params, "Flax")
 
     def sides(one: DenseParams) -> Sides:
-        if isinstance(one, GRUParams) and np.any(shared.to_numpy(one.b_hn)):
+        if isinstance(one, GRUParams) and np.any(shared.two_biases(one)[1]):
             raise ValueError(
                 "the GRU has a b_hn that is not zero, which nnx's GRUCell lacks; use Linen's, "
                 "or lstm_jax.interop.nnx_modules.GRU"
@@ -185,12 +193,12 @@ def _to_tree(params: Any, sides_of: Callable[[Any], Sides]) -> Tree:
     if isinstance(params, Directions):
         each = zip(_DIRECTIONS, params, strict=True)
         return {name: {"cell": _to_tree(one, sides_of)} for name, one in each}
-    if isinstance(params, GRUParams) and params.b_hn is None:
+    if isinstance(params, GRUParams) and params.resets_before:
         raise ValueError(
             "a GRU with its reset gate before the recurrent product has no counterpart in Flax; "
             'use lstm_jax.interop.nnx_modules or linen_modules with reset="before"'
         )
-    sides = sides_of(params)
+    sides, params = sides_of(params), with_biases(params)
     tree: Tree = {}
     for side, kernel in zip(sides, (params.w_x, params.w_h), strict=True):
         names = side.split()

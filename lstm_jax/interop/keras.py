@@ -6,8 +6,10 @@ which we swap the first two. The bias is `[G]`. A GRU with `reset_after=True` ha
 input and for the hidden state. We keep their sum for r and z, and write it to the input's row, so
 that the other row has only the candidate's part (see `arrays`).
 
-The Keras layers must use their default activations, tanh and sigmoid, and a `Bidirectional` must
-concatenate. Nothing here imports keras: `layer.set_weights(arrays)` takes the results.
+Weights do not show a layer's activations: unless they are Keras's defaults, run the layer with the
+same names (`lstm_jax.lstm(..., recurrent_activation="hard_sigmoid")`, or fields of `StackConfig`).
+A `Bidirectional` must concatenate. Nothing here imports keras: `layer.set_weights(arrays)` takes
+the results.
 
 Shapes: D input size, H hidden size, G = 4H, 3H or H gates.
 """
@@ -44,7 +46,9 @@ def layers_from_keras(
     return layers
 
 
-def layers_to_keras(layers: tuple[Any, ...], *, use_bias: bool = True) -> list[list[AnyArray]]:
+def layers_to_keras(
+    layers: tuple[Any, ...], *, use_bias: bool | None = None
+) -> list[list[AnyArray]]:
     """Convert a stack to what each layer's `set_weights` takes; see `layer_to_keras`.
 
     Examples:
@@ -61,7 +65,7 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
     """Convert one layer, a `Bidirectional` to `Directions`.
 
     Args:
-        weights: the layer's `get_weights()`; without biases (`use_bias=False`) ours are zeros.
+        weights: the layer's `get_weights()`; without biases (`use_bias=False`) ours are None.
         reset: whether a GRU's reset gate is applied `"after"` the recurrent product (Keras's
             default) or `"before"` it; only needed without a bias, whose shape shows it otherwise.
 
@@ -88,14 +92,14 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
     )
 
 
-def layer_to_keras(layer: Any, *, use_bias: bool = True) -> list[AnyArray]:
+def layer_to_keras(layer: Any, *, use_bias: bool | None = None) -> list[AnyArray]:
     """Convert one layer to what the `set_weights` of an equivalent Keras layer takes.
 
     A GRU with a `b_hn` needs `reset_after=True`, any other `reset_after=False`.
 
     Args:
         layer: parameters, or `Directions` for a `Bidirectional`.
-        use_bias: False for a layer made with `use_bias=False`.
+        use_bias: whether the Keras layer has biases; None if this one has.
 
     Raises:
         ValueError: `use_bias` is False but a bias is not zero, or the layer has a projection.
@@ -122,17 +126,19 @@ def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
     has_bias = len(weights) == 3
     if cell.name == "gru":
         reset = _reset_of(np.ndim(weights[2]) if has_bias else None, reset)
-    shape = (2, width) if (cell.name, reset) == ("gru", "after") else (width,)
-    bias = np.zeros(shape, recurrent.dtype)
-    if has_bias:
-        bias = shared.read_array("the bias", weights[2], *shape)
-    arrays = (kernel, recurrent, bias)
-    if cell.name != "gru":
-        return shared.to_jax("the layer", cell.params(*arrays))
-    w_x, w_h, b = map(_exchange, arrays)
-    if reset == "before":
-        return shared.to_jax("the layer", cell.params(w_x, w_h, b, None))
-    return shared.to_jax("the layer", shared.params_of_two_biases(cell, w_x, w_h, *b))
+    exchange = _exchange if cell.name == "gru" else np.asarray
+    kernel, recurrent = exchange(kernel), exchange(recurrent)
+    if not has_bias:
+        params = shared.params_without_bias(cell, kernel, recurrent, reset or "after")
+        return shared.to_jax("the layer", params)
+    has_two = (cell.name, reset) == ("gru", "after")
+    bias = shared.read_array("the bias", weights[2], *([2, width] if has_two else [width]))
+    bias = exchange(bias)
+    if has_two:
+        params = shared.params_of_two_biases(cell, kernel, recurrent, *bias)
+    else:
+        params = cell.params(kernel, recurrent, bias, *[None] * (cell.name == "gru"))
+    return shared.to_jax("the layer", params)
 
 
 def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
@@ -150,13 +156,14 @@ def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
     return shown
 
 
-def _direction_out(params: DenseParams, use_bias: bool) -> list[AnyArray]:
-    arrays = [shared.to_numpy(params.w_x), shared.to_numpy(params.w_h), shared.to_numpy(params.b)]
+def _direction_out(params: DenseParams, use_bias: bool | None) -> list[AnyArray]:
+    b_x, b_h = shared.two_biases(params)
+    arrays = [shared.to_numpy(params.w_x), shared.to_numpy(params.w_h), b_x]
     if isinstance(params, GRUParams):
-        if params.b_hn is not None:
-            arrays[2] = np.stack(shared.two_biases(params))
+        if not params.resets_before:
+            arrays[2] = np.stack([b_x, b_h])
         arrays = [_exchange(array) for array in arrays]
-    if use_bias:
+    if use_bias or (use_bias is None and params.b is not None):
         return arrays
     shared.require_no_bias(f"the {cell_of(params).name} layer", params)
     return arrays[:2]

@@ -25,7 +25,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax.cells import CellName, GRUReset, cell_named
+from lstm_jax.cells import Activation, CellName, GRUReset, cell_named
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
@@ -41,7 +41,10 @@ class Options:
     Attributes:
         layers: number of stacked layers.
         bidirectional: run each layer backward in time too, and concatenate the outputs.
+        use_bias: False for layers without biases.
         time_major: default of the call's option, as are `return_carry`, `reverse`, `keep_order`.
+        activation: in place of tanh, as Flax's `activation_fn`, see `lstm_jax.lstm`.
+        recurrent_activation: in place of the gates' sigmoid, as `gate_fn`.
         unroll: time steps per iteration of the loop; None chooses for the platform.
         backend: implementation of the recurrence, see `lstm_jax.lstm`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`.
@@ -57,10 +60,13 @@ class Options:
 
     layers: int = 1
     bidirectional: bool = False
+    use_bias: bool = True
     time_major: bool = False
     return_carry: bool = False
     reverse: bool = False
     keep_order: bool = False
+    activation: Activation = "tanh"
+    recurrent_activation: Activation = "sigmoid"
     unroll: int | None = None
     backend: Backend = "auto"
     compute_dtype: ComputeDtype = "float32"
@@ -92,8 +98,11 @@ def stack_config(cell: CellName, hidden_size: int, options: Options) -> StackCon
         layers=options.layers,
         hidden_size=hidden_size,
         bidirectional=options.bidirectional,
+        use_bias=options.use_bias,
         gru_reset=getattr(options, "reset", "after"),
         initialisation=options.initialisation,
+        activation=options.activation,
+        recurrent_activation=options.recurrent_activation,
         compute_dtype=options.compute_dtype,
         backend=options.backend,
         unroll=options.unroll,

@@ -71,7 +71,8 @@ class _Recurrent(Recurrent, nnx.Module):
             )
         if found.cell == "gru":
             options["reset"] = found.gru_reset
-        options |= {"layers": found.layers, "bidirectional": found.bidirectional}
+        told = ("layers", "bidirectional", "use_bias")
+        options |= {name: getattr(found, name) for name in told}
         input_size = int(directions_of(layers[0])[0].w_x.shape[0])
         return cls(input_size, found.hidden_size, weights=layers, **options)
 

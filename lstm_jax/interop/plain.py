@@ -4,8 +4,9 @@
     layers/0/forward/w_x  layers/0/backward/w_x  ...
 
 Shapes are the parameters' own, `w_x [D, G]` and so on, and determine the cell. What a model lacks
-has no name: the embedding with one-hot inputs, `b_hn` of a GRU that resets before the product,
-`w_hr` of an LSTM without a projection, `output/w` of a tied output layer.
+has no name: the embedding with one-hot inputs, `b` without biases, `b_hn` of a GRU that resets
+before the product, `w_hr` of an LSTM without a projection, `output/w` of a tied output layer. A GRU
+that has neither `b` nor `b_hn` resets after the product.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.cells import GRUParams, LSTMParams
+from lstm_jax.cells import GRUBeforeParams, GRUParams, LSTMParams
 from lstm_jax.interop import arrays as shared
 from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.losses import OutputParams
@@ -28,7 +29,7 @@ _NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|w_hr|b|b_hn)"
 
 def layers_to_dicts(layers: tuple[Any, ...]) -> dict[str, Any]:
     """Arrays as nested dicts, one level per slash, by the part of plain names after `layers/`."""
-    shared.require_chain(layers)
+    _require_names(layers)
     return {str(index): _layer_to_dict(layer) for index, layer in enumerate(layers)}
 
 
@@ -45,7 +46,8 @@ def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
     """Every array of a stack by its plain name.
 
     Raises:
-        ValueError: a layer does not fit the one below.
+        ValueError: a layer does not fit the one below, or a GRU without biases resets before the
+            product, which names and shapes do not show.
 
     Examples:
         >>> from lstm_jax import interop
@@ -53,7 +55,7 @@ def layers_to_plain(layers: tuple[Any, ...]) -> dict[str, AnyArray]:
         >>> list(interop.layers_to_plain(layers))
         ['layers/0/w_x', 'layers/0/w_h', 'layers/0/b']
     """
-    shared.require_chain(layers)
+    _require_names(layers)
     return _by_path("layers/", layers)
 
 
@@ -93,7 +95,7 @@ def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:
         >>> list(interop.language_model_to_plain(params))[-2:]
         ['output/w', 'output/b']
     """
-    shared.require_chain(params.layers)
+    _require_names(params.layers)
     return _by_path("", params)
 
 
@@ -125,6 +127,16 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
     return LanguageModelParams(read.get("embedding"), layers_from_plain(layers), output)
 
 
+def _require_names(layers: tuple[Any, ...]) -> None:
+    shared.require_chain(layers)
+    for layer in layers:
+        if any(isinstance(params, GRUBeforeParams) for params in shared.directions_of(layer)):
+            raise ValueError(
+                "a GRU without biases that resets before the product has no plain names; "
+                'train one with gru_reset="after", or convert it to Keras'
+            )
+
+
 def _layer_to_dict(layer: Any) -> dict[str, Any]:
     if isinstance(layer, Directions):
         return {name: _layer_to_dict(one) for name, one in layer._asdict().items()}
@@ -135,14 +147,16 @@ def _layer_from_dict(tree: Mapping[str, Any]) -> Any:
     if set(tree) == set(Directions._fields):
         return Directions(*(_layer_from_dict(tree[name]) for name in Directions._fields))
     fields = {*GRUParams._fields, *LSTMParams._fields}
-    shared.require_names("the layer", {*tree, "b_hn", "w_hr"}, fields)
+    shared.require_names("the layer", {*tree, "b", "b_hn", "w_hr"}, fields)
     hidden_size, width = tree["w_h"].shape
     if "w_hr" in tree:
         shared.require_shape("w_hr", tree["w_hr"], (width // 4, hidden_size))
         hidden_size = width // 4
     cell = shared.cell_of_width("w_h", width, hidden_size)
     shared.require_shape("w_x", tree["w_x"], (tree["w_x"].shape[0], width))
-    shared.require_shape("b", tree["b"], (width,))
+    tree = {"b": None, **tree}
+    if tree["b"] is not None:
+        shared.require_shape("b", tree["b"], (width,))
     if cell.name == "gru":
         if "b_hn" in tree:
             shared.require_shape("b_hn", tree["b_hn"], (hidden_size,))

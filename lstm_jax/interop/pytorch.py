@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from lstm_jax.cells import CellName, DenseParams, GRUParams
+from lstm_jax.cells import Activation, CellName, DenseParams, GRUParams
 from lstm_jax.interop import arrays as shared
 from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.losses import OutputParams
@@ -73,10 +73,11 @@ def layers_from_pytorch(
 
     Args:
         state: `state_dict()` of the module or of one that contains it. Without biases
-            (`bias=False`) ours are zeros.
+            (`bias=False`) ours are None.
         prefix: beginning of the module's names, for example `"rnn."`.
         cell: the expected cell; by default given by the shapes: G = 4H means an LSTM, 3H a GRU, H
-            an RNN with tanh (`nonlinearity="relu"` leaves no trace).
+            an RNN. Run one with `nonlinearity="relu"` with `activation="relu"`: its weights do
+            not show it.
 
     Returns:
         One entry per layer, `Directions` if bidirectional; dtypes are preserved.
@@ -111,14 +112,14 @@ def unwrapped_name(name: str) -> str:
 
 
 def layers_to_pytorch(
-    layers: tuple[Any, ...], prefix: str = "", *, bias: bool = True
+    layers: tuple[Any, ...], prefix: str = "", *, bias: bool | None = None
 ) -> dict[str, AnyArray]:
     """Convert a stack to the `state_dict` of an equivalent `nn.LSTM`, `nn.GRU` or `nn.RNN`.
 
     Args:
         layers: the stack's parameters.
         prefix: prefix of each name.
-        bias: False for a module made with `bias=False`.
+        bias: whether the PyTorch module has biases; None if the layers have.
 
     Raises:
         ValueError: PyTorch lacks the stack: layers of several sizes, or a GRU with its reset before
@@ -143,6 +144,7 @@ def language_model_from_pytorch(
     *,
     cell: CellName | None = None,
     tied: bool | None = None,
+    activation: Activation = "tanh",
     names: LanguageModelNames = PYTORCH_NAMES,
 ) -> tuple[LanguageModel, LanguageModelParams]:
     """Convert a language model with the layout of PyTorch's examples.
@@ -154,6 +156,7 @@ def language_model_from_pytorch(
             `decoder.bias` ours is zeros.
         cell: see `layers_from_pytorch`.
         tied: whether decoder and encoder share one weight, kept once; by default if they are equal.
+        activation: `"relu"` for an RNN with `nonlinearity="relu"`, which weights do not show.
         names: names of the three modules.
 
     Returns:
@@ -190,9 +193,9 @@ def language_model_from_pytorch(
     if tied and not equal:
         raise ValueError("the weights of encoder and decoder differ; they are not tied")
     tied = equal if tied is None else tied
-    config = LanguageModelConfig(
-        **vars(stack), embedding_size=None if embedding is None else input_size, tied=tied
-    )
+    size = None if embedding is None else input_size
+    chosen = {**vars(stack), "activation": activation, "embedding_size": size, "tied": tied}
+    config = LanguageModelConfig(**chosen)
     output = TiedOutputParams(bias) if tied else OutputParams(weight.T, bias)
     return LanguageModel(config, len(bias)), LanguageModelParams(embedding, layers, output)
 
@@ -332,23 +335,24 @@ def _direction(arrays: Mapping[str, Any], suffix: str, prefix: str, cell: CellNa
     if cell not in (None, found.name):
         raise ValueError(f"{name} belongs to the cell {found.name}, not {cell}")
     w_ih = read("weight_ih", width, None)
-    b_ih = b_hh = np.zeros(width, w_hh.dtype)
     if has_bias:
-        b_ih, b_hh = read("bias_ih", width), read("bias_hh", width)
-    params = shared.params_of_two_biases(found, w_ih.T, w_hh.T, b_ih, b_hh)
+        biases = read("bias_ih", width), read("bias_hh", width)
+        params = shared.params_of_two_biases(found, w_ih.T, w_hh.T, *biases)
+    else:
+        params = shared.params_without_bias(found, w_ih.T, w_hh.T)
     if w_hr is not None:
         params = params._replace(w_hr=w_hr.T)
     return shared.to_jax(name, params)
 
 
-def _direction_out(params: DenseParams, name: str, bias: bool) -> dict[str, AnyArray]:
-    if isinstance(params, GRUParams) and params.b_hn is None:
+def _direction_out(params: DenseParams, name: str, bias: bool | None) -> dict[str, AnyArray]:
+    if isinstance(params, GRUParams) and params.resets_before:
         raise ValueError(
             "a GRU with its reset gate before the recurrent product has no counterpart in PyTorch; "
             'train one with gru_reset="after"'
         )
     arrays = {"weight_ih": np.asarray(params.w_x).T, "weight_hh": np.asarray(params.w_h).T}
-    if bias:
+    if bias or (bias is None and params.b is not None):
         arrays["bias_ih"], arrays["bias_hh"] = shared.two_biases(params)
     else:
         shared.require_no_bias(name.format("bias"), params)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from operator import add
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -301,18 +302,6 @@ def _gru_before_gather(
 # RNN ---------------------------------------------------------------------------------------------
 
 
-def _rnn_forward(
-    policy: Products, weights: Weights, b_G: Array, carry: RNNCarry, row: Row
-) -> tuple[RNNCarry, Row, None]:
-    h_BH = jnp.tanh(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
-    h_BH = lax.optimization_barrier(h_BH)
-    return RNNCarry(h_BH), row.write(h_BH), None
-
-
-def _rnn_factors(h_TBH: Array, extra: None, previous_TBH: Array) -> Array:
-    return 1 - h_TBH * h_TBH
-
-
 def _rnn_backward(
     policy: Products, weights: Weights, row: Row, slope_BH: Array, dcarry: RNNCarry
 ) -> tuple[RNNCarry, Row, None]:
@@ -320,24 +309,41 @@ def _rnn_backward(
     return RNNCarry(policy.dot(row.read(), weights[0])), row, None
 
 
-_RNN_ON_GPU = gpu.Elementwise(
-    reads=(),
-    others=0,
-    operands=lambda from_x, from_h, weights: tuple(map(add, from_x, from_h)),
-    cell=lambda operands, carry: RNNCarry(jnp.tanh(operands[0])),
-    keep=lambda operands, _: (jnp.tanh(operands[0]), None),
-    prepare=lambda h_TBH, _, b_G, previous_TBH: 1 - h_TBH * h_TBH,
-    backward=lambda slope_BH, dcarry, hold: ((dcarry.h * slope_BH,), ()),
-)
-_RNN = Kernel(
-    lambda params: params,
-    lambda params: (params.w_h,),
-    _rnn_forward,
-    _rnn_factors,
-    _rnn_backward,
-    _one_gather,
-    _RNN_ON_GPU,
-)
+def _rnn_kernel(activation: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Kernel:
+    """Of an activation whose slope is a function of what it gives."""
+
+    def forward(
+        policy: Products, weights: Weights, b_G: Array, carry: RNNCarry, row: Row
+    ) -> tuple[RNNCarry, Row, None]:
+        h_BH = activation(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
+        h_BH = lax.optimization_barrier(h_BH)
+        return RNNCarry(h_BH), row.write(h_BH), None
+
+    on_gpu = gpu.Elementwise(
+        reads=(),
+        others=0,
+        operands=lambda from_x, from_h, weights: tuple(map(add, from_x, from_h)),
+        cell=lambda operands, carry: RNNCarry(activation(operands[0])),
+        keep=lambda operands, _: (activation(operands[0]), None),
+        prepare=lambda h_TBH, _, b_G, previous_TBH: slope(h_TBH),
+        backward=lambda slope_BH, dcarry, hold: ((dcarry.h * slope_BH,), ()),
+    )
+    return Kernel(
+        lambda params: params,
+        lambda params: (params.w_h,),
+        forward,
+        lambda h_TBH, extra, previous_TBH: slope(h_TBH),
+        _rnn_backward,
+        _one_gather,
+        on_gpu,
+    )
+
+
+_RNN = {
+    "tanh": _rnn_kernel(jnp.tanh, lambda h: 1 - h * h),
+    "relu": _rnn_kernel(jax.nn.relu, lambda h: (h > 0).astype(h.dtype)),
+}
+RNN_ACTIVATIONS = tuple(_RNN)
 _LSTM = Kernel(
     _lstm_fold,
     lambda params: (params.w_h,) if params.w_hr is None else (params.w_h, params.w_hr),
@@ -366,10 +372,13 @@ _GRU_BEFORE = Kernel(
 )
 
 
-def kernel_of(params: RNNParams | LSTMParams | GRUParams) -> Kernel:
-    """The arithmetic for these parameters, by type and, for a GRU, by reset form."""
+def kernel_of(params: RNNParams | LSTMParams | GRUParams, activation: str = "tanh") -> Kernel:
+    """The arithmetic for these parameters, by type and, for a GRU, by reset form.
+
+    The activation of an RNN is one of `RNN_ACTIVATIONS`.
+    """
     if isinstance(params, LSTMParams):
         return _LSTM if params.w_hr is None else _LSTM._replace(on_gpu=None)
     if isinstance(params, RNNParams):
-        return _RNN
+        return _RNN[activation]
     return _GRU_BEFORE if params.b_hn is None else _GRU_AFTER

@@ -19,6 +19,16 @@ def select_rows(mask: Array | None, chosen: Any, otherwise: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(mask[..., None], a, b), chosen, otherwise)
 
 
+def held(share: Any, before: Any, after: Any) -> Any:
+    """A carry of which a share is the one before: `share before + (1 - share) after`."""
+
+    def between(share: Array, before: Array, after: Array) -> Array:
+        share = share.astype(after.dtype)
+        return share * before + (1 - share) * after
+
+    return jax.tree.map(between, share, before, after)
+
+
 def reset_rows(resets: Array | None, carry: Any) -> Any:
     """Zeros where `resets [..., B]` is True, else the carry."""
     if resets is None:

@@ -11,9 +11,9 @@ from lstm_jax.kernels.carries import reset_rows, select_rows
 
 
 def run(
-    step: Callable[[Any, Array], Any],
+    step: Callable[[Any, Any], Any],
     carry: Any,
-    inputs: Array,
+    inputs: Any,
     mask_TB: Array | None,
     resets_TB: Array | None,
     *,
@@ -26,7 +26,7 @@ def run(
     carry, and the hidden state after each step `[T, B, H]`.
     """
 
-    def body(carry: Any, at: tuple[Array, Array | None, Array | None]) -> tuple[Any, Array]:
+    def body(carry: Any, at: tuple[Any, Array | None, Array | None]) -> tuple[Any, Array]:
         x, mask_B, reset_B = at
         carry = reset_rows(reset_B, carry)
         carry = select_rows(mask_B, step(carry, x), carry)

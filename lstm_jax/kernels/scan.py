@@ -89,6 +89,31 @@ class Kernel(NamedTuple):
     is_fused: bool = False
 
 
+class _Scaled(NamedTuple):
+    """Products of a hidden state that is scaled before each, and their gradients.
+
+    Every product of a cell whose hidden state may be scaled is one of that state with weights.
+    """
+
+    policy: Products
+    scale_BH: Array
+    backward: bool
+
+    def dot(self, left_BK: Array, w: Array) -> Array:
+        if self.backward:
+            return self.policy.dot(left_BK, w) * self.scale_BH
+        return self.policy.dot(left_BK * self.scale_BH, w)
+
+    def weight_gradient(self, h_TBH: Array, dgates_TBG: Array) -> Array:
+        return self.policy.weight_gradient(h_TBH * self.scale_BH[None], dgates_TBG)
+
+
+def _scaling(policy: Products, scale_BH: Array | None, *, backward: bool) -> Any:
+    if scale_BH is None:
+        return policy
+    return _Scaled(policy, scale_BH.astype(policy.accumulate), backward)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
 def run(
     kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
@@ -104,7 +129,8 @@ def run(
             None if the gates include it; the initial carry and the input part of the gates
             `[T, B, G]`, with folded parameters, both in the accumulator's dtype; mask `[T, B]`,
             True = a real step, or None; resets `[T, B]` in processing order, True = zero the carry
-            before this step, or None.
+            before this step, or None; and the scale `[B, H]` of the hidden state before each
+            product, with which GPUs run the form for CPUs, or None.
 
     Returns:
         The final carry, and the hidden state after each step `[T, B, H]`.
@@ -115,11 +141,13 @@ def run(
 def _run_forward(
     kernel: Kernel, policy: Products, reverse: bool, unroll: int | None, *inputs: Any
 ) -> tuple[tuple[Any, Array], tuple[Any, ...]]:
-    in_place = partial(_forward, kernel, policy, reverse, unroll or 1)
+    *inputs, scale_BH = inputs  # type: ignore[assignment]
+    in_place = partial(_forward, kernel, policy, reverse, unroll or 1, scale_BH)
     forms = [partial(module.forward, policy, reverse, unroll) for module in _on_gpus(kernel)]
-    results, saved_TBG, extra = _by_platform(kernel, in_place, forms, inputs)
+    form = kernel.on_gpu if scale_BH is None else None
+    results, saved_TBG, extra = _by_platform(form, in_place, forms, inputs)
     weights, b_G, carry, _, mask_TB, resets_TB = inputs
-    residuals = (weights, b_G, carry.h, results[1], saved_TBG, extra, mask_TB, resets_TB)
+    residuals = (weights, b_G, carry.h, results[1], saved_TBG, extra, mask_TB, resets_TB, scale_BH)
     return results, residuals
 
 
@@ -130,20 +158,21 @@ def _run_backward(
     unroll: int | None,
     residuals: tuple[Any, ...],
     cotangents: tuple[Any, Array],
-) -> tuple[Weights, Array | None, Any, Array, None, None]:
-    weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB = residuals
+) -> tuple[Weights, Array | None, Any, Array, None, None, None]:
+    weights, b_G, h_BH, hs_TBH, saved_TBG, extra, mask_TB, resets_TB, scale_BH = residuals
     # Without the barrier XLA fuses the shift into the transposition for the weight gradient, with a
     # branch per number, which is slower than doing one after the other.
     before_TBH = lax.optimization_barrier(before_each(hs_TBH, h_BH, reverse=reverse))
     previous_TBH = reset_rows(resets_TB, before_TBH)
-    in_place = partial(_backward, kernel, policy, reverse, unroll or 1)
+    in_place = partial(_backward, kernel, policy, reverse, unroll or 1, scale_BH)
     given = (kernel.gather, policy, reverse, unroll)
     forms = [partial(module.backward, *given) for module in _on_gpus(kernel)]
     inputs = (weights, b_G, saved_TBG, extra, previous_TBH, mask_TB, resets_TB, *cotangents)
-    dcarry, (dgates_TBG, dweights) = _by_platform(kernel, in_place, forms, inputs)
+    form = kernel.on_gpu if scale_BH is None else None
+    dcarry, (dgates_TBG, dweights) = _by_platform(form, in_place, forms, inputs)
     dweights = jax.tree.map(lambda d, w: d.astype(w.dtype), dweights, weights)
     db_G = None if b_G is None else dgates_TBG.sum((0, 1)).astype(b_G.dtype)
-    return dweights, db_G, dcarry, dgates_TBG, None, None
+    return dweights, db_G, dcarry, dgates_TBG, None, None, None
 
 
 run.defvjp(_run_forward, _run_backward)
@@ -158,11 +187,13 @@ def _on_gpus(kernel: Kernel) -> tuple[Any, Any]:
     return mosaic, gpu
 
 
-def _by_platform(kernel: Kernel, in_place: Any, forms: Sequence[Any], inputs: Sequence[Any]) -> Any:
+def _by_platform(
+    form: gpu.Elementwise | None, in_place: Any, on_gpus: Sequence[Any], inputs: Sequence[Any]
+) -> Any:
     """Choose the form at lowering, so that a multi-platform export holds the right one for each."""
-    if kernel.on_gpu is None:
+    if form is None:
         return in_place(*inputs)
-    cuda, rocm = (partial(form, kernel.on_gpu) for form in forms)
+    cuda, rocm = (partial(on_gpu, form) for on_gpu in on_gpus)
     return lax.platform_dependent(*inputs, cuda=cuda, rocm=rocm, default=in_place)
 
 
@@ -171,6 +202,7 @@ def _forward(
     policy: Products,
     reverse: bool,
     unroll: int,
+    scale_BH: Array | None,
     weights: Weights,
     b_G: Array | None,
     carry: Any,
@@ -179,7 +211,7 @@ def _forward(
     resets_TB: Array | None,
 ) -> tuple[tuple[Any, Array], Array, Any]:
     operands = tuple(policy.cast(w) if w.ndim == 2 else w for w in weights)
-
+    policy = _scaling(policy, scale_BH, backward=False)
     bias_G = jnp.zeros_like(gates_TBG, shape=gates_TBG.shape[-1:]) if b_G is None else b_G
 
     def step(
@@ -205,6 +237,7 @@ def _backward(
     policy: Products,
     reverse: bool,
     unroll: int,
+    scale_BH: Array | None,
     weights: Weights,
     b_G: Array | None,
     saved_TBG: Array,
@@ -216,6 +249,7 @@ def _backward(
     dhs_TBH: Array,
 ) -> tuple[Any, tuple[Array, Weights]]:
     operands = tuple(policy.transposed(w) if w.ndim == 2 else w for w in weights)
+    policy = _scaling(policy, scale_BH, backward=True)
     factors = kernel.factors(saved_TBG, extra, previous_TBH)
 
     def step(state: tuple[Any, Array], inputs: tuple[Any, ...]) -> tuple[tuple[Any, Array], Any]:

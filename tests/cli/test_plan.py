@@ -193,3 +193,12 @@ def test_no_accelerator_is_touched_and_the_table_has_what_the_json_has(planned: 
     names = [name for kind in ("parameters", "memory", "traffic") for name in found[kind]]
     assert rows[: len(names)] == names
     assert f"{found['parameters']['total']:,}" in done.stdout
+
+
+def test_without_biases_a_layer_has_so_many_parameters_less(planned: Planned) -> None:
+    with_them, without = (
+        planned(*SMALL, "--model.cell", "lstm", *flags)["parameters"]["layers"]
+        for flags in ((), ("--model.no-use-bias",))
+    )
+    layers = read_arguments([*SMALL], "plan").config.model.layers
+    assert with_them - without == layers * 4 * 16

@@ -57,6 +57,18 @@ def test_it_is_the_reference(
 
 
 @slow
+@pytest.mark.usefixtures("as_on_a_gpu", "float64")
+def test_a_relu_and_a_scaled_state_are_the_references() -> None:
+    for form, options in (("rnn", {"activation": "relu"}), ("lstm", {"state_scale": np.eye(3, 5)})):
+        inputs = draw(form, 1, jnp.float64)
+        found, expected = (
+            gradients(inputs, **flags(1), **options, backend=backend)  # type: ignore[arg-type]
+            for backend in ("scan", "reference")
+        )
+        assert_near(found, expected, 1e-10)
+
+
+@slow
 @forms
 @pytest.mark.usefixtures("as_on_a_gpu", "float64")
 def test_its_second_order_is_the_references(form: str) -> None:

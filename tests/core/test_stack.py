@@ -25,11 +25,11 @@ from core_cases import (
 from jax import random
 
 from lstm_jax import cells
+from lstm_jax.dropout import dropout_mask
 from lstm_jax.recurrence import gru, layer, lstm, rnn
 from lstm_jax.stack import (
     Directions,
     StackConfig,
-    dropout_mask,
     init_stack,
     run_stack,
     stack_zero_carry,

@@ -10,6 +10,7 @@ import numpy as np
 
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModelConfig, LanguageModelParams, TiedOutputParams
+from lstm_jax.recurrence import layer
 from lstm_jax.stack import StackConfig, init_stack, run_stack
 
 FORMS = ("rnn", "lstm", "gru_after", "gru_before")
@@ -19,11 +20,14 @@ Command = Callable[..., Outcome]
 
 
 def config_of(
-    form: str, layers: int, bidirectional: bool, hidden: int, projection: int | None = None
+    form: str,
+    layers: int,
+    bidirectional: bool,
+    hidden: int,
+    **options: Any,
 ) -> StackConfig:
     cell, _, reset = form.partition("_")
-    options: dict[str, Any] = {"layers": layers, "bidirectional": bidirectional}
-    options |= {"hidden_size": hidden, "projection_size": projection}
+    options |= {"layers": layers, "bidirectional": bidirectional, "hidden_size": hidden}
     return StackConfig(cell=cell, gru_reset=reset or "after", **options)
 
 
@@ -35,9 +39,10 @@ def draw_layers(
     hidden: int,
     seed: int = 0,
     dtype: Any = np.float32,
+    use_bias: bool = True,
 ) -> tuple[Any, ...]:
     """Normal weights; every bias is drawn, none is zero."""
-    config = config_of(form, layers, bidirectional, hidden)
+    config = config_of(form, layers, bidirectional, hidden, use_bias=use_bias)
     shapes = jax.eval_shape(lambda: init_stack(jax.random.key(0), config, input_size))
     rng = np.random.default_rng(seed)
     drawn: tuple[Any, ...] = jax.tree.map(
@@ -73,19 +78,23 @@ def outputs(config: StackConfig, layers: tuple[Any, ...], xs: Any) -> Any:
 
 
 @partial(jax.jit, static_argnums=0)
-def with_gradients(config: StackConfig, inputs: Any, mask: Any, weights: Any) -> Any:
-    """The stack's results of layers, carry and xs, and gradients of their weighted sum."""
+def with_gradients(
+    config: StackConfig, inputs: Any, mask: Any, weights: Any, scale: Any = None
+) -> Any:
+    """The stack's results of layers, carry and xs, and gradients of their weighted sum.
+
+    With a scale of the hidden state, those of its one layer.
+    """
 
     def loss(inputs: Any) -> Any:
-        results = run_stack(config, *inputs, mask=mask)
+        if scale is None:
+            results = run_stack(config, *inputs, mask=mask)
+        else:
+            (params,), (carry,), xs = inputs
+            carry, ys = layer(params, carry, xs, mask=mask, state_scale=scale)
+            results = ((carry,), ys)
         pairs = zip(*map(jax.tree.leaves, (weights, results)), strict=True)
         return sum(jnp.vdot(w, r) for w, r in pairs), results
 
     (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(inputs)
     return results, gradients
-
-
-def kernels(layers: tuple[Any, ...]) -> Any:
-    """The weights but for the biases."""
-    each = jax.tree.leaves(layers, is_leaf=lambda params: hasattr(params, "w_x"))
-    return [(params.w_x, params.w_h) for params in each]

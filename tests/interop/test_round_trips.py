@@ -33,7 +33,8 @@ from lstm_jax.interop import (
     params_to_nnx,
 )
 from lstm_jax.interop.linen_modules import layers_from_variables, variables_from_layers
-from lstm_jax.models import LanguageModel
+from lstm_jax.losses import OutputParams
+from lstm_jax.models import LanguageModel, LanguageModelParams
 
 Layers = tuple[Any, ...]
 
@@ -92,6 +93,36 @@ def test_layers_come_back_bit_for_bit_and_as_copies(
         if isinstance(array, np.ndarray):
             array[...] = 7
     assert_same_bits(found, drawn)
+
+
+@pytest.mark.parametrize(
+    ("layout", "form"),
+    [
+        (name, form)
+        for name, forms in {"pytorch": RESET_AFTER, "keras": FORMS, "plain": RESET_AFTER}.items()
+        for form in forms
+    ],
+)
+def test_layers_without_biases_come_back_without(layout: str, form: str) -> None:
+    drawn = draw_layers(form, 2, True, 3, 4, use_bias=False)
+    there, back = LAYOUTS[layout].there, LAYOUTS[layout].back
+    if layout == "keras":
+        back = partial(back, reset=form.partition("_")[2] or None)  # type: ignore[call-arg]
+    assert_same_bits(back(there(drawn)), drawn)
+    params = LanguageModelParams(None, drawn, OutputParams(np.ones((8, 3)), np.ones(3)))
+    if layout == "pytorch":
+        with jax.enable_x64(True):
+            model, _ = language_model_from_pytorch(language_model_to_pytorch(params))
+        assert not model.config.use_bias
+
+
+def test_zeros_are_written_where_the_module_there_has_biases() -> None:
+    for form in RESET_AFTER:
+        drawn = draw_layers(form, 1, False, 3, 4, use_bias=False)
+        state = layers_to_pytorch(drawn, bias=True)
+        assert not state["bias_ih_l0"].any() and not state["bias_hh_l0"].any()
+        assert not layer_to_keras(drawn[0], use_bias=True)[2].any()
+        assert not params_from_linen(params_to_linen(drawn[0])).b.any()
 
 
 @pytest.mark.parametrize("entry", ["one-hot", "embedding", "tied"])
@@ -171,6 +202,7 @@ LSTM, GRU_BEFORE, GRU_AFTER = (
 PYTORCH, PLAIN = layers_to_pytorch(LSTM), layers_to_plain(LSTM)
 TIED = language_model_to_plain(draw_model("gru_before", 1, False, "tied")[1])
 TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
+SOME_BIASES = (*LSTM, *draw_layers("lstm", 1, False, 4, 4, use_bias=False))
 TWO_CELLS = (*LSTM, *draw_layers("rnn", 1, False, 4, 4))
 
 H = kernel(4, 4)
@@ -220,7 +252,9 @@ REFUSED = [
         (TWO_PROJECTIONS, r"projections of several.*each layer alone"),
         (TWO_CELLS, r"cells \['lstm', 'rnn'\].*each layer alone"),
         (UNITWISE, "a mingru.*rnn, lstm, gru"),
+        (SOME_BIASES, "some of the layers have no biases.*alone"),
     ),
+    (layers_to_plain, draw_layers("gru_before", 1, False, 3, 4, use_bias=False), "no plain names"),
     (partial(layers_to_pytorch, bias=False), GRU_AFTER, "biases that are not zero"),
     *changes_of(
         language_model_from_pytorch,

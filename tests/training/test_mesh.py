@@ -28,6 +28,7 @@ from lstm_jax.training.task import Task, first_state, heldout_metrics, make_task
 
 GRU = config().model
 TIED = LanguageModelConfig(hidden_size=16, embedding_size=16, tied=True, dropout=0.3)
+DROPPED = replace(GRU, dropout=0.0, recurrent_dropout=0.3, use_bias=False, activation="relu")
 DROPS: dict[str, Any] = {"hidden_size": 6, "embedding_size": 4, "dropout": 0.3}
 ROWS: dict[str, Any] = {"batch_size": 8, "length": 8, "widths": 2}
 # 23 characters, which neither 2 nor 4 devices divide; the poems' 12, which both do.
@@ -38,6 +39,8 @@ SYSTEMS: dict[str, TrainConfig] = {
     "both directions": config(
         model=replace(GRU, bidirectional=True, dropout_place="inputs", remat=7)
     ),
+    "zoneout, in chunks": config(model=replace(DROPPED, recurrent_dropout_kind="zoneout", remat=7)),
+    "both directions, dropped state": config(model=replace(DROPPED, bidirectional=True)),
     "bfloat16": config(model=replace(GRU, cell="lstm", compute_dtype="bfloat16")),
     "published": config(layout="published"),
     "averaged": config(

@@ -1,0 +1,118 @@
+"""What the steps of the LSTM, the GRU and the tanh cell can be told besides their weights.
+
+Shapes: T time, B batch, H hidden size, G gates side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from inspect import Parameter, signature
+from typing import Any, Literal, TypedDict, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lstm_jax.cells.base import Cell, cell_of, check_step, input_gates, with_biases
+from lstm_jax.precision import ComputeDtype, products
+
+Activation = Literal[
+    "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "hard_tanh", "relu6", "elu", "selu",
+    "gelu", "silu", "swish", "softplus", "softsign",
+]  # fmt: skip
+"""Of Keras's names, which stand for what they do there: `hard_sigmoid` is relu6(x + 3) / 6."""
+
+_FUNCTIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "linear": lambda x: x,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "softsign": jax.nn.soft_sign,
+}
+_DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+
+
+class StepOptions(TypedDict, total=False):
+    """What a step takes by name; see `lstm_step`."""
+
+    activation: Activation | Callable[[Array], Array]
+    recurrent_activation: Activation | Callable[[Array], Array]
+    state_scale: Array | None
+    candidate_scale: Array | None
+
+
+def function_of(name: str, activation: Any) -> Callable[[Array], Array]:
+    """The function that an option named `name` stands for, if it is not one itself."""
+    if callable(activation):
+        return activation  # type: ignore[no-any-return]
+    if activation not in get_args(Activation):
+        known = ", ".join(get_args(Activation))
+        raise ValueError(f"{name} is {activation!r}; choose one of {known}, or give a function")
+    found: Callable[[Array], Array] = _FUNCTIONS.get(activation) or getattr(jax.nn, activation)
+    return found
+
+
+def scaled(array: Array, scale: Array | None) -> Array:
+    """The array times a mask, if there is one."""
+    return array if scale is None else array * scale.astype(array.dtype)
+
+
+def chosen(cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a step's options that are not as ever; ValueError for one that the cell has not."""
+    found = {
+        name: value
+        for name, value in options.items()
+        if value is not None and not (isinstance(value, str) and value == _DEFAULTS.get(name))
+    }
+    known = option_names(cell)
+    for name, value in found.items():
+        if name not in known:
+            takes = f"it takes {', '.join(known)}" if known else "leave it"
+            raise ValueError(f"{name} is given, and {cell.name} has no such option; {takes}")
+        if name in _DEFAULTS:
+            function_of(name, value)
+    return found
+
+
+@cache
+def option_names(cell: Cell) -> tuple[str, ...]:
+    """The options of a cell, which are the keywords of its `options_step`."""
+    if cell.options_step is None:
+        return ()
+    parameters = signature(cell.options_step).parameters.values()
+    return tuple(each.name for each in parameters if each.kind is Parameter.KEYWORD_ONLY)
+
+
+def step_with(
+    cell: Cell,
+    params: Any,
+    carry: Any,
+    x: Array,
+    compute_dtype: ComputeDtype | None,
+    options: Mapping[str, Any],
+) -> tuple[Any, Array]:
+    """One step of a cell by its `options_step`."""
+    check_step(cell, params, carry, x)
+    found = chosen(cell, options)
+    check_scales(params, carry.h.shape, found)
+    params = with_biases(params)
+    policy = products(compute_dtype, params.w_h.dtype)
+    gates_BG = input_gates(policy, params, x)
+    assert cell.options_step is not None
+    carry = cell.options_step(params, carry, gates_BG, policy.dot, **found)
+    return carry, carry.h
+
+
+def check_scales(
+    params: Any, state: tuple[int, ...], options: Mapping[str, Any], times: int | None = None
+) -> None:
+    """Raises ValueError where masks are not of the state `[B, H]`, or the candidate at T times."""
+    candidate = (state[0], params.w_x.shape[1] // cell_of(params).gates)
+    leading: list[tuple[int, ...]] = [()] if times is None else [(times,), (1,)]
+    for name, expected in (
+        ("state_scale", [state]),
+        ("candidate_scale", [(*before, *candidate) for before in leading]),
+    ):
+        if name in options and jnp.shape(options[name]) not in expected:
+            shapes = " or ".join(map(str, dict.fromkeys(expected)))
+            raise ValueError(f"{name} has shape {jnp.shape(options[name])}; expected {shapes}")

@@ -1,0 +1,57 @@
+"""Which options of a layer its kernels have, and those of each time.
+
+Shapes: T time, B batch, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+
+from lstm_jax import cells
+from lstm_jax.kernels.arithmetic import RNN_ACTIVATIONS
+
+
+def at_all_times(
+    params: cells.Params, carry: Any, times: int, hold: Any, chosen: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """`hold` and `candidate_scale` with an entry for each time; ValueError for other shapes."""
+    cells.check_scales(params, carry.h.shape, chosen, times)
+    chosen = {n: lax.stop_gradient(v) if n.endswith("scale") else v for n, v in chosen.items()}
+    if (scale := chosen.get("candidate_scale")) is not None:
+        chosen["candidate_scale"] = jnp.broadcast_to(scale, (times, *scale.shape[1:]))
+    if hold is None:
+        return None, chosen
+    shapes = [(times, *array.shape) for array in carry]
+    found = [jnp.shape(share) for share in hold] if isinstance(hold, type(carry)) else []
+    fits = [
+        len(each) == 3 and all(size in (1, own) for size, own in zip(each, shape, strict=True))
+        for each, shape in zip(found, shapes, strict=False)
+    ]
+    if len(fits) < len(shapes) or not all(fits):
+        raise ValueError(
+            f"hold is {type(hold).__name__} of shapes {found}; expected {type(carry).__name__} of "
+            f"{shapes}, or with 1 in the place of any"
+        )
+    hold = [jnp.broadcast_to(*each) for each in zip(hold, shapes, strict=True)]
+    return lax.stop_gradient(type(carry)(*hold)), chosen
+
+
+def steps_only(cell: cells.Cell, options: Mapping[str, Any], is_projected: bool) -> list[str]:
+    """The options that are given and that no kernel has, so that a plain scan takes the steps."""
+    by_kernel = set() if is_projected else {"state_scale"}
+    if cell is cells.RNN and options.get("activation") in RNN_ACTIVATIONS:
+        by_kernel.add("activation")
+    return [name for name, value in options.items() if value is not None and name not in by_kernel]
+
+
+def require_steps(names: list[str], backend: str) -> None:
+    """Raises ValueError where a backend was asked for by name that lacks options."""
+    if names and backend not in ("auto", "reference"):
+        raise ValueError(
+            f"backend is {backend!r}, which has no {' or '.join(names)}; choose 'auto' or "
+            "'reference', which take the steps of a plain scan then"
+        )

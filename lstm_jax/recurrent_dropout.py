@@ -1,0 +1,152 @@
+"""Dropout of a stack: between layers and between time steps.
+
+Recurrent masks depend on key, lane and time alone.
+
+Shapes: T time, B batch, H hidden size.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from lstm_jax.cells import Cell, cell_of, option_names, zero_carry
+from lstm_jax.dropout import dropout_mask, dropout_masks, fold
+from lstm_jax.kernels.carries import held
+
+DropoutPlace = Literal["between", "outputs", "inputs"]
+RecurrentDropoutKind = Literal["state", "candidate", "zoneout"]
+
+
+class RecurrentDropout(NamedTuple):
+    """How it is done; see `StackConfig`.
+
+    Attributes:
+        kind: see `recurrent_dropout_kind` there.
+        rate: share of units.
+        cell_rate: that of an LSTM's c under zoneout; None as `rate`.
+    """
+
+    kind: RecurrentDropoutKind
+    rate: float
+    cell_rate: float | None
+
+    @property
+    def option(self) -> str | None:
+        """Which of a layer's options it is; None where it is off."""
+        if not self.rate and not self.cell_rate:
+            return None
+        return {"state": "state_scale", "candidate": "candidate_scale", "zoneout": "hold"}[
+            self.kind
+        ]
+
+    def check(self, cell: Cell) -> None:
+        """Raises ValueError where a cell has no such dropout."""
+        if self.cell_rate is not None and (self.kind != "zoneout" or "c" not in cell.carry._fields):
+            raise ValueError(
+                f"zoneout_cell is {self.cell_rate}, which is for c of an LSTM with "
+                "recurrent_dropout_kind 'zoneout'; leave it"
+            )
+        if self.option not in (None, "hold", *option_names(cell)):
+            raise ValueError(
+                f"recurrent_dropout_kind is {self.kind!r}, which a {cell.name} has not; set it to "
+                "'zoneout'"
+            )
+
+    def masks(
+        self, key: Array | None, params: Any, times: Array, batch_size: int
+    ) -> dict[str, Any]:
+        """What a layer takes by name: of these times, with a key or a key for each sequence.
+
+        Without a key, outside training, it is none, but for zoneout's shares.
+        """
+        carry = jax.eval_shape(lambda: zero_carry(params, batch_size))
+        if self.kind == "zoneout":
+            shares = self._shares(carry)
+            if key is None:
+                return {"hold": jax.tree.map(lambda share: jnp.full((1, 1, 1), share), shares)}
+            drawn = [
+                dropout_masks(fold(key, n), share, times, array.shape, array.dtype)
+                for n, (share, array) in enumerate(zip(shares, carry, strict=True))
+            ]
+            return {"hold": type(carry)(*(mask == 0 for mask in drawn))}
+        if key is None:
+            return {}
+        if self.kind == "state":
+            return {"state_scale": dropout_mask(key, self.rate, carry.h.shape, carry.h.dtype)}
+        shape = (batch_size, params.w_x.shape[1] // cell_of(params).gates)
+        return {"candidate_scale": dropout_masks(key, self.rate, times, shape, carry.h.dtype)}
+
+    def of_layer(
+        self, key: Array | None, index: int, params: Any, times: Array, batch_size: int
+    ) -> Any:
+        """Masks of a layer by its index, and of each direction."""
+        if hasattr(params, "forward"):
+            key = None if key is None else fold(key, index)
+            each = (self.of_layer(key, n, p, times, batch_size) for n, p in enumerate(params))
+            return type(params)(*each)
+        return self.masks(None if key is None else fold(key, index), params, times, batch_size)
+
+    def after_step(self, before: Any, after: Any) -> Any:
+        """The carry after one step outside training."""
+        if self.option != "hold":
+            return after
+        return held(jax.tree.map(jnp.asarray, self._shares(after)), before, after)
+
+    def _shares(self, carry: Any) -> Any:
+        of_c = self.rate if self.cell_rate is None else self.cell_rate
+        return type(carry)(*(of_c if name == "c" else self.rate for name in carry._fields))
+
+
+class Drops(NamedTuple):
+    """The dropout of a stack.
+
+    Attributes:
+        place: see `StackConfig.dropout_place`; None drops nothing.
+        keys: one per layer; None drops nothing.
+    """
+
+    rate: float
+    place: DropoutPlace | None
+    keys: list[Array] | None
+
+    def inputs(self, index: int, xs: Array, params: Any) -> tuple[Array, Array | None]:
+        """A layer's inputs after dropout; for tokens, the scale of their one-hot rows too."""
+        if self.keys is None or self.place != "inputs":
+            return xs, None
+        return _drop_inputs(self.keys[index], self.rate, xs, _input_size(params))
+
+    def outputs(self, index: int, ys: Array) -> Array:
+        """A layer's outputs after dropout."""
+        if self.keys is None or self.place is None or self.place == "inputs":
+            return ys
+        if self.place == "between" and index == len(self.keys) - 1:
+            return ys
+        return ys * dropout_mask(self.keys[index], self.rate, ys.shape, ys.dtype)
+
+    def between(self, index: int, shape: tuple[int, ...], upper: Any) -> Array | None:
+        """The dropout mask between a layer and the one above it, or None."""
+        if self.keys is None or self.place is None:
+            return None
+        dtype = jnp.promote_types(upper.w_h.dtype, jnp.float32)
+        ones_TBH = jnp.ones((*shape, _input_size(upper)), dtype)
+        return self.inputs(index + 1, self.outputs(index, ones_TBH), upper)[0]
+
+
+def _input_size(params: Any) -> int:
+    return int(getattr(params, "forward", params).w_x.shape[0])
+
+
+def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[Array, Array | None]:
+    """Drop input features, the same ones at all time steps of a sequence.
+
+    Token ids stay ids: the mask of their one-hot rows is returned as a scale `[T, B]`.
+    """
+    dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
+    scale_BD = dropout_mask(key, rate, (xs.shape[1], input_size), dtype)
+    if xs.ndim == 3:
+        return xs * scale_BD[None], None
+    return xs, scale_BD[jnp.arange(xs.shape[1]), xs]
