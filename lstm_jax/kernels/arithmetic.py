@@ -317,7 +317,9 @@ def _rnn_kernel(activation: Callable[[Array], Array], slope: Callable[[Array], A
     ) -> tuple[RNNCarry, Row, None]:
         h_BH = activation(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
         h_BH = lax.optimization_barrier(h_BH)
-        return RNNCarry(h_BH), row.write(h_BH), None
+        row = row.write(h_BH)
+        # A tanh is not computed twice; of what is cheap, only the row just written saves a copy.
+        return RNNCarry(h_BH if activation is jnp.tanh else row.read()), row, None
 
     on_gpu = gpu.Elementwise(
         reads=(),
