@@ -15,16 +15,8 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import (
-    Activation,
-    Cell,
-    CellName,
-    GRUReset,
-    cell_named,
-    cell_of,
-    chosen,
-    zero_carry,
-)
+from lstm_jax import cells
+from lstm_jax.cells import Activation, Cell, CellName, GRUReset, cell_named, cell_of, zero_carry
 from lstm_jax.dropout import fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.kernels import cudnn
@@ -138,8 +130,7 @@ class StackConfig:
             raise ValueError(f"use_bias is False, and a {cell.name} needs its biases; leave it")
         self.recurrent.check(cell)
         options = self.step_options
-        if (name := self.recurrent.option) is not None:
-            options[name] = True
+        options |= dict.fromkeys(filter(None, [self.recurrent.option]), True)
         no_scale = bool(self.projection_size) or self.backend == "cudnn"
         require_steps(steps_only(cell, options, no_scale), self.backend)
         if self.projection_size and self.cell != "lstm":
@@ -150,14 +141,13 @@ class StackConfig:
 
     def _require_wavefront(self) -> None:
         """Raise ValueError if layers cannot run side by side."""
+        option = self.recurrent.option
         no = {
             "bidirectional is True": self.bidirectional,
             f"backend is {self.backend!r}": self.backend not in ("auto", "scan"),
             f"cell is {cell_named(self.cell).name!r}": not cell_named(self.cell).has_kernel,
             "use_bias is False": not self.use_bias,
-            "activation or recurrent_dropout is set": bool(
-                self.step_options or self.recurrent.option
-            ),
+            "an activation or recurrent_dropout is set": self.step_options or option,
         }
         for what, is_so in no.items():
             if is_so:
@@ -169,15 +159,15 @@ class StackConfig:
     @property
     def recurrent(self) -> RecurrentDropout:
         """How units are dropped from step to step."""
-        return RecurrentDropout(
-            self.recurrent_dropout_kind, self.recurrent_dropout, self.zoneout_cell
-        )
+        kind, rate = self.recurrent_dropout_kind, self.recurrent_dropout
+        return RecurrentDropout(kind, rate, self.zoneout_cell)
 
     @property
     def step_options(self) -> dict[str, Any]:
         """The options of a step that are not as ever; ValueError where the cell lacks one."""
         names = ("activation", "recurrent_activation")
-        return chosen(cell_named(self.cell), {name: getattr(self, name) for name in names})
+        given = {name: getattr(self, name) for name in names}
+        return cells.chosen(cell_named(self.cell), given)
 
     @property
     def output_size(self) -> int:
@@ -307,11 +297,9 @@ def run_stack(
     def masks_of(params: Any, index: int) -> Any:
         if config.recurrent.option is None:
             return Directions({}, {}) if isinstance(params, Directions) else {}
-        chunk_times = jnp.arange(xs.shape[0])
-        if chunk is not None:
-            chunk_times += chunk * (config.remat or 0)
+        times = jnp.arange(xs.shape[0]) + (0 if chunk is None else chunk * (config.remat or 0))
         key = None if dropout_key is None else fold(dropout_key, config.layers + 2)
-        return config.recurrent.of_layer(key, index, params, chunk_times, xs.shape[1])
+        return config.recurrent.of_layer(key, index, params, times, xs.shape[1])
 
     finals: list[Any] = []
     while (index := len(finals)) < len(layers):
