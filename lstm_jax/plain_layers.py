@@ -1,4 +1,4 @@
-"""Layers of cells without a kernel: a plain loop over time, which JAX differentiates.
+"""Layers of cells without a kernel: a plain scan over time, differentiated by JAX.
 
 Shapes: T time, B batch, D input size, H hidden size.
 """
@@ -21,8 +21,8 @@ def ln_lstm(
 ) -> tuple[cells.LSTMCarry, Array]:
     """A layer of layer-normalised LSTMs: `ln_lstm_step` at each time. Otherwise like `lstm`.
 
-    The inputs' products and their normalisation are formed for all times before the loop. Of
-    `"scan"` the backward pass is JAX's own, and slower than that of `lstm`.
+    The input products and their normalisation are computed for all time steps before the loop.
+    There is no custom backward pass, so training is slower than with `lstm`.
 
     Examples:
         >>> params = lstm_jax.init_ln_lstm(jax.random.key(0), input_size=3, hidden_size=4)

@@ -99,9 +99,9 @@ def lstm(
             Ghahramani, arXiv:1512.05287, and Keras's `recurrent_dropout`. `candidate_scale`
             `[T, B, H]`, or `[1, B, H]` for all time steps, multiplies tanh(g), in a GRU n: dropout
             by Semeniuta et al., arXiv:1603.05118. `hold`, a carry of arrays `[T, B, H]` or with
-            axes of size 1, is the share of each unit that keeps its value in a time step, bool or
-            a number: zoneout by Krueger et al., arXiv:1606.01305. The masks get no gradient. All
-            but `state_scale` and a ReLU in `rnn` run as a plain scan of steps.
+            axes of size 1, bool or number, is the share of each unit's old value that a time step
+            keeps: zoneout by Krueger et al., arXiv:1606.01305. Masks get no gradient. All but
+            `state_scale` and a ReLU in `rnn` run as a plain scan.
 
     Returns:
         The final carry, and the hidden states `[T, B, H]`, or `[T, B, P]`. A row with no real step
@@ -294,10 +294,10 @@ def _one_step(
     compute_dtype: ComputeDtype | None,
     chosen: dict[str, Any],
 ) -> tuple[Callable[[Any, Any], Any], Any]:
-    """The step of a plain scan, and what it takes at each time but `hold`.
+    """The step of a plain scan, and its inputs at each time step, without `hold`.
 
-    By the backend `"reference"` that is a cell's step function on the inputs; else what is left of
-    it after the input's product, which is formed for all times at once.
+    With the backend `"reference"` it is the cell's step function on `xs`; otherwise the rest of it
+    after the input product, which is computed for all time steps at once.
     """
     cell = cells.cell_of(params)
     inputs: Array

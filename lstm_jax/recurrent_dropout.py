@@ -22,12 +22,12 @@ RecurrentDropoutKind = Literal["state", "candidate", "zoneout"]
 
 
 class RecurrentDropout(NamedTuple):
-    """How it is done; see `StackConfig`.
+    """Settings of the dropout between time steps; see `StackConfig`.
 
     Attributes:
         kind: see `recurrent_dropout_kind` there.
-        rate: share of units.
-        cell_rate: that of an LSTM's c under zoneout; None as `rate`.
+        rate: share of the units.
+        cell_rate: zoneout's rate for an LSTM's c; None uses `rate`.
     """
 
     kind: RecurrentDropoutKind
@@ -36,7 +36,7 @@ class RecurrentDropout(NamedTuple):
 
     @property
     def option(self) -> str | None:
-        """Which of a layer's options it is; None where it is off."""
+        """The layer option that implements it; None if it is off."""
         if not self.rate and not self.cell_rate:
             return None
         return {"state": "state_scale", "candidate": "candidate_scale", "zoneout": "hold"}[
@@ -44,24 +44,24 @@ class RecurrentDropout(NamedTuple):
         ]
 
     def check(self, cell: Cell) -> None:
-        """Raises ValueError where a cell has no such dropout."""
+        """Raise ValueError if the cell does not support it."""
         if self.cell_rate is not None and (self.kind != "zoneout" or "c" not in cell.carry._fields):
             raise ValueError(
-                f"zoneout_cell is {self.cell_rate}, which is for c of an LSTM with "
+                f"zoneout_cell is {self.cell_rate}, which is for the c of an LSTM with "
                 "recurrent_dropout_kind 'zoneout'; leave it"
             )
         if self.option not in (None, "hold", *option_names(cell)):
             raise ValueError(
-                f"recurrent_dropout_kind is {self.kind!r}, which a {cell.name} has not; set it to "
+                f"recurrent_dropout_kind is {self.kind!r}, which {cell.name} lacks; set it to "
                 "'zoneout'"
             )
 
     def masks(
         self, key: Array | None, params: Any, times: Array, batch_size: int
     ) -> dict[str, Any]:
-        """What a layer takes by name: of these times, with a key or a key for each sequence.
+        """A layer's keyword arguments for these time steps, from a key or a key per sequence.
 
-        Without a key, outside training, it is none, but for zoneout's shares.
+        Without a key, outside training, there are none, except zoneout's shares.
         """
         carry = jax.eval_shape(lambda: zero_carry(params, batch_size))
         if self.kind == "zoneout":
@@ -83,7 +83,7 @@ class RecurrentDropout(NamedTuple):
     def of_layer(
         self, key: Array | None, index: int, params: Any, times: Array, batch_size: int
     ) -> Any:
-        """Masks of a layer by its index, and of each direction."""
+        """`masks` of the layer with this index; of each direction if it has two."""
         if hasattr(params, "forward"):
             key = None if key is None else fold(key, index)
             each = (self.of_layer(key, n, p, times, batch_size) for n, p in enumerate(params))

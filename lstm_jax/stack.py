@@ -127,7 +127,7 @@ class StackConfig:
         if self.wavefront is not None:
             self._require_wavefront()
         if not self.use_bias and "use_bias" not in signature(cell.init).parameters:
-            raise ValueError(f"use_bias is False, and a {cell.name} needs its biases; leave it")
+            raise ValueError(f"use_bias is False, but {cell.name} needs its biases; leave it True")
         self.recurrent.check(cell)
         options = self.step_options
         options |= dict.fromkeys(filter(None, [self.recurrent.option]), True)
@@ -158,13 +158,13 @@ class StackConfig:
 
     @property
     def recurrent(self) -> RecurrentDropout:
-        """How units are dropped from step to step."""
+        """Dropout between time steps."""
         kind, rate = self.recurrent_dropout_kind, self.recurrent_dropout
         return RecurrentDropout(kind, rate, self.zoneout_cell)
 
     @property
     def step_options(self) -> dict[str, Any]:
-        """The options of a step that are not as ever; ValueError where the cell lacks one."""
+        """Step options that differ from the defaults; ValueError if the cell lacks one."""
         names = ("activation", "recurrent_activation")
         given = {name: getattr(self, name) for name in names}
         return cells.chosen(cell_named(self.cell), given)

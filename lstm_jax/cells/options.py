@@ -1,4 +1,4 @@
-"""What the steps of the LSTM, the GRU and the tanh cell can be told besides their weights.
+"""Options of the steps of the LSTM, the GRU and the tanh cell.
 
 Shapes: T time, B batch, H hidden size, G gates side by side.
 """
@@ -21,7 +21,7 @@ Activation = Literal[
     "tanh", "sigmoid", "relu", "linear", "hard_sigmoid", "hard_tanh", "relu6", "elu", "selu",
     "gelu", "silu", "swish", "softplus", "softsign",
 ]  # fmt: skip
-"""Of Keras's names, which stand for what they do there: `hard_sigmoid` is relu6(x + 3) / 6."""
+"""Names of activations, as in Keras: `hard_sigmoid` is relu6(x + 3) / 6."""
 
 _FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
@@ -33,7 +33,7 @@ _DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 
 
 class StepOptions(TypedDict, total=False):
-    """What a step takes by name; see `lstm_step`."""
+    """Keyword arguments of a step; see `lstm_step`."""
 
     activation: Activation | Callable[[Array], Array]
     recurrent_activation: Activation | Callable[[Array], Array]
@@ -42,7 +42,7 @@ class StepOptions(TypedDict, total=False):
 
 
 def function_of(name: str, activation: Any) -> Callable[[Array], Array]:
-    """The function that an option named `name` stands for, if it is not one itself."""
+    """The function that an activation names; a function is returned as it is."""
     if callable(activation):
         return activation  # type: ignore[no-any-return]
     if activation not in get_args(Activation):
@@ -58,7 +58,7 @@ def scaled(array: Array, scale: Array | None) -> Array:
 
 
 def chosen(cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a step's options that are not as ever; ValueError for one that the cell has not."""
+    """The options that differ from the defaults; ValueError for one that the cell lacks."""
     found = {
         name: value
         for name, value in options.items()
@@ -68,7 +68,7 @@ def chosen(cell: Cell, options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in found.items():
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "leave it"
-            raise ValueError(f"{name} is given, and {cell.name} has no such option; {takes}")
+            raise ValueError(f"{name} is given, but {cell.name} has no such option; {takes}")
         if name in _DEFAULTS:
             function_of(name, value)
     return found
@@ -106,7 +106,7 @@ def step_with(
 def check_scales(
     params: Any, state: tuple[int, ...], options: Mapping[str, Any], times: int | None = None
 ) -> None:
-    """Raises ValueError where masks are not of the state `[B, H]`, or the candidate at T times."""
+    """Raise ValueError unless masks have the shape of the state, or of the candidate at T times."""
     candidate = (state[0], params.w_x.shape[1] // cell_of(params).gates)
     leading: list[tuple[int, ...]] = [()] if times is None else [(times,), (1,)]
     for name, expected in (

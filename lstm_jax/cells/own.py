@@ -1,4 +1,4 @@
-"""Cells of the user's own, declared by what a step does once the input's product is formed."""
+"""User-defined cells, declared by what a step does after the input product."""
 
 from __future__ import annotations
 
@@ -26,29 +26,29 @@ def declare_cell(
 ) -> Cell:
     """Declare a cell of your own.
 
-    `layer(params, carry, xs)` runs it over time by the type of its parameters, and
-    `StackConfig(cell=...)` takes it, as does `LanguageModelConfig`. Masks, resets, directions,
-    token ids, chunks, dtypes of products and single steps are those of all cells. The inputs'
-    product is one for all times; the rest is a `lax.scan` that JAX differentiates.
+    `layer(params, carry, xs)` recognises it by the type of its parameters; `StackConfig(cell=...)`
+    and `LanguageModelConfig(cell=...)` accept it. It supports masks, resets, both directions, token
+    ids, `remat`, `compute_dtype` and single steps as every cell does. The input product is computed
+    for all time steps at once; the rest is a `lax.scan` that JAX differentiates.
 
     Args:
-        name: for errors, and for names in compiled programs.
-        gates: of how many blocks of H numbers `w_x` and `b` are made.
-        params: a NamedTuple of your own that has at least `w_x [D, G]` and `b [G]`, G = gates H.
-        carry: a NamedTuple of arrays `[B, H]`, the first of which is `h`, the output; such as
+        name: used in errors and in names of compiled programs.
+        gates: number of blocks of size H in `w_x` and `b`.
+        params: your own NamedTuple type, with at least `w_x [D, G]` and `b [G]`, G = gates * H.
+        carry: a NamedTuple type of arrays `[B, H]`, the first of which is the output `h`, such as
             `LSTMCarry` or `GRUCarry`.
-        init: (key, input_size, hidden_size, *, initialisation, dtype) -> params, as `init_lstm`.
-        step: (params, carry, gates, dot) -> carry, where gates are `x w_x + b`, `[B, G]`. `dot` is
-            the product to use for weights, `dot(carry.h, params.w_h)`, in the dtypes asked for.
-        inputs: (params, `x w_x`) -> what `b` is added to, such as a normalisation; None adds it to
-            `x w_x`. Neither function sees `w_x` and `b`, which are None in its params.
+        init: (key, input_size, hidden_size, *, initialisation, dtype) -> params, like `init_lstm`.
+        step: (params, carry, gates, dot) -> carry. `gates` is `x w_x + b`, `[B, G]`. Use `dot` for
+            products with weights, `dot(carry.h, params.w_h)`; it follows `compute_dtype`.
+        inputs: (params, `x w_x`) -> array to which `b` is added, such as a normalisation of it;
+            None adds `b` to `x w_x`. In the params of both functions `w_x` and `b` are None.
 
     Returns:
         The cell. Its `step` takes one step, (params, carry, x) -> (carry, h).
 
     Raises:
-        TypeError: parameters that are another cell's, or not what `init` gives.
-        ValueError: shapes that do not fit. They are looked at without computing anything.
+        TypeError: `params` belongs to another cell, or is not what `init` returns.
+        ValueError: shapes that do not fit; they are checked without computing anything.
 
     Examples:
         >>> from typing import Any, NamedTuple
@@ -70,8 +70,8 @@ def declare_cell(
     """
     if isinstance(other := getattr(params, "cell", None), Cell):
         raise TypeError(
-            f"params are {params.__name__}, those of the cell {other.name!r}; give a type of "
-            "their own to the parameters of each cell"
+            f"params is {params.__name__}, which belongs to the cell {other.name!r}; give each "
+            "cell a parameter type of its own"
         )
 
     def one_step(

@@ -310,7 +310,7 @@ def _rnn_backward(
 
 
 def _rnn_kernel(activation: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Kernel:
-    """Of an activation whose slope is a function of what it gives."""
+    """The kernel for an activation whose slope is a function of its value."""
 
     def forward(
         policy: Products, weights: Weights, b_G: Array, carry: RNNCarry, row: Row
@@ -318,7 +318,7 @@ def _rnn_kernel(activation: Callable[[Array], Array], slope: Callable[[Array], A
         h_BH = activation(row.read() + b_G[None] + policy.dot(carry.h, weights[0]))
         h_BH = lax.optimization_barrier(h_BH)
         row = row.write(h_BH)
-        # A tanh is not computed twice; of what is cheap, only the row just written saves a copy.
+        # Reading back the row just written saves a copy, but XLA would compute a tanh twice.
         return RNNCarry(h_BH if activation is jnp.tanh else row.read()), row, None
 
     on_gpu = gpu.Elementwise(

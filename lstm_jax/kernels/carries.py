@@ -20,7 +20,7 @@ def select_rows(mask: Array | None, chosen: Any, otherwise: Any) -> Any:
 
 
 def held(share: Any, before: Any, after: Any) -> Any:
-    """A carry of which a share is the one before: `share before + (1 - share) after`."""
+    """A mix of two carries: `share before + (1 - share) after`."""
 
     def between(share: Array, before: Array, after: Array) -> Array:
         share = share.astype(after.dtype)

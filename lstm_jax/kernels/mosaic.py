@@ -26,11 +26,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from lstm_jax.kernels.gpu import Blocks, Elementwise, blocks_of
 from lstm_jax.precision import Products
 
-_ROWS, _UNITS, _MOST_BLOCKS = (
-    64,
-    32,
-    8,
-)  # rows of a wgmma; units of a block; largest portable cluster
+_ROWS = 64  # of a wgmma
+_UNITS = 32  # of a block
+_MOST_BLOCKS = 8  # largest portable cluster
 
 
 def refusal(policy: Products, form: Elementwise | None, times: Any, hidden_size: int) -> str | None:

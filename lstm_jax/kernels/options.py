@@ -1,4 +1,4 @@
-"""Which options of a layer its kernels have, and those of each time.
+"""Options of a layer: which ones kernels support, and their values at each time step.
 
 Shapes: T time, B batch, H hidden size.
 """
@@ -18,7 +18,7 @@ from lstm_jax.kernels.arithmetic import RNN_ACTIVATIONS
 def at_all_times(
     params: cells.Params, carry: Any, times: int, hold: Any, chosen: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """`hold` and `candidate_scale` with an entry for each time; ValueError for other shapes."""
+    """`hold` and `candidate_scale` at each time step; ValueError for other shapes."""
     cells.check_scales(params, carry.h.shape, chosen, times)
     chosen = {n: lax.stop_gradient(v) if n.endswith("scale") else v for n, v in chosen.items()}
     if (scale := chosen.get("candidate_scale")) is not None:
@@ -41,7 +41,7 @@ def at_all_times(
 
 
 def steps_only(cell: cells.Cell, options: Mapping[str, Any], is_projected: bool) -> list[str]:
-    """The options that are given and that no kernel has, so that a plain scan takes the steps."""
+    """The given options that no kernel supports, which need a plain scan over the steps."""
     by_kernel = set() if is_projected else {"state_scale"}
     if cell is cells.RNN and options.get("activation") in RNN_ACTIVATIONS:
         by_kernel.add("activation")
@@ -49,9 +49,9 @@ def steps_only(cell: cells.Cell, options: Mapping[str, Any], is_projected: bool)
 
 
 def require_steps(names: list[str], backend: str) -> None:
-    """Raises ValueError where a backend was asked for by name that lacks options."""
+    """Raise ValueError if a backend was asked for by name that lacks these options."""
     if names and backend not in ("auto", "reference"):
         raise ValueError(
-            f"backend is {backend!r}, which has no {' or '.join(names)}; choose 'auto' or "
-            "'reference', which take the steps of a plain scan then"
+            f"backend is {backend!r}, which does not support {' or '.join(names)}; choose 'auto' "
+            "or 'reference', which then run a plain scan"
         )

@@ -27,6 +27,7 @@ from bench.workers import Built, Disagreement, Late
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_or_dies_takes_no_other_s_time_and_no_row_is_lost(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,11 +95,11 @@ def test_what_does_not_fit_is_refused_when_it_is_declared() -> None:
         "step": step,
     }
     for changes, words in (
-        ({"params": LSTMParams}, ("params are LSTMParams", "the cell 'lstm'")),
+        ({"params": LSTMParams}, ("params is LSTMParams", "the cell 'lstm'")),
         ({"gates": 3}, ("w_x that init gives has shape (2, 12)", "expected (2, 9)", "3 gates")),
         ({"init": init}, ("init gives OwnParams", "expected NewParams")),
         ({"step": lambda params, carry, gates, dot: carry._replace(c=gates)}, ("step gives",)),
     ):
         assert_message(lambda: lstm_jax.declare_cell(**{**parts, **changes}), *words)  # noqa: B023
     assert lstm_jax.declare_cell(**parts).step is not None
-    assert_message(lambda: lstm_jax.declare_cell(**parts), "params are NewParams")
+    assert_message(lambda: lstm_jax.declare_cell(**parts), "params is NewParams")

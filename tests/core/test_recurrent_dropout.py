@@ -124,12 +124,15 @@ def test_settings_that_do_not_fit_a_cell_are_one_line() -> None:
             {"cell": "rnn", "recurrent_dropout": 0.1, "recurrent_dropout_kind": "candidate"},
             ("rnn",),
         ),
-        ({"cell": "mingru", "recurrent_dropout": 0.1}, ("'state', which a mingru", "'zoneout'")),
+        (
+            {"cell": "mingru", "recurrent_dropout": 0.1},
+            ("'state', which mingru lacks", "'zoneout'"),
+        ),
         ({"cell": "gru", **zoneout, "zoneout_cell": 0.5}, ("zoneout_cell is 0.5", "leave it")),
         ({"zoneout_cell": 0.5}, ("zoneout_cell is 0.5", "leave it")),
-        ({**zoneout, "backend": "scan"}, ("'scan', which has no hold", "'auto'")),
+        ({**zoneout, "backend": "scan"}, ("'scan', which does not support hold", "'auto'")),
         ({"activation": "tan"}, ("activation is 'tan'",)),
-        ({"cell": "rnn", "activation": "sigmoid", "backend": "scan"}, ("no activation",)),
+        ({"cell": "rnn", "activation": "sigmoid", "backend": "scan"}, ("not support activation",)),
     ):
         assert_message(lambda: StackConfig(**options), *parts)  # noqa: B023
     StackConfig("rnn", activation="relu", recurrent_dropout=0.5, backend="scan")
