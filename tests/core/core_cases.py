@@ -18,16 +18,25 @@ UNITWISE_FORMS = tuple(cell.name for cell in cells.CELLS if cell.unit_step is no
 PLAIN_FORMS = tuple(cell.name for cell in cells.CELLS if cell.gates_step is not None)
 FORMS = DENSE_FORMS + PLAIN_FORMS + UNITWISE_FORMS
 slow = pytest.mark.slow
+_LIKE_ANOTHER = set(PLAIN_FORMS[1:])
+"""These share all code but their equations with the first, so CI leaves out their slow cases."""
 
 
-def cases(names: str, rows: Iterable[Any], *quick: Any) -> Any:
-    """Runs a test for each of the rows; but for the quick ones with `--slow` alone."""
-    several = "," in names
-    marked = [
-        pytest.param(*(row if several else (row,)), marks=[slow] * (row not in quick))
-        for row in rows
-    ]
-    return pytest.mark.parametrize(names, marked)
+def cases(names: str, rows: Iterable[Any], *quick: Any, beyond: Iterable[str] = ()) -> Any:
+    """Runs a test for each of the rows; but for the quick ones with `--slow` alone.
+
+    Rows that name one of `beyond`, or a form like another, are beyond CI.
+    """
+    several, left_out = "," in names, _LIKE_ANOTHER | set(beyond)
+
+    def marked(row: Any) -> Any:
+        values = row if several else (row,)
+        if row in quick:
+            return pytest.param(*values)
+        is_beyond = any(isinstance(each, str) and each in left_out for each in values)
+        return pytest.param(*values, marks=[slow, *[pytest.mark.beyond_ci] * is_beyond])
+
+    return pytest.mark.parametrize(names, list(map(marked, rows)))
 
 
 each_form = partial(cases, "form")

@@ -216,6 +216,7 @@ each_option = cases(
     ("gru_before", "state"),
     ("rnn", "activations"),
     ("lstm", "zoneout"),
+    beyond=("gru_before", "lstm_projected"),
 )
 
 
