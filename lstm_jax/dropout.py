@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.typing import ArrayLike, DTypeLike
 
+from lstm_jax.checks import require_array
+
 Tree = TypeVar("Tree")
 
 
@@ -38,7 +40,7 @@ def dropout_mask(key: Array, rate: float, shape: tuple[int, ...], dtype: DTypeLi
 
     `key` is one typed key, or keys `[B]` for a shape `(..., B, F)`.
     """
-    bits = next((n for n in (1, 2, 4, 8) if (rate * 2**n).is_integer()), 16)
+    bits = next((n for n in (1, 2, 4, 8) if float(rate * 2**n).is_integer()), 16)
     levels, per_word = 1 << bits, 32 // bits
     dropped = min(round(rate * levels), levels - 1)
     words = _words(key, (*shape[:-1], -(-shape[-1] // per_word)))
@@ -63,7 +65,8 @@ def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
         rate: share to drop, 0 <= rate < 1.
 
     Raises:
-        ValueError: there is no `w_h` to drop from, or several keys.
+        ValueError: there is no `w_h` to drop from, several keys, or a rate outside [0, 1).
+        TypeError: `key` is no key.
 
     Examples:
         >>> params = lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=64)
@@ -71,6 +74,9 @@ def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
         >>> round(float(jnp.mean(dropped.w_h == 0)), 1), bool(jnp.all(dropped.w_x == params.w_x))
         (0.5, True)
     """
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+        raise ValueError(f"rate is {rate!r}; give the share to drop, 0 <= rate < 1")
+    require_array("key", key)
     if key.ndim:
         raise ValueError(f"weight_drop got keys of shape {key.shape}; give one, for all sequences")
     leaves, treedef = jax.tree.flatten_with_path(params)

@@ -230,7 +230,7 @@ def layer_with_info(
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
-    if remat is not None and remat < xs.shape[0]:
+    if remat is not None and isinstance(xs.shape[0], int) and remat < xs.shape[0]:
         run = partial(
             layer_with_info, params, reverse=reverse, backend=backend,
             compute_dtype=compute_dtype, unroll=unroll,

@@ -194,9 +194,12 @@ def init_stack(
     if not config.use_bias:
         options["use_bias"] = False
     cell, whose = cell_named(config.cell), config.initialisation
-    draw = partial(
-        cell.init, hidden_size=config.hidden_size, initialisation=whose, dtype=dtype, **options
-    )
+
+    def draw(key: Array, size: int) -> Any:
+        return cell.init(
+            key, size, config.hidden_size, initialisation=whose, dtype=dtype, **options
+        )
+
     layers: list[Any] = []
     for index in range(config.layers):
         size = input_size if index == 0 else config.output_size

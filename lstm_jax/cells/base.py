@@ -167,10 +167,11 @@ def check_shapes(params: Any) -> None:
 
 
 @cache
-def _shapes(cell: Cell, input_size: int, hidden_size: int) -> Iterable[tuple[int, ...]]:
-    draw = partial(cell.init, input_size=input_size, hidden_size=hidden_size)
-    drawn = jax.eval_shape(draw, jax.eval_shape(lambda: random.key(0)))
-    return tuple(array.shape for array in drawn)
+def _shapes(cell: Cell, input_size: int, hidden_size: int) -> Iterable[tuple[int, ...] | None]:
+    """Shapes of the parameters; None for one that is no array, in a user's cell."""
+    draw = partial(cell.init, initialisation="pytorch", dtype=jnp.float32)
+    drawn = jax.eval_shape(lambda: draw(random.key(0), input_size, hidden_size))
+    return tuple(getattr(array, "shape", None) for array in drawn)
 
 
 def check_carry(params: Any, carry: Any, batch_size: int) -> None:
@@ -183,9 +184,9 @@ def check_carry(params: Any, carry: Any, batch_size: int) -> None:
     _require_shapes("carry.", carry, _carry_shapes(params, batch_size))
 
 
-def _require_shapes(prefix: str, arrays: Any, shapes: Iterable[tuple[int, ...]]) -> None:
+def _require_shapes(prefix: str, arrays: Any, shapes: Iterable[tuple[int, ...] | None]) -> None:
     for name, array, shape in zip(arrays._fields, arrays, shapes, strict=True):
-        if array is None and name in arrays._field_defaults:
+        if shape is None or (array is None and name in arrays._field_defaults):
             continue
         require_array(prefix + name, array)
         if array.shape != shape:

@@ -104,6 +104,9 @@ def _check(cell: Cell, input_size: int = 2, hidden_size: int = 3) -> None:
             )
     carry = jax.eval_shape(lambda: zero_carry(params, 1))
     x = jax.ShapeDtypeStruct((1, input_size), jnp.float32)
-    new, _ = jax.eval_shape(cell.step, params, carry, x)
+    try:
+        new, _ = jax.eval_shape(cell.step, params, carry, x)
+    except AttributeError as error:
+        raise TypeError(f"step has to give a {cell.carry.__name__} ({error})") from None
     if str(new) != str(carry):
         raise ValueError(f"step gives the carry {new}; expected it as it was, {carry}")

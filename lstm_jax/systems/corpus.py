@@ -131,10 +131,13 @@ def make_corpus(
     Raises ValueError if the text is too short for a batch, or has characters not in `vocabulary`.
     """
     parts = text if isinstance(text, Parts) else Parts(text)
-    sha256 = hashlib.sha256("".join(parts).encode()).hexdigest()
+    sha256 = hashlib.sha256("\0".join(filter(None, parts)).encode()).hexdigest()
     text, *others = parts = Parts(*(first_characters(each, config) for each in parts))
     vocabulary, (ids, *apart) = _tokenize(config, parts, vocabulary)
     if others[0]:
+        for name, part, found in zip(("validation", "test"), others, apart, strict=True):
+            if part and not found.size:
+                raise ValueError(f"the {name} file has no tokens; give it some text")
         if apart[1].size and apart[1].size < config.batch_size:
             raise ValueError(
                 f"the test file has {apart[1].size} tokens, fewer than batch_size, which is "

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from core_cases import B, D, H, T, assert_message, assert_near, flags, normals_like, weighted
 from jax import random
 
@@ -45,6 +46,7 @@ def as_lstm(tree: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_a_stack_of_it_is_the_lstm_s(float64: None) -> None:
     """Both directions, chunks, masks, resets and dropout; values and gradients."""
     config = StackConfig(
@@ -99,7 +101,31 @@ def test_what_does_not_fit_is_refused_when_it_is_declared() -> None:
         ({"gates": 3}, ("w_x that init gives has shape (2, 12)", "expected (2, 9)", "3 gates")),
         ({"init": init}, ("init gives OwnParams", "expected NewParams")),
         ({"step": lambda params, carry, gates, dot: carry._replace(c=gates)}, ("step gives",)),
+        ({"step": lambda params, carry, gates, dot: gates}, ("step has to give a LSTMCarry",)),
     ):
         assert_message(lambda: lstm_jax.declare_cell(**{**parts, **changes}), *words)  # noqa: B023
     assert lstm_jax.declare_cell(**parts).step is not None
     assert_message(lambda: lstm_jax.declare_cell(**parts), "params is NewParams")
+
+
+def test_init_may_have_names_of_its_own_and_take_all_options() -> None:
+    class StrictParams(NamedTuple):
+        w_x: Any
+        w_h: Any
+        b: Any
+        more: Any
+
+    def strict(key: Any, d: int, h: int, *, initialisation: Any, dtype: Any) -> StrictParams:
+        drawn = lstm_jax.init_lstm(key, d, h, initialisation=initialisation, dtype=dtype)
+        return StrictParams(*drawn[:3], more={"gain": jnp.ones(h, dtype)})
+
+    def gained(params: Any, carry: Any, gates: Any, dot: Any) -> Any:
+        h = jnp.tanh(
+            jnp.split(gates, 4, axis=-1)[0] + dot(carry.h, params.w_h)[:, : carry.h.shape[1]]
+        )
+        return lstm_jax.GRUCarry(h * params.more["gain"])
+
+    cell = lstm_jax.declare_cell("strict", 4, StrictParams, lstm_jax.GRUCarry, strict, gained)
+    config = lstm_jax.StackConfig(cell=cell, hidden_size=4, remat=2)
+    layers = lstm_jax.init_stack(jax.random.key(0), config, input_size=3)
+    assert lstm_jax.run_stack(config, layers, None, jnp.ones((5, 2, 3)))[1].shape == (5, 2, 4)

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from core_cases import B, D, assert_message, assert_near, assert_same_bits, cases, draw, init
 from jax import random
 
@@ -33,6 +34,7 @@ def stack(kind: str, cell: str, rate: float = 0.5, **options: Any) -> tuple[Stac
     return config, init_stack(random.key(1), config, D), draw("lstm", 12)[2]
 
 
+@pytest.mark.slow
 @dropping
 @cases("bidirectional", [False, True], True)
 def test_masks_depend_on_key_lane_and_time_alone(kind: str, cell: str, bidirectional: bool) -> None:
@@ -51,6 +53,7 @@ def test_masks_depend_on_key_lane_and_time_alone(kind: str, cell: str, bidirecti
     assert_near(run_stack(at_once, layers, None, xs, dropout_key=keys)[1], whole, 1e-6)
 
 
+@pytest.mark.slow
 @dropping
 def test_a_language_model_in_chunks_draws_the_same_masks(kind: str, cell: str) -> None:
     options = {"recurrent_dropout": 0.5, "recurrent_dropout_kind": kind, "hidden_size": 8}

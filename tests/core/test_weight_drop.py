@@ -115,3 +115,13 @@ def test_the_output_layer_s_inputs_may_be_dropped_once_a_sequence() -> None:
     kept = np.asarray(hs != 0)
     assert (kept == kept[0]).all()
     assert len({lane.tobytes() for lane in kept[0]}) == 4
+
+
+def test_a_rate_that_is_no_share_is_refused_and_an_integer_of_zero_drops_nothing() -> None:
+    params = init("lstm", random.key(0), 3, 8)
+    for rate in (1.0, -0.5, float("nan"), "0.5", 2):
+        with pytest.raises(ValueError, match="0 <= rate < 1"):
+            weight_drop(random.key(1), params, rate)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(weight_drop(random.key(1), params, 0).w_h, params.w_h)
+    with pytest.raises(TypeError, match="key is NoneType"):
+        weight_drop(None, params, 0.5)  # type: ignore[arg-type]

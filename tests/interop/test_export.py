@@ -73,7 +73,7 @@ def test_steps_are_the_whole_sequence(options: dict[str, Any], dtype: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"layers": 2}, {"cell": "gru", **TIED}])
+@pytest.mark.parametrize("options", [{"layers": 2, "remat": 4}, {"cell": "gru", **TIED}])
 def test_samples_are_generates(options: dict[str, Any]) -> None:
     model, params = language_model(**options)
     sampler = reloaded(interop.export_sampler(model, params, 9, forbidden=[2, 7]))

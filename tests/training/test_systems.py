@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -288,6 +290,15 @@ def test_a_folder_has_a_file_for_each_part_and_one_vocabulary(tmp_path: Path) ->
         lanes = [np.concatenate(part) for part in zip(*batches, strict=True)]
         counted = lanes[2] & (lanes[1] != NOT_COUNTED)
         assert lanes[1].T[counted.T].tolist() == vocabulary.encode(text).tolist()
+    whole = LanguageSystem.read(replace(settings, data=str(tmp_path / "some.train.txt")))
+    joined = hashlib.sha256("".join(lines.values()).encode()).hexdigest()
+    assert system.sha256 not in (whole.sha256, joined)
+    (tmp_path / "some.test.txt").unlink()
+    assert LanguageSystem.read(settings).sha256 != system.sha256
+    no_words = replace(settings, tokens="word", min_count=1)
+    (tmp_path / "some.valid.txt").write_text("... !!!")
+    with pytest.raises(ValueError, match="validation file has no tokens"):
+        LanguageSystem.read(no_words)
     (tmp_path / "another.train.txt").write_text("")
     with pytest.raises(ValueError, match=r"must hold one file with 'train'.*or name a file"):
         LanguageSystem.read(settings)
