@@ -29,7 +29,8 @@ def declare_cell(
     `layer(params, carry, xs)` recognises it by the type of its parameters; `StackConfig(cell=...)`
     and `LanguageModelConfig(cell=...)` accept it. It supports masks, resets, both directions, token
     ids, `remat`, `compute_dtype` and single steps as every cell does. The input product is computed
-    for all time steps at once; the rest is a `lax.scan` that JAX differentiates.
+    for all time steps at once; the rest is a `lax.scan` that JAX differentiates in reverse mode.
+    Forward mode needs `backend="reference"`, as for every cell.
 
     Args:
         name: used in errors and in names of compiled programs.
