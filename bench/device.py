@@ -212,5 +212,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.table is None:
         parts = [part for part in PARTS if part.name in options.parts]
         run_all(parts, options.minutes, options.json, small=options.dry_run)
-    print("\n".join(table(rows_in(options.table or options.json))))
+    if not (rows := rows_in(file := options.table or options.json)):
+        raise ValueError(f"{file} has no rows of this bench; measure something into it first")
+    print("\n".join(table(rows)))
     return 0

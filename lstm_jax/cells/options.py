@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells.base import Cell, cell_of, check_step, input_gates, with_biases
+from lstm_jax.checks import require_array
 from lstm_jax.precision import ComputeDtype, products
 
 Activation = Literal[
@@ -113,6 +114,9 @@ def check_scales(
         ("state_scale", [state]),
         ("candidate_scale", [(*before, *candidate) for before in leading]),
     ):
-        if name in options and jnp.shape(options[name]) not in expected:
+        if name not in options:
+            continue
+        require_array(name, options[name])
+        if options[name].shape not in expected:
             shapes = " or ".join(map(str, dict.fromkeys(expected)))
-            raise ValueError(f"{name} has shape {jnp.shape(options[name])}; expected {shapes}")
+            raise ValueError(f"{name} has shape {options[name].shape}; expected {shapes}")

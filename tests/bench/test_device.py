@@ -186,6 +186,8 @@ def test_the_table_is_made_of_the_rows_with_the_best_of_each_and_the_bars(
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines))
     assert main(["--table", str(file)]) == 0
+    with pytest.raises(ValueError, match="has no rows of this bench"):
+        main(["--table", str(tmp_path / "none.jsonl")])
     told = capsys.readouterr().out
     for part in (
         "gpu (H) , 2026-01-01: jax 1",

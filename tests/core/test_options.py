@@ -326,6 +326,7 @@ def test_options_that_do_not_fit_are_one_line() -> None:
         (unit, unit_carry, {"activation": "relu"}, ("mingru has no such option; leave it",)),
         (params, carry, {"state_scale": np.ones(H)}, (f"({H},)", f"expected ({B}, {H})")),
         (params, carry, {"candidate_scale": np.ones((2, B, H))}, (f"({T}, {B}, {H}) or (1, ",)),
+        (params, carry, {"state_scale": [[1.0] * H] * B}, ("state_scale is list", "an array")),
         (params, carry, {"hold": np.ones((T, B, H))}, ("hold is ndarray", "LSTMCarry")),
         (params, carry, {"hold": hold}, ("hold is LSTMCarry", f"({T}, {B})")),
         (params, carry, {"activation": "relu", "backend": "scan"}, ("'scan'", "choose 'auto'")),
