@@ -90,6 +90,7 @@ def test_peers_write_the_same_and_draw_from_the_likeliest(name: str, system: Sys
     assert len(np.unique(written[0])) > 2
 
 
+@pytest.mark.slow
 def test_the_first_loss_hangs_on_all_the_weights_below() -> None:
     for system in (POEMS, REVIEWS):
         params: Any = system.initial_params()

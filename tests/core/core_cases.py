@@ -40,8 +40,8 @@ def cases(names: str, rows: Iterable[Any], *quick: Any, beyond: Iterable[str] = 
 
 
 each_form = partial(cases, "form")
-forms = each_form(FORMS, "lstm", "gru_after", "gru_before")
-dense_forms = each_form(DENSE_FORMS, "lstm", "gru_after", "gru_before")
+forms = each_form(FORMS, "lstm", "gru_after")
+dense_forms = each_form(DENSE_FORMS, "lstm", "gru_after")
 reversals = pytest.mark.parametrize("reverse", [False, True])
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")
 """Of `layer`, those that are no arrays."""

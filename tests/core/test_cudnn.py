@@ -69,8 +69,9 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cudnn, "require_gpu", lambda: None)
 
 
+@slow
 @pytest.mark.usefixtures("by_reference")
-@pytest.mark.parametrize("masked", [True, pytest.param(False, marks=slow)])
+@pytest.mark.parametrize("masked", [True, False])
 @settings(max_examples=4)
 @given(
     seed=st.integers(0, 1000),

@@ -177,6 +177,7 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
         assert_message(lambda: transform(closed_over)(jnp.ones(H)), "traced arrays", "params")  # noqa: B023
 
 
+@pytest.mark.slow
 def test_numbers_and_numpy_s_arrays_do_as_for_a_scan() -> None:
     """And a linear step whose factors have a product beyond all numbers."""
 

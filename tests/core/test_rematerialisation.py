@@ -67,7 +67,7 @@ IN_CHUNKS = [
 ]  # fmt: skip
 
 
-@cases("options, vocabulary_size, chunk", IN_CHUNKS, *IN_CHUNKS[:2])
+@cases("options, vocabulary_size, chunk", IN_CHUNKS, IN_CHUNKS[0])
 def test_a_language_model_in_chunks_gives_what_it_gives_whole(
     options: dict[str, Any], vocabulary_size: int, chunk: int
 ) -> None:

@@ -237,7 +237,7 @@ def test_inputs_drops_the_same_features_at_all_times_of_a_sequence() -> None:
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=slow), 2])
 def test_inputs_drops_tokens_as_features_of_their_one_hot_rows(
     bidirectional: bool, layers: int
 ) -> None:

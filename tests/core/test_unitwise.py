@@ -152,7 +152,7 @@ def loops_outside_loops(program: str) -> Iterator[str]:
                 waiting += re.findall(r"(?:calls|to_apply)=%?([\w.\-]+)", line)
 
 
-@each_form(UNITWISE_FORMS, "minlstm", "diag-gru")
+@each_form(UNITWISE_FORMS, "diag-gru")
 def test_no_loop_goes_over_time(form: str) -> None:
     """Newton's iterations are one loop, and the ways out, where it or its gradient fails, two."""
     inputs = drawn(form, 37)

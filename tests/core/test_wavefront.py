@@ -41,7 +41,7 @@ def compiled(config: StackConfig, inputs: Any, **options: Any) -> Any:
 @pytest.mark.parametrize(
     "options",
     [
-        {"dropout": 0.5},
+        pytest.param({"dropout": 0.5}, marks=slow),
         pytest.param({"cell": "gru", "layers": 3, "dropout": 0.3, "remat": 5}, marks=slow),
         pytest.param({"cell": "gru", "gru_reset": "before", "unroll": 2}, marks=slow),
         pytest.param({"projection_size": 2, "dropout": 0.5, "layers": 4}, marks=slow),

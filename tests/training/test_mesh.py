@@ -108,7 +108,7 @@ MESHES = [
         for mesh in (*SHARES, (2, "none"), (4, "none"), (2, "all"))
     ),
 ]
-PLAIN = [("one-hot", 2, 1, "none"), ("tied", 4, 1, "all"), ("tied", 4, 2, "all")]
+PLAIN = [("one-hot", 2, 1, "none"), ("tied", 4, 2, "all")]
 
 
 @pytest.mark.parametrize(
