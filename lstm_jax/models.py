@@ -19,7 +19,7 @@ from lstm_jax.cells import look_up
 from lstm_jax.checks import check_targets
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import init_affine, init_embedding
-from lstm_jax.kernels.chunks import scan_rematerialised
+from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
 from lstm_jax.losses import OutputParams, TokenScores, TokenSums, fused_cross_entropy, look_up_split
 from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Positive, Share, Size
@@ -338,7 +338,7 @@ class LanguageModel:
             return *fused_cross_entropy(policy, None, output, hs_TBH, targets, mask, axis), carry
 
         inputs = (tokens, targets, mask, resets)
-        if remat is None or remat >= tokens.shape[0] or self.config.bidirectional:
+        if not is_shorter(remat, tokens.shape[0]) or self.config.bidirectional:
             return score(carry, inputs, (dropout_key, None))
         # The loss is inside the chunks too, so that not even the layers' outputs all exist at once.
 

@@ -16,7 +16,7 @@ from jax import Array, lax, random
 
 from lstm_jax.checks import require_array, require_count
 from lstm_jax.kernels import solver
-from lstm_jax.kernels.chunks import scan_rematerialised
+from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
 from lstm_jax.kernels.linear import previous
 from lstm_jax.kernels.solver import MAX_ITERATIONS, SolverInfo
 from lstm_jax.sharding import vary_as
@@ -145,7 +145,7 @@ def parallel(
         info = solver.by_loop(jax.tree.leaves(carry)[0].dtype)
         return (*found, info) if return_info else found
     how = solver.How(True, linear, reverse, 1, tolerance, max_iterations)
-    if remat is None or remat >= times:
+    if not is_shorter(remat, times):
         carry, (ys, info) = _at_once(step, how, params, carry, xs)
     else:
 

@@ -19,7 +19,7 @@ from lstm_jax.checks import check_input, require_array, require_count
 from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import cuts_backward, held, reset_rows, select_rows
-from lstm_jax.kernels.chunks import scan_rematerialised
+from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
 from lstm_jax.kernels.options import at_all_times, require_steps, steps_only
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
@@ -230,7 +230,7 @@ def layer_with_info(
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
-    if remat is not None and isinstance(xs.shape[0], int) and remat < xs.shape[0]:
+    if is_shorter(remat, xs.shape[0]):
         run = partial(
             layer_with_info, params, reverse=reverse, backend=backend,
             compute_dtype=compute_dtype, unroll=unroll,
@@ -245,7 +245,7 @@ def layer_with_info(
     if resets is not None and reverse:
         order, ends_zeroed = cuts_backward(resets)
     cell, info = cells.cell_of(params), None
-    if backend == "reference" or plainly:
+    if backend == "reference" or plainly or cell.gates_step is not None:
         step, inputs = _one_step(policy, params, xs, input_scale, backend, compute_dtype, chosen)
         carry, hs_TBH = reference.run(
             step, carry, (*inputs, hold), mask, order,
@@ -265,22 +265,16 @@ def layer_with_info(
             kernel.weights(folded), b_G, carry, gates_TBG, mask, order, chosen.get("state_scale"),
         )  # fmt: skip
     else:
-        gates_TBG, b_G = project(policy, params, xs, input_scale)
-        gates_TBG = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
-        rest = cells.unit_params(params, policy)
-        after = cells.rest_of_step(cell, partial(time_product, policy))
-        if cell.gates_step is not None:
-            carry, hs_TBH = reference.run(
-                partial(after, rest), carry, gates_TBG, mask, order,
-                reverse=reverse, unroll=unroll or 1,
-            )  # fmt: skip
-        else:
-            at_once: bool | None = backend == "parallel"
-            if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T
-                at_once = None
-            how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
-            carry, states, info = solver.run(how, after, rest, carry, gates_TBG, mask, order)
-            hs_TBH = states.h
+        assert cell.unit_step is not None
+        at_once: bool | None = backend == "parallel"
+        if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T needs a loop
+            at_once = None
+        how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
+        carry, states, info = solver.run(
+            how, cell.unit_step, cells.unit_params(params, policy), carry,
+            _gates(policy, params, xs, input_scale), mask, order,
+        )  # fmt: skip
+        hs_TBH = states.h
     carry = reset_rows(ends_zeroed, carry)
     return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
 
@@ -300,14 +294,15 @@ def _one_step(
     after the input product, which is computed for all time steps at once.
     """
     cell = cells.cell_of(params)
-    inputs: Array
+
+    def whole_step(*at: Any, **options: Any) -> Any:
+        return cell.step(params, *at, compute_dtype=compute_dtype, **options)[0]
+
     take: Callable[..., Any]
     if backend == "reference":
-        inputs = _dense(xs, params.w_x, input_scale)
-        take = lambda *at, **rest: cell.step(params, *at, compute_dtype=compute_dtype, **rest)[0]  # noqa: E731
+        inputs, take = _dense(xs, params.w_x, input_scale), whole_step
     else:
-        gates_TBG, b_G = project(policy, params, xs, input_scale)
-        inputs = gates_TBG if b_G is None else gates_TBG + b_G[None, None]
+        inputs = _gates(policy, params, xs, input_scale)
         if cell.options_step is not None:
             take = partial(cell.options_step, params, dot=policy.dot)
         else:
@@ -381,18 +376,23 @@ def project(
 ) -> tuple[Array, Array | None]:
     """Input part of the gates at all time steps `[T, B, G]`, and the bias if not yet added."""
     assert params.b is not None
-    b_G = params.b.astype(policy.accumulate)
-    each: Callable[[Array], Array] = lambda rows: rows  # noqa: E731
-    at_each_time = each
-    if (inputs := cells.cell_of(params).inputs) is not None:
-        each = partial(inputs, cells.unit_params(params, policy))
-        at_each_time = jax.vmap(each)
+    b_G, inputs = params.b.astype(policy.accumulate), cells.cell_of(params).inputs
+
+    def changed(rows: Array) -> Array:
+        return rows if inputs is None else inputs(cells.unit_params(params, policy), rows)
+
     if xs.ndim == 3:
-        return at_each_time(time_product(policy, xs, params.w_x)), b_G
+        return jax.vmap(changed)(time_product(policy, xs, params.w_x)), b_G
     table_DG = params.w_x.astype(policy.accumulate)
     if input_scale is None:
-        return cells.look_up(each(table_DG) + b_G[None], xs), None
-    return at_each_time(cells.look_up(table_DG, xs) * input_scale[..., None]), b_G
+        return cells.look_up(changed(table_DG) + b_G[None], xs), None
+    return jax.vmap(changed)(cells.look_up(table_DG, xs) * input_scale[..., None]), b_G
+
+
+def _gates(policy: Products, params: cells.Params, xs: Array, input_scale: Array | None) -> Array:
+    """Input part of the gates at all time steps, with the bias."""
+    gates_TBG, b_G = project(policy, params, xs, input_scale)
+    return gates_TBG if b_G is None else gates_TBG + b_G[None, None]
 
 
 def _dense(xs: Array, w_x: Array, input_scale: Array | None) -> Array:

@@ -21,6 +21,7 @@ from lstm_jax.dropout import fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.kernels import cudnn
 from lstm_jax.kernels.carries import cuts_backward, reset_rows
+from lstm_jax.kernels.chunks import is_shorter
 from lstm_jax.kernels.options import require_steps, steps_only
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
@@ -186,19 +187,16 @@ def init_stack(
         >>> [layer.w_x.shape for layer in layers]
         [(3, 16), (4, 16)]
     """
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"initialisation": config.initialisation, "dtype": dtype}
     if config.cell == "gru":
-        options = {"reset": config.gru_reset}
+        options["reset"] = config.gru_reset
     if config.projection_size:
-        options = {"projection_size": config.projection_size}
+        options["projection_size"] = config.projection_size
     if not config.use_bias:
         options["use_bias"] = False
-    cell, whose = cell_named(config.cell), config.initialisation
 
     def draw(key: Array, size: int) -> Any:
-        return cell.init(
-            key, size, config.hidden_size, initialisation=whose, dtype=dtype, **options
-        )
+        return cell_named(config.cell).init(key, size, config.hidden_size, **options)
 
     layers: list[Any] = []
     for index in range(config.layers):
@@ -413,9 +411,7 @@ def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...])
 
 def _delay(config: StackConfig, xs: Array) -> int | None:
     """The delay of an upper layer; None if the sequence is not longer than that."""
-    times = xs.shape[0]  # a symbol in an exported program of any length
-    is_longer = isinstance(times, int) and config.wavefront is not None and config.wavefront < times
-    return config.wavefront if is_longer else None
+    return config.wavefront if is_shorter(config.wavefront, xs.shape[0]) else None
 
 
 def _in_turn(

@@ -21,7 +21,7 @@ from lstm_jax.checks import check_input
 from lstm_jax.kernels import scan
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import select_rows
-from lstm_jax.kernels.chunks import scan_chunks, scan_rematerialised
+from lstm_jax.kernels.chunks import is_shorter, scan_chunks, scan_rematerialised
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.recurrence import begun, check_layer, project
 from lstm_jax.sharding import vary_as
@@ -86,7 +86,7 @@ def run_pair(
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
     inputs = (xs, mask, resets, input_scale, kept_TBH)
     run = partial(_delayed, how, policy, params)
-    if how.remat is None or how.remat >= xs.shape[0]:
+    if not is_shorter(how.remat, xs.shape[0]):
         return run(carry, inputs)
     return scan_rematerialised(lambda *given: run(*given[:2]), carry, inputs, how.remat)
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 Body = Callable[[Any, Any, Array], tuple[Any, Any]]
+
+
+def is_shorter(chunk: int | None, times: Any) -> TypeGuard[int]:
+    """Whether there is a chunk of fewer steps than T; a symbolic T (exported programs) has none."""
+    return chunk is not None and isinstance(times, int) and chunk < times
 
 
 def scan_rematerialised(

@@ -173,3 +173,15 @@ def test_what_is_exported_has_a_signature_and_what_cannot_be_says_so(
     with pytest.raises(ValueError, match=r"pip install 'lstm-jax\[interop\]'"):
         interop.save_exported(tmp_path / "step.bin", step)
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_in_chunks_take_a_length_that_is_a_symbol_whole() -> None:
+    model, params = language_model(layers=2, remat=2)
+    shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("t, b"), jnp.int32)
+
+    def logits(tokens: Any) -> Any:
+        return model.apply(params, None, tokens)[1]
+
+    tokens = jnp.asarray(np.arange(12).reshape(6, 2) % model.vocabulary_size, jnp.int32)
+    found = jax.export.export(jax.jit(logits))(shape).call(tokens)
+    np.testing.assert_allclose(found, logits(tokens), rtol=1e-5, atol=1e-6)
