@@ -44,6 +44,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--slow") or not ON_CPU:
         return
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    # One piece of code a program: many small ones take longer to put together.
+    os.environ["XLA_FLAGS"] += " --xla_cpu_parallel_codegen_split_count=1"
     if version("jaxlib").startswith("0.10."):
         # Of its two ways to make code of fused operations, the one that takes a third of the time;
         # later versions have the other alone.

@@ -178,10 +178,10 @@ def _run_backward(
 run.defvjp(_run_forward, _run_backward)
 
 
-def _on_gpus(kernel: Kernel) -> tuple[Any, Any]:
-    """Modules with the form for CUDA and for ROCm."""
+def _on_gpus(kernel: Kernel) -> Sequence[Any]:
+    """Modules with the form for CUDA and, where it is another, for ROCm."""
     if not kernel.is_fused:
-        return gpu, gpu
+        return (gpu,)
     from lstm_jax.kernels import mosaic  # imports Pallas
 
     return mosaic, gpu
@@ -190,11 +190,14 @@ def _on_gpus(kernel: Kernel) -> tuple[Any, Any]:
 def _by_platform(
     form: gpu.Elementwise | None, in_place: Any, on_gpus: Sequence[Any], inputs: Sequence[Any]
 ) -> Any:
-    """Choose the form at lowering, so that a multi-platform export holds the right one for each."""
+    """Choose the form at lowering, so that a multi-platform export holds the right one for each.
+
+    One object for both kinds of GPUs is traced once.
+    """
     if form is None:
         return in_place(*inputs)
-    cuda, rocm = (partial(on_gpu, form) for on_gpu in on_gpus)
-    return lax.platform_dependent(*inputs, cuda=cuda, rocm=rocm, default=in_place)
+    forms = [partial(on_gpu, form) for on_gpu in on_gpus]
+    return lax.platform_dependent(*inputs, cuda=forms[0], rocm=forms[-1], default=in_place)
 
 
 def _forward(

@@ -94,6 +94,7 @@ def test_changed_filters_stops_and_lengths_recompile_nothing() -> None:
     assert decode.decode._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_draws_are_the_same_with_64_bit_types() -> None:
     with jax.enable_x64(True):
         wide = write(template(20), key=KEY).tokens
