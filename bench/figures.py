@@ -115,13 +115,15 @@ def explained(config: TrainConfig) -> str:
         return "training perplexity at epochs 40 and 160, or else the last; it learns by heart"
     if isinstance(config, ReviewsConfig):
         if not config.heldout_share:
-            return "training loss in nats a review, nothing held out"
+            return "training loss in nats per review, nothing held out"
         return (
             "held-out accuracy where the held-out loss is lowest (the checkpoint that is kept; the "
             f"highest accuracy is a remark); held out: {share} of the reviews, drawn by the seed"
         )
     if not config.heldout_share:
-        return f"training loss in nats a {token}, mean over the last row's steps; nothing held out"
+        return (
+            f"training loss in nats per {token}, mean over the last row's steps; nothing held out"
+        )
     ends = ""
     if isinstance(config, PoemsConfig):
         ends = ", poems' ends apart, and accuracy at the best"
@@ -132,7 +134,7 @@ def explained(config: TrainConfig) -> str:
         split = f"the text's last {share}"
         if config.heldout_from == "lanes":
             split = f"the last {share} of each of a batch's lanes, so from all over the text"
-    return f"held-out loss in nats a {token}, the last and the best{ends}; held out: {split}"
+    return f"held-out loss in nats per {token}, the last and the best{ends}; held out: {split}"
 
 
 def decimals(found: Spread) -> str:

@@ -152,7 +152,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(Options, Options(), arguments, "bench launches")
     compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
     device = described("a CUDA GPU", "cuda", "", "cuda", target_config=_H100, topology="1x1x1")
-    print("compiled for an H100 and not run: launches a time step, of each loop over time")
+    print("compiled for an H100 and not run: launches per time step, of each loop over time")
     with writing(options.json) as write:
         for program in options.all():
             for loop in loops_of(program, *compile_for_h100(program, device, compiler)):

@@ -130,7 +130,7 @@ def _rates(rows: Sequence[Row]) -> Any:
         axes.set_xlabel("batch size")
         axes.set_title(system, fontsize=11)
         open_axes(axes)
-    panels[0].set_ylabel("tokens a second")
+    panels[0].set_ylabel("tokens per second")
     panels[0].legend(frameon=False, fontsize=9)
     return figure
 
@@ -138,7 +138,7 @@ def _rates(rows: Sequence[Row]) -> Any:
 def _growth(rows: Sequence[Row]) -> Any:
     sizes = list(dict.fromkeys(str(row.shape["varied"]) for row in rows))
     measures: dict[str, Callable[[Row], float]] = {
-        "microseconds a token": lambda row: 1e6 / row.tokens_per_second,
+        "microseconds per token": lambda row: 1e6 / row.tokens_per_second,
         "temporary memory, MB": lambda row: row.memory_mb or 0.0,
         _COMPILE: lambda row: row.compile_s,
     }

@@ -36,7 +36,7 @@ class TokenSums(NamedTuple):
 
     Examples:
         >>> sums = lstm_jax.losses.TokenSums(loss=jnp.array(5.0), correct=jnp.array(2.0), weight=4)
-        >>> float(sums.loss / sums.weight)  # the mean, in nats a token
+        >>> float(sums.loss / sums.weight)  # the mean, in nats per token
         1.25
     """
 

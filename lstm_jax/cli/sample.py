@@ -256,7 +256,8 @@ def _print_scores(command: SampleCommand, writer: Writer, path: Path) -> None:
     total = math.fsum(each.log_likelihood for each in found)
     tokens = sum(len(each.log_probabilities) for each in found)
     tell(
-        f"{figure(-total / tokens)} nats a token, perplexity {figure(perplexity(total, tokens))}, "
+        f"{figure(-total / tokens)} nats per token, "
+        f"perplexity {figure(perplexity(total, tokens))}, "
         f"over {tokens:,} tokens of {len(found):,} texts"
     )
 

@@ -43,7 +43,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
     _panel(left, names, logs, "loss")
     _panel(right, names, logs, "accuracy")
     of_tokens = any("perplexity" in rows[-1] for rows in logs)
-    left.set_ylabel("loss (nats a token)" if of_tokens else "loss (nats)")
+    left.set_ylabel("loss (nats per token)" if of_tokens else "loss (nats)")
     right.set_ylabel("accuracy of the most likely token" if of_tokens else "accuracy")
     if of_tokens and left.get_ylim()[1] < _MOST_NATS:
         # matplotlib also takes the logarithm of values outside the axis.

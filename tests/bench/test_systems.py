@@ -332,7 +332,7 @@ def test_the_command_prints_and_writes_one_table(
     assert len(cells) == 4
     assert len({len(line) for line in cells}) == 1
     assert [line.split()[1] for line in cells[2:]] == ["anna", "poems"]
-    assert "\n- poems: held-out loss in nats a character" in printed
+    assert "\n- poems: held-out loss in nats per character" in printed
     anna, found = map(json.loads, (tmp_path / "lines.json").read_text().splitlines())
     assert anna["seeds"] == [0]
     assert found["figures"]["heldout_loss"]["mean"] is None

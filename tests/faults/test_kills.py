@@ -156,7 +156,7 @@ def draw_runs(runs: Mapping[str, Path], file: Path) -> float:
     axes = figure.subplots()
     for (name, log), style in zip(logs.items(), STYLES, strict=False):
         axes.plot(list(log), list(log.values()), label=name, **style)
-    axes.set(xlabel="step", ylabel="training loss\n(nats a character)")
+    axes.set(xlabel="step", ylabel="training loss\n(nats per character)")
     axes.set_title(f"largest difference: {largest:g}", fontsize=9, loc="right")
     axes.legend(frameon=False, fontsize=9)
     axes.grid(alpha=0.3)
