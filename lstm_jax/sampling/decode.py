@@ -25,7 +25,9 @@ FREE = -1
 """Template entry that marks a place to be filled."""
 
 PREFILL_CHUNK = 1024
-"""Time steps of one prefill scan; longer prompts take several, so few lengths are compiled."""
+"""Most time steps of one prefill program; longer prompts take several, so few are compiled."""
+
+_READ_AT_ONCE = 16  # as fast as more: larger arrays leave the caches
 
 
 def refuse_bidirectional(model: LanguageModel) -> None:
@@ -107,25 +109,33 @@ def prefill(
     for row, prompt in enumerate(prompts):
         tokens_TB[total - len(prompt) :, row] = prompt
     mask_TB = np.arange(total)[:, None] >= total - np.array([len(prompt) for prompt in prompts])
-    first = 0
-    while first < total:
-        last = first + (power_of_two(rest) if first == 0 and rest else PREFILL_CHUNK)
-        chunk = slice(first, last)
-        carry, hidden_BH = _prefill(model, params, carry, tokens_TB[chunk], mask_TB[chunk])
-        first = last
-    return carry, hidden_BH.astype(dtype)
+    state, unused = (carry, hidden_BH), (total - longest) // _READ_AT_ONCE
+    for last in range(power_of_two(rest) or PREFILL_CHUNK, total + 1, PREFILL_CHUNK):
+        chunk = slice(max(0, last - PREFILL_CHUNK), last)
+        state = _prefill(model, params, state, tokens_TB[chunk], mask_TB[chunk], np.int32(unused))
+        unused = 0  # padding stands in front of the first chunk alone
+    return state
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _prefill(
     model: LanguageModel,
     params: LanguageModelParams,
-    carry: tuple[Any, ...],
+    state: tuple[tuple[Any, ...], Array],
     tokens_TB: Array,
     mask_TB: Array,
+    unused: Array,
 ) -> tuple[tuple[Any, ...], Array]:
-    carry, hs_TBH = model.hidden(params, carry, tokens_TB, mask=mask_TB)
-    return carry, hs_TBH[-1]
+    """Read a chunk, a part at a time, without the first `unused` parts, which are all padding."""
+    shape = (-1, min(len(tokens_TB), _READ_AT_ONCE), tokens_TB.shape[1])
+    tokens_NTB, mask_NTB = tokens_TB.reshape(shape), mask_TB.reshape(shape)
+
+    def read(number: Array, state: tuple[Any, Array]) -> tuple[Any, Array]:
+        carry, hs_TBH = model.hidden(params, state[0], tokens_NTB[number], mask=mask_NTB[number])
+        return carry, hs_TBH[-1].astype(state[1].dtype)
+
+    found: tuple[Any, Array] = lax.fori_loop(unused, len(tokens_NTB), read, state)
+    return found
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
