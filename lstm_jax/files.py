@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
 
@@ -43,6 +44,18 @@ def reason(error: OSError | ValueError) -> str:
 def one_line(error: Exception, most: int = 200) -> str:
     """The error's message as a single line of at most `most` characters."""
     return " ".join(str(error).split())[:most]
+
+
+def listed(shown: Sequence[str]) -> str:
+    """The first ten of some names, and the number of the others."""
+    more = len(shown) - 10
+    return ", ".join(shown[:10]) + f" and {more} more" * (more > 0)
+
+
+def contents(folder: Path) -> str:
+    """What a folder holds, by name, as the end of a sentence about it."""
+    names = sorted(repr(each.name) for each in folder.glob("*"))
+    return f"holds {listed(names)}" if names else "is empty"
 
 
 def is_device(path: str | os.PathLike[str]) -> bool:

@@ -13,11 +13,13 @@ import jax
 
 from lstm_jax.cli.console import json_line, put, tell
 from lstm_jax.cli.options import SampleCommand
+from lstm_jax.files import listed
 from lstm_jax.models import LanguageModel
 from lstm_jax.sampling import FilterOptions, perplexity, score, with_weights
 from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.systems.poems import PoemsConfig
 from lstm_jax.systems.writer import (
+    BLANK,
     Template,
     Writer,
     Written,
@@ -31,8 +33,6 @@ from lstm_jax.text import Vocabulary, read_lines
 from lstm_jax.text.ids import Ids
 from lstm_jax.training.log import figure
 from lstm_jax.training.run import load
-
-_LISTED_AT_MOST = 10
 
 
 def run(command: SampleCommand) -> int:
@@ -111,13 +111,11 @@ def _note_unknown(vocabulary: Vocabulary, texts: Iterable[str]) -> None:
             as_given = re.search(re.escape(token), text, re.IGNORECASE)
             found[as_given[0] if as_given else token] = None
     if found:
-        tell(f"note: not in the model's vocabulary, and read as unknown: {_listed(list(found))}")
+        tell(f"note: not in the model's vocabulary, and read as unknown: {_listed(found)}")
 
 
-def _listed(tokens: list[str]) -> str:
-    more = len(tokens) - _LISTED_AT_MOST
-    shown = ", ".join(map(repr, tokens[:_LISTED_AT_MOST]))
-    return f"{shown} and {more} more" if more > 0 else shown
+def _listed(tokens: Iterable[str]) -> str:
+    return listed([*map(repr, tokens)])
 
 
 def _templates(command: SampleCommand, vocabulary: Vocabulary, config: Any) -> list[Template]:
@@ -133,7 +131,9 @@ def _templates(command: SampleCommand, vocabulary: Vocabulary, config: Any) -> l
             text = config.sample_templates[0] if has_blanks else _own_prompt(vocabulary, config)
         texts = [("", text)]
     if not command.feed_unknown:
-        _note_unknown(vocabulary, (text for _, text in texts))
+        _note_unknown(
+            vocabulary, (text.replace(BLANK, "") if has_blanks else text for _, text in texts)
+        )
     template = partial(prompt_template, length=command.length)
     if has_blanks:
         template = partial(blanks_template, feed_unknown=command.feed_unknown)

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lstm_jax.files import contents
 from lstm_jax.settings import Count, Vocabular
 from lstm_jax.systems.base import TrainConfig, known_characters
 from lstm_jax.systems.downloads import located
@@ -114,11 +115,13 @@ def read_corpus_text(config: CorpusConfig, copy: Path | None = None) -> Parts:
     if not path.is_dir():
         # The published cleaning drops a fixed number of the file's characters, line ends included.
         return Parts(read_text(path, as_is=config.cleaning == "published"))
-    files = [[*path.glob(f"*{part}*")] for part in ("train", "valid", "test")]
+    parts = ("train", "valid", "test")
+    files = [[each for each in path.glob("*") if part in each.name.lower()] for part in parts]
     if [len(found) for found in files[:2]] != [1, 1] or len(files[2]) > 1:
         raise ValueError(
             f"the folder {config.data!r} must hold one file with 'train' in its name, one with "
-            "'valid' and at most one with 'test'; put them there, or name a file"
+            f"'valid' and at most one with 'test', but {contents(path)}; put them there, or name a "
+            "file"
         )
     return Parts(*(read_text(each) for found in files for each in found))
 

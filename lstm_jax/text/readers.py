@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from lstm_jax.files import is_device, reason
+from lstm_jax.files import contents, is_device, reason
 from lstm_jax.text.decoding import decode
 
 
@@ -61,6 +61,8 @@ def _read_decoded(path: str | os.PathLike[str]) -> str:
     shown = repr(os.fspath(path))  # repr keeps a path that contains a line end on one line
     if is_device(path):
         raise ValueError(f"{shown} is a device; give a text file")
+    if os.path.isdir(path):
+        raise ValueError(f"{shown} is a folder, which {contents(Path(path))}; give a text file")
     try:
         raw = Path(path).read_bytes()
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from lstm_jax.files import one_line, reason
+from lstm_jax.files import contents, one_line, reason
 from lstm_jax.text.decoding import decode, refuse_packed
 from lstm_jax.text.ids import Ids
 from lstm_jax.text.vocabulary import Vocabulary, by_frequency
@@ -38,7 +38,7 @@ _MOST_BYTES = 4 * 2**30
 _LONGEST_REVIEW = 2**20
 _READS_AFTER_END = 100
 _SEPARATOR_LINE = re.compile(r"\"?sep=([,;|\t])\"?(?=\r?\n)", re.IGNORECASE)
-_REVIEW = re.compile(r"(?:^|/)(?:(train|test)/)?(pos|neg)/([^/.][^/]*\.txt)\Z")
+_REVIEW = re.compile(r"(?:^|/)(?:(train|test)/)?(pos|neg)/([^/.][^/]*\.txt)\Z", re.IGNORECASE)
 # What tarfile and zlib raise for invalid bytes.
 _DAMAGE = (tarfile.TarError, zlib.error, struct.error, OSError, EOFError, ValueError, LookupError,
            RecursionError)  # fmt: skip
@@ -65,7 +65,7 @@ class ReviewSet(NamedTuple):
 def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     """Read a folder, an archive or a table of labelled reviews; all text is UTF-8.
 
-    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011): files
+    A folder has the layout of the Large Movie Review Dataset (Maas et al. 2011), in any case: files
     `{train,test}/{pos,neg}/NAME.txt`, in it or in its sub-folder `aclImdb`. Without `train`, the
     files of `{pos,neg}` are for training; `test` is optional. A `.tar`, `.tar.gz` or `.tgz`
     contains this layout at any depth, and is read as a stream. Other files, links and names that
@@ -90,7 +90,7 @@ def read_reviews(path: str | os.PathLike[str]) -> ReviewSet:
     place, shown = Path(path), repr(os.fspath(path))
     try:
         if place.is_dir():
-            return _sorted_set(_folder_files(place), shown)
+            return _sorted_set(_folder_files(place), shown, f", and {contents(place)}")
         if place.is_file():
             if place.suffix.lower() in _TABLES:
                 return _read_table(place, shown)
@@ -143,7 +143,7 @@ def encode_review(
     return ids[-length:] if keep == "last" else ids[:length]
 
 
-def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
+def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str, holds: str = "") -> ReviewSet:
     """Return the decoded files in sorted order, whatever order they come in."""
     found: dict[_Key, str] = {}
     total = 0
@@ -160,17 +160,17 @@ def _sorted_set(files: Iterable[tuple[_Key, bytes]], shown: str) -> ReviewSet:
     halves: dict[str, _Pairs] = {"train": [], "test": [], "": []}
     for key in sorted(found, key=_file_order):
         halves[key[0]].append((found[key], int(key[1] == "pos")))
-    return _review_set(halves["train"] or halves[""], halves["test"], shown)
+    return _review_set(halves["train"] or halves[""], halves["test"], shown, holds)
 
 
-def _review_set(training: _Pairs, test: _Pairs, shown: str) -> ReviewSet:
+def _review_set(training: _Pairs, test: _Pairs, shown: str, holds: str = "") -> ReviewSet:
     """Return the texts and labels of each half; an empty `test` becomes None."""
     positive = sum(label for _, label in training)
     if not 0 < positive < len(training):
         raise ValueError(
             f"{shown} has {positive} positive and {len(training) - positive} negative reviews for "
-            "training; give some of both, as files {train,test}/{pos,neg}/NAME.txt or "
-            "{pos,neg}/NAME.txt, or as rows of a table"
+            f"training{holds}; give some of both, as files "
+            "{train,test}/{pos,neg}/NAME.txt or {pos,neg}/NAME.txt, or as rows of a table"
         )
     learnt, tested = (
         Reviews(tuple(text for text, _ in pairs), np.array([label for _, label in pairs], np.int32))
@@ -187,12 +187,24 @@ def _file_order(key: _Key) -> tuple[bool, list[tuple[str, int, str]], str]:
 
 
 def _folder_files(folder: Path) -> Iterator[tuple[_Key, bytes]]:
-    for above, split, label in product(("", "aclImdb"), ("train", "test", ""), ("pos", "neg")):
-        half = folder / above / split / label
-        for file in half.iterdir() if half.is_dir() else ():
-            if _REVIEW.search(file.as_posix()) and file.is_file() and not file.is_symlink():
-                with open(file, "rb") as opened:
-                    yield (split, label, file.name), opened.read(_LONGEST_REVIEW + 1)
+    roots = [folder, *_folders([folder], "aclimdb")]
+    halves = [*roots, *_folders(roots, "train", "test")]
+    for file in (file for half in _folders(halves, "pos", "neg") for file in half.iterdir()):
+        match = _REVIEW.search(file.relative_to(folder).as_posix())
+        if match and file.is_file() and not file.is_symlink():
+            with open(file, "rb") as opened:
+                yield _key(match), opened.read(_LONGEST_REVIEW + 1)
+
+
+def _folders(above: Iterable[Path], *names: str) -> list[Path]:
+    """The sub-folders of these names, in upper or lower case."""
+    found = (each for folder in above for each in folder.iterdir() if each.name.lower() in names)
+    return [each for each in found if each.is_dir()]
+
+
+def _key(match: re.Match[str]) -> _Key:
+    split, label, name = match.groups("")
+    return split.lower(), label.lower(), name
 
 
 class _RefusedError(Exception):
@@ -250,8 +262,7 @@ def _archive_files(path: Path, shown: str) -> Iterator[tuple[_Key, bytes]]:
                     tar.members.clear()  # type: ignore[attr-defined]  # it would keep every header
                     match = _REVIEW.search(member.name)
                     if match and member.isreg() and (content := tar.extractfile(member)):
-                        key = match[1] or "", match[2], match[3]
-                        yield key, content.read(_LONGEST_REVIEW + 1)
+                        yield _key(match), content.read(_LONGEST_REVIEW + 1)
             while reader.read():  # including the checksum at the end
                 pass
             return

@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, cast
 import numpy as np
 import numpy.typing as npt
 
-from lstm_jax.files import one_line, reason, write_whole
+from lstm_jax.files import listed, one_line, reason, write_whole
 from lstm_jax.settings import CountOrZero, check, from_json
 from lstm_jax.text.ids import Ids, as_ids
 from lstm_jax.text.readers import read_text
@@ -28,7 +28,6 @@ PADDING_TOKENS = ("\0", "<pad>")
 """Tokens that occur in no text; one of them with id 0 pads sequences."""
 
 _FIELDS = ("kind", "tokens", "unknown")
-_LISTED_AT_MOST = 10
 
 
 @dataclass(frozen=True)
@@ -254,13 +253,11 @@ class Vocabulary:
 
     def _outside(self, tokens: Iterable[str]) -> ValueError:
         is_word, missing = self.is_of_words, list(dict.fromkeys(tokens))
-        shown = (f"{each!r}" if is_word else f"{each!r} (U+{ord(each):04X})" for each in missing)
-        more = len(missing) - _LISTED_AT_MOST
+        shown = [repr(each) + ("" if is_word else f" (U+{ord(each):04X})") for each in missing]
         return ValueError(
             f"the text holds {len(missing)} {self._noun}{'s' * (len(missing) > 1)} outside the "
-            f"vocabulary: {', '.join([*shown][:_LISTED_AT_MOST])}{f' and {more} more' * (more > 0)}"
-            "; remove them, build the vocabulary from a text that holds them, or build it with an "
-            "unknown token"
+            f"vocabulary: {listed(shown)}; remove them, build the vocabulary from a text that "
+            "holds them, or build it with an unknown token"
         )
 
 

@@ -210,7 +210,7 @@ def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
 
 
 def test_a_template_of_words_keeps_them_and_may_feed_unknown_ones(
-    call: Command, refusal: Refusal, word_run: Path
+    call: Command, refusal: Refusal, word_run: Path, files: Path, tmp_path: Path
 ) -> None:
     for token in ("**", "час*"):
         err = refusal(sample_command, word_run, "--template", f"час {token} час")
@@ -223,6 +223,10 @@ def test_a_template_of_words_keeps_them_and_may_feed_unknown_ones(
     assert (row["tokens"][0], row["ids"][0] > 0) == ("Часы", True)
     assert (row["tokens"][2], row["ids"][2]) == ("Xyzzy", 0)
     assert "note" not in err
+    line = f"--data {files}/words.txt --run-dir {tmp_path}/run --tokens token --sample-every 0"
+    assert call(train_command, *line.split(), *SHORT, *MODEL)[0] == 0
+    code, out, err = call(sample_command, tmp_path / "run", "--template", "пробили * и")
+    assert (code, len(out.split()), "note" in err) == (0, 3, False), err
 
 
 @pytest.mark.parametrize("as_published", [pytest.param(False, marks=pytest.mark.slow), True])

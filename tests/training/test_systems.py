@@ -274,7 +274,7 @@ def test_a_folder_has_a_file_for_each_part_and_one_vocabulary(tmp_path: Path) ->
     """Each token of the other parts is predicted once, the first after what stands before it."""
     lines = {"train": " the <unk> sat\n\n" * 40, "valid": " a cat sat \n" * 9, "test": "it\n" * 9}
     for part, text in lines.items():
-        (tmp_path / f"some.{part}.txt").write_text(text)
+        (tmp_path / f"Some.{part.title()}.txt").write_text(text)
     sizes: Any = {"batch_size": 2, "sequence_length": 4}
     settings = LanguageConfig(data=str(tmp_path), tokens="token", **sizes)
     system = LanguageSystem.read(settings)
@@ -290,17 +290,19 @@ def test_a_folder_has_a_file_for_each_part_and_one_vocabulary(tmp_path: Path) ->
         lanes = [np.concatenate(part) for part in zip(*batches, strict=True)]
         counted = lanes[2] & (lanes[1] != NOT_COUNTED)
         assert lanes[1].T[counted.T].tolist() == vocabulary.encode(text).tolist()
-    whole = LanguageSystem.read(replace(settings, data=str(tmp_path / "some.train.txt")))
+    whole = LanguageSystem.read(replace(settings, data=str(tmp_path / "Some.Train.txt")))
     joined = hashlib.sha256("".join(lines.values()).encode()).hexdigest()
     assert system.sha256 not in (whole.sha256, joined)
-    (tmp_path / "some.test.txt").unlink()
+    (tmp_path / "Some.Test.txt").unlink()
     assert LanguageSystem.read(settings).sha256 != system.sha256
     no_words = replace(settings, tokens="word", min_count=1)
-    (tmp_path / "some.valid.txt").write_text("... !!!")
+    (tmp_path / "Some.Valid.txt").write_text("... !!!")
     with pytest.raises(ValueError, match="validation file has no tokens"):
         LanguageSystem.read(no_words)
     (tmp_path / "another.train.txt").write_text("")
-    with pytest.raises(ValueError, match=r"must hold one file with 'train'.*or name a file"):
+    with pytest.raises(
+        ValueError, match=r"one file with 'train'.* holds 'Some.Train.txt',.*or name"
+    ):
         LanguageSystem.read(settings)
 
 
