@@ -24,7 +24,7 @@ from lstm_jax.systems.writer import (
     Writer,
     Written,
     blanks_template,
-    joined,
+    pieces,
     prompt_template,
     shown_pieces,
     unknown_options,
@@ -220,7 +220,7 @@ def _written(
 def _described(writer: Writer, template: Template, written: Written, text: str) -> str:
     known = written.tokens[: template.known]
     described = {
-        "prompt": template.prompt or joined(writer.vocabulary, known),
+        "prompt": template.prompt or "".join(pieces(writer.vocabulary, known)),
         "text": text,
         "tokens": written.tokens,
         "ids": written.ids.tolist(),

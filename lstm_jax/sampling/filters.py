@@ -340,8 +340,8 @@ def _first_highest(logits: Array) -> Array:
     return jnp.min(jnp.where(is_highest, ids, logits.shape[-1] - 1), axis=-1)
 
 
-def _if(condition: Array, change: Callable[[Array], Array], logits: Array) -> Array:
-    changed: Array = lax.cond(condition, change, lambda logits: logits, logits)
+def _if(condition: Array, change: Callable[[Array], Array], values: Array) -> Array:
+    changed: Array = lax.cond(condition, change, lambda values: values, values)
     return changed
 
 
@@ -390,8 +390,7 @@ def _first(marked: Array, number: Array) -> Array:
         running = jnp.cumsum(marked.astype(jnp.float32), axis=-1)
         return marked & (running <= number[..., None])
 
-    kept: Array = lax.cond(jnp.any(_count(marked) > number), cut, lambda marked: marked, marked)
-    return kept
+    return _if(jnp.any(_count(marked) > number), cut, marked)
 
 
 def _marked(vocabulary_size: int, forbidden: Sequence[int]) -> npt.NDArray[np.bool_]:

@@ -6,7 +6,7 @@ Shapes: T time, B batch.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Unpack
 
 import jax
@@ -288,17 +288,17 @@ def _prepare(
     if not allow_bidirectional:
         refuse_bidirectional(model)
     rows = _rows(model, np.asarray(template), lengths)
+    size = len(rows)
+    rows += [np.zeros(0, np.int32)] * (power_of_two(size) - size)
     # No prefill: it would show the backward direction a whole prompt, unlike anything in training.
     known = [0 if model.config.bidirectional else prompt_length(row) for row in rows]
-    size = power_of_two(len(rows))
-    filler = [np.zeros(0, np.int32)] * (size - len(rows))
-    given, places = _stacked([row[k:] for row, k in zip(rows, known, strict=True)] + filler)
+    given, places = _stacked([row[k:] for row, k in zip(rows, known, strict=True)])
     return _Job(
-        len(rows),
-        [row[:k] for row, k in zip(rows, known, strict=True)] + filler,
+        size,
+        [row[:k] for row, k in zip(rows, known, strict=True)],
         given,
         places,
-        keys_of_rows(key, first_row, size),
+        keys_of_rows(key, first_row, len(rows)),
         make_filters(model.vocabulary_size, **filters),
         make_stops(model.vocabulary_size, stops),
     )
@@ -360,24 +360,19 @@ def _texts(job: _Job, chunks: list[_Chunk], *, with_scores: bool) -> Texts:
     times = max(k + p for k, p in zip(known, job.places, strict=False))
     tokens = np.full((times, job.size), FREE, np.int32)
     scores = np.full((times, job.size), np.nan, np.float32)
-    lengths, stopped = np.array(known, np.int32), np.zeros(job.size, np.bool_)
-    written_NB = np.concatenate([job.given[:0], *(chunk.tokens for chunk in chunks)])
+    lengths, settled = np.array(known, np.int32), list(_settled(job, chunks))
     for row, prompt in enumerate(job.prompts[: job.size]):
-        tokens[: len(prompt), row] = prompt
-        written = written_NB[written_NB[:, row] != FREE, row]
-        if chunks and chunks[-1].stopped[row]:
-            stopped[row] = True
-            written = written[: len(written) - job.stops.length[chunks[-1].matched[row]]]
-        lengths[row] += len(written)
-        place = slice(known[row], lengths[row])
-        tokens[place, row] = written
+        text = np.concatenate([prompt, *(written[row] for written in settled)])
+        lengths[row] = len(text)
+        tokens[: len(text), row] = text
         if with_scores and chunks:
             scored = np.concatenate([chunk.scores[:, row] for chunk in chunks])
-            scores[place, row] = scored[: len(written)]
+            scores[known[row] : len(text), row] = scored[: len(text) - known[row]]
+    stopped = chunks[-1].stopped[: job.size] if chunks else np.zeros(job.size, np.bool_)
     return Texts(tokens, lengths, stopped, scores if with_scores else None)
 
 
-def _settled(job: _Job, chunks: Iterator[_Chunk]) -> Iterator[list[Ids]]:
+def _settled(job: _Job, chunks: Iterable[_Chunk]) -> Iterator[list[Ids]]:
     """Yield the tokens of each row that can no longer change, chunk by chunk."""
     held = [np.zeros(0, np.int32) for _ in range(job.size)]
     first = 0
@@ -385,14 +380,13 @@ def _settled(job: _Job, chunks: Iterator[_Chunk]) -> Iterator[list[Ids]]:
         first += len(chunk.tokens)
         found = []
         for row in range(job.size):
-            tokens = chunk.tokens[:, row]
+            tokens, state = chunk.tokens[:, row], chunk.matched[row]
             tokens = np.concatenate([held[row], tokens[tokens != FREE]])
-            state = chunk.matched[row]
             if chunk.stopped[row]:
-                kept, rest = max(0, len(tokens) - int(job.stops.length[state])), 0
+                rest = job.stops.length[state]
             else:
-                rest = 0 if first >= job.places[row] else int(job.stops.depth[state])
-                kept = len(tokens) - rest
+                rest = job.stops.depth[state] if first < job.places[row] else 0
+            kept = len(tokens) - int(rest)
             found.append(tokens[:kept])
-            held[row] = tokens[kept : kept + rest]
+            held[row] = tokens[kept:]
         yield found

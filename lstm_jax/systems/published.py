@@ -3,7 +3,6 @@
 import string
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from lstm_jax.text import Vocabulary
 from lstm_jax.text.ids import Ids, as_ids
-from lstm_jax.text.vocabulary import UNKNOWN_WORD
+from lstm_jax.text.vocabulary import UNKNOWN_WORD, frequent
 
 UNUSED_WORD = "<unused>"
 
@@ -47,18 +46,10 @@ def published_vocabulary(words: Iterable[str], *, min_count: int = 6) -> Vocabul
     frequent words make F + 1 or F + 2 tokens. Raises ValueError if there are no words, or none is
     frequent enough.
     """
-    counts = Counter(words)  # keeps the order of first occurrence
-    frequent = [word for word, count in counts.items() if count >= min_count]
-    if not frequent:
-        raise ValueError(
-            f"no word occurs {min_count} times, the most frequent one "
-            f"{max(counts.values(), default=0)}; lower min_count or give more text"
-        )
-    if UNKNOWN_WORD in frequent:
-        frequent[frequent.index(UNKNOWN_WORD)] = UNUSED_WORD
-    else:
-        frequent.append(UNUSED_WORD)
-    return Vocabulary("word", (UNKNOWN_WORD, *frequent), 0)
+    # A Counter keeps the order of first occurrence.
+    kept = [UNUSED_WORD if w == UNKNOWN_WORD else w for w in frequent(Counter(words), min_count)]
+    last = () if UNUSED_WORD in kept else (UNUSED_WORD,)
+    return Vocabulary("word", (UNKNOWN_WORD, *kept, *last), 0)
 
 
 class PublishedBatches(NamedTuple):
@@ -75,13 +66,8 @@ class PublishedBatches(NamedTuple):
     def batch(self, step: int, seed: int) -> tuple[Ids, Ids]:
         """The inputs and targets of a step, each `[T, B]`; each epoch has its own order."""
         epoch, index = divmod(step, self.batches)
-        place = _shuffled(self.batches, seed, epoch)[index]
+        place = np.random.default_rng([seed, epoch]).permutation(self.batches)[index]
         return self.inputs[place], self.targets[place]
-
-
-@lru_cache(maxsize=2)
-def _shuffled(number: int, seed: int, epoch: int) -> tuple[int, ...]:
-    return tuple(np.random.default_rng([seed, epoch]).permutation(number).tolist())
 
 
 def published_batches(

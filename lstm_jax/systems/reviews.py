@@ -216,8 +216,7 @@ class ReviewsSystem(SequencesSystem):
                 embedding_size=vectors.table.shape[1],
             )
             config = dataclasses.replace(config, model=model)
-        sha256 = digest.hexdigest()
-        return cls(config, vocabulary, sha256, vectors, training, held_out, tested)
+        return cls(config, vocabulary, digest.hexdigest(), vectors, training, held_out, tested)
 
     @property
     def objective(self) -> ReviewObjective:

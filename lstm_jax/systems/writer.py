@@ -206,8 +206,3 @@ def shown_pieces(
         yield template.prompt.rstrip() if vocabulary.is_of_words else template.prompt
         found = itertools.islice(found, template.known, None)
     yield from found
-
-
-def joined(vocabulary: Vocabulary, tokens: Iterable[str], line_length: int | None = None) -> str:
-    """The whole text of tokens; see `pieces`."""
-    return "".join(pieces(vocabulary, tokens, line_length))

@@ -19,10 +19,8 @@ _PACKED = {
 }
 """First bytes of files that contain text in packed form: what they are, and how to unpack them."""
 _MARKS = {
-    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark is its beginning
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
+    "UTF-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # the first begins like UTF-16's
+    "UTF-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
 }
 _WIDE = ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE")
 _NARROW = (
@@ -94,7 +92,7 @@ def _wrong_bytes(raw: bytes) -> int:
 
 def _readings(raw: bytes) -> dict[str, str]:
     """Return the encodings in which `raw` looks like text, each with an excerpt."""
-    marked = [name for mark, name in _MARKS.items() if raw.startswith(mark)]
+    marked = [name for name, marks in _MARKS.items() if raw.startswith(marks)]
     # ASCII is the same in all narrow encodings, so compare from the line in which it ends.
     odd = re.search(rb"[\x80-\xff]", raw)
     first = raw.rfind(b"\n", 0, odd.start()) + 1 if odd and 0 not in raw else 0

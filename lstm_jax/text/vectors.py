@@ -1,7 +1,6 @@
 """Word vectors from a file, such as GloVe's, as initial values of an embedding table."""
 
 import os
-from collections.abc import Iterator
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -70,6 +69,11 @@ def read_vectors(
             f"token 0 is {vocabulary.tokens[0][:40]!r}, but row 0 is for padding; "
             "use a vocabulary that begins with <pad>"
         )
+    id_of = {
+        token: token_id
+        for token_id, token in enumerate(vocabulary.tokens)
+        if token_id and not (token.startswith("<") and token.endswith(">"))
+    }
     try:
         if not Path(path).is_file():
             raise ValueError(f"{shown} is no existing file; give a file of word vectors")
@@ -79,7 +83,7 @@ def read_vectors(
             if 0 in head:
                 decode(head, shown)  # raises the error
             file.seek(0)
-            vectors = _read_found(file, vocabulary, shown)
+            vectors = _read_found(file, {word.encode(): id_of[word] for word in id_of}, shown)
     except OSError as error:
         raise ValueError(
             f"{shown} cannot be read ({reason(error)}); give a readable file"
@@ -96,22 +100,14 @@ def read_vectors(
     table = drawn if missing == "drawn" else np.zeros(shape)
     table[ids] = found
     table[0] = 0.0
-    without = (word for token_id, word in _words(vocabulary) if token_id not in vectors)
-    return WordVectors(table.astype(np.float32), len(vectors), tuple(without))
-
-
-def _words(vocabulary: Vocabulary) -> Iterator[tuple[int, str]]:
-    """Yield ids and tokens, except padding and special tokens in angle brackets."""
-    for token_id, token in enumerate(vocabulary.tokens):
-        if token_id and not (token.startswith("<") and token.endswith(">")):
-            yield token_id, token
+    without = tuple(word for word, token_id in id_of.items() if token_id not in vectors)
+    return WordVectors(table.astype(np.float32), len(vectors), without)
 
 
 def _read_found(
-    file: IO[bytes], vocabulary: Vocabulary, shown: str
+    file: IO[bytes], id_of: dict[bytes, int], shown: str
 ) -> dict[int, NDArray[np.float64]]:
-    """Return the vectors [E] by the ids of their words."""
-    id_of = {word.encode("utf-8"): token_id for token_id, word in _words(vocabulary)}
+    """Return the vectors [E] by the ids of their words, which are taken out of `id_of`."""
     vectors: dict[int, NDArray[np.float64]] = {}
     width = 0
     for number, line in enumerate(iter(partial(file.readline, _LONGEST_LINE), b""), 1):

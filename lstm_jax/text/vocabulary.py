@@ -169,7 +169,9 @@ class Vocabulary:
                 f"id {checked.max()} is outside this vocabulary of {len(self)} tokens; "
                 "decode with the vocabulary that the ids were made with"
             )
-        return (" " if self.is_of_words else "").join(self._token_array[checked].tolist())
+        return (" " if self.is_of_words else "").join(
+            map(self.tokens.__getitem__, checked.tolist())
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the vocabulary as plain JSON types; the inverse of `from_dict`."""
@@ -237,10 +239,6 @@ class Vocabulary:
         return "word" if self.is_of_words else "character"
 
     @cached_property
-    def _token_array(self) -> npt.NDArray[np.object_]:
-        return np.array(self.tokens, dtype=object)
-
-    @cached_property
     def _id_of_token(self) -> dict[str, int]:
         return {token: token_id for token_id, token in enumerate(self.tokens)}
 
@@ -287,16 +285,21 @@ def build_word_vocabulary(
     same token: it has id 0 and no second entry, whatever its count. Of kind "token" it is "<unk>".
     Raises ValueError if there are no words, or none is frequent enough.
     """
-    counts = Counter(words)
-    if max(counts.values(), default=0) < min_count:
+    counts = frequent(Counter(words), min_count)
+    unknown = UNKNOWN_WORD if kind == "word" else UNKNOWN_TOKEN
+    counts.pop(unknown, None)
+    return Vocabulary(kind, (unknown, *by_frequency(counts)), 0)
+
+
+def frequent(counts: Counter[str], min_count: int) -> Counter[str]:
+    """Return the words that occur at least so often; raises ValueError if none does."""
+    kept = Counter({word: count for word, count in counts.items() if count >= min_count})
+    if not kept:
         raise ValueError(
             f"no word occurs {min_count} times, the most frequent one "
             f"{max(counts.values(), default=0)}; lower min_count or give more text"
         )
-    unknown = UNKNOWN_WORD if kind == "word" else UNKNOWN_TOKEN
-    counts.pop(unknown, None)
-    frequent = [word for word in by_frequency(counts) if counts[word] >= min_count]
-    return Vocabulary(kind, (unknown, *frequent), 0)
+    return kept
 
 
 def by_frequency(counts: Counter[str]) -> list[str]:

@@ -10,14 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import random
-from sampling_cases import (
-    BIDIRECTIONAL,
-    MODEL,
-    PARAMS,
-    V,
-    greedy_by_hand,
-    log_softmax_after,
-)
+from sampling_cases import BIDIRECTIONAL, MODEL, PARAMS, V, greedy_by_hand, log_softmax_after
 
 from lstm_jax.sampling import FREE, best_of, decode, generate, stack_rows, stream, with_weights
 

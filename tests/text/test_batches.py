@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import refusal
 
-from lstm_jax.text import NOT_COUNTED, heldout_split, lanes, padded_lanes
+from lstm_jax.text import NOT_COUNTED, build_char_vocabulary, heldout_split, lanes, padded_lanes
 
 sizes = st.integers(1, 7)
 # Distinct ids, so that a position is recognised by its value.
@@ -50,6 +50,7 @@ def test_ids_that_are_none(bad: Any) -> None:
     for call in (partial(lanes, **lay), partial(padded_lanes, **lay)):
         refusal(call, ids)
     refusal(heldout_split, ids, 0.1)
+    refusal(build_char_vocabulary("ab").decode, ids)
     assert "context" in refusal(padded_lanes, range(9), context=ids, **lay)
 
 

@@ -25,10 +25,7 @@ choices: Any = st.sampled_from(["first", "last"])
 
 @given(bodies_of_poems, st.integers(1, 6), choices, st.booleans())
 def test_same_as_one_line_after_the_other(
-    bodies: list[str],
-    length: int,
-    keep: Literal["first", "last"],
-    drop_unfit: bool,
+    bodies: list[str], length: int, keep: Literal["first", "last"], drop_unfit: bool
 ) -> None:
     kept: list[str] = []
     repeated = 0

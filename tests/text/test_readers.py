@@ -9,13 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from refusals import DATA, real_corpora, refusal, write
 
-from lstm_jax.text import (
-    build_char_vocabulary,
-    lanes,
-    python_documentation,
-    read_lines,
-    read_text,
-)
+from lstm_jax.text import build_char_vocabulary, lanes, python_documentation, read_lines, read_text
 
 
 @given(

@@ -161,10 +161,14 @@ def test_contents(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     assert said in file_refusal(READERS[name], tmp_path / name, content)
 
 
+SURROGATES = ["\ud83d", "a\udc00b", "\ude00\ud83d"]
+
+
 @pytest.mark.parametrize(
     ("build", "impossible"),
     [
-        (build_char_vocabulary, ["", "\ud83d", "a\udc00b", "\ude00\ud83d"]),
+        (build_char_vocabulary, ["", *SURROGATES]),
+        (build_char_vocabulary("ab", unknown=True).encode, SURROGATES),
         (partial(build_char_vocabulary, unknown=True), [""]),
         (build_word_vocabulary, [[], "one text", ["two words"], [""], ["\ud83d"]]),
         (build_review_vocabulary, [[["two words"]], [[""]], [], [[]]]),
