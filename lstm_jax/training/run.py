@@ -36,7 +36,7 @@ from lstm_jax.systems.language import CORPUS_FILE
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
-from lstm_jax.training.optimizer import AVERAGE
+from lstm_jax.training.optimizer import AVERAGE, changes_of_state
 
 FORMAT = 2
 
@@ -262,7 +262,8 @@ def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
     if changed := "; ".join(_changed(folder, asked).values()):
         raise ValueError(
             f"cannot resume {folder.path} with other settings: {changed}; leave these as they "
-            "were, or start a new run"
+            "were, or begin a new run, of the same model with the weights of this one: "
+            f"--init-from {folder.path} --run-dir ANOTHER"
         )
 
 
@@ -280,12 +281,15 @@ def refuse_other_model(folder: RunFolder, asked: TrainConfig) -> None:
 
 def _changed(folder: RunFolder, asked: TrainConfig) -> dict[str, str]:
     """Settings, by name, that a resumed run must not change but does."""
-    kept = flat(to_dict(read_description(folder).config))
-    changeable = set(marked(type(asked), MAY_CHANGE))
+    config = read_description(folder).config
+    kept, changeable = flat(to_dict(config)), set(marked(type(asked), MAY_CHANGE))
+    of_state = changes_of_state(config.optimizer, asked.optimizer)
+    fixed = {f"optimizer.{name}" for name in of_state}
     return {
         name: f"{name} is {value!r}, the run has {kept.get(name)!r}"
         for name, value in flat(to_dict(asked)).items()
-        if value != kept.get(name) and not {name, name.partition(".")[0]} & changeable
+        if value != kept.get(name)
+        and (name in fixed or not {name, name.partition(".")[0]} & changeable)
     }
 
 

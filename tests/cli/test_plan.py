@@ -45,26 +45,22 @@ def planned(call: Command) -> Planned:
     return planned
 
 
-@pytest.mark.parametrize("preset", [preset.preset for preset in presets()])
-def test_parameters_are_those_of_the_model(preset: str, planned: Planned) -> None:
-    tokens = ["--vocabulary-size", "31"]
-    config: Any = read_arguments([preset, *tokens], "plan").config
+SHAPES = ("--cell minlstm", "--cell diag-lstm", "--no-use-bias", "--backend cudnn --layers 3")
+
+
+@pytest.mark.parametrize("flags", [*(preset.preset for preset in presets()), *SHAPES])
+def test_parameters_are_those_of_the_model(flags: str, planned: Planned) -> None:
+    arguments = [*flags.split(), "--vocabulary-size", "31"]
+    config: Any = read_arguments(arguments, "plan").config
     params = system_of(config).model_of(config, 31).init(jax.random.key(0))
     sizes = {
         name: sum(leaf.size for leaf in jax.tree.leaves(part))
         for name, part in params._asdict().items()
         if jax.tree.leaves(part)
     }
-    found = planned(preset, *tokens)
+    found = planned(*arguments)
     assert found["parameters"] == sizes | {"total": sum(sizes.values())}
     assert found["memory"]["parameters"] == 4 * sum(sizes.values())
-
-
-@pytest.mark.parametrize("cell", ["minlstm", pytest.param("diag-lstm", marks=pytest.mark.slow)])
-def test_a_cell_whose_units_act_alone_has_no_recurrent_matrix(cell: str, planned: Planned) -> None:
-    flags = ["docs", "--vocabulary-size", 31, "--cell"]
-    found, full = (planned(*flags, each)["parameters"]["total"] for each in (cell, "lstm"))
-    assert found < full
 
 
 def test_frozen_vectors_are_held_and_neither_learnt_nor_exchanged(planned: Planned) -> None:
@@ -193,12 +189,3 @@ def test_no_accelerator_is_touched_and_the_table_has_what_the_json_has(planned: 
     names = [name for kind in ("parameters", "memory", "traffic") for name in found[kind]]
     assert rows[: len(names)] == names
     assert f"{found['parameters']['total']:,}" in done.stdout
-
-
-def test_without_biases_a_layer_has_so_many_parameters_less(planned: Planned) -> None:
-    with_them, without = (
-        planned(*SMALL, "--model.cell", "lstm", *flags)["parameters"]["layers"]
-        for flags in ((), ("--model.no-use-bias",))
-    )
-    layers = read_arguments([*SMALL], "plan").config.model.layers
-    assert with_them - without == layers * 4 * 16

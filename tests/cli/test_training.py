@@ -137,8 +137,14 @@ def test_bad_input_is_one_line_and_changes_nothing(
 def test_what_cannot_be_resumed_is_refused_by_name(refusal: Refusal, trained: Path) -> None:
     before, run = snapshot(trained), ("--run-dir", trained)
     assert "--resume" in refusal(train_command, *run)  # the folder exists
-    width = ("--resume", "--model.hidden-size", "32")
-    assert "model.hidden_size is 32, the run has 16" in refusal(train_command, *run, *width)
+    for flags, said in (
+        ("--model.hidden-size 32", "model.hidden_size is 32, the run has 16"),
+        ("--optimizer.method sgd", "optimizer.method is 'sgd', the run has 'adam'"),
+        ("--weight-decay 1e-3", "optimizer.weight_decay is 0.001, the run has 0.0"),
+        ("--average-after 2", "optimizer.average_after is 2, the run has 0"),
+    ):
+        err = refusal(train_command, *run, "--resume", *flags.split())
+        assert said in err and f"--init-from {trained} --run-dir" in err
     assert "preset 'docs', not 'anna'" in refusal(train_command, "anna", *run, "--resume")
     assert snapshot(trained) == before
 

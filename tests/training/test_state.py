@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +22,7 @@ from lstm_jax.text import Lanes
 from lstm_jax.training.optimizer import (
     averaged,
     averaging,
+    changes_of_state,
     learning_rate_schedule,
     make_optimizer,
 )
@@ -226,13 +228,21 @@ def test_weights_are_averaged_once_that_begins_and_are_the_last_until_then(froze
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, mean)
 
 
-def test_clipping_or_not_leaves_the_optimizer_state_s_structure() -> None:
-    params = {"a": jnp.zeros(2)}
-    states = [
-        make_optimizer(config, learning_rate_schedule(config, 1)).init(params)
-        for config in (OptimizerConfig(clip_norm=None), OptimizerConfig(clip_norm=1.0))
-    ]
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "method": ("adam", "sgd"), "weight_decay": (0.0, 0.1, 0.2), "average_after": (0, 1, 2),
+    "clip_norm": (None, 1.0), "schedule": ("constant", "cosine"), "warmup_steps": (0, 3),
+}  # fmt: skip
+
+
+def test_settings_that_change_the_optimizer_state_s_structure_are_known() -> None:
+    """Whatever else is changed with them."""
+    choices = itertools.product(*OTHERS.values())
+    configs = [OptimizerConfig(**dict(zip(OTHERS, each, strict=True))) for each in choices]
+    optimizers = [make_optimizer(each, learning_rate_schedule(each, 9)) for each in configs]
+    structures = [jax.tree.structure(each.init({"a": np.zeros(2)})) for each in optimizers]
+    known = list(zip(configs, structures, strict=True))
+    for (old, before), (new, after) in itertools.product(known[::5], known[::7]):
+        assert bool(changes_of_state(old, new)) == (before != after)
 
 
 class Params(NamedTuple):
