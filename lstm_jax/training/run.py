@@ -127,9 +127,9 @@ def held(folder: RunFolder, *, new: bool = False) -> Iterator[None]:
 
 def _remove_if_not_begun(folder: RunFolder, made: list[Path]) -> None:
     """Remove a run without any checkpoint or row, and the folders created for it."""
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        if not store.is_empty or read_rows(folder.metrics):
-            return
+    store = CheckpointStore(folder.checkpoints, read_only=True)
+    if not store.is_empty or read_rows(folder.metrics):
+        return
     for path in (folder.checkpoints, folder.tensorboard, folder.path / "wandb"):
         shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
@@ -380,7 +380,7 @@ def learnt_params(folder: RunFolder, template: Any) -> Any:
 
 def _load_params(folder: RunFolder, config: TrainConfig, template: Any, step: Step) -> Any:
     of = AVERAGE if config.optimizer.average_after else "params"
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        number = step if isinstance(step, int) else None
-        number = store.best_step() if step == "best" else number
-        return store.restore_params(template, step=number, of=of).state
+    store = CheckpointStore(folder.checkpoints, read_only=True)
+    number = step if isinstance(step, int) else None
+    number = store.best_step() if step == "best" else number
+    return store.restore(template, step=number, of=of).state

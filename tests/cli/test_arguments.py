@@ -54,9 +54,7 @@ def test_whatever_takes_a_text_takes_dashes(text: str) -> None:
         (["--topn", "3"], "--top-n"),
     ],
 )
-def test_a_flag_that_is_none_and_a_text_that_is_one_are_met_with_a_hint(
-    arguments: list[str], cure: str
-) -> None:
+def test_an_unknown_flag_or_a_text_like_one_gets_a_hint(arguments: list[str], cure: str) -> None:
     with pytest.raises(ValueError, match=re.escape(cure)):
         read(*arguments)
 
