@@ -81,7 +81,9 @@ def train_run(
         store = CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         display = stack.enter_context(Display(step, the_task.total_steps, quiet=not is_first()))
         settings = to_dict(system.config)
-        recorders = [stack.enter_context(kind(folder, settings, step)) for kind in kinds]
+        recorders = [kind(folder, settings, step) for kind in kinds]
+        for each in recorders:
+            stack.enter_context(each)
         # From here on, draw with the key implementation that the run started with.
         stack.enter_context(jax.default_prng_impl(str(jax.random.key_impl(state.key))))
         # Optax adds integers to floats, which "strict" forbids.
