@@ -166,8 +166,8 @@ def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point
     task = make_task(read_system(config))
     create_run(folder, task.system)
     watch, state = Watch(seconds), first_state(task)
-    with CheckpointStore(folder.checkpoints) as store:
-        loop.train(task, state, folder, store, watch, should_stop=watch.is_over)
+    store = CheckpointStore(folder.checkpoints)
+    loop.train(task, state, folder, store, watch, should_stop=watch.is_over)
     return watch.points
 
 

@@ -132,8 +132,7 @@ def loop_pace(task: Task) -> Pace:
     noted = _Noted()
     with tempfile.TemporaryDirectory(prefix="rate-") as temporary:
         folder = RunFolder(Path(temporary))
-        with CheckpointStore(folder.checkpoints) as store:
-            loop.train(task, first_state(task), folder, store, noted)
+        loop.train(task, first_state(task), folder, CheckpointStore(folder.checkpoints), noted)
     return Pace(reported_rate(noted.rows), np.diff(noted.times).tolist())
 
 

@@ -1,6 +1,7 @@
 """What tests of faults and of hostile inputs count: tables, printed and put into a document."""
 
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,11 @@ def replaced(document: str, name: str, text: str) -> str:
     Raises:
         ValueError: it has not both markers, each once, in their order.
     """
-    first, last = f"<!-- table of {name}: begin -->", f"<!-- table of {name}: end -->"
-    before, found, rest = document.partition(first)
-    inside, ended, after = rest.partition(last)
-    if not (found and ended) or first in inside + after or last in before + after:
+    first, last = (f"<!-- table of {name}: {end} -->" for end in ("begin", "end"))
+    before, *found = re.split(f"({first}|{last})", document)
+    if found[::2] != [first, last]:
         raise ValueError(f"expected {first!r} and {last!r} once each, in this order")
-    return f"{before}{first}\n{text}\n{last}{after}"
+    return f"{before}{first}\n{text}\n{last}{found[-1]}"
 
 
 def document_with_tables(path: str) -> Path:

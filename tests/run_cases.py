@@ -58,8 +58,8 @@ def rows_of(run: Path) -> list[dict[str, Any]]:
 
 def saved_state(run: Path, task: Task, step: int | None = None) -> Any:
     """Of a checkpoint, by default the newest."""
-    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
-        return restored_state(task, store, step=step)[0]
+    store = CheckpointStore(RunFolder(run).checkpoints, read_only=True)
+    return restored_state(task, store, step=step)[0]
 
 
 @contextmanager

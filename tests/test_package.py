@@ -73,9 +73,7 @@ def files(pattern: str) -> set[str]:
 
 
 @pytest.mark.slow
-def test_the_installed_commands_train_and_sample_in_an_empty_folder(
-    built: tuple[Path, Path], tmp_path: Path
-) -> None:
+def test_the_installed_commands_work(built: tuple[Path, Path], tmp_path: Path) -> None:
     """The wheel in an environment of its own; its dependencies are those of this one."""
     if find_spec("pip") is None:
         pytest.skip("pip is not installed beside this Python")

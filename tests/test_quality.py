@@ -93,9 +93,7 @@ def flags_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_the_commands_in_documents_exist_and_have_these_flags(
-    document: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands_in_documents_exist(document: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE))
     ours = r"python (?:-m )?((?:train\.py|sample\.py|lstm_jax)(?: [^|&#\n]*|$))"

@@ -81,7 +81,8 @@ def _flags(owner: Any, prefix: str = "--") -> dict[str, bool]:
     cls = owner if isinstance(owner, type) else type(owner)
     for name, kind in get_type_hints(cls, include_extras=True).items():
         value, marks = getattr(owner, name, None), getattr(kind, "__metadata__", ())
-        flag = prefix + name.replace("_", "-")
+        # A switch that is on by default is named by what it does.
+        flag = f"{prefix}{'no-' * (value is True)}{name.replace('_', '-')}"
         if dataclasses.is_dataclass(value):
             is_unnamed = any(getattr(mark, "name", None) == "" for mark in marks)
             found |= _flags(value, prefix if is_unnamed else f"{flag}.")

@@ -168,6 +168,10 @@ def run(command: PlanCommand[Any, Any]) -> int:
 def plan(command: PlanCommand[Any, Any]) -> Plan:
     """Compute the plan of a command; raises ValueError if it is impossible."""
     config, optimizer = command.config, command.config.optimizer
+    if config.model.backend == "cudnn":
+        # Only an NVIDIA GPU tells what cuDNN keeps for the backward pass; ours stands for it.
+        layers = dataclasses.replace(config.model, backend="auto")
+        config = dataclasses.replace(config, model=layers)
     model = system_of(config).model_of(config, command.tokens)
     mesh = _mesh(command, is_classifier=isinstance(model, Classifier))
     rows = config.batch_size // mesh.devices

@@ -57,10 +57,9 @@ def train_run(
     folder: RunFolder, command: TrainCommand[Any], should_stop: Callable[[], bool]
 ) -> None:
     """Start or resume a run, and draw its curves; refuses before anything is written."""
-    wanted: list[tuple[type[Recorder], bool]] = [
-        (TensorBoardRecorder, command.tensorboard), (WandbRecorder, command.wandb)
-    ]  # fmt: skip
-    kinds = [each for each, is_wanted in wanted if is_wanted and is_first()]
+    wanted: dict[type[Recorder], bool]
+    wanted = {TensorBoardRecorder: command.tensorboard, WandbRecorder: command.wandb}
+    kinds = [kind for kind, is_wanted in wanted.items() if is_wanted and is_first()]
     for kind in kinds:
         kind.require()
     config, resume = command.config, command.resume
@@ -79,9 +78,7 @@ def train_run(
         state, progress = _starting_state(folder, the_task, first, resume)
         require_same({"the files of the run folder": folder.config.read_bytes()})
         step = int(state.step)
-        store = stack.enter_context(
-            CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
-        )
+        store = CheckpointStore(folder.checkpoints, keep_latest=config.keep_checkpoints)
         display = stack.enter_context(Display(step, the_task.total_steps, quiet=not is_first()))
         settings = to_dict(system.config)
         recorders = [kind(folder, settings, step) for kind in kinds]
@@ -118,9 +115,9 @@ def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
     """
     system = _system_of_run(folder, config)
     the_task = task.make_task(system)
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        best = store.best_step() if system.used_step == "best" else None
-        state, _ = task.restored_state(the_task, store, step=best)
+    store = CheckpointStore(folder.checkpoints, read_only=True)
+    best = store.best_step() if system.used_step == "best" else None
+    state, _ = task.restored_state(the_task, store, step=best)
     tests = task.judged(the_task, state, "test_", system.test_batches(), config.batch_size)
     return {"step": int(state.step), **task.heldout_metrics(the_task, state), **tests}
 
@@ -132,11 +129,10 @@ def _starting_state(
     if first is not None and not resume:
         together(lambda: runs.create_run(folder, the_task.system), first_only=True)
         return first, {}
-    with CheckpointStore(folder.checkpoints) as store:  # a damaged checkpoint is set aside
-        if first is None or not store.is_empty:
-            state, progress = task.restored_state(the_task, store)
-        else:
-            state, progress = first, {}
+    store = CheckpointStore(folder.checkpoints)  # a damaged checkpoint is set aside
+    state, progress = first, dict[str, Any]()
+    if state is None or not store.is_empty:
+        state, progress = task.restored_state(the_task, store)
     if (step := int(state.step)) > the_task.total_steps:
         raise ValueError(
             f"{folder.path} is at step {step}, past step {the_task.total_steps}, where "
@@ -149,8 +145,7 @@ def _starting_state(
 
 def _has_no_checkpoint(folder: RunFolder) -> bool:
     """Whether the run was killed before its first checkpoint, so that it starts afresh."""
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        return store.is_empty
+    return CheckpointStore(folder.checkpoints, read_only=True).is_empty
 
 
 def _new_system(folder: RunFolder, config: TrainConfig) -> System:

@@ -26,7 +26,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -64,19 +64,13 @@ class Saved(NamedTuple):
 
 
 class CheckpointStore:
-    """The checkpoints in one local folder, as a context manager.
+    """The checkpoints in one local folder.
 
     A folder may have one writing store at a time, which creates it, and any number of reading ones.
 
-    Args:
-        directory: the folder.
-        keep_latest: number of steps to keep: the one saved last and the highest of the others, in
-            addition to the one with the lowest held-out loss.
-        read_only: never create, write or delete anything.
-
-    Raises:
-        CheckpointError: `keep_latest` is below 1, or the folder is not writable, or Orbax would
-            write to another because of its name.
+    It keeps `keep_latest` steps, the one saved last and the highest of the others, in addition to
+    the one with the lowest held-out loss. With `read_only` it never creates, writes or deletes
+    anything. Raises CheckpointError if it cannot write, or Orbax would write to another folder.
     """
 
     def __init__(
@@ -93,8 +87,13 @@ class CheckpointStore:
             problem = f"the path {path!r} has a {min(pattern)}"
             cure = "by which Orbax would write to other folders; name another"
             raise CheckpointError(f"{problem}, {cure}")
+
+        def make_folder() -> None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._settle_replaced()
+
         try:
-            together(self._make_folder, first_only=True)
+            together(make_folder, first_only=True)
         except (OSError, ValueError) as error:
             message = f"cannot write to {self.directory} ({_reason(error)}); name another folder"
             raise CheckpointError(message) from None
@@ -155,18 +154,14 @@ class CheckpointStore:
         """Whether there is no checkpoint, not even a damaged one."""
         return not self.steps()
 
-    def latest_step(self) -> int | None:
-        """Return the highest step."""
-        return max(self.steps(), default=None)
-
     def best_step(self) -> int | None:
         """Return the step with the lowest held-out loss (the first, if tied), or None."""
         return _lowest({step: self._heldout_loss(step) for step in self.steps()})
 
-    def restore(self, template: Any, *, step: int | None = None) -> Saved:
-        """Load a whole state, by default that of the newest good step.
+    def restore(self, template: Any, *, step: int | None = None, of: str = "") -> Saved:
+        """Load a whole state, by default that of the newest good step, or only its sub-tree `of`.
 
-        The template is the state with arrays or `jax.ShapeDtypeStruct`s as leaves. A leaf's
+        The template is that tree with arrays or `jax.ShapeDtypeStruct`s as leaves. A leaf's
         sharding decides where its value is placed; without one, JAX does. Keys keep the
         implementation that they were saved with. Skipping a damaged step logs a warning, and a
         writing store renames it to STEP.damaged.
@@ -174,23 +169,31 @@ class CheckpointStore:
         Raises:
             CheckpointError: the step does not exist, is damaged, or does not match the template.
         """
-        return self._restore(template, "", step)
-
-    def restore_params(
-        self, template: Any, *, step: int | None = None, of: str = "params"
-    ) -> Saved:
-        """Load only the sub-tree `of`, as `Saved.state`; otherwise like `restore`."""
-        return self._restore(template, of, step)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing: a save is complete when it returns."""
-
-    def _make_folder(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self._settle_replaced()
+        wanted, treedef = named_leaves(template, of)
+        steps: list[int] = json.loads(self._gathered(json.dumps(self.steps()))[0])
+        if not steps or (step is not None and step not in steps):
+            asked = "" if step is None else f" of step {step}"
+            there = f"there are {', '.join(map(str, steps))}" if steps else "save one there first"
+            raise CheckpointError(f"no checkpoint{asked} in {self.directory}; {there}")
+        damaged: dict[Path, str] = {}
+        for candidate in reversed(steps) if step is None else [step]:
+            path, damage = self.directory / str(candidate), ""
+            try:
+                record = _read_record(path)
+                entries = match(record["arrays"], wanted, of, path)
+                values = _read_arrays(path, entries)
+            except DamagedError as error:
+                damage = str(error)
+            if damage := max(self._gathered(damage)):
+                if step is not None:
+                    raise DamagedError(damage) from None
+                damaged[path] = damage
+                continue
+            placed = [place(values[n], entries[n], n, wanted[n]) for n in wanted]
+            self._set_aside(damaged, aside=not self._read_only and is_first())
+            return Saved(candidate, treedef.unflatten(placed), record["progress"])
+        self._set_aside(damaged, aside=False)
+        raise CheckpointError(f"every checkpoint in {self.directory} is damaged; start a new run")
 
     def _write(self, step: int, arrays: dict[str, Any], record: str, loss: float) -> None:
         """Write in three parts; after each, all processes know whether it succeeded in all."""
@@ -245,33 +248,6 @@ class CheckpointStore:
         except CheckpointError:
             loss = None
         return math.nan if loss is None else float(loss)
-
-    def _restore(self, template: Any, prefix: str, step: int | None) -> Saved:
-        wanted, treedef = named_leaves(template, prefix)
-        steps: list[int] = json.loads(self._gathered(json.dumps(self.steps()))[0])
-        if not steps or (step is not None and step not in steps):
-            asked = "" if step is None else f" of step {step}"
-            there = f"there are {', '.join(map(str, steps))}" if steps else "save one there first"
-            raise CheckpointError(f"no checkpoint{asked} in {self.directory}; {there}")
-        damaged: dict[Path, str] = {}
-        for candidate in reversed(steps) if step is None else [step]:
-            path, damage = self.directory / str(candidate), ""
-            try:
-                record = _read_record(path)
-                entries = match(record["arrays"], wanted, prefix, path)
-                values = _read_arrays(path, entries)
-            except DamagedError as error:
-                damage = str(error)
-            if damage := max(self._gathered(damage)):
-                if step is not None:
-                    raise DamagedError(damage) from None
-                damaged[path] = damage
-                continue
-            placed = [place(values[n], entries[n], n, wanted[n]) for n in wanted]
-            self._set_aside(damaged, aside=not self._read_only and is_first())
-            return Saved(candidate, treedef.unflatten(placed), record["progress"])
-        self._set_aside(damaged, aside=False)
-        raise CheckpointError(f"every checkpoint in {self.directory} is damaged; start a new run")
 
     def _gathered(self, text: str) -> list[str]:
         """Texts of all processes; a reading store only has its own."""

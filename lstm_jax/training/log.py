@@ -44,8 +44,7 @@ class MetricSums(NamedTuple):
 
 def total(batches: Iterable[Iterable[float]]) -> MetricSums:
     """Add up the loss, correct and weight of batches."""
-    loss, correct, weight = zip(*batches, strict=True)
-    return MetricSums(math.fsum(loss), math.fsum(correct), math.fsum(weight))
+    return MetricSums(*map(math.fsum, zip(*batches, strict=True)))
 
 
 def perplexity(loss: float) -> float:

@@ -53,21 +53,10 @@ def train(
 ) -> TrainState:
     """Train to the task's last step, or until `should_stop()`; the state is saved in either case.
 
-    Raises NotFiniteError if too many steps in a row were skipped.
-
-    Args:
-        task: settings and data.
-        state: initial state; donated.
-        folder: where to write the metrics.
-        store: where to save checkpoints.
-        report: receives the progress.
-        progress: saved with the checkpoint that `state` comes from.
-        should_stop: asked after each step, and between batches of an evaluation and texts of a
-            sample; interrupted ones are done when the run is resumed.
-        profile_dir: where to write a JAX trace of a few steps.
-
-    Returns:
-        The final state.
+    `state`, which is donated, comes from the checkpoint that `progress` was saved with.
+    `should_stop` is asked after each step, and between batches of an evaluation and texts of a
+    sample; interrupted ones are done when the run is resumed. A JAX trace of a few steps goes to
+    `profile_dir`. Raises NotFiniteError if too many steps in a row were skipped.
     """
     training = _Training(task, folder, store, report, progress or {}, should_stop)
     return training.run(state, profile_dir)
@@ -221,8 +210,7 @@ class _Training:
         )
         dump = self.folder.nonfinite
         together(lambda: copy_description(self.folder, dump), first_only=True)
-        with CheckpointStore(dump.checkpoints) as store:
-            store.save(step - 1, before, {})
+        CheckpointStore(dump.checkpoints).save(step - 1, before, {})
         raise NotFiniteError(
             f"the loss or its gradient was not finite {skipped} times in a row, the last time at "
             f"step {step}, which --run-dir {dump.path} --resume --steps {step} repeats; try a "

@@ -45,6 +45,15 @@ def make_optimizer(
     return optax.chain(learn, average_weights()) if config.average_after else learn
 
 
+def changes_of_state(old: OptimizerConfig, new: OptimizerConfig) -> set[str]:
+    """Settings whose change from `old` to `new` gives the optimizer's state another structure."""
+    found = {"method"} if old.method != new.method else set()
+    for name in ("average_after", *(("weight_decay",) if new.method == "adam" else ())):
+        if bool(getattr(old, name)) != bool(getattr(new, name)):
+            found.add(name)
+    return found
+
+
 def _method(config: OptimizerConfig, schedule: optax.Schedule) -> optax.GradientTransformation:
     decay = config.weight_decay
     if config.method == "sgd":

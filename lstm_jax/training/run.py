@@ -36,7 +36,7 @@ from lstm_jax.systems.language import CORPUS_FILE
 from lstm_jax.text import Vocabulary
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
-from lstm_jax.training.optimizer import AVERAGE
+from lstm_jax.training.optimizer import AVERAGE, changes_of_state
 
 FORMAT = 2
 
@@ -127,9 +127,9 @@ def held(folder: RunFolder, *, new: bool = False) -> Iterator[None]:
 
 def _remove_if_not_begun(folder: RunFolder, made: list[Path]) -> None:
     """Remove a run without any checkpoint or row, and the folders created for it."""
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        if not store.is_empty or read_rows(folder.metrics):
-            return
+    store = CheckpointStore(folder.checkpoints, read_only=True)
+    if not store.is_empty or read_rows(folder.metrics):
+        return
     for path in (folder.checkpoints, folder.tensorboard, folder.path / "wandb"):
         shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):
@@ -262,7 +262,8 @@ def refuse_changes(folder: RunFolder, asked: TrainConfig) -> None:
     if changed := "; ".join(_changed(folder, asked).values()):
         raise ValueError(
             f"cannot resume {folder.path} with other settings: {changed}; leave these as they "
-            "were, or start a new run"
+            "were, or begin a new run, of the same model with the weights of this one: "
+            f"--init-from {folder.path} --run-dir ANOTHER"
         )
 
 
@@ -280,12 +281,15 @@ def refuse_other_model(folder: RunFolder, asked: TrainConfig) -> None:
 
 def _changed(folder: RunFolder, asked: TrainConfig) -> dict[str, str]:
     """Settings, by name, that a resumed run must not change but does."""
-    kept = flat(to_dict(read_description(folder).config))
-    changeable = set(marked(type(asked), MAY_CHANGE))
+    config = read_description(folder).config
+    kept, changeable = flat(to_dict(config)), set(marked(type(asked), MAY_CHANGE))
+    of_state = changes_of_state(config.optimizer, asked.optimizer)
+    fixed = {f"optimizer.{name}" for name in of_state}
     return {
         name: f"{name} is {value!r}, the run has {kept.get(name)!r}"
         for name, value in flat(to_dict(asked)).items()
-        if value != kept.get(name) and not {name, name.partition(".")[0]} & changeable
+        if value != kept.get(name)
+        and (name in fixed or not {name, name.partition(".")[0]} & changeable)
     }
 
 
@@ -376,7 +380,7 @@ def learnt_params(folder: RunFolder, template: Any) -> Any:
 
 def _load_params(folder: RunFolder, config: TrainConfig, template: Any, step: Step) -> Any:
     of = AVERAGE if config.optimizer.average_after else "params"
-    with CheckpointStore(folder.checkpoints, read_only=True) as store:
-        number = step if isinstance(step, int) else None
-        number = store.best_step() if step == "best" else number
-        return store.restore_params(template, step=number, of=of).state
+    store = CheckpointStore(folder.checkpoints, read_only=True)
+    number = step if isinstance(step, int) else None
+    number = store.best_step() if step == "best" else number
+    return store.restore(template, step=number, of=of).state

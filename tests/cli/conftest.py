@@ -1,4 +1,4 @@
-"""Puts the folder of what the tests share on the path, and calls commands in this process."""
+"""Calls commands in this process."""
 
 import contextlib
 import sys
@@ -6,13 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-
-from lstm_jax.cli.console import run_command
-
-sys.path.append(str(Path(__file__).parent))
-
 from commands import SMALL, Command, Outcome, Refusal, train_command
 from run_cases import TEXT
+
+from lstm_jax.cli.console import run_command
 
 
 @pytest.fixture

@@ -54,9 +54,7 @@ def test_whatever_takes_a_text_takes_dashes(text: str) -> None:
         (["--topn", "3"], "--top-n"),
     ],
 )
-def test_a_flag_that_is_none_and_a_text_that_is_one_are_met_with_a_hint(
-    arguments: list[str], cure: str
-) -> None:
+def test_an_unknown_flag_or_a_text_like_one_gets_a_hint(arguments: list[str], cure: str) -> None:
     with pytest.raises(ValueError, match=re.escape(cure)):
         read(*arguments)
 
@@ -72,6 +70,8 @@ def test_a_flag_that_is_none_and_a_text_that_is_one_are_met_with_a_hint(
         ("--num-layers", "--model.layers"),
         ("--epoch", "--epochs"),
         ("--resum", "--resume"),
+        ("--use-bias", "--model.no-use-bias"),
+        ("--no-bidirectional", "--model.bidirectional"),
     ],
 )
 def test_a_close_spelling_names_the_flag(argument: str, meant: str) -> None:
@@ -81,8 +81,9 @@ def test_a_close_spelling_names_the_flag(argument: str, meant: str) -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_flag_of_a_group_goes_by_its_last_part(preset: str) -> None:
-    short = ["--learning-rate", "0.1", "--hidden_size=3", "--embedding-size=3"]
-    full = ["--optimizer.learning-rate", "0.1", "--model.hidden-size=3", "--model.embedding-size=3"]
+    flags = "learning-rate=0.1", "hidden-size=3", "embedding_size=3", "no-use-bias"
+    short = [f"--{flag}" for flag in flags]
+    full = [f"--{'model' if n else 'optimizer'}.{flag}" for n, flag in enumerate(flags)]
     assert read_arguments([preset, *short]) == read_arguments([preset, *full])
 
 

@@ -50,8 +50,7 @@ def begin(config: TrainConfig, path: Path) -> tuple[Any, Any]:
     system = read_system(config)
     state = first_state(make_task(system))
     create_run(RunFolder(path), system)
-    with CheckpointStore(path / "checkpoints") as store:
-        store.save(0, state, {})
+    CheckpointStore(path / "checkpoints").save(0, state, {})
     return system, state.params
 
 
@@ -116,8 +115,8 @@ def test_the_command_takes_the_other_run_s_settings_and_goes_on_by_itself(
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
     assert (config["init_from"], config["seed"]) == (str(run), 3)
     assert config["model"] == asdict(replace(MODEL, dropout=0.1))
-    with CheckpointStore(run / "checkpoints", read_only=True) as store:
-        params = store.restore_params(begun[0].params).state
+    store = CheckpointStore(run / "checkpoints", read_only=True)
+    params = store.restore(begun[0].params, of="params").state
     assert unequal(begun[0].params, params) == []
     monkeypatch.chdir(tmp_path)
     err = refusal(train_command, *options, "--resume")  # from another folder: another run

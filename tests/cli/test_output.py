@@ -99,9 +99,7 @@ def test_a_run_that_nothing_can_be_shown_of_is_the_run_alone(run: Path, data: Pa
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_a_character_that_the_encoding_lacks_is_replaced_or_escaped(
-    encoding: str, run: Path
-) -> None:
+def test_a_character_beyond_the_encoding_is_replaced_or_escaped(encoding: str, run: Path) -> None:
     options = (run, "--prompt", "月é😀", "--length", 3)
     whole = shown_in("utf-8", sample_command, *options)[1]
     code, out = shown_in(encoding, sample_command, *options)
@@ -207,9 +205,7 @@ def test_json_is_strict_whatever_the_numbers(run: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("platform", ["cuda", pytest.param("gpu", marks=pytest.mark.slow)])
-def test_a_platform_that_is_absent_is_one_line_that_names_its_variable(
-    platform: str, run: Path, data: Path
-) -> None:
+def test_an_absent_platform_is_named_in_one_line(platform: str, run: Path, data: Path) -> None:
     """In a process of its own: JAX chooses its devices once."""
     script = f"""
 import sys

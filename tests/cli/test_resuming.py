@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 import jax
 import pytest
@@ -17,8 +16,8 @@ from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import preset_named
 from lstm_jax.systems.language import LanguageSystem
 from lstm_jax.training import loop
-from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
+from lstm_jax.training.run import RunFolder, held
 
 SMALL = shlex.split(
     "--model.hidden-size 4 --batch-size 2 --sequence-length 8 --steps 4 --log-every 1 "
@@ -85,9 +84,7 @@ def test_a_run_goes_on_over_another_schedule_which_is_told(
     assert read_arguments([*RESUME, "--epochs", "2", "--steps", "7"]).config.steps == 7
 
 
-def test_a_run_that_is_past_its_end_is_refused_and_a_finished_one_is_not(
-    data: Path, call: Command, refusal: Refusal
-) -> None:
+def test_a_run_past_its_end_is_refused(data: Path, call: Command, refusal: Refusal) -> None:
     assert call(train_command, *NEW)[0] == 0
     before = snapshot(Path("run"))
     for flags in (["--steps", 3], ["--steps", 3, "--epochs", 50]):
@@ -98,21 +95,6 @@ def test_a_run_that_is_past_its_end_is_refused_and_a_finished_one_is_not(
     assert (code, err) == (0, "")
     assert "saved step 4" in out
     assert json.loads(Path("run/config.json").read_text())["config"]["steps"] == 4
-
-
-@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
-def test_what_the_system_leaves_in_a_folder_is_nothing(
-    name: str, data: Path, refusal: Refusal, call: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = Path("run")
-    run.mkdir()
-    (run / name).write_bytes(b"\0")
-    monkeypatch.setattr(loop, "train", lambda _, state, *__, **___: state)
-    assert call(train_command, *NEW)[0] == 2  # no rows
-    assert "metrics.jsonl" not in {path.name for path in run.iterdir()}
-    (run / "mine.txt").write_text("kept")
-    assert "exists already and is no run folder" in refusal(train_command, *NEW)
-    assert {path.name for path in run.iterdir()} == {name, "mine.txt"}
 
 
 @pytest.mark.parametrize("existed", [False, True])
@@ -134,15 +116,10 @@ def test_a_run_that_fails_at_its_first_step_leaves_nothing(
     assert snapshot(tmp_path / "here") == {"texts/my.txt": TEXT[:2500].encode()}
 
 
-def test_a_run_that_fails_later_is_kept(
-    data: Path, call: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def train(*arguments: Any, **_: object) -> None:
-        store: CheckpointStore = arguments[3]
-        store.save(1, {"x": jax.numpy.ones(1)}, {})
+def test_a_run_that_fails_later_is_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.metrics.write_text('{"step": 1}\n')
+    with pytest.raises(ValueError, match="out of order"), held(folder, new=True):
         raise ValueError("the device is out of order")
-
-    monkeypatch.setattr(loop, "train", train)
-    assert call(train_command, *NEW)[0] == 2
-    assert Path("run/config.json").exists()
-    assert Path("run/checkpoints/1").exists()
+    assert folder.metrics.exists()

@@ -186,9 +186,7 @@ def test_a_text_of_blank_lines_alone_has_a_beginning(tmp_path: Path) -> None:
     assert system.vocabulary.encode_prompt(prompt).size
 
 
-def test_a_prompt_is_printed_as_given_and_its_unknown_words_are_named(
-    call: Command, word_run: Path, tmp_path: Path
-) -> None:
+def test_unknown_words_are_printed_and_named(call: Command, word_run: Path, tmp_path: Path) -> None:
     assert config_of(word_run)["config"]["sample_prompts"] == ["часы"]  # not the preset's "The "
     code, out, err = call(sample_command, word_run, "--length", 3)
     assert (code, out.split()[0], "note" in err) == (0, "часы", False)
@@ -292,7 +290,7 @@ def test_poems_are_learnt_and_their_ends_reported_apart(poem_run: Path) -> None:
     assert "1 were empty poems" in config_of(poem_run)["data"]["about"]
 
 
-def test_a_template_s_characters_stand_and_each_blank_is_filled(
+def test_each_blank_of_a_template_is_filled(
     call: Command, refusal: Refusal, poem_run: Path
 ) -> None:
     options = (poem_run, "--template", "春***月***", "--batch", 3, "--seed", 1)
@@ -309,9 +307,7 @@ def test_a_template_s_characters_stand_and_each_blank_is_filled(
     assert "both" in refusal(sample_command, *odd, "--prompt", "春")
 
 
-def test_what_goes_on_from_a_prompt_ends_where_the_model_ends_a_poem(
-    call: Command, poem_run: Path
-) -> None:
+def test_a_text_from_a_prompt_ends_where_the_model_ends_it(call: Command, poem_run: Path) -> None:
     options = (poem_run, "--prompt", "春夏", "--length", 300, "--batch", 4)
     rows = [json.loads(line) for line in call(sample_command, *options, "--jsonl")[1].splitlines()]
     assert any(row["stopped"] for row in rows)
@@ -395,9 +391,7 @@ def test_vectors_of_a_file_may_be_what_training_begins_with(
 
 
 @pytest.mark.slow
-def test_an_archive_of_reviews_trains_and_its_test_half_is_judged(
-    train: Train, call: Command, tmp_path: Path
-) -> None:
+def test_the_test_half_of_an_archive_is_judged(train: Train, call: Command, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "reviews.tar.gz", "w:gz") as archive:
         for half, number in (("train", 60), ("test", 30)):
             for row, (label, text) in enumerate(labelled(number)):

@@ -81,9 +81,7 @@ def test_a_run_on_two_devices_is_the_run_on_one_and_can_go_on_there(
     assert last[0] == 14
 
 
-def test_the_default_preset_trains_on_python_s_own_documentation(
-    call: Command, refusal: Refusal, tmp_path: Path
-) -> None:
+def test_the_default_preset_has_a_corpus(call: Command, refusal: Refusal, tmp_path: Path) -> None:
     small = [*SMALL, "--steps", "1", "--sample-every", "0"]
     assert call(train_command, "--run-dir", tmp_path / "run", *small)[0] == 0
     text = (tmp_path / "run" / "corpus.txt").read_text(encoding="utf-8")
@@ -137,15 +135,19 @@ def test_bad_input_is_one_line_and_changes_nothing(
 def test_what_cannot_be_resumed_is_refused_by_name(refusal: Refusal, trained: Path) -> None:
     before, run = snapshot(trained), ("--run-dir", trained)
     assert "--resume" in refusal(train_command, *run)  # the folder exists
-    width = ("--resume", "--model.hidden-size", "32")
-    assert "model.hidden_size is 32, the run has 16" in refusal(train_command, *run, *width)
+    for flags, said in (
+        ("--model.hidden-size 32", "model.hidden_size is 32, the run has 16"),
+        ("--optimizer.method sgd", "optimizer.method is 'sgd', the run has 'adam'"),
+        ("--weight-decay 1e-3", "optimizer.weight_decay is 0.001, the run has 0.0"),
+        ("--average-after 2", "optimizer.average_after is 2, the run has 0"),
+    ):
+        err = refusal(train_command, *run, "--resume", *flags.split())
+        assert said in err and f"--init-from {trained} --run-dir" in err
     assert "preset 'docs', not 'anna'" in refusal(train_command, "anna", *run, "--resume")
     assert snapshot(trained) == before
 
 
-def test_a_folder_in_which_another_process_trains_is_refused(
-    refusal: Refusal, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_folder_in_use_is_refused(refusal: Refusal, text_file: Path, tmp_path: Path) -> None:
     """The system keeps a lock for an open file, so this process stands for another."""
     run = tmp_path / "run"
     with held(RunFolder(run)):
@@ -208,9 +210,7 @@ def test_a_signal_saves_the_state_and_sets_the_exit_code(
 
 
 @pytest.mark.usefixtures("default_signals")
-def test_a_second_signal_ends_it_and_one_that_is_ignored_stays_so(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_second_signal_ends_it_and_nohup_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     class Gone(io.StringIO):
         def write(self, _: str) -> int:
             raise OSError(5, "Input/output error")

@@ -1,17 +1,13 @@
-"""Puts the folder of what the tests share on the path; a small run that all may copy.
+"""A small run that all may copy.
 
 python -m pytest tests/faults --slow -n 0 --table docs/reliability.md
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from short_runs import Place, Promise, task_of
 
 from lstm_jax.training.task import Task

@@ -20,7 +20,8 @@ from lstm_jax.training.task import make_task, restored_state
 def run(arguments: Sequence[str]) -> int:
     command = read_arguments(arguments)
     folder = RunFolder(command.run_dir)
-    with joined(command.launch), CheckpointStore(folder.checkpoints, keep_latest=9) as store:
+    with joined(command.launch):
+        store = CheckpointStore(folder.checkpoints, keep_latest=9)
         task = make_task(read_system(command.config, folder.path))
         state, progress = restored_state(task, store)
         store.save(int(state.step) + len(store.steps()), state, progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -14,7 +15,6 @@ from run_cases import TEXT, rows_of, saved_state, unequal
 import lstm_jax
 from lstm_jax.sampling import FREE, generate
 from lstm_jax.systems import read_system
-from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
 from lstm_jax.training.task import Task, make_task
@@ -68,8 +68,7 @@ def task_of(run: Path) -> Task:
 
 def newest_step(run: Path) -> int:
     """Of its checkpoints; 0 where there is none."""
-    with CheckpointStore(RunFolder(run).checkpoints, read_only=True) as store:
-        return store.latest_step() or 0
+    return max((int(name) for name in _names(run) if name.isdigit()), default=0)
 
 
 # What can be seen from outside
@@ -81,11 +80,7 @@ MOMENTS = ("start", "compile", "step", "evaluation", "sample", "save", "deletion
 def moment(name: str, place: Place, run: str, process: Process) -> Callable[[], bool]:
     """Whether something has just begun in a process of a run, as its files and its output tell."""
     folder = place.path / run
-    newest = max(_saved(folder), default=0)
-
-    def row() -> int:
-        return last_row(folder)
-
+    newest, row = newest_step(folder), partial(last_row, folder)
     seen: dict[str, Callable[[], bool]] = {
         "start": lambda: process.has_begun,
         "compile": lambda: bool(process.output),  # the model's size, before the first step
@@ -95,7 +90,7 @@ def moment(name: str, place: Place, run: str, process: Process) -> Callable[[], 
         # At these steps nothing is evaluated, so that the row comes before the samples.
         "sample": lambda: row() > newest and row() % SAMPLE_EVERY == 0 and row() % EVALUATE_EVERY,
         "save": lambda: is_saving(folder),
-        "deletion": lambda: max(_saved(folder), default=0) > newest,  # what is too old goes next
+        "deletion": lambda: newest_step(folder) > newest,  # what is too old goes next
         "end": lambda: row() == place.steps,
     }
     return seen[name]
@@ -114,10 +109,6 @@ def is_saving(run: Path) -> bool:
 def _names(run: Path) -> list[str]:
     folder = RunFolder(run).checkpoints
     return [path.name for path in folder.iterdir()] if folder.exists() else []
-
-
-def _saved(run: Path) -> list[int]:
-    return [int(name) for name in _names(run) if name.isdigit()]
 
 
 def differences(one: Path, other: Path, task: Task) -> list[str]:

@@ -76,8 +76,7 @@ def opened(run: Path, task: Task) -> Any:
     config = read_description(folder).config
     refuse_damaged_files(folder)
     refuse_other_data(folder, read_system(config, run))
-    with CheckpointStore(folder.checkpoints) as store:
-        state, _ = restored_state(task, store)
+    state, _ = restored_state(task, CheckpointStore(folder.checkpoints))
     MetricsLog(folder.metrics, int(state.step)).close()
     return state
 

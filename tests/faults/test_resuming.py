@@ -6,8 +6,6 @@ import dataclasses
 import json
 import shutil
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +13,11 @@ import numpy as np
 import pytest
 from run_cases import TEXT, saved_state, snapshot, unequal
 from short_runs import Place, Promise, differences
+from tasks import run as train
 
 from lstm_jax.cli.main import train_command
 from lstm_jax.settings import flat
 from lstm_jax.training import loop
-from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.run import (
     RunFolder,
     copy_description,
@@ -45,9 +43,7 @@ def flag(name: str, value: object) -> list[str]:
 
 
 @pytest.mark.slow
-def test_settings_that_harm_nothing_are_recorded(
-    place: Place, whole: Path, promise: Promise
-) -> None:
+def test_harmless_settings_are_recorded(place: Place, whole: Path, promise: Promise) -> None:
     shutil.copytree(whole, place.path / "harmless")
     flags = [part for name, value in HARMLESS.items() for part in flag(name, value)]
     process = place.begun("harmless", *flags, "--steps", str(place.steps + 6))
@@ -62,9 +58,7 @@ def test_settings_that_harm_nothing_are_recorded(
     )
 
 
-def test_settings_that_do_not_fit_are_refused(
-    whole: Path, tmp_path: Path, promise: Promise
-) -> None:
+def test_harmful_settings_are_refused(whole: Path, tmp_path: Path, promise: Promise) -> None:
     """And nothing is changed."""
     other, before = tmp_path / "other.txt", snapshot(whole)
     other.write_text(TEXT.replace("milk", "mild"), encoding="utf-8")
@@ -88,19 +82,26 @@ def test_settings_that_do_not_fit_are_refused(
 def test_parameters_that_are_not_finite_teach_nothing(
     whole: Path, task: Task, tmp_path: Path, promise: Promise
 ) -> None:
-    leaves: list[Any] = jax.tree.leaves(first_state(task).params)
+    arrays, structure = jax.tree.flatten(jax.device_get(first_state(task).params))
     failures = []
-    for place in range(len(leaves)):
+    for place, array in enumerate(arrays):
         folder = RunFolder(tmp_path / f"nonfinite-{place}")
         copy_description(RunFolder(whole), folder)
-        state = first_state(task)
-        found, structure = jax.tree.flatten(state.params)
-        found[place] = jnp.full_like(found[place], jnp.nan)
-        state = dataclasses.replace(state, params=structure.unflatten(found))
-        failures += [f"array {place}: {each}" for each in _unlike_a_skip(task, state, folder)]
+        found = [*arrays[:place], jnp.full_like(array, jnp.nan), *arrays[place + 1 :]]
+        state = dataclasses.replace(first_state(task), params=structure.unflatten(found))
+        before = jax.device_get((state.params, state.opt_state))
+        with pytest.raises(loop.NotFiniteError, match=str(folder.nonfinite.path)):
+            train(folder.path, task, begun=state)
+        for each in (folder, folder.nonfinite):
+            saved = saved_state(each.path, task)
+            if unequal((saved.params, saved.opt_state), before):
+                failures.append(f"array {place}: {each.path.name} holds other parameters")
+        _, metrics = train_step(task.program, saved, task.system.feed()(int(saved.step)))
+        if np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm):
+            failures.append(f"array {place}: the run that was left does not repeat it")
     promise(
         "loss and gradient not finite",
-        len(leaves),
+        len(arrays),
         failures,
         "one parameter array after the other was NaN: no step changed a parameter or the "
         f"optimizer; training gave up after {task.config.skipped_at_most} skipped steps and left a "
@@ -108,29 +109,12 @@ def test_parameters_that_are_not_finite_teach_nothing(
     )
 
 
-def _unlike_a_skip(task: Task, begun: Any, folder: RunFolder) -> list[str]:
-    before = jax.device_get((begun.params, begun.opt_state))
-    with (
-        pytest.raises(loop.NotFiniteError, match=str(folder.nonfinite.path)),
-        CheckpointStore(folder.checkpoints) as store,
-    ):
-        loop.train(task, begun, folder, store, Mock())
-    found = []
-    for each in (folder, folder.nonfinite):
-        saved = saved_state(each.path, task)
-        if unequal((saved.params, saved.opt_state), before):
-            found.append(f"{each.path.name} holds other parameters")
-    _, metrics = train_step(task.program, saved, task.system.feed()(int(saved.step)))
-    if np.isfinite(metrics.loss) and np.isfinite(metrics.grad_norm):
-        found.append("the run that was left does not repeat it")
-    return found
-
-
 @pytest.mark.parametrize("kept", [(), ("vocab.json",), ("vocab.json", "corpus.txt")])
-def test_a_run_killed_while_its_folder_was_made_is_not_in_the_way(
-    kept: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_a_folder_half_made_by_a_killed_run_is_taken(kept: tuple[str, ...], tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+        (tmp_path / name).touch()
+    refuse_existing(folder)  # what the system leaves is nothing
     for name in (".vocabulary-0123456789abcdef.tmp", "config.tmp", *kept):
         (tmp_path / name).write_text("half of it")
     with pytest.raises(ValueError, match="exists already"):
@@ -142,9 +126,7 @@ def test_a_run_killed_while_its_folder_was_made_is_not_in_the_way(
         refuse_existing(folder)
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_anew(
-    place: Place, whole: Path, task: Task
-) -> None:
+def test_a_run_without_a_checkpoint_begins_anew(place: Place, whole: Path, task: Task) -> None:
     run = place.path / "early"
     run.mkdir()
     for file in ("vocab.json", "config.json"):
@@ -153,9 +135,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     assert differences(whole, place.finished("early"), task) == []
 
 
-def test_a_model_loads_without_the_text_it_was_trained_on(
-    whole: Path, task: Task, tmp_path: Path
-) -> None:
+def test_a_model_loads_without_its_text(whole: Path, task: Task, tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     shutil.copytree(whole, folder.path)
     files = read_description(folder).files

@@ -206,9 +206,7 @@ def test_a_signal_to_one_stops_all_and_any_number_goes_on(
 
 
 @pytest.mark.parametrize("kept", [*map(longer, ("none", "moments")), "all"])
-def test_a_state_survives_any_number_of_processes_to_the_bit(
-    kept: str, arguments: list[str], tmp_path: Path
-) -> None:
+def test_any_number_of_processes_saves_it(kept: str, arguments: list[str], tmp_path: Path) -> None:
     """Saved by four processes, then restored and saved by two, by one and by four again."""
     split = ["--shard-state", kept, "--hidden-size", "16", "--steps", "6", *RARELY]
     run = Party(tmp_path / "run", [*arguments, *split], 4).finish()
@@ -223,9 +221,7 @@ def test_a_state_survives_any_number_of_processes_to_the_bit(
     assert all(unequal(saved_state(run, task_of(run), step), first) == [] for step in steps)
 
 
-def test_a_save_that_fails_in_one_fails_in_all_and_harms_nothing(
-    arguments: list[str], alone: Path, tmp_path: Path
-) -> None:
+def test_a_save_that_fails_in_one_fails(arguments: list[str], alone: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     party = Party(run, arguments)
     first, second = party.members.values()
@@ -291,9 +287,7 @@ def test_what_is_wrong_with_one_ends_all_with_a_line(
     assert "Traceback" not in party.errors()
 
 
-def test_one_that_never_starts_is_not_waited_for_for_ever(
-    arguments: list[str], tmp_path: Path
-) -> None:
+def test_one_that_never_starts_is_given_up(arguments: list[str], tmp_path: Path) -> None:
     party = Party(tmp_path / "run", [*arguments, "--start-timeout", "5"], absent=1)
     assert party.wait() == {0: START_AGAIN}
     assert "did not find each other within 5 s" in party.errors()

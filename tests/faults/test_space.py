@@ -6,17 +6,15 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
-from unittest.mock import Mock
 
 import pytest
 from run_cases import files_of_at_most
 from short_runs import Promise, differences, newest_step
+from tasks import Silent
+from tasks import run as train
 
-from lstm_jax.training import loop
-from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.run import RunFolder, copy_description
-from lstm_jax.training.task import Task, first_state, restored_state
+from lstm_jax.training.task import Task
 
 Fault = Callable[[RunFolder], AbstractContextManager[None]]
 
@@ -68,17 +66,9 @@ def read_only(folder: RunFolder) -> AbstractContextManager[None]:
     return mounted(folder.checkpoints, f"--bind {folder.checkpoints}", "-o remount,ro,bind")
 
 
-def trained(task: Task, folder: RunFolder, report: Any) -> None:
-    with CheckpointStore(folder.checkpoints, keep_latest=task.config.keep_checkpoints) as store:
-        state, progress = first_state(task), {}
-        if not store.is_empty:
-            state, progress = restored_state(task, store)
-        loop.train(task, state, folder, store, report, progress=progress)
-
-
 def run_with(fault: Fault, ends: bool, whole: Path, task: Task, run: Path) -> list[str]:
     """What is wrong with a run that had a fault, for a while or to its end."""
-    folder, report, under = RunFolder(run), Mock(), ExitStack()
+    folder, report, under = RunFolder(run), Silent(), ExitStack()
     copy_description(RunFolder(whole), folder)
     every = task.config.checkpoint_every
     first, last = 2 * every + 1, 4 * every + 1
@@ -89,19 +79,19 @@ def run_with(fault: Fault, ends: bool, whole: Path, task: Task, run: Path) -> li
         if step == last and ends:
             under.close()
 
-    report.advance.side_effect = advance
+    report.advance = advance
     found = []
     try:
         with under:
-            trained(task, folder, report)
+            train(run, task, report=report)
         found += [] if ends else ["it ended as if the last state had been saved"]
     except ValueError as error:
         found += [f"it ended: {error}"] if ends or "\n" in str(error) else []
     if not ends:
         newest = newest_step(run)
         found += [] if newest == first - 1 else [f"the newest checkpoint is {newest}"]
-        trained(task, folder, Mock())
-    notes = str(report.note.call_args_list)
+        train(run, task)
+    notes = str(report.notes)
     if "was not saved" not in notes or "free space" not in notes:
         found.append(f"no word of a save that failed: {notes}")
     return found + differences(whole, run, task)

@@ -1,14 +1,10 @@
-"""Puts the folder of what the tests share on the path; files that no test changes."""
+"""Files that no test changes."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
-
 from tasks import TEXT, fill
 
 

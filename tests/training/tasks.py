@@ -70,21 +70,21 @@ def run(
 
     It comes once a step was taken in and training has asked for it so many times more.
     """
-    folder, report = RunFolder(path), report or Silent()
+    folder, report, kept = RunFolder(path), report or Silent(), the_task.config.keep_checkpoints
     path.mkdir(exist_ok=True)
-    with CheckpointStore(folder.checkpoints, keep_latest=50) as store:
-        state, progress = first_state(the_task) if begun is None else begun, {}
-        if not store.is_empty:
-            state, progress = restored_state(the_task, store)
-        first, asked = int(state.step), itertools.count()
+    store = CheckpointStore(folder.checkpoints, keep_latest=kept)
+    state, progress = first_state(the_task) if begun is None else begun, {}
+    if not store.is_empty:
+        state, progress = restored_state(the_task, store)
+    first, asked = int(state.step), itertools.count()
 
-        def should_stop() -> bool:
-            reached = report.steps[-1] if report.steps else first
-            return stop_at is not None and reached >= stop_at and next(asked) >= times
+    def should_stop() -> bool:
+        reached = report.steps[-1] if report.steps else first
+        return stop_at is not None and reached >= stop_at and next(asked) >= times
 
-        state = loop.train(
-            the_task, state, folder, store, report, progress=progress, should_stop=should_stop
-        )
+    state = loop.train(
+        the_task, state, folder, store, report, progress=progress, should_stop=should_stop
+    )
     return state, report
 
 
@@ -118,9 +118,9 @@ def bits(tree: Any) -> list[Bits]:
 
 
 def fill(directory: Path, *steps: int, **options: Any) -> None:
-    with CheckpointStore(directory, **options) as store:
-        for step in steps:
-            store.save(step, make_state(step), {"step": step})
+    store = CheckpointStore(directory, **options)
+    for step in steps:
+        store.save(step, make_state(step), {"step": step})
 
 
 def names(directory: Path) -> list[str]:

@@ -110,9 +110,7 @@ def test_a_file_is_downloaded_once_and_found_after_that(
         ("/half.txt", "the connection broke off"),
     ],
 )
-def test_a_failed_download_leaves_nothing_and_says_what_to_do(
-    server: Server, cache: Path, path: str, reason: str
-) -> None:
+def test_a_failed_download_has_a_cure(server: Server, cache: Path, path: str, reason: str) -> None:
     message = complaint(lambda: server.fetch(path))
     assert reason in message
     assert f"put the file by hand at {str(cache / 'tiny.txt')!r}" in message
@@ -137,9 +135,7 @@ def test_a_server_that_is_not_there_or_never_answers_is_given_up(
     assert list(cache.iterdir()) == []
 
 
-def test_a_cached_file_that_is_another_is_neither_used_nor_replaced(
-    server: Server, cache: Path
-) -> None:
+def test_another_cached_file_is_neither_used_nor_replaced(server: Server, cache: Path) -> None:
     cache.mkdir()
     path = cache / "tiny.txt"
     path.write_bytes(CONTENT[:-1])

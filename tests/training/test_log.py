@@ -36,15 +36,6 @@ def test_a_cut_and_resumed_log_has_each_row_once(
     assert path.read_text() == whole
 
 
-def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path, 0)
-    log.append({"step": 1, "loss": math.nan, "perplexity": math.inf, "seconds": 1.5})
-    log.close()
-    line = path.read_text()
-    assert json.loads(line) == {"step": 1, "loss": None, "perplexity": None, "seconds": 1.5}
-
-
 def test_perplexity_is_the_exponential_of_the_loss() -> None:
     assert perplexity(0.0) == 1
     assert perplexity(math.log(83)) == pytest.approx(83)

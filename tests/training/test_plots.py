@@ -44,7 +44,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 @installed
 @pytest.mark.parametrize("losses", [(2, 1e25), (1e25, 1e30), (2, 800, 3), (1.0, [], None)])
-def test_numbers_that_diverged_or_are_none_are_in_the_way_of_no_curves(
+def test_curves_of_diverged_or_odd_numbers_are_drawn(
     losses: tuple[Any, ...], tmp_path: Path
 ) -> None:
     write(tmp_path, [{"step": at, "epoch": at, "loss": loss} for at, loss in enumerate(losses)])
@@ -54,9 +54,7 @@ def test_numbers_that_diverged_or_are_none_are_in_the_way_of_no_curves(
 
 
 @installed
-def test_a_backend_that_is_not_there_is_in_the_way_of_no_curves(
-    runs: list[Path], tmp_path: Path
-) -> None:
+def test_a_missing_backend_is_in_the_way_of_no_curves(runs: list[Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lstm_jax", "plot", runs[0], "--output", tmp_path / "a.png"]
     subprocess.run(command, env=os.environ | {"MPLBACKEND": "nowhere"}, check=True)
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
@@ -104,9 +102,7 @@ def test_curves_of_several_runs_lie_over_each_other_and_one_run_needs_no_name(
 
 
 @installed
-def test_a_folder_that_is_no_run_is_refused_and_draws_nothing(
-    runs: list[Path], tmp_path: Path
-) -> None:
+def test_a_folder_that_is_no_run_is_refused(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, picture, message in (
         ("none", "a.png", "none does not exist"),
@@ -118,9 +114,7 @@ def test_a_folder_that_is_no_run_is_refused_and_draws_nothing(
     assert not (tmp_path / "a.png").exists()
 
 
-def test_without_matplotlib_the_error_names_the_cure(
-    runs: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_matplotlib_has_a_cure(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plots, "have_matplotlib", lambda: False)
     with pytest.raises(ValueError, match=r"pip install 'lstm-jax\[plots\]'"):
         plot_command([str(runs[0])])

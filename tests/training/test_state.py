@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -14,29 +15,21 @@ from jax import random
 from run_cases import unequal
 from tasks import config, task
 
-from lstm_jax.models import LanguageModel
 from lstm_jax.systems.base import OptimizerConfig, Predictions
-from lstm_jax.systems.language import LanguageObjective, LanguageSystem
-from lstm_jax.text import Lanes
 from lstm_jax.training.optimizer import (
     averaged,
     averaging,
+    changes_of_state,
     learning_rate_schedule,
     make_optimizer,
 )
-from lstm_jax.training.state import evaluate, train_step
+from lstm_jax.training.state import train_step
 from lstm_jax.training.task import Task, first_state
 
 
-def model_of(the_task: Task) -> LanguageModel:
-    return LanguageModel(config().model, len(the_task.system.vocabulary))
-
-
 def batch_of(the_task: Task, number: int) -> Any:
-    assert isinstance(the_task.system, LanguageSystem)
-    training = the_task.system.corpus.training
-    assert isinstance(training, Lanes)
-    return tuple(map(jnp.asarray, training.batch(number)))
+    system: Any = the_task.system
+    return tuple(map(jnp.asarray, system.corpus.training.batch(number)))
 
 
 def steps(the_task: Task, state: Any, number: int) -> tuple[Any, Any]:
@@ -59,11 +52,11 @@ def test_one_program_serves_all_steps() -> None:
 def test_the_step_is_gradient_clipping_and_adam_written_out() -> None:
     the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
     state = first_state(the_task)
-    model, batch = model_of(the_task), batch_of(the_task, 0)
+    model, batch = the_task.system.model, batch_of(the_task, 0)
 
     def loss(params: Any) -> jax.Array:
-        _, logits = model.apply(params, None, jnp.asarray(batch[0]))
-        nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.asarray(batch[1]))
+        _, logits = model.apply(params, None, batch[0])
+        nll = optax.softmax_cross_entropy_with_integer_labels(logits, batch[1])
         return nll.mean()
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(state.params)
@@ -102,7 +95,7 @@ def test_the_carry_is_kept_between_batches_and_zeroed_where_an_epoch_begins() ->
     assert int(state.step) == batches + 1
     before, _ = steps(the_task, first_state(the_task), batches)
     tokens, targets = batch_of(the_task, 0)
-    token_sums = jax.jit(model_of(the_task).token_sums)
+    token_sums = jax.jit(the_task.system.model.token_sums)
     fresh, _ = token_sums(before.params, None, tokens, targets)
     np.testing.assert_allclose(metrics.loss[batches], fresh.loss / fresh.weight, rtol=1e-6)
     kept, _ = steps(the_task, first_state(the_task), 1)
@@ -137,7 +130,6 @@ def test_a_carry_is_zeroed_lane_by_lane_whole_or_not_at_all() -> None:
     rate, size = 0.25, 400
     settings = config(zero_carry_rate=rate, batch_size=size, sequence_length=4)
     objective = task(settings).system.objective
-    assert isinstance(objective, LanguageObjective)
     params = objective.init(random.key(0))
     before = jax.tree.map(jnp.ones_like, objective.zero_carry(params, size))
     data = Predictions(*jnp.zeros((2, 1, size), int), mask=jnp.zeros((1, size), bool))
@@ -151,15 +143,6 @@ def test_a_carry_is_zeroed_lane_by_lane_whole_or_not_at_all() -> None:
     assert (leaves_LBH == ~is_zeroed_B[:, None]).all()
     assert abs(is_zeroed_B.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / size)
     assert unequal(after(None), before) == []
-
-
-def test_an_evaluation_is_given_up_before_the_next_batch() -> None:
-    the_task = task(config())
-    params, system = first_state(the_task).params, the_task.system
-    batches, size = system.heldout(), system.heldout_batch_size
-    answers = iter([False, False, True])
-    assert evaluate(system.objective, params, batches, size, lambda: next(answers)) == {}
-    assert len([*batches]) == len([*system.heldout()]) - 3 > 0
 
 
 STEPS: dict[str, Any] = {"decay_steps": 10, "decay_rate": 0.5}
@@ -226,13 +209,21 @@ def test_weights_are_averaged_once_that_begins_and_are_the_last_until_then(froze
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), found, mean)
 
 
-def test_clipping_or_not_leaves_the_optimizer_state_s_structure() -> None:
-    params = {"a": jnp.zeros(2)}
-    states = [
-        make_optimizer(config, learning_rate_schedule(config, 1)).init(params)
-        for config in (OptimizerConfig(clip_norm=None), OptimizerConfig(clip_norm=1.0))
-    ]
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+OTHERS: dict[str, tuple[Any, ...]] = {
+    "method": ("adam", "sgd"), "weight_decay": (0.0, 0.1, 0.2), "average_after": (0, 1, 2),
+    "clip_norm": (None, 1.0), "schedule": ("constant", "cosine"), "warmup_steps": (0, 3),
+}  # fmt: skip
+
+
+def test_settings_that_change_the_optimizer_state_s_structure_are_known() -> None:
+    """Whatever else is changed with them."""
+    choices = itertools.product(*OTHERS.values())
+    configs = [OptimizerConfig(**dict(zip(OTHERS, each, strict=True))) for each in choices]
+    optimizers = [make_optimizer(each, learning_rate_schedule(each, 9)) for each in configs]
+    structures = [jax.tree.structure(each.init({"a": np.zeros(2)})) for each in optimizers]
+    known = list(zip(configs, structures, strict=True))
+    for (old, before), (new, after) in itertools.product(known[::5], known[::7]):
+        assert bool(changes_of_state(old, new)) == (before != after)
 
 
 class Params(NamedTuple):
