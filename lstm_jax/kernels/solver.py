@@ -257,7 +257,9 @@ def _zeros(first: State, inputs: Any) -> State:
 
 
 def _largest(arrays: State) -> Array:
-    return jnp.stack([jnp.max(array, initial=0) for array in arrays]).max()
+    """The largest entry; infinite if any is NaN, which XLA's maximum may pass over on a CPU."""
+    numbers = [jnp.where(jnp.isnan(array), jnp.inf, array) for array in arrays]
+    return jnp.stack([jnp.max(array, initial=0) for array in numbers]).max()
 
 
 # Gradients ---------------------------------------------------------------------------------------
