@@ -241,7 +241,7 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
             )
 
 
-def _hashable(step: Step) -> Step:
+def _hashable(step: Any) -> Any:
     """The step, or its bound method, which hashes by identity."""
     try:
         hash(step)
