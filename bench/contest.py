@@ -17,7 +17,7 @@ from bench.command import Measured, OptionsWithPeers, measure
 from bench.peers import ONLY, OURS, Candidate, Implementation, Kind, candidates, load
 from bench.products import Product, build_products, floor
 from bench.report import Row, cpu_cores, make_row, print_table, with_ratios
-from bench.shapes import AnySystem, LayerShape
+from bench.shapes import PEERS_CELLS, AnySystem, LayerShape
 from bench.timing import Timing, take_turns
 from bench.workers import Built, Failed, NotRun, Reason, Server, Worker
 
@@ -141,12 +141,14 @@ class Contest:
         for name in names:
             if name not in self.left_out:
                 try:
-                    entrants.append(self._enter(name, build))
+                    entrants.append(self._enter(name, build, compared=len(names) > 1))
                 except Reason as reason:
                     self.left_out.add(name, reason)
         return entrants
 
-    def _enter(self, name: str, build: Callable[[Implementation], Built]) -> Entrant:
+    def _enter(
+        self, name: str, build: Callable[[Implementation], Built], compared: bool
+    ) -> Entrant:
         """Build each way of running an implementation, and keep the fastest."""
         entrants: dict[str, Entrant] = {}
         tried: dict[str, Reason] = {}
@@ -155,7 +157,8 @@ class Contest:
             try:
                 # Before anything else of this shape runs, as the first call includes compilation.
                 entered = worker.ask(Server.enter, with_peer, build, name, way.options)
-                self._require_same(name, way, worker)
+                if compared:
+                    self._require_same(name, way, worker)
                 entrants[way.name] = Entrant(name, worker, *entered)
             except (NotRun, Failed) as reason:
                 tried[way.name] = reason
@@ -218,7 +221,8 @@ class Work:
 
 def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
     contest = Contest(pool, work.kind, work.shape.name, work.evidence, work.require_same)
-    entrants = contest.enter((OURS, *options.peers), work.build)
+    peers = options.peers if work.shape.cell in PEERS_CELLS else ()
+    entrants = contest.enter((OURS, *peers), work.build)
     worker = pool.worker(LIMIT)
     products = worker.ask(Server.enter, build_products, list(work.products), options.dtype)
     timings = time_in_turns([*entrants, Entrant(LIMIT, worker, *products)], options.turns)

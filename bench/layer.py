@@ -46,7 +46,7 @@ class Options(OptionsWithPeers):
 
     Attributes:
         cells: cells to measure; peers only have PyTorch's, lstm and gru.
-        backends: implementations of ours.
+        backends: implementations of ours; of several, each cell is measured with those it has.
         shapes: T,B,D,H of each.
     """
 
@@ -63,10 +63,18 @@ class Options(OptionsWithPeers):
         sizes = [sizes_of(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
-        for cell, backend in product(self.cells, self.backends):
+        pairs = [pair for pair in product(self.cells, self.backends) if self._is_there(*pair)]
+        return [LayerShape(cell, *each, backend) for each in sizes for cell, backend in pairs]
+
+    def _is_there(self, cell: CellName, backend: Backend) -> bool:
+        """Raises ValueError if the cell lacks the only backend."""
+        try:
             require_backend(cell_named(cell), backend)
-        found = product(sizes, self.cells, self.backends)
-        return [LayerShape(cell, *each, backend) for each, cell, backend in found]
+        except ValueError:
+            if len(self.backends) == 1:
+                raise
+            return False
+        return True
 
 
 def sizes_of(shape: str) -> tuple[int, int, int, int]:

@@ -227,7 +227,7 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
     points = [np.stack([a, *(_drawn(draw, a) for _ in range(_POINTS - 1))]) for a in given[1]]
     try:
         with jax.ensure_compile_time_eval():
-            moved = _moved_by_others(step, structures, given[0], points, given[2])
+            moved = _moved_by_others(_hashable(step), structures, given[0], points, given[2])
         places = [np.argwhere(np.asarray(each)) for each in moved]
     except (jax.errors.TracerArrayConversionError, jax.errors.UnexpectedTracerError):
         raise ValueError(_CLOSED_OVER) from None
@@ -239,6 +239,15 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
                 f"carry{path} depends on another place of the old; use operations that act place "
                 "by place, or lax.scan"
             )
+
+
+def _hashable(step: Any) -> Any:
+    """The step, or its bound method, which hashes by identity."""
+    try:
+        hash(step)
+    except TypeError:
+        return step.__call__
+    return step
 
 
 @partial(jax.jit, static_argnums=(0, 1))

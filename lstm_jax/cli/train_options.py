@@ -9,9 +9,11 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
+from lstm_jax.cells import cell_named
 from lstm_jax.cli.arguments import HELP_ALL, given, parse
 from lstm_jax.cli.console import importing
 from lstm_jax.cli.processes import Launch
+from lstm_jax.stack import StackConfig
 from lstm_jax.systems import preset_named, presets
 from lstm_jax.systems.base import TrainConfig
 
@@ -109,6 +111,10 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
         config = dataclasses.replace(config, steps=None)
     if config.init_from is not None:
         config = dataclasses.replace(config, init_from=os.path.abspath(config.init_from))
+    model: Any = getattr(config, "model", None)
+    no_matrix = isinstance(model, StackConfig) and cell_named(model.cell).unit_step is not None
+    if no_matrix and given("--weight-drop", arguments) is None:
+        config = dataclasses.replace(config, weight_drop=0.0)
     prompts, *known = (getattr(each, "sample_prompts", None) for each in (config, *presets()))
     has_own = given("--sample-prompts", arguments) is not None or prompts not in known
     own_devices = given("--devices", arguments) is not None

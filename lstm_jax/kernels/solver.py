@@ -231,7 +231,10 @@ def _newton(
         values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
         off = tuple(f - h for f, h in zip(values, states, strict=True))
         by = linear_recurrence(blocks, off, parallel=True, reverse=recurrence.how.reverse)
-        states = tuple(map(jnp.add, states, by))
+        # Without NaNs, which `jax_debug_nans` would report although a loop takes over.
+        states = tuple(
+            jnp.where(jnp.isfinite(d), h + d, h) for d, h in zip(by, states, strict=True)
+        )
         shares = tuple(
             jnp.abs(d) / jnp.maximum(jnp.abs(h), 1) for d, h in zip(by, states, strict=True)
         )
@@ -257,7 +260,9 @@ def _zeros(first: State, inputs: Any) -> State:
 
 
 def _largest(arrays: State) -> Array:
-    return jnp.stack([jnp.max(array, initial=0) for array in arrays]).max()
+    """The largest entry; infinite if any is NaN, which XLA's maximum may pass over on a CPU."""
+    numbers = [jnp.where(jnp.isnan(array), jnp.inf, array) for array in arrays]
+    return jnp.stack([jnp.max(array, initial=0) for array in numbers]).max()
 
 
 # Gradients ---------------------------------------------------------------------------------------

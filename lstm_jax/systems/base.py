@@ -115,7 +115,8 @@ class TrainConfig(Checked):
     #: give up after this many steps in a row skipped for a non-finite loss or gradient; 0 for
     #: never.
     skipped_at_most: Changeable[CountOrZero] = 20
-    #: share of each recurrent matrix `w_h` set to zero, drawn anew each step.
+    #: share of each recurrent matrix `w_h` set to zero, drawn anew each step. A preset's is 0 if
+    #: the cell has no such matrix.
     weight_drop: Changeable[Share] = 0.0
     #: settings of the optimizer.
     optimizer: Changeable[OptimizerConfig] = field(default_factory=OptimizerConfig)

@@ -75,6 +75,7 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
         (lambda: train.Options(peers=("numpy",)), "there is no peer 'numpy'; choose from pytorch"),
         (lambda: layer.Options(shapes=("1,2,3",)), "a shape is '1,2,3'; expected four sizes"),
         (lambda: layer.Options(shapes=()), "there is nothing to measure"),
+        (lambda: layer.Options(backends=("parallel",)), "the units of lstm depend on each other"),
         (lambda: sample.Options(places=0), "places is 0"),
         (lambda: sample.Options(batch_sizes=()), "batch_sizes are"),
         (lambda: sample.Options(batch_sizes=(4, 0)), "batch_sizes are"),

@@ -143,11 +143,14 @@ def test_peers_in_processes_of_their_own_are_timed(apart: None) -> None:
 
 
 @pytest.mark.slow
-def test_of_the_shapes_of_a_layer_the_least_is_measured_if_quick(rows_of: Any) -> None:
-    flags = "--shapes 90,3,5,8 7,3,5,8 --cells gru --quick --peers flax-nnx"
-    ours, peer = rows_of(layer, flags)
-    assert ours.system == peer.system == "gru 7,3,5,8"
+def test_the_least_of_a_layer_s_shapes_is_measured_if_quick_with_what_has_its_cell(
+    rows_of: Any,
+) -> None:
+    flags = "--shapes 90,3,5,8 7,3,5,8 --cells gru mingru --backends scan parallel --quick"
+    ours, peer, *alone = rows_of(layer, f"{flags} --peers flax-nnx")
+    assert ours.system == peer.system == "gru 7,3,5,8 scan"
     assert ours.tokens_per_second == pytest.approx(21e3 / ours.median_ms)
+    assert [row.settings["backend"] for row in alone] == ["scan", "parallel"]
 
 
 def test_pytorch_has_threads_to_choose_on_a_cpu_alone() -> None:

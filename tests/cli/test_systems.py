@@ -17,6 +17,7 @@ import pytest
 from commands import Command, Refusal, classify_command, sample_command, train_command
 from run_cases import with_slow
 
+from lstm_jax.cells import CELLS
 from lstm_jax.cli.train_options import read_arguments
 from lstm_jax.systems import read_system
 from lstm_jax.training.log import read_rows
@@ -36,6 +37,18 @@ REVIEWS = shlex.split(
     "--batch-size 32 --length 24 --epochs 12 --dense-size 8 --model.dropout 0.1 "
     "--learning-rate 0.02 --layers 1 --pooling max --dense-dropout 0"
 )
+ON_WORDS = f"--data {{}}/words.txt --min-count 1 --embedding-size 12 {' '.join(SHORT)}"
+ON_TEXT = f"--data {{}}/play.txt {' '.join(SHORT)}"
+PRESETS = {
+    "docs": ON_TEXT,
+    "anna": ON_TEXT,
+    "shakespeare": ON_WORDS,
+    "wordlm": ON_WORDS,
+    "lyrics": ON_TEXT,
+    "lyrics --bidirectional": ON_TEXT,
+    "poems": "--data {}/poems.txt --steps 2 --batch-size 16 --embedding-size 12",
+    "reviews": "--data {}/reviews.tsv --steps 2 --length 24 --dense-size 8",
+}
 BOTH_WAYS = ("--bidirectional", "--bidirectional --as-published")
 Train = Callable[..., str]
 
@@ -275,7 +288,8 @@ def test_wordlm_learns_from_files_of_their_own_and_is_tested(
     options = (run, "--prompt", "to be", "--greedy", "--length", 5)
     assert call(sample_command, *options)[1].split()[:4] == ["to", "be", "or", "not"]
     again = (train_command, *begin, tmp_path / "no", *MODEL)
-    assert "weight_drop found no w_h" in refusal(*again, "--model.cell", "mingru")
+    no_matrix = ("--model.cell", "mingru", "--weight-drop", 0.5)
+    assert "weight_drop found no w_h" in refusal(*again, *no_matrix)
     (data / "test.txt").write_text("be")
     assert "the test file has 1 tokens, fewer than batch_size" in refusal(*again)
 
@@ -404,3 +418,31 @@ def test_the_test_half_of_an_archive_is_judged(train: Train, call: Command, tmp_
     found = json.loads(call(train_command, "--run-dir", run, "--eval-only")[1])
     assert 0 <= found["test_accuracy"] <= 1
     assert found["test_loss"] > 0
+
+
+def every_preset_with_every_cell() -> list[Any]:
+    """With each cell but the three that the other tests have; in CI, each preset with one."""
+    found = []
+    for row, preset in enumerate(PRESETS):
+        for column, cell in enumerate(CELLS[3:]):
+            marks = [pytest.mark.slow, *[pytest.mark.beyond_ci] * (column != row % len(CELLS[3:]))]
+            found.append(pytest.param(preset, cell.name, marks=marks))
+    return found
+
+
+@pytest.mark.parametrize(("preset", "cell"), every_preset_with_every_cell())
+def test_every_preset_trains_with_every_cell_and_is_used(
+    preset: str, cell: str, train: Train, call: Command, files: Path, tmp_path: Path
+) -> None:
+    run, words = tmp_path / "run", PRESETS[preset].format(files).split()
+    train(*preset.split(), *words, "--run-dir", run, "--model.cell", cell, "--steps", 2)
+    rows = read_rows(run / "metrics.jsonl")
+    assert rows[-1]["step"] == 2
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert load(run, step="newest").model.config.cell == cell
+    if preset == "reviews":
+        code, out, _ = call(classify_command, run, files / "reviews.tsv")
+        assert (code, len(out.splitlines())) == (0, 1201)
+    else:
+        code, out, _ = call(sample_command, run, "--length", 3, "--force")
+        assert (code, bool(out.strip())) == (0, True)

@@ -150,6 +150,16 @@ def test_units_that_depend_on_each_other_are_refused(how: str) -> None:
     whole(xs, check=False)
 
 
+def test_a_step_needs_no_hash() -> None:
+    class Unhashable(list[None]):
+        def __call__(self, w: Array, h: Array, x: Array) -> tuple[Array, Array]:
+            return linear(w, h, x)  # type: ignore[no-any-return]
+
+    xs = jnp.linspace(0, 1, T * B * H).reshape(T, B, H)
+    found, wanted = (lstm_jax.parallel(f, jnp.ones(H), xs[0], xs) for f in (Unhashable(), linear))
+    np.testing.assert_array_equal(found[1], wanted[1])
+
+
 def test_what_does_not_fit_is_refused_in_words() -> None:
     xs = jnp.ones((T, B, H))
 

@@ -112,6 +112,15 @@ def test_a_few_iterations_solve_all_times(form: str) -> None:
     assert float(info.residual) < 1e-6
 
 
+def test_corrections_that_are_no_numbers_leave_it_to_the_loop() -> None:
+    params = lstm_jax.init_diag_gru(random.key(0), 8, 16)
+    params = params._replace(a=800 * params.a)
+    xs = random.normal(random.key(1), (1000, 4, 8))
+    _, ys, info = jax.jit(with_info)(params, None, xs)
+    assert info.sequential
+    assert_near(ys, run(params, None, xs, backend="scan")[1], 1e-5)
+
+
 @newton_forms
 def test_what_does_not_converge_comes_from_a_loop_and_says_so(form: str) -> None:
     """One of an ensemble: the others' states are Newton's all the same."""
