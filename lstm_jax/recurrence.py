@@ -26,6 +26,7 @@ from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
 Backend = Literal["auto", "scan", "parallel", "cudnn", "mosaic", "reference"]
+_ABOVE_THE_STACK = 100_000
 
 
 class MoreOptions(cells.StepOptions, total=False):
@@ -83,8 +84,9 @@ def lstm(
             `"cudnn"` is NVIDIA's LSTM, on an NVIDIA GPU, in float32 or TF32, without a projection
             or resets: gradients of first order, `vmap` as a loop; token ids become one-hot rows.
             `"mosaic"` is experimental and has never run on a GPU: one kernel for all time steps of
-            an LSTM with at most 256 units, in bfloat16 or TF32, on a Hopper GPU, with first-order
-            gradients; a scan with a warning for other layers, and a scan on other devices.
+            an LSTM, or a GRU that resets after the product, with 64, 128, 192 or 256 units, in
+            bfloat16 or TF32, on a Hopper GPU, with first-order gradients; a scan with a warning for
+            other layers, and a scan on other devices.
             `"auto"` chooses the fastest that applies, never `"cudnn"` or `"mosaic"`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and outputs
             are in `promote_types(param dtype, float32)`.
@@ -339,14 +341,17 @@ def _fused(kernel: scan.Kernel, policy: Products, times: Any, hidden_size: int) 
 
     why = mosaic.refusal(policy, kernel.on_gpu, times, hidden_size)
     if why is not None:
-        warnings.warn(f"backend 'mosaic' {why}; the scan runs instead", stacklevel=4)
+        # One line, as Python adds a line of source to a warning from within the stack.
+        warnings.warn(f"backend 'mosaic' {why}; the scan runs instead", stacklevel=_ABOVE_THE_STACK)
     return kernel._replace(is_fused=why is None)
 
 
 def require_backend(cell: cells.Cell, backend: str) -> None:
     """Raise ValueError if the cell does not support the backend."""
-    if backend == "mosaic" and cell is not cells.LSTM:
-        raise ValueError(f"backend is 'mosaic', but the cell is {cell.name}, not lstm; use 'auto'")
+    if backend == "mosaic" and cell not in (cells.LSTM, cells.GRU):
+        raise ValueError(
+            f"backend is 'mosaic', but the cell is {cell.name}, not lstm or gru; use 'auto'"
+        )
     if backend == "parallel" and cell.unit_step is None:
         others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
         raise ValueError(

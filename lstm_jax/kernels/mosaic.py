@@ -39,7 +39,7 @@ def refusal(policy: Products, form: Elementwise | None, times: Any, hidden_size:
     if device.platform == "gpu" and device.compute_capability != "9.0":
         return f"needs a Hopper GPU, and this is {device.device_kind}"
     if form is None:
-        return "has no projection"
+        return "has no projection, and resets a GRU after the product"
     if policy.accumulate != jnp.float32 or policy.precision == lax.Precision.HIGHEST:
         return "multiplies in bfloat16 or tf32, and adds in float32"
     if hidden_size % (2 * _UNITS) or not 0 < hidden_size <= _MOST_BLOCKS * _UNITS:
@@ -64,7 +64,7 @@ def forward(
     parts, blocks = gates_TBG.shape[-1] // hidden_size, hidden_size // _UNITS
 
     def body(block: _Block, inputs: Any, outputs: Any) -> None:
-        (gates, bias, first, *flags), (hs, keeps, final) = inputs, outputs
+        (gates, bias, biases, first, *flags), (hs, keeps, final) = inputs, outputs
 
         def step(index: Array, before: Any) -> Any:
             time = times - 1 - index if reverse else index
@@ -72,7 +72,8 @@ def forward(
             from_x = tuple(map(jnp.add, block.read(gates, time), block.read(bias)))
             from_h = _or_zeros(reset, block.product(index & 1))
             before = _or_zeros(reset, before)
-            operands = form.operands(from_x, from_h, ())
+            inside = sum(map(block.read, biases), ())
+            operands = form.operands(from_x, from_h, inside)
             after = _choose(real, form.cell(operands, before, _tanh), before)
             block.write(form.keep(operands, before), keeps, time)
             block.write(after.h, hs, time)
@@ -87,11 +88,12 @@ def forward(
     w_HPBU = policy.cast(weights[0]).reshape(hidden_size, parts, blocks, _UNITS)
     w_BNH = w_HPBU.transpose(2, 1, 3, 0).reshape(blocks, parts * _UNITS, hidden_size)
     b_G = jnp.zeros_like(gates_TBG, shape=gates_TBG.shape[-1:]) if b_G is None else b_G
-    inputs = (gates_TBG, b_G, carry, mask_TB, resets_TB)
-    keeps = jax.eval_shape(lambda *each: form.keep(each, carry), *[carry.h] * parts)
+    inputs = (gates_TBG, b_G, weights[1:], carry, mask_TB, resets_TB)
+    operands = [carry.h] * (parts + form.others)
+    keeps = jax.eval_shape(lambda *each: form.keep(each, carry), *operands)
     outputs = (*_times((carry.h, keeps), times), carry)
     hs_TBH, (rows_TBG, extra), final = _run(body, w_BNH, 1, inputs, outputs)
-    return (final, hs_TBH), rows_TBG, extra
+    return (final, hs_TBH), gates_TBG if rows_TBG is None else rows_TBG, extra
 
 
 def backward(
@@ -115,7 +117,7 @@ def backward(
     parts, blocks = weights[0].shape[-1] // hidden_size, hidden_size // _UNITS
 
     def body(block: _Block, inputs: Any, outputs: Any) -> None:
-        (dhs, prepared, dlast, *flags), (dadds, dfirst) = inputs, outputs
+        (dhs, prepared, dlast, *flags), (drows, dfirst) = inputs, outputs
 
         def step(index: Array, dafter: Any) -> Any:
             time = index if reverse else times - 1 - index
@@ -123,8 +125,9 @@ def backward(
             dafter = dafter._replace(h=dafter.h + block.read(dhs, time)[0])
             factors = block.read_tree(prepared, time)
             doperands, dread = form.backward(factors, _or_zeros(real, dafter, False), _same)
-            block.write(_joined(doperands), dadds, time)
-            block.share(doperands, index & 1)
+            added, others = doperands[:parts], doperands[parts:]
+            block.write((_joined(added), others), drows, time)
+            block.share(added, index & 1)
             (dh,) = block.product(index & 1)
             dbefore = dict(zip(form.reads, dread, strict=True))
             dbefore["h"] = dbefore.get("h", 0) + dh
@@ -138,8 +141,9 @@ def backward(
     w_BNG = policy.cast(weights[0]).reshape(blocks, _UNITS, parts * hidden_size)
     prepared = form.prepare(rows_TBG, extra, b_G, previous_TBH)
     inputs = (dhs_TBH, prepared, dcarry, mask_TB, resets_TB)
-    dadds_TBG, dbefore = _run(body, w_BNG, parts, inputs, (rows_TBG, dcarry))
-    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, None)
+    outputs = ((rows_TBG, (dhs_TBH,) * form.others), dcarry)
+    (dadds_TBG, dothers), dbefore = _run(body, w_BNG, parts, inputs, outputs)
+    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, *(dothers or (None,)))
 
 
 class _Block(NamedTuple):
@@ -247,7 +251,7 @@ def _run(body: Callable[..., None], w_BNK: Array, shared: int, inputs: Any, outp
         outputs: tree of arrays or structs with the shapes and dtypes of the outputs.
     """
     blocks, columns, _ = w_BNK.shape
-    hidden_size, dtype, batch = blocks * _UNITS, w_BNK.dtype, outputs[0].shape[-2]
+    hidden_size, dtype, batch = blocks * _UNITS, w_BNK.dtype, jax.tree.leaves(outputs)[0].shape[-2]
     rows = max(batch, _ROWS)
     # As many chunks in flight as fit into shared memory beside the weights.
     width, slots = (hidden_size, 4) if dtype.itemsize < 4 else (hidden_size // 2, 2)

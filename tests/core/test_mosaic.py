@@ -26,9 +26,11 @@ from jax import lax
 from lstm_jax import StackConfig
 from lstm_jax.recurrence import layer
 
+FUSED_FORMS = ("lstm", "gru_after")
 interpreted = pytest.mark.skipif(
     jax.__version_info__ < (0, 11), reason="jax 0.10 cannot interpret the kernel"
 )
+fused_forms = pytest.mark.parametrize("form", FUSED_FORMS)
 WITHIN = {"tf32": 2e-5, "bfloat16": 0.03}
 """Tolerance against the reference in float64; the interpreter computes TF32 in float32."""
 
@@ -58,17 +60,19 @@ def assert_the_references(inputs: Any, compute_dtype: Any, **options: Any) -> No
 
 @interpreted
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_it_is_the_reference() -> None:
-    inputs = draw("lstm", shape=(3, 2, 3, 64))
+@fused_forms
+def test_it_is_the_reference(form: str) -> None:
+    inputs = draw(form, shape=(3, 2, 3, 64))
     assert_the_references(inputs, "tf32", **flags(0, (3, 2)))
 
 
 @slow
 @interpreted
-def test_it_is_the_reference_at_any_size() -> None:
+@fused_forms
+def test_it_is_the_reference_at_any_size(form: str) -> None:
     """In a process with more threads than a cluster has blocks, each of which may block one."""
     environment = os.environ | {"NPROC": "32"}
-    subprocess.run([sys.executable, "-W", "error", __file__], check=True, env=environment)
+    subprocess.run([sys.executable, "-W", "error", __file__, form], check=True, env=environment)
 
 
 @settings(max_examples=16, deadline=None, derandomize=True, database=None)
@@ -82,6 +86,7 @@ def test_it_is_the_reference_at_any_size() -> None:
     seed=st.integers(0, 1000),
 )
 def is_the_reference(
+    form: str,
     times: int,
     batch: int,
     hidden_size: int,
@@ -90,7 +95,7 @@ def is_the_reference(
     compute_dtype: str,
     seed: int,
 ) -> None:
-    inputs = draw("lstm", seed, shape=(times, batch, 3, hidden_size))
+    inputs = draw(form, seed, shape=(times, batch, 3, hidden_size))
     options = {name: flag for name, flag in flags(seed, (times, batch)).items() if name in given}
     assert_the_references(inputs, compute_dtype, **options, reverse=reverse)
 
@@ -102,6 +107,7 @@ def is_the_reference(
         ("lstm", 320, {"compute_dtype": "bfloat16"}, "not 320"),
         ("lstm", 64, {}, "bfloat16 or tf32"),
         ("lstm_projected", 64, {"compute_dtype": "tf32"}, "no projection"),
+        ("gru_before", 64, {"compute_dtype": "tf32"}, "after the product"),
     ],
 )
 def test_what_it_cannot_run_is_a_scan_with_a_warning(
@@ -126,10 +132,14 @@ def test_on_a_cpu_it_is_the_scan() -> None:
 
 def test_other_cells_are_refused() -> None:
     assert_message(
-        lambda: StackConfig(cell="gru", backend="mosaic"), "'mosaic'", "lstm", "gru", "'auto'"
+        lambda: StackConfig(cell="rnn", backend="mosaic"),
+        "'mosaic'",
+        "rnn",
+        "lstm or gru",
+        "'auto'",
     )
 
 
 if __name__ == "__main__":
     lax.platform_dependent = as_for_cuda
-    is_the_reference()
+    is_the_reference(sys.argv[1])
