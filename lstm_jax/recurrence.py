@@ -26,6 +26,7 @@ from lstm_jax.precision import ComputeDtype, Products, products, time_product
 from lstm_jax.sharding import vary_as
 
 Backend = Literal["auto", "scan", "parallel", "cudnn", "mosaic", "reference"]
+_ABOVE_THE_STACK = 100_000
 
 
 class MoreOptions(cells.StepOptions, total=False):
@@ -83,8 +84,9 @@ def lstm(
             `"cudnn"` is NVIDIA's LSTM, on an NVIDIA GPU, in float32 or TF32, without a projection
             or resets: gradients of first order, `vmap` as a loop; token ids become one-hot rows.
             `"mosaic"` is experimental and has never run on a GPU: one kernel for all time steps of
-            an LSTM with at most 256 units, in bfloat16 or TF32, on a Hopper GPU, with first-order
-            gradients; a scan with a warning for other layers, and a scan on other devices.
+            an LSTM, or a GRU that resets after the product, in bfloat16 or TF32, on a Hopper GPU,
+            with first-order gradients; H is a multiple of 64, up to 256, or to 1,024 with few rows.
+            A scan with a warning for other layers, and a scan on other devices.
             `"auto"` chooses the fastest that applies, never `"cudnn"` or `"mosaic"`.
         compute_dtype: dtype of the products, see `lstm_jax.precision.products`; carry and outputs
             are in `promote_types(param dtype, float32)`.
@@ -257,7 +259,7 @@ def layer_with_info(
     elif cell.has_kernel:
         kernel = kernel_of(params, chosen.get("activation", "tanh"))
         if backend == "mosaic":
-            kernel = _fused(kernel, policy, xs.shape[0], carry.h.shape[-1])
+            kernel = _fused(kernel, policy, xs.shape[:2], params.w_h.shape)
         folded = kernel.fold(params)
         gates_TBG, b_G = project(policy, folded, xs, input_scale)
         carry, hs_TBH = scan.run(
@@ -333,20 +335,23 @@ def _in_chunks(
     return carry, hs_TBH, solver.worst(info)
 
 
-def _fused(kernel: scan.Kernel, policy: Products, times: Any, hidden_size: int) -> scan.Kernel:
+def _fused(kernel: scan.Kernel, policy: Products, *shapes: tuple[Any, ...]) -> scan.Kernel:
     """The kernel marked to run fused; warns and leaves it alone if that is not supported."""
     from lstm_jax.kernels import mosaic  # imports Pallas
 
-    why = mosaic.refusal(policy, kernel.on_gpu, times, hidden_size)
+    why = mosaic.refusal(policy, kernel.on_gpu, *shapes)
     if why is not None:
-        warnings.warn(f"backend 'mosaic' {why}; the scan runs instead", stacklevel=4)
+        # One line, as Python adds a line of source to a warning from within the stack.
+        warnings.warn(f"backend 'mosaic' {why}; the scan runs instead", stacklevel=_ABOVE_THE_STACK)
     return kernel._replace(is_fused=why is None)
 
 
 def require_backend(cell: cells.Cell, backend: str) -> None:
     """Raise ValueError if the cell does not support the backend."""
-    if backend == "mosaic" and cell is not cells.LSTM:
-        raise ValueError(f"backend is 'mosaic', but the cell is {cell.name}, not lstm; use 'auto'")
+    if backend == "mosaic" and cell not in (cells.LSTM, cells.GRU):
+        raise ValueError(
+            f"backend is 'mosaic', but the cell is {cell.name}, not lstm or gru; use 'auto'"
+        )
     if backend == "parallel" and cell.unit_step is None:
         others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
         raise ValueError(

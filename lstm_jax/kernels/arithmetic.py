@@ -143,7 +143,7 @@ def _lstm_blocks(
 _LSTM_ON_GPU = gpu.Elementwise(
     reads=("c",),
     others=0,
-    operands=lambda from_x, from_h, weights: tuple(map(add, from_x, from_h)),
+    operands=lambda from_x, from_h, biases: tuple(map(add, from_x, from_h)),
     cell=_lstm_cell,
     keep=lambda operands, carry: (jnp.concatenate(operands, axis=-1), carry.c),
     prepare=_lstm_prepare,
@@ -215,25 +215,28 @@ def _gru_after_gather(
     return jnp.concatenate([drz_TBG, dn_TBH], axis=-1), (dw_h, dinside_TBH.sum((0, 1)))
 
 
-def _gru_after_operands(from_x: Blocks, from_h: Blocks, weights: Weights) -> Blocks:
+def _gru_after_operands(from_x: Blocks, from_h: Blocks, biases: Blocks) -> Blocks:
     """Operands of r and z, what the reset multiplies, and the input part of n."""
     r_BH, z_BH, inside_BH = from_h
-    return from_x[0] + r_BH, from_x[1] + z_BH, inside_BH + weights[1][None], from_x[2]
+    return from_x[0] + r_BH, from_x[1] + z_BH, inside_BH + biases[0], from_x[2]
 
 
-def _gru_after_cell(operands: Blocks, carry: GRUCarry) -> GRUCarry:
+def _gru_after_cell(
+    operands: Blocks, carry: GRUCarry, tanh: Callable[[Array], Array] = jnp.tanh
+) -> GRUCarry:
     r_BH, z_BH, inside_BH, n_from_x_BH = operands
-    n_BH = jnp.tanh(n_from_x_BH + _sigmoid(jnp.tanh(r_BH)) * inside_BH)
-    return GRUCarry(n_BH + _sigmoid(jnp.tanh(z_BH)) * (carry.h - n_BH))
+    n_BH = tanh(n_from_x_BH + _sigmoid(tanh(r_BH)) * inside_BH)
+    return GRUCarry(n_BH + _sigmoid(tanh(z_BH)) * (carry.h - n_BH))
 
 
 def _gru_after_prepare(
     gates_x_TBG: Array, extra: tuple[Array, Array], b_G: Array | None, previous_TBH: Array
 ) -> Factors:
-    t_TBG, inside_TBH = extra
+    t_TBG, inside_TBH = jnp.tanh(extra[0]), extra[1]
     from_x_TBH = _split_n(gates_x_TBG if b_G is None else gates_x_TBG + b_G[None, None])[1]
     r_TBH = _sigmoid(jnp.split(t_TBG, 2, axis=-1)[0])
-    return _gru_after_factors_of(jnp.tanh(from_x_TBH + r_TBH * inside_TBH), extra, previous_TBH)
+    n_TBH = jnp.tanh(from_x_TBH + r_TBH * inside_TBH)
+    return _gru_after_factors_of(n_TBH, (t_TBG, inside_TBH), previous_TBH)
 
 
 def _gru_after_blocks(factors: Factors, dcarry: GRUCarry, hold: Any) -> tuple[Blocks, Blocks]:
@@ -246,7 +249,7 @@ _GRU_AFTER_ON_GPU = gpu.Elementwise(
     others=1,
     operands=_gru_after_operands,
     cell=_gru_after_cell,
-    keep=lambda operands, _: (None, (jnp.tanh(jnp.concatenate(operands[:2], -1)), operands[2])),
+    keep=lambda operands, _: (None, (jnp.concatenate(operands[:2], axis=-1), operands[2])),
     prepare=_gru_after_prepare,
     backward=_gru_after_blocks,
 )
@@ -324,7 +327,7 @@ def _rnn_kernel(activation: Callable[[Array], Array], slope: Callable[[Array], A
     on_gpu = gpu.Elementwise(
         reads=(),
         others=0,
-        operands=lambda from_x, from_h, weights: tuple(map(add, from_x, from_h)),
+        operands=lambda from_x, from_h, biases: tuple(map(add, from_x, from_h)),
         cell=lambda operands, carry: RNNCarry(activation(operands[0])),
         keep=lambda operands, _: (activation(operands[0]), None),
         prepare=lambda h_TBH, _, b_G, previous_TBH: slope(h_TBH),

@@ -35,7 +35,8 @@ class Elementwise(NamedTuple):
         reads: fields of the carry that it reads, apart from the product.
         others: number of operands that the product does not enter, at most one.
         operands: (blocks `[B, H]` of the input part and bias, blocks of the recurrent product,
-            weights) -> operands of the cell, those that the product enters first.
+            biases `[1, H]` of the product) -> operands of the cell, those that the product enters
+            first.
         cell: (operands, carry, and optionally a tanh other than JAX's) -> carry.
         keep: (operands, carry) -> (row for the backward pass, or None to use the input part, other
             saved values).
@@ -47,7 +48,7 @@ class Elementwise(NamedTuple):
 
     reads: tuple[str, ...]
     others: int
-    operands: Callable[[Blocks, Blocks, Any], Blocks]
+    operands: Callable[[Blocks, Blocks, Blocks], Blocks]
     cell: Callable[..., Any]
     keep: Callable[[Blocks, Any], tuple[Array | None, Any]]
     prepare: Callable[..., Any]
@@ -86,6 +87,7 @@ def forward(
     """
     w_HG = policy.cast(weights[0])
     parts = w_HG.shape[1] // carry.h.shape[-1]
+    biases = tuple(b_H[None] for b_H in weights[1:])
 
     def step(before: Any, inputs: tuple[Array, Array | None, Array | None]) -> tuple[Any, Any]:
         x_BG, mask_B, reset_B = inputs
@@ -93,7 +95,7 @@ def forward(
         product_BG = reset_rows(reset_B, policy.dot(before.h, w_HG))
         before = reset_rows(reset_B, before)
         x_BG = x_BG if b_G is None else x_BG + b_G[None]
-        operands = form.operands(blocks_of(x_BG, parts), blocks_of(product_BG, parts), weights)
+        operands = form.operands(blocks_of(x_BG, parts), blocks_of(product_BG, parts), biases)
         after = select_rows(mask_B, form.cell(operands, before), before)
         return after, (after.h, *form.keep(operands, before))
 

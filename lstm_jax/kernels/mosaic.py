@@ -1,10 +1,12 @@
 """The recurrence as one kernel for all time steps, for Hopper GPUs.
 
 Experimental: it has never run on a GPU. It is written in Pallas's Mosaic GPU, whose API may change
-with every jax release. Each cluster computes 64 rows of the batch, each of its blocks 32 units. A
+with every jax release. Each cluster computes 64 rows of the batch, each of its blocks some units. A
 block keeps its part of the recurrent weights in shared memory over all time steps, and its part of
 the carry in registers. Blocks exchange h (forward) or the gates' gradients (backward) through a
 double buffer in global memory, with one barrier of the cluster per step. Clusters are independent.
+Up to 256 units a cluster is one of the GPU's, with a hardware barrier. Beyond that it is any blocks
+of the grid, which wait for each other at a semaphore, so all blocks of the grid must fit at once.
 
 Shapes: T time, B batch, H hidden size, G gates side by side; R rows and U units of a block, N
 columns of its product, whose contracted axis is split into K chunks of C.
@@ -26,25 +28,69 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from lstm_jax.kernels.gpu import Blocks, Elementwise, blocks_of
 from lstm_jax.precision import Products
 
+LARGEST_CLUSTER = 8
+"""Blocks with a hardware barrier; more wait at a semaphore, which JAX cannot interpret."""
 _ROWS = 64  # of a wgmma
-_UNITS = 32  # of a block
-_MOST_BLOCKS = 8  # largest portable cluster
+_MEMORY = 232_448 - 3 * 1024  # bytes of shared memory of a block, less barriers and reductions
+_BLOCKS = 132  # of an H100 or H200 at once
 
 
-def refusal(policy: Products, form: Elementwise | None, times: Any, hidden_size: int) -> str | None:
+class _Split(NamedTuple):
+    """How the work of a cluster is split.
+
+    Attributes:
+        units: hidden units of a block.
+        width: columns of the chunks in which a block loads what is exchanged.
+        slots: number of chunks in flight.
+    """
+
+    units: int
+    width: int
+    slots: int
+
+
+def _split(dtype: Any, parts: int, batch: int, hidden_size: int) -> _Split | None:
+    """Split the recurrent weights `[H, parts H]` over blocks; None if they do not fit."""
+    itemsize, clusters = jnp.dtype(dtype).itemsize, -(-batch // _ROWS)
+    choices: tuple[int, ...] = (32,)
+    at_once = math.inf
+    if hidden_size > 256:
+        # 32 units give a block twice the products of 16; 8 load the exchange twice as often.
+        choices, at_once = (16, 32, 8), getattr(jax.local_devices()[0], "core_count", _BLOCKS)
+    for units in choices:
+        left = _MEMORY - parts * units * itemsize * (hidden_size + _ROWS)
+        for row in (512, 384, 256, 128):  # bytes
+            width, slots = row // itemsize, left // (_ROWS * row)
+            fits = slots >= 2 and clusters * hidden_size <= at_once * units
+            if fits and hidden_size % width == 0:
+                return _Split(units, width, min(slots, 4))
+    return None
+
+
+def refusal(
+    policy: Products,
+    form: Elementwise | None,
+    times_and_rows: tuple[Any, ...],
+    weights_shape: tuple[int, int],
+) -> str | None:
     """The end of a sentence that says why a layer is not supported; None if it is."""
-    device = jax.local_devices()[0]
+    device, (hidden_size, gates) = jax.local_devices()[0], weights_shape
     if jax.__version_info__ < (0, 11):
         return f"needs jax 0.11 or newer, and this is {jax.__version__}"
     if device.platform == "gpu" and device.compute_capability != "9.0":
         return f"needs a Hopper GPU, and this is {device.device_kind}"
     if form is None:
-        return "has no projection"
+        return "has no projection, and resets a GRU after the product"
     if policy.accumulate != jnp.float32 or policy.precision == lax.Precision.HIGHEST:
         return "multiplies in bfloat16 or tf32, and adds in float32"
-    if hidden_size % (2 * _UNITS) or not 0 < hidden_size <= _MOST_BLOCKS * _UNITS:
-        return f"takes hidden sizes of 64, 128, 192 and 256, and not {hidden_size}"
-    return None if isinstance(times, int) else "takes a known number of times"
+    if hidden_size % 64 or hidden_size > 1024:
+        return f"takes multiples of 64 up to 1024 as hidden sizes, and not {hidden_size}"
+    if not all(isinstance(size, int) for size in times_and_rows):
+        return "takes a known number of times and rows"
+    rows = times_and_rows[1]
+    if _split(policy.operand, gates // hidden_size, rows, hidden_size) is None:
+        return f"has not the shared memory for {rows} rows of {hidden_size} units"
+    return None
 
 
 def forward(
@@ -61,37 +107,37 @@ def forward(
 ) -> tuple[tuple[Any, Array], Array, Any]:
     """Same arguments and results as `gpu.forward`; `unroll` is ignored."""
     times, hidden_size = gates_TBG.shape[0], carry.h.shape[-1]
-    parts, blocks = gates_TBG.shape[-1] // hidden_size, hidden_size // _UNITS
+    parts = gates_TBG.shape[-1] // hidden_size
 
     def body(block: _Block, inputs: Any, outputs: Any) -> None:
-        (gates, bias, first, *flags), (hs, keeps, final) = inputs, outputs
+        (gates, bias, biases, first, *flags), (hs, keeps, final) = inputs, outputs
 
         def step(index: Array, before: Any) -> Any:
             time = times - 1 - index if reverse else index
             real, reset = (block.flags(each, time) for each in flags)
             from_x = tuple(map(jnp.add, block.read(gates, time), block.read(bias)))
-            from_h = _or_zeros(reset, block.product(index & 1))
+            from_h = _or_zeros(reset, block.product(index))
             before = _or_zeros(reset, before)
-            operands = form.operands(from_x, from_h, ())
+            inside = sum(map(block.read, biases), ())
+            operands = form.operands(from_x, from_h, inside)
             after = _choose(real, form.cell(operands, before, _tanh), before)
             block.write(form.keep(operands, before), keeps, time)
             block.write(after.h, hs, time)
-            block.share((after.h,), 1 - (index & 1))
+            block.share((after.h,), index + 1)
             return after
 
         carry = block.read_tree(first)
         block.share((carry.h,), 0)
         block.write(lax.fori_loop(0, times, step, carry), final)
 
-    # For each block, the columns of its units in all gates.
-    w_HPBU = policy.cast(weights[0]).reshape(hidden_size, parts, blocks, _UNITS)
-    w_BNH = w_HPBU.transpose(2, 1, 3, 0).reshape(blocks, parts * _UNITS, hidden_size)
+    w_PHH = policy.cast(weights[0]).reshape(hidden_size, parts, hidden_size).transpose(1, 2, 0)
     b_G = jnp.zeros_like(gates_TBG, shape=gates_TBG.shape[-1:]) if b_G is None else b_G
-    inputs = (gates_TBG, b_G, carry, mask_TB, resets_TB)
-    keeps = jax.eval_shape(lambda *each: form.keep(each, carry), *[carry.h] * parts)
+    inputs = (gates_TBG, b_G, weights[1:], carry, mask_TB, resets_TB)
+    operands = [carry.h] * (parts + form.others)
+    keeps = jax.eval_shape(lambda *each: form.keep(each, carry), *operands)
     outputs = (*_times((carry.h, keeps), times), carry)
-    hs_TBH, (rows_TBG, extra), final = _run(body, w_BNH, 1, inputs, outputs)
-    return (final, hs_TBH), rows_TBG, extra
+    hs_TBH, (rows_TBG, extra), final = _run(body, w_PHH, inputs, outputs)
+    return (final, hs_TBH), gates_TBG if rows_TBG is None else rows_TBG, extra
 
 
 def backward(
@@ -111,11 +157,11 @@ def backward(
     dhs_TBH: Array,
 ) -> tuple[Any, Any]:
     """Same arguments and results as `gpu.backward`; `unroll` is ignored."""
-    times, hidden_size = dhs_TBH.shape[0], dhs_TBH.shape[-1]
-    parts, blocks = weights[0].shape[-1] // hidden_size, hidden_size // _UNITS
+    times, _, hidden_size = dhs_TBH.shape
+    parts = weights[0].shape[-1] // hidden_size
 
     def body(block: _Block, inputs: Any, outputs: Any) -> None:
-        (dhs, prepared, dlast, *flags), (dadds, dfirst) = inputs, outputs
+        (dhs, prepared, dlast, *flags), (drows, dfirst) = inputs, outputs
 
         def step(index: Array, dafter: Any) -> Any:
             time = index if reverse else times - 1 - index
@@ -123,9 +169,10 @@ def backward(
             dafter = dafter._replace(h=dafter.h + block.read(dhs, time)[0])
             factors = block.read_tree(prepared, time)
             doperands, dread = form.backward(factors, _or_zeros(real, dafter, False), _same)
-            block.write(_joined(doperands), dadds, time)
-            block.share(doperands, index & 1)
-            (dh,) = block.product(index & 1)
+            added, others = doperands[:parts], doperands[parts:]
+            block.write((_joined(added), others), drows, time)
+            block.share(added, index)
+            (dh,) = block.product(index)
             dbefore = dict(zip(form.reads, dread, strict=True))
             dbefore["h"] = dbefore.get("h", 0) + dh
             if real is not None:
@@ -135,11 +182,11 @@ def backward(
 
         block.write(lax.fori_loop(0, times, step, block.read_tree(dlast)), dfirst)
 
-    w_BNG = policy.cast(weights[0]).reshape(blocks, _UNITS, parts * hidden_size)
     prepared = form.prepare(rows_TBG, extra, b_G, previous_TBH)
     inputs = (dhs_TBH, prepared, dcarry, mask_TB, resets_TB)
-    dadds_TBG, dbefore = _run(body, w_BNG, parts, inputs, (rows_TBG, dcarry))
-    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, None)
+    outputs = ((rows_TBG, (dhs_TBH,) * form.others), dcarry)
+    (dadds_TBG, dothers), dbefore = _run(body, policy.cast(weights[0])[None], inputs, outputs)
+    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, *(dothers or (None,)))
 
 
 class _Block(NamedTuple):
@@ -147,16 +194,18 @@ class _Block(NamedTuple):
 
     Attributes:
         cluster: index of its cluster; row: first row of the cluster; unit: first unit of the block.
-        hidden_size: units of all blocks of the cluster.
+        units: U; hidden_size: units of all blocks of the cluster.
         exchange: `[clusters, 2, R, nH]` in global memory, the double buffer.
         stage: `[n, R, U]` in shared memory, from which the block's part is copied there.
         weights: `[K, N, C]` in shared memory; terms: `[slots, R, C]`, chunks of `exchange`.
-        loaded: one barrier per slot of `terms`; all_shared: barrier of the cluster.
+        loaded: one barrier per slot of `terms`.
+        all_shared: barrier of the cluster, or a semaphore per cluster, which counts its blocks.
     """
 
     cluster: Array
     row: Array
     unit: Array
+    units: int
     hidden_size: int
     exchange: Any
     stage: Any
@@ -165,15 +214,15 @@ class _Block(NamedTuple):
     loaded: Any
     all_shared: Any
 
-    def units(self, part: int) -> Any:
+    def slice(self, part: int) -> Any:
         """Slice of its units in one of the parts `[..., H]` of an axis."""
-        return pl.ds(part * self.hidden_size + self.unit, _UNITS)
+        return pl.ds(part * self.hidden_size + self.unit, self.units)
 
     def read(self, ref: Any, *time: Any) -> Blocks:
         """Its part of `[T, B, nH]`, `[B, nH]` or `[nH]`: n blocks `[R, U]`."""
-        parts = map(self.units, range(ref.shape[-1] // self.hidden_size))
+        parts = map(self.slice, range(ref.shape[-1] // self.hidden_size))
         if len(ref.shape) == 1:
-            return tuple(_broadcast(_loaded(ref.at[part], 0), 1) for part in parts)
+            return tuple(self.broadcast(_loaded(ref.at[part], 0), 1) for part in parts)
         rows = pl.ds(self.row, _ROWS)
         return tuple(_loaded(ref.at[(*time, rows, part)]) for part in parts)
 
@@ -185,33 +234,51 @@ class _Block(NamedTuple):
         """Its rows of the flags `[T, B, 1]`, broadcast to `[R, U]`; None without flags."""
         if ref is None:
             return None
-        return _broadcast(_loaded(ref.at[time, pl.ds(self.row, _ROWS), 0], 1), 0) > 0
+        return self.broadcast(_loaded(ref.at[time, pl.ds(self.row, _ROWS), 0], 1), 0) > 0
+
+    def broadcast(self, line: Array, axis: int) -> Array:
+        """`[R]` (axis 0) or `[U]` (axis 1) to `[R, U]`."""
+        return lax.broadcast_in_dim(line, (_ROWS, self.units), (axis,))
+
+    def parts(self, joined: Array) -> Blocks:
+        """The blocks `[R, U]` of `[R, nU]`."""
+        return blocks_of(joined, joined.shape[1] // self.units)
 
     def write(self, values: Any, refs: Any, *time: Any) -> None:
         """Write its part `[R, nU]` of each `[T, B, nH]` or `[B, nH]`."""
         for value, ref in zip(jax.tree.leaves(values), jax.tree.leaves(refs), strict=True):
-            for part, block in enumerate(_parts(value)):
-                ref[(*time, pl.ds(self.row, _ROWS), self.units(part))] = block
+            for part, block in enumerate(self.parts(value)):
+                ref[(*time, pl.ds(self.row, _ROWS), self.slice(part))] = block
 
-    def share(self, values: Sequence[Array], slot: Any) -> None:
-        """Write blocks `[R, U]` to the exchange, and wait until all blocks have done so."""
+    def share(self, values: Sequence[Array], count: Any) -> None:
+        """Write blocks `[R, U]` to the exchange, and wait until all blocks have done so.
+
+        `count` is the number of earlier calls.
+        """
         for part, value in enumerate(values):
             self.stage[part] = value.astype(self.stage.dtype)
         plgpu.commit_smem()
         for part in range(len(values)):
-            there = self.exchange.at[self.cluster, slot, :, self.units(part)]
+            there = self.exchange.at[self.cluster, count & 1, :, self.slice(part)]
             plgpu.copy_smem_to_gmem(self.stage.at[part], there)
         plgpu.wait_smem_to_gmem(0)
-        plgpu.barrier_arrive(self.all_shared)
-        plgpu.barrier_wait(self.all_shared)
+        blocks = self.hidden_size // self.units
+        if blocks <= LARGEST_CLUSTER:
+            plgpu.barrier_arrive(self.all_shared)
+            plgpu.barrier_wait(self.all_shared)
+        else:
+            arrived = self.all_shared.at[self.cluster]
+            everyone = (count + 1) * blocks
+            plgpu.semaphore_signal(arrived, memory_scope="gpu")
+            plgpu.semaphore_wait(arrived, everyone, decrement=False, memory_scope="gpu")
 
-    def product(self, slot: Any) -> Blocks:
-        """The exchanged `[R, nH]` times this block's weights, as blocks `[R, U]`."""
+    def product(self, count: Any) -> Blocks:
+        """What was shared at this count, `[R, nH]`, times its weights, as blocks `[R, U]`."""
         chunks, columns, width = self.weights.shape
         slots = self.terms.shape[0]
 
         def load(chunk: Any) -> None:
-            shared = self.exchange.at[self.cluster, slot, :, pl.ds(chunk * width, width)]
+            shared = self.exchange.at[self.cluster, count & 1, :, pl.ds(chunk * width, width)]
             at = lax.rem(chunk, slots)
             plgpu.copy_gmem_to_smem(shared, self.terms.at[at], self.loaded.at[at])
 
@@ -233,34 +300,37 @@ class _Block(NamedTuple):
         for chunk in range(slots):
             load(chunk)
         accumulator = plgpu.WGMMAAccumulatorRef((_ROWS, columns), jnp.float32)
-        return _parts(pl.run_scoped(add_up, accumulator))
+        return self.parts(pl.run_scoped(add_up, accumulator))
 
 
-def _run(body: Callable[..., None], w_BNK: Array, shared: int, inputs: Any, outputs: Any) -> Any:
+def _run(body: Callable[..., None], w_PHK: Array, inputs: Any, outputs: Any) -> Any:
     """Run a kernel and return its outputs.
 
     Args:
         body: (block, references of the inputs, references of the outputs) -> None, run per block.
-        w_BNK: transposed weights of each block.
-        shared: number of arrays `[B, H]` exchanged per step.
+        w_PHK: transposed weights of P products; K is the size of all that is exchanged per step.
         inputs: tree of arrays; their batch axis is the last but one (last for flags `[T, B]`).
         outputs: tree of arrays or structs with the shapes and dtypes of the outputs.
     """
-    blocks, columns, _ = w_BNK.shape
-    hidden_size, dtype, batch = blocks * _UNITS, w_BNK.dtype, outputs[0].shape[-2]
-    rows = max(batch, _ROWS)
-    # As many chunks in flight as fit into shared memory beside the weights.
-    width, slots = (hidden_size, 4) if dtype.itemsize < 4 else (hidden_size // 2, 2)
-    w_BKNC = w_BNK.reshape(blocks, columns, -1, width).transpose(0, 2, 1, 3)
-    chunks = w_BKNC.shape[1]
-    slots = min(slots, chunks)
+    (products, hidden_size, size), dtype = w_PHK.shape, w_PHK.dtype
+    batch, shared = jax.tree.leaves(outputs)[0].shape[-2], size // hidden_size
+    split = _split(dtype, products * shared, batch, hidden_size)
+    assert split is not None, "refused before"
+    units, width, slots = split
+    blocks, chunks, columns = hidden_size // units, size // width, products * units
+    slots, rows = min(slots, chunks), max(batch, _ROWS)
+    w_PBUKC = w_PHK.reshape(products, blocks, units, chunks, width)
+    w_BKNC = w_PBUKC.transpose(1, 3, 0, 2, 4).reshape(blocks * chunks, columns, width)
     given, in_tree = jax.tree.flatten(jax.tree.map(partial(_filled, rows), inputs))
     types = jax.eval_shape(lambda: jax.tree.map(partial(_filled, rows), _zeros(outputs)))
     made, out_tree = jax.tree.flatten(types)
-    clusters = -(-rows // _ROWS)
-    exchange = jax.ShapeDtypeStruct((clusters, 2, _ROWS, shared * hidden_size), dtype)
+    clusters, is_cluster = -(-rows // _ROWS), blocks <= LARGEST_CLUSTER
+    exchange = jax.ShapeDtypeStruct((clusters, 2, _ROWS, size), dtype)
+    semaphores = plgpu.SemaphoreType.REGULAR((clusters,))
 
     def kernel(w_ref: Any, *refs: Any, weights_loaded: Any, **scratch: Any) -> None:
+        if not is_cluster:
+            scratch["all_shared"] = pl.get_global(semaphores)
         cluster, at = lax.axis_index("cluster"), lax.axis_index("block")
         for chunk in range(chunks):
             to = scratch["weights"].at[chunk]
@@ -268,27 +338,32 @@ def _run(body: Callable[..., None], w_BNK: Array, shared: int, inputs: Any, outp
         plgpu.barrier_wait(weights_loaded)
         # The last cluster recomputes some rows of the one before it, with the same results.
         row = jnp.minimum(cluster * _ROWS, rows - _ROWS)
-        block = _Block(cluster, row, at * _UNITS, hidden_size, refs[-1], **scratch)
+        block = _Block(cluster, row, at * units, units, hidden_size, refs[-1], **scratch)
         ins, outs = refs[: len(given)], refs[len(given) : -1]
         body(block, jax.tree.unflatten(in_tree, ins), jax.tree.unflatten(out_tree, outs))
 
-    *found, _ = plgpu.kernel(
+    scratch = {
+        "weights_loaded": plgpu.Barrier(num_arrivals=chunks),
+        "weights": plgpu.SMEM((chunks, columns, width), dtype),
+        "stage": plgpu.SMEM((shared, _ROWS, units), dtype),
+        "terms": plgpu.SMEM((slots, _ROWS, width), dtype),
+        "loaded": plgpu.Barrier(num_barriers=slots),
+    }
+    grid: dict[str, Any] = {"grid": (clusters, blocks), "grid_names": ("cluster", "block")}
+    if is_cluster:
+        scratch["all_shared"] = plgpu.ClusterBarrier(collective_axes=("block",))
+        grid = {"grid": (clusters,), "grid_names": ("cluster",)}
+        grid |= {"cluster": (blocks,), "cluster_names": ("block",)}
+    run = plgpu.kernel(
         kernel,
         out_type=[*made, exchange],
-        scratch_types={
-            "weights_loaded": plgpu.Barrier(num_arrivals=chunks),
-            "weights": plgpu.SMEM(w_BKNC.shape[1:], dtype),
-            "stage": plgpu.SMEM((shared, _ROWS, _UNITS), dtype),
-            "terms": plgpu.SMEM((slots, _ROWS, width), dtype),
-            "loaded": plgpu.Barrier(num_barriers=slots),
-            "all_shared": plgpu.ClusterBarrier(collective_axes=("block",)),
-        },
-        grid=(clusters,),
-        grid_names=("cluster",),
-        cluster=(blocks,),
-        cluster_names=("block",),
+        scratch_types=scratch,
         compiler_params=plgpu.CompilerParams(unsafe_no_auto_barriers=True),
-    )(w_BKNC.reshape(-1, columns, width), *given)
+        **grid,
+    )
+    if not is_cluster:  # as many grids at once might not fit
+        run = jax.custom_batching.sequential_vmap(run)
+    *found, _ = run(w_BKNC, *given)
     return jax.tree.map(lambda a: a[..., :batch, :], jax.tree.unflatten(out_tree, found))
 
 
@@ -313,15 +388,6 @@ def _loaded(ref: Any, reduced: int | None = None) -> Array:
         ref, layout=layout if reduced is None else layout.reduce(reduced), optimized=False
     )
     return found
-
-
-def _broadcast(line: Array, axis: int) -> Array:
-    return lax.broadcast_in_dim(line, (_ROWS, _UNITS), (axis,))
-
-
-def _parts(joined: Array) -> Blocks:
-    """The blocks `[R, U]` of `[R, nU]`."""
-    return blocks_of(joined, joined.shape[1] // _UNITS)
 
 
 def _joined(blocks: Sequence[Array]) -> Array:

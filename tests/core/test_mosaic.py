@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from typing import Any
 
 import jax
@@ -26,9 +27,14 @@ from jax import lax
 from lstm_jax import StackConfig
 from lstm_jax.recurrence import layer
 
+FUSED_FORMS = ("lstm", "gru_after")
+SIZES = {"cluster": [64, 128, 192, 256], "grid": [320, 384]}
+"""Of the hidden state. A grid is interpreted with a barrier in place of its semaphores, and with
+fewer than 32 blocks, as JAX runs no more computations on a CPU at once."""
 interpreted = pytest.mark.skipif(
     jax.__version_info__ < (0, 11), reason="jax 0.10 cannot interpret the kernel"
 )
+fused_forms = pytest.mark.parametrize("form", FUSED_FORMS)
 WITHIN = {"tf32": 2e-5, "bfloat16": 0.03}
 """Tolerance against the reference in float64; the interpreter computes TF32 in float32."""
 
@@ -58,61 +64,72 @@ def assert_the_references(inputs: Any, compute_dtype: Any, **options: Any) -> No
 
 @interpreted
 @pytest.mark.usefixtures("as_on_a_gpu")
-def test_it_is_the_reference() -> None:
-    inputs = draw("lstm", shape=(3, 2, 3, 64))
+@fused_forms
+def test_it_is_the_reference(form: str) -> None:
+    inputs = draw(form, shape=(3, 2, 3, 64))
     assert_the_references(inputs, "tf32", **flags(0, (3, 2)))
 
 
 @slow
 @interpreted
-def test_it_is_the_reference_at_any_size() -> None:
+@fused_forms
+@pytest.mark.parametrize("sizes", SIZES)
+def test_it_is_the_reference_at_any_size(form: str, sizes: str) -> None:
     """In a process with more threads than a cluster has blocks, each of which may block one."""
-    environment = os.environ | {"NPROC": "32"}
-    subprocess.run([sys.executable, "-W", "error", __file__], check=True, env=environment)
+    environment = os.environ | {"NPROC": "128"}
+    command = [sys.executable, "-W", "error", __file__, form, sizes]
+    subprocess.run(command, check=True, env=environment)
 
 
-@settings(max_examples=16, deadline=None, derandomize=True, database=None)
 @given(
+    data=st.data(),
     times=st.integers(1, 4),
     batch=st.sampled_from([1, 63, 64, 65, 129]),
-    hidden_size=st.sampled_from([64, 128, 192, 256]),
     given=st.sets(st.sampled_from(["mask", "resets"])),
     reverse=st.booleans(),
     compute_dtype=st.sampled_from(["tf32", "bfloat16"]),
     seed=st.integers(0, 1000),
 )
 def is_the_reference(
+    form: str,
+    sizes: list[int],
+    data: st.DataObject,
     times: int,
     batch: int,
-    hidden_size: int,
     given: set[str],
     reverse: bool,
     compute_dtype: str,
     seed: int,
 ) -> None:
-    inputs = draw("lstm", seed, shape=(times, batch, 3, hidden_size))
+    inputs = draw(form, seed, shape=(times, batch, 3, data.draw(st.sampled_from(sizes))))
     options = {name: flag for name, flag in flags(seed, (times, batch)).items() if name in given}
     assert_the_references(inputs, compute_dtype, **options, reverse=reverse)
 
 
 @pytest.mark.parametrize(
-    ("form", "hidden_size", "options", "why"),
+    ("form", "rows", "hidden_size", "options", "why"),
     [
-        ("lstm", 96, {"compute_dtype": "bfloat16"}, "not 96"),
-        ("lstm", 320, {"compute_dtype": "bfloat16"}, "not 320"),
-        ("lstm", 64, {}, "bfloat16 or tf32"),
-        ("lstm_projected", 64, {"compute_dtype": "tf32"}, "no projection"),
+        ("lstm", 1, 96, {"compute_dtype": "bfloat16"}, "not 96"),
+        ("lstm", 900, 320, {"compute_dtype": "bfloat16"}, "900 rows of 320 units"),
+        ("lstm", 1, 64, {}, "bfloat16 or tf32"),
+        ("lstm_projected", 1, 64, {"compute_dtype": "tf32"}, "no projection"),
+        ("gru_before", 1, 64, {"compute_dtype": "tf32"}, "after the product"),
     ],
 )
-def test_what_it_cannot_run_is_a_scan_with_a_warning(
-    form: str, hidden_size: int, options: Any, why: str
+def test_what_it_cannot_run_is_a_scan_with_a_warning_of_one_line(
+    form: str, rows: int, hidden_size: int, options: Any, why: str
 ) -> None:
-    inputs = draw(form, shape=(2, 1, 3, hidden_size))
+    inputs = draw(form, shape=(2, rows, 3, hidden_size))
     if jax.__version_info__ < (0, 11):
         why = "needs jax 0.11"
-    with pytest.warns(UserWarning, match=rf"^backend 'mosaic' .*{why}.*; the scan runs instead$"):
+    with pytest.warns(
+        UserWarning, match=rf"^backend 'mosaic' .*{why}.*; the scan runs instead$"
+    ) as caught:
         found = layer(*inputs, backend="mosaic", **options)
     assert_same_bits(found, layer(*inputs, backend="scan", **options))
+    (it,) = caught
+    line = warnings.formatwarning(str(it.message), it.category, it.filename, it.lineno)
+    assert line.count("\n") == 1
 
 
 @interpreted
@@ -126,10 +143,19 @@ def test_on_a_cpu_it_is_the_scan() -> None:
 
 def test_other_cells_are_refused() -> None:
     assert_message(
-        lambda: StackConfig(cell="gru", backend="mosaic"), "'mosaic'", "lstm", "gru", "'auto'"
+        lambda: StackConfig(cell="rnn", backend="mosaic"),
+        "'mosaic'",
+        "rnn",
+        "lstm or gru",
+        "'auto'",
     )
 
 
 if __name__ == "__main__":
+    from lstm_jax.kernels import mosaic
+
     lax.platform_dependent = as_for_cuda
-    is_the_reference()
+    mosaic.LARGEST_CLUSTER, form, sizes = 128, *sys.argv[1:]
+    count = 16 if sizes == "cluster" else 6
+    examples = settings(max_examples=count, deadline=None, derandomize=True, database=None)
+    examples(is_the_reference)(form, SIZES[sizes])
