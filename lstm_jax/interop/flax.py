@@ -97,6 +97,7 @@ def params_from_nnx(tree: Mapping[str, Any]) -> Any:
 def params_to_linen(params: Any) -> Tree:
     """Convert parameters to those of a Linen cell; the inverse of `params_from_linen`.
 
+    Flax's cells always have biases: missing ones become zeros, here and for nnx.
     `Directions` give the tree of `nn.Bidirectional(nn.RNN(cell), nn.RNN(cell))`.
 
     Raises:
@@ -180,7 +181,7 @@ def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
 def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
     if not isinstance(tree[name], Mapping):
         raise ValueError(f"{name} is {type(tree[name]).__name__}; expected a kernel's name and it")
-    shared.require_names(name, {*tree[name], "bias"}, ["kernel", "bias"])
+    shared.require_names(name, tree[name], ["kernel"], ["bias"])
     return shared.read_array(f"{name}/kernel", tree[name]["kernel"], None, None)
 
 

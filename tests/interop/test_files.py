@@ -50,10 +50,13 @@ def test_broken_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> Non
         ("a.keras", r"get_weights\(\) returns to layers_from_keras"),
         ("a.h5", r"get_weights\(\) returns to layers_from_keras"),
     ):
+        (tmp_path / name).touch()
         with pytest.raises(ValueError, match=message):
             interop.load_arrays(tmp_path / name)
-    with pytest.raises(FileNotFoundError):
-        interop.load_arrays(tmp_path / "none.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("none.safetensors", "none", "folder.safetensors"):
+        with pytest.raises(OSError, match=name):
+            interop.load_arrays(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +67,7 @@ def test_a_missing_library_is_named_with_its_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, name: str, cure: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / name).touch()
     with pytest.raises(ValueError, match=f"pip install {cure}"):
         interop.load_arrays(tmp_path / name)
 
@@ -83,6 +87,7 @@ def test_pytorch_s_files_give_tensors(tmp_path: Path) -> None:
         ("module", module, "is no file of tensors alone"),
         ("tensor", torch.ones(2), "holds a Tensor; expected a state_dict"),
         ("epoch", {"epoch": 3, "model": {}}, "holds epoch, model, no tensors"),
+        ("numbers", {1: torch.ones(2)}, "holds 1, no tensors by name"),
     ):
         if content is not None:
             torch.save(content, tmp_path / f"{name}.pt")
