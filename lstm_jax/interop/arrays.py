@@ -48,8 +48,8 @@ def read_array(name: str, value: Any, *shape: int | None) -> AnyArray:
         raise ValueError(f"{name} is {array.dtype}; expected an array of floating-point weights")
     if array.ndim != len(shape):
         raise ValueError(f"{name} has shape {array.shape}; expected {len(shape)} dimensions")
-    pairs = zip(shape, array.shape, strict=True)
-    require_shape(name, array, tuple(own if size is None else size for size, own in pairs))
+    sizes = zip(shape, array.shape, strict=True)
+    require_shape(name, array, tuple(own if size is None else size for size, own in sizes))
     return array
 
 
@@ -229,10 +229,8 @@ def params_of_two_biases(
 
 def params_without_bias(cell: Cell, w_x: AnyArray, w_h: AnyArray, reset: str = "after") -> Any:
     """Parameters of a layer that has no biases."""
-    if cell.name != "gru":
-        return cell.params(w_x, w_h, None)
-    kind: Any = GRUBeforeParams if reset == "before" else GRUParams
-    return kind(w_x, w_h, None, None)
+    kind: Any = GRUBeforeParams if (cell.name, reset) == ("gru", "before") else cell.params
+    return kind(**dict.fromkeys(kind._fields) | {"w_x": w_x, "w_h": w_h})
 
 
 def two_biases(params: DenseParams) -> tuple[AnyArray, AnyArray]:

@@ -171,11 +171,11 @@ def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
     shared.require_shape("the biases together", b, (width,))
     if cell.name not in ("gru", "mgu"):
         return cell.params(w_x, w_h, b)
-    if "hn" not in tree:
-        return cell.params(w_x, w_h, b, np.zeros(hidden_size, b.dtype))
-    if cell is MGU and "bias" not in tree["hn"]:
-        return cell.params(w_x, w_h, b, None)
-    return cell.params(w_x, w_h, b, _bias(tree, "hn", hidden_size))
+    b_hn: AnyArray | None = np.zeros(hidden_size, b.dtype)
+    if "hn" in tree:
+        lacks_it = cell is MGU and "bias" not in tree["hn"]
+        b_hn = None if lacks_it else _bias(tree, "hn", hidden_size)
+    return cell.params(w_x, w_h, b, b_hn)
 
 
 def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:

@@ -166,7 +166,7 @@ def _layer_from_dict(tree: Mapping[str, Any], reset: GRUReset) -> Any:
             shared.require_shape(name, tree[name], (size,))
     if cell.name == "gru" and not {"b", "b_hn"} & set(tree):
         return shared.params_without_bias(cell, **tree, reset=reset)
-    return cell.params(**(dict.fromkeys(cell.params._fields) | tree))
+    return cell.params(**{**dict.fromkeys(cell.params._fields), **tree})
 
 
 def _by_path(prefix: str, tree: Any) -> dict[str, AnyArray]:
