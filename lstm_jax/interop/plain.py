@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 
 from lstm_jax.cells import GRUBeforeParams, GRUReset
 from lstm_jax.interop import arrays as shared
@@ -121,13 +120,15 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
     if "embedding" not in others and "output/w" not in others:
         raise ValueError("the model has neither embedding nor output/w; one of them it must have")
     stack = layers_from_plain(layers)
-    tokens, size = np.size(others["output/b"]), shared.output_size(stack[-1])
-    input_size = shared.input_size(stack[0]) if "output/w" in others else size
+    tokens = len(shared.read_array("output/b", others["output/b"], None))
+    input_size, size = shared.input_size(stack[0]), shared.output_size(stack[-1])
     shapes = {"embedding": (tokens, input_size), "output/w": (size, tokens), "output/b": (tokens,)}
     if "embedding" not in others:
         shared.require_one_hot("embedding", input_size, tokens)
     read = {name: shared.read_array(name, others[name], *shapes[name]) for name in others}
     read = shared.to_jax("the model", read)
+    if "output/w" not in read:
+        shared.require_shape("the tied embedding", read["embedding"], (tokens, size))
     b = read["output/b"]
     output = OutputParams(read["output/w"], b) if "output/w" in read else TiedOutputParams(b)
     return LanguageModelParams(read.get("embedding"), stack, output)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import assert_same_bits
+from interop_cases import draw_model
 
 from lstm_jax import interop
 
@@ -81,6 +82,10 @@ def test_pytorch_s_files_give_tensors(tmp_path: Path) -> None:
         torch.save(content, tmp_path / name)
         found = interop.layers_from_pytorch(interop.load_arrays(tmp_path / name))
         assert_same_bits(found, interop.layers_from_pytorch(state))
+    plain = interop.language_model_to_plain(draw_model("lstm", 1, False, "embedding")[1])
+    torch.save({name: torch.from_numpy(a) for name, a in plain.items()}, tmp_path / "c.pt")
+    found = interop.language_model_from_plain(interop.load_arrays(tmp_path / "c.pt"))
+    assert_same_bits(interop.language_model_to_plain(found), plain)
     (tmp_path / "noise.pt").write_bytes(b"nothing of PyTorch's")
     for name, content, message in (
         ("noise", None, "is no file of tensors alone"),

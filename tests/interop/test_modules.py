@@ -18,6 +18,7 @@ from interop_cases import config_of, draw_layers, normal, outputs
 
 from lstm_jax.cells import GRUCarry, LSTMCarry, init_lstm, init_mgu
 from lstm_jax.interop import linen_modules, nnx_modules
+from lstm_jax.interop.arrays import directions_of
 from lstm_jax.interop.flax import (
     params_from_linen,
     params_from_nnx,
@@ -55,10 +56,9 @@ def ours(flavour: str, form: str, layers: tuple[Any, ...], **options: Any) -> Si
         return Side(module, lambda m, *inputs, **o: m(*inputs, **o), lambda m: m.to_layers())
     reset = "before" if form == "gru_before" else "after"
     options |= {"reset": reset} if name == "GRU" else {}
-    options |= {"layers": len(layers), "bidirectional": isinstance(layers[0], Directions)}
-    leaves = jax.tree.leaves_with_path(layers)
-    options |= {"param_dtype": leaves[0][1].dtype}
-    options |= {"use_bias": any(getattr(path[-1], "name", "") == "b" for path, _ in leaves)}
+    one, *others = directions_of(layers[0])
+    options |= {"layers": len(layers), "bidirectional": bool(others)}
+    options |= {"param_dtype": one.w_x.dtype, "use_bias": one.b is not None}
     module = getattr(linen_modules, name)(H, **options)
     variables = linen_modules.variables_from_layers(layers)
     return Side(variables, module.apply, partial(linen_modules.layers_from_variables, reset=reset))

@@ -106,10 +106,9 @@ def test_layers_come_back_bit_for_bit_and_as_copies(
 def test_layers_without_biases_come_back_without(layout: str, form: str) -> None:
     drawn = draw_layers(form, 2, True, 3, 4, use_bias=False)
     there, back = LAYOUTS[layout].there, LAYOUTS[layout].back
-    if form == "gru_before":
-        back = partial(back, reset="before")  # type: ignore[call-arg]
-    elif layout == "keras" and form == "gru_after":
-        back = partial(back, reset="after")  # type: ignore[call-arg]
+    reset = form.partition("_")[2]
+    if reset == "before" or (reset and layout == "keras"):
+        back = partial(back, reset=reset)  # type: ignore[call-arg]
     assert_same_bits(back(there(drawn)), drawn)
     params = LanguageModelParams(None, drawn, OutputParams(np.ones((8, 3)), np.ones(3)))
     if layout == "pytorch":
@@ -203,6 +202,7 @@ LSTM, GRU_BEFORE, GRU_AFTER = (
 )
 PYTORCH, PLAIN = layers_to_pytorch(LSTM), layers_to_plain(LSTM)
 TIED = language_model_to_plain(draw_model("gru_before", 1, False, "tied")[1])
+NARROW = layers_to_plain(draw_layers("gru_before", 1, False, 3, 4))
 TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
 TWO_RESETS = (*GRU_AFTER, *draw_layers("gru_before", 1, False, 4, 4))
 SOME_BIASES = (*LSTM, *draw_layers("lstm", 1, False, 4, 4, use_bias=False))
@@ -346,6 +346,7 @@ REFUSED = [
         ({"embedding": None}, "neither embedding nor output/w"),
         ({"embedding": None, "output/w": ones(4, 7)}, "embedding is missing.*no one-hot rows"),
         ({"embedding": ones(7, 3)}, r"embedding has shape \(7, 3\); expected \(7, 4\)"),
+        (NARROW | {"embedding": ones(7, 3)}, r"the tied embedding.*\(7, 3\); expected \(7, 4\)"),
         ({"output/w": ones(5, 7)}, r"output/w has shape \(5, 7\); expected \(4, 7\)"),
     ),
     (layers_from_variables, {"params": {"cell": {}}}, "params lacks layers; it has"),
