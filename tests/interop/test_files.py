@@ -86,6 +86,10 @@ def test_pytorch_s_files_give_tensors(tmp_path: Path) -> None:
     torch.save({name: torch.from_numpy(a) for name, a in plain.items()}, tmp_path / "c.pt")
     found = interop.language_model_from_plain(interop.load_arrays(tmp_path / "c.pt"))
     assert_same_bits(interop.language_model_to_plain(found), plain)
+    ones = torch.ones(16, 3)
+    for odd in (ones.to_sparse(), ones.to("meta"), ones.to(torch.float8_e4m3fn)):
+        with pytest.raises(ValueError, match="weight_ih_l0 is a tensor of torch"):
+            interop.layers_from_pytorch(state | {"weight_ih_l0": odd})
     (tmp_path / "noise.pt").write_bytes(b"nothing of PyTorch's")
     for name, content, message in (
         ("noise", None, "is no file of tensors alone"),
