@@ -43,19 +43,27 @@ def read_array(name: str, value: Any, *shape: int | None) -> AnyArray:
 
     Raises ValueError for other dtypes, or another shape; None in `shape` stands for any size.
     """
-    if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            # PyTorch gives numpy no bfloat16; converting by float32 is exact.
-            value = value.float().numpy().astype(jnp.bfloat16)
-    array = np.asarray(value)
+    array = _of_pytorch(name, value) if hasattr(value, "detach") else np.asarray(value)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f"{name} is {array.dtype}; expected an array of floating-point weights")
     if array.ndim != len(shape):
         raise ValueError(f"{name} has shape {array.shape}; expected {len(shape)} dimensions")
-    pairs = zip(shape, array.shape, strict=True)
-    require_shape(name, array, tuple(own if size is None else size for size, own in pairs))
+    sizes = zip(shape, array.shape, strict=True)
+    require_shape(name, array, tuple(own if size is None else size for size, own in sizes))
     return array
+
+
+def _of_pytorch(name: str, tensor: Any) -> AnyArray:
+    try:
+        if str(tensor.dtype) == "torch.bfloat16":
+            # PyTorch gives numpy no bfloat16; converting by float32 is exact.
+            return np.asarray(tensor.detach().cpu().float()).astype(jnp.bfloat16)
+        return np.asarray(tensor.detach().cpu())
+    except (TypeError, RuntimeError):
+        raise ValueError(
+            f"{name} is a tensor of {tensor.dtype}, {tensor.layout}, on {tensor.device}, which "
+            "numpy lacks; save it as a dense one of float32"
+        ) from None
 
 
 def require_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
@@ -64,12 +72,14 @@ def require_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
 
 
-def require_names(what: str, found: Iterable[str], expected: Iterable[str]) -> None:
+def require_names(
+    what: str, found: Iterable[str], expected: Iterable[str], optional: Iterable[str] = ()
+) -> None:
     """Raise ValueError, saying which, if names are missing or unexpected."""
     found, expected = set(found), set(expected)
     if missing := sorted(expected - found):
         raise ValueError(f"{what} lacks {', '.join(missing)}; it has {listed(found)}")
-    if left_over := found - expected:
+    if left_over := found - expected - set(optional):
         raise ValueError(
             f"{what} has {listed(left_over)}, which nothing here takes; leave that out"
         )
@@ -134,20 +144,42 @@ def directions_of(layer: Any, *more: Cell) -> tuple[DenseParams, ...]:
 
 def require_chain(layers: tuple[Any, ...]) -> None:
     """Raise ValueError if a layer's input size is not the output size of the one below."""
-    each = [directions_of(layer) for layer in layers]
-    for index, (below, above) in enumerate(pairwise(each), 1):
-        puts_out = sum(int(params.w_h.shape[0]) for params in below)
-        for size in {int(params.w_x.shape[0]) for params in above} - {puts_out}:
+    each = [(input_size(layer), output_size(layer)) for layer in layers]
+    for index, ((_, puts_out), (takes, _)) in enumerate(pairwise(each), 1):
+        if takes != puts_out:
             raise ValueError(
-                f"layer {index} takes inputs of size {size}, but layer {index - 1} puts out "
+                f"layer {index} takes inputs of size {takes}, but layer {index - 1} puts out "
                 f"{puts_out}; are these layers of one stack?"
             )
+
+
+def input_size(layer: Any) -> int:
+    """D; raises ValueError if the directions differ."""
+    first, *others = (int(params.w_x.shape[0]) for params in directions_of(layer))
+    if others not in ([], [first]):
+        raise ValueError(f"a layer's directions take inputs of sizes {first} and {others[0]}")
+    return first
+
+
+def output_size(layer: Any) -> int:
+    """Size of the layer's output: that of the hidden states of its directions together."""
+    return sum(int(params.w_h.shape[0]) for params in directions_of(layer))
+
+
+def require_one_hot(missing: str, input_size: int, tokens: int) -> None:
+    """Raise ValueError if the layers' inputs can't be one-hot rows, which need no embedding."""
+    if tokens != input_size:
+        raise ValueError(
+            f"{missing} is missing, and the layers' inputs of size {input_size} are no one-hot "
+            f"rows of {tokens} tokens"
+        )
 
 
 def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
     """Derive a stack's config from its weights; if layers differ, the error ends with the cure."""
     require_chain(layers)
     each = [params for layer in layers for params in directions_of(layer)]
+    befores = {getattr(params, "resets_before", False) for params in each}
     cells = sorted({cell_of(params).name for params in each})
     sizes = sorted({int(params.w_h.shape[1]) // cell_of(params).gates for params in each})
     (projection, *others) = {None if w is None else w.shape[1] for w in map(projection_of, each)}
@@ -155,6 +187,8 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
         raise ValueError(f"the layers have hidden sizes {sizes} and cells {cells}; {cure}")
     if others:
         raise ValueError(f"the layers have projections of several sizes; {cure}")
+    if len(befores) > 1:
+        raise ValueError(f"some of the layers reset before the product; {cure}")
     if len({params.b is None for params in each}) > 1:
         raise ValueError(f"some of the layers have no biases; {cure}")
     return StackConfig(
@@ -163,7 +197,7 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
         hidden_size=sizes[0],
         projection_size=projection,
         bidirectional=isinstance(layers[0], Directions),
-        gru_reset="before" if getattr(each[0], "resets_before", False) else "after",
+        gru_reset="before" if True in befores else "after",
         use_bias=each[0].b is not None,
     )
 
@@ -195,10 +229,8 @@ def params_of_two_biases(
 
 def params_without_bias(cell: Cell, w_x: AnyArray, w_h: AnyArray, reset: str = "after") -> Any:
     """Parameters of a layer that has no biases."""
-    if cell.name != "gru":
-        return cell.params(w_x, w_h, None)
-    kind: Any = GRUBeforeParams if reset == "before" else GRUParams
-    return kind(w_x, w_h, None, None)
+    kind: Any = GRUBeforeParams if (cell.name, reset) == ("gru", "before") else cell.params
+    return kind(**dict.fromkeys(kind._fields) | {"w_x": w_x, "w_h": w_h})
 
 
 def two_biases(params: DenseParams) -> tuple[AnyArray, AnyArray]:

@@ -8,6 +8,7 @@ containers and runs no code from the file.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
         >>> interop.load_arrays("layers.safetensors")["layers/0/b"].shape
         (16,)
     """
+    os.stat(path)  # a mistyped name is an OSError, whatever it ends with
     suffix = Path(path).suffix
     if suffix == SAFETENSORS_SUFFIX:
         return load_safetensors(path)
@@ -47,7 +49,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
             "layer's get_weights() returns to layers_from_keras"
         )
     raise ValueError(
-        f"{path} ends with {suffix or 'nothing'!r}; expected one of "
+        f"{path} ends with {repr(suffix) if suffix else 'nothing'}; expected one of "
         f"{', '.join((SAFETENSORS_SUFFIX, *PYTORCH_SUFFIXES))}"
     )
 
@@ -68,6 +70,8 @@ def load_safetensors(path: str | os.PathLike[str]) -> dict[str, AnyArray]:
     library = _safetensors()
     try:
         return dict(library.numpy.load_file(path))
+    except OSError as error:  # some of whose messages lack the name
+        raise type(error)(f"cannot read {path}: {error}") from None
     except library.SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file: {error}") from None
 
@@ -127,7 +131,8 @@ def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
     except ImportError:
         raise ValueError(f"reading {path} needs PyTorch; pip install torch") from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # those of other contents
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception:  # broken files can raise anything
@@ -140,9 +145,12 @@ def load_pytorch(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"{path} holds a {type(loaded).__name__}; expected a state_dict of tensors"
         )
-    if strange := [name for name, value in loaded.items() if not hasattr(value, "detach")]:
-        raise ValueError(f"{path} holds {listed(strange)}, no tensors; save the state_dict alone")
-    return dict(loaded)
+    found = dict(loaded)
+    if strange := [n for n in found if not (isinstance(n, str) and hasattr(found[n], "detach"))]:
+        raise ValueError(
+            f"{path} holds {listed(strange)}, no tensors by name; save the state_dict alone"
+        )
+    return found
 
 
 def _safetensors() -> Any:

@@ -97,6 +97,7 @@ def params_from_nnx(tree: Mapping[str, Any]) -> Any:
 def params_to_linen(params: Any) -> Tree:
     """Convert parameters to those of a Linen cell; the inverse of `params_from_linen`.
 
+    Flax's cells always have biases: missing ones become zeros, here and for nnx.
     `Directions` give the tree of `nn.Bidirectional(nn.RNN(cell), nn.RNN(cell))`.
 
     Raises:
@@ -170,17 +171,17 @@ def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
     shared.require_shape("the biases together", b, (width,))
     if cell.name not in ("gru", "mgu"):
         return cell.params(w_x, w_h, b)
-    if "hn" not in tree:
-        return cell.params(w_x, w_h, b, np.zeros(hidden_size, b.dtype))
-    if cell is MGU and "bias" not in tree["hn"]:
-        return cell.params(w_x, w_h, b, None)
-    return cell.params(w_x, w_h, b, _bias(tree, "hn", hidden_size))
+    b_hn: AnyArray | None = np.zeros(hidden_size, b.dtype)
+    if "hn" in tree:
+        lacks_it = cell is MGU and "bias" not in tree["hn"]
+        b_hn = None if lacks_it else _bias(tree, "hn", hidden_size)
+    return cell.params(w_x, w_h, b, b_hn)
 
 
 def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
     if not isinstance(tree[name], Mapping):
         raise ValueError(f"{name} is {type(tree[name]).__name__}; expected a kernel's name and it")
-    shared.require_names(name, {*tree[name], "bias"}, ["kernel", "bias"])
+    shared.require_names(name, tree[name], ["kernel"], ["bias"])
     return shared.read_array(f"{name}/kernel", tree[name]["kernel"], None, None)
 
 

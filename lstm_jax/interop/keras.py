@@ -123,37 +123,28 @@ def _direction(weights: Sequence[Any], reset: GRUReset | None) -> Any:
     hidden_size, width = recurrent.shape
     cell = shared.cell_of_width("the recurrent kernel", width, hidden_size)
     kernel = shared.read_array("the kernel", weights[0], None, width)
-    has_bias = len(weights) == 3
-    if cell.name == "gru":
-        reset = _reset_of(np.ndim(weights[2]) if has_bias else None, reset)
-    exchange = _exchange if cell.name == "gru" else np.asarray
-    kernel, recurrent = exchange(kernel), exchange(recurrent)
-    if not has_bias:
-        params = shared.params_without_bias(cell, kernel, recurrent, reset or "after")
-        return shared.to_jax("the layer", params)
-    has_two = (cell.name, reset) == ("gru", "after")
-    bias = shared.read_array("the bias", weights[2], *([2, width] if has_two else [width]))
-    bias = exchange(bias)
-    if has_two:
-        params = shared.params_of_two_biases(cell, kernel, recurrent, *bias)
-    else:
-        params = cell.params(kernel, recurrent, bias, *[None] * (cell.name == "gru"))
-    return shared.to_jax("the layer", params)
-
-
-def _reset_of(bias_dimensions: int | None, reset: GRUReset | None) -> GRUReset:
-    """Reset form of a GRU, given by its bias or by the caller."""
-    if bias_dimensions is None:
-        if reset is None:
+    is_gru = cell.name == "gru"
+    exchange = _exchange if is_gru else np.asarray
+    kernels = exchange(kernel), exchange(recurrent)
+    if len(weights) == 2:
+        if is_gru and reset is None:
             raise ValueError(
                 'a GRU without bias does not show where its reset gate works; say reset="after" '
                 '(Keras\'s default) or "before"'
             )
-        return reset
-    shown: GRUReset = "after" if bias_dimensions == 2 else "before"
-    if reset not in (None, shown):
+        params = shared.params_without_bias(cell, *kernels, reset or "after")
+        return shared.to_jax("the layer", params)
+    has_two = is_gru and np.ndim(weights[2]) == 2
+    shown = "after" if has_two else "before"
+    if is_gru and reset not in (None, shown):
         raise ValueError(f"reset is {reset!r}, but the bias is of a GRU that resets {shown}")
-    return shown
+    sizes = [2, width] if has_two else [width]
+    bias = exchange(shared.read_array("the bias", weights[2], *sizes))
+    if has_two:
+        params = shared.params_of_two_biases(cell, *kernels, *bias)
+    else:
+        params = cell.params(*kernels, bias, *[None] * is_gru)
+    return shared.to_jax("the layer", params)
 
 
 def _direction_out(params: DenseParams, use_bias: bool | None) -> list[AnyArray]:

@@ -19,6 +19,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from lstm_jax.cells import GRUReset
 from lstm_jax.interop.arrays import require_names
 from lstm_jax.interop.modules import GRUOptions, Options, Recurrent, stack_config
 from lstm_jax.interop.plain import layers_from_dicts, layers_to_dicts
@@ -30,10 +31,15 @@ def variables_from_layers(layers: tuple[Any, ...]) -> dict[str, Any]:
     return {"params": {"layers": layers_to_dicts(layers)}}
 
 
-def layers_from_variables(variables: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The inverse of `variables_from_layers`; raises ValueError for another module's variables."""
+def layers_from_variables(
+    variables: Mapping[str, Any], *, reset: GRUReset = "after"
+) -> tuple[Any, ...]:
+    """The inverse of `variables_from_layers`; raises ValueError for another module's variables.
+
+    `reset` is the module's; only variables of a GRU without biases do not show it.
+    """
     require_names("params", variables["params"], ["layers"])
-    return layers_from_dicts(variables["params"]["layers"])
+    return layers_from_dicts(variables["params"]["layers"], reset)
 
 
 class _Recurrent(Recurrent, nn.Module, Options):
@@ -55,7 +61,7 @@ class _Recurrent(Recurrent, nn.Module, Options):
         def draw(key: Array) -> dict[str, Any]:
             return layers_to_dicts(init_stack(key, config, size, self.param_dtype))
 
-        return config, layers_from_dicts(self.param("layers", draw))
+        return config, layers_from_dicts(self.param("layers", draw), config.gru_reset)
 
 
 class LSTM(_Recurrent):

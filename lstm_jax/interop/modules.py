@@ -16,7 +16,7 @@ Shapes: T time, B batch (any number of axes), D input size, H hidden size.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast
 
 import jax
@@ -93,19 +93,12 @@ class GRUOptions(Options):
 
 def stack_config(cell: CellName, hidden_size: int, options: Options) -> StackConfig:
     """Settings of a module's stack."""
+    names = {field.name for field in fields(Options)} - {*CALL_OPTIONS, "param_dtype"}
     return StackConfig(
         cell=cell,
-        layers=options.layers,
         hidden_size=hidden_size,
-        bidirectional=options.bidirectional,
-        use_bias=options.use_bias,
         gru_reset=getattr(options, "reset", "after"),
-        initialisation=options.initialisation,
-        activation=options.activation,
-        recurrent_activation=options.recurrent_activation,
-        compute_dtype=options.compute_dtype,
-        backend=options.backend,
-        unroll=options.unroll,
+        **{name: getattr(options, name) for name in names},
     )
 
 
@@ -153,10 +146,9 @@ class Recurrent:
         Raises:
             ValueError: shapes or dtypes do not match.
         """
-        given = (time_major, return_carry, reverse, keep_order)
+        given = zip(CALL_OPTIONS, (time_major, return_carry, reverse, keep_order), strict=True)
         time_major, return_carry, reverse, keep_order = (
-            getattr(self, name) if value is None else value
-            for name, value in zip(CALL_OPTIONS, given, strict=True)
+            getattr(self, name) if value is None else value for name, value in given
         )
         xs, batch = _time_first(jnp.asarray(inputs), time_major)
         lengths_B = None if seq_lengths is None else _flat_lengths(jnp.asarray(seq_lengths), batch)
@@ -241,5 +233,4 @@ def _carry_in(
     arrays = [jnp.reshape(leaf, (rows, config.hidden_size)) for leaf in leaves]
     if not is_own and config.cell == "lstm":
         arrays = [array for c, h in zip(arrays[::2], arrays[1::2], strict=True) for array in (h, c)]
-    found_stack: tuple[Any, ...] = jax.tree.unflatten(jax.tree.structure(zeros), arrays)
-    return found_stack
+    return cast(tuple[Any, ...], jax.tree.unflatten(jax.tree.structure(zeros), arrays))

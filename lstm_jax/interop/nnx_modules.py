@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from lstm_jax.interop.arrays import config_of_layers, directions_of, require_no_projection
+from lstm_jax.interop.arrays import config_of_layers, input_size, require_no_projection
 from lstm_jax.interop.modules import CALL_OPTIONS, GRUOptions, Options, Recurrent, stack_config
 from lstm_jax.interop.plain import layers_from_dicts, layers_to_dicts
 from lstm_jax.stack import StackConfig, init_stack
@@ -73,15 +73,15 @@ class _Recurrent(Recurrent, nnx.Module):
             options["reset"] = found.gru_reset
         told = ("layers", "bidirectional", "use_bias")
         options |= {name: getattr(found, name) for name in told}
-        input_size = int(directions_of(layers[0])[0].w_x.shape[0])
-        return cls(input_size, found.hidden_size, weights=layers, **options)
+        return cls(input_size(layers[0]), found.hidden_size, weights=layers, **options)
 
     def to_layers(self) -> tuple[Any, ...]:
         """The stack's parameters, for the pure functions or `layers_to_pytorch`."""
         arrays = jax.tree.map(
             lambda param: param[...], self.layers, is_leaf=lambda leaf: isinstance(leaf, nnx.Param)
         )
-        return layers_from_dicts({str(index): layer for index, layer in enumerate(arrays)})
+        named = {str(index): layer for index, layer in enumerate(arrays)}
+        return layers_from_dicts(named, self.config.gru_reset)
 
     def _stack(self, xs: Array) -> tuple[StackConfig, tuple[Any, ...]]:
         return self.config, self.to_layers()

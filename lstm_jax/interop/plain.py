@@ -17,7 +17,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.cells import GRUBeforeParams, GRUParams, LSTMParams
+from lstm_jax.cells import GRUBeforeParams, GRUReset
 from lstm_jax.interop import arrays as shared
 from lstm_jax.interop.arrays import AnyArray
 from lstm_jax.losses import OutputParams
@@ -29,15 +29,18 @@ _NAME = re.compile(r"layers/(\d+)/(?:(forward|backward)/)?(w_x|w_h|w_hr|b|b_hn)"
 
 def layers_to_dicts(layers: tuple[Any, ...]) -> dict[str, Any]:
     """Arrays as nested dicts, one level per slash, by the part of plain names after `layers/`."""
-    _require_names(layers)
+    shared.require_chain(layers)
     return {str(index): _layer_to_dict(layer) for index, layer in enumerate(layers)}
 
 
-def layers_from_dicts(tree: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The inverse of `layers_to_dicts`; raises ValueError for invalid names or shapes."""
+def layers_from_dicts(tree: Mapping[str, Any], reset: GRUReset = "after") -> tuple[Any, ...]:
+    """The inverse of `layers_to_dicts`; raises ValueError for invalid names or shapes.
+
+    `reset` is that of a GRU without biases, which names do not show.
+    """
     names = list(map(str, range(max(1, len(tree)))))
     shared.require_names("layers", tree, names)
-    layers = tuple(_layer_from_dict(tree[name]) for name in names)
+    layers = tuple(_layer_from_dict(tree[name], reset) for name in names)
     shared.require_chain(layers)
     return layers
 
@@ -113,18 +116,22 @@ def language_model_from_plain(arrays: Mapping[str, Any]) -> LanguageModelParams:
     """
     layers = {name: value for name, value in arrays.items() if name.startswith("layers/")}
     others = {name: value for name, value in arrays.items() if name not in layers}
-    shared.require_names(
-        "the model", {*others, "embedding", "output/w"}, ("embedding", "output/w", "output/b")
-    )
+    shared.require_names("the model", others, ["output/b"], ["embedding", "output/w"])
     if "embedding" not in others and "output/w" not in others:
         raise ValueError("the model has neither embedding nor output/w; one of them it must have")
-    read = {}
-    for name, value in others.items():
-        any_size = (None,) if name == "output/b" else (None, None)
-        read[name] = shared.to_jax(name, shared.read_array(name, value, *any_size))
+    stack = layers_from_plain(layers)
+    tokens = len(shared.read_array("output/b", others["output/b"], None))
+    input_size, size = shared.input_size(stack[0]), shared.output_size(stack[-1])
+    shapes = {"embedding": (tokens, input_size), "output/w": (size, tokens), "output/b": (tokens,)}
+    if "embedding" not in others:
+        shared.require_one_hot("embedding", input_size, tokens)
+    read = {name: shared.read_array(name, others[name], *shapes[name]) for name in others}
+    read = shared.to_jax("the model", read)
+    if "output/w" not in read:
+        shared.require_shape("the tied embedding", read["embedding"], (tokens, size))
     b = read["output/b"]
     output = OutputParams(read["output/w"], b) if "output/w" in read else TiedOutputParams(b)
-    return LanguageModelParams(read.get("embedding"), layers_from_plain(layers), output)
+    return LanguageModelParams(read.get("embedding"), stack, output)
 
 
 def _require_names(layers: tuple[Any, ...]) -> None:
@@ -143,27 +150,24 @@ def _layer_to_dict(layer: Any) -> dict[str, Any]:
     return {name: array for name, array in layer._asdict().items() if array is not None}
 
 
-def _layer_from_dict(tree: Mapping[str, Any]) -> Any:
+def _layer_from_dict(tree: Mapping[str, Any], reset: GRUReset) -> Any:
     if set(tree) == set(Directions._fields):
-        return Directions(*(_layer_from_dict(tree[name]) for name in Directions._fields))
-    fields = {*GRUParams._fields, *LSTMParams._fields}
-    shared.require_names("the layer", {*tree, "b", "b_hn", "w_hr"}, fields)
+        return Directions(*(_layer_from_dict(tree[name], reset) for name in Directions._fields))
+    shared.require_names("the layer", tree, ("w_h", "w_x"), ("b", "b_hn", "w_hr"))
     hidden_size, width = tree["w_h"].shape
     if "w_hr" in tree:
         shared.require_shape("w_hr", tree["w_hr"], (width // 4, hidden_size))
         hidden_size = width // 4
     cell = shared.cell_of_width("w_h", width, hidden_size)
     shared.require_shape("w_x", tree["w_x"], (tree["w_x"].shape[0], width))
-    tree = {"b": None, **tree}
-    if tree["b"] is not None:
-        shared.require_shape("b", tree["b"], (width,))
-    if cell.name == "gru":
-        if "b_hn" in tree:
-            shared.require_shape("b_hn", tree["b_hn"], (hidden_size,))
-        return cell.params(**{"b_hn": None, **tree})
-    if "b_hn" in tree:
+    if "b_hn" in tree and cell.name != "gru":
         raise ValueError(f"the layer has a b_hn, but its shapes are of the cell {cell.name}")
-    return cell.params(**tree)
+    for name, size in (("b", width), ("b_hn", hidden_size)):
+        if name in tree:
+            shared.require_shape(name, tree[name], (size,))
+    if cell.name == "gru" and not {"b", "b_hn"} & set(tree):
+        return shared.params_without_bias(cell, **tree, reset=reset)
+    return cell.params(**{**dict.fromkeys(cell.params._fields), **tree})
 
 
 def _by_path(prefix: str, tree: Any) -> dict[str, AnyArray]:

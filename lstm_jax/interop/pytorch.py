@@ -186,7 +186,7 @@ def language_model_from_pytorch(
     cure = "a language model has one of each, so read the layers alone, by their prefix"
     stack = shared.config_of_layers(layers, cure)
     weight, bias = _decoder(state, f"{names.decoder}.", stack.output_size)
-    input_size = int(shared.directions_of(layers[0])[0].w_x.shape[0])
+    input_size = shared.input_size(layers[0])
     embedding = _embedding(state, f"{names.encoder}.", (len(bias), input_size))
     embedding, weight, bias = shared.to_jax("the model", (embedding, weight, bias))
     equal = embedding is not None and np.array_equal(embedding, weight)
@@ -256,10 +256,10 @@ def _layers_of_module(state: dict[str, Any], prefix: str, cell: CellName | None)
     arrays = _without_wrappers(state, prefix)
     if strange := [prefix + name for name in arrays if not _NAME.fullmatch(name)]:
         inner = (name.partition("weight_ih") for name in arrays)
-        example = next((before for before, found, _ in inner if before and found), "rnn.")
+        inside = next((prefix + before for before, found, _ in inner if before and found), "rnn.")
         raise ValueError(
             f"{shared.listed(strange)}: no name of a PyTorch LSTM, GRU or RNN; if the module is "
-            f"inside another, say where with a prefix such as {example!r}"
+            f"inside another, say where with a prefix such as {inside!r}"
         )
     if not arrays.keys() & {"weight_ih_l0", "weight_ih"}:
         raise ValueError(f"the state lacks {prefix}weight_ih_l0; it has {shared.listed(state)}")
@@ -299,7 +299,7 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
         case ["g", "v"] | ["original0", "original1"]:
             part_g, part_v = (parts[part] for part in sorted(parts))
             # A single norm for the whole weight (`dim=None`) has no axes.
-            g = shared.read_array(name, part_g, *np.shape(part_g))
+            g = shared.read_array(name, part_g, *[None] * min(2, np.ndim(part_g)))
             g = g.reshape(g.shape or (1, 1))
             v = shared.read_array(name, part_v, None, None)
             wide = v.astype(jnp.promote_types(v.dtype, jnp.float32))
@@ -307,7 +307,8 @@ def _unwrapped(name: str, parts: dict[str, Any]) -> AnyArray:
             axes = tuple(axis for axis in range(g.ndim) if g.shape[axis] == 1)
             norm = np.sqrt(np.sum(wide**2, axis=axes, keepdims=True))
             shared.require_shape(f"the length of {name}", g, norm.shape)
-            weight: AnyArray = (g * wide / norm).astype(v.dtype)
+            with np.errstate(all="ignore"):  # of a row of zeros PyTorch makes NaN too
+                weight: AnyArray = (g * wide / norm).astype(v.dtype)
             return weight
     raise ValueError(
         f"{name} is wrapped in something with {shared.listed(parts)}, which is not supported; take "
@@ -368,17 +369,13 @@ def _embedding(state: Mapping[str, Any], prefix: str, shape: tuple[int, int]) ->
         shared.require_names(prefix.rstrip("."), inside, ["weight"])
         return shared.read_array(f"{prefix}weight", inside["weight"], *shape)
     tokens, input_size = shape
-    if tokens != input_size:
-        raise ValueError(
-            f"{prefix}weight is missing, and the layers' inputs of size {input_size} are no "
-            f"one-hot rows of {tokens} tokens"
-        )
+    shared.require_one_hot(f"{prefix}weight", input_size, tokens)
     return None
 
 
 def _decoder(state: Mapping[str, Any], prefix: str, input_size: int) -> tuple[AnyArray, AnyArray]:
     inside = shared.without_prefix(state, prefix)
-    shared.require_names(prefix.rstrip("."), {*inside, "bias"}, ["weight", "bias"])
+    shared.require_names(prefix.rstrip("."), inside, ["weight"], ["bias"])
     weight = shared.read_array(f"{prefix}weight", inside["weight"], None, input_size)
     bias = inside.get("bias", np.zeros(len(weight), weight.dtype))
     return weight, shared.read_array(f"{prefix}bias", bias, len(weight))

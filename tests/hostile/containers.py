@@ -118,9 +118,15 @@ def pytorch_files() -> list[bytes]:
         {name: torch.from_numpy(array) for name, array in layout.items()} for layout in layouts()
     ]
     states += [{"state_dict": states[0]}, [1, 2], torch.zeros(3), {"a": "b"}, {1: states[0]}]
-    states.append({"weight_ih_l0": torch.zeros(2, 2).to_sparse()})
-    states.append({"weight_ih_l0": torch.zeros(12, 5, dtype=torch.complex64)})
-    states.append({"weight_ih_l0": torch.zeros(12, 5, device="meta")})
+    states.append({1: torch.zeros(3)})
+    states += [
+        states[0] | {"weight_ih_l0": odd}
+        for odd in (
+            torch.zeros(12, 5).to_sparse(),
+            *(torch.zeros(12, 5).to(dtype) for dtype in (torch.complex64, torch.float8_e4m3fn)),
+            torch.zeros(12, 5, device="meta"),
+        )
+    ]
     found = []
     for state in states:
         for is_zip in (True, False):

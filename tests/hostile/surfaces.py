@@ -82,7 +82,7 @@ def contents(draw: st.DrawFn, surface: Surface, whole: int = 3) -> bytes:
     tree = choose(surface.trees())
     content = surface.pack(tree, choose)
     if isinstance(tree, str | bytes):
-        return draw(broken_bytes(content))
+        return draw(rarely(broken_bytes(content), st.just(content), 4))
     with contextlib.suppress(Exception):  # nobody can make such a file
         content = surface.pack(draw(broken_tree(tree)), choose)
     return draw(rarely(st.just(content), broken_bytes(content), whole))

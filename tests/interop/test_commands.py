@@ -2,9 +2,9 @@
 
 import re
 import runpy
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from interop_cases import Command, draw_layers, normal
 import lstm_jax
 from lstm_jax import interop
 from lstm_jax.cli.main import COMMANDS, PROG
+from lstm_jax.sampling import FREE, generate
 
 pytest.importorskip("safetensors", reason="safetensors, an optional extra, is not installed")
 pytest.importorskip("flatbuffers", reason="flatbuffers, an optional extra, is not installed")
@@ -55,37 +56,62 @@ def test_layers_of_a_file_become_plain_names_and_come_back(call: Command, tmp_pa
     assert_same_bits(interop.load_arrays(back), interop.layers_to_pytorch(drawn))
 
 
-def loaded(path: Path) -> Any:
-    return jax.export.deserialize(bytearray(path.read_bytes()))
+ELSEWHERE = """
+import sys
+
+# As if none of these were installed.
+for name in ("lstm_jax", "flax", "optax", "orbax", "safetensors", "torch", "keras"):
+    sys.modules[name] = None
+
+import jax, jax.export
+import numpy as np
+
+def load(name):
+    with open(name + ".bin", "rb") as file:
+        return jax.export.deserialize(bytearray(file.read()))
+
+given = np.load("given.npz")
+zeros = np.zeros((2, 6), np.float32)
+key_data = np.array([0, 5], np.uint32)
+*carry, logits = load("step").call(zeros, zeros, given["tokens"][0])
+sampled = load("sampler").call(given["tokens"], key_data, np.float32(9), np.int32(0))
+probability = load("classifier").call(given["tokens"], given["mask"])
+np.savez("found.npz", h=carry[0], c=carry[1], logits=logits, sampled=sampled, p=probability)
+"""
 
 
 @pytest.mark.slow
-def test_runs_become_artefacts(call: Command, runs: Path, tmp_path: Path) -> None:
-    target = tmp_path / "model.bin"
-    code, out, err = call("export", runs / "words", target, "--platforms", "cpu", "cuda")
-    assert (code, err) == (0, "")
-    assert f"wrote {target.stat().st_size:,} bytes for cpu, cuda: {target}\nstep: (float32" in out
-    model, params, vocabulary, _ = lstm_jax.load(runs / "words")
-    carry, token = model.zero_carry(params, 2), np.zeros(2, np.int32)
-    hidden = model.step(params, carry, jnp.asarray(token))[1]
-    found = loaded(target).call(*jax.tree.leaves(carry), token)[-1]
-    assert_near(found, model.logits(params, hidden), 1e-5)
-
-    sampler = ("export", runs / "words", target, "--what", "sampler", "--places", 60)
-    assert call(*sampler, "--overwrite")[0] == 0
-    prompt = np.array([[0], [1]], np.int32)
-    written = loaded(target).call(prompt, np.array([0, 1], np.uint32), np.float32(9), np.int32(0))
-    assert written.shape == (60, 1)
-    assert vocabulary.unknown is not None
-    assert vocabulary.unknown not in np.asarray(written)
-
-    judge = ("export", runs / "reviews", target, "--what", "classifier", "--overwrite")
-    assert call(*judge, "--step", "newest")[0] == 0
-    classifier, weights, *_ = lstm_jax.load(runs / "reviews", step="newest")
+def test_runs_become_artefacts_for_processes_that_have_jax_and_numpy_alone(
+    call: Command, runs: Path, tmp_path: Path
+) -> None:
     tokens = np.array([[1, 2], [2, 0]], np.int32)
     mask = np.array([[True, True], [True, False]])
+    np.savez(tmp_path / "given.npz", tokens=tokens, mask=mask)
+    for what, run, options in (
+        ("step", "words", ()),
+        ("sampler", "words", ("--places", 60)),
+        ("classifier", "reviews", ("--step", "newest")),
+    ):
+        target = tmp_path / f"{what}.bin"
+        options = ("--what", what, "--platforms", "cpu", "cuda", *options)
+        code, out, err = call("export", runs / run, target, *options)
+        assert (code, err) == (0, "")
+        assert f"wrote {target.stat().st_size:,} bytes for cpu, cuda: {target}\n{what}: (" in out
+    subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, cwd=tmp_path)
+    found = np.load(tmp_path / "found.npz")
+
+    model, params, vocabulary, _ = lstm_jax.load(runs / "words")
+    (carry,), hidden = model.step(params, model.zero_carry(params, 2), jnp.asarray(tokens[0]))
+    expected = (carry.h, carry.c, model.logits(params, hidden))
+    assert_near(tuple(found[name] for name in ("h", "c", "logits")), expected, 1e-5)
+    template = np.concatenate([tokens, np.full((60, 2), FREE)])
+    key, unknown = jax.random.key(5), vocabulary.unknown
+    texts = generate(model, params, template, key=key, temperature=9.0, forbidden=[unknown])
+    np.testing.assert_array_equal(found["sampled"], texts.tokens[2:])
+    assert unknown not in found["sampled"]
+    classifier, weights, *_ = lstm_jax.load(runs / "reviews", step="newest")
     logits = classifier.logits(weights, jnp.asarray(tokens), mask=jnp.asarray(mask))
-    assert_near(loaded(target).call(tokens, mask), jax.nn.sigmoid(logits), 1e-6)
+    assert_near(found["p"], jax.nn.sigmoid(logits), 1e-6)
 
 
 def test_what_the_user_can_mend_is_one_line_and_writes_nothing(

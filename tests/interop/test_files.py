@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import assert_same_bits
+from interop_cases import draw_model
 
 from lstm_jax import interop
 
@@ -50,10 +51,13 @@ def test_broken_and_foreign_files_are_refused_in_one_line(tmp_path: Path) -> Non
         ("a.keras", r"get_weights\(\) returns to layers_from_keras"),
         ("a.h5", r"get_weights\(\) returns to layers_from_keras"),
     ):
+        (tmp_path / name).touch()
         with pytest.raises(ValueError, match=message):
             interop.load_arrays(tmp_path / name)
-    with pytest.raises(FileNotFoundError):
-        interop.load_arrays(tmp_path / "none.safetensors")
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("none.safetensors", "none", "folder.safetensors"):
+        with pytest.raises(OSError, match=name):
+            interop.load_arrays(tmp_path / name)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +68,7 @@ def test_a_missing_library_is_named_with_its_cure(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, library: str, name: str, cure: str
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
+    (tmp_path / name).touch()
     with pytest.raises(ValueError, match=f"pip install {cure}"):
         interop.load_arrays(tmp_path / name)
 
@@ -77,12 +82,21 @@ def test_pytorch_s_files_give_tensors(tmp_path: Path) -> None:
         torch.save(content, tmp_path / name)
         found = interop.layers_from_pytorch(interop.load_arrays(tmp_path / name))
         assert_same_bits(found, interop.layers_from_pytorch(state))
+    plain = interop.language_model_to_plain(draw_model("lstm", 1, False, "embedding")[1])
+    torch.save({name: torch.from_numpy(a) for name, a in plain.items()}, tmp_path / "c.pt")
+    found = interop.language_model_from_plain(interop.load_arrays(tmp_path / "c.pt"))
+    assert_same_bits(interop.language_model_to_plain(found), plain)
+    ones = torch.ones(16, 3)
+    for odd in (ones.to_sparse(), ones.to("meta"), ones.to(torch.float8_e4m3fn)):
+        with pytest.raises(ValueError, match="weight_ih_l0 is a tensor of torch"):
+            interop.layers_from_pytorch(state | {"weight_ih_l0": odd})
     (tmp_path / "noise.pt").write_bytes(b"nothing of PyTorch's")
     for name, content, message in (
         ("noise", None, "is no file of tensors alone"),
         ("module", module, "is no file of tensors alone"),
         ("tensor", torch.ones(2), "holds a Tensor; expected a state_dict"),
         ("epoch", {"epoch": 3, "model": {}}, "holds epoch, model, no tensors"),
+        ("numbers", {1: torch.ones(2)}, "holds 1, no tensors by name"),
     ):
         if content is not None:
             torch.save(content, tmp_path / f"{name}.pt")

@@ -18,6 +18,7 @@ from interop_cases import config_of, draw_layers, normal, outputs
 
 from lstm_jax.cells import GRUCarry, LSTMCarry, init_lstm, init_mgu
 from lstm_jax.interop import linen_modules, nnx_modules
+from lstm_jax.interop.arrays import directions_of
 from lstm_jax.interop.flax import (
     params_from_linen,
     params_from_nnx,
@@ -53,13 +54,14 @@ def ours(flavour: str, form: str, layers: tuple[Any, ...], **options: Any) -> Si
     if flavour == "nnx":
         module = getattr(nnx_modules, name).from_layers(layers, **options)
         return Side(module, lambda m, *inputs, **o: m(*inputs, **o), lambda m: m.to_layers())
-    if form == "gru_before":
-        options["reset"] = "before"
-    shape = {"layers": len(layers), "bidirectional": isinstance(layers[0], Directions)}
-    dtype = jax.tree.leaves(layers)[0].dtype
-    module = getattr(linen_modules, name)(H, **shape, param_dtype=dtype, **options)
+    reset = "before" if form == "gru_before" else "after"
+    options |= {"reset": reset} if name == "GRU" else {}
+    one, *others = directions_of(layers[0])
+    options |= {"layers": len(layers), "bidirectional": bool(others)}
+    options |= {"param_dtype": one.w_x.dtype, "use_bias": one.b is not None}
+    module = getattr(linen_modules, name)(H, **options)
     variables = linen_modules.variables_from_layers(layers)
-    return Side(variables, module.apply, linen_modules.layers_from_variables)
+    return Side(variables, module.apply, partial(linen_modules.layers_from_variables, reset=reset))
 
 
 def theirs(flavour: str, form: str, layers: tuple[Any, ...], cell: str = "") -> Side:
@@ -195,14 +197,19 @@ def test_any_number_of_batch_axes_is_flax_s(batch: tuple[int, ...], time_major: 
 
 
 @pytest.mark.parametrize(
-    ("form", "layers", "bidirectional"),
-    [("lstm", 2, True), ("gru_after", 1, True), ("gru_before", 2, False), ("rnn", 1, False)],
-)
+    ("form", "layers", "bidirectional", "use_bias"),
+    [
+        ("lstm", 2, True, True), ("gru_after", 1, True, True), ("gru_before", 2, False, True),
+        ("gru_before", 2, True, False), ("rnn", 1, False, True),
+    ],
+)  # fmt: skip
 def test_both_modules_are_the_pure_stack_and_one_another(
-    form: str, layers: int, bidirectional: bool
+    form: str, layers: int, bidirectional: bool, use_bias: bool
 ) -> None:
-    drawn, xs = draw_layers(form, layers, bidirectional, D, H), normal(1, B, T, D)
-    expected = outputs(config_of(form, layers, bidirectional, H), drawn, xs.swapaxes(0, 1))
+    stack = (form, layers, bidirectional)
+    drawn, xs = draw_layers(*stack, D, H, use_bias=use_bias), normal(1, B, T, D)
+    config = config_of(*stack, H, use_bias=use_bias)
+    expected = outputs(config, drawn, xs.swapaxes(0, 1))
     found = []
     for flavour in ("nnx", "linen"):
         side = ours(flavour, form, drawn)
@@ -263,18 +270,21 @@ def test_integers_stand_for_one_hot_rows() -> None:
 
 
 @both
-def test_weights_are_drawn_as_the_library_draws_them(flavour: str) -> None:
-    options = {"layers": 2, "bidirectional": True}
+@pytest.mark.parametrize(("reset", "use_bias"), [("after", True), ("before", False)])
+def test_weights_are_drawn_as_the_library_draws_them(
+    flavour: str, reset: str, use_bias: bool
+) -> None:
+    options = {"layers": 2, "bidirectional": True, "reset": reset, "use_bias": use_bias}
 
     def drawn(seed: int) -> tuple[Any, ...]:
         if flavour == "nnx":
             return nnx_modules.GRU(D, H, rngs=nnx.Rngs(seed), **options).to_layers()
         init = jax.jit(linen_modules.GRU(H, **options).init)
         variables = init(jax.random.key(seed), jnp.zeros((B, T, D)))
-        return linen_modules.layers_from_variables(variables)
+        return linen_modules.layers_from_variables(variables, reset=reset)
 
     layers, others = map(drawn, (0, 1))
-    expected = draw_layers("gru_after", 2, True, D, H)
+    expected = draw_layers(f"gru_{reset}", 2, True, D, H, use_bias=use_bias)
     assert jax.tree.map(jnp.shape, layers) == jax.tree.map(jnp.shape, expected)
     assert np.any(layers[0].forward.w_x != layers[0].backward.w_x)
     assert np.any(layers[0].forward.w_x != others[0].forward.w_x)
@@ -365,6 +375,16 @@ def test_weights_of_other_modules_are_refused() -> None:
     ):
         with pytest.raises((ValueError, TypeError), match=message):
             make()
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_linen_s_names_are_those_of_its_cells_which_always_have_biases(form: str) -> None:
+    (layer,) = draw_layers(form, 1, False, D, H, use_bias=False)
+    module = nn.RNN(getattr(nn, CELLS[form])(H))
+    drawn = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((B, T, D)))["params"]
+    assert jax.tree.map(jnp.shape, {"cell": params_to_linen(layer)}) == jax.tree.map(
+        jnp.shape, drawn
+    )
 
 
 @pytest.mark.usefixtures("float64")

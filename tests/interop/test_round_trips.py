@@ -99,15 +99,16 @@ def test_layers_come_back_bit_for_bit_and_as_copies(
     ("layout", "form"),
     [
         (name, form)
-        for name, forms in {"pytorch": RESET_AFTER, "keras": FORMS, "plain": RESET_AFTER}.items()
-        for form in forms
+        for name in ("pytorch", "keras", "plain", "a Linen module")
+        for form in (RESET_AFTER if name in ("pytorch", "plain") else FORMS)
     ],
 )
 def test_layers_without_biases_come_back_without(layout: str, form: str) -> None:
     drawn = draw_layers(form, 2, True, 3, 4, use_bias=False)
     there, back = LAYOUTS[layout].there, LAYOUTS[layout].back
-    if layout == "keras":
-        back = partial(back, reset=form.partition("_")[2] or None)  # type: ignore[call-arg]
+    reset = form.partition("_")[2]
+    if reset == "before" or (reset and layout == "keras"):
+        back = partial(back, reset=reset)  # type: ignore[call-arg]
     assert_same_bits(back(there(drawn)), drawn)
     params = LanguageModelParams(None, drawn, OutputParams(np.ones((8, 3)), np.ones(3)))
     if layout == "pytorch":
@@ -201,7 +202,9 @@ LSTM, GRU_BEFORE, GRU_AFTER = (
 )
 PYTORCH, PLAIN = layers_to_pytorch(LSTM), layers_to_plain(LSTM)
 TIED = language_model_to_plain(draw_model("gru_before", 1, False, "tied")[1])
+NARROW = layers_to_plain(draw_layers("gru_before", 1, False, 3, 4))
 TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
+TWO_RESETS = (*GRU_AFTER, *draw_layers("gru_before", 1, False, 4, 4))
 SOME_BIASES = (*LSTM, *draw_layers("lstm", 1, False, 4, 4, use_bias=False))
 TWO_CELLS = (*LSTM, *draw_layers("rnn", 1, False, 4, 4))
 
@@ -253,6 +256,7 @@ REFUSED = [
         (TWO_CELLS, r"cells \['lstm', 'rnn'\].*each layer alone"),
         (UNITWISE, "a mingru.*rnn, lstm, gru"),
         (SOME_BIASES, "some of the layers have no biases.*alone"),
+        (TWO_RESETS, "some of the layers reset before.*alone"),
     ),
     (layers_to_plain, draw_layers("gru_before", 1, False, 3, 4, use_bias=False), "no plain names"),
     (partial(layers_to_pytorch, bias=False), GRU_AFTER, "biases that are not zero"),
@@ -329,6 +333,7 @@ REFUSED = [
         ({"layers/0/b_hn": ones(4)}, "has a b_hn, but its shapes are of the cell lstm"),
         ({"layers/0/w_x": ones(3, 12)}, r"w_x has shape \(3, 12\); expected"),
         ({"layers/0/forward/b": ones(16)}, "has forward, which nothing here takes"),
+        ({"layers/0/w_x": None}, "lacks w_x; it has b, w_h$"),
         ({"layers/2/b": ones(16)}, "layers lacks 1"),
         ({"layers/0/b": np.ones(16)}, "set jax_enable_x64"),
         (dict.fromkeys(PLAIN), "layers lacks 0; it has nothing"),
@@ -336,7 +341,13 @@ REFUSED = [
     (layers_to_plain, UNITWISE, "a mingru.*rnn, lstm, gru"),
     (language_model_from_plain, {"output/w": ones(2, 3)}, "model lacks output/b"),
     *changes_of(
-        language_model_from_plain, TIED, ({"embedding": None}, "neither embedding nor output/w")
+        language_model_from_plain,
+        TIED,
+        ({"embedding": None}, "neither embedding nor output/w"),
+        ({"embedding": None, "output/w": ones(4, 7)}, "embedding is missing.*no one-hot rows"),
+        ({"embedding": ones(7, 3)}, r"embedding has shape \(7, 3\); expected \(7, 4\)"),
+        (NARROW | {"embedding": ones(7, 3)}, r"the tied embedding.*\(7, 3\); expected \(7, 4\)"),
+        ({"output/w": ones(5, 7)}, r"output/w has shape \(5, 7\); expected \(4, 7\)"),
     ),
     (layers_from_variables, {"params": {"cell": {}}}, "params lacks layers; it has"),
 ]
