@@ -214,5 +214,8 @@ def main(arguments: Sequence[str]) -> int:
         run_all(parts, options.minutes, options.json, small=options.dry_run)
     if not (rows := rows_in(file := options.table or options.json)):
         raise ValueError(f"{file} has no rows of this bench; measure something into it first")
-    print("\n".join(table(rows)))
+    try:
+        print("\n".join(table(rows)))
+    except (LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        raise ValueError(f"{file} has rows that this bench did not write: {error!r}") from None
     return 0

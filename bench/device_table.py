@@ -28,7 +28,8 @@ _FLAGS, _FLAGS_BAR = " flags", 1.1
 def rows_in(file: Path) -> list[dict[str, Any]]:
     """Rows of a file, without lines that were cut off."""
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:

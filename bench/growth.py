@@ -18,10 +18,10 @@ from typing import Any, Literal
 import jax
 
 from bench.command import Measured, Options, measure
-from bench.ours import epoch, first_state, make_program, step_shapes
+from bench.ours import epoch, first_state, make_program, require_layer, step_shapes
 from bench.peers import OURS
 from bench.report import Row, make_row, print_table
-from bench.shapes import System
+from bench.shapes import LayerShape, System
 from bench.timing import Visit, take_turns
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax.cells import CellName, cell_named
@@ -72,6 +72,8 @@ def measure_point(size: str, value: int, options: GrowthOptions, base: System | 
     """
     changed: dict[str, Any] = {"cell": options.cell, "backend": options.backend, size: value}
     system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
+    sizes = (system.sequence_length, system.batch_size, system.input_size, system.hidden_size)
+    require_layer(LayerShape(system.cell, *sizes, system.backend), options.dtype)
     jax.clear_caches()
     began = time.perf_counter()
     lower, *given = step_shapes(system, options.dtype)

@@ -106,8 +106,8 @@ def compile_for_h100(program: Program, device: Any, options: Mapping[str, Any]) 
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = program.compiled(device, {**options, **dump})
-        (file,) = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")
-        return compiled, file.read_text(encoding="utf-8")
+        files = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")  # none without loops
+        return compiled, "".join(file.read_text(encoding="utf-8") for file in files)
 
 
 def loops_of(program: Program, compiled: Any, thunks: str) -> Iterator[Loop]:

@@ -17,13 +17,14 @@ import numpy as np
 
 from bench.command import OptionsWithPeers
 from bench.contest import Work, run
+from bench.ours import require_layer
 from bench.peers import Arrays, Implementation
 from bench.products import products_of_layer
 from bench.shapes import DType, LayerShape
 from bench.workers import Built, Disagreement
-from lstm_jax.cells import CellName, cell_named
+from lstm_jax.cells import CellName
 from lstm_jax.cli.arguments import parse
-from lstm_jax.recurrence import Backend, require_backend
+from lstm_jax.recurrence import Backend
 
 SHAPES = (
     "100,100,512,512",
@@ -63,10 +64,11 @@ class Options(OptionsWithPeers):
         sizes = [sizes_of(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
-        for cell, backend in product(self.cells, self.backends):
-            require_backend(cell_named(cell), backend)
-        found = product(sizes, self.cells, self.backends)
-        return [LayerShape(cell, *each, backend) for each, cell, backend in found]
+        every = product(sizes, self.cells, self.backends)
+        found = [LayerShape(cell, *each, backend) for each, cell, backend in every]
+        for shape in found:
+            require_layer(shape, self.dtype)
+        return found
 
 
 def sizes_of(shape: str) -> tuple[int, int, int, int]:

@@ -19,9 +19,12 @@ from bench.peers.on_jax import layer_pass
 from bench.shapes import BATCHES, AnyParams, AnySystem, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax import sharding
-from lstm_jax.cells import CELLS
+from lstm_jax.cells import CELLS, cell_named
+from lstm_jax.kernels import mosaic
+from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.models import LanguageModel, LanguageModelParams
-from lstm_jax.precision import ComputeDtype
+from lstm_jax.precision import ComputeDtype, products
+from lstm_jax.recurrence import require_backend
 from lstm_jax.sampling import FREE, generate, stream, with_weights
 from lstm_jax.sampling.decode import power_of_two
 from lstm_jax.stack import run_stack
@@ -50,6 +53,7 @@ class Peer(Implementation):
         return training_on(system, dtype, params, mesh)
 
     def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
+        require_layer(shape, dtype)
         work = shape.work()
         inputs = (work.layers, jax.tree.map(jnp.asarray, work.carries), work.xs)
         settings = {"backend": shape.backend, "unroll": str(shape.unroll)}
@@ -86,6 +90,19 @@ class Peer(Implementation):
         if job.batch == 1:
             calls |= {"scan": scan} if job.places == 1 else {"prompt": prompt}
         return Built(calls, {"call": "generate"})
+
+
+def require_layer(shape: shapes.LayerShape, dtype: DType) -> None:
+    """Raise ValueError if the cell lacks the backend, or the scan would run in its place."""
+    require_backend(cell_named(shape.cell), shape.backend)
+    if shape.backend != "mosaic":
+        return
+    form = kernel_of(shape.work().layers[0]).on_gpu
+    why = mosaic.refusal(products(dtype, jnp.float32), form, shape.times, shape.hidden_size)
+    if why is None and jax.default_backend() != "gpu":
+        why = "needs a GPU"
+    if why is not None:
+        raise ValueError(f"backend 'mosaic' {why}")
 
 
 def forward_of(shape: shapes.LayerShape, dtype: DType) -> Callable[[Any, Any, Any], Array]:

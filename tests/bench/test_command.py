@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
             plot.main([str(tmp_path / "rows.jsonl")])
 
 
+def mosaic(hidden_size: int) -> layer.Options:
+    flags: Any = {"cells": ("lstm",), "backends": ("auto", "mosaic"), "dtype": "bfloat16"}
+    return layer.Options(shapes=(f"7,3,5,{hidden_size}",), **flags)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -75,6 +81,10 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
         (lambda: train.Options(peers=("numpy",)), "there is no peer 'numpy'; choose from pytorch"),
         (lambda: layer.Options(shapes=("1,2,3",)), "a shape is '1,2,3'; expected four sizes"),
         (lambda: layer.Options(shapes=()), "there is nothing to measure"),
+        *(
+            (partial(mosaic, size), f"backend 'mosaic' (needs jax|{why})")
+            for size, why in ((8, "takes hidden sizes"), (64, "needs a GPU"))
+        ),
         (lambda: sample.Options(places=0), "places is 0"),
         (lambda: sample.Options(batch_sizes=()), "batch_sizes are"),
         (lambda: sample.Options(batch_sizes=(4, 0)), "batch_sizes are"),

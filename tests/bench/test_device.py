@@ -186,9 +186,15 @@ def test_the_table_is_made_of_the_rows_with_the_best_of_each_and_the_bars(
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines))
     assert main(["--table", str(file)]) == 0
-    with pytest.raises(ValueError, match="has no rows of this bench"):
-        main(["--table", str(tmp_path / "none.jsonl")])
     told = capsys.readouterr().out
+    for text, message in (
+        ('{"bench": "device", "call": "pass"}', "has rows that this bench did not write: KeyError"),
+        ("torn\n[]", "has no rows of this bench"),
+        (None, "has no rows of this bench"),
+    ):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(ValueError, match=f"rows.jsonl {message}"):
+            main(["--table", str(file)])
     for part in (
         "gpu (H) , 2026-01-01: jax 1",
         "product tf32: 10 TFLOP/s",
