@@ -1,7 +1,5 @@
 """Table of the rows of `bench device`: our best way beside the best peer, and the bars."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence

@@ -5,9 +5,6 @@ all weights. Shapes are T,B,D,H: time steps, batch, input size, hidden size. All
 arrays; before timing, each one's gradients must agree with ours.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -17,13 +14,12 @@ import numpy as np
 
 from bench.command import OptionsWithPeers
 from bench.contest import Work, run
+from bench.limits import products_of_layer
 from bench.ours import require_layer
-from bench.peers import Arrays, Implementation
-from bench.products import products_of_layer
+from bench.peers import Arrays, Implementation, LayerPass
 from bench.shapes import DType, LayerShape
 from bench.workers import Built, Disagreement
 from lstm_jax.cells import CellName
-from lstm_jax.cli.arguments import parse
 from lstm_jax.recurrence import Backend
 
 SHAPES = (
@@ -44,16 +40,12 @@ class Options(OptionsWithPeers):
     """Measure a layer's forward and backward pass, ours and its peers.
 
     With `quick`, only the shape with the least work is measured.
-
-    Attributes:
-        cells: cells to measure; peers only have PyTorch's, lstm and gru.
-        backends: implementations of ours.
-        shapes: T,B,D,H of each.
     """
 
+    #: cells to measure; peers only have PyTorch's, lstm and gru.
     cells: tuple[CellName, ...] = ("lstm", "gru")
-    backends: tuple[Backend, ...] = ("auto",)
-    shapes: tuple[str, ...] = SHAPES
+    backends: tuple[Backend, ...] = ("auto",)  # implementations of ours.
+    shapes: tuple[str, ...] = SHAPES  # T,B,D,H of each.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,10 +91,14 @@ def distance(found: Any, wanted: Any) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
+def layer_of(peer: Implementation, shape: LayerShape, dtype: DType) -> LayerPass:
     if shape.cell not in peer.cells:
         raise ValueError(f"it has no {shape.cell}")
-    layer = peer.layer(shape, dtype)
+    return peer.layer(shape, dtype)
+
+
+def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
+    layer = layer_of(peer, shape, dtype)
     return Built({"pass": layer.run}, layer.settings)
 
 
@@ -116,6 +112,5 @@ def work_of(shape: LayerShape, dtype: DType) -> Work:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench layer")
+def main(options: Options) -> int:
     return run(options, [work_of(shape, options.dtype) for shape in options.layers()])
