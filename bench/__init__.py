@@ -6,7 +6,7 @@ that computes something else is reported and not timed (the exit code is then 1)
 run in their own processes, timed in turns. Every implementation uses all cores, so leave the
 machine idle meanwhile.
 
-To add a benchmark, add a file with a `main` and a line in `bench.__main__`. With peers on the same
-work, it is a list of `contest.Work`, which builds on `contest.Contest` and `contest.time_in_turns`.
-`command` has the shared options, `report` the rows, `shapes` the systems.
+To add a benchmark, add a file with `Options` and a `main` of them, and a line in `bench.__main__`.
+With peers on the same work, it is a list of `contest.Work`. `command` has the shared options,
+`report` the rows, `shapes` the systems.
 """

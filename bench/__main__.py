@@ -1,7 +1,5 @@
 """The command `python -m bench`."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +8,7 @@ from importlib import import_module
 # On GPU several processes share the memory, of which each would otherwise take three quarters.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
+from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.console import run_command
 
 BENCHES = {
@@ -49,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; choose from {', '.join(BENCHES)}")
-    run: int = import_module(f"bench.{name}").main(rest)
-    return run
+    bench = import_module(f"bench.{name}")
+    code: int = bench.main(parse(bench.Options, None, rest, f"bench {name}"))
+    return code
 
 
 if __name__ == "__main__":

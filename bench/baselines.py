@@ -1,7 +1,5 @@
 """Baselines for trained systems: published figures, and n-grams on the same split."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from pathlib import Path
@@ -18,9 +16,7 @@ from lstm_jax.text import NOT_COUNTED, heldout_split
 
 _ORDERS = {"char": 6, "word": 2, "token": 2}
 _POEMS_ORDER = 3
-
-NOT_AT_HAND = "data not at hand"
-"""Replaces an n-gram's figure if the data is missing or different."""
+NOT_AT_HAND = "data not at hand"  # Replaces an n-gram's figure if the data is missing or different.
 
 
 PUBLISHED: tuple[tuple[str, str, str, int, int, bool, dict[str, float]], ...] = (
@@ -55,16 +51,13 @@ def published(config: TrainConfig) -> str | None:
 
 
 class NGrams:
-    """N-grams on the data and split of runs, computed once for each distinct split."""
+    """N-grams on the data and split of runs, once per split; named corpora are downloaded."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[object, ...], NGramResult | str] = {}
 
     def figure(self, run: Run) -> NGramResult | str | None:
-        """Held-out loss of an n-gram, or why it is unavailable, or None if it does not apply.
-
-        A named corpus is downloaded if it is not cached.
-        """
+        """Held-out loss of an n-gram, or why it is unavailable, or None if it does not apply."""
         config = run.config
         if not config.heldout_share or config.preset == LYRICS:
             return None

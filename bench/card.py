@@ -1,7 +1,5 @@
 """Rates of a device: copies, matrix products, and the steps of loops that compute little."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,9 +14,7 @@ from bench.shapes import DType
 from bench.timing import Visit, take_turns
 from lstm_jax.precision import products
 
-Record = Callable[..., None]
-"""Function that writes a row: name of what was measured, a `Timing` if any, and fields."""
-
+Record = Callable[..., None]  # Writes a row: name of what was measured, `Timing` if any, fields.
 DTYPES: tuple[DType, ...] = ("bfloat16", "tf32", "float32")
 _MODES: Mapping[str, Mapping[str, Any]] = {
     "no graph": {"xla_gpu_enable_command_buffer": ""},
@@ -29,7 +25,6 @@ _ASKED = "name,driver_version,clocks.sm,clocks.mem,temperature.gpu,power.draw"
 
 
 def state() -> str:
-    """Current name, driver, clocks, temperature and power of the card, if nvidia-smi is there."""
     command = ["nvidia-smi", f"--query-gpu={_ASKED}", "--format=csv,noheader"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
@@ -38,7 +33,6 @@ def state() -> str:
 
 
 def measure(record: Record, *, small: bool) -> None:
-    """Measure copies, products, and a step of an empty loop in each graph mode."""
     numbers, size, steps = (2**18, 256, 100) if small else (2**29, 8192, 1000)
 
     def note(name: str, unit: str, amount: float, make: Callable[[], Any], dtype: str = "") -> None:

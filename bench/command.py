@@ -1,12 +1,11 @@
 """What the benchmark commands share: options, and saving and drawing of rows."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from bench.peers import PEERS, require_peers
+from bench.peers import PEERS
 from bench.plot import draw, require_matplotlib
 from bench.report import Row, print_environment, writing
 from bench.shapes import StoredDType
@@ -20,21 +19,14 @@ Measured = tuple[list[Row], bool]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of every benchmark of time or memory.
+    """Options of every benchmark of time or memory."""
 
-    Attributes:
-        dtype: dtype of the matrix products.
-        rounds: number of turns per implementation, each a quarter of a second or one call.
-        quick: a first look, with few rounds and fewer large cases.
-        json: file for the rows, one per line.
-        plot: file for a picture of them.
-    """
-
-    dtype: StoredDType = "float32"
+    dtype: StoredDType = "float32"  # dtype of the matrix products.
+    #: number of turns per implementation, each a quarter of a second or one call.
     rounds: Count = 20
-    quick: bool = False
-    json: Path | None = None
-    plot: Path | None = None
+    quick: bool = False  # a first look, with few rounds and fewer large cases.
+    json: Path | None = None  # file for the rows, one per line.
+    plot: Path | None = None  # file for a picture of them.
 
     def __post_init__(self) -> None:
         check(self)
@@ -47,25 +39,21 @@ class Options:
 
 @dataclass(frozen=True)
 class OptionsWithPeers(Options):
-    """Options of every benchmark with peers.
+    """Options of every benchmark with peers."""
 
-    Attributes:
-        peers: peers to measure; one that is not installed is reported and left out.
-    """
-
+    #: peers to measure; one that is not installed is reported and left out.
     peers: tuple[str, ...] = tuple(PEERS)
+    known: ClassVar[Collection[str]] = PEERS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_peers(self.peers, tuple(PEERS))
+        for name in self.peers:
+            if name not in self.known:
+                raise ValueError(f"there is no peer {name!r}; choose from {', '.join(self.known)}")
 
 
 def measure(options: Options, parts: Iterable[Measured]) -> int:
-    """Measure part after part, saving the rows of each at once, and draw all of them.
-
-    Returns:
-        The exit code: 1 if a peer failed or did other work than ours.
-    """
+    """Measure part after part, saving rows at once; 1 if a peer failed or did other work."""
     print_environment()
     rows: list[Row] = []
     all_agree = True

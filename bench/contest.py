@@ -4,8 +4,6 @@ An implementation that does other work than ours is excluded. If it has several 
 must agree with ours, and the fastest is timed and named.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,27 +12,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
+from bench.limits import Product, build_products, floor
 from bench.peers import ONLY, OURS, Candidate, Implementation, Kind, candidates, load
-from bench.products import Product, build_products, floor
 from bench.report import Row, cpu_cores, make_row, print_table, with_ratios
 from bench.shapes import PEERS_CELLS, AnySystem, LayerShape
 from bench.timing import Timing, take_turns
 from bench.workers import Built, Failed, NotRun, Reason, Server, Worker
 
 _TRIES = 2
-
-LIMIT = "limit"
-"""Name of the process that times the hardware's limits."""
-
-Evidence = Callable[[Implementation], Any]
-"""Results by which an implementation's work is compared with ours."""
+Timings = Mapping[tuple[str, str], Timing]  # By the names of entrant and call.
+LIMIT = "limit"  # Name of the process that times the hardware's limits.
 
 
 class Pool(ExitStack):
-    """Context manager of a benchmark's processes, each started when it is first needed.
-
-    A process that does not answer within `limit_s` seconds is killed.
-    """
+    """Context manager of a benchmark's processes, each started when needed; see `Worker`."""
 
     def __init__(self, limit_s: float | None = None) -> None:
         super().__init__()
@@ -42,7 +33,6 @@ class Pool(ExitStack):
         self._workers: dict[tuple[str, str], Worker] = {}
 
     def worker(self, name: str, candidate: Candidate = ONLY) -> Worker:
-        """The process of an implementation run in this way."""
         key = (name, candidate.name)
         if key not in self._workers:
             self._workers[key] = Worker(candidate.environment, self._limit_s)
@@ -50,20 +40,17 @@ class Pool(ExitStack):
         return self._workers[key]
 
     def drop(self, name: str, candidate: Candidate) -> None:
-        """End a process; the next request starts a new one."""
         self._workers.pop((name, candidate.name)).close()
 
 
 class LeftOut(dict[str, str]):
-    """Peers excluded from measuring a system, with the reasons, which are printed at once.
+    """Peers excluded from measuring a system, with the reasons, which are printed at once."""
 
-    Attributes:
-        all_agree: whether none of them failed or did other work than ours.
-    """
+    all_agree = True  # whether none of them failed or did other work than ours.
 
     def __init__(self, system: str) -> None:
         super().__init__()
-        self._system, self.all_agree = system, True
+        self._system = system
 
     def add(self, name: str, reason: Reason) -> None:
         """Exclude a peer; if it is ours, raise the reason."""
@@ -83,7 +70,6 @@ class Entrant(NamedTuple):
     settings: Mapping[str, str]
 
     def visits(self) -> dict[tuple[str, str], Callable[[], list[float]]]:
-        """Its calls, by its name and theirs."""
         ask = self.worker.ask
         return {(self.name, call): partial(ask, Server.visit, call) for call in self.first_s}
 
@@ -95,10 +81,6 @@ class Entrant(NamedTuple):
         return make_row(bench, system, self.name, dtype, timings[self.name, call], **given)
 
 
-Timings = Mapping[tuple[str, str], Timing]
-"""By the names of entrant and call."""
-
-
 def time_in_turns(entrants: Iterable[Entrant], rounds: int) -> Timings:
     return take_turns({k: v for entrant in entrants for k, v in entrant.visits().items()}, rounds)
 
@@ -107,36 +89,25 @@ def with_peer(function: Callable[[Implementation], Any], name: str, options: Any
     return function(load(name, options))
 
 
+@dataclass
 class Contest:
-    """Participants in measuring one system, and excluded peers; each peer is checked once.
+    """Participants in measuring one system, and excluded peers; each peer is checked once."""
 
-    Args:
-        pool: the processes.
-        kind: type of work.
-        system: its name.
-        evidence: function of an implementation that shows which work it does.
-        require_same: (a peer's evidence, ours); raises Disagreement.
-    """
+    pool: Pool
+    kind: Kind
+    system: str
+    #: function of an implementation that shows which work it does.
+    evidence: Callable[[Implementation], Any]
+    require_same: Callable[[Any, Any], None]  # (a peer's evidence, ours); raises Disagreement.
 
-    def __init__(
-        self,
-        pool: Pool,
-        kind: Kind,
-        system: str,
-        evidence: Evidence,
-        require_same: Callable[[Any, Any], None],
-    ) -> None:
-        self._pool, self._kind, self.left_out = pool, kind, LeftOut(system)
-        self._evidence, self._require = evidence, require_same
+    def __post_init__(self) -> None:
+        self.left_out = LeftOut(self.system)
         self._shown: dict[tuple[str, str], Any] = {}
 
     def enter(
         self, names: Sequence[str], build: Callable[[Implementation], Built]
     ) -> list[Entrant]:
-        """Return the implementations that run here and do the same work as ours, which comes first.
-
-        `build`, a function of an implementation, prepares its work.
-        """
+        """Return the implementations that run here and do the same work as ours, which is first."""
         entrants = []
         for name in names:
             if name not in self.left_out:
@@ -152,8 +123,8 @@ class Contest:
         """Build each way of running an implementation, and keep the fastest."""
         entrants: dict[str, Entrant] = {}
         tried: dict[str, Reason] = {}
-        for way in candidates(name, self._kind, cpu_cores()):
-            worker = self._pool.worker(name, way)
+        for way in candidates(name, self.kind, cpu_cores()):
+            worker = self.pool.worker(name, way)
             try:
                 # Before anything else of this shape runs, as the first call includes compilation.
                 entered = worker.ask(Server.enter, with_peer, build, name, way.options)
@@ -163,7 +134,7 @@ class Contest:
             except (NotRun, Failed) as reason:
                 tried[way.name] = reason
                 if isinstance(reason, Failed):
-                    self._pool.drop(name, way)
+                    self.pool.drop(name, way)
         if not entrants:
             raise next(iter(tried.values()))
         return _fastest(entrants, tried)
@@ -173,9 +144,9 @@ class Contest:
         ours = name.startswith(OURS)
         key = (OURS, "") if ours else (name, way.name)
         if key not in self._shown:
-            found = worker.ask(Server.call, with_peer, self._evidence, name, way.options)
+            found = worker.ask(Server.call, with_peer, self.evidence, name, way.options)
             if not ours:
-                self._require(found, self._shown[OURS, ""])
+                self.require_same(found, self._shown[OURS, ""])
             self._shown[key] = found if ours else None
 
 
@@ -200,22 +171,15 @@ def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, Reason]) -> Entra
 
 @dataclass(frozen=True)
 class Work:
-    """One call of each implementation, timed along with its matrix products.
-
-    Attributes:
-        shape: shape of the work; its name is the system's in the rows.
-        tokens: number of tokens per call.
-        products: how often a call needs each product.
-        build, evidence, require_same: see `Contest`.
-    """
+    """One call of each implementation, timed along with its matrix products; see `Contest`."""
 
     bench: str
     kind: Kind
-    shape: AnySystem | LayerShape
-    tokens: int
-    products: Mapping[Product, int]
+    shape: AnySystem | LayerShape  # shape of the work; its name is the system's in the rows.
+    tokens: int  # number of tokens per call.
+    products: Mapping[Product, int]  # how often a call needs each product.
     build: Callable[[Implementation], Built]
-    evidence: Evidence
+    evidence: Callable[[Implementation], Any]
     require_same: Callable[[Any, Any], None]
 
 
@@ -239,9 +203,9 @@ def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
     )
     for place, row in enumerate(rows):
         if row.is_ours:
-            settings = {**row.settings, "limit": least}
-            share = least_ms / row.median_ms
-            rows[place] = dataclasses.replace(row, limit_fraction=share, settings=settings)
+            limit: Any = {"limit_fraction": least_ms / row.median_ms}
+            limit["settings"] = {**row.settings, "limit": least}
+            rows[place] = dataclasses.replace(row, **limit)
     print_table(rows)
     print(f"the products alone: {least}", flush=True)
     return rows, contest.left_out.all_agree

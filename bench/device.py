@@ -15,8 +15,6 @@ that results may use, and ours five times with equal bits; training and sampling
 host. An implementation that is wrong or cannot run has a row with the reason, and no time.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import signal
@@ -41,7 +39,6 @@ from bench.device_table import rows_in, table
 from bench.report import environment
 from bench.timing import Timing
 from bench.workers import SPAWN
-from lstm_jax.cli.arguments import parse
 from lstm_jax.settings import Positive, check
 
 _TEXT = "All happy families are alike; every unhappy family is unhappy in its own way. " * 200
@@ -53,21 +50,14 @@ PartName = Literal["rates", "layers", "train", "sample", "tests", "anna"]
 
 @dataclass(frozen=True)
 class Options:
-    """Measure ours on this device, beside its peers.
+    """Measure ours on this device, beside its peers."""
 
-    Attributes:
-        minutes: time for all parts.
-        parts: parts to run.
-        json: file to which rows are appended, one per line.
-        dry_run: run everything in small, to see that it works.
-        table: print the table of this file's rows, and measure nothing.
-    """
-
-    minutes: Positive = 8.0
+    minutes: Positive = 8.0  # time for all parts.
+    #: parts to run.
     parts: tuple[PartName, ...] = ("rates", "layers", "train", "sample", "tests", "anna")
-    json: Path = Path("device.jsonl")
-    dry_run: bool = False
-    table: Path | None = None
+    json: Path = Path("device.jsonl")  # file to which rows are appended, one per line.
+    dry_run: bool = False  # run everything in small, to see that it works.
+    table: Path | None = None  # print the table of this file's rows, and measure nothing.
 
     def __post_init__(self) -> None:
         check(self)
@@ -171,7 +161,6 @@ def recording(file: Path, part: str) -> Iterator[Record]:
 
 
 def run_all(parts: Sequence[Part], minutes: float, file: Path, *, small: bool) -> None:
-    """Run the parts, each in its own process and within its limit."""
     with file.open("a+", encoding="utf-8") as opened:
         opened.seek(0)
         if opened.read()[-1:] not in ("", "\n"):
@@ -207,12 +196,14 @@ def _run(part: Part, task: Task) -> None:
         part.run(task, record)
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench device")
+def main(options: Options) -> int:
     if options.table is None:
         parts = [part for part in PARTS if part.name in options.parts]
         run_all(parts, options.minutes, options.json, small=options.dry_run)
     if not (rows := rows_in(file := options.table or options.json)):
         raise ValueError(f"{file} has no rows of this bench; measure something into it first")
-    print("\n".join(table(rows)))
+    try:
+        print("\n".join(table(rows)))
+    except (LookupError, TypeError, ArithmeticError, AttributeError) as error:
+        raise ValueError(f"{file} has rows that this bench did not write: {error!r}") from None
     return 0

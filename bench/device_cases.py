@@ -1,7 +1,5 @@
 """Cases of `bench device`: layers, training and sampling, and the ways to run each."""
 
-from __future__ import annotations
-
 import dataclasses
 import secrets
 from collections.abc import Callable, Mapping
@@ -17,20 +15,11 @@ from bench import sample, train
 from bench.card import DTYPES
 from bench.contest import with_peer
 from bench.launches import GRAPH
-from bench.layer import distance
+from bench.layer import distance, layer_of
+from bench.limits import products_of_layer
 from bench.ours import Peer, forward_of, named
 from bench.peers import OURS, Arrays, Candidate, Implementation, LayerPass
-from bench.products import products_of_layer
-from bench.shapes import (
-    SYSTEMS,
-    AnySystem,
-    DType,
-    Job,
-    LayerShape,
-    StoredDType,
-    System,
-    system_named,
-)
+from bench.shapes import SYSTEMS, DType, Job, LayerShape, StoredDType, System, system_named
 from bench.workers import Built, Disagreement
 from lstm_jax.recurrence import Backend
 
@@ -62,19 +51,14 @@ _SMALL = {"vocabulary_size": 11, "hidden_size": 8, "batch_size": 4, "sequence_le
 
 
 class Way(NamedTuple):
-    """A way to run ours or a peer, and its name in the rows.
-
-    Attributes:
-        changes: fields of the layer's shape that differ from the case's.
-        dtype: dtype of the products, if different from the case's.
-    """
+    """A way to run ours or a peer, and its name in the rows."""
 
     name: str
     peer: str
     options: Mapping[str, Any] = {}
     environment: Mapping[str, str] = {}
-    changes: Mapping[str, Any] = {}
-    dtype: str = ""
+    changes: Mapping[str, Any] = {}  # fields of the layer's shape that differ from the case's.
+    dtype: str = ""  # dtype of the products, if different from the case's.
 
     @property
     def process(self) -> tuple[str, Candidate]:
@@ -82,24 +66,17 @@ class Way(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One computation, and the ways to run it.
-
-    Attributes:
-        system: name of the computation in the rows.
-        build: (implementation, way) -> what to time; its evidence takes the reference.
-        reference: compute on the host what all are compared with.
-        tokens: tokens per call.
-        flops: operations of the products of a call, forward and backward.
-    """
+    """One computation, and the ways to run it."""
 
     part: str
-    system: str
+    system: str  # name of the computation in the rows.
     dtype: DType
     ways: tuple[Way, ...]
+    #: (implementation, way) -> what to time; its evidence takes the reference.
     build: Callable[..., Built]
-    reference: Callable[[], Any]
-    tokens: int
-    flops: int = 0
+    reference: Callable[[], Any]  # compute on the host what all are compared with.
+    tokens: int  # tokens per call.
+    flops: int = 0  # operations of the products of a call, forward and backward.
 
     def keys(self) -> set[tuple[str, ...]]:
         """Part, system, implementation and dtype of its rows."""
@@ -156,8 +133,8 @@ def layer_cases(*, small: bool) -> list[Case]:
 
 def training_cases(*, small: bool) -> list[Case]:
     """The systems and a wide one; torch.compile, which takes long, comes last."""
-    systems: list[AnySystem] = [system_named("anna"), system_named("lyrics"), _WIDE]
-    systems += [each for each in SYSTEMS if each not in systems]
+    first = (system_named("anna"), system_named("lyrics"), _WIDE)
+    systems = [*first, *(each for each in SYSTEMS if each not in first)]
     compiled = _pytorch("pytorch compiled", compiled=True)
     ways = ((DTYPES[0], _pytorch()), (DTYPES[1], _pytorch()), (DTYPES[0], compiled))
     cases = []
@@ -195,10 +172,8 @@ def _smaller(work: Any, small: bool) -> dict[str, Any]:
 
 
 def _layer(shape: LayerShape, dtype: Any, peer: Implementation, way: Way) -> Built:
-    if shape.cell not in peer.cells:
-        raise ValueError(f"it has no {shape.cell}")
     dtype = way.dtype or dtype
-    made = peer.layer(dataclasses.replace(shape, **way.changes), dtype)
+    made = layer_of(peer, dataclasses.replace(shape, **way.changes), dtype)
     calls = {"pass": made.run, "forward": made.forward}
     return Built(calls, made.settings, partial(errors, peer, made, TOLERANCE[dtype]))
 
@@ -225,12 +200,9 @@ def _exact_layer(shape: LayerShape) -> Arrays:
 def errors(
     peer: Implementation, made: LayerPass, tolerance: float, exact: Arrays
 ) -> dict[str, Any]:
-    """Compare repeated passes with float64 and with each other.
+    """Compare repeated passes, each in memory full of NaNs, with float64 and with each other.
 
-    Before each pass, NaNs are written to free memory that its arrays may use.
-
-    Raises:
-        Disagreement: an array differs too much, or ours has different bits.
+    Raises Disagreement if an array differs too much, or ours has different bits.
     """
     passes: list[Arrays] = []
     same_bits = True

@@ -4,8 +4,6 @@ Each way to run ours or a peer has its own process for the whole part. All ways 
 the same time, are compared with the host, and are then timed in turns.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +26,6 @@ _HOST = ("host", Candidate(environment={"JAX_PLATFORMS": "cpu"}))
 
 
 def race_all(cases: Iterable[Case], done: set[tuple[str, ...]], record: Record) -> None:
-    """Record the rows of all cases that are not done."""
     late: dict[str, Reason] = {}  # these would delay every case
     references: dict[tuple[str, str], Any] = {}
     with Pool(PATIENCE_S) as pool:

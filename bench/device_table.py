@@ -1,7 +1,5 @@
 """Table of the rows of `bench device`: our best way beside the best peer, and the bars."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +26,8 @@ _FLAGS, _FLAGS_BAR = " flags", 1.1
 def rows_in(file: Path) -> list[dict[str, Any]]:
     """Rows of a file, without lines that were cut off."""
     rows = []
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:

@@ -1,13 +1,10 @@
 """Long training and sampling, to see whether memory grows or the speed falls.
 
 For half of the time a small model is trained as by `train.py`, with evaluations, checkpoints,
-samples and metrics; for the other half it generates text from prompts of varying lengths. Resident
-memory and speed are recorded throughout. The verdict uses the Theil-Sen slope of each with its 95%
-interval, over the points after the first tenth and half a minute: memory grows if the interval is
-above the limit, and the speed falls if the interval is below minus the limit.
+samples and metrics; for the other half it generates text from prompts of varying lengths. The
+verdict uses the Theil-Sen slopes of resident memory and speed over the points after the first tenth
+and half a minute: they grow or fall if the whole 95% interval is beyond the limit.
 """
-
-from __future__ import annotations
 
 import tempfile
 import time
@@ -24,7 +21,6 @@ from bench.memory import status_mb
 from bench.plot import new_figure, open_axes, require_matplotlib
 from bench.rate import Quiet
 from bench.report import environment, writing
-from lstm_jax.cli.arguments import parse
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
 from lstm_jax.settings import Count, Positive, check
@@ -40,29 +36,19 @@ _ENDLESS = 10**9
 _POINTS = 400
 _WARMING_UP = 0.1
 _WARMING_UP_SECONDS = 30.0
-_WRITTEN, _TEXTS = 100, 4
-"""Tokens per text, and texts per call."""
+_WRITTEN, _TEXTS = 100, 4  # Tokens per text, and texts per call.
 
 
 @dataclass(frozen=True)
 class Options:
-    """Train and sample for a while, and watch memory and speed.
+    """Train and sample for a while, and watch memory and speed."""
 
-    Attributes:
-        minutes: total duration, half of it training.
-        hidden_size: hidden size of the model.
-        most_mb_an_hour: allowed growth of memory.
-        most_percent_an_hour: allowed loss of speed.
-        json: file for the points and verdicts.
-        plot: file for a picture of them.
-    """
-
-    minutes: Positive = 20.0
-    hidden_size: Count = 64
-    most_mb_an_hour: Positive = 20.0
-    most_percent_an_hour: Positive = 10.0
-    json: Path | None = None
-    plot: Path | None = None
+    minutes: Positive = 20.0  # total duration, half of it training.
+    hidden_size: Count = 64  # hidden size of the model.
+    most_mb_an_hour: Positive = 20.0  # allowed growth of memory.
+    most_percent_an_hour: Positive = 10.0  # allowed loss of speed.
+    json: Path | None = None  # file for the points and verdicts.
+    plot: Path | None = None  # file for a picture of them.
 
     def __post_init__(self) -> None:
         check(self)
@@ -101,40 +87,35 @@ class Verdict(NamedTuple):
         return f"memory {self.memory} MB/hour, rate {self.rate} %/hour: {' and '.join(told)}"
 
 
+@dataclass
 class Watch(Quiet):
     """Records memory and speed for a given time, while an operation is repeated."""
 
-    def __init__(
-        self,
-        seconds: float,
-        clock: Callable[[], float] = time.monotonic,
-        memory: Callable[[], float] = lambda: status_mb("VmRSS"),
-    ) -> None:
-        self._clock, self._memory = clock, memory
-        self._seconds, self._began = seconds, clock()
-        self._last, self._done = self._began, 0
-        self.points: list[Point] = []
+    seconds: float
+    clock: Callable[[], float] = time.monotonic
+    memory: Callable[[], float] = lambda: status_mb("VmRSS")
+
+    def __post_init__(self) -> None:
+        self._began = self._last = self.clock()
+        self._done, self.points = 0, list[Point]()
 
     def is_over(self) -> bool:
-        return self._clock() - self._began >= self._seconds
+        return self.clock() - self._began >= self.seconds
 
     def advance(self, step: int) -> None:
         self.did(1)
 
     def did(self, number: int) -> None:
         self._done += number
-        now = self._clock()
-        if now - self._last >= self._seconds / _POINTS:
+        now = self.clock()
+        if now - self._last >= self.seconds / _POINTS:
             rate = self._done / (now - self._last)
-            self.points.append(Point(now - self._began, self._memory(), rate))
+            self.points.append(Point(now - self._began, self.memory(), rate))
             self._last, self._done = now, 0
 
 
 def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> Verdict:
-    """Slopes of memory and speed, and whether they exceed the hourly limits.
-
-    Raises ValueError if fewer than three points follow the first tenth and half a minute.
-    """
+    """Slopes of memory and speed, beside the hourly limits; ValueError if points are too few."""
     first = max(_WARMING_UP_SECONDS, _WARMING_UP * points[-1].seconds) if points else 0.0
     kept = [point for point in points if point.seconds >= first]
     if len(kept) < 3:
@@ -149,7 +130,6 @@ def verdict(points: Sequence[Point], *, most_mb: float, most_percent: float) -> 
 
 
 def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point]:
-    """Train a model of Python's documentation into a run folder."""
     config = LanguageConfig(
         data="python-docs",
         characters=200_000,
@@ -172,7 +152,6 @@ def train_for(seconds: float, folder: RunFolder, hidden_size: int) -> list[Point
 
 
 def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
-    """Generate text with a trained model from prompts of varying lengths."""
     model, params, vocabulary, _ = load(folder.path)
     text = vocabulary.encode("the statement of a function " * 3)
     watch, number = Watch(seconds), 0
@@ -187,7 +166,6 @@ def sample_for(seconds: float, folder: RunFolder) -> list[Point]:
 
 
 def line_of(name: str, points: Sequence[Point], told: Verdict) -> dict[str, Any]:
-    """JSON values of the training or sampling half."""
     values = told._asdict() | {"memory": told.memory._asdict(), "rate": told.rate._asdict()}
     rounded = [[round(value, 3) for value in point] for point in points]
     return {"bench": "endurance", "system": name, **values, "points": rounded}
@@ -213,8 +191,7 @@ def draw(found: dict[str, list[Point]], verdicts: dict[str, Verdict], file: Path
     figure.savefig(file)
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, Options(), arguments, "bench endurance")
+def main(options: Options) -> int:
     seconds = 60 * options.minutes / 2
     with tempfile.TemporaryDirectory(prefix="endurance-") as temporary:
         folder = RunFolder(Path(temporary) / "run")

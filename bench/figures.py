@@ -1,7 +1,5 @@
 """Figures by which a run is judged, depending on its system, and their descriptions."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -13,9 +11,7 @@ from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.systems.poems import PoemsConfig
 from lstm_jax.systems.reviews import ReviewsConfig
 
-LYRICS = "lyrics"
-"""The preset that memorises its text, so that its training perplexity counts."""
-
+LYRICS = "lyrics"  # The preset that memorises its text, so that its training perplexity counts.
 Row = Mapping[str, Any]
 _LYRICS_EPOCHS = (40, 160)
 
@@ -81,12 +77,7 @@ def _point(row: Row, name: str) -> Point:
 
 def _least(rows: Sequence[Row], name: str, sign: int = 1) -> Row:
     """The row with the lowest number, or with sign -1 the highest, ignoring NaN."""
-
-    def key(row: Row) -> tuple[bool, float]:
-        value = number(row, name)
-        return math.isnan(value), sign * value
-
-    return min(rows, key=key)
+    return min(rows, key=lambda row: (math.isnan(value := sign * number(row, name)), value))
 
 
 def shown(found: Mapping[str, Spread]) -> str:

@@ -4,8 +4,6 @@ Ours finds the threshold by bisection, with n and p as traced values; the others
 `lax.top_k`, whose n is fixed at compile time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax
@@ -28,10 +26,7 @@ Filter = Callable[[Array], Array]
 
 
 def build_filters(kind: str, batch: int, top_n: int, size: int) -> Built:
-    """Make a call for each way to filter a batch of logits; `kind` is one of `KINDS`.
-
-    Raises Disagreement if a filter keeps other tokens than ours.
-    """
+    """A call for each way to filter logits; Disagreement if one keeps other tokens than ours."""
     logits_BV = random.normal(random.key(0), (batch, size))
     filters = _top_n(top_n) if kind == "top-n" else _top_p()
     kept = {name: np.isfinite(np.asarray(run(logits_BV))) for name, run in filters.items()}

@@ -1,31 +1,28 @@
 """Scaling of our training step: time per token, memory and compile time against T, B, H, V, remat.
 
-One layer, by default an LSTM, on one-hot tokens, with each size varied alone. Time per token is
-that of the whole step divided by its tokens. Memory is what the compiled step takes besides its
-arguments and results, as reported by XLA. Compilation is ahead of time, from shapes.
+One layer on one-hot tokens, with each size varied alone. Time per token is that of the whole step
+divided by its tokens. Memory is what the compiled step takes besides its arguments and results.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 from typing import Any, Literal
 
 import jax
 
-from bench.command import Measured, Options, measure
-from bench.ours import epoch, first_state, make_program, step_shapes
+from bench import command
+from bench.ours import epoch, first_state, make_program, require_layer, step_shapes
 from bench.peers import OURS
 from bench.report import Row, make_row, print_table
-from bench.shapes import System
+from bench.shapes import LayerShape, System
 from bench.timing import Visit, take_turns
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax.cells import CellName, cell_named
-from lstm_jax.cli.arguments import parse
 from lstm_jax.recurrence import Backend, require_backend
 from lstm_jax.settings import Count
 
@@ -46,32 +43,25 @@ _QUICK_VALUES = 2
 
 
 @dataclass(frozen=True)
-class GrowthOptions(Options):
-    """Measure how our training step scales with each size.
+class Options(command.Options):
+    """Measure how our training step scales with each size."""
 
-    Attributes:
-        cell: the recurrent cell.
-        backend: implementation of the recurrence.
-        sizes: sizes to vary; all if none are given.
-    """
-
-    rounds: Count = 5
-    cell: CellName = "lstm"
-    backend: Backend = "auto"
-    sizes: tuple[SizeName, ...] = ()
+    rounds: Count = 5  # number of turns, each a quarter of a second or one call.
+    cell: CellName = "lstm"  # the recurrent cell.
+    backend: Backend = "auto"  # implementation of the recurrence.
+    sizes: tuple[SizeName, ...] = ()  # sizes to vary; all if none are given.
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_backend(cell_named(self.cell), self.backend)
 
 
-def measure_point(size: str, value: int, options: GrowthOptions, base: System | None = None) -> Row:
-    """Measure one value of one size of `SIZES`, with the others from `base`.
-
-    The step is compiled ahead of time, without caches.
-    """
+def measure_point(size: str, value: int, options: Options, base: System | None = None) -> Row:
+    """Measure one value of one size, with the others from `base`, compiled without caches."""
     changed: dict[str, Any] = {"cell": options.cell, "backend": options.backend, size: value}
     system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
+    sizes = (system.sequence_length, system.batch_size, system.input_size, system.hidden_size)
+    require_layer(LayerShape(system.cell, *sizes, system.backend), options.dtype)
     jax.clear_caches()
     began = time.perf_counter()
     lower, *given = step_shapes(system, options.dtype)
@@ -95,25 +85,20 @@ def measure_point(size: str, value: int, options: GrowthOptions, base: System | 
     )
 
 
-def measure_size(worker: Worker, size: str, options: GrowthOptions) -> Measured:
+def measure_size(worker: Worker, size: str, options: Options) -> command.Measured:
     values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
-    rows: list[Row] = [
-        worker.ask(Server.call, measure_point, size, value, options) for value in values
-    ]
+    ask = partial(worker.ask, Server.call, measure_point, size)
+    rows: list[Row] = [ask(value, options) for value in values]
     print_table(rows)
-    if size == "remat":
-        *chunks, whole = rows
-        for row in chunks:
-            memory = (row.memory_mb or 0.0) / (whole.memory_mb or 1.0)
-            print(
-                f"{row.system}: {memory:.3f} of the memory and "
-                f"{row.median_ms / whole.median_ms:.2f} of the time of {whole.system}"
-            )
+    *chunks, whole = rows
+    for row in chunks if size == "remat" else ():
+        memory = (row.memory_mb or 0.0) / (whole.memory_mb or 1.0)
+        took, than = row.median_ms / whole.median_ms, whole.system
+        print(f"{row.system}: {memory:.3f} of the memory, {took:.2f} of the time of {than}")
     return rows, True
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(GrowthOptions, None, arguments, "bench growth")
+def main(options: Options) -> int:
     with closing(Worker(NO_CACHE)) as worker:
         sizes = options.sizes or SIZES
-        return measure(options, (measure_size(worker, size, options) for size in sizes))
+        return command.measure(options, (measure_size(worker, size, options) for size in sizes))

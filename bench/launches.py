@@ -2,24 +2,21 @@
 
 XLA compiles for a described card, so no GPU is needed, and nothing runs: the results are counts,
 not times. For each loop over time the table has the launches of one iteration, divided by its
-number of time steps. Everything is compiled with options that ask for whole loops in one CUDA
-graph. Without a card XLA cannot autotune, so the kernels of products may differ from those of a
-real run; `--products cublas` compiles them as cuBLAS calls instead of XLA's own kernels.
+`unroll` time steps: of products, of other kernels, and of copies and fills of memory. Everything
+is compiled with options that ask for whole loops in one CUDA graph. Without a card XLA cannot
+autotune, so the kernels of products may differ from those of a real run; `--products cublas`
+compiles them as cuBLAS calls instead of XLA's own kernels.
 """
-
-from __future__ import annotations
 
 import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from bench.programs import Program, Programs, described, layer_of, loops_in
-from bench.report import writing
-from lstm_jax.cli.arguments import parse
+from bench.programs import Program, Programs, Row, described, loops_in
 
 GRAPH: Mapping[str, str | bool] = {
     "xla_gpu_enable_command_buffer": "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,"
@@ -53,51 +50,10 @@ _PRODUCT = re.compile("Cublas|Gemm|gemm_fusion")
 
 
 @dataclass(frozen=True)
-class Loop:
-    """Launches of one loop over time, per time step.
-
-    Attributes:
-        program: the compiled program, with products of this dtype; it takes `temporary_mb`.
-        layer: its name and number.
-        direction: forward or backward pass.
-        unroll: time steps per iteration of the loop.
-        kernels: launches of kernels other than products.
-        copies: copies and fills of memory.
-        in_one_graph: whether the whole loop is in one CUDA graph.
-    """
-
-    program: str
-    dtype: str
-    layer: str
-    direction: str
-    unroll: int
-    kernels: float
-    products: float
-    copies: float
-    in_one_graph: bool
-    temporary_mb: float
-
-    @property
-    def launches(self) -> float:
-        return self.kernels + self.products + self.copies
-
-    def __str__(self) -> str:
-        return (
-            f"{self.program:35}  {self.dtype:8}  {self.layer:6}  {self.direction:8}  "
-            f"{self.launches:5.2f} launches: {self.kernels:5.2f} kernels, {self.products:4.2f} "
-            f"products, {self.copies:4.2f} copies; {self.unroll:2} times an iteration, "
-            f"{'one graph' if self.in_one_graph else 'no graph'}, {self.temporary_mb:,.0f} MB"
-        )
-
-
-@dataclass(frozen=True)
 class Options(Programs):
-    """Compile our layers and training steps for an H100 and count the launches of their loops.
+    """Compile our layers and training steps for an H100 and count the launches of their loops."""
 
-    Attributes:
-        products: products as XLA's own kernels or as cuBLAS calls; on a card XLA tries both.
-    """
-
+    #: products as XLA's own kernels or as cuBLAS calls; on a card XLA tries both.
     products: Literal["xla", "cublas"] = "xla"
 
 
@@ -106,23 +62,19 @@ def compile_for_h100(program: Program, device: Any, options: Mapping[str, Any]) 
     with tempfile.TemporaryDirectory(prefix="launches-") as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
         compiled = program.compiled(device, {**options, **dump})
-        (file,) = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")
-        return compiled, file.read_text(encoding="utf-8")
+        files = Path(folder).rglob("*.thunk_sequence_after_thunk_passes.txt")  # none without loops
+        return compiled, "".join(file.read_text(encoding="utf-8") for file in files)
 
 
-def loops_of(program: Program, compiled: Any, thunks: str) -> Iterator[Loop]:
-    """Yield the loops of a program that run a layer over time."""
-    memory_mb = compiled.memory_analysis().temp_size_in_bytes / 1e6
-    lines, bodies = loops_in(compiled.as_text()), _bodies(thunks.splitlines())
-    for line, (body, in_one_graph) in zip(lines, bodies, strict=True):
-        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-        if (found := layer_of(line)) and trips:
+def loops_of(program: Program, compiled: Any, thunks: str) -> Iterator[Row]:
+    bodies = _bodies(thunks.splitlines())
+    for (loop, row), (body, in_one_graph) in zip(loops_in(program, compiled), bodies, strict=True):
+        trips = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop)
+        if row and trips:
             unroll = program.times // int(trips[1])
-            kernels, products, copies = (
-                body[each] / unroll for each in ("kernels", "products", "copies")
-            )
-            where = (program.name, program.dtype, *found, unroll)
-            yield Loop(*where, kernels, products, copies, in_one_graph, memory_mb)
+            counts = {each: body[each] / unroll for each in ("kernels", "products", "copies")}
+            found = {"launches": sum(counts.values()), **counts, "unroll": unroll}
+            yield row | found | {"in_one_graph": in_one_graph}
 
 
 def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
@@ -148,14 +100,14 @@ def _bodies(lines: Sequence[str]) -> Iterator[tuple[Counter[str], bool]]:
         around.append((indent, kind))
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, Options(), arguments, "bench launches")
+def main(options: Options) -> int:
     compiler = {**GRAPH, "xla_gpu_enable_triton_gemm": options.products == "xla"}
     device = described("a CUDA GPU", "cuda", "", "cuda", target_config=_H100, topology="1x1x1")
     print("compiled for an H100 and not run: launches per time step, of each loop over time")
-    with writing(options.json) as write:
-        for program in options.all():
-            for loop in loops_of(program, *compile_for_h100(program, device, compiler)):
-                print(loop, flush=True)
-                write({"bench": "launches", **asdict(loop), "launches": loop.launches})
+    rows = (
+        row
+        for program in options.all()
+        for row in loops_of(program, *compile_for_h100(program, device, compiler))
+    )
+    options.write("launches", rows)
     return 0

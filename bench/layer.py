@@ -5,9 +5,6 @@ all weights. Shapes are T,B,D,H: time steps, batch, input size, hidden size. All
 arrays; before timing, each one's gradients must agree with ours.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -17,12 +14,12 @@ import numpy as np
 
 from bench.command import OptionsWithPeers
 from bench.contest import Work, run
-from bench.peers import Arrays, Implementation
-from bench.products import products_of_layer
+from bench.limits import products_of_layer
+from bench.ours import require_layer
+from bench.peers import Arrays, Implementation, LayerPass
 from bench.shapes import DType, LayerShape
 from bench.workers import Built, Disagreement
 from lstm_jax.cells import CellName, cell_named
-from lstm_jax.cli.arguments import parse
 from lstm_jax.recurrence import Backend, require_backend
 
 SHAPES = (
@@ -43,16 +40,13 @@ class Options(OptionsWithPeers):
     """Measure a layer's forward and backward pass, ours and its peers.
 
     With `quick`, only the shape with the least work is measured.
-
-    Attributes:
-        cells: cells to measure; peers only have PyTorch's, lstm and gru.
-        backends: implementations of ours; of several, each cell is measured with those it has.
-        shapes: T,B,D,H of each.
     """
 
+    #: cells to measure; peers only have PyTorch's, lstm and gru.
     cells: tuple[CellName, ...] = ("lstm", "gru")
+    #: implementations of ours; of several, each cell is measured with those it has.
     backends: tuple[Backend, ...] = ("auto",)
-    shapes: tuple[str, ...] = SHAPES
+    shapes: tuple[str, ...] = SHAPES  # T,B,D,H of each.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +58,10 @@ class Options(OptionsWithPeers):
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
         pairs = [pair for pair in product(self.cells, self.backends) if self._is_there(*pair)]
-        return [LayerShape(cell, *each, backend) for each in sizes for cell, backend in pairs]
+        found = [LayerShape(cell, *each, backend) for each in sizes for cell, backend in pairs]
+        for shape in found:
+            require_layer(shape, self.dtype)
+        return found
 
     def _is_there(self, cell: CellName, backend: Backend) -> bool:
         """Raises ValueError if the cell lacks the only backend."""
@@ -105,10 +102,14 @@ def distance(found: Any, wanted: Any) -> float:
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 
 
-def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
+def layer_of(peer: Implementation, shape: LayerShape, dtype: DType) -> LayerPass:
     if shape.cell not in peer.cells:
         raise ValueError(f"it has no {shape.cell}")
-    layer = peer.layer(shape, dtype)
+    return peer.layer(shape, dtype)
+
+
+def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
+    layer = layer_of(peer, shape, dtype)
     return Built({"pass": layer.run}, layer.settings)
 
 
@@ -122,6 +123,5 @@ def work_of(shape: LayerShape, dtype: DType) -> Work:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench layer")
+def main(options: Options) -> int:
     return run(options, [work_of(shape, options.dtype) for shape in options.layers()])

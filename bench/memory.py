@@ -1,18 +1,15 @@
 """Peak memory and compilation time of a training step, ours and its peers, in fresh processes.
 
-In every round each implementation starts a process, imports its libraries, makes the common initial
-weights, and trains another, tiny system for one step before the measurement starts. The peak is of
-resident memory while the system is built and trained for some steps, including compilation, minus
-the memory before. Compilation is the extra time of the first step. Linux only.
+In every round each implementation starts a process, makes the common initial weights, and trains
+another, tiny system for one step. The peak is of resident memory while the system is then built and
+trained for some steps, minus the memory before. Compilation is the extra time of the first step.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import gc
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +23,6 @@ from bench.report import cpu_cores, make_row, print_table, with_ratios
 from bench.shapes import AnySystem, DType, System, systems_named
 from bench.timing import seconds, timing_of
 from bench.workers import NO_CACHE, Reason, Server, Worker
-from lstm_jax.cli.arguments import parse
 from lstm_jax.settings import Bounds, Count
 
 STATUS = Path("/proc/self/status")
@@ -36,17 +32,11 @@ _QUICK_STEPS = 2
 
 @dataclass(frozen=True)
 class Options(OptionsWithPeers):
-    """Measure memory and compilation of each system's training step, ours and its peers.
+    """Measure memory and compilation of each system's training step, ours and its peers."""
 
-    Attributes:
-        systems: systems to measure; by default all, or with `quick` the first.
-        rounds: processes per implementation.
-        steps: steps per process, at least 2, as the first compiles.
-    """
-
-    systems: tuple[str, ...] = ()
-    rounds: Count = 3
-    steps: Annotated[int, Bounds(2)] = 6
+    systems: tuple[str, ...] = ()  # systems to measure; by default all, or with `quick` the first.
+    rounds: Count = 3  # processes per implementation.
+    steps: Annotated[int, Bounds(2)] = 6  # steps per process, at least 2, as the first compiles.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,7 +53,6 @@ class Steps(NamedTuple):
 
 
 def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int) -> Steps:
-    """Train for some steps, in a process that has done nothing else before."""
     params = system.initial_params()
     peer.training(_TINY, dtype, _TINY.initial_params()).step()
     gc.collect()
@@ -77,7 +66,6 @@ def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int
 
 
 def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
-    """Train in a new process, in the named implementation's usual way."""
     usual = candidates(name, "training", cpu_cores())[0]
     take = partial(take_steps, system=system, dtype=dtype, steps=steps)
     with closing(Worker({**usual.environment, **NO_CACHE})) as worker:
@@ -128,7 +116,6 @@ def status_mb(name: str) -> float:
     return int(found[1]) * 1024 / 1e6
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench memory")
+def main(options: Options) -> int:
     systems = systems_named(options.systems, quick=options.quick)
     return measure(options, (measure_system(options, system) for system in systems))

@@ -13,8 +13,6 @@ References:
     smoothing techniques for language modeling" (1996), cmp-lg/9606011.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,9 +25,7 @@ Integers = npt.NDArray[np.int64]
 Sequences = Sequence[npt.ArrayLike]
 """Sequences of ids; no history extends beyond a sequence's start. A text is one sequence."""
 
-DISCOUNTS = tuple(step / 20 for step in range(2, 20))
-"""Candidate discounts: 0.1, 0.15, ..., 0.95."""
-
+DISCOUNTS = tuple(step / 20 for step in range(2, 20))  # Candidate discounts: 0.1, 0.15, ..., 0.95.
 _DEVELOPMENT_SHARE = 0.1
 
 
@@ -39,6 +35,32 @@ class NGramResult(NamedTuple):
     loss: float
     discount: float
     order: int
+
+
+class _Evidence(NamedTuple):
+    """Counts for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
+
+    counts: Floats
+    totals: Floats
+    distinct: Floats
+    vocabulary_size: int
+
+    def losses(self, discounts: Sequence[float]) -> Floats:
+        """-log p in nats `[N]`, with a discount between 0 and 1 for each order."""
+        p = np.full(self.counts.shape[1], 1 / self.vocabulary_size)
+        for discount, *evidence in zip(discounts, *self[:3], strict=True):
+            count, total, distinct = evidence
+            taken = np.maximum(count - discount, 0) + discount * distinct * p
+            p = np.where(total > 0, taken / np.maximum(total, 1), p)
+        losses: Floats = -np.log(p)
+        return losses
+
+    def mean_loss(self, discount: float) -> float:
+        """Mean loss with one discount for all orders; raises ValueError if nothing is predicted."""
+        losses = self.losses([discount] * len(self.counts))
+        if not losses.size:
+            raise ValueError("there is no token to predict; hold out more text or longer sequences")
+        return float(losses.mean())
 
 
 class NGram:
@@ -68,34 +90,6 @@ class NGram:
             histories = level.lengthened(histories, tokens)
         counts, totals, distinct = (np.stack(kind) for kind in zip(*rows, strict=True))
         return _Evidence(counts, totals, distinct, self._size)
-
-
-class _Evidence(NamedTuple):
-    """Counts for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
-
-    counts: Floats
-    totals: Floats
-    distinct: Floats
-    vocabulary_size: int
-
-    def losses(self, discounts: Sequence[float]) -> Floats:
-        """-log p in nats `[N]`, with a discount between 0 and 1 for each order."""
-        p = np.full(self.counts.shape[1], 1 / self.vocabulary_size)
-        for discount, *evidence in zip(discounts, *self[:3], strict=True):
-            count, total, distinct = evidence
-            taken = np.maximum(count - discount, 0) + discount * distinct * p
-            p = np.where(total > 0, taken / np.maximum(total, 1), p)
-        losses: Floats = -np.log(p)
-        return losses
-
-    def mean_loss(self, discount: float) -> float:
-        """Mean loss with one discount for all orders; raises ValueError if nothing is predicted."""
-        losses = self.losses([discount] * len(self.counts))
-        if not losses.size:
-            raise ValueError(
-                "there is no token to predict; hold out more text, or longer sequences"
-            )
-        return float(losses.mean())
 
 
 def choose_discount(
@@ -173,12 +167,8 @@ class _Level:
     """Counts of each token after each history of one length.
 
     A history is represented by its rank among the sorted grams of the next shorter level, so a
-    gram's key, `rank V + token`, stays small for any length. Rank -1 means an unseen history.
-
-    Attributes:
-        counts: c(h w) by the gram's rank; the last entry, for rank -1, is 0.
-        totals: c(h) by the history's rank; the last entry is 0.
-        distinct: N(h) by the history's rank; the last entry is 0.
+    gram's key, `rank V + token`, stays small for any length. Rank -1 means an unseen history, for
+    which the last entry of all counts is 0.
     """
 
     def __init__(self, histories: Integers, tokens: _Tokens, size: int) -> None:
@@ -188,9 +178,9 @@ class _Level:
         counts = _tally(places, tokens.predicted[seen], len(grams))
         self._size = size
         self._grams = np.append(grams, np.iinfo(np.int64).max)  # a sentinel that ends any search
-        self.counts = np.append(counts, 0.0)
-        self.totals = _tally(grams // size, counts, ranks + 1)
-        self.distinct = _tally(grams // size, counts > 0, ranks + 1)
+        self.counts = np.append(counts, 0.0)  # c(h w) by the gram's rank
+        self.totals = _tally(grams // size, counts, ranks + 1)  # c(h) by the history's
+        self.distinct = _tally(grams // size, counts > 0, ranks + 1)  # N(h) by the history's
 
     def ranks(self, histories: Integers, ids: Integers) -> Integers:
         """Rank of each gram, history and token; -1 if unseen."""

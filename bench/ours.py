@@ -1,11 +1,10 @@
 """The library itself: training as in `train.py`, a bare layer, and sampling as in `sample.py`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import cycle
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +18,12 @@ from bench.peers.on_jax import layer_pass
 from bench.shapes import BATCHES, AnyParams, AnySystem, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax import sharding
-from lstm_jax.cells import CELLS
+from lstm_jax.cells import CELLS, cell_named
+from lstm_jax.kernels import mosaic
+from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.models import LanguageModel, LanguageModelParams
-from lstm_jax.precision import ComputeDtype
+from lstm_jax.precision import ComputeDtype, products
+from lstm_jax.recurrence import require_backend
 from lstm_jax.sampling import FREE, generate, stream, with_weights
 from lstm_jax.sampling.decode import power_of_two
 from lstm_jax.stack import run_stack
@@ -33,23 +35,19 @@ from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
 from lstm_jax.training.state import Program, TrainState, mean_loss, places_of, train_step
 
 
+@dataclass
 class Peer(Implementation):
-    """`lstm_jax`.
+    """`lstm_jax`."""
 
-    Args:
-        devices: number of devices that share each batch in training.
-    """
-
-    cells = tuple(cell.name for cell in CELLS)
-
-    def __init__(self, devices: int = 1) -> None:
-        self._devices = devices
+    devices: int = 1  # number of devices that share each batch in training.
+    cells: ClassVar[tuple[str, ...]] = tuple(cell.name for cell in CELLS)
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
-        mesh = sharding.data_mesh(self._devices, system.batch_size)
+        mesh = sharding.data_mesh(self.devices, system.batch_size)
         return training_on(system, dtype, params, mesh)
 
     def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
+        require_layer(shape, dtype)
         work = shape.work()
         inputs = (work.layers, jax.tree.map(jnp.asarray, work.carries), work.xs)
         settings = {"backend": shape.backend, "unroll": str(shape.unroll)}
@@ -58,11 +56,7 @@ class Peer(Implementation):
     def sampling(
         self, system: System, dtype: StoredDType, params: LanguageModelParams, job: shapes.Job
     ) -> Built:
-        """See `Implementation`; for one text it has more calls, for comparison.
-
-        They are the prompt alone and, if one place is generated, the scan by which training reads a
-        prompt.
-        """
+        """See `Implementation`; for one text it also reads the prompt alone, or scans it."""
         model, params = with_weights(system.model(dtype), params, dtype)
         prompts = job.prompts(system)
         on_device = jax.device_put(prompts)
@@ -86,6 +80,21 @@ class Peer(Implementation):
         if job.batch == 1:
             calls |= {"scan": scan} if job.places == 1 else {"prompt": prompt}
         return Built(calls, {"call": "generate"})
+
+
+def require_layer(shape: shapes.LayerShape, dtype: DType) -> None:
+    """Raise ValueError if the cell lacks the backend, or the scan would run in its place."""
+    cell = cell_named(shape.cell)
+    require_backend(cell, shape.backend)
+    if shape.backend != "mosaic":
+        return
+    params = jax.eval_shape(cell.init, random.key(0), 1, shape.hidden_size)
+    sizes = (shape.times, shape.batch), params.w_h.shape
+    why = mosaic.refusal(products(dtype, jnp.float32), kernel_of(params).on_gpu, *sizes)
+    if why is None and jax.default_backend() != "gpu":
+        why = "needs a GPU"
+    if why is not None:
+        raise ValueError(f"backend 'mosaic' {why}")
 
 
 def forward_of(shape: shapes.LayerShape, dtype: DType) -> Callable[[Any, Any, Any], Array]:
@@ -136,19 +145,18 @@ def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) 
 @cache
 def make_program(system: AnySystem, dtype: ComputeDtype, mesh: Mesh | None = None) -> Program:
     """Cached, because compiled code is found by the program's identity."""
+    objective: Objective
+    frozen: tuple[str, ...] = ()
+    if isinstance(system, shapes.Classification):
+        objective, frozen = ReviewObjective(system.model(dtype)), ("vectors",)
+    elif system.carried:
+        objective = LanguageObjective(system.model(dtype), system.sequence_length)
+    else:
+        objective = PoemObjective(system.model(dtype))
     adam = OptimizerConfig(learning_rate=system.learning_rate, clip_norm=system.clip_norm)
-    frozen = () if isinstance(system, System) else ("vectors",)
     optimizer = make_optimizer(adam, learning_rate_schedule(adam, 1), frozen)
     mesh = mesh or sharding.data_mesh(1, system.batch_size)
-    return Program(_objective(system, dtype), optimizer, BATCHES, system.batch_size, mesh, frozen)
-
-
-def _objective(system: AnySystem, dtype: ComputeDtype) -> Objective:
-    if isinstance(system, shapes.Classification):
-        return ReviewObjective(system.model(dtype))
-    if system.carried:
-        return LanguageObjective(system.model(dtype), system.sequence_length)
-    return PoemObjective(system.model(dtype))
+    return Program(objective, optimizer, BATCHES, system.batch_size, mesh, frozen)
 
 
 def epoch(system: AnySystem) -> list[Any]:
@@ -164,7 +172,6 @@ def epoch(system: AnySystem) -> list[Any]:
 
 
 def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
-    """The initial state, which takes over these parameters."""
     return TrainState(
         step=jnp.int32(0),
         params=params,

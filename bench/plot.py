@@ -1,11 +1,4 @@
-"""Pictures of rows, suitable for print.
-
-    python -m bench plot ROWS.jsonl [ROWS.jsonl ...] [--output FILE]
-
-The benchmark that made the rows determines what is drawn; its own `--plot` draws the same.
-"""
-
-from __future__ import annotations
+"""Pictures of rows, for print: the benchmark that made them determines what is drawn."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +10,6 @@ import tyro
 
 from bench.peers import OURS
 from bench.report import Row, read_rows
-from lstm_jax.cli.arguments import parse
 from lstm_jax.training.plots import have_matplotlib
 
 _MARKERS = "osD^vP"
@@ -26,21 +18,15 @@ _COLORS = ("#000000", "#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9")
 """Okabe and Ito's colour-blind-safe palette; markers and dashes distinguish the lines too."""
 
 _COMPILE = "compile time, s"
-_MOST_LINEAR = 6.0
-"""Up to this multiple of ours, bars have a linear axis."""
+_MOST_LINEAR = 6.0  # Up to this multiple of ours, bars have a linear axis.
 
 
 @dataclass(frozen=True)
 class Options:
-    """Draw rows that a benchmark wrote with --json.
+    """Draw rows that a benchmark wrote with --json."""
 
-    Attributes:
-        rows: files with rows of one benchmark.
-        output: the picture; its suffix determines the format.
-    """
-
-    rows: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    output: Path = Path("bench.png")
+    rows: Annotated[tuple[Path, ...], tyro.conf.Positional]  # files with rows of one benchmark.
+    output: Path = Path("bench.png")  # the picture; its suffix determines the format.
 
     def __post_init__(self) -> None:
         if not self.rows:
@@ -48,8 +34,7 @@ class Options:
         require_matplotlib(self.output)
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench plot")
+def main(options: Options) -> int:
     draw([row for file in options.rows for row in read_rows(file)], options.output)
     return 0
 

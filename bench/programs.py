@@ -1,9 +1,7 @@
 """Our layers and training steps, compiled for a device that is only described."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -18,6 +16,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bench.layer import sizes_of
 from bench.ours import step_shapes
+from bench.report import writing
 from bench.shapes import LayerShape, systems_named
 from lstm_jax.cells import CELLS, CellName
 from lstm_jax.precision import ComputeDtype
@@ -26,23 +25,19 @@ from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
 
 _LAYER = re.compile(rf'op_name="[^"]*?\b((?:{"|".join(cell.name for cell in CELLS)})_\d+)')
 
+Row = dict[str, Any]
+
 
 class Program(NamedTuple):
-    """A jitted function's `lower` and the shapes of its arguments.
-
-    Attributes:
-        dtype: dtype of the products.
-        times: number of time steps of its layers.
-    """
+    """A jitted function's `lower` and the shapes of its arguments."""
 
     name: str
-    dtype: ComputeDtype
-    times: int
+    dtype: ComputeDtype  # dtype of the products.
+    times: int  # number of time steps of its layers.
     lower: Callable[..., Any]
     given: tuple[Any, ...]
 
     def compiled(self, device: Any, options: Mapping[str, Any]) -> Any:
-        """Compile for this device with these compiler options."""
         place = SingleDeviceSharding(device)
         shapes = jax.tree.map(
             lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), self.given
@@ -52,30 +47,18 @@ class Program(NamedTuple):
 
 @dataclass(frozen=True)
 class Programs:
-    """Layers and training steps to compile.
+    """Layers and training steps to compile."""
 
-    Attributes:
-        cells: cells of the layers.
-        shapes: shapes of the layers, T,B,D,H each.
-        dtypes: dtypes of the products.
-        backend: backend of the layers.
-        masked: give the layers a mask and resets.
-        systems: systems whose training steps to compile; by default all.
-        quick: no training steps.
-        json: file for the rows, one per line.
-    """
-
-    cells: tuple[CellName, ...] = ("lstm", "gru")
-    shapes: tuple[str, ...] = ("100,100,512,512",)
-    dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")
-    backend: Backend = "auto"
-    masked: bool = False
-    systems: tuple[str, ...] = ()
-    quick: bool = False
-    json: Path | None = None
+    cells: tuple[CellName, ...] = ("lstm", "gru")  # cells of the layers.
+    shapes: tuple[str, ...] = ("100,100,512,512",)  # shapes of the layers, T,B,D,H each.
+    dtypes: tuple[ComputeDtype, ...] = ("float32", "tf32", "bfloat16")  # dtypes of the products.
+    backend: Backend = "auto"  # backend of the layers.
+    masked: bool = False  # give the layers a mask and resets.
+    systems: tuple[str, ...] = ()  # systems whose training steps to compile; by default all.
+    quick: bool = False  # no training steps.
+    json: Path | None = None  # file for the rows, one per line.
 
     def all(self) -> Iterator[Program]:
-        """Yield the programs, layers first."""
         sizes = map(sizes_of, self.shapes)
         for (size, cell), dtype in product(product(sizes, self.cells), self.dtypes):
             shape = LayerShape(cell, *size, backend=self.backend)
@@ -86,14 +69,18 @@ class Programs:
                 name, times = f"{system.name} step", system.sequence_length
                 yield Program(name, dtype, times, lower, tuple(shapes))
 
+    def write(self, bench: str, rows: Iterable[Row]) -> None:
+        with writing(self.json) as write:
+            for row in rows:
+                told = (v if isinstance(v, str) else f"{k} {v:.4g}" for k, v in row.items())
+                print(", ".join(told), flush=True)
+                write({"bench": bench} | row)
+
 
 def programs_of_layer(shape: LayerShape, dtype: ComputeDtype, masked: bool) -> Iterator[Program]:
     """Yield a layer's inference, and its training: forward and backward."""
     stack = StackConfig(
-        cell=shape.cell,
-        hidden_size=shape.hidden_size,
-        backend=shape.backend,
-        compute_dtype=dtype,
+        cell=shape.cell, hidden_size=shape.hidden_size, backend=shape.backend, compute_dtype=dtype
     )
     key = jax.eval_shape(lambda: random.key(0))
     layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
@@ -127,13 +114,20 @@ def described(what: str, extra: str, name: str, platform: str, **options: Any) -
         raise ValueError(line) from None
 
 
-def loops_in(hlo: str) -> list[str]:
-    """The outermost loops of a compiled program, one line each."""
-    entry = hlo.partition("\nENTRY ")[2]
-    return re.findall(r"^.* while\(.*$", entry, re.MULTILINE)
-
-
-def layer_of(loop: str) -> tuple[str, str] | None:
-    """Layer name and number, and direction of the pass, of a loop over time."""
-    layer = _LAYER.search(loop)
-    return layer and (layer[1], "backward" if "transpose(" in loop else "forward")
+def loops_in(program: Program, compiled: Any) -> Iterator[tuple[str, Row | None]]:
+    """The outermost loops of a compiled program, with the beginning of a row if over time."""
+    memory_mb = compiled.memory_analysis().temp_size_in_bytes / 1e6
+    entry = compiled.as_text().partition("\nENTRY ")[2]
+    for loop in re.findall(r"^.* while\(.*$", entry, re.MULTILINE):
+        layer = _LAYER.search(loop)
+        yield (
+            loop,
+            layer
+            and {
+                "program": program.name,
+                "dtype": program.dtype,
+                "layer": layer[1],
+                "direction": "backward" if "transpose(" in loop else "forward",
+                "temporary_mb": memory_mb,
+            },
+        )

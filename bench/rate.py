@@ -1,13 +1,10 @@
 """Overhead of the training loop: its reported rate over that of the bare training step.
 
-The loop is that of `train.py` on the system's preset, with metrics but without evaluations, samples
-and checkpoints, which its rate excludes. The bare step is the same compiled one on the same
-batches, already on the device; each step's loss is awaited once the next step is dispatched. Both
-rates exclude the first step of a run. The data is random, from the system's vocabulary. Loop and
-bare step take turns in one process.
+The loop is that of `train.py` on the system's preset and random data, with metrics but without
+evaluations, samples and checkpoints, which its rate excludes. The bare step is the same compiled
+one on the same batches, already on the device; each step's loss is awaited once the next step is
+dispatched. Both exclude the first step of a run, and take turns in one process.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import statistics
@@ -21,12 +18,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from bench.command import Measured, Options, measure
+from bench import command
 from bench.peers import OURS
 from bench.report import make_row, print_table
 from bench.shapes import BATCHES, system_named
 from bench.timing import seconds, timing_of
-from lstm_jax.cli.arguments import parse
 from lstm_jax.settings import Bounds, Count, check
 from lstm_jax.systems import preset_named, to_dict
 from lstm_jax.systems.base import System
@@ -37,6 +33,7 @@ from lstm_jax.systems.reviews import Encoded, ReviewsConfig, ReviewsSystem
 from lstm_jax.text import Vocabulary, lanes
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.log import Report
 from lstm_jax.training.log import Row as MetricsRow
 from lstm_jax.training.run import RunFolder
 from lstm_jax.training.state import StepMetrics, train_step
@@ -46,20 +43,13 @@ _FIRST_CHARACTER = 0x4E00
 
 
 @dataclass(frozen=True)
-class RateOptions:
-    """Measure the overhead of the training loop over its bare training step.
+class Options:
+    """Measure the overhead of the training loop over its bare training step."""
 
-    Attributes:
-        system: the preset.
-        steps: steps per run, at least 2, as the first is excluded.
-        rounds: runs of the loop, and of the bare step.
-        json: file for the row.
-    """
-
-    system: Literal["lyrics", "shakespeare", "anna", "poems", "reviews"] = "lyrics"
-    steps: Annotated[int, Bounds(2)] = 200
-    rounds: Count = 3
-    json: Path | None = None
+    system: Literal["lyrics", "shakespeare", "anna", "poems", "reviews"] = "lyrics"  # the preset.
+    steps: Annotated[int, Bounds(2)] = 200  # steps per run, at least 2, as the first is excluded.
+    rounds: Count = 3  # runs of the loop, and of the bare step.
+    json: Path | None = None  # file for the row.
 
     def __post_init__(self) -> None:
         check(self)
@@ -97,20 +87,13 @@ def random_system(name: str, steps: int) -> System:
     return ReviewsSystem(config, vocabulary, "", None, Encoded(texts, labels), nothing, None)
 
 
-class Quiet:
-    """A `Report` that discards everything."""
+class Quiet(Report):
+    """Discards everything but steps."""
 
-    def advance(self, step: int) -> None:
+    def discard(self, *given: Any) -> None:
         pass
 
-    def row(self, row: MetricsRow) -> None:
-        pass
-
-    def sample(self, step: int, prompt: str, text: str) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
+    row = sample = note = discard
 
 
 class _Noted(Quiet):
@@ -128,7 +111,6 @@ class _Noted(Quiet):
 
 
 def loop_pace(task: Task) -> Pace:
-    """Train like `train.py`, in a temporary folder."""
     noted = _Noted()
     with tempfile.TemporaryDirectory(prefix="rate-") as temporary:
         folder = RunFolder(Path(temporary))
@@ -162,7 +144,7 @@ def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:
     return Pace(tokens / (times[-1] - times[0]), np.diff(times).tolist())
 
 
-def measure_rate(system: System, options: RateOptions) -> Measured:
+def measure_rate(system: System, options: Options) -> command.Measured:
     """Measure a system of `steps` steps; its rate is the median of the runs."""
     task, feed = make_task(system), system.feed()
     batches = jax.block_until_ready([feed(step) for step in range(options.steps)])
@@ -193,7 +175,8 @@ def measure_rate(system: System, options: RateOptions) -> Measured:
     return [row], True
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(RateOptions, None, arguments, "bench rate")
+def main(options: Options) -> int:
     system = random_system(options.system, options.steps)
-    return measure(Options(json=options.json), map(measure_rate, [system], [options]))
+    return command.measure(
+        command.Options(json=options.json), map(measure_rate, [system], [options])
+    )

@@ -1,7 +1,5 @@
 """Rows of a benchmark: environment, ratios, printed table, and file format."""
 
-from __future__ import annotations
-
 import dataclasses
 import datetime
 import json
@@ -25,24 +23,18 @@ _PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "ke
 _VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES",
               "MALLOC_ARENA_MAX", "MALLOC_ARENA_TEST", "MALLOC_MMAP_THRESHOLD_",
               "MALLOC_TRIM_THRESHOLD_")  # fmt: skip
-_BUSY_SHARE = 0.25
-"""Share of the cores used by other programs above which ratios are unreliable."""
+_BUSY_SHARE = 0.25  # Share of the cores used by other programs above which ratios are unreliable.
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What a measurement ran on, and the date in UTC.
-
-    Attributes:
-        threads: cores of this process, and variables that affect their use.
-        load: the host's load average of the last minute, including other programs.
-    """
+    """What a measurement ran on, and the date in UTC."""
 
     device: str
     processor: str
-    threads: dict[str, str]
+    threads: dict[str, str]  # cores of this process, and variables that affect their use.
     versions: dict[str, str]
-    load: float
+    load: float  # the host's load average of the last minute, including other programs.
     date: str
 
 
@@ -80,39 +72,30 @@ def cpu_cores() -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Row(Environment):
-    """One implementation of one system, and its environment; see also docs/performance.md.
-
-    Attributes:
-        implementation: name; ours begins with `lstm_jax`.
-        dtype: dtype of the products.
-        median_ms: median time of the benchmark's unit of work.
-        tokens_per_second: at the median, as is `steps_per_second`, if the benchmark has steps.
-        shape: the system's sizes.
-        peers_left_out: requested peers that were not measured, and why.
-        ratio_to_best_peer: compared with the best peer of this dtype, in time or in memory,
-            whichever is measured; None for peers, or if none was measured.
-        limit_fraction: share of the limit: of memory in sampling, of products in training.
-        memory_mb: the benchmark's measure of memory, in 10^6 bytes.
-        details: fields of this benchmark only.
-    """
+    """One implementation of one system, and its environment; see also docs/performance.md."""
 
     bench: str
     system: str
-    implementation: str
-    dtype: str
-    median_ms: float
+    implementation: str  # name; ours begins with `lstm_jax`.
+    dtype: str  # dtype of the products.
+    median_ms: float  # median time of the benchmark's unit of work.
     p10_ms: float
     p90_ms: float
-    tokens_per_second: float
+    tokens_per_second: float  # at the median, as is `steps_per_second`, if the benchmark has steps.
     compile_s: float
     calls: int
     settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    shape: Mapping[str, object]
+    shape: Mapping[str, object]  # the system's sizes.
+    #: requested peers that were not measured, and why.
     peers_left_out: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: compared with the best peer of this dtype, in time or in memory, whichever is measured; None
+    #: for peers, or if none was measured.
     ratio_to_best_peer: float | None = None
     steps_per_second: float | None = None
+    #: share of the limit: of memory in sampling, of products in training.
     limit_fraction: float | None = None
-    memory_mb: float | None = None
+    memory_mb: float | None = None  # the benchmark's measure of memory, in 10^6 bytes.
+    #: fields of this benchmark only.
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
@@ -120,7 +103,6 @@ class Row(Environment):
         return self.implementation.startswith(OURS)
 
     def kept(self) -> dict[str, Any]:
-        """JSON values, without absent fields."""
         return {name: value for name, value in vars(self).items() if value not in (None, {})}
 
 

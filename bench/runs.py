@@ -1,7 +1,5 @@
 """Reading of `train.py`'s run folders: settings, metrics, and progress."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping
@@ -34,7 +32,6 @@ class Run:
 
     @property
     def epoch(self) -> float:
-        """Number of passes over the data."""
         return number(self.rows[-1], "epoch")
 
     @property
@@ -81,10 +78,7 @@ def read_run(path: Path) -> Run:
 
 
 def keep_run(run: Run, path: Path) -> None:
-    """Write the settings and metrics of a run to a folder that `read_run` can read.
-
-    Only the names of its training files are kept, not their private paths.
-    """
+    """Write a run's settings and metrics to another folder, without its files' private paths."""
     described, folder = _described(RunFolder(run.path)), RunFolder(path)
     for name in ("files", "crc32"):  # of files not kept, and of what changes here
         described.pop(name, None)

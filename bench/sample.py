@@ -1,20 +1,16 @@
 """Speed of text generation: ours and a plain loop in its peers.
 
 One call reads a prompt in every row (prefill) and generates `places` tokens in each (decode); the
-rate counts generated tokens. All start from the same weights. Before timing, each must continue the
-same prompts with the same tokens as ours, greedily, in float32.
-
-For a single text it also measures the share of the memory limit that a step reaches (see
-`bench.limits`), and the speed of a long prompt; and the cost of filters over a large vocabulary.
+rate counts generated tokens. Before timing, each must continue the same prompts with the same
+tokens as ours, greedily, in float32. For a single text it also measures the share of the memory
+limit that a step reaches (see `bench.limits`), and a long prompt; and filters of many tokens.
 """
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -22,11 +18,10 @@ from bench.command import Measured, OptionsWithPeers, measure
 from bench.contest import LIMIT, Contest, Entrant, Pool, Timings, time_in_turns
 from bench.filters import KINDS, TOP_P, VOCABULARY_SIZE, build_filters
 from bench.limits import build_reading
-from bench.peers import OURS, SAMPLING_PEERS, Arrays, Implementation, require_peers
-from bench.report import Row, make_row, print_table, with_ratios
+from bench.peers import OURS, SAMPLING_PEERS, Arrays, Implementation
+from bench.report import Row, print_table, with_ratios
 from bench.shapes import Job, StoredDType, System, system_named
 from bench.workers import Built, Disagreement, Server
-from lstm_jax.cli.arguments import parse
 from lstm_jax.models import LanguageModelParams
 from lstm_jax.settings import Count, CountOrZero, PositiveOrZero
 
@@ -48,39 +43,33 @@ class Options(OptionsWithPeers):
     """Measure how fast each system generates, ours and its peers.
 
     Attributes:
-        systems: systems to measure.
-        batch_sizes: numbers of texts per batch.
         dtype: dtype of the weights; with float32, ours is also measured with bfloat16 weights,
             unless `quick`.
-        places: tokens to generate per text and call.
-        top_n: sample from the n most likely tokens only; 0 for all.
-        temperature: temperature of the draws; 0 takes the most likely token.
-        prompt_length: tokens per prompt.
         quick: a first look, with few rounds and places, small batches, and shorter prompts.
     """
 
-    systems: tuple[str, ...] = ("anna", "shakespeare")
-    batch_sizes: tuple[int, ...] = (1, 16, 128, 1024)
-    places: Count = 200
-    top_n: CountOrZero = 5
-    temperature: PositiveOrZero = 1.0
-    prompt_length: Count = 100
-    rounds: Count = 5
+    systems: tuple[str, ...] = ("anna", "shakespeare")  # systems to measure.
+    batch_sizes: tuple[int, ...] = (1, 16, 128, 1024)  # numbers of texts per batch.
+    places: Count = 200  # tokens to generate per text and call.
+    top_n: CountOrZero = 5  # sample from the n most likely tokens only; 0 for all.
+    temperature: PositiveOrZero = 1.0  # temperature of the draws; 0 takes the most likely token.
+    prompt_length: Count = 100  # tokens per prompt.
+    rounds: Count = 5  # number of turns per implementation, each a quarter of a second or one call.
+    #: peers to measure; one that is not installed is reported and left out.
     peers: tuple[str, ...] = SAMPLING_PEERS
+    known: ClassVar[Collection[str]] = SAMPLING_PEERS
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_peers(self.peers, SAMPLING_PEERS)
         if not self.batch_sizes or min(self.batch_sizes) < 1:
             raise ValueError(f"batch_sizes are {self.batch_sizes}; expected numbers of at least 1")
 
-    def shortened(self) -> Options:
+    def shortened(self) -> Self:
         if not self.quick:
             return self
-        small = [size for size in self.batch_sizes if size <= _QUICK_BATCH]
-        batches = tuple(small or [min(self.batch_sizes)])
-        places = min(self.places, _QUICK_PLACES)
-        return dataclasses.replace(self, batch_sizes=batches, places=places)
+        small = tuple(size for size in self.batch_sizes if size <= _QUICK_BATCH)
+        small, places = small or (min(self.batch_sizes),), min(self.places, _QUICK_PLACES)
+        return dataclasses.replace(self, batch_sizes=small, places=places)
 
     def job(self, batch: int) -> Job:
         return Job(batch, self.prompt_length, self.places, self.temperature, self.top_n)
@@ -107,11 +96,7 @@ def continuations(peer: Implementation, system: System) -> Arrays:
 
 
 def _scaled(params: LanguageModelParams) -> LanguageModelParams:
-    """Scale the weights up so that the text depends on all of them.
-
-    With the usual ones a text soon repeats the token favoured by the output layer's bias, whatever
-    the layers below compute.
-    """
+    """Larger weights, on which the text depends: otherwise it soon repeats the likeliest token."""
     layers = tuple(
         layer._replace(w_x=layer.w_x * _INPUT_SCALE, w_h=layer.w_h * _RECURRENT_SCALE)
         for layer in params.layers
@@ -135,71 +120,66 @@ def build(peer: Implementation, system: System, dtype: StoredDType, job: Job) ->
     return peer.sampling(system, dtype, system.initial_params(), job)
 
 
+@dataclass
 class _Bench:
     """One system and the participants in measuring it."""
 
-    def __init__(self, pool: Pool, system: System, options: Options) -> None:
-        self._pool, self._system, self._options = pool, system, options
-        evidence = partial(continuations, system=system)
-        self._contest = Contest(pool, "sampling", system.name, evidence, require_same_continuations)
+    pool: Pool
+    system: System
+    options: Options
+
+    def __post_init__(self) -> None:
+        name, evidence = self.system.name, partial(continuations, system=self.system)
+        self._contest = Contest(self.pool, "sampling", name, evidence, require_same_continuations)
 
     def measure_writing(self, batch: int) -> Measured:
         """Time all at a batch size; for a single text, also the prompt and the memory limit."""
-        job, name = self._options.job(batch), self._system.name
+        job, name = self.options.job(batch), self.system.name
         entrants, reading = self._enter(job), self._reading(job) if batch == 1 else []
-        timings = time_in_turns([*entrants, *reading], self._options.turns)
+        timings = time_in_turns([*entrants, *reading], self.options.turns)
         row = partial(self._row, timings, job)
         prompts = [row(each, "prompt", True) for each in entrants if "prompt" in each.first_s]
-        weights = [
-            dataclasses.replace(
-                row(each, call),
-                system=f"{name} weights",
-                implementation=call,
-                dtype=call.rpartition(" ")[2],
-            )
-            for each in reading
-            for call in each.first_s
-        ]
+        weights = []
+        for each in reading:
+            for call in each.first_s:
+                about: Any = {"system": f"{name} weights", "dtype": call.rpartition(" ")[2]}
+                weights.append(dataclasses.replace(row(each, call), implementation=call, **about))
         rows = [with_limit(row(each, "write"), prompts, weights) for each in entrants]
         return self._rated(f"{name}, batch {batch}, {job.places} places", rows, prompts + weights)
 
     def measure_prompt(self, length: int) -> Measured:
         """Time the prefill of one long prompt, by calls that generate a single token after it."""
-        job = dataclasses.replace(self._options.job(1), prompt_length=length, places=1)
+        job = dataclasses.replace(self.options.job(1), prompt_length=length, places=1)
         entrants = self._enter(job)
-        timings = time_in_turns(entrants, self._options.turns)
-        rows = [self._row(timings, job, each, "write", True) for each in entrants]
-        rows += [
-            dataclasses.replace(
-                self._row(timings, job, each, "scan", True),
-                implementation=f"{each.name}, training scan",
-            )
-            for each in entrants
-            if "scan" in each.first_s
-        ]
+        timings = time_in_turns(entrants, self.options.turns)
+        row = partial(self._row, timings, job, reads=True)
+        rows = [row(each, "write") for each in entrants]
+        for each in entrants:
+            if "scan" in each.first_s:
+                name = f"{each.name}, training scan"
+                rows.append(dataclasses.replace(row(each, "scan"), implementation=name))
         return self._rated(rows[0].system, rows)
 
     def _enter(self, job: Job) -> list[Entrant]:
-        given: Any = {"system": self._system, "job": job}
+        given: Any = {"system": self.system, "job": job}
         return [
             entrant
-            for name, dtype in self._options.entrants.items()
+            for name, dtype in self.options.entrants.items()
             for entrant in self._contest.enter([name], partial(build, dtype=dtype, **given))
         ]
 
     def _reading(self, job: Job) -> list[Entrant]:
-        ours = [each for name, each in self._options.entrants.items() if name.startswith(OURS)]
-        worker = self._pool.worker(LIMIT)
-        entered = worker.ask(Server.enter, build_reading, self._system, ours, job.places)
+        ours = [each for name, each in self.options.entrants.items() if name.startswith(OURS)]
+        worker = self.pool.worker(LIMIT)
+        entered = worker.ask(Server.enter, build_reading, self.system, ours, job.places)
         return [Entrant(LIMIT, worker, *entered)]
 
     def _row(
         self, timings: Timings, job: Job, entrant: Entrant, call: str, reads: bool = False
     ) -> Row:
-        """Make a row of a call that generates all places, or only reads the prompt."""
-        system, dtype = self._system.name, self._options.entrants.get(entrant.name, "")
+        system, dtype = self.system.name, self.options.entrants.get(entrant.name, "")
         names = ("name", "vocabulary_size", "cell", "layers", "hidden_size", "embedding_size")
-        shape = {name: getattr(self._system, name) for name in names} | dataclasses.asdict(job)
+        shape = {name: getattr(self.system, name) for name in names} | dataclasses.asdict(job)
         steps = job.places
         if reads:
             system, steps = f"{system} prompt {job.prompt_length}", job.prompt_length
@@ -213,7 +193,6 @@ class _Bench:
         )
 
     def _rated(self, title: str, rows: Sequence[Row], others: Sequence[Row] = ()) -> Measured:
-        """Compare and print rows, along with others."""
         found = [*with_ratios(rows), *others]
         print(f"\n{title}")
         print_table(found)
@@ -244,21 +223,12 @@ def measure_filters(pool: Pool, kind: str, batch: int, options: Options) -> Meas
     except Disagreement as reason:
         print(f"filters are left out: {reason}", flush=True)
         return [], False
-    timings = time_in_turns([Entrant("filters", worker, *entered)], options.turns)
+    entrant, system = Entrant("filters", worker, *entered), f"filter {kind} {VOCABULARY_SIZE}"
+    names = ("sample", system, "float32", time_in_turns([entrant], options.turns))
     number = {"top_n": top_n} if kind == "top-n" else {"top_p": TOP_P}
     shape = {"batch": batch, "vocabulary_size": VOCABULARY_SIZE, **number}
-    system, first_s = f"filter {kind} {VOCABULARY_SIZE}", entered[0]
-    rows = with_ratios(
-        [
-            make_row(
-                *("sample", system, call, "float32", timing),
-                tokens=batch,
-                first_s=first_s[call],
-                shape=shape,
-            )
-            for (_, call), timing in timings.items()
-        ]
-    )
+    found = [(call, entrant.row(*names, call, tokens=batch, shape=shape)) for call in entered[0]]
+    rows = with_ratios([dataclasses.replace(row, implementation=call) for call, row in found])
     print(f"\n{system}, batch {batch}")
     print_table(rows)
     return rows, True
@@ -274,8 +244,7 @@ def measure_all(pool: Pool, systems: Sequence[System], options: Options) -> Iter
             yield measure_filters(pool, kind, batch, options)
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench sample").shortened()
+def main(options: Options) -> int:
     systems: Any = [system_named(name, writes=True) for name in options.systems]
     with Pool() as pool:
         return measure(options, measure_all(pool, systems, options))

@@ -5,30 +5,26 @@ take some steps alone, at the same time, then as many in a common run; the effic
 the former over that of the latter, 1 if communication is free.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import numpy as np
 
-from bench.command import Measured, Options, measure
+from bench import command
 from bench.ours import training_on
-from bench.peers import OURS, Training
+from bench.peers import OURS
 from bench.report import cores, make_row, print_table
 from bench.shapes import AnySystem, DType, systems_named
 from bench.timing import seconds, timing_of
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax import sharding
-from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.devices import splitting
 from lstm_jax.settings import Count
 
@@ -36,18 +32,12 @@ ALONE, TOGETHER = f"{OURS}, alone", f"{OURS}, together"
 
 
 @dataclass(frozen=True)
-class ScalingOptions(Options):
-    """Measure the cost of processes training together.
+class Options(command.Options):
+    """Measure the cost of processes training together."""
 
-    Attributes:
-        systems: systems to measure; by default all, or with `quick` the first.
-        processes: number of processes, each on its own core.
-        steps: steps per round.
-    """
-
-    systems: tuple[str, ...] = ()
-    processes: Count = 2
-    steps: Count = 3
+    systems: tuple[str, ...] = ()  # systems to measure; by default all, or with `quick` the first.
+    processes: Count = 2  # number of processes, each on its own core.
+    steps: Count = 3  # steps per round.
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -65,32 +55,25 @@ def start(number: int, count: int, address: str) -> None:
 
 
 def time_rounds(system: AnySystem, dtype: DType, rounds: int, steps: int) -> list[list[float]]:
-    """Seconds per step, alone and together, in each round.
-
-    The collectives of the common steps also synchronise the processes.
-    """
+    """Seconds per step, alone and together, in each round; common steps also synchronise."""
     params, count = system.initial_params(), jax.process_count()
     larger = dataclasses.replace(system, batch_size=count * system.batch_size)
     alone = jax.make_mesh((1,), (sharding.DATA_AXIS,), devices=jax.local_devices())
     together = sharding.data_mesh(count, larger.batch_size)
     both = [
-        training_on(system, dtype, params, alone),
-        training_on(larger, dtype, params, together),
+        training_on(each, dtype, params, mesh).step
+        for each, mesh in ((system, alone), (larger, together))
     ]
 
-    def some(training: Training) -> None:
+    def some(step: Callable[[], object]) -> None:
         for _ in range(steps):
-            training.step()
+            step()
 
     took = [[seconds(partial(some, each)) / steps for each in both] for _ in range(rounds + 1)]
     return took[1:]  # the first compiles
 
 
-def _ask(worker: Worker, function: Callable[[], Any]) -> Any:
-    return worker.ask(Server.call, function)
-
-
-def scale(system: AnySystem, options: ScalingOptions) -> Measured:
+def scale(system: AnySystem, options: Options) -> command.Measured:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -98,24 +81,21 @@ def scale(system: AnySystem, options: ScalingOptions) -> Measured:
     run = partial(time_rounds, system, options.dtype, options.turns, options.steps)
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(count))
-        workers = [
-            stack.enter_context(closing(Worker(NO_CACHE | splitting(1)))) for _ in range(count)
-        ]
+        environment = NO_CACHE | splitting(1)
+        workers = [stack.enter_context(closing(Worker(environment))) for _ in range(count)]
         starts = [partial(start, number, count, address) for number in range(count)]
         for functions in (starts, [run] * count):
-            found = list(pool.map(_ask, workers, functions))
+            found = list(pool.map(Worker.ask, workers, [Server.call] * count, functions))
     took = np.max(found, axis=0)  # the slowest in each round
     p10, median, p90 = (float(p) for p in np.percentile(took[:, 0] / took[:, 1], (10, 50, 90)))
+    efficiency = {"median": median, "p10": p10, "p90": p90}
     rows = [
         make_row(
             *("scaling", system.name, name, options.dtype, timing_of(list(took[:, column]))),
             tokens=count * system.tokens_per_step,
             compile_s=0.0,
             shape=dataclasses.asdict(system),
-            details={
-                "processes": count,
-                "efficiency": {"median": median, "p10": p10, "p90": p90},
-            },
+            details={"processes": count, "efficiency": efficiency},
         )
         for column, name in enumerate((ALONE, TOGETHER))
     ]
@@ -127,7 +107,6 @@ def scale(system: AnySystem, options: ScalingOptions) -> Measured:
     return rows, True
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(ScalingOptions, None, arguments, "bench scaling")
+def main(options: Options) -> int:
     systems = systems_named(options.systems, quick=options.quick)
-    return measure(options, (scale(system, options) for system in systems))
+    return command.measure(options, (scale(system, options) for system in systems))

@@ -1,11 +1,9 @@
 """Shapes of the systems, and the data and weights that every implementation starts from."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from jax import random
@@ -17,60 +15,43 @@ from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
 from lstm_jax.stack import Directions, StackConfig
 
-DType = ComputeDtype
-"""Dtype of the products; parameters, sums and loss are float32 in all."""
-
-StoredDType = Literal["float32", "bfloat16"]
-"""Dtype of a model's weights when it writes."""
-
-PEERS_CELLS = ("lstm", "gru")
-"""Cells that every peer has."""
-
+DType = ComputeDtype  # Dtype of the products; parameters, sums and loss are float32 in all.
+StoredDType = Literal["float32", "bfloat16"]  # Dtype of a model's weights when it writes.
+PEERS_CELLS = ("lstm", "gru")  # Cells that every peer has.
 BATCHES = 16
 """Batches per epoch; the recurrent state is zeroed at its start and carried through it."""
 
 _OUTPUT_SCALE = 32.0
-_MISSING_VECTORS = 50
-"""One word in this many has no vector."""
-_RESETS = 0.02
-"""Share of times at which a sequence begins."""
+_MISSING_VECTORS = 50  # One word in this many has no vector.
+_RESETS = 0.02  # Share of times at which a sequence begins.
 
 
 @dataclass(frozen=True)
 class System:
-    """Shape of a language model, and settings of its training by Adam.
-
-    Attributes:
-        cell: "lstm", or "gru" (reset after the product).
-        embedding_size: None feeds tokens one-hot.
-        dropout: dropout rate on every layer's outputs including the last, or on its inputs.
-        clip_norm: global norm to which gradients are clipped.
-        dropout_place: "outputs", drawn anew at each time step; or "inputs", one mask per sequence,
-            which the peers only have for one layer.
-        output_dropout: additional dropout rate on the output layer's inputs.
-        tied: the output layer's weights are the embedding's.
-        carried: carry the recurrent state between batches; otherwise sequences are independent.
-        remat: time steps per chunk whose activations ours recomputes; None keeps all.
-        backend: implementation of ours.
-    """
+    """Shape of a language model, and settings of its training by Adam."""
 
     name: str
     vocabulary_size: int
-    cell: CellName
+    cell: CellName  # "lstm", or "gru" (reset after the product).
     layers: int
     hidden_size: int
     batch_size: int
     sequence_length: int
-    embedding_size: int | None = None
+    embedding_size: int | None = None  # None feeds tokens one-hot.
+    #: dropout rate on every layer's outputs including the last, or on its inputs.
     dropout: float = 0.0
-    clip_norm: float = 5.0
+    clip_norm: float = 5.0  # global norm to which gradients are clipped.
     learning_rate: float = 1e-3
+    #: "outputs", drawn anew at each time step; or "inputs", one mask per sequence, which the peers
+    #: only have for one layer.
     dropout_place: Literal["outputs", "inputs"] = "outputs"
-    output_dropout: float = 0.0
-    tied: bool = False
+    output_dropout: float = 0.0  # additional dropout rate on the output layer's inputs.
+    tied: bool = False  # the output layer's weights are the embedding's.
+    #: carry the recurrent state between batches; otherwise sequences are independent.
     carried: bool = True
+    #: time steps per chunk whose activations ours recomputes; None keeps all.
     remat: int | None = None
-    backend: Backend = "auto"
+    backend: Backend = "auto"  # implementation of ours.
 
     @property
     def input_size(self) -> int:
@@ -109,7 +90,7 @@ class System:
             params = params._replace(output=output._replace(w=output.w * _OUTPUT_SCALE))
         return params._replace(layers=tuple(map(_without_inner_bias, params.layers)))
 
-    def without_dropout(self) -> System:
+    def without_dropout(self) -> Self:
         return dataclasses.replace(self, dropout=0.0, output_dropout=0.0)
 
 
@@ -119,12 +100,6 @@ class Classification:
 
     Words without a vector learn one. Each batch holds other texts. The logit comes from the top
     LSTM's last state, through a ReLU layer.
-
-    Attributes:
-        dense_size: units of the ReLU layer.
-        dropout: dropout rate on every layer's inputs, with one mask per text.
-        word_dropout: share of words whose vector is zeroed.
-        dense_dropout: dropout rate on the ReLU layer's outputs.
     """
 
     name: str
@@ -134,10 +109,10 @@ class Classification:
     batch_size: int
     sequence_length: int
     embedding_size: int
-    dense_size: int
-    dropout: float = 0.0
-    word_dropout: float = 0.0
-    dense_dropout: float = 0.0
+    dense_size: int  # units of the ReLU layer.
+    dropout: float = 0.0  # dropout rate on every layer's inputs, with one mask per text.
+    word_dropout: float = 0.0  # share of words whose vector is zeroed.
+    dense_dropout: float = 0.0  # dropout rate on the ReLU layer's outputs.
     learning_rate: float = 1e-3
 
     cell: ClassVar[CellName] = "lstm"
@@ -173,7 +148,7 @@ class Classification:
         output = params.output._replace(w=params.output.w * _OUTPUT_SCALE)
         return params._replace(output=output, vectors=None)
 
-    def without_dropout(self) -> Classification:
+    def without_dropout(self) -> Self:
         return dataclasses.replace(self, dropout=0.0, word_dropout=0.0, dense_dropout=0.0)
 
 
@@ -187,29 +162,41 @@ def _without_inner_bias(layer: Any) -> Any:
     return layer._replace(b_hn=layer.b_hn * 0) if hasattr(layer, "b_hn") else layer
 
 
+class LayerWork(NamedTuple):
+    """The layers' weights and initial carries, inputs, and gradient of the outputs."""
+
+    layers: tuple[Any, ...]
+    carries: tuple[Any, ...]
+    xs: np.ndarray[Any, np.dtype[np.float32]]
+    dys: np.ndarray[Any, np.dtype[np.float32]]
+    mask: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+    resets: np.ndarray[Any, np.dtype[np.bool_]] | None = None
+
+    @property
+    def only(self) -> tuple[Any, Any]:
+        """Weights and carry of a single layer; raises ValueError for anything else."""
+        if len(self.layers) > 1 or self.mask is not None or isinstance(self.layers[0], Directions):
+            raise ValueError("it has only single layers in one direction, without masks")
+        return self.layers[0], self.carries[0]
+
+
 @dataclass(frozen=True)
 class LayerShape:
-    """One recurrent layer of T, B, D and H, or a stack; a GRU resets after the product.
-
-    Attributes:
-        backend: implementation of ours.
-        unroll: steps per iteration of ours.
-        directions: whether the layer is bidirectional (ours only), in two loops or one.
-        flags: whether sequences end early (a mask) and begin anew now and then (resets).
-        seed: seed of the arrays.
-    """
+    """One recurrent layer of T, B, D and H, or a stack; a GRU resets after the product."""
 
     cell: CellName
     times: int
     batch: int
     input_size: int
     hidden_size: int
-    backend: Backend = "auto"
+    backend: Backend = "auto"  # implementation of ours.
     layers: int = 1
-    unroll: int | None = None
+    unroll: int | None = None  # steps per iteration of ours.
+    #: whether the layer is bidirectional (ours only), in two loops or one.
     directions: Literal["", "in turn", "at once"] = ""
+    #: whether sequences end early (a mask) and begin anew now and then (resets).
     flags: bool = False
-    seed: int = 0
+    seed: int = 0  # seed of the arrays.
 
     @property
     def name(self) -> str:
@@ -252,41 +239,19 @@ class LayerShape:
         return LayerWork(tuple(layers), tuple(carries), xs, dys, mask, resets)
 
 
-class LayerWork(NamedTuple):
-    """The layers' weights and initial carries, inputs, and gradient of the outputs."""
-
-    layers: tuple[Any, ...]
-    carries: tuple[Any, ...]
-    xs: np.ndarray[Any, np.dtype[np.float32]]
-    dys: np.ndarray[Any, np.dtype[np.float32]]
-    mask: np.ndarray[Any, np.dtype[np.bool_]] | None = None
-    resets: np.ndarray[Any, np.dtype[np.bool_]] | None = None
-
-    @property
-    def only(self) -> tuple[Any, Any]:
-        """Weights and carry of a single layer; raises ValueError for anything else."""
-        if len(self.layers) > 1 or self.mask is not None or isinstance(self.layers[0], Directions):
-            raise ValueError("it has only single layers in one direction, without masks")
-        return self.layers[0], self.carries[0]
-
-
 AnySystem = System | Classification
 AnyParams = LanguageModelParams | ClassifierParams
 
 
 @dataclass(frozen=True)
 class Job:
-    """A task for sampling: a batch of texts that continue prompts.
-
-    Fills `places` places in each, at temperature 0 with the most likely token, else with one of the
-    `top_n` most likely, or of all if that is 0.
-    """
+    """A task for sampling: a batch of texts that continue prompts."""
 
     batch: int
     prompt_length: int
-    places: int
-    temperature: float = 1.0
-    top_n: int = 0
+    places: int  # number of tokens to generate in each.
+    temperature: float = 1.0  # 0 takes the most likely token.
+    top_n: int = 0  # 0 draws from all.
 
     def prompts(self, system: System) -> np.ndarray[Any, np.dtype[np.int32]]:
         draw = np.random.default_rng(0)

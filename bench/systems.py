@@ -1,11 +1,8 @@
 """A table of finished runs of `train.py`: the result of each system, beside published figures.
 
-A line is one setting, with the mean and range over seeds, along with published figures for that
-setting, and the held-out loss of an interpolated n-gram on the same data and split, which is fitted
-here if the data is still available.
+A line is one setting, with the mean and range over seeds, published figures for that setting, and
+the held-out loss of an n-gram on the same data and split, which is fitted if the data is there.
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -23,7 +20,6 @@ from bench.figures import Point, Spread, decimals, explained, figures, shown, sp
 from bench.ngram import NGramResult
 from bench.report import writing
 from bench.runs import Run, differences, keep_run, number, read_run, settings
-from lstm_jax.cli.arguments import parse
 from lstm_jax.systems import presets
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.training.log import finite
@@ -38,19 +34,13 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class Options:
-    """Make a table of run folders.
+    """Make a table of run folders."""
 
-    Attributes:
-        runs: folders made by train.py.
-        json: file for the lines, one object each.
-        markdown: file for the table, in addition to standard output.
-        keep: folder to which each run's settings and metrics are copied, under its name; such a
-            copy can be used as a run here, and its curves drawn.
-    """
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    json: Path | None = None
-    markdown: Path | None = None
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]  # folders made by train.py.
+    json: Path | None = None  # file for the lines, one object each.
+    markdown: Path | None = None  # file for the table, in addition to standard output.
+    #: folder to which each run's settings and metrics are copied, under its name; such a copy can
+    #: be used as a run here, and its curves drawn.
     keep: Path | None = None
 
     def __post_init__(self) -> None:
@@ -60,15 +50,12 @@ class Options:
 
 @dataclass(frozen=True)
 class Line:
-    """Runs that differ only in their seed, all finished or none, and their figures.
-
-    `ngram` is the held-out loss of an n-gram of this order, or why there is none, or None.
-    """
+    """Runs that differ only in their seed, all finished or none, and their figures."""
 
     runs: tuple[Run, ...]
     figures: dict[str, Spread]
-    ngram: Spread | str | None
-    order: int | None
+    ngram: Spread | str | None  # held-out loss of an n-gram, or why there is none.
+    order: int | None  # n.
 
     @property
     def config(self) -> TrainConfig:
@@ -116,10 +103,7 @@ class Line:
 
 
 def make_lines(runs: Iterable[Run]) -> list[Line]:
-    """Group runs that differ only in their seed, in the order of the presets.
-
-    Finished runs are not mixed with others.
-    """
+    """Group runs that differ only in their seed, finished ones apart, in the presets' order."""
     groups: defaultdict[str, list[Run]] = defaultdict(list)
     for run in runs:
         kind = [run.config.preset, run.sha256, run.is_finished, settings(run.config)]
@@ -165,8 +149,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds:,.1f} s" if seconds < 10 else f"{seconds:,.0f} s"
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench systems")
+def main(options: Options) -> int:
     paths = {path.resolve(): path for path in options.runs}
     runs = list(map(read_run, paths.values()))
     if options.keep is not None:

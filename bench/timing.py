@@ -1,7 +1,5 @@
 """Timing of several calls in turns, so that a busy moment of the machine affects all of them."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -26,10 +24,7 @@ class Timing(NamedTuple):
 
 
 class Visit:
-    """A call, repeated for about a quarter of a second per visit.
-
-    It is called twice at first: once to compile, and once to find how many calls fit.
-    """
+    """A call to repeat; it is called twice at first, to compile and to find how many calls fit."""
 
     def __init__(self, call: Callable[..., object]) -> None:
         self._call = call
@@ -37,14 +32,11 @@ class Visit:
         self._expected = max(seconds(call), 1e-9)
 
     def __call__(self, spend_s: float | None = None, least_s: float = 0.0) -> list[float]:
-        """Seconds of each call.
+        """Seconds of each call, of about `spend_s` or a quarter of a second for all.
 
         If more than one fits, the first is not counted: caches, and another library's threads that
-        still spin, would slow it.
-
-        Args:
-            spend_s: approximate seconds for all calls.
-            least_s: shorter calls are repeated within one timing, by a number given as argument.
+        still spin, would slow it. Calls shorter than `least_s` are repeated within one timing, by a
+        number given as argument.
         """
         at_once = max(1, min(math.ceil(least_s / self._expected), _MOST_CALLS_PER_VISIT))
         call = partial(self._call, at_once) if at_once > 1 else self._call

@@ -3,28 +3,22 @@
 All start from the same weights, and train on the same random tokens in the same dtype. First, with
 dropout off, each must show that it does the same work: the number of parameters, the first loss,
 and the drop in loss must agree. `limit_fraction` is the time of a step's matrix products alone (see
-`bench.products`) over that of our step.
+`bench.limits`) over that of our step.
 """
 
-from __future__ import annotations
-
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 from bench.command import OptionsWithPeers
 from bench.contest import Work, run
+from bench.limits import products_of_system
 from bench.peers import Implementation
-from bench.products import products_of_system
 from bench.shapes import AnySystem, DType, systems_named
 from bench.workers import Built, Disagreement
 from lstm_jax.cli.allocator import keep_memory_of_steps
-from lstm_jax.cli.arguments import parse
 
-STEPS = 2
-"""Number of training steps to compare, with dropout off."""
-
+STEPS = 2  # Number of training steps to compare, with dropout off.
 _LOSS_TOLERANCE: dict[DType, float] = {"float32": 1e-4, "tf32": 1e-3, "bfloat16": 1e-2}
 # Wide, because PyTorch trains its bias as two halves, each at the full rate: a difference of up to
 # 9 percent in the systems, and 34 in a tiny one. Half or twice a learning rate would still show.
@@ -33,13 +27,9 @@ _DROP_TOLERANCE = 0.45
 
 @dataclass(frozen=True)
 class Options(OptionsWithPeers):
-    """Measure one training step of each system, ours and its peers.
+    """Measure one training step of each system, ours and its peers."""
 
-    Attributes:
-        systems: systems to measure; by default all, or with `quick` the first.
-    """
-
-    systems: tuple[str, ...] = ()
+    systems: tuple[str, ...] = ()  # systems to measure; by default all, or with `quick` the first.
 
 
 class Learning(NamedTuple):
@@ -51,7 +41,6 @@ class Learning(NamedTuple):
 
 
 def learning(peer: Implementation, system: AnySystem, dtype: DType) -> Learning:
-    """Effect of `STEPS` training steps on the loss."""
     training = peer.training(system.without_dropout(), dtype, system.initial_params())
     before = training.loss()
     for _ in range(STEPS):
@@ -88,7 +77,6 @@ def work_of(system: AnySystem, dtype: DType) -> Work:
     )
 
 
-def main(arguments: Sequence[str]) -> int:
-    options = parse(Options, None, arguments, "bench train")
+def main(options: Options) -> int:
     systems = systems_named(options.systems, quick=options.quick)
     return run(options, [work_of(system, options.dtype) for system in systems])

@@ -4,8 +4,6 @@ A process imports nothing before its first request, so that its environment vari
 any library reads them. Requests go over a pipe: functions by name, and results back.
 """
 
-from __future__ import annotations
-
 import gc
 import multiprocessing
 import os
@@ -58,31 +56,23 @@ class Disagreement(Reason):
 
 
 class Built(NamedTuple):
-    """Calls that each do all of the work once, and the settings of an implementation.
-
-    `evidence`, if given, shows which work the calls do.
-    """
+    """Calls that each do all of the work once, and the settings of an implementation."""
 
     calls: Mapping[str, Callable[[], Any]]
     settings: Mapping[str, str]
-    evidence: Callable[..., Any] | None = None
+    evidence: Callable[..., Any] | None = None  # shows which work the calls do.
 
 
 class Server:
     """Answers requests inside a process."""
 
-    def __init__(self) -> None:
-        self._visits: dict[str, Visit] = {}
-        self._evidence: Callable[..., Any] | None = None
+    _visits: Mapping[str, Visit] = {}
+    _evidence: Callable[..., Any] | None = None
 
     def enter(
         self, build: Callable[..., Built], *given: Any
     ) -> tuple[dict[str, float], dict[str, str]]:
-        """Replace what was built before, and run each of the new calls once.
-
-        Returns:
-            Seconds of each call's first run, and the settings.
-        """
+        """Replace what was built; return seconds of each new call's first run, and the settings."""
         self.leave()
         built = build(*given)
         self._evidence = built.evidence
@@ -90,19 +80,16 @@ class Server:
         return {name: each.first_s for name, each in self._visits.items()}, dict(built.settings)
 
     def show(self, *given: Any) -> Any:
-        """Return the evidence of what was built."""
         assert self._evidence is not None
         return self._evidence(*given)
 
     def visit(self, name: str, *given: Any) -> list[float]:
-        """Time one of the calls; see `Visit`."""
         return self._visits[name](*given)
 
     def call(self, function: Callable[..., Any], *given: Any) -> Any:
         return function(*given)
 
     def leave(self) -> None:
-        """Free what was built."""
         self._visits, self._evidence = {}, None
         gc.collect()
 
@@ -120,9 +107,9 @@ class Server:
 
 
 class Worker:
-    """A process with a `Server` and extra environment variables; to be closed after use.
+    """A process with a `Server` and extra environment variables, killed after `limit_s` seconds.
 
-    If it does not answer within `limit_s` seconds, it is killed.
+    It is to be closed after use.
     """
 
     def __init__(self, environment: Mapping[str, str], limit_s: float | None = None) -> None:
@@ -142,11 +129,7 @@ class Worker:
     def ask(
         self, method: Callable[Concatenate[Server, P], R], *given: P.args, **named: P.kwargs
     ) -> R:
-        """Call a method of the process's `Server`; all arguments are positional.
-
-        Raises:
-            Reason: the method returned it, or the process ended.
-        """
+        """Call a method of the `Server`, positionally; raises its Reason, or that it ended."""
         answer = self.answer(method, *given)
         if isinstance(answer, Reason):
             raise answer

@@ -1,8 +1,5 @@
 """Equinox: cells under `lax.scan`, embedding and linear layer, trained with Optax."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from functools import cache, partial
 from operator import attrgetter
 from typing import Any
@@ -13,15 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 
 from bench.peers import Implementation, LayerPass, Training
-from bench.peers.on_jax import (
-    Loss,
-    Parts,
-    cast,
-    layer_pass,
-    optax_training,
-    stacked_loss,
-    stored,
-)
+from bench.peers.on_jax import Loss, Parts, cast, layer_pass, optax_training, stacked_loss, stored
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, System
 from lstm_jax.cells import CellName
 from lstm_jax.models import LanguageModelParams, output_layer
@@ -31,9 +20,8 @@ class Peer(Implementation):
     """Equinox's modules as one pytree, in one jitted step."""
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
-        if not isinstance(system, System):
+        if not (isinstance(system, System) and isinstance(params, LanguageModelParams)):
             raise ValueError(f"no {system.name} are built for Equinox")
-        assert isinstance(params, LanguageModelParams)
         settings = {
             "input": "one_hot" if system.embedding_size is None else "eqx.nn.Embedding",
             "loop": "lax.scan around the cell, vmap over the batch",
@@ -103,7 +91,8 @@ def _loss(system: System, dtype: DType) -> Loss:
     def inputs(modules: Any, tokens: Array) -> Array:
         if system.embedding_size is None:
             return jax.nn.one_hot(tokens, system.vocabulary_size, dtype=dtype)
-        return _everywhere(modules["embedding"])(tokens)
+        embedded: Array = jax.vmap(jax.vmap(modules["embedding"]))(tokens)
+        return embedded
 
     def layer(index: int, modules: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
         carry, ys = _run_cell(modules["cells"][index], carry, xs)
@@ -115,16 +104,14 @@ def _loss(system: System, dtype: DType) -> Loss:
         return dropped
 
     def logits(modules: Any, hs: Array) -> Array:
+        found: Array
         if system.tied:
-            tied: Array = hs @ modules["embedding"].weight.T + modules["output_bias"]
-            return tied
-        return _everywhere(modules["output"])(hs)
+            found = hs @ modules["embedding"].weight.T + modules["output_bias"]
+        else:
+            found = jax.vmap(jax.vmap(modules["output"]))(hs)
+        return found
 
     def prepared(modules: Any, carry: Any) -> Any:
         return cast((modules, carry), dtype)
 
     return stacked_loss(system, Parts(inputs, layer, drop, logits), prepared)
-
-
-def _everywhere(module: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return jax.vmap(jax.vmap(module))

@@ -1,7 +1,5 @@
 """Flax: `nnx.RNN` around `OptimizedLSTMCell` or `GRUCell`, trained with Optax."""
 
-from __future__ import annotations
-
 from functools import cache, partial
 from typing import Any
 
@@ -210,10 +208,7 @@ class ReviewsNetwork(nnx.Module):
 
 @cache
 def _made(system: AnySystem, dtype: DType) -> tuple[Any, Any, Loss]:
-    """An abstract network, its graph definition, and its loss.
-
-    Cached, because compiled code is found by the loss's identity.
-    """
+    """An abstract network, its graph, and its loss, by whose identity compiled code is found."""
     kind: Any = ReviewsNetwork if isinstance(system, Classification) else LanguageNetwork
     module: Any = nnx.eval_shape(lambda: kind(system, dtype, nnx.Rngs(0)))
     graph = nnx.graphdef(module)

@@ -1,7 +1,5 @@
 """`jax.experimental.rnn`: cuDNN's LSTM on a GPU; elsewhere its own reference."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Keras on JAX: its layers through `stateless_call`, trained with Optax."""
 
-from __future__ import annotations
-
 import os
 from functools import cache
 from typing import Any
@@ -15,15 +13,7 @@ import keras
 from jax import Array, random
 
 from bench.peers import Implementation, LayerPass, Training
-from bench.peers.on_jax import (
-    Loss,
-    Parts,
-    cast,
-    layer_pass,
-    optax_training,
-    stacked_loss,
-    stored,
-)
+from bench.peers.on_jax import Loss, Parts, cast, layer_pass, optax_training, stacked_loss, stored
 from bench.shapes import AnyParams, AnySystem, DType, LayerShape, System
 from lstm_jax.cells import CellName
 from lstm_jax.interop.keras import layer_to_keras
@@ -38,9 +28,8 @@ class Peer(Implementation):
             raise ValueError(f"Keras runs on {keras.backend.backend()}; set KERAS_BACKEND=jax")
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
-        if not isinstance(system, System):
+        if not (isinstance(system, System) and isinstance(params, LanguageModelParams)):
             raise ValueError(f"no {system.name} are built for Keras")
-        assert isinstance(params, LanguageModelParams)
         settings = {
             "input": "one_hot" if system.embedding_size is None else "layers.Embedding",
             "step": "stateless_call and Optax in one jax.jit, state donated",
@@ -85,13 +74,9 @@ def _recurrent(cell: CellName, dtype: str, inputs: int, size: int, *, return_sta
     the call.
     """
     kind = keras.layers.LSTM if cell == "lstm" else keras.layers.GRU
-    layer = kind(
-        size,
-        return_sequences=True,
-        return_state=return_state,
-        recurrent_initializer="zeros",  # its default cannot be drawn in bfloat16
-        dtype=dtype,
-    )
+    how: Any = {"return_state": return_state, "dtype": dtype}
+    how["recurrent_initializer"] = "zeros"  # its default cannot be drawn in bfloat16
+    layer = kind(size, return_sequences=True, **how)
     layer.build((None, None, inputs))
     return layer
 
@@ -100,24 +85,6 @@ def _in_our_order(array: Any) -> Any:
     """Reorder a GRU's gates from z, r, h to r, z, n."""
     first, second, third = jnp.split(array, 3, axis=-1)
     return jnp.concatenate([second, first, third], axis=-1)
-
-
-class _Layers:
-    """The system's layers, whose own weights are not used: each call passes some."""
-
-    def __init__(self, system: System, dtype: DType) -> None:
-        self.embedding = None
-        if system.embedding_size is not None:
-            sizes = (system.vocabulary_size, system.embedding_size)
-            self.embedding = keras.layers.Embedding(*sizes, dtype=dtype)
-            self.embedding.build((None, None))
-        size = system.hidden_size
-        self.recurrent = [
-            _recurrent(system.cell, dtype, inputs, size, return_state=True)
-            for inputs in [system.input_size] + [size] * (system.layers - 1)
-        ]
-        self.output = keras.layers.Dense(system.vocabulary_size, dtype=dtype)
-        self.output.build((None, None, size))
 
 
 def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
@@ -135,9 +102,19 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
 
 @cache
 def _loss(system: System, dtype: DType) -> Loss:
-    """Cached, because compiled code is found by its identity."""
-    layers = _Layers(system, dtype)
-    fixed = [[each.value for each in layer.non_trainable_variables] for layer in layers.recurrent]
+    """Cached, because compiled code is found by its identity; each call passes the weights."""
+    size, vocabulary_size = system.hidden_size, system.vocabulary_size
+    embedding = None
+    if system.embedding_size is not None:
+        embedding = keras.layers.Embedding(vocabulary_size, system.embedding_size, dtype=dtype)
+        embedding.build((None, None))
+    recurrent = [
+        _recurrent(system.cell, dtype, inputs, size, return_state=True)
+        for inputs in [system.input_size] + [size] * (system.layers - 1)
+    ]
+    output = keras.layers.Dense(vocabulary_size, dtype=dtype)
+    output.build((None, None, size))
+    fixed = [[each.value for each in layer.non_trainable_variables] for layer in recurrent]
 
     def drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
         noise = (xs.shape[0], 1, xs.shape[2]) if at_all_times else None
@@ -147,23 +124,21 @@ def _loss(system: System, dtype: DType) -> Loss:
         return dropped
 
     def inputs(weights: Any, tokens: Array) -> Array:
-        if layers.embedding is None:
-            one_hot: Array = keras.ops.one_hot(tokens, system.vocabulary_size, dtype=dtype)
+        if embedding is None:
+            one_hot: Array = keras.ops.one_hot(tokens, vocabulary_size, dtype=dtype)
             return one_hot
-        embedded: Array = layers.embedding.stateless_call(weights["embedding"], [], tokens)[0]
+        embedded: Array = embedding.stateless_call(weights["embedding"], [], tokens)[0]
         return embedded
 
     def logits(weights: Any, hs: Array) -> Array:
-        output = weights["output"]
-        if system.tied:
-            output = [weights["embedding"][0].T, *output]
-        found: Array = layers.output.stateless_call(output, [], hs)[0]
+        tied = [weights["embedding"][0].T] if system.tied else []
+        found: Array = output.stateless_call([*tied, *weights["output"]], [], hs)[0]
         return found
 
     def layer(index: int, weights: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
         state = list(carry) if system.cell == "lstm" else [carry]
         given = (weights["recurrent"][index], fixed[index], xs)
-        (ys, *final), _ = layers.recurrent[index].stateless_call(*given, initial_state=state)
+        (ys, *final), _ = recurrent[index].stateless_call(*given, initial_state=state)
         final = cast(final, "float32")
         return tuple(final) if system.cell == "lstm" else final[0], ys
 

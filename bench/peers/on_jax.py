@@ -1,7 +1,5 @@
 """Shared by implementations on JAX: a training step with Optax, and a layer's backward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from itertools import cycle
@@ -63,26 +61,19 @@ def optax_training(
 
 @cache
 def make_optimizer(system: AnySystem) -> optax.GradientTransformation:
-    adam = optax.adam(system.learning_rate)
-    if system.clip_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(system.clip_norm), adam)
+    clip = [] if system.clip_norm is None else [optax.clip_by_global_norm(system.clip_norm)]
+    return optax.chain(*clip, optax.adam(system.learning_rate))
 
 
 class Parts(NamedTuple):
-    """Parts of a language model in a library's own terms; each layer has its own carry.
+    """Parts of a language model in a library's own terms; each layer has its own carry."""
 
-    Attributes:
-        inputs: (weights, tokens) -> inputs of the first layer.
-        layer: (index, weights, carry, xs) -> (carry, outputs).
-        drop: (rate, xs, key, whether the same at all time steps) -> xs.
-        logits: (weights, outputs) -> logits.
-    """
-
-    inputs: Callable[[Any, Array], Array]
+    inputs: Callable[[Any, Array], Array]  # (weights, tokens) -> inputs of the first layer.
+    #: (index, weights, carry, xs) -> (carry, outputs).
     layer: Callable[[int, Any, Any, Array], tuple[Any, Array]]
+    #: (rate, xs, key, whether the same at all time steps) -> xs.
     drop: Callable[[float, Array, Array, bool], Array]
-    logits: Callable[[Any, Array], Array]
+    logits: Callable[[Any, Array], Array]  # (weights, outputs) -> logits.
 
 
 def stacked_loss(
@@ -153,16 +144,10 @@ def layer_pass(
     *,
     batch_major: bool = False,
 ) -> LayerPass:
-    """A layer's outputs and gradients.
+    """A layer's outputs and gradients, by `forward`: weights, carry and xs, the `inputs` -> ys.
 
-    Args:
-        forward: (weights, carry, xs) -> ys.
-        inputs: weights, carry and xs.
-        dys: gradient of ys.
-        named: gradients of `inputs` -> the same with our names and shapes, time-major.
-        settings: see `LayerPass`.
-        dtype: of the products, where `forward` does not say it.
-        batch_major: whether it takes and gives the batch first; xs and dys are time-major.
+    `named` gives gradients of the inputs our names and shapes. The products have this dtype where
+    `forward` does not say it. Time-major xs and dys are turned for a `batch_major` layer.
     """
 
     def turned(array: Any) -> Any:
@@ -171,17 +156,8 @@ def layer_pass(
     weights, carry, xs = inputs
     given = jax.device_put((weights, carry, np.ascontiguousarray(turned(xs))))
     cotangent = jax.device_put(np.ascontiguousarray(turned(dys)))
-    how = (forward, "high" if dtype == "tf32" else "highest")
-
-    def run(times: int = 1) -> Any:
-        for _ in range(times):
-            found = _forward_backward(*how, given, cotangent)
-        return jax.block_until_ready(found)
-
-    def run_forward(times: int = 1) -> Any:
-        for _ in range(times):
-            ys = _forward(*how, given)
-        return jax.block_until_ready(ys)
+    how = (forward, "high" if dtype == "tf32" else "highest", given)
+    run, run_forward = repeated(_forward_backward, *how, cotangent), repeated(_forward, *how)
 
     def gradients() -> dict[str, np.ndarray[Any, Any]]:
         ys, (weights, carry, xs) = run()
@@ -192,6 +168,17 @@ def layer_pass(
         return np.asarray(turned(run_forward()), np.float32)
 
     return LayerPass(run, run_forward, gradients, outputs, settings)
+
+
+def repeated(call: Callable[..., Any], *given: Any) -> Callable[..., Any]:
+    """Make the call so many times, and wait for the last result."""
+
+    def run(times: int = 1) -> Any:
+        for _ in range(times):
+            found = call(*given)
+        return jax.block_until_ready(found)
+
+    return run
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,9 +1,8 @@
 """PyTorch: `nn.LSTM` or `nn.GRU`, whose loops are native code (oneDNN, cuDNN)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 from typing import Any
@@ -33,36 +32,27 @@ _RUNS_BEFORE_GRAPH = 3
 Forward = Callable[[Any, Any], tuple[Any, Any]]
 
 
+@dataclass
 class Peer(Implementation):
-    """PyTorch as its users run it, on the device that jax runs on.
+    """PyTorch as its users run it, on the device that jax runs on."""
 
-    Args:
-        compiled: pass the differentiated function through `torch.compile`.
-        threads: number of threads on CPU; None means all cores.
-        onednn: whether oneDNN runs the layers on CPU.
-        graphed: whether each call, or step, is one CUDA graph.
-        stored: dtype of all of a layer's arrays; None means float32, with autocast.
-    """
+    compiled: bool = False  # pass the differentiated function through `torch.compile`.
+    threads: int | None = None  # number of threads on CPU; None means all cores.
+    onednn: bool = True  # whether oneDNN runs the layers on CPU.
+    graphed: bool = False  # whether each call, or step, is one CUDA graph.
+    stored: str | None = None  # dtype of all of a layer's arrays; None is float32, with autocast.
 
-    def __init__(
-        self,
-        compiled: bool = False,
-        threads: int | None = None,
-        onednn: bool = True,
-        graphed: bool = False,
-        stored: str | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         on_gpu = jax.default_backend() == "gpu"
         if on_gpu and not torch.cuda.is_available():
             raise ValueError("jax runs on a GPU here, and this PyTorch has no CUDA")
-        if graphed and not on_gpu:
+        if self.graphed and not on_gpu:
             raise ValueError("CUDA graphs need a CUDA GPU")
-        self._graphed, self._stored = graphed, stored
         _allow_tf32(False)  # full float32, like ours: cuDNN would use TF32 by default
         self._device = torch.device("cuda" if on_gpu else "cpu")
-        torch.set_num_threads(threads or cores())
-        torch.backends.mkldnn.enabled = onednn  # type: ignore[assignment]
-        self._compile: Callable[[Any], Any] = torch.compile if compiled else lambda run: run
+        torch.set_num_threads(self.threads or cores())
+        torch.backends.mkldnn.enabled = self.onednn  # type: ignore[assignment]
+        self._compile: Callable[[Any], Any] = torch.compile if self.compiled else lambda run: run
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         device = self._device
@@ -75,7 +65,7 @@ class Peer(Implementation):
             assert isinstance(params, LanguageModelParams)
             modules = _language_modules(system, params).to(device)
             forward = self._compile(_language_forward(system, modules, device))
-        adam: Any = {"fused": True, "capturable": self._graphed}
+        adam: Any = {"fused": True, "capturable": self.graphed}
         optimizer = torch.optim.Adam(modules.parameters(), lr=system.learning_rate, **adam)
         batches = [[_on_device(ids, device) for ids in system.batch(i)] for i in range(BATCHES)]
         turns, carry = cycle(enumerate(batches)), None
@@ -89,7 +79,7 @@ class Peer(Implementation):
 
         def train(batch: Any, carry: Any) -> Any:
             optimizer.zero_grad(set_to_none=True)
-            with _autocast(device, dtype, cached=not self._graphed):
+            with _autocast(device, dtype, cached=not self.graphed):
                 loss, after = forward(batch, carry)
             loss.backward()
             if system.clip_norm is not None:
@@ -97,9 +87,8 @@ class Peer(Implementation):
             optimizer.step()
             return jax.tree.map(lambda part: part.detach(), after)
 
-        advance: Callable[..., Any] = train
-        zeros = None
-        if self._graphed:
+        advance, zeros = train, None
+        if self.graphed:
             zeros = _zero_carry(system, device)
             weights = [each.detach().clone() for each in modules.parameters()]
             advance = _in_graph(train, batches[0], zeros)
@@ -125,10 +114,10 @@ class Peer(Implementation):
 
     def layer(self, shape: shapes.LayerShape, dtype: DType) -> LayerPass:
         work, is_lstm, device = shape.work(), shape.cell == "lstm", self._device
-        kind, stored = nn.LSTM if is_lstm else nn.GRU, getattr(torch, self._stored or "float32")
+        kind, stored = nn.LSTM if is_lstm else nn.GRU, getattr(torch, self.stored or "float32")
         empty = kind(shape.input_size, shape.hidden_size, shape.layers)
         module = _with_arrays(empty, layers_to_pytorch(work.layers)).to(device, stored)
-        call, mixed = self._compile(module), "float32" if self._stored else dtype
+        call, mixed = self._compile(module), "float32" if self.stored else dtype
         _allow_tf32(dtype == "tf32")
 
         def placed(array: np.ndarray[Any, Any]) -> Any:
@@ -138,7 +127,7 @@ class Peer(Implementation):
         carry = tuple(map(placed, map(np.stack, zip(*work.carries, strict=True))))
 
         def module_outputs() -> Any:
-            with _autocast(device, mixed, cached=not self._graphed):
+            with _autocast(device, mixed, cached=not self.graphed):
                 return call(xs, carry if is_lstm else carry[0])[0]
 
         def forward() -> Any:
@@ -150,7 +139,8 @@ class Peer(Implementation):
             inputs = (xs, *carry, *module.parameters())
             return ys, *torch.autograd.grad(ys, inputs, dys.to(ys.dtype))
 
-        start, start_forward = map(_in_graph if self._graphed else _as_it_is, (both, forward))
+        ready: Callable[..., Any] = _in_graph if self.graphed else partial
+        start, start_forward = ready(both), ready(forward)
 
         def gradients() -> dict[str, np.ndarray[Any, Any]]:
             ys, of_xs, *others = (each.detach().float().cpu().numpy() for each in run())
@@ -194,11 +184,11 @@ class Peer(Implementation):
 
         def absorb(tokens: Any, carry: Any) -> tuple[Any, Any]:
             hs, carry = modules["recurrent"](functional.embedding(tokens, embedding), carry)
-            chosen = _choose(modules["output"](hs[-1]).float(), job, self._graphed)
+            chosen = _choose(modules["output"](hs[-1]).float(), job, self.graphed)
             return chosen[None], carry
 
         step = absorb
-        if self._graphed:
+        if self.graphed:
             with torch.inference_mode():
                 step = _in_graph(absorb, *absorb(prompts, None))
 
@@ -208,12 +198,12 @@ class Peer(Implementation):
                 written = [tokens]
                 for _ in range(1, job.places):
                     tokens, carry = step(tokens, carry)
-                    written.append(tokens.clone() if self._graphed else tokens)
+                    written.append(tokens.clone() if self.graphed else tokens)
                 found: np.ndarray[Any, Any] = torch.cat(written).cpu().numpy()
             return found.astype(np.int32)
 
         settings = {
-            "loop": "a CUDA graph a step" if self._graphed else "one call of the layers a step",
+            "loop": "a CUDA graph a step" if self.graphed else "one call of the layers a step",
             "input": "one-hot" if system.embedding_size is None else "embedding",
             "threads": str(torch.get_num_threads()),
             "onednn": str(torch.backends.mkldnn.enabled),
@@ -303,21 +293,18 @@ def _reviews_modules(system: Classification, params: ClassifierParams) -> Any:
 def _choose(logits: Any, job: shapes.Job, graphed: bool) -> Any:
     if job.temperature == 0:
         return logits.argmax(-1)
-    draw = _race if graphed else _draw
     logits = logits / job.temperature
     if not job.top_n:
-        return draw(logits)[:, 0]
+        return _draw(logits, graphed)[:, 0]
     values, ids = torch.topk(logits, min(job.top_n, logits.shape[-1]))
-    return ids.gather(-1, draw(values))[:, 0]
+    return ids.gather(-1, _draw(values, graphed))[:, 0]
 
 
-def _draw(logits: Any) -> Any:
-    return torch.multinomial(logits.softmax(-1), 1)
-
-
-def _race(logits: Any) -> Any:
-    """The same draw without a check on the host, which a CUDA graph cannot contain."""
+def _draw(logits: Any, graphed: bool) -> Any:
     chances = logits.softmax(-1)
+    if not graphed:
+        return torch.multinomial(chances, 1)
+    # The same without a check on the host, which a CUDA graph cannot contain.
     return (chances / torch.empty_like(chances).exponential_()).argmax(-1, keepdim=True)
 
 
@@ -343,10 +330,6 @@ def _in_graph(call: Callable[..., Any], *inputs: Any) -> Callable[..., Any]:
         return found
 
     return replay
-
-
-def _as_it_is(call: Callable[[], Any]) -> Callable[[], Any]:
-    return call
 
 
 def _zero_carry(system: AnySystem, device: torch.device) -> Any:

@@ -3,8 +3,6 @@
 Where a test does not say otherwise, what would run in processes of their own runs in this one.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -20,7 +18,8 @@ sys.path += [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 
 from other_work import LocalWorker
 
-from bench import contest, growth, memory, peers, products, timing
+from bench import contest, growth, limits, memory, peers, timing
+from bench.__main__ import main
 from bench.report import Row, read_rows
 from bench.workers import Worker
 
@@ -30,7 +29,7 @@ def short_and_local(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is tested is not how long it takes."""
     monkeypatch.setattr("bench.workers.gc.collect", lambda: 0)
     monkeypatch.setattr(timing, "SECONDS_PER_VISIT", 0.02)
-    monkeypatch.setattr(products, "SPECS", ("mk,kn->mn",))
+    monkeypatch.setattr(limits, "SPECS", ("mk,kn->mn",))
     usual = peers.candidates
     for module in (contest, memory, growth):
         monkeypatch.setattr(module, "Worker", LocalWorker)
@@ -50,10 +49,10 @@ def apart(monkeypatch: pytest.MonkeyPatch, short_and_local: None) -> None:
 def rows_of(tmp_path: Path) -> Callable[..., list[Row]]:
     """Runs a bench's command, which writes rows and draws them."""
 
-    def run(command: Any, flags: str, code: int = 0, draws: bool = True) -> list[Row]:
+    def run(bench: str, flags: str, code: int = 0, draws: bool = True) -> list[Row]:
         file, picture = tmp_path / "rows.jsonl", tmp_path / "rows.png"
         plot = ["--plot", str(picture)] if draws else []
-        assert command.main([*flags.split(), "--json", str(file), *plot]) == code
+        assert main([bench, *flags.split(), "--json", str(file), *plot]) == code
         assert not draws or picture.read_bytes().startswith(b"\x89PNG")
         return read_rows(file)
 
@@ -61,14 +60,14 @@ def rows_of(tmp_path: Path) -> Callable[..., list[Row]]:
 
 
 @pytest.fixture
-def rows_compiled(tmp_path: Path) -> Callable[[str, str], list[dict[str, Any]]]:
-    """What a bench that compiles writes, in a process whose compiler is not set for tests."""
+def rows_compiled(tmp_path: Path) -> Callable[..., list[dict[str, Any]]]:
+    """What a bench writes, in a process whose compiler is not set for tests."""
 
-    def run(bench: str, flags: str) -> list[dict[str, Any]]:
+    def run(bench: str, flags: str, **variables: str) -> list[dict[str, Any]]:
         file = tmp_path / "rows.jsonl"
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+        usual = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
         command = [sys.executable, "-m", "bench", bench, "--json", str(file), *flags.split()]
-        subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=environment)
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=usual | variables)
         return list(map(json.loads, file.read_text().splitlines()))
 
     return run
@@ -79,4 +78,4 @@ def strangers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that does other work than ours, and one whose library is not installed."""
     monkeypatch.setitem(peers.PEERS, "wrong", "other_work")
     monkeypatch.setitem(peers.PEERS, "absent", "a_library_that_nobody_wrote")
-    monkeypatch.setattr("bench.sample.SAMPLING_PEERS", (*peers.SAMPLING_PEERS, "wrong", "absent"))
+    monkeypatch.setattr("bench.sample.Options.known", (*peers.SAMPLING_PEERS, "wrong", "absent"))

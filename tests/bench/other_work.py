@@ -1,7 +1,5 @@
 """Tiny systems, and a peer that mixes up two gates: it costs the same, and is other work."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec

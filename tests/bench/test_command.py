@@ -1,9 +1,8 @@
 """`python -m bench` itself: what it names, what it refuses, and the rows that are kept."""
 
-from __future__ import annotations
-
 import json
 import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ def test_stored_results_are_rows_that_tell_what_they_ran_on(file: Path, tmp_path
         with pytest.raises(ValueError, match="rows of rate are not drawn"):
             plot.draw(rows, tmp_path / "rows.png")
         return
-    assert plot.main([str(file), "--output", str(tmp_path / "rows.png")]) == 0
+    assert main(["plot", str(file), "--output", str(tmp_path / "rows.png")]) == 0
     assert (tmp_path / "rows.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -65,7 +64,12 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
     for text in ("[]\n", '{"bench": "train"}\n', "torn"):
         (tmp_path / "rows.jsonl").write_text(text)
         with pytest.raises(ValueError, match=r"rows.jsonl is not what a bench wrote with --json"):
-            plot.main([str(tmp_path / "rows.jsonl")])
+            main(["plot", str(tmp_path / "rows.jsonl")])
+
+
+def mosaic(hidden_size: int) -> layer.Options:
+    flags: Any = {"cells": ("lstm",), "backends": ("auto", "mosaic"), "dtype": "bfloat16"}
+    return layer.Options(shapes=(f"7,3,5,{hidden_size}",), **flags)
 
 
 @pytest.mark.parametrize(
@@ -76,13 +80,17 @@ def test_what_is_no_file_of_rows_is_refused(tmp_path: Path) -> None:
         (lambda: layer.Options(shapes=("1,2,3",)), "a shape is '1,2,3'; expected four sizes"),
         (lambda: layer.Options(shapes=()), "there is nothing to measure"),
         (lambda: layer.Options(backends=("parallel",)), "the units of lstm depend on each other"),
+        *(
+            (partial(mosaic, size), f"backend 'mosaic' (needs jax|{why})")
+            for size, why in ((8, "takes hidden sizes"), (64, "needs a GPU"))
+        ),
         (lambda: sample.Options(places=0), "places is 0"),
         (lambda: sample.Options(batch_sizes=()), "batch_sizes are"),
         (lambda: sample.Options(batch_sizes=(4, 0)), "batch_sizes are"),
         (lambda: sample.Options(peers=("keras",)), "there is no peer 'keras'; choose from pytor"),
         (lambda: memory.Options(steps=1), "steps is 1"),
-        (lambda: rate.RateOptions(steps=1), "steps is 1; it must be at least 2"),
-        (lambda: plot.main([]), "there is nothing to draw"),
+        (lambda: rate.Options(steps=1), "steps is 1; it must be at least 2"),
+        (lambda: main(["plot"]), "there is nothing to draw"),
         (lambda: plot.draw([], Path("x.png")), "rows of no bench are not drawn"),
         (lambda: shapes.system_named("novel"), "there is no system 'novel'"),
         (lambda: shapes.system_named("reviews", writes=True), "no system that writes 'reviews'"),

@@ -1,7 +1,5 @@
 """Who takes part beside ours, who is left out and why, and what becomes of the rows."""
 
-from __future__ import annotations
-
 import json
 import math
 from functools import partial
@@ -12,7 +10,7 @@ import numpy as np
 import pytest
 from other_work import GRU, INSTALLED, TINY, Peer, build, way_of
 
-from bench import contest, layer, peers, shapes, train
+from bench import contest, peers, shapes, train
 from bench.layer import require_same_gradients
 from bench.peers import Candidate
 from bench.report import Row
@@ -112,7 +110,7 @@ def test_the_command_writes_rows_and_a_picture(
 ) -> None:
     """A real one; the others have the same course, with other work."""
     monkeypatch.setattr(shapes, "SYSTEMS", (GRU,))
-    (row,) = rows_of(train, "--systems tiny-gru --peers absent wrong --quick", code=1)
+    (row,) = rows_of("train", "--systems tiny-gru --peers absent wrong --quick", code=1)
     printed = capsys.readouterr().out
     assert "wrong is left out: does other work: the first loss" in printed
     assert "the products alone: " in printed
@@ -147,7 +145,7 @@ def test_the_least_of_a_layer_s_shapes_is_measured_if_quick_with_what_has_its_ce
     rows_of: Any,
 ) -> None:
     flags = "--shapes 90,3,5,8 7,3,5,8 --cells gru mingru --backends scan parallel --quick"
-    ours, peer, *alone = rows_of(layer, f"{flags} --peers flax-nnx")
+    ours, peer, *alone = rows_of("layer", f"{flags} --peers flax-nnx")
     assert ours.system == peer.system == "gru 7,3,5,8 scan"
     assert ours.tokens_per_second == pytest.approx(21e3 / ours.median_ms)
     assert [row.settings["backend"] for row in alone] == ["scan", "parallel"]

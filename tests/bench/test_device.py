@@ -1,11 +1,6 @@
 """All of it on a GPU in one go: limits that are kept, rows that stay, who is left out."""
 
-from __future__ import annotations
-
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -17,14 +12,13 @@ import pytest
 from other_work import INSTALLED, LocalWorker, way_of
 
 from bench import ours, peers
-from bench.device import PARTS, Part, main, recording, run_all
+from bench.__main__ import main
+from bench.device import PARTS, Part, recording, run_all
 from bench.device_cases import REPEATS, Case, Way, errors, layer_cases
 from bench.device_race import race_all
 from bench.device_table import rows_in
 from bench.peers import LayerPass
 from bench.workers import Built, Disagreement, Late
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
@@ -185,10 +179,16 @@ def test_the_table_is_made_of_the_rows_with_the_best_of_each_and_the_bars(
     lines = [*map(json.dumps, [*rows, {**failed, "failed": "cannot run: away"}]), '{"bench": "dev']
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(lines))
-    assert main(["--table", str(file)]) == 0
-    with pytest.raises(ValueError, match="has no rows of this bench"):
-        main(["--table", str(tmp_path / "none.jsonl")])
+    assert main(["device", "--table", str(file)]) == 0
     told = capsys.readouterr().out
+    for text, message in (
+        ('{"bench": "device", "call": "pass"}', "has rows that this bench did not write: KeyError"),
+        ("torn\n[]", "has no rows of this bench"),
+        (None, "has no rows of this bench"),
+    ):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(ValueError, match=f"rows.jsonl {message}"):
+            main(["device", "--table", str(file)])
     for part in (
         "gpu (H) , 2026-01-01: jax 1",
         "product tf32: 10 TFLOP/s",
@@ -203,15 +203,15 @@ def test_the_table_is_made_of_the_rows_with_the_best_of_each_and_the_bars(
 
 
 @pytest.mark.slow
-def test_all_of_it_runs_in_small_without_a_gpu(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    command = [sys.executable, "-m", "bench", "device", "--dry-run", "--json", str(file)]
-    quick = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=quick)
-    rows = rows_in(file)
+def test_all_of_it_runs_in_small_without_a_gpu(
+    rows_compiled: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_PLATFORMS": "cpu"}
+    rows = rows_compiled("device", "--dry-run", **quick)
+    told = capfd.readouterr().out
     assert {row["part"] for row in rows} == {part.name for part in PARTS}
     for part in PARTS:
-        assert f"{part.name}: ended after" in done.stdout
+        assert f"{part.name}: ended after" in told
     for row in rows:
         assert row.get("failed", "cannot run: ").startswith("cannot run: "), row
     measured = {(row["part"], row["implementation"]) for row in rows if "call" in row}
@@ -220,6 +220,6 @@ def test_all_of_it_runs_in_small_without_a_gpu(tmp_path: Path) -> None:
     names |= set(INSTALLED) - {"equinox"}
     assert {("layers", name) for name in names} <= measured
     assert {("train", "lstm_jax"), ("sample", "lstm_jax one graph")} <= measured
-    assert "pass lstm 6,4,8,8 flags bfloat16: lstm_jax" in done.stdout
-    assert " passed" in done.stdout
-    assert '"step": 3' in done.stdout
+    assert "pass lstm 6,4,8,8 flags bfloat16: lstm_jax" in told
+    assert " passed" in told
+    assert '"step": 3' in told

@@ -1,7 +1,5 @@
 """The verdict on memory and rate over time."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

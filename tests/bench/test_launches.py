@@ -1,14 +1,8 @@
 """What our loops launch on a GPU, as compiled for one; no GPU is needed, but its compiler is."""
 
-from __future__ import annotations
-
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +10,7 @@ import jax
 import pytest
 
 from bench import launches
+from bench.__main__ import main
 from bench.programs import Program
 
 compiles_for_cuda = pytest.mark.skipif(
@@ -62,10 +57,9 @@ def test_what_is_launched_is_counted_a_time_step() -> None:
     compiled = SimpleNamespace(as_text=lambda: HLO, memory_analysis=lambda: memory)
     program = Program("f", "tf32", 10, lambda: None, ())
     (loop,) = launches.loops_of(program, compiled, THUNKS)
-    assert (loop.layer, loop.direction, loop.unroll) == ("gru_1", "backward", 2)
-    assert (loop.kernels, loop.products, loop.copies, loop.launches) == (0, 1, 0.5, 1.5)
-    assert loop.in_one_graph
-    assert loop.temporary_mb == 5
+    about = {"program": "f", "dtype": "tf32", "layer": "gru_1", "direction": "backward"}
+    counts = {"kernels": 0, "products": 1, "copies": 0.5, "launches": 1.5, "unroll": 2}
+    assert loop == {**about, **counts, "in_one_graph": True, "temporary_mb": 5}
 
 
 @pytest.mark.slow
@@ -115,23 +109,17 @@ def test_units_that_act_each_on_its_own_have_no_loop_over_time(
     ],
 )
 def test_the_recurrence_as_one_kernel_spills_nothing_and_has_the_memory(
-    hidden_size: int, masked: bool
+    hidden_size: int, masked: bool, rows_compiled: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Registers as reported by ptxas, and shared memory of a block."""
     rows = 100 if hidden_size <= 512 else 64
     flags = f"--quick --cells lstm gru --dtypes tf32 bfloat16 --shapes 35,{rows},64,{hidden_size}"
-    way = ["--backend", "mosaic", *["--masked"] * masked]
-    command = [sys.executable, "-m", "bench", "launches", *flags.split(), *way]
+    flags += " --backend mosaic" + " --masked" * masked
     dump = {"MOSAIC_GPU_DUMP_PTXAS": "1", "MOSAIC_GPU_DUMP_RESOURCES": "1"}
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
-    run = subprocess.run(
-        command, check=True, env=environment | dump, cwd=Path(__file__).parents[2],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    spills = re.findall(
-        r"(\d+) bytes stack frame, (\d+) bytes spill stores", run.stdout + run.stderr
-    )
-    memory = re.findall(r"smem_scratch_bytes=(\d+)", run.stdout + run.stderr)
+    assert rows_compiled("launches", flags, **dump) == []
+    told = "".join(capfd.readouterr())
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", told)
+    memory = re.findall(r"smem_scratch_bytes=(\d+)", told)
     assert len(spills) == len(memory) == 2 * 2 * 3, "inference, and training forward and backward"
     assert set(spills) == {("0", "0")}
     barriers_and_reductions = 3 * 1024
@@ -141,4 +129,4 @@ def test_the_recurrence_as_one_kernel_spills_nothing_and_has_the_memory(
 @pytest.mark.skipif(not compiles_for_cuda.args[0], reason="a compiler for CUDA is installed")
 def test_without_a_compiler_for_cuda_the_extra_is_named() -> None:
     with pytest.raises(ValueError, match=r"nothing here compiles for a CUDA GPU .*'\.\[cuda\]'"):
-        launches.main(["--quick"])
+        main(["launches", "--quick"])

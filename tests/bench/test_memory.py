@@ -1,6 +1,4 @@
-"""The benches of memory, compilation and growth, on tiny systems."""
-
-from __future__ import annotations
+"""The benches of memory, compilation, growth and scaling, on tiny systems."""
 
 import dataclasses
 import re
@@ -11,10 +9,10 @@ from typing import Any
 import pytest
 from other_work import TINY
 
-from bench import growth, memory, shapes
+from bench import growth, memory, scaling, shapes
 from bench.memory import Steps, steps_of
 from bench.ours import step_shapes
-from bench.report import Row
+from bench.report import Row, cores
 from bench.workers import Failed, NotRun
 
 SMALL = dataclasses.replace(TINY, layers=1, dropout=0.0)
@@ -48,7 +46,7 @@ def test_rows_hold_the_medians_of_all_processes_and_their_ratio(
 
     monkeypatch.setattr(shapes, "SYSTEMS", (SMALL,))
     monkeypatch.setattr(memory, "steps_of", run)
-    rows = rows_of(memory, "", code=1)  # one has failed
+    rows = rows_of("memory", "", code=1)  # one has failed
     assert order[:5] == ["lstm_jax", "pytorch", "flax-nnx", "keras", "equinox"]
     assert order[5:8] == ["lstm_jax", "pytorch", "flax-nnx"]
     assert [row.memory_mb for row in rows] == [10.0, 25.0, 40.0]
@@ -75,7 +73,7 @@ def test_the_program_is_as_long_for_20_000_times_as_for_10() -> None:
 def test_growth_rows_name_what_varies(
     rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    row = growth.measure_point("batch_size", 6, growth.GrowthOptions(rounds=1), base=SMALL)
+    row = growth.measure_point("batch_size", 6, growth.Options(rounds=1), base=SMALL)
     assert row.system == "batch size 6"
     assert row.tokens_per_second == pytest.approx(30e3 / row.median_ms)
     assert row.compile_s > 0
@@ -86,10 +84,10 @@ def test_growth_rows_name_what_varies(
         return dataclasses.replace(row, system=f"{size} {value}", shape=shape)
 
     monkeypatch.setattr(growth, "measure_point", measured)
-    rows = rows_of(growth, "--quick")
+    rows = rows_of("growth", "--quick")
     assert [row.shape["varied"] for row in rows[::2]] == list(growth.SIZES)
     assert [row.shape["hidden_size"] for row in rows[4:6]] == [32, 128]
-    assert "remat 100: 1.000 of the memory and 1.00 of the time of remat" in capsys.readouterr().out
+    assert "remat 100: 1.000 of the memory, 1.00 of the time of remat" in capsys.readouterr().out
 
 
 def test_resident_memory_is_that_of_this_process() -> None:
@@ -101,3 +99,24 @@ def test_a_platform_without_proc_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(memory, "STATUS", Path("/nowhere/status"))
     with pytest.raises(ValueError, match="a process's memory is only read on Linux"):
         memory.Options()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(cores() < 2, reason="each of two processes takes a core")
+def test_processes_train_alone_and_together(
+    rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shapes, "SYSTEMS", (TINY,))
+    alone, together = rows_of("scaling", "--rounds 3 --steps 2", draws=False)
+    assert (alone.implementation, together.implementation) == (scaling.ALONE, scaling.TOGETHER)
+    assert alone.tokens_per_second * alone.median_ms == pytest.approx(
+        2e3 * TINY.tokens_per_step  # of both
+    )
+    efficiency = together.details["efficiency"]
+    assert 0 < efficiency["p10"] <= efficiency["median"] <= efficiency["p90"]
+    assert f"reach {efficiency['median']:.3f} of their speed" in capsys.readouterr().out
+
+
+def test_a_process_takes_a_core() -> None:
+    with pytest.raises(ValueError, match=f"each takes a core, so choose 2 to {cores()} here"):
+        scaling.Options(processes=cores() + 1)

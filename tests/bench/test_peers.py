@@ -1,7 +1,5 @@
 """Each peer, on tiny systems, does the same work as ours."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from typing import Any
 

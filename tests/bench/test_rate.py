@@ -1,7 +1,5 @@
 """The loop's rate beside that of its bare step, on a tiny system."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 
 from bench import rate
-from bench.rate import RateOptions, random_system, reported_rate
+from bench.rate import Options, random_system, reported_rate
 from lstm_jax.systems import preset_named
 from lstm_jax.systems.language import LYRICS, LanguageSystem
 
@@ -54,7 +52,7 @@ def test_what_the_loop_does_between_steps_lowers_the_ratio(
 
     monkeypatch.setattr(LanguageSystem, "feed", slow)
     monkeypatch.setattr(rate, "preset_named", lambda name: TINY)
-    (row,) = rows_of(rate, "--steps 5 --rounds 2", draws=False)
+    (row,) = rows_of("rate", "--steps 5 --rounds 2", draws=False)
     assert (row.bench, row.system, row.implementation) == ("rate", "lyrics", "lstm_jax")
     assert row.calls == 2 * (5 - 1)
     assert row.p10_ms <= row.median_ms <= row.p90_ms
@@ -68,7 +66,7 @@ def test_what_the_loop_does_between_steps_lowers_the_ratio(
     assert f"the loop reaches {ratio:.3f} of it" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", get_args(get_type_hints(RateOptions)["system"]))
+@pytest.mark.parametrize("name", get_args(get_type_hints(Options)["system"]))
 def test_data_fills_every_batch_of_the_preset(name: str) -> None:
     config: Any = preset_named(name)
     feed = random_system(name, 20).feed()

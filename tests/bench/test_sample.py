@@ -1,21 +1,16 @@
 """The sampling bench: who is timed beside what, the limit of the memory, and the filters."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 import pytest
-from other_work import GRU, INSTALLED, TINY, build
+from other_work import INSTALLED, TINY, build
 
 from bench import filters, sample, shapes
-from bench.limits import bytes_a_step, readers
 from bench.report import Row, make_row
 from bench.timing import Timing
 from bench.workers import Built, Disagreement
-from lstm_jax.sampling import with_weights
 
 WRITING = [name for name in ("pytorch", "flax-nnx") if name in INSTALLED]
 
@@ -78,7 +73,7 @@ def test_writing_is_timed_beside_prompts_weights_and_filters(
     monkeypatch.setattr(sample, "continuations", lambda *_, **__: {})
     monkeypatch.setattr(sample, "build_reading", nothing("x @ weights, float32"))
     monkeypatch.setattr(sample, "build_filters", nothing("lstm_jax", "jnp.sort", "lax.top_k"))
-    rows = rows_of(sample, f"{TINY_WORK} --peers wrong absent --rounds 1 --batch-sizes 1 3")
+    rows = rows_of("sample", f"{TINY_WORK} --peers wrong absent --rounds 1 --batch-sizes 1 3")
     require_writing_beside_all_that_it_is_compared_with(rows, ["wrong"])
     assert set(rows[0].peers_left_out) == {"absent"}
     assert "absent is left out: cannot run: a_library_that" in capsys.readouterr().out
@@ -87,7 +82,7 @@ def test_writing_is_timed_beside_prompts_weights_and_filters(
 @pytest.mark.slow
 @pytest.mark.beyond_ci
 def test_all_really_write(rows_of: Any, tiny: None) -> None:
-    rows = rows_of(sample, f"{TINY_WORK} --rounds 1 --batch-sizes 1 3")
+    rows = rows_of("sample", f"{TINY_WORK} --rounds 1 --batch-sizes 1 3")
     require_writing_beside_all_that_it_is_compared_with(rows, WRITING)
 
 
@@ -95,7 +90,7 @@ def test_all_really_write(rows_of: Any, tiny: None) -> None:
 def test_a_peer_that_writes_other_tokens_is_not_timed(
     rows_of: Any, tiny: None, strangers: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = rows_of(sample, f"{TINY_WORK} --quick --batch-sizes 2 --peers wrong", code=1)
+    rows = rows_of("sample", f"{TINY_WORK} --quick --batch-sizes 2 --peers wrong", code=1)
     assert {row.implementation for row in rows if row.system == "tiny"} == {"lstm_jax"}
     assert "wrong is left out: does other work: greedy token" in capsys.readouterr().out
 
@@ -109,17 +104,6 @@ def test_filters_keep_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     with pytest.raises(Disagreement, match=r"top-n by jnp.sort keeps 3 tokens of a row otherwise"):
         filters.build_filters("top-n", 2, 3, 300)
-
-
-def test_a_step_reads_every_weight_but_the_rows_not_looked_up() -> None:
-    for dtype, width in (("float32", 4), ("bfloat16", 2)):
-        _, params = with_weights(TINY.model(dtype), TINY.initial_params(), dtype)
-        matrices = 32 + 8 * 32 + 2 * 8 * 32 + 8 * 11
-        assert bytes_a_step(params) == width * matrices + 4 * (32 + 32 + 11)
-        _, params = with_weights(GRU.model(dtype), GRU.initial_params(), dtype)
-        assert bytes_a_step(params) == width * (4 + 4 * 24 + 8 * 24 + 8 * 11) + 4 * (24 + 8 + 11)
-    rows, columns = (np.asarray(run()).size for run in readers(4096, 3).values())
-    assert 4 * rows * columns == 4096
 
 
 def test_the_limit_is_told_from_the_steps_alone_and_the_fastest_reading() -> None:

@@ -1,7 +1,5 @@
 """The table of trained systems, from run folders made by hand."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import replace
@@ -300,7 +298,7 @@ def test_a_kept_run_makes_the_same_line_and_finds_its_data_by_name(
     data, sha256 = text_file(tmp_path)
     config = replace(DOCS, preset="custom", data=data)
     path = write(tmp_path / "run", config, evaluations(2.0, 1.23456789, None), sha256=sha256)
-    assert systems.main([str(path), "--keep", str(tmp_path / "kept")]) == 0
+    assert main(["systems", str(path), "--keep", str(tmp_path / "kept")]) == 0
     kept = tmp_path / "kept" / "run"
     assert sorted(file.name for file in kept.iterdir()) == ["config.json", "metrics.jsonl"]
     assert str(tmp_path) not in (kept / "config.json").read_text()
@@ -319,13 +317,14 @@ def test_the_command_prints_and_writes_one_table(
     poems = replace(POEMS, epochs=1, data="gone.txt")
     rows = evaluations(None, heldout_accuracy=[0.1], heldout_end_loss=[0.2])
     arguments = [
+        "systems",
         str(write(tmp_path / "poems", poems, rows)),
         str(write(tmp_path / "anna", ANNA, evaluations(1.5))),
         str(tmp_path / "anna" / ".." / "anna"),
         *("--json", str(tmp_path / "lines.json")),
         *("--markdown", str(tmp_path / "table.md")),
     ]
-    assert systems.main(arguments) == 0
+    assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "table.md").read_text() == printed
     cells = [line for line in printed.splitlines() if line.startswith("|")]

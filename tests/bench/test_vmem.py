@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from bench import vmem
+from bench.__main__ import main
 from bench.programs import Program
 
 has_libtpu = pytest.mark.skipif(not find_spec("libtpu"), reason="no libtpu: pip install '.[tpu]'")
@@ -27,13 +28,12 @@ metadata={op_name="jit(f)/transpose(jvp(lstm_0))/while"}
 def test_what_lies_in_vmem_is_added_up() -> None:
     """Of loops over time alone; numbers and ids are no state."""
     compiled = SimpleNamespace(
-        as_text=lambda: HLO,
-        memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=5_000_000),
+        as_text=lambda: HLO, memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=5_000_000)
     )
     program = Program("f", "bfloat16", 9, lambda: None, ())
-    (loop,) = vmem.loops_of("v5e", program, compiled)
-    assert (loop.layer, loop.direction, loop.temporary_mb) == ("lstm_0", "backward", 5)
-    kept = (loop.kept_mb, loop.kept_in_vmem_mb, loop.timed_mb, loop.timed_in_vmem_mb)
+    (loop,) = vmem.loops_of(program, compiled)
+    assert (loop["layer"], loop["direction"], loop["temporary_mb"]) == ("lstm_0", "backward", 5)
+    kept = [loop[f"{kind}_mb"] for kind in ("kept", "kept_in_vmem", "timed", "timed_in_vmem")]
     assert kept == pytest.approx((192e-6, 64e-6, 2304e-6, 1152e-6))
 
 
@@ -77,4 +77,4 @@ def test_units_that_act_each_on_its_own_have_no_loop_over_time(
 @pytest.mark.skipif(find_spec("libtpu") is not None, reason="libtpu is installed")
 def test_without_libtpu_the_extra_is_named() -> None:
     with pytest.raises(ValueError, match=r"nothing here compiles for a TPU .*'\.\[tpu\]'"):
-        vmem.main(["--quick"])
+        main(["vmem", "--quick"])

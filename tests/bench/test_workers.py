@@ -1,7 +1,5 @@
 """Processes of their own: what they are told, what comes back, and how they end."""
 
-from __future__ import annotations
-
 import os
 import time
 from contextlib import closing

@@ -1,6 +1,4 @@
-"""What the matrix products of a step or a layer are, and that each of their forms is the same."""
-
-from __future__ import annotations
+"""The products of a step or a layer, whose forms are the same, and the weights that are read."""
 
 import dataclasses
 import math
@@ -8,18 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from other_work import GRU_LAYER, LSTM_LAYER
+from other_work import GRU, GRU_LAYER, LSTM_LAYER, TINY
 
-from bench.products import (
-    SPECS,
-    Product,
-    build_products,
-    floor,
-    products_of_layer,
-    products_of_system,
-    repeat,
-)
+from bench import limits
+from bench.limits import SPECS, Product, floor, products_of_layer, products_of_system, repeat
 from bench.shapes import Classification, System
+from lstm_jax.sampling import with_weights
 
 
 def multiplications(found: dict[Product, int]) -> int:
@@ -45,7 +37,7 @@ def test_products_are_three_times_those_of_a_forward_pass() -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_floor_is_the_sum_over_all_products(dtype: Any) -> None:
     needed = {Product(3, 8, 32, 7): 2, Product(21, 8, 32): 1}
-    built = build_products(list(needed), dtype)
+    built = limits.build_products(list(needed), dtype)
     assert len([call() for call in built.calls.values()]) == 2
     total, told = floor(needed, dict(zip(built.calls, (5.0, 0.25), strict=True)))
     assert total == 10.25
@@ -68,3 +60,16 @@ def test_every_form_is_the_same_product(spec: str) -> None:
     twice = np.asarray(repeat(spec, "float32", 2, left, right))
     left[0, 0] = first[0, 0]
     np.testing.assert_allclose(twice, np.einsum(spec, left, right), rtol=1e-5, atol=1e-5)
+
+
+def test_a_step_reads_every_weight_but_the_rows_not_looked_up() -> None:
+    for dtype, width in (("float32", 4), ("bfloat16", 2)):
+        _, params = with_weights(TINY.model(dtype), TINY.initial_params(), dtype)
+        matrices = 32 + 8 * 32 + 2 * 8 * 32 + 8 * 11
+        assert limits.bytes_a_step(params) == width * matrices + 4 * (32 + 32 + 11)
+        _, params = with_weights(GRU.model(dtype), GRU.initial_params(), dtype)
+        assert limits.bytes_a_step(params) == width * (4 + 4 * 24 + 8 * 24 + 8 * 11) + 4 * (
+            24 + 8 + 11
+        )
+    rows, columns = (np.asarray(run()).size for run in limits.readers(4096, 3).values())
+    assert 4 * rows * columns == 4096
