@@ -419,10 +419,8 @@ def check_layer(
     """Raise TypeError or ValueError if a layer's arguments do not fit each other."""
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
-    cell = cells.cell_of(params)
-    require_backend(cell, backend)
-    if not cell.has_kernel:
-        cells.check_shapes(params)
+    require_backend(cells.cell_of(params), backend)
+    cells.check_shapes(params)
     for name, count in (("unroll", unroll), ("remat", remat)):
         if count is not None:
             require_count(name, count)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells.base import Cell, cell_of, check_step, input_gates, with_biases
-from lstm_jax.checks import require_array
+from lstm_jax.checks import require_array, require_real
 from lstm_jax.precision import ComputeDtype, products
 
 Activation = Literal[
@@ -117,6 +117,7 @@ def check_scales(
         if name not in options:
             continue
         require_array(name, options[name])
+        require_real(name, options[name])
         if options[name].shape not in expected:
             shapes = " or ".join(map(str, dict.fromkeys(expected)))
             raise ValueError(f"{name} has shape {options[name].shape}; expected {shapes}")

@@ -329,6 +329,8 @@ def test_options_that_do_not_fit_are_one_line() -> None:
         (params, carry, {"state_scale": [[1.0] * H] * B}, ("state_scale is list", "an array")),
         (params, carry, {"hold": np.ones((T, B, H))}, ("hold is ndarray", "LSTMCarry")),
         (params, carry, {"hold": hold}, ("hold is LSTMCarry", f"({T}, {B})")),
+        (params, carry, {"state_scale": np.ones((B, H)) * 1j}, ("state_scale is complex128",)),
+        (params, carry, {"hold": LSTMCarry(*np.ones((2, 1, 1, 1)) * 1j)}, ("hold.h is complex",)),
         (params, carry, {"activation": "relu", "backend": "scan"}, ("'scan'", "choose 'auto'")),
         (unit, unit_carry, {**options_of("mingru", "zoneout"), "backend": "parallel"}, ("hold",)),
     ]
