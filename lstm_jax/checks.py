@@ -47,6 +47,15 @@ def check_input(name: str, x: Any, axes: str, input_size: int) -> None:
         )
 
 
+def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError unless `flags` is None or bool of this shape."""
+    if flags is None:
+        return
+    require_array(name, flags)
+    if flags.dtype != jnp.bool_ or flags.shape != shape:
+        raise ValueError(f"{name} is {flags.dtype} of shape {flags.shape}; expected bool {shape}")
+
+
 def check_targets(targets: Any, tokens: Any) -> None:
     """Raise TypeError or ValueError unless targets are integers with the shape of `tokens`."""
     require_array("tokens", tokens)

@@ -27,7 +27,7 @@ from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
 from lstm_jax.recurrent_dropout import DropoutPlace, Drops, RecurrentDropout, RecurrentDropoutKind
 from lstm_jax.settings import Bounds, Changeable, Count, OrInstance, Share, Size, check
-from lstm_jax.wavefront import Wavefront, run_pair
+from lstm_jax.wavefront import run_pair
 
 if TYPE_CHECKING:
     CellOrName = Cell | CellName
@@ -322,10 +322,10 @@ def run_stack(
                 final, xs = both(run, params, carried, masks_of(params, index), *inputs)
             elif index + 1 < len(layers) and is_shorter(config.wavefront, xs.shape[0]):
                 upper = layers[index + 1]
-                how = Wavefront(config.wavefront, config.compute_dtype, config.unroll, config.remat)
                 (below, final), xs = run_pair(
-                    how, (params, upper), carry[index : index + 2], *inputs,
-                    drops.between(index, xs.shape[:2], upper),
+                    (params, upper), carry[index : index + 2], *inputs,
+                    drops.between(index, xs.shape[:2], upper), delay=config.wavefront,
+                    compute_dtype=config.compute_dtype, unroll=config.unroll, remat=config.remat,
                 )  # fmt: skip
                 finals.append(below)
             else:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from lstm_jax.checks import check_input, require_array
-from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
+from lstm_jax.precision import Products, cast_tree
 
 Dot = Callable[[Array, Array], Array]
 """A product `h [B, K] @ w [K, N]` in the dtypes that were asked for."""
@@ -94,18 +94,12 @@ def look_up(table: Array, ids: Array) -> Array:
 
 def input_gates(policy: Products, params: Any, x: Array) -> Array:
     """Input part of one step's gates plus the bias: `[B, G]`."""
-    if (inputs := cell_of(params).inputs) is not None:
-        is_dense = not jnp.issubdtype(x.dtype, jnp.integer)
-        rows_BG = policy.dot(x, params.w_x) if is_dense else look_up(params.w_x, x)
-        gates_BG: Array = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
-        gates_BG += params.b[None].astype(policy.accumulate)
-        return gates_BG
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        rows_BG = look_up(params.w_x, x)
-        gates_BG = (rows_BG + params.b[None]).astype(policy.accumulate)
-    else:
-        gates_BG = policy.dot(x, params.w_x) + params.b[None]
-    return gates_BG
+    is_dense = not jnp.issubdtype(x.dtype, jnp.integer)
+    rows_BG = policy.dot(x, params.w_x) if is_dense else look_up(params.w_x, x)
+    if (inputs := cell_of(params).inputs) is None:
+        return (rows_BG + params.b[None]).astype(policy.accumulate)
+    gates_BG: Array = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
+    return gates_BG + params.b[None].astype(policy.accumulate)
 
 
 def with_biases(params: Any) -> Any:
@@ -117,17 +111,6 @@ def with_biases(params: Any) -> Any:
     if getattr(params, "b_hn", 0) is None and not params.resets_before:
         zeros["b_hn"] = zeros["b"][: width // 3]
     return params._replace(**zeros)
-
-
-def take_step(
-    cell: Cell, params: Any, carry: Any, x: Array, compute_dtype: ComputeDtype | None
-) -> tuple[Any, Array]:
-    """Run one step of a cell with its `unit_step` or `gates_step`."""
-    check_step(cell, params, carry, x)
-    policy = products(compute_dtype, params.b.dtype)
-    gates_BG = input_gates(policy, params, x)
-    carry = rest_of_step(cell, policy.dot)(unit_params(params, policy), carry, gates_BG)
-    return carry, carry.h
 
 
 def rest_of_step(cell: Cell, dot: Dot) -> Callable[[Any, Any, Array], Any]:

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from lstm_jax.cells.base import Cell, Dot, declared, take_step, unit_params, zero_carry
+from lstm_jax.cells.base import Cell, Dot, declared, unit_params, zero_carry
+from lstm_jax.cells.options import take_step
 from lstm_jax.checks import require_count
 from lstm_jax.precision import ComputeDtype, products
 
