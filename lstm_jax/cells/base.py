@@ -97,9 +97,11 @@ def input_gates(policy: Products, params: Any, x: Array) -> Array:
     is_dense = not jnp.issubdtype(x.dtype, jnp.integer)
     rows_BG = policy.dot(x, params.w_x) if is_dense else look_up(params.w_x, x)
     if (inputs := cell_of(params).inputs) is None:
-        return (rows_BG + params.b[None]).astype(policy.accumulate)
-    gates_BG: Array = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
-    return gates_BG + params.b[None].astype(policy.accumulate)
+        gates_BG: Array = (rows_BG + params.b[None]).astype(policy.accumulate)
+    else:
+        gates_BG = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
+        gates_BG += params.b[None].astype(policy.accumulate)
+    return gates_BG
 
 
 def with_biases(params: Any) -> Any:
