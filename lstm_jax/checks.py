@@ -15,6 +15,14 @@ def require_array(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {type(value).__name__}; give an array, as jnp.asarray makes it")
 
 
+def require_real(name: str, array: Any) -> None:
+    """Raise ValueError if the array is complex."""
+    if jnp.issubdtype(array.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"{name} is {array.dtype}; give real numbers, such as both parts side by side"
+        )
+
+
 def require_count(name: str, value: Any) -> None:
     """Raise TypeError or ValueError unless an option is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
@@ -26,18 +34,26 @@ def require_count(name: str, value: Any) -> None:
 def check_input(name: str, x: Any, axes: str, input_size: int) -> None:
     """Raise TypeError or ValueError unless `x` is `[axes, D]`, or integers `[axes]`."""
     require_array(name, x)
+    require_real(name, x)
     rank = len(axes.split(", "))
     if jnp.issubdtype(x.dtype, jnp.integer):
         if x.ndim != rank:
             raise ValueError(f"integer {name} of shape {x.shape}; expected [{axes}] token ids")
-    elif jnp.issubdtype(x.dtype, jnp.complexfloating):
-        raise ValueError(f"{name} is {x.dtype}; give real numbers, such as both parts side by side")
     elif x.ndim != rank + 1 or x.shape[-1] != input_size:
         order = ", time first" * (rank > 1)
         raise ValueError(
             f"{name} of shape {x.shape}; expected [{axes}, {input_size}]{order}, as w_x has "
             f"{input_size} rows"
         )
+
+
+def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError unless `flags` is None or bool of this shape."""
+    if flags is None:
+        return
+    require_array(name, flags)
+    if flags.dtype != jnp.bool_ or flags.shape != shape:
+        raise ValueError(f"{name} is {flags.dtype} of shape {flags.shape}; expected bool {shape}")
 
 
 def check_targets(targets: Any, tokens: Any) -> None:

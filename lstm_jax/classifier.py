@@ -14,6 +14,7 @@ from jax import Array, lax, random
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
+from lstm_jax.checks import check_flags, require_array
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import init_affine, init_embedding
 from lstm_jax.losses import OutputParams, TokenSums
@@ -247,15 +248,13 @@ class Classifier:
 
 
 def _check(tokens: Array, mask: Array | None) -> None:
+    require_array("tokens", tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer) or tokens.ndim != 2:
         raise ValueError(
             f"tokens are {tokens.dtype} of shape {tokens.shape}; expected integers [T, B], time "
             "first"
         )
-    if mask is not None and (mask.dtype != jnp.bool_ or mask.shape != tokens.shape):
-        raise ValueError(
-            f"mask is {mask.dtype} of shape {mask.shape}; expected bool {tokens.shape}"
-        )
+    check_flags("mask", mask, tokens.shape)
 
 
 def _last(carry: Any) -> Array:

@@ -167,27 +167,14 @@ def look_up_split(table: Array, ids: Array, axis: str) -> Array:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _fused(
-    policy: Products,
-    chunk: int | None,
-    axis: str | None,
-    params: OutputParams,
-    hs_TBH: Array,
-    targets_TB: Array,
-    mask_TB: Array | None,
+    policy: Products, chunk: int | None, axis: str | None, *inputs: Any
 ) -> tuple[TokenSums, TokenScores]:
-    return _sums(policy, chunk, axis, params, hs_TBH, targets_TB, mask_TB, with_gradient=False)[0]
+    return _sums(policy, chunk, axis, *inputs, with_gradient=False)[0]
 
 
 def _forward(
-    policy: Products,
-    chunk: int | None,
-    axis: str | None,
-    params: OutputParams,
-    hs_TBH: Array,
-    targets_TB: Array,
-    mask_TB: Array | None,
+    policy: Products, chunk: int | None, axis: str | None, *inputs: Any
 ) -> tuple[tuple[TokenSums, TokenScores], tuple[OutputParams, Array]]:
-    inputs = (params, hs_TBH, targets_TB, mask_TB)
     return _sums(policy, chunk, axis, *inputs, with_gradient=True)
 
 

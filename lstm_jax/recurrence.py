@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax import cells
-from lstm_jax.checks import check_input, require_array, require_count
+from lstm_jax.checks import check_flags, check_input, require_count
 from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.carries import cuts_backward, held, reset_rows, select_rows
@@ -419,19 +419,11 @@ def check_layer(
     """Raise TypeError or ValueError if a layer's arguments do not fit each other."""
     if backend not in get_args(Backend):
         raise ValueError(f"backend is {backend!r}; choose one of {', '.join(get_args(Backend))}")
-    cell = cells.cell_of(params)
-    require_backend(cell, backend)
-    if not cell.has_kernel:
-        cells.check_shapes(params)
+    require_backend(cells.cell_of(params), backend)
+    cells.check_shapes(params)
     for name, count in (("unroll", unroll), ("remat", remat)):
         if count is not None:
             require_count(name, count)
     check_input("xs", xs, "T, B", params.w_x.shape[0])
-    for name, flags in (("mask", mask), ("resets", resets)):
-        if flags is None:
-            continue
-        require_array(name, flags)
-        if flags.dtype != jnp.bool_ or flags.shape != xs.shape[:2]:
-            raise ValueError(
-                f"{name} is {flags.dtype} of shape {flags.shape}; expected bool {xs.shape[:2]}"
-            )
+    check_flags("mask", mask, xs.shape[:2])
+    check_flags("resets", resets, xs.shape[:2])

@@ -27,7 +27,7 @@ from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend, layer, require_backend
 from lstm_jax.recurrent_dropout import DropoutPlace, Drops, RecurrentDropout, RecurrentDropoutKind
 from lstm_jax.settings import Bounds, Changeable, Count, OrInstance, Share, Size, check
-from lstm_jax.wavefront import Wavefront, run_pair
+from lstm_jax.wavefront import run_pair
 
 if TYPE_CHECKING:
     CellOrName = Cell | CellName
@@ -60,8 +60,8 @@ class StackConfig:
         projection_size: P, the size to which an LSTM's hidden states are projected, `proj_size` in
             PyTorch (Sak et al., arXiv:1402.1128); None for no projection.
         bidirectional: run each layer backward in time too; outputs are concatenated, size 2H.
-        directions_at_once: run both directions of a layer in one loop instead of in turn. This
-            halves the kernel launches on GPU; off by default, as it has not been timed on any.
+        directions_at_once: run both directions of a layer in one loop instead of in turn, with
+            half the kernel launches on GPU; off by default, as it has not been timed on any.
         wavefront: K, to run layers in pairs, the upper delayed by K time steps, in one loop of
             T + K steps instead of 2T; for GPUs, not timed on any. None runs layers in turn.
         gru_reset: apply a GRU's reset gate after the recurrent product (cuDNN, PyTorch, Keras) or
@@ -116,7 +116,8 @@ class StackConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        require_backend(cell := cell_named(self.cell), self.backend)
+        cell = cell_named(self.cell)
+        require_backend(cell, self.backend)
         if self.backend == "cudnn":
             cudnn.refuse(
                 {
@@ -126,35 +127,42 @@ class StackConfig:
                 }
             )
         if self.wavefront is not None:
-            self._require_wavefront()
+            self._require_wavefront(cell)
+        if self.directions_at_once and not self.bidirectional:
+            raise ValueError("directions_at_once is True, but bidirectional is False; leave it")
+        if self.gru_reset != "after" and cell is not cells.GRU:
+            raise ValueError(f"gru_reset is {self.gru_reset!r}, which {cell.name} lacks; leave it")
         if not self.use_bias and "use_bias" not in signature(cell.init).parameters:
             raise ValueError(f"use_bias is False, but {cell.name} needs its biases; leave it True")
         self.recurrent.check(cell)
-        options = self.step_options
-        options |= dict.fromkeys(filter(None, [self.recurrent.option]), True)
+        option = self.recurrent.option
+        options = self.step_options | ({option: True} if option else {})
         no_scale = bool(self.projection_size) or self.backend == "cudnn"
-        require_steps(steps_only(cell, options, no_scale), self.backend)
-        if self.projection_size and self.cell != "lstm":
+        names = {option: f"recurrent_dropout_kind {self.recurrent_dropout_kind!r}"}
+        plain = (names.get(each, each) for each in steps_only(cell, options, no_scale))
+        require_steps(list(plain), self.backend)
+        if self.projection_size and cell is not cells.LSTM:
             raise ValueError(
                 f"projection_size is {self.projection_size}, and a {cell.name} has no projection; "
                 "leave it, or set cell to 'lstm'"
             )
 
-    def _require_wavefront(self) -> None:
+    def _require_wavefront(self, cell: Cell) -> None:
         """Raise ValueError if layers cannot run side by side."""
-        option = self.recurrent.option
         no = {
+            "layers is 1": self.layers == 1,
             "bidirectional is True": self.bidirectional,
             f"backend is {self.backend!r}": self.backend not in ("auto", "scan"),
-            f"cell is {cell_named(self.cell).name!r}": not cell_named(self.cell).has_kernel,
+            f"cell is {cell.name!r}": not cell.has_kernel,
             "use_bias is False": not self.use_bias,
-            "an activation or recurrent_dropout is set": self.step_options or option,
+            "an activation or recurrent_dropout is set": self.step_options or self.recurrent.option,
         }
         for what, is_so in no.items():
             if is_so:
                 raise ValueError(
-                    f"wavefront is {self.wavefront}, but {what}; it needs one direction, backend "
-                    "'auto' or 'scan', and a cell lstm, gru or rnn, so set wavefront to None"
+                    f"wavefront is {self.wavefront}, but {what}; it needs layers above each other, "
+                    "one direction, backend 'auto' or 'scan', and a cell lstm, gru or rnn, so set "
+                    "wavefront to None"
                 )
 
     @property
@@ -188,7 +196,7 @@ def init_stack(
         [(3, 16), (4, 16)]
     """
     options: dict[str, Any] = {"initialisation": config.initialisation, "dtype": dtype}
-    if config.cell == "gru":
+    if cell_named(config.cell) is cells.GRU:
         options["reset"] = config.gru_reset
     if config.projection_size:
         options["projection_size"] = config.projection_size
@@ -312,12 +320,12 @@ def run_stack(
                 both = _at_once if config.directions_at_once else _in_turn
                 carried = before or Directions(None, None)
                 final, xs = both(run, params, carried, masks_of(params, index), *inputs)
-            elif (delay := _delay(config, xs)) and index + 1 < len(layers):
+            elif index + 1 < len(layers) and is_shorter(config.wavefront, xs.shape[0]):
                 upper = layers[index + 1]
-                how = Wavefront(delay, config.compute_dtype, config.unroll, config.remat)
                 (below, final), xs = run_pair(
-                    how, (params, upper), carry[index : index + 2], *inputs,
-                    drops.between(index, xs.shape[:2], upper),
+                    (params, upper), carry[index : index + 2], *inputs,
+                    drops.between(index, xs.shape[:2], upper), delay=config.wavefront,
+                    compute_dtype=config.compute_dtype, unroll=config.unroll, remat=config.remat,
                 )  # fmt: skip
                 finals.append(below)
             else:
@@ -361,9 +369,7 @@ def step_stack(
         (2, 4)
     """
     if config.bidirectional and not allow_bidirectional:
-        raise ValueError(
-            "a bidirectional stack needs the whole sequence; it cannot go step by step"
-        )
+        raise ValueError("a bidirectional stack needs whole sequences; it cannot go step by step")
     _check(config, layers, carry)
     cell_step = partial(
         cell_named(config.cell).step, compute_dtype=config.compute_dtype, **config.step_options
@@ -407,11 +413,6 @@ def _check(config: StackConfig, layers: tuple[Any, ...], carry: tuple[Any, ...])
                     f"parameters of layer {index} are {type(each).__name__}, of cell "
                     f"{cell.name!r}; config.cell is {expected.name!r}"
                 )
-
-
-def _delay(config: StackConfig, xs: Array) -> int | None:
-    """The delay of an upper layer; None if the sequence is not longer than that."""
-    return config.wavefront if is_shorter(config.wavefront, xs.shape[0]) else None
 
 
 def _in_turn(

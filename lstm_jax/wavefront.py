@@ -11,7 +11,7 @@ Shapes: T time, B batch, H hidden size, G gates side by side.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,24 +27,7 @@ from lstm_jax.recurrence import begun, check_layer, project
 from lstm_jax.sharding import vary_as
 
 
-class Wavefront(NamedTuple):
-    """How two layers are run.
-
-    Attributes:
-        delay: K, time steps by which the upper layer is behind.
-        compute_dtype: see `lstm`.
-        unroll: see `lstm`.
-        remat: see `lstm`; both layers finish a chunk before the next one.
-    """
-
-    delay: int
-    compute_dtype: ComputeDtype
-    unroll: int | None
-    remat: int | None
-
-
 def run_pair(
-    how: Wavefront,
     params: tuple[Any, Any],
     carry: tuple[Any, ...],
     xs: Array,
@@ -52,11 +35,15 @@ def run_pair(
     resets: Array | None,
     input_scale: Array | None,
     kept_TBH: Array | None,
+    *,
+    delay: int,
+    compute_dtype: ComputeDtype,
+    unroll: int | None,
+    remat: int | None,
 ) -> tuple[tuple[Any, Any], Array]:
     """Run a layer and the one above it.
 
     Args:
-        how: see there.
         params: of the lower and the upper layer.
         carry: of both layers; None starts with zeros.
         xs: see `lstm`.
@@ -64,6 +51,10 @@ def run_pair(
         resets: see `lstm`.
         input_scale: see `lstm_jax.recurrence.layer`.
         kept_TBH: dropout mask for the upper layer's inputs, or None.
+        delay: K, time steps by which the upper layer is behind.
+        compute_dtype: see `lstm`.
+        unroll: see `lstm`.
+        remat: see `lstm`; both layers finish a chunk before the next one.
 
     Returns:
         Both final carries, and the upper layer's outputs.
@@ -71,8 +62,8 @@ def run_pair(
     Raises:
         ValueError: layers of different sizes; otherwise see `lstm`.
     """
-    check_layer(params[0], xs, mask, resets, "scan", how.unroll, how.remat)
-    policy = products(how.compute_dtype, params[0].b.dtype)
+    check_layer(params[0], xs, mask, resets, "scan", unroll, remat)
+    policy = products(compute_dtype, params[0].b.dtype)
     params, mask, resets = vary_as(xs, (params, mask, resets))
     carry = tuple(begun(policy, *each, xs) for each in zip(params, carry, strict=True))
     one, other = (jax.tree.map(jnp.shape, each._replace(w_x=None)) for each in params)
@@ -85,18 +76,23 @@ def run_pair(
     if xs.ndim == 3:
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
     inputs = (xs, mask, resets, input_scale, kept_TBH)
-    run = partial(_delayed, how, policy, params)
-    if not is_shorter(how.remat, xs.shape[0]):
+    run = partial(_delayed, delay, unroll, policy, params)
+    if not is_shorter(remat, xs.shape[0]):
         return run(carry, inputs)
-    return scan_rematerialised(lambda *given: run(*given[:2]), carry, inputs, how.remat)
+    return scan_rematerialised(lambda *given: run(*given[:2]), carry, inputs, remat)
 
 
 def _delayed(
-    how: Wavefront, policy: Products, params: tuple[Any, Any], carry: tuple[Any, Any], inputs: Any
+    delay: int,
+    unroll: int | None,
+    policy: Products,
+    params: tuple[Any, Any],
+    carry: tuple[Any, Any],
+    inputs: Any,
 ) -> tuple[tuple[Any, Any], Array]:
     xs, mask, resets, input_scale, kept_TBH = inputs
     marks, times = (mask, resets), xs.shape[0]
-    delay = min(how.delay, times)
+    delay = min(delay, times)
     kernel = kernel_of(params[0])
     folded = [kernel.fold(each) for each in params]
     gates_TBG, b_G = project(policy, folded[0], xs, input_scale)
@@ -106,7 +102,7 @@ def _delayed(
 
     def recur(constants: Any, carry: Any, gates_TBG: Array, marks: Any) -> tuple[Any, Array]:
         carry, hs_TBH = scan.run(
-            kernel, policy, False, how.unroll, *constants, carry, gates_TBG, *marks, None
+            kernel, policy, False, unroll, *constants, carry, gates_TBG, *marks, None
         )
         return carry, select_rows(marks[0], hs_TBH, jnp.zeros_like(hs_TBH))
 

@@ -5,7 +5,7 @@ Shapes: B batch, D input size, H hidden size, G size of all gates together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from lstm_jax.checks import check_input, require_array
-from lstm_jax.precision import ComputeDtype, Products, cast_tree, products
+from lstm_jax.precision import Products, cast_tree
 
 Dot = Callable[[Array, Array], Array]
 """A product `h [B, K] @ w [K, N]` in the dtypes that were asked for."""
@@ -94,17 +94,13 @@ def look_up(table: Array, ids: Array) -> Array:
 
 def input_gates(policy: Products, params: Any, x: Array) -> Array:
     """Input part of one step's gates plus the bias: `[B, G]`."""
-    if (inputs := cell_of(params).inputs) is not None:
-        is_dense = not jnp.issubdtype(x.dtype, jnp.integer)
-        rows_BG = policy.dot(x, params.w_x) if is_dense else look_up(params.w_x, x)
-        gates_BG: Array = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
-        gates_BG += params.b[None].astype(policy.accumulate)
-        return gates_BG
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        rows_BG = look_up(params.w_x, x)
-        gates_BG = (rows_BG + params.b[None]).astype(policy.accumulate)
+    is_dense = not jnp.issubdtype(x.dtype, jnp.integer)
+    rows_BG = policy.dot(x, params.w_x) if is_dense else look_up(params.w_x, x)
+    if (inputs := cell_of(params).inputs) is None:
+        gates_BG: Array = (rows_BG + params.b[None]).astype(policy.accumulate)
     else:
-        gates_BG = policy.dot(x, params.w_x) + params.b[None]
+        gates_BG = inputs(unit_params(params, policy), rows_BG.astype(policy.accumulate))
+        gates_BG += params.b[None].astype(policy.accumulate)
     return gates_BG
 
 
@@ -117,18 +113,6 @@ def with_biases(params: Any) -> Any:
     if getattr(params, "b_hn", 0) is None and not params.resets_before:
         zeros["b_hn"] = zeros["b"][: width // 3]
     return params._replace(**zeros)
-
-
-def take_step(
-    cell: Cell, params: Any, carry: Any, x: Array, compute_dtype: ComputeDtype | None
-) -> tuple[Any, Array]:
-    """Run one step of a cell with its `unit_step` or `gates_step`."""
-    check_step(cell, params, carry, x)
-    check_shapes(params)
-    policy = products(compute_dtype, params.b.dtype)
-    gates_BG = input_gates(policy, params, x)
-    carry = rest_of_step(cell, policy.dot)(unit_params(params, policy), carry, gates_BG)
-    return carry, carry.h
 
 
 def rest_of_step(cell: Cell, dot: Dot) -> Callable[[Any, Any, Array], Any]:
@@ -156,20 +140,35 @@ def require_cell(params: Any, cell: Cell, suffix: str = "") -> None:
 def check_step(cell: Cell, params: Any, carry: Any, x: Array) -> None:
     """Raise TypeError or ValueError if the arguments of a step do not fit together."""
     require_cell(params, cell, "_step")
+    check_shapes(params)
     check_input("x", x, "B", params.w_x.shape[0])
     check_carry(params, carry, x.shape[0])
 
 
 def check_shapes(params: Any) -> None:
-    """Raise ValueError if a parameter's shape is not the cell's, and might be broadcast."""
-    hidden_size = params.w_x.shape[1] // cell_of(params).gates
-    _require_shapes("", params, _shapes(cell_of(params), params.w_x.shape[0], hidden_size))
+    """Raise TypeError or ValueError unless parameters are arrays of the cell's shapes."""
+    cell, w_x = cell_of(params), params.w_x
+    require_array("w_x", w_x)
+    if w_x.ndim != 2 or w_x.shape[1] % cell.gates:
+        raise ValueError(f"w_x has shape {w_x.shape}; expected (D, {cell.gates} * H)")
+    sizes = (w_x.shape[0], w_x.shape[1] // cell.gates)
+    optional, projection_size = {*params._field_defaults}, None
+    if cell.has_kernel:
+        optional |= {"b", "b_hn"}
+        if (w_hr := getattr(params, "w_hr", None)) is not None:
+            require_array("w_hr", w_hr)
+            projection_size = w_hr.shape[-1]
+    _require_shapes("", params, _shapes(cell, *sizes, projection_size), optional)
 
 
 @cache
-def _shapes(cell: Cell, input_size: int, hidden_size: int) -> Iterable[tuple[int, ...] | None]:
+def _shapes(
+    cell: Cell, input_size: int, hidden_size: int, projection_size: int | None
+) -> Iterable[tuple[int, ...] | None]:
     """Shapes of the parameters; None for one that is no array, in a user's cell."""
     draw = partial(cell.init, initialisation="pytorch", dtype=jnp.float32)
+    if projection_size is not None:
+        draw = partial(draw, projection_size=projection_size)
     drawn = jax.eval_shape(lambda: draw(random.key(0), input_size, hidden_size))
     return tuple(getattr(array, "shape", None) for array in drawn)
 
@@ -184,9 +183,14 @@ def check_carry(params: Any, carry: Any, batch_size: int) -> None:
     _require_shapes("carry.", carry, _carry_shapes(params, batch_size))
 
 
-def _require_shapes(prefix: str, arrays: Any, shapes: Iterable[tuple[int, ...] | None]) -> None:
+def _require_shapes(
+    prefix: str,
+    arrays: Any,
+    shapes: Iterable[tuple[int, ...] | None],
+    optional: Collection[str] = (),
+) -> None:
     for name, array, shape in zip(arrays._fields, arrays, shapes, strict=True):
-        if shape is None or (array is None and name in arrays._field_defaults):
+        if shape is None or (array is None and name in optional):
             continue
         require_array(prefix + name, array)
         if array.shape != shape:

@@ -12,9 +12,17 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, declared, take_step
+from lstm_jax.cells.base import Cell, declared
+from lstm_jax.cells.gru import GRUCarry
+from lstm_jax.cells.lstm import LSTMCarry
+from lstm_jax.cells.options import take_step
 from lstm_jax.initialisation import Initialisation, init_diagonal, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
+
+DiagGRUCarry = GRUCarry
+"""State of a diagonal GRU: `h [B, H]`."""
+DiagLSTMCarry = LSTMCarry
+"""State of a diagonal LSTM: hidden state `h [B, H]` and cell state `c [B, H]`."""
 
 
 class DiagGRUParams(NamedTuple):
@@ -30,17 +38,6 @@ class DiagGRUParams(NamedTuple):
     w_x: Array
     a: Array
     b: Array
-
-
-class DiagGRUCarry(NamedTuple):
-    """State of a diagonal GRU: `h [B, H]`.
-
-    Examples:
-        >>> lstm_jax.DiagGRUCarry(h=jnp.zeros((2, 4))).h.shape
-        (2, 4)
-    """
-
-    h: Array
 
 
 def diag_gru_step(
@@ -119,18 +116,6 @@ class DiagLSTMParams(NamedTuple):
     a: Array
     p: Array
     b: Array
-
-
-class DiagLSTMCarry(NamedTuple):
-    """State of a diagonal LSTM: hidden state `h [B, H]` and cell state `c [B, H]`.
-
-    Examples:
-        >>> lstm_jax.DiagLSTMCarry(h=jnp.zeros((2, 4)), c=jnp.ones((2, 4))).c.shape
-        (2, 4)
-    """
-
-    h: Array
-    c: Array
 
 
 def diag_lstm_step(

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, Dot, declared, take_step
+from lstm_jax.cells.base import Cell, Dot, declared
 from lstm_jax.cells.gru import GRUCarry, init_gru
 from lstm_jax.cells.lstm import LSTMCarry, init_lstm
+from lstm_jax.cells.options import take_step
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.precision import ComputeDtype
 
@@ -75,10 +76,6 @@ def ln_lstm_step(
     return take_step(LN_LSTM, params, carry, x, compute_dtype)
 
 
-def _lstm_inputs(params: LNLSTMParams, from_x_BG: Array) -> Array:
-    return _normalised(from_x_BG, params.g_x)
-
-
 def _lstm(params: LNLSTMParams, carry: LSTMCarry, gates_BG: Array, dot: Dot) -> LSTMCarry:
     gates_BG = gates_BG + _normalised(dot(carry.h, params.w_h), params.g_h)
     i_BH, f_BH, g_BH, o_BH = jnp.split(gates_BG, 4, axis=-1)
@@ -112,7 +109,7 @@ def init_ln_lstm(
 LN_LSTM = declared(
     Cell(
         "ln-lstm", 4, ln_lstm_step, init_ln_lstm, LNLSTMParams, LSTMCarry,
-        gates_step=_lstm, inputs=_lstm_inputs,
+        gates_step=_lstm, inputs=lambda params, from_x_BG: _normalised(from_x_BG, params.g_x),
     )
 )  # fmt: skip
 
@@ -168,10 +165,6 @@ def _gates_and_candidate(x_BG: Array, gain: Array) -> Array:
     return jnp.concatenate([_normalised(*part) for part in parts], axis=-1)
 
 
-def _gru_inputs(params: LNGRUParams, from_x_BG: Array) -> Array:
-    return _gates_and_candidate(from_x_BG, params.g_x)
-
-
 def _gru(params: LNGRUParams, carry: GRUCarry, gates_BG: Array, dot: Dot) -> GRUCarry:
     from_h_BG = _gates_and_candidate(dot(carry.h, params.w_h), params.g_h)
     (r_x, z_x, n_x), (r_h, z_h, n_h) = (jnp.split(a, 3, axis=-1) for a in (gates_BG, from_h_BG))
@@ -203,6 +196,6 @@ def init_ln_gru(
 LN_GRU = declared(
     Cell(
         "ln-gru", 3, ln_gru_step, init_ln_gru, LNGRUParams, GRUCarry,
-        gates_step=_gru, inputs=_gru_inputs,
+        gates_step=_gru, inputs=lambda params, rows_BG: _gates_and_candidate(rows_BG, params.g_x),
     )
 )  # fmt: skip

@@ -14,7 +14,7 @@ from jax.nn import initializers
 from jax.typing import DTypeLike
 
 from lstm_jax.cells.base import Cell, declared
-from lstm_jax.cells.options import StepOptions, function_of, scaled, step_with
+from lstm_jax.cells.options import StepOptions, function_of, scaled, take_step
 from lstm_jax.initialisation import Initialisation, init_gates, uniform
 from lstm_jax.precision import ComputeDtype, cast_tree, draw_dtype
 
@@ -89,7 +89,7 @@ def lstm_step(
         >>> carry.c.shape, h.shape
         ((2, 4), (2, 4))
     """
-    return step_with(LSTM, params, carry, x, compute_dtype, options)
+    return take_step(LSTM, params, carry, x, compute_dtype, options)
 
 
 def _lstm(

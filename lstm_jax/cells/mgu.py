@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, Dot, declared, take_step
+from lstm_jax.cells.base import Cell, Dot, declared
 from lstm_jax.cells.gru import GRUCarry
+from lstm_jax.cells.options import take_step
 from lstm_jax.initialisation import Initialisation, init_gates
 from lstm_jax.precision import ComputeDtype, cast_tree
 

@@ -12,9 +12,15 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
-from lstm_jax.cells.base import Cell, declared, take_step
+from lstm_jax.cells.base import Cell, declared
+from lstm_jax.cells.gru import GRUCarry
+from lstm_jax.cells.options import take_step
 from lstm_jax.initialisation import Initialisation, init_inputs
 from lstm_jax.precision import ComputeDtype, cast_tree
+
+MinGRUCarry = GRUCarry
+MinLSTMCarry = GRUCarry
+"""State of a minGRU, and of a minLSTM: `h [B, H]`."""
 
 
 class MinGRUParams(NamedTuple):
@@ -27,17 +33,6 @@ class MinGRUParams(NamedTuple):
 
     w_x: Array
     b: Array
-
-
-class MinGRUCarry(NamedTuple):
-    """State of a minGRU: `h [B, H]`.
-
-    Examples:
-        >>> lstm_jax.MinGRUCarry(h=jnp.zeros((2, 4))).h.shape
-        (2, 4)
-    """
-
-    h: Array
 
 
 def mingru_step(
@@ -106,17 +101,6 @@ class MinLSTMParams(NamedTuple):
 
     w_x: Array
     b: Array
-
-
-class MinLSTMCarry(NamedTuple):
-    """State of a minLSTM: `h [B, H]`.
-
-    Examples:
-        >>> lstm_jax.MinLSTMCarry(h=jnp.zeros((2, 4))).h.shape
-        (2, 4)
-    """
-
-    h: Array
 
 
 def minlstm_step(

@@ -1,4 +1,4 @@
-"""Options of the steps of the LSTM, the GRU and the tanh cell.
+"""One step of any cell, and the options of the LSTM, the GRU and the tanh cell.
 
 Shapes: T time, B batch, H hidden size, G gates side by side.
 """
@@ -8,14 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from inspect import Parameter, signature
+from types import MappingProxyType
 from typing import Any, Literal, TypedDict, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from lstm_jax.cells.base import Cell, cell_of, check_step, input_gates, with_biases
-from lstm_jax.checks import require_array
+from lstm_jax.cells.base import (
+    Cell,
+    cell_of,
+    check_step,
+    input_gates,
+    rest_of_step,
+    unit_params,
+    with_biases,
+)
+from lstm_jax.checks import require_array, require_real
 from lstm_jax.precision import ComputeDtype, products
 
 Activation = Literal[
@@ -84,23 +93,25 @@ def option_names(cell: Cell) -> tuple[str, ...]:
     return tuple(each.name for each in parameters if each.kind is Parameter.KEYWORD_ONLY)
 
 
-def step_with(
+def take_step(
     cell: Cell,
     params: Any,
     carry: Any,
     x: Array,
     compute_dtype: ComputeDtype | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[Any, Array]:
-    """One step of a cell by its `options_step`."""
+    """Run one step of a cell."""
     check_step(cell, params, carry, x)
     found = chosen(cell, options)
     check_scales(params, carry.h.shape, found)
     params = with_biases(params)
-    policy = products(compute_dtype, params.w_h.dtype)
+    policy = products(compute_dtype, params.w_x.dtype)
     gates_BG = input_gates(policy, params, x)
-    assert cell.options_step is not None
-    carry = cell.options_step(params, carry, gates_BG, policy.dot, **found)
+    if cell.options_step is not None:
+        carry = cell.options_step(params, carry, gates_BG, policy.dot, **found)
+    else:
+        carry = rest_of_step(cell, policy.dot)(unit_params(params, policy), carry, gates_BG)
     return carry, carry.h
 
 
@@ -117,6 +128,7 @@ def check_scales(
         if name not in options:
             continue
         require_array(name, options[name])
+        require_real(name, options[name])
         if options[name].shape not in expected:
             shapes = " or ".join(map(str, dict.fromkeys(expected)))
             raise ValueError(f"{name} has shape {options[name].shape}; expected {shapes}")

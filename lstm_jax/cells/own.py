@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from lstm_jax.cells.base import Cell, Dot, declared, take_step, zero_carry
-from lstm_jax.precision import ComputeDtype
+from lstm_jax.cells.base import Cell, Dot, declared, unit_params, zero_carry
+from lstm_jax.cells.options import take_step
+from lstm_jax.checks import require_count
+from lstm_jax.precision import ComputeDtype, products
 
 
 def declare_cell(
@@ -48,7 +50,8 @@ def declare_cell(
         The cell. Its `step` takes one step, (params, carry, x) -> (carry, h).
 
     Raises:
-        TypeError: `params` belongs to another cell, or is not what `init` returns.
+        TypeError: `params` belongs to another cell, or is not what `init` returns; or `name` or
+            `gates` is of another type.
         ValueError: shapes that do not fit; they are checked without computing anything.
 
     Examples:
@@ -69,6 +72,9 @@ def declare_cell(
         >>> lstm_jax.run_stack(config, layers, None, jnp.ones((10, 2, 3)))[1].shape
         (10, 2, 4)
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name is {name!r}; give a text, as 'lstm' is for the LSTM")
+    require_count("gates", gates)
     if isinstance(other := getattr(params, "cell", None), Cell):
         raise TypeError(
             f"params is {params.__name__}, which belongs to the cell {other.name!r}; give each "
@@ -102,6 +108,14 @@ def _check(cell: Cell, input_size: int = 2, hidden_size: int = 3) -> None:
             raise ValueError(
                 f"{field} that init gives has shape {found}; expected {shape} of an input size of "
                 f"{input_size}, a hidden size of {hidden_size} and {cell.gates} gates"
+            )
+    if (inputs := cell.inputs) is not None:
+        rows = jax.ShapeDtypeStruct((2, width), jnp.float32)
+        own = partial(unit_params, policy=products(None, jnp.float32))
+        found = jax.eval_shape(lambda params, rows: inputs(own(params), rows), params, rows)
+        if (given := getattr(found, "shape", None)) != rows.shape:
+            raise ValueError(
+                f"inputs gives shape {given}; expected {rows.shape}, that of what it is given"
             )
     carry = jax.eval_shape(lambda: zero_carry(params, 1))
     x = jax.ShapeDtypeStruct((1, input_size), jnp.float32)

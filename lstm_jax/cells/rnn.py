@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from lstm_jax.cells.base import Cell, declared
-from lstm_jax.cells.options import StepOptions, function_of, scaled, step_with
+from lstm_jax.cells.options import StepOptions, function_of, scaled, take_step
 from lstm_jax.initialisation import Initialisation, init_gates
 from lstm_jax.precision import ComputeDtype, cast_tree
 
@@ -60,7 +60,7 @@ def rnn_step(
         >>> h.shape
         (2, 4)
     """
-    return step_with(RNN, params, carry, x, compute_dtype, options)
+    return take_step(RNN, params, carry, x, compute_dtype, options)
 
 
 def _rnn(

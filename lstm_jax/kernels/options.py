@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lstm_jax import cells
+from lstm_jax.checks import require_real
 from lstm_jax.kernels.arithmetic import RNN_ACTIVATIONS
 
 
@@ -36,8 +37,10 @@ def at_all_times(
             f"hold is {type(hold).__name__} of shapes {found}; expected {type(carry).__name__} of "
             f"{shapes}, or with 1 in the place of any"
         )
-    hold = [jnp.broadcast_to(*each) for each in zip(hold, shapes, strict=True)]
-    return lax.stop_gradient(type(carry)(*hold)), chosen
+    hold = type(carry)(*map(jnp.broadcast_to, hold, shapes))
+    for name, share in hold._asdict().items():
+        require_real(f"hold.{name}", share)
+    return lax.stop_gradient(hold), chosen
 
 
 def steps_only(cell: cells.Cell, options: Mapping[str, Any], is_projected: bool) -> list[str]:

@@ -32,6 +32,7 @@ XS = jnp.zeros((T, B, D))
 MASK = jnp.ones((T, B), bool)
 ZEROS = jnp.zeros((B, H))
 NAN = float("nan")
+BOOLS = (False, True)
 NOT_PARALLEL = ("'parallel'", "units of lstm depend", "mingru", "diag-lstm")
 Table = list[tuple[dict[str, Any], tuple[str, ...]]]
 """What is changed in a call, and the parts of the line that refuses it."""
@@ -90,6 +91,24 @@ STEP: Table = [
     ({"size": D}, ("carry.h", "(2, 3)", "(2, 5)")),
 ]
 
+
+def of_parameters(cell: cells.Cell, is_step: bool) -> Callable[..., Any]:
+    params = cell.init(KEY, D, H)
+
+    def call(**changes: Any) -> Any:
+        changed, carry = params._replace(**changes), cells.zero_carry(params, B)
+        return cell.step(changed, carry, XS[0]) if is_step else layer(changed, carry, XS)
+
+    return call
+
+
+PARAMETERS: Table = [
+    ({"b": jnp.ones(3)}, ("b has shape (3,); expected (",)),
+    ({"w_x": jnp.ones(D)}, ("w_x has shape (3,); expected (D, ", " * H)")),
+    ({"w_x": jnp.ones((D, 1)), "b": jnp.ones(1)}, ("has shape (", "; expected (")),
+    ({"w_x": [[0.0]]}, ("w_x is list", "jnp.asarray")),
+]
+
 DRAWN: Table = [
     ({"input_size": 0}, ("input_size is 0", "at least 1")),
     ({"hidden_size": -1}, ("hidden_size is -1", "at least 1")),
@@ -121,11 +140,14 @@ STACK: Table = [
     *(
         ({"wavefront": 3, **others}, ("wavefront is 3, but", what, "set wavefront to None"))
         for others, what in (
-            ({"bidirectional": True}, "bidirectional is True"),
-            ({"backend": "reference"}, "backend is 'reference'"),
-            ({"cell": "mingru"}, "cell is 'mingru'"),
+            ({"layers": 2, "bidirectional": True}, "bidirectional is True"),
+            ({"layers": 2, "backend": "reference"}, "backend is 'reference'"),
+            ({"layers": 2, "cell": "mingru"}, "cell is 'mingru'"),
+            ({}, "layers is 1"),
         )
     ),
+    ({"directions_at_once": True}, ("directions_at_once is True", "bidirectional is False")),
+    ({"gru_reset": "before"}, ("gru_reset is 'before', which lstm lacks; leave it",)),
 ]
 TIED = {"tied": True, "embedding_size": 128}
 LANGUAGE_MODEL: Table = [
@@ -222,6 +244,7 @@ def of_classifier(method: str) -> Callable[..., Any]:
         for calls, table in (
             (map(of_layer, (lstm, layer)), LAYER),
             ([of_step(cell.name) for cell in cells.CELLS], STEP),
+            ([of_parameters(c, is_step) for c in cells.CELLS for is_step in BOOLS], PARAMETERS),
             ([of_init(cell.init) for cell in cells.CELLS], DRAWN),
             ([of_init(cells.init_gru)], [({"reset": "never"}, ("'never'", "after", "before"))]),
             ([cells.cell_named], [({"name": "LSTM"}, ("'LSTM'", "rnn", "lstm", "gru"))]),
@@ -250,6 +273,14 @@ def test_options_and_parameters_that_a_layer_has_not_are_named() -> None:
         (
             lambda: lstm_jax.diag_gru(diag._replace(a=jnp.ones(3)), None, XS),
             ("a has shape (3,)", "expected (15,)"),
+        ),
+        (
+            lambda: lstm_jax.gru(gru._replace(b_hn=jnp.ones(15)), None, XS),
+            ("b_hn has shape (15,)", "expected (5,)"),
+        ),
+        (
+            lambda: lstm(PARAMS._replace(w_hr=jnp.ones((H, 2))), None, XS),
+            ("w_h has shape (5, 20)", "expected (2, 20)"),
         ),
         (
             lambda: lstm_jax.diag_gru(diag, None, XS, bogus=1),  # type: ignore[call-overload]

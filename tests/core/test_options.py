@@ -1,6 +1,5 @@
 """What layers and steps can be told besides weights: no biases, activations, recurrent masks."""
 
-import math
 import re
 from functools import partial
 from typing import Any, get_args
@@ -26,6 +25,7 @@ from core_cases import (
     run_with_gradients,
     weighted,
 )
+from core_equations import equations
 from jax import random
 
 import lstm_jax
@@ -86,71 +86,6 @@ def test_a_stack_without_biases_has_none_and_a_mingru_needs_its_own() -> None:
 
 
 # Activations -------------------------------------------------------------------------------------
-
-
-def sigmoid(x: Any) -> Any:
-    return 1 / (1 + np.exp(-x))
-
-
-def hard_sigmoid(x: Any) -> Any:
-    return np.clip(x + 3, 0, 6) / 6
-
-
-ALPHA, LAMBDA = 1.6732632423543772, 1.0507009873554805
-NUMPY: dict[str, Any] = {
-    "tanh": np.tanh,
-    "sigmoid": sigmoid,
-    "relu": lambda x: np.maximum(x, 0),
-    "linear": lambda x: x,
-    "hard_sigmoid": hard_sigmoid,
-    "hard_tanh": lambda x: np.clip(x, -1, 1),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "elu": lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))),
-    "selu": lambda x: LAMBDA * np.where(x > 0, x, ALPHA * np.expm1(np.minimum(x, 0))),
-    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
-    "silu": lambda x: x * sigmoid(x),
-    "swish": lambda x: x * sigmoid(x),
-    "softplus": lambda x: np.logaddexp(x, 0),
-    "softsign": lambda x: x / (1 + np.abs(x)),
-}
-
-
-def equations(
-    params: Any,
-    carry: Any,
-    x: Any,
-    activation: str = "tanh",
-    recurrent_activation: str = "sigmoid",
-    state_scale: Any = 1,
-    candidate_scale: Any = 1,
-    hold: Any = None,
-) -> Any:
-    """One step in float64 numpy, as docstrings and papers write it; of a user's own, too."""
-    given = {
-        name: np.asarray(array) for name, array in params._asdict().items() if array is not None
-    }
-    tanh, gate = NUMPY.get(activation, np.tanh), NUMPY.get(recurrent_activation, sigmoid)
-    h, *c = map(np.asarray, carry)
-    from_x, w_h, read = x @ given["w_x"] + given["b"], given["w_h"], h * state_scale
-    match cells.cell_of(params).name:
-        case "rnn":
-            new = [tanh(from_x + read @ w_h)]
-        case "lstm":
-            i, f, g, o = np.split(from_x + read @ w_h, 4, axis=-1)
-            c_new = gate(f) * c[0] + gate(i) * tanh(g) * candidate_scale
-            h_new = gate(o) * tanh(c_new)
-            new = [h_new @ given["w_hr"] if "w_hr" in given else h_new, c_new]
-        case "gru":
-            (r_x, z_x, n_x), (w_r, w_z, w_n) = (np.split(a, 3, axis=-1) for a in (from_x, w_h))
-            r, z = gate(r_x + read @ w_r), gate(z_x + read @ w_z)
-            inside = r * (read @ w_n + given["b_hn"]) if "b_hn" in given else (r * read) @ w_n
-            new = [(1 - z) * tanh(n_x + inside) * candidate_scale + z * h]
-    if hold is not None:
-        new = [
-            np.where(p, old, n) if p.dtype == bool else p * old + (1 - p) * n
-            for p, old, n in zip(hold, (h, *c), new, strict=True)
-        ]
-    return type(carry)(*new)
 
 
 @cases("name", get_args(cells.Activation), "hard_sigmoid", "gelu")
@@ -329,6 +264,8 @@ def test_options_that_do_not_fit_are_one_line() -> None:
         (params, carry, {"state_scale": [[1.0] * H] * B}, ("state_scale is list", "an array")),
         (params, carry, {"hold": np.ones((T, B, H))}, ("hold is ndarray", "LSTMCarry")),
         (params, carry, {"hold": hold}, ("hold is LSTMCarry", f"({T}, {B})")),
+        (params, carry, {"state_scale": np.ones((B, H)) * 1j}, ("state_scale is complex128",)),
+        (params, carry, {"hold": LSTMCarry(*np.ones((2, 1, 1, 1)) * 1j)}, ("hold.h is complex",)),
         (params, carry, {"activation": "relu", "backend": "scan"}, ("'scan'", "choose 'auto'")),
         (unit, unit_carry, {**options_of("mingru", "zoneout"), "backend": "parallel"}, ("hold",)),
     ]

@@ -98,6 +98,10 @@ def test_what_does_not_fit_is_refused_when_it_is_declared() -> None:
     }
     for changes, words in (
         ({"params": LSTMParams}, ("params is LSTMParams", "the cell 'lstm'")),
+        ({"name": None}, ("name is None", "give a text")),
+        ({"gates": "4"}, ("gates is '4'",)),
+        ({"inputs": lambda params, rows: rows[:1]}, ("inputs gives shape (1, 12)", "(2, 12)")),
+        ({"inputs": lambda params, rows: (rows,)}, ("inputs gives shape None",)),
         ({"gates": 3}, ("w_x that init gives has shape (2, 12)", "expected (2, 9)", "3 gates")),
         ({"init": init}, ("init gives OwnParams", "expected NewParams")),
         ({"step": lambda params, carry, gates, dot: carry._replace(c=gates)}, ("step gives",)),

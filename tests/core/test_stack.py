@@ -26,7 +26,7 @@ from jax import random
 
 from lstm_jax import cells
 from lstm_jax.dropout import dropout_mask
-from lstm_jax.recurrence import gru, layer, lstm, rnn
+from lstm_jax.recurrence import layer
 from lstm_jax.stack import (
     Directions,
     StackConfig,
@@ -49,14 +49,29 @@ def draw(config: StackConfig) -> Any:
     return layers, *normals_like(1, (stack_zero_carry(layers, B), jnp.zeros((T, B, D))))
 
 
-@pytest.mark.parametrize(("cell", "function"), [("lstm", lstm), ("gru", gru), ("rnn", rnn)])
-def test_stack_is_its_layers_one_after_another(cell: str, function: Any) -> None:
-    config = StackConfig(cell=cell, layers=2, hidden_size=H)
-    layers, carry, xs = draw(config)
-    function = jax.jit(function)
-    first, ys = function(layers[0], carry[0], xs, **flags())
-    second, ys = function(layers[1], carry[1], ys, **flags())
-    assert_near(run(config, layers, carry, xs, **flags()), ((first, second), ys), 1e-6)
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        *(({"cell": cell}, H) for cell in ("lstm", "gru", "rnn")),
+        ({"cell": "gru", "bidirectional": True}, 2 * H),
+        ({"cell": "lstm", "bidirectional": True, "projection_size": 2}, 2 * 2),
+    ],
+)
+def test_stack_is_its_layers_one_after_another(options: dict[str, Any], size: int) -> None:
+    """Both directions side by side, if it has two."""
+    config = StackConfig(layers=2, hidden_size=H, **options)
+    assert config.output_size == size
+    layers, carry, ys = inputs = draw(config)
+    finals = []
+    for both in zip(layers, carry, strict=True):
+        ways = zip(*both, strict=True) if config.bidirectional else [both]
+        each = [
+            one_layer(*of_way, ys, reverse=bool(way), **flags()) for way, of_way in enumerate(ways)
+        ]
+        ends, outputs = zip(*each, strict=True)
+        finals.append(Directions(*ends) if config.bidirectional else ends[0])
+        ys = jnp.concatenate(outputs, axis=-1)
+    assert_near(run(config, *inputs, **flags()), (tuple(finals), ys), 1e-6)
 
 
 @pytest.mark.parametrize(
@@ -103,27 +118,6 @@ def test_directions_at_once_are_those_in_turn(
     if options.keys() <= {"cell", "layers"} and options["cell"] in ("lstm", "rnn"):
         one, two = (str(each.as_text()).count(f'"n":"{T}"') for each in (found, expected))
         assert (one, two) == (2 * in_turn.layers, 4 * in_turn.layers)
-
-
-@pytest.mark.parametrize(
-    ("options", "size"), [({"cell": "gru"}, H), ({"cell": "lstm", "projection_size": 2}, 2)]
-)
-def test_bidirectional_is_both_directions_side_by_side(options: dict[str, Any], size: int) -> None:
-    config = StackConfig(layers=2, hidden_size=H, bidirectional=True, **options)
-    assert config.output_size == 2 * size
-    layers, carry, ys = inputs = draw(config)
-    finals = []
-    for params, before in zip(layers, carry, strict=True):
-        ends, each = zip(
-            *(
-                one_layer(params[way], before[way], ys, reverse=bool(way), **flags())
-                for way in (0, 1)
-            ),
-            strict=True,
-        )
-        ys = jnp.concatenate(each, axis=-1)
-        finals.append(Directions(*ends))
-    assert_near(run(config, *inputs, **flags()), (tuple(finals), ys), 1e-6)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
