@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import cycle
 from typing import Any, Literal
 
@@ -87,8 +86,9 @@ def measure_point(size: str, value: int, options: Options, base: System | None =
 
 def measure_size(worker: Worker, size: str, options: Options) -> command.Measured:
     values = SIZES[size][:_QUICK_VALUES] if options.quick else SIZES[size]
-    ask = partial(worker.ask, Server.call, measure_point, size)
-    rows: list[Row] = [ask(value, options) for value in values]
+    rows: list[Row] = [
+        worker.ask(Server.call, measure_point, size, value, options) for value in values
+    ]
     print_table(rows)
     *chunks, whole = rows
     for row in chunks if size == "remat" else ():
