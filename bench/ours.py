@@ -88,7 +88,7 @@ def require_layer(shape: shapes.LayerShape, dtype: DType) -> None:
     require_backend(cell, shape.backend)
     if shape.backend != "mosaic":
         return
-    params = jax.eval_shape(cell.init, random.key(0), 1, shape.hidden_size)
+    params = jax.eval_shape(lambda: cell.init(random.key(0), 1, shape.hidden_size))
     sizes = (shape.times, shape.batch), params.w_h.shape
     why = mosaic.refusal(products(dtype, jnp.float32), kernel_of(params).on_gpu, *sizes)
     if why is None and jax.default_backend() != "gpu":

@@ -82,7 +82,7 @@ def mosaic(hidden_size: int) -> layer.Options:
         (lambda: layer.Options(backends=("parallel",)), "the units of lstm depend on each other"),
         *(
             (partial(mosaic, size), f"backend 'mosaic' (needs jax|{why})")
-            for size, why in ((8, "takes hidden sizes"), (64, "needs a GPU"))
+            for size, why in ((8, "takes multiples of 64"), (64, "needs a GPU"))
         ),
         (lambda: sample.Options(places=0), "places is 0"),
         (lambda: sample.Options(batch_sizes=()), "batch_sizes are"),

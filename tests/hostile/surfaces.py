@@ -27,7 +27,7 @@ from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.corpus import CorpusConfig, first_characters
 from lstm_jax.systems.poems import build_poem_vocabulary, read_poems
 from lstm_jax.systems.published import published_vocabulary, published_words
-from lstm_jax.systems.writer import blanks_template, joined, prompt_template
+from lstm_jax.systems.writer import blanks_template, pieces, prompt_template
 from lstm_jax.text import (
     Vocabulary,
     build_char_vocabulary,
@@ -146,7 +146,7 @@ def prompts(path: Path, choose: Choose) -> None:
         else:
             template = blanks_template(vocabulary, line, feed_unknown=flag)
         assert len(template.ids) == len(template.shown), "a place was lost"
-        shown = joined(vocabulary, (each or "?" for each in template.shown), 5)
+        shown = "".join(pieces(vocabulary, (each or "?" for each in template.shown), 5))
         assert "?" in shown or None not in template.shown
         make_stops(len(vocabulary), [vocabulary.encode_prompt(line[:9]).tolist()])
 
