@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
@@ -102,7 +102,8 @@ class Contest:
 
     def __post_init__(self) -> None:
         self.left_out = LeftOut(self.system)
-        self._shown: dict[tuple[str, str], Any] = {}
+        self._show_ours: Callable[[], Any] | None = None
+        self._agree: set[tuple[str, str]] = set()
 
     def enter(
         self, names: Sequence[str], build: Callable[[Implementation], Built]
@@ -112,14 +113,12 @@ class Contest:
         for name in names:
             if name not in self.left_out:
                 try:
-                    entrants.append(self._enter(name, build, compared=len(names) > 1))
+                    entrants.append(self._enter(name, build))
                 except Reason as reason:
                     self.left_out.add(name, reason)
         return entrants
 
-    def _enter(
-        self, name: str, build: Callable[[Implementation], Built], compared: bool
-    ) -> Entrant:
+    def _enter(self, name: str, build: Callable[[Implementation], Built]) -> Entrant:
         """Build each way of running an implementation, and keep the fastest."""
         entrants: dict[str, Entrant] = {}
         tried: dict[str, Reason] = {}
@@ -128,8 +127,7 @@ class Contest:
             try:
                 # Before anything else of this shape runs, as the first call includes compilation.
                 entered = worker.ask(Server.enter, with_peer, build, name, way.options)
-                if compared:
-                    self._require_same(name, way, worker)
+                self._require_same(name, way, worker)
                 entrants[way.name] = Entrant(name, worker, *entered)
             except (NotRun, Failed) as reason:
                 tried[way.name] = reason
@@ -140,14 +138,14 @@ class Contest:
         return _fastest(entrants, tried)
 
     def _require_same(self, name: str, way: Candidate, worker: Worker) -> None:
-        """Compare a peer's results with ours when it first enters."""
-        ours = name.startswith(OURS)
-        key = (OURS, "") if ours else (name, way.name)
-        if key not in self._shown:
-            found = worker.ask(Server.call, with_peer, self.evidence, name, way.options)
-            if not ours:
-                self.require_same(found, self._shown[OURS, ""])
-            self._shown[key] = found if ours else None
+        """Compare a peer's evidence with ours, once; if there is no peer, none is computed."""
+        show = partial(worker.ask, Server.call, with_peer, self.evidence, name, way.options)
+        if name.startswith(OURS):
+            self._show_ours = self._show_ours or cache(show)
+        elif (name, way.name) not in self._agree:
+            assert self._show_ours is not None, "ours enters first"
+            self.require_same(show(), self._show_ours())
+            self._agree.add((name, way.name))
 
 
 def _fastest(entrants: dict[str, Entrant], tried: Mapping[str, Reason]) -> Entrant:

@@ -27,7 +27,7 @@ FREE = -1
 PREFILL_CHUNK = 1024
 """Most time steps of one prefill program; longer prompts take several, so few are compiled."""
 
-_READ_AT_ONCE = 16  # as fast as more: larger arrays leave the caches
+_FEWEST_STEPS, _ROWS = 16, 256  # read at once: larger arrays leave the caches
 
 
 def refuse_bidirectional(model: LanguageModel) -> None:
@@ -109,12 +109,16 @@ def prefill(
     for row, prompt in enumerate(prompts):
         tokens_TB[total - len(prompt) :, row] = prompt
     mask_TB = np.arange(total)[:, None] >= total - np.array([len(prompt) for prompt in prompts])
-    state, unused = (carry, hidden_BH), (total - longest) // _READ_AT_ONCE
+    state, unused = (carry, hidden_BH), (total - longest) // _steps_at_once(len(prompts))
     for last in range(power_of_two(rest) or PREFILL_CHUNK, total + 1, PREFILL_CHUNK):
         chunk = slice(max(0, last - PREFILL_CHUNK), last)
         state = _prefill(model, params, state, tokens_TB[chunk], mask_TB[chunk], np.int32(unused))
         unused = 0  # padding stands in front of the first chunk alone
     return state
+
+
+def _steps_at_once(rows: int) -> int:
+    return max(_FEWEST_STEPS, power_of_two(_ROWS // rows))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -127,7 +131,8 @@ def _prefill(
     unused: Array,
 ) -> tuple[tuple[Any, ...], Array]:
     """Read a chunk, a part at a time, without the first `unused` parts, which are all padding."""
-    shape = (-1, min(len(tokens_TB), _READ_AT_ONCE), tokens_TB.shape[1])
+    rows = tokens_TB.shape[1]
+    shape = (-1, min(len(tokens_TB), _steps_at_once(rows)), rows)
     tokens_NTB, mask_NTB = tokens_TB.reshape(shape), mask_TB.reshape(shape)
 
     def read(number: Array, state: tuple[Any, Array]) -> tuple[Any, Array]:

@@ -98,7 +98,8 @@ def test_runs_become_artefacts_for_processes_that_have_jax_and_numpy_alone(
         assert (code, err) == (0, "")
         assert f"wrote {target.stat().st_size:,} bytes for cpu, cuda: {target}\n{what}: (" in out
     subprocess.run([sys.executable, "-c", ELSEWHERE], check=True, cwd=tmp_path)
-    found = np.load(tmp_path / "found.npz")
+    with np.load(tmp_path / "found.npz") as file:
+        found = dict(file)
 
     model, params, vocabulary, _ = lstm_jax.load(runs / "words")
     (carry,), hidden = model.step(params, model.zero_carry(params, 2), jnp.asarray(tokens[0]))
