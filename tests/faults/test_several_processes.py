@@ -188,8 +188,17 @@ def test_whichever_is_killed_the_other_ends_and_nothing_is_lost(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("receiver", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "receiver"),
+    [
+        (signal.SIGTERM, 0),
+        (signal.SIGINT, 1),
+        *(
+            pytest.param(*each, marks=pytest.mark.beyond_ci)
+            for each in ((signal.SIGTERM, 1), (signal.SIGINT, 0))
+        ),
+    ],
+)
 def test_a_signal_to_one_stops_all_and_any_number_goes_on(
     number: signal.Signals, receiver: int, arguments: list[str], alone: Path, tmp_path: Path
 ) -> None:
