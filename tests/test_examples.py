@@ -46,7 +46,7 @@ EXAMPLES: dict[str, Callable[..., bool]] = {
 """Whether what an example returns is as its docstring says."""
 
 
-@cases("name", EXAMPLES, "forecast", "export_layer")
+@cases("name", EXAMPLES, "export_layer")
 def test_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     if name == "export_layer":
         pytest.importorskip("flatbuffers", reason="flatbuffers is not installed")
@@ -60,6 +60,7 @@ def test_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert EXAMPLES[name](*returned)
 
 
+@pytest.mark.slow
 def test_own_system(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(systems, "SYSTEMS", systems.SYSTEMS)
     assert module_of("own_system").main("abbacccab") == " ^^ ^^^  "

@@ -101,6 +101,7 @@ def test_each_shows_once_that_it_does_the_same_work(work: contest.Work) -> None:
     assert held.left_out.all_agree
 
 
+@pytest.mark.slow
 def test_the_command_writes_rows_and_a_picture(
     tmp_path: Path,
     rows_of: Any,

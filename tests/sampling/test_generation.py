@@ -96,6 +96,7 @@ def test_draws_are_the_same_with_64_bit_types() -> None:
     np.testing.assert_array_equal(wide, write(template(20), key=KEY).tokens)
 
 
+@pytest.mark.slow
 def test_a_row_s_draws_are_those_of_its_number_whatever_the_rows_around_it() -> None:
     """Of three rows, padded to four, bit for bit."""
     stacked, lengths = stack_rows(ROWS)
