@@ -20,6 +20,7 @@ from core_cases import (
     draw,
     each_form,
     flags,
+    reversals,
     run,
     run_with_gradients,
     slow,
@@ -68,14 +69,21 @@ def test_at_once_is_one_after_another(
 
 
 @each_form(UNITWISE_FORMS)
-@pytest.mark.parametrize(
-    ("times", "reverse"), [(1, False), (2, True), (1000, False), (1000, True), (100_000, True)]
-)
+@reversals
+@pytest.mark.parametrize("times", [1, 2, 1000])
 def test_at_once_is_one_after_another_in_float32(form: str, reverse: bool, times: int) -> None:
     inputs, options = drawn(form, times), {**flags(1, (times, B)), "reverse": reverse}
     expected = run_with_gradients(*inputs, **options, backend="reference")
     for backend in ("parallel", "scan"):
         assert_near(run_with_gradients(*inputs, **options, backend=backend), expected, 1e-5)
+
+
+@each_form(UNITWISE_FORMS)
+def test_a_hundred_thousand_times(form: str) -> None:
+    inputs = drawn(form, 100_000)
+    for options in ({}, flags(2, (100_000, B))):
+        at_once = run_with_gradients(*inputs, **options, backend="parallel")
+        assert_near(at_once, run_with_gradients(*inputs, **options, backend="scan"), 1e-5)
 
 
 @each_form(LINEAR)
