@@ -2,9 +2,9 @@
 
     h_t = F(h_{t-1}, x_t)
 
-If F is linear in h, this is one linear recurrence. Otherwise Newton's method evaluates F and its
-Jacobian, S x S per unit, at the current states of all time steps, and corrects these by d, which
-solves a linear recurrence:
+If F is linear in h, this is one linear recurrence, whose factors are computed for all time steps at
+once. Otherwise Newton's method evaluates F and its Jacobian, S x S per unit, at the current states
+of all time steps, and corrects these by d, which solves a linear recurrence:
 
     d_t = F'(h_{t-1}) d_{t-1} + F(h_{t-1}, x_t) - h_t
 
@@ -142,30 +142,16 @@ def _run(
     recurrence: _Recurrence, operands: Any, first: State, inputs: Any
 ) -> tuple[State, SolverInfo]:
     given = jax.tree.map(lax.stop_gradient, (operands, first, inputs))
-    states, iterations, sequential = by_platform(
-        recurrence.how.parallel, partial(_at_once, recurrence), partial(_in_a_loop, recurrence)
-    )(*given)
+    newton_or_loop = by_platform(
+        recurrence.how.parallel, partial(_newton, recurrence), partial(_loop, recurrence)
+    )
+    find = partial(_linear, recurrence) if recurrence.how.linear else newton_or_loop
+    states, iterations, sequential = find(*given)
     before = previous(states, given[1], reverse=recurrence.how.reverse)
     found = _over_time(recurrence.step)(given[0], before, given[2])
     residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(found, states, strict=True)))
     states = _solution(recurrence, operands, first, inputs, states)
     return states, SolverInfo(iterations, residual, sequential)
-
-
-def _at_once(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
-) -> tuple[State, Array, Array]:
-    if not recurrence.how.linear:
-        return _newton(recurrence, operands, first, inputs)
-    states = _linear(recurrence, operands, first, inputs)
-    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(False)))
-
-
-def _in_a_loop(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
-) -> tuple[State, Array, Array]:
-    states = _loop(recurrence, operands, first, inputs)
-    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(True)))
 
 
 def _over_time(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -189,7 +175,9 @@ def _values_and_blocks(
 # Values ------------------------------------------------------------------------------------------
 
 
-def _loop(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> State:
+def _loop(
+    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
+) -> tuple[State, Array, Array]:
     def step(state: State, inputs: Any) -> tuple[State, State]:
         state = recurrence.step(operands, state, inputs)
         return state, state
@@ -197,18 +185,21 @@ def _loop(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> 
     _, states = lax.scan(
         step, first, inputs, reverse=recurrence.how.reverse, unroll=recurrence.how.unroll
     )
-    return states
+    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(True)))
 
 
-def _linear(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> State:
+def _linear(
+    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
+) -> tuple[State, Array, Array]:
     """Solve the linear recurrence with F(0) as the offsets, and `first` before the first step."""
-    zeros = _zeros(first, inputs)
-    before = previous(zeros, first, reverse=recurrence.how.reverse)
+    zeros, how = _zeros(first, inputs), recurrence.how
+    before = previous(zeros, first, reverse=how.reverse)
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
-    how = recurrence.how
-    return linear_recurrence(
-        blocks, values, parallel=True, reverse=how.reverse, guarded=not how.bounded
-    )
+    states = linear_recurrence(
+        blocks, values, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
+        guarded=not how.bounded,
+    )  # fmt: skip
+    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(False)))
 
 
 def _newton(
@@ -245,7 +236,7 @@ def _newton(
     states, correction, iterations = lax.while_loop(goes_on, corrected, start)
 
     def by_loop(at: tuple[State, Array]) -> tuple[State, Array]:
-        return _loop(recurrence, operands, first, inputs), at[1] & False
+        return _loop(recurrence, operands, first, inputs)[0], at[1] & False
 
     # Under `vmap` a `cond` would run both branches for all; this runs once, if any needs it.
     failed = ~(correction <= tolerance)

@@ -190,6 +190,18 @@ def test_the_platform_is_chosen_while_lowering(form: str) -> None:
     assert_same_bits(exported.call(*inputs), run_with_gradients(*inputs, backend="scan"))
 
 
+def test_work_grows_with_the_times_alone() -> None:
+    """XLA would repeat a level of the associative scan in each one above it."""
+
+    def work(times: int) -> float:
+        params, carry, xs = drawn("diag-lstm", times)
+        layer = partial(lstm_jax.diag_lstm, backend="parallel")
+        compiled = jax.jit(layer).lower(params, carry, xs).compile()
+        return float(compiled.cost_analysis()["flops"]) / times
+
+    assert work(512) < 1.5 * work(32)
+
+
 # Beyond what a product over all times can hold ---------------------------------------------------
 
 
