@@ -105,7 +105,8 @@ def _all_at_once(reverse: bool, blocks: Blocks, offsets: State) -> State:
         columns = tuple(zip(*first[0], strict=True))
         joined = tuple(tuple(_dot(row, column) for column in columns) for row in then[0])
         moved = _applied(then[0], first[1])
-        return jax.tree.map(lambda a: a / one, (joined, tuple(map(jnp.add, moved, then[1]))))
+        joined, moved = jax.tree.map(lambda a: a / one, (joined, tuple(map(jnp.add, moved, then[1]))))
+        return joined, moved
 
     _, states = lax.associative_scan(following, (blocks, offsets), reverse=reverse)
     return tuple(states)

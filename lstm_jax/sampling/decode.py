@@ -179,10 +179,7 @@ def decode(
         writing, tokens_TB, scores_TB = state
         index, on_B = writing.place - begun, is_on(writing)
         logits_BV = model.logits(params, writing.hidden)
-        keys = jax.vmap(random.fold_in)(rows.key, rows.known + writing.place)
-        # int32 also under JAX's 64-bit types, for the same draws.
-        uniform_B = jax.vmap(partial(random.uniform, dtype=jnp.float32))(keys)
-        drawn_B = choose(logits_BV, uniform_B, writing.seen, filters)
+        drawn_B = choose(logits_BV, uniform_TB[index], writing.seen, filters)
         is_free_B = given_TB[index] == FREE
         token_B = jnp.where(is_free_B, drawn_B, given_TB[index])
         if with_scores:
@@ -204,10 +201,18 @@ def decode(
         )
         return writing, tokens_TB.at[index].set(jnp.where(on_B, token_B, FREE)), scores_TB
 
+    # For all places at once: in the loop they would take a fifth of a small step.
+    place_TB = begun + jnp.arange(len(given_TB), dtype=jnp.int32)[:, None] + rows.known
+    uniform_TB = jax.vmap(jax.vmap(_uniform), in_axes=(None, 0))(rows.key, place_TB)
     empty = jnp.full(given_TB.shape, FREE, jnp.int32)
     state = (writing, empty, jnp.zeros(given_TB.shape if with_scores else (), jnp.float32))
     found: tuple[DecodeState, Array, Array] = lax.while_loop(has_more, write_one, state)
     return found
+
+
+def _uniform(key: Array, place: Array) -> Array:
+    """The number in [0, 1) for a row's place, of float32 also under JAX's 64-bit types."""
+    return random.uniform(random.fold_in(key, place), dtype=jnp.float32)
 
 
 def power_of_two(size: int) -> int:

@@ -178,6 +178,22 @@ def test_a_token_of_no_probability_is_never_drawn(uniform: float, size: int) -> 
     assert int(found[0]) in (1, 3)
 
 
+@given(seed=st.integers(0, 99), n=st.integers(1, 8), levels=st.sampled_from([1, 3, 30, 1000]))
+@example(seed=0, n=8, levels=0)
+@pytest.mark.parametrize("size", [1024, 1045])
+def test_a_row_beside_many_chooses_as_alone(size: int, n: int, seed: int, levels: int) -> None:
+    """Beside many rows, on a CPU, the list of candidates is found in another way."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(-levels, levels + 1, (15, size)).astype(np.float32)
+    logits[rng.random((15, size)) < rng.choice([0, 0.99, 1], (15, 1))] = -np.inf
+    uniform = rng.random(15, np.float32)
+    filters = make_filters(size, top_n=n, temperature=30)
+    alone = [
+        choose(row, each, NONE_SEEN, filters) for row, each in zip(logits, uniform, strict=True)
+    ]
+    np.testing.assert_array_equal(choose(logits, uniform, NONE_SEEN, filters), alone)
+
+
 def test_temperature_zero_takes_the_most_likely_and_the_first_of_equals() -> None:
     logits = jnp.array([[0.0, 2.0, 2.0], [5.0, 1.0, 5.0]])
     uniform = jnp.array([0.9, 0.9])
