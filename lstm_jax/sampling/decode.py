@@ -27,7 +27,7 @@ FREE = -1
 PREFILL_CHUNK = 1024
 """Most time steps of one prefill program; longer prompts take several, so few are compiled."""
 
-_FEWEST_STEPS, _ROWS = 16, 256  # read at once: larger arrays leave the caches
+_ROWS = 256  # tokens read at once: larger arrays leave the caches
 
 
 def refuse_bidirectional(model: LanguageModel) -> None:
@@ -118,7 +118,7 @@ def prefill(
 
 
 def _steps_at_once(rows: int) -> int:
-    return max(_FEWEST_STEPS, power_of_two(_ROWS // rows))
+    return max(1, power_of_two(_ROWS // rows))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
