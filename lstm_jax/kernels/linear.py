@@ -104,8 +104,8 @@ def _all_at_once(reverse: bool, blocks: Blocks, offsets: State) -> State:
     def following(first: tuple[Blocks, State], then: tuple[Blocks, State]) -> tuple[Blocks, State]:
         columns = tuple(zip(*first[0], strict=True))
         joined = tuple(tuple(_dot(row, column) for column in columns) for row in then[0])
-        moved = _applied(then[0], first[1])
-        joined, moved = jax.tree.map(lambda a: a / one, (joined, tuple(map(jnp.add, moved, then[1]))))
+        moved = tuple(map(jnp.add, _applied(then[0], first[1]), then[1]))
+        joined, moved = jax.tree.map(lambda a: a / one, (joined, moved))
         return joined, moved
 
     _, states = lax.associative_scan(following, (blocks, offsets), reverse=reverse)

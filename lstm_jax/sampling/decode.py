@@ -27,7 +27,7 @@ FREE = -1
 PREFILL_CHUNK = 1024
 """Most time steps of one prefill program; longer prompts take several, so few are compiled."""
 
-_ROWS = 256  # tokens read at once: larger arrays leave the caches
+_AT_ONCE, _AT_ONCE_ON_CPU = 1 << 16, 256  # tokens; on a CPU larger arrays leave the caches
 
 
 def refuse_bidirectional(model: LanguageModel) -> None:
@@ -118,7 +118,8 @@ def prefill(
 
 
 def _steps_at_once(rows: int) -> int:
-    return max(1, power_of_two(_ROWS // rows))
+    tokens = _AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else _AT_ONCE
+    return max(1, power_of_two(tokens // rows))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
