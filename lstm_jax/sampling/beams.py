@@ -26,7 +26,7 @@ from lstm_jax.sampling.decode import (
     prompt_length,
     refuse_bidirectional,
 )
-from lstm_jax.sampling.filters import forbid, make_filters
+from lstm_jax.sampling.filters import forbid, make_filters, top_k
 from lstm_jax.sampling.stops import Stops, make_stops
 
 
@@ -160,7 +160,7 @@ def _search(
         total_KV = state.log_probability[:, None] + step_KV
         length_K = jnp.where(state.stopped, state.length, state.length + 1)
         score_KV = total_KV / (length_K.astype(jnp.float32) ** length_penalty)[:, None]
-        score_K, chosen_K = lax.top_k(score_KV.reshape(-1), beams)
+        score_K, chosen_K = top_k(score_KV.reshape(-1), beams)
         parent_K, token_K = chosen_K // size, (chosen_K % size).astype(jnp.int32)
         carry, hidden, tokens, _, _, matched_K, stopped_K, _ = jax.tree.map(
             lambda leaf: leaf[parent_K], state

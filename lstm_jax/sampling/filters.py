@@ -22,7 +22,7 @@ from jax import Array, lax
 
 _BLOCK = 128
 _LISTS = (8, 64)
-_PART, _FEW_ROWS = 32, 8  # below so many rows `lax.top_k` is as fast on all of V
+_PART, _FEW = 32, 1 << 15  # of so few logits in all `lax.top_k` is as fast
 _LARGEST_VOCABULARY = 1 << 24
 
 
@@ -309,34 +309,40 @@ def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Arra
 
 def _draw_from_list(length: int, filters: Filters, uniform: Array, allowed: Array) -> Array:
     """Draw from the `top_n` most likely tokens, of which there are at most `length`."""
-    highest, ids = _highest(allowed, length)
+    highest, ids = top_k(allowed, length)
     listed = sharpen(highest, filters.temperature)
     listed = jnp.where(jnp.arange(length) < filters.top_n, listed, -jnp.inf)
     place = draw(_narrowed(listed, filters), uniform)
     return jnp.take_along_axis(ids, place[..., None], axis=-1)[..., 0]
 
 
-def _highest(values: Array, k: int) -> tuple[Array, Array]:
-    """`lax.top_k` of `[..., V]`, where ties go to the lower ids; on a CPU from fewer candidates."""
-    size = values.shape[-1]
-    if values.size < _FEW_ROWS * size or size < 4 * k * _PART:
-        return _highest_of_all(k, values)
+def top_k(values: Array, k: int) -> tuple[Array, Array]:
+    """`lax.top_k` of `[..., V]`, where ties go to the lower ids; on a CPU from fewer candidates.
+
+    Examples:
+        >>> from lstm_jax.sampling.filters import top_k
+        >>> values, ids = top_k(jnp.array([1.0, 3.0, 2.0]), 2)
+        >>> values.tolist(), ids.tolist()
+        ([3.0, 2.0], [1, 2])
+    """
+    if values.size < _FEW or values.shape[-1] < 4 * k * _PART:
+        return _top_k_of_all(k, values)
     found: tuple[Array, Array] = lax.platform_dependent(
-        values, cpu=partial(_highest_by_parts, k), default=partial(_highest_of_all, k)
+        values, cpu=partial(_top_k_by_parts, k), default=partial(_top_k_of_all, k)
     )
     return found
 
 
-def _highest_of_all(k: int, values: Array) -> tuple[Array, Array]:
+def _top_k_of_all(k: int, values: Array) -> tuple[Array, Array]:
     highest, ids = lax.top_k(values, k)
     return highest, ids
 
 
-def _highest_by_parts(k: int, values: Array) -> tuple[Array, Array]:
-    """`lax.top_k` of the k parts with the highest maxima, and of what is left behind the last part.
+def _top_k_by_parts(k: int, values: Array) -> tuple[Array, Array]:
+    """Look only at the k parts with the highest maxima, and at what follows the last whole part.
 
-    No other part has one of the k highest: each of those k has an entry that precedes all of its.
-    The ids stay in order, so ties go to the lower ones.
+    No other part has one of the k highest values, since the maxima of those k parts come before all
+    of its values. The ids stay in rising order, so ties go to the lower ones.
     """
     rows, size = values.shape[:-1], values.shape[-1]
     window = (1,) * len(rows) + (_PART,)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from jax import lax
 
 from lstm_jax.sampling import filters as of_filters
 from lstm_jax.sampling.filters import FilterOptions, make_filters, sharpen
@@ -17,6 +18,8 @@ choose, draw, filtered = map(jax.jit, (of_filters.choose, of_filters.draw, of_fi
 keep_min_p, keep_top_n, keep_top_p = map(
     jax.jit, (of_filters.keep_min_p, of_filters.keep_top_n, of_filters.keep_top_p)
 )
+
+top_k = jax.jit(of_filters.top_k, static_argnums=1)
 
 NONE_SEEN = jnp.zeros(1, bool)
 
@@ -178,20 +181,16 @@ def test_a_token_of_no_probability_is_never_drawn(uniform: float, size: int) -> 
     assert int(found[0]) in (1, 3)
 
 
-@given(seed=st.integers(0, 99), n=st.integers(1, 8), levels=st.sampled_from([1, 3, 30, 1000]))
-@example(seed=0, n=8, levels=0)
-@pytest.mark.parametrize("size", [1024, 1045])
-def test_a_row_beside_many_chooses_as_alone(size: int, n: int, seed: int, levels: int) -> None:
-    """Beside many rows, on a CPU, the list of candidates is found in another way."""
+@given(seed=st.integers(0, 99), k=st.integers(1, 17), levels=st.sampled_from([0, 1, 30, 10_000]))
+@pytest.mark.parametrize("shape", [(15, 2208), (15, 2239), (70_001,)])
+def test_the_k_largest_are_found_in_parts(
+    shape: tuple[int, ...], k: int, seed: int, levels: int
+) -> None:
     rng = np.random.default_rng(seed)
-    logits = rng.integers(-levels, levels + 1, (15, size)).astype(np.float32)
-    logits[rng.random((15, size)) < rng.choice([0, 0.99, 1], (15, 1))] = -np.inf
-    uniform = rng.random(15, np.float32)
-    filters = make_filters(size, top_n=n, temperature=30)
-    alone = [
-        choose(row, each, NONE_SEEN, filters) for row, each in zip(logits, uniform, strict=True)
-    ]
-    np.testing.assert_array_equal(choose(logits, uniform, NONE_SEEN, filters), alone)
+    values = rng.integers(-levels, levels + 1, shape).astype(np.float32)
+    values[rng.random(shape) < rng.choice([0, 0.99, 1])] = -np.inf
+    for found, wanted in zip(top_k(values, k), lax.top_k(values, k), strict=True):
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_temperature_zero_takes_the_most_likely_and_the_first_of_equals() -> None:
