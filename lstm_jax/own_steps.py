@@ -5,6 +5,7 @@ Shapes: T time. The arrays of a carry all have one shape, whose entries are the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, overload
@@ -23,7 +24,10 @@ from lstm_jax.sharding import vary_as
 
 Step = Callable[[Any, Any, Any], tuple[Any, Any]]
 
-_CLOSED_OVER = "step uses traced arrays that are not its arguments; pass them in params"
+_CLOSED_OVER = (
+    "step uses traced arrays that are not its arguments; pass them in params (in a shard_map that "
+    "is not jitted every array is traced: wrap it in jax.jit)"
+)
 _POINTS = 2
 """Random points at which a step's units are probed; at any single one a ReLU may be flat."""
 
@@ -98,8 +102,9 @@ def parallel(
             large `residual` in the returned info shows that it is false.
         remat: time steps per chunk, see `lstm`; chunks are solved one by one, so this also bounds
             the memory of the iterations.
-        tolerance: largest last correction, relative for states above 1; None means the square root
-            of the dtype's precision. The remaining error is about its square.
+        tolerance: largest last correction, relative to the state, or to the largest of its unit
+            over time if that is not above 1; None means the square root of the dtype's precision.
+            The remaining error is about its square, if the step's derivative is the true one.
         max_iterations: iterations after which a `lax.scan` takes over, in the same program.
         check: refuse a step whose units depend on each other. A probe at trace time takes 2
             log2(units) forward derivatives of one step, at random values with integers set to 0.
@@ -130,8 +135,10 @@ def parallel(
     if remat is not None:
         require_count("remat", remat)
     require_count("max_iterations", max_iterations)
-    if tolerance is not None and not (isinstance(tolerance, int | float) and tolerance > 0):
-        raise ValueError(f"tolerance is {tolerance!r}; give a number above 0, or None")
+    if tolerance is not None:
+        tolerance = float(tolerance)
+        if not 0 < tolerance < math.inf:
+            raise ValueError(f"tolerance is {tolerance}; give a number above 0, or None")
     params = jax.tree.map(_as_array, params)
     _check_carry(jax.tree.leaves(carry))
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))
@@ -183,7 +190,10 @@ def _times(xs: Any) -> int:
             f"xs have shapes {[leaf.shape for leaf in leaves]}; give at least one array, and the "
             "same number of times as the first axis of each"
         )
-    return int(lengths.pop()[0])
+    (times,) = lengths.pop()
+    if not isinstance(times, int):
+        raise ValueError(f"xs have the symbolic length {times}; use lax.scan for any length")
+    return times
 
 
 def _as_array(leaf: Any) -> Any:
@@ -221,6 +231,8 @@ def _check_result(step: Step, params: Any, carry: Any, x: Any) -> None:
 
 def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
     """Raise ValueError if a unit's new state depends on another unit's old state."""
+    if not all(isinstance(size, int) for leaf in jax.tree.leaves(carry) for size in leaf.shape):
+        raise ValueError("carry has a symbolic shape, which cannot be probed; pass check=False")
     draw = np.random.default_rng(0)
     given = [[_drawn(draw, a) for a in jax.tree.leaves(tree)] for tree in (params, carry, x)]
     structures = tuple(map(jax.tree.structure, (params, carry, x)))

@@ -223,7 +223,7 @@ def layer_with_info(
     if backend == "cudnn":
         cudnn.require_able(policy, params, xs, resets, unroll)
         require_device(backend)
-    params, mask, resets = vary_as(xs, (params, mask, resets))
+    params, xs, mask, resets = vary_as((params, xs), (params, xs, mask, resets))
     carry = begun(policy, params, carry, xs)
     hold, chosen = at_all_times(params, carry, xs.shape[0], hold, chosen)
     no_scale = getattr(params, "w_hr", None) is not None or backend == "cudnn"
@@ -269,7 +269,10 @@ def layer_with_info(
     else:
         assert cell.unit_step is not None
         at_once: bool | None = backend == "parallel"
-        if backend == "auto" and isinstance(xs.shape[0], int):  # a symbolic T needs a loop
+        is_fixed = isinstance(xs.shape[0], int)
+        if at_once and not is_fixed:
+            raise ValueError(f"xs have the symbolic length {xs.shape[0]}; use backend 'auto'")
+        if backend == "auto" and is_fixed:  # a symbolic T needs a loop
             at_once = None
         how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
         carry, states, info = solver.run(

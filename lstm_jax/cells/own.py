@@ -74,7 +74,19 @@ def declare_cell(
     """
     if not isinstance(name, str):
         raise TypeError(f"name is {name!r}; give a text, as 'lstm' is for the LSTM")
+    if not name:
+        raise ValueError("name is empty; give the cell a name of its own")
     require_count("gates", gates)
+    for what, given in (("params", params), ("carry", carry)):
+        if not (isinstance(given, type) and hasattr(given, "_fields")):
+            raise TypeError(f"{what} is {given!r}; give a NamedTuple type")
+    if carry._fields[:1] != ("h",):
+        raise ValueError(
+            f"the carry has the fields {carry._fields}; its first must be h, the output"
+        )
+    for what, function in (("init", init), ("step", step)):
+        if not callable(function):
+            raise TypeError(f"{what} is {function!r}; give a function")
     if isinstance(other := getattr(params, "cell", None), Cell):
         raise TypeError(
             f"params is {params.__name__}, which belongs to the cell {other.name!r}; give each "

@@ -136,7 +136,7 @@ def directions_of(layer: Any, *more: Cell) -> tuple[DenseParams, ...]:
         if cell not in (*_OTHERS_HAVE, *more):
             names = ", ".join(each.name for each in (*_OTHERS_HAVE, *more))
             raise ValueError(
-                f"a layer is a {cell.name}, and only those of {names} can be converted; "
+                f"a layer's cell is {cell.name}, and only those of {names} can be converted; "
                 "keep it in its run folder, or export the compiled model with lstm-jax export"
             )
     return directions

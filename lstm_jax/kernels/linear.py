@@ -31,6 +31,7 @@ def linear_recurrence(
     reverse: bool,
     unroll: int = 1,
     guarded: bool = False,
+    cuts: Array | None = None,
 ) -> State:
     """Solve for the states at all time steps, from a zero state before the first.
 
@@ -44,27 +45,31 @@ def linear_recurrence(
         reverse: run from the last time step to the first.
         unroll: steps per iteration of the loop.
         guarded: fall back to a loop, in the same program, if the scan's products overflow.
+        cuts: bool, of a shape that broadcasts to b's: True where nothing passes, not even NaN, from
+            the state before; None cuts wherever a block is 0.
 
     Returns:
         h, S arrays `[T, ...]`.
     """
 
-    def solved(blocks: Blocks, offsets: State, reverse: bool) -> State:
+    def solved(blocks: Blocks, offsets: State, cuts: Array | None, reverse: bool) -> State:
         at_once = partial(_guarded if guarded else _all_at_once, reverse)
         loop = partial(_in_a_loop, reverse, unroll)
-        return by_platform(parallel, at_once, loop)(blocks, offsets)  # type: ignore[no-any-return]
+        found: State = by_platform(parallel, at_once, loop)(blocks, offsets, cuts)
+        return found
 
     def residual(states: State) -> State:
-        from_before = _applied(blocks, previous(states, reverse=reverse))
+        from_before = _applied(blocks, previous(states, reverse=reverse), cuts)
         return tuple(h - before for h, before in zip(states, from_before, strict=True))
 
     def solve(_: object, offsets: State) -> State:
-        return solved(blocks, offsets, reverse)
+        return solved(blocks, offsets, cuts, reverse)
 
     def transpose_solve(_: object, offsets: State) -> State:
         transposed = tuple(zip(*blocks, strict=True))
         after = tuple(previous(row, reverse=not reverse) for row in transposed)
-        return solved(after, offsets, not reverse)
+        cut = None if cuts is None else before_each(cuts, reverse=not reverse)
+        return solved(after, offsets, cut, not reverse)
 
     found: State = lax.custom_linear_solve(residual, offsets, solve, transpose_solve)
     return found
@@ -84,52 +89,58 @@ def previous(states: State, first: State | None = None, *, reverse: bool) -> Sta
     return tuple(before_each(array, each, reverse=reverse) for array, each in pairs)
 
 
-def _applied(blocks: Blocks, states: State) -> State:
-    return tuple(_dot(row, states) for row in blocks)
+def _applied(blocks: Blocks, states: State, cut: Array | None) -> State:
+    return tuple(_dot(row, states, cut) for row in blocks)
 
 
-def _dot(row: State, column: State) -> Array:
-    """Inner product in which a zero block, as at a reset, blocks even infinities and NaN."""
-    terms = [jnp.where(a == 0, 0, a * h) for a, h in zip(row, column, strict=True)]
+def _dot(row: State, column: State, cut: Array | None) -> Array:
+    """Inner product that a cut, as at a reset, makes 0 even where the column is infinite or NaN."""
+    terms = [
+        jnp.where(a == 0 if cut is None else cut, 0, a * h)
+        for a, h in zip(row, column, strict=True)
+    ]
     return sum(terms[1:], start=terms[0])
 
 
-def _all_at_once(reverse: bool, blocks: Blocks, offsets: State) -> State:
+def _all_at_once(reverse: bool, blocks: Blocks, offsets: State, cuts: Array | None) -> State:
     # XLA on a CPU repeats cheap operations at each use, here level after level of the scan: with
     # S = 2 and 4,096 times, 23 times the work. It does not repeat a division, unless it knows that
     # this is by 1, or a scalar divides one array only, which becomes a multiplication.
     hidden: Any = lax.optimization_barrier
     one = lax.platform_dependent(jnp.ones((), offsets[0].dtype), cpu=hidden, default=lambda a: a)
 
-    def following(first: tuple[Blocks, State], then: tuple[Blocks, State]) -> tuple[Blocks, State]:
-        columns = tuple(zip(*first[0], strict=True))
-        joined = tuple(tuple(_dot(row, column) for column in columns) for row in then[0])
-        moved = tuple(map(jnp.add, _applied(then[0], first[1]), then[1]))
+    def following(first: Any, then: Any) -> Any:
+        (blocks, offsets, cut), (blocks_then, offsets_then, cut_then) = first, then
+        columns = tuple(zip(*blocks, strict=True))
+        joined = tuple(tuple(_dot(row, each, cut_then) for each in columns) for row in blocks_then)
+        moved = tuple(map(jnp.add, _applied(blocks_then, offsets, cut_then), offsets_then))
         joined, moved = jax.tree.map(lambda a: a / one, (joined, moved))
-        return joined, moved
+        return joined, moved, None if cut is None else cut | cut_then
 
-    _, states = lax.associative_scan(following, (blocks, offsets), reverse=reverse)
+    _, states, _ = lax.associative_scan(following, (blocks, offsets, cuts), reverse=reverse)
     return tuple(states)
 
 
-def _guarded(reverse: bool, blocks: Blocks, offsets: State) -> State:
+def _guarded(reverse: bool, blocks: Blocks, offsets: State, cuts: Array | None) -> State:
     """Solve in parallel, or in a loop if that is not finite; see `_newton` on why a `while`."""
 
     def again(at: tuple[State, Array]) -> tuple[State, Array]:
-        return _in_a_loop(reverse, 1, blocks, offsets), at[1] & False
+        return _in_a_loop(reverse, 1, blocks, offsets, cuts), at[1] & False
 
-    states = _all_at_once(reverse, blocks, offsets)
+    states = _all_at_once(reverse, blocks, offsets, cuts)
     failed = ~jnp.stack([jnp.isfinite(array).all() for array in states]).all()
     states, _ = lax.while_loop(lambda at: at[1], again, (states, failed))
     return states
 
 
-def _in_a_loop(reverse: bool, unroll: int, blocks: Blocks, offsets: State) -> State:
-    def step(state: State, inputs: tuple[Blocks, State]) -> tuple[State, State]:
-        blocks, offsets = inputs
-        state = tuple(map(jnp.add, _applied(blocks, state), offsets))
+def _in_a_loop(
+    reverse: bool, unroll: int, blocks: Blocks, offsets: State, cuts: Array | None
+) -> State:
+    def step(state: State, inputs: Any) -> tuple[State, State]:
+        blocks, offsets, cut = inputs
+        state = tuple(map(jnp.add, _applied(blocks, state, cut), offsets))
         return state, state
 
     zeros = vary_as(offsets[0], tuple(jnp.zeros_like(b[0]) for b in offsets))
-    _, states = lax.scan(step, zeros, (blocks, offsets), reverse=reverse, unroll=unroll)
+    _, states = lax.scan(step, zeros, (blocks, offsets, cuts), reverse=reverse, unroll=unroll)
     return tuple(states)

@@ -42,7 +42,8 @@ class SolverInfo(NamedTuple):
     Attributes:
         iterations: Newton iterations, int32 `[]`; 0 for a linear step, or if only a loop ran.
         residual: the largest `|F(h_{t-1}, x_t) - h_t|` over all time steps and units, `[]`.
-        sequential: whether a loop over time computed the states, bool `[]`.
+        sequential: whether a loop over time computed the states instead of Newton's method, bool
+            `[]`; False for a linear step.
 
     Examples:
         >>> params = lstm_jax.init_diag_gru(jax.random.key(0), 3, 4)
@@ -70,8 +71,8 @@ class How(NamedTuple):
         linear: F is linear in the state.
         reverse: run from the last time step to the first.
         unroll: steps per iteration of a loop.
-        tolerance: largest last correction, relative for states above 1; None means the square root
-            of the dtype's precision.
+        tolerance: largest last correction, see `_share`; None means the square root of the dtype's
+            precision.
         max_iterations: limit on Newton iterations.
         bounded: no product of Jacobians exceeds 1, so none overflows.
     """
@@ -197,9 +198,19 @@ def _linear(
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
     states = linear_recurrence(
         blocks, values, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
-        guarded=not how.bounded,
+        guarded=not how.bounded, cuts=_cuts(how, inputs, values[0]),
     )  # fmt: skip
     return states, *vary_as(states[0], (jnp.int32(0), jnp.array(False)))
+
+
+def _cuts(how: How, inputs: tuple[Any, Any, Array | None], like: Array) -> Array | None:
+    """The resets, where a factor of 0 may also be that of a gate; None where only it can tell."""
+    if not how.bounded:
+        return None
+    resets = inputs[2]
+    if resets is None:
+        resets = jnp.zeros(like.shape[:1], bool)
+    return jnp.expand_dims(resets, tuple(range(resets.ndim, like.ndim)))
 
 
 def _newton(
@@ -226,9 +237,7 @@ def _newton(
         states = tuple(
             jnp.where(jnp.isfinite(d), h + d, h) for d, h in zip(by, states, strict=True)
         )
-        shares = tuple(
-            jnp.abs(d) / jnp.maximum(jnp.abs(h), 1) for d, h in zip(by, states, strict=True)
-        )
+        shares = tuple(map(_share, by, states))
         return states, _largest(shares), iterations + 1
 
     most = jnp.asarray(precision.max, guess[0].dtype)
@@ -242,6 +251,13 @@ def _newton(
     failed = ~(correction <= tolerance)
     states, _ = lax.while_loop(lambda at: at[1], by_loop, (states, failed))
     return states, iterations, failed
+
+
+def _share(by: Array, states: Array) -> Array:
+    """A correction relative to its state, or to the largest of its unit if that is not above 1."""
+    sizes = jnp.abs(states)
+    sizes = jnp.maximum(sizes, jnp.minimum(sizes.max(0, initial=0), 1))
+    return jnp.where(by == 0, 0, jnp.abs(by) / sizes)
 
 
 def _zeros(first: State, inputs: Any) -> State:
@@ -281,6 +297,6 @@ def _solution_jvp(
     _, offsets = jax.jvp(step, (operands, before, inputs), (tangents[0], dfirst, tangents[2]))
     solved = linear_recurrence(
         blocks, offsets, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
-        guarded=not how.bounded,
+        guarded=not how.bounded, cuts=_cuts(how, inputs, states[0]),
     )  # fmt: skip
     return states, solved

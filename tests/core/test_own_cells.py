@@ -99,7 +99,12 @@ def test_what_does_not_fit_is_refused_when_it_is_declared() -> None:
     for changes, words in (
         ({"params": LSTMParams}, ("params is LSTMParams", "the cell 'lstm'")),
         ({"name": None}, ("name is None", "give a text")),
+        ({"name": ""}, ("name is empty",)),
         ({"gates": "4"}, ("gates is '4'",)),
+        ({"params": dict}, ("params is <class 'dict'>", "NamedTuple")),
+        ({"carry": tuple}, ("carry is <class 'tuple'>", "NamedTuple")),
+        ({"carry": NewParams}, ("fields ('w_x', 'w_h', 'b')", "first must be h")),
+        ({"step": None}, ("step is None", "function")),
         ({"inputs": lambda params, rows: rows[:1]}, ("inputs gives shape (1, 12)", "(2, 12)")),
         ({"inputs": lambda params, rows: (rows,)}, ("inputs gives shape None",)),
         ({"gates": 3}, ("w_x that init gives has shape (2, 12)", "expected (2, 9)", "3 gates")),

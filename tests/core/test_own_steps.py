@@ -112,6 +112,22 @@ def test_iterations_that_are_too_few_end_in_a_loop() -> None:
         assert_near((final, ys), scanned(step, params, carry, xs), 1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-4, 1, 1e10])
+def test_it_is_a_scan_at_any_scale(scale: float) -> None:
+    def peak(fall: Array, h: Array, x: Array) -> tuple[Array, Array]:
+        h = jnp.maximum(fall * h, x)
+        return h, h
+
+    xs = scale * random.normal(random.key(0), (300, H))
+    inputs = (jnp.full(H, 0.99), jnp.zeros(H), xs)
+    (_, ys, info), (_, expected) = (
+        lstm_jax.parallel(peak, *inputs, return_info=True),
+        scanned(peak, *inputs),
+    )
+    assert_near(ys / scale, expected / scale, 1e-6)
+    assert not info.sequential
+
+
 def test_a_loose_tolerance_takes_fewer_iterations() -> None:
     inputs = case("leaky", times=100)
     loose, tight = (
@@ -177,12 +193,18 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     refused(linear, (xs[0], xs[0].astype(jnp.bfloat16)), xs, "bfloat16 and float32", "one dtype")
     refused(linear, (), xs, "no arrays", "jax.vmap")
     refused(linear, xs[0], xs, "tolerance is 0", tolerance=0.0)
+    refused(linear, xs[0], xs, "tolerance is inf", tolerance=np.float32(np.inf))
     refused(linear, xs[0], xs, "max_iterations is 0", max_iterations=0)
     refused(lambda p, h, x: (h, h, h), xs[0], xs, "a tuple of 3")
 
     def closed_over(v: Array) -> Array:
         return lstm_jax.parallel(lambda p, h, x: (v * h, h), None, xs[0], xs)[0].sum()
 
+    exported = jax.export.export(jax.jit(partial(lstm_jax.parallel, linear)))
+    t, b = jax.export.symbolic_shape("t, b")
+    for shape, words in (((t, B, H), "symbolic length t"), ((T, b, H), "check=False")):
+        like = jax.ShapeDtypeStruct(shape, jnp.float32)
+        assert_message(lambda: exported(xs[0, 0], like.update(shape=shape[1:]), like), words)  # noqa: B023
     for transform in (jax.grad, jax.jit):
         assert_message(lambda: transform(closed_over)(jnp.ones(H)), "traced arrays", "params")  # noqa: B023
 

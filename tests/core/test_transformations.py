@@ -128,6 +128,21 @@ def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bo
     assert_near(jax.jit(sharded)(*inputs), jax.jit(gradients)(*inputs), 1e-12)
 
 
+@each_form(FORMS, "lstm", "mingru")
+def test_shard_map_over_parameters_is_each_alone(form: str) -> None:
+    """The two devices' layers on the same inputs."""
+    params, _, xs = draw_small(form, shape=(T, BATCH, D, H))
+    params = jax.tree.map(lambda a: jnp.stack([a, 2 * a]), params)
+
+    def outputs(params: Any, xs: Any) -> Any:
+        return layer(jax.tree.map(lambda a: a[0], params), None, xs)[1][None]
+
+    specs = {"in_specs": (ROWS, WHOLE), "out_specs": ROWS}
+    found = jax.jit(jax.shard_map(outputs, mesh=two_devices(), **specs))(params, xs)
+    first, second = (outputs(each, xs) for each in (params, jax.tree.map(jnp.flipud, params)))
+    assert_near(found, jnp.concatenate([first, second]), 1e-6)
+
+
 @each_form(("lstm", "gru_before", *PLAIN_FORMS, *UNITWISE_FORMS), "lstm", "gru_before")
 def test_jit_over_two_devices_is_one(form: str) -> None:
     params, carry, xs = draw_small(form, shape=(T, BATCH, D, H))

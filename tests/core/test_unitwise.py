@@ -14,6 +14,7 @@ from core_cases import (
     B,
     D,
     H,
+    assert_message,
     assert_near,
     assert_same_bits,
     cases,
@@ -248,6 +249,31 @@ def test_what_is_no_number_goes_where_a_loop_takes_it_and_ends_at_a_reset(form: 
     assert np.isnan(expected[1][2:5, 0]).all()
     np.testing.assert_allclose(found[1], expected[1], rtol=1e-4, atol=1e-6)
     assert_near((found[0][5:], found[1][5:]), (expected[0][5:], expected[1][5:]), 1e-5)
+
+
+@pytest.mark.parametrize("backend", ["scan", "parallel"])
+@pytest.mark.parametrize(("form", "gates"), [("mingru", (200,)), ("minlstm", (-200, 200))])
+def test_a_gate_that_rounds_to_zero_is_no_reset(
+    form: str, gates: tuple[float, ...], backend: str
+) -> None:
+    params, carry, xs = drawn(form, 6)
+    bias = jnp.repeat(jnp.array(gates, jnp.float32), H)
+    params = params._replace(b=params.b.at[: bias.size].set(bias))
+    xs, resets = xs.at[1, 0].set(jnp.nan), jnp.zeros((6, B), bool).at[4].set(True)
+    found, expected = (
+        run_with_gradients(params, carry, xs, resets=resets, backend=each)
+        for each in (backend, "reference")
+    )
+    assert np.isnan(expected[0][1][1:4, 0]).all() and np.isfinite(expected[0][1][4:]).all()
+    for ours, theirs in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_symbolic_length_needs_a_loop() -> None:
+    params, carry, _ = drawn("mingru", 1)
+    xs = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"t, {B}, {D}"), jnp.float32)
+    training = jax.jit(partial(lstm_jax.mingru, backend="parallel"))
+    assert_message(lambda: jax.export.export(training)(params, carry, xs), "length t", "'auto'")
 
 
 @slow
