@@ -254,7 +254,7 @@ REFUSED = [
         (TWO_SIZES, r"hidden sizes \[4, 5\].*each layer alone"),
         (TWO_PROJECTIONS, r"projections of several.*each layer alone"),
         (TWO_CELLS, r"cells \['lstm', 'rnn'\].*each layer alone"),
-        (UNITWISE, "a mingru.*rnn, lstm, gru"),
+        (UNITWISE, "cell is mingru.*rnn, lstm, gru"),
         (SOME_BIASES, "some of the layers have no biases.*alone"),
         (TWO_RESETS, "some of the layers reset before.*alone"),
     ),
@@ -293,13 +293,13 @@ REFUSED = [
         partial(layer_to_keras, use_bias=False),
         *((layer, "biases that are not zero") for (layer,) in (LSTM, GRU_BEFORE, GRU_AFTER)),
     ),
-    *of(layer_to_keras, (PROJECTED[0], "projection.*Keras lacks"), (UNITWISE[0], "a mingru")),
+    *of(layer_to_keras, (PROJECTED[0], "projection.*Keras lacks"), (UNITWISE[0], "cell is mingru")),
     *(
         (convert, layer, message)
         for convert in (params_to_linen, params_to_nnx)
         for layer, message in (
             (PROJECTED[0], "projection.*Flax lacks"),
-            (UNITWISE[0], "a mingru"),
+            (UNITWISE[0], "cell is mingru"),
             (GRU_BEFORE[0], "no counterpart in Flax"),
         )
     ),
@@ -338,7 +338,7 @@ REFUSED = [
         ({"layers/0/b": np.ones(16)}, "set jax_enable_x64"),
         (dict.fromkeys(PLAIN), "layers lacks 0; it has nothing"),
     ),
-    (layers_to_plain, UNITWISE, "a mingru.*rnn, lstm, gru"),
+    (layers_to_plain, UNITWISE, "cell is mingru.*rnn, lstm, gru"),
     (language_model_from_plain, {"output/w": ones(2, 3)}, "model lacks output/b"),
     *changes_of(
         language_model_from_plain,
