@@ -304,7 +304,7 @@ REFUSED = [
         )
     ),
     (params_to_nnx, GRU_AFTER[0], "b_hn that is not zero"),
-    (params_to_nnx, init_mgu(jax.random.key(0), 3, 4), "a mgu.*rnn, lstm, gru"),
+    (params_to_nnx, init_mgu(jax.random.key(0), 3, 4), "cell is mgu.*rnn, lstm, gru"),
     *of(
         params_from_linen,
         ({"dense_i": kernel(3, 4)}, "has dense_i; expected the names of"),
