@@ -203,7 +203,8 @@ def decode(
         return writing, tokens_TB.at[index].set(jnp.where(on_B, token_B, FREE)), scores_TB
 
     # For all places at once: in the loop they would take a fifth of a small step.
-    place_TB = begun + jnp.arange(len(given_TB), dtype=jnp.int32)[:, None] + rows.known
+    place_T = begun + jnp.arange(len(given_TB), dtype=jnp.int32)
+    place_TB = place_T[:, None] + rows.known[None]
     uniform_TB = jax.vmap(jax.vmap(_uniform), in_axes=(None, 0))(rows.key, place_TB)
     empty = jnp.full(given_TB.shape, FREE, jnp.int32)
     state = (writing, empty, jnp.zeros(given_TB.shape if with_scores else (), jnp.float32))

@@ -99,8 +99,8 @@ def test_classifiers(strict: None, options: dict[str, Any]) -> None:
 
 
 def test_sampling(strict: None) -> None:
-    """Of a vocabulary that is drawn from in blocks."""
-    model = LanguageModel(LanguageModelConfig(hidden_size=H), 1000)
+    """Of a vocabulary that is drawn from in blocks, and whose likeliest are found in parts."""
+    model = LanguageModel(LanguageModelConfig(hidden_size=H), 12_000)
     params = model.init(random.key(0))
     template = np.full((T, B), sampling.FREE, np.int32)
     template[0] = TOKENS[0]
