@@ -325,7 +325,8 @@ def top_k(values: Array, k: int) -> tuple[Array, Array]:
         >>> values.tolist(), ids.tolist()
         ([3.0, 2.0], [1, 2])
     """
-    if values.size < _FEW or values.shape[-1] < 4 * k * _PART:
+    is_symbolic = not isinstance(values.size, int)
+    if is_symbolic or values.size < _FEW or values.shape[-1] < 4 * k * _PART:
         return _top_k_of_all(k, values)
     found: tuple[Array, Array] = lax.platform_dependent(
         values, cpu=partial(_top_k_by_parts, k), default=partial(_top_k_of_all, k)
