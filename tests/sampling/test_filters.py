@@ -181,7 +181,11 @@ def test_a_token_of_no_probability_is_never_drawn(uniform: float, size: int) -> 
     assert int(found[0]) in (1, 3)
 
 
-@given(seed=st.integers(0, 99), k=st.integers(1, 17), levels=st.sampled_from([0, 1, 30, 10_000]))
+@given(
+    seed=st.integers(0, 99),
+    k=st.sampled_from([1, 8, 17]),
+    levels=st.sampled_from([0, 1, 30, 10_000]),
+)
 @pytest.mark.parametrize("shape", [(15, 2208), (15, 2239), (70_001,)])
 def test_the_k_largest_are_found_in_parts(
     shape: tuple[int, ...], k: int, seed: int, levels: int
