@@ -136,9 +136,10 @@ def parallel(
         require_count("remat", remat)
     require_count("max_iterations", max_iterations)
     if tolerance is not None:
+        is_number = isinstance(tolerance, int | float | np.floating)
+        if not (is_number and 0 < tolerance < math.inf):
+            raise ValueError(f"tolerance is {tolerance!r}; give a number above 0, or None")
         tolerance = float(tolerance)
-        if not 0 < tolerance < math.inf:
-            raise ValueError(f"tolerance is {tolerance}; give a number above 0, or None")
     params = jax.tree.map(_as_array, params)
     _check_carry(jax.tree.leaves(carry))
     carry, xs = jax.tree.map(jnp.asarray, (carry, xs))

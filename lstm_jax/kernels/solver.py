@@ -74,7 +74,8 @@ class How(NamedTuple):
         tolerance: largest last correction, see `_share`; None means the square root of the dtype's
             precision.
         max_iterations: limit on Newton iterations.
-        bounded: no product of Jacobians exceeds 1, so none overflows.
+        bounded: no product of Jacobians exceeds 1, so none overflows, and a Jacobian of 0 may be
+            that of a gate, so only resets cut.
     """
 
     parallel: bool | None
@@ -196,21 +197,20 @@ def _linear(
     zeros, how = _zeros(first, inputs), recurrence.how
     before = previous(zeros, first, reverse=how.reverse)
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
-    states = linear_recurrence(
-        blocks, values, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
-        guarded=not how.bounded, cuts=_cuts(how, inputs, values[0]),
-    )  # fmt: skip
+    states = _solved(how, inputs, blocks, values)
     return states, *vary_as(states[0], (jnp.int32(0), jnp.array(False)))
 
 
-def _cuts(how: How, inputs: tuple[Any, Any, Array | None], like: Array) -> Array | None:
-    """The resets, where a factor of 0 may also be that of a gate; None where only it can tell."""
-    if not how.bounded:
-        return None
-    resets = inputs[2]
-    if resets is None:
-        resets = jnp.zeros(like.shape[:1], bool)
-    return jnp.expand_dims(resets, tuple(range(resets.ndim, like.ndim)))
+def _solved(how: How, inputs: tuple[Any, Any, Array | None], blocks: Blocks, b: State) -> State:
+    """Solve a linear recurrence as `how` says."""
+    cuts = None
+    if how.bounded:
+        resets = jnp.zeros(b[0].shape[:1], bool) if inputs[2] is None else inputs[2]
+        cuts = jnp.expand_dims(resets, tuple(range(resets.ndim, b[0].ndim)))
+    return linear_recurrence(
+        blocks, b, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
+        guarded=not how.bounded, cuts=cuts,
+    )  # fmt: skip
 
 
 def _newton(
@@ -295,8 +295,4 @@ def _solution_jvp(
     zeros = tuple(map(jnp.zeros_like, states))
     dfirst = previous(zeros, tangents[1], reverse=how.reverse)
     _, offsets = jax.jvp(step, (operands, before, inputs), (tangents[0], dfirst, tangents[2]))
-    solved = linear_recurrence(
-        blocks, offsets, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
-        guarded=not how.bounded, cuts=_cuts(how, inputs, states[0]),
-    )  # fmt: skip
-    return states, solved
+    return states, _solved(how, inputs, blocks, offsets)

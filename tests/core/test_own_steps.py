@@ -193,7 +193,8 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     refused(linear, (xs[0], xs[0].astype(jnp.bfloat16)), xs, "bfloat16 and float32", "one dtype")
     refused(linear, (), xs, "no arrays", "jax.vmap")
     refused(linear, xs[0], xs, "tolerance is 0", tolerance=0.0)
-    refused(linear, xs[0], xs, "tolerance is inf", tolerance=np.float32(np.inf))
+    refused(linear, xs[0], xs, "tolerance is np.float32(inf)", tolerance=np.float32(np.inf))
+    refused(linear, xs[0], xs, "tolerance is '1e-3'", tolerance="1e-3")
     refused(linear, xs[0], xs, "max_iterations is 0", max_iterations=0)
     refused(lambda p, h, x: (h, h, h), xs[0], xs, "a tuple of 3")
 
