@@ -20,6 +20,7 @@ from bench.peers import Arrays, Implementation, LayerPass
 from bench.shapes import DType, LayerShape
 from bench.workers import Built, Disagreement
 from lstm_jax.cells import CellName, cell_named
+from lstm_jax.cli.allocator import keep_memory_of_steps
 from lstm_jax.recurrence import Backend, require_backend
 
 SHAPES = (
@@ -109,6 +110,7 @@ def layer_of(peer: Implementation, shape: LayerShape, dtype: DType) -> LayerPass
 
 
 def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
+    keep_memory_of_steps(shape.batch, shape.hidden_size)  # as train.py does
     layer = layer_of(peer, shape, dtype)
     return Built({"pass": layer.run}, layer.settings)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax, random
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from bench import shapes
 from bench.peers import Implementation, LayerPass, Training
@@ -39,7 +39,7 @@ from lstm_jax.training.state import Program, TrainState, mean_loss, places_of, t
 class Peer(Implementation):
     """`lstm_jax`."""
 
-    devices: int = 1  # number of devices that share each batch in training.
+    devices: int = 1  # number of devices that share each batch, except in sampling.
     cells: ClassVar[tuple[str, ...]] = tuple(cell.name for cell in CELLS)
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
@@ -51,7 +51,14 @@ class Peer(Implementation):
         work = shape.work()
         inputs = (work.layers, jax.tree.map(jnp.asarray, work.carries), work.xs)
         settings = {"backend": shape.backend, "unroll": str(shape.unroll)}
-        return layer_pass(forward_of(shape, dtype), inputs, work.dys, named, settings, dtype)
+        settings |= {"devices": str(self.devices)}
+        forward, places = forward_of(shape, dtype), None
+        if self.devices > 1:
+            mesh = sharding.data_mesh(self.devices, shape.batch)
+            specs = tuple(map(sharding.rows_at, (None, 0, 1)))
+            forward = jax.shard_map(forward, mesh=mesh, in_specs=specs, out_specs=specs[-1])
+            places = tuple(NamedSharding(mesh, spec) for spec in specs)
+        return layer_pass(forward, inputs, work.dys, named, settings, dtype, places=places)
 
     def sampling(
         self, system: System, dtype: StoredDType, params: LanguageModelParams, job: shapes.Job

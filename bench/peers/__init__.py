@@ -98,7 +98,7 @@ ONLY = Candidate()
 
 def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
     """Ways to run this kind of work, the usual one first; no `cpu_cores` means an accelerator."""
-    if name == OURS and kind == "training" and cpu_cores > 1:
+    if name == OURS and kind != "sampling" and cpu_cores > 1:
         one = Candidate("one device", {"devices": 1})
         each = Candidate("a device a core", {"devices": cpu_cores}, splitting(cpu_cores))
         return [one, each]

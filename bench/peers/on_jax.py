@@ -143,19 +143,21 @@ def layer_pass(
     dtype: DType,
     *,
     batch_major: bool = False,
+    places: tuple[Any, ...] | None = None,
 ) -> LayerPass:
     """A layer's outputs and gradients, by `forward`: weights, carry and xs, the `inputs` -> ys.
 
     `named` gives gradients of the inputs our names and shapes. The products have this dtype where
-    `forward` does not say it. Time-major xs and dys are turned for a `batch_major` layer.
+    `forward` does not say it. Time-major xs and dys are turned for a `batch_major` layer. The
+    inputs, and dys like xs, go to their `places`, by default the first device.
     """
 
     def turned(array: Any) -> Any:
         return array.swapaxes(0, 1) if batch_major else array
 
     weights, carry, xs = inputs
-    given = jax.device_put((weights, carry, np.ascontiguousarray(turned(xs))))
-    cotangent = jax.device_put(np.ascontiguousarray(turned(dys)))
+    given = jax.device_put((weights, carry, np.ascontiguousarray(turned(xs))), places)
+    cotangent = jax.device_put(np.ascontiguousarray(turned(dys)), places and places[-1])
     how = (forward, "high" if dtype == "tf32" else "highest", given)
     run, run_forward = repeated(_forward_backward, *how, cotangent), repeated(_forward, *how)
 

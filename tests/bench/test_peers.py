@@ -51,6 +51,17 @@ def test_every_peer_s_gradients_are_ours(name: str, shape: LayerShape, dtype: DT
     require_same_gradients(found, wanted, dtype)
 
 
+def test_a_layer_s_rows_on_two_devices_have_the_gradients_of_one() -> None:
+    shape = LayerShape("lstm", 7, 4, 3, 8)
+    found = gradients(ours.Peer(devices=2), shape, "float32")
+    wanted = gradients(ours.Peer(), shape, "float32")
+    assert set(found) == set(wanted)
+    for name, gradient in found.items():
+        np.testing.assert_allclose(gradient, wanted[name], rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="a batch of 3 does not divide among 2 devices"):
+        ours.Peer(devices=2).layer(LayerShape("lstm", 7, 3, 3, 8), "float32")
+
+
 @pytest.mark.parametrize(
     ("name", "cell"),
     [
