@@ -60,7 +60,7 @@ def linear_recurrence(
 
     def residual(states: State) -> State:
         from_before = _applied(blocks, previous(states, reverse=reverse), cuts)
-        return tuple(h - before for h, before in zip(states, from_before, strict=True))
+        return _linked(tuple(map(jnp.subtract, states, from_before)))
 
     def solve(_: object, offsets: State) -> State:
         return solved(blocks, offsets, cuts, reverse)
@@ -71,8 +71,24 @@ def linear_recurrence(
         cut = None if cuts is None else before_each(cuts, reverse=not reverse)
         return solved(after, offsets, cut, not reverse)
 
-    found: State = lax.custom_linear_solve(residual, offsets, solve, transpose_solve)
+    found: State = lax.custom_linear_solve(residual, _linked(offsets), solve, transpose_solve)
     return found
+
+
+def _linked(state: State) -> State:
+    """The same arrays, each of which depends on all, as far as JAX can tell.
+
+    JAX transposes a linear solve only if every array of its right-hand side depends on what is
+    differentiated. XLA removes the selections.
+    """
+    never = jnp.zeros((), bool)
+
+    def linked(index: int, array: Array) -> Array:
+        for other in (*state[:index], *state[index + 1 :]):
+            array = jnp.where(never, other, array)
+        return array
+
+    return tuple(map(linked, range(len(state)), state))
 
 
 def by_platform(parallel: bool | None, at_once: Any, loop: Any) -> Callable[..., Any]:

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
@@ -143,16 +144,12 @@ def worst(info: Info) -> Info:
 def _run(
     recurrence: _Recurrence, operands: Any, first: State, inputs: Any
 ) -> tuple[State, SolverInfo]:
-    given = jax.tree.map(lax.stop_gradient, (operands, first, inputs))
-    newton_or_loop = by_platform(
-        recurrence.how.parallel, partial(_newton, recurrence), partial(_loop, recurrence)
-    )
-    find = partial(_linear, recurrence) if recurrence.how.linear else newton_or_loop
-    states, iterations, sequential = find(*given)
-    before = previous(states, given[1], reverse=recurrence.how.reverse)
-    found = _over_time(recurrence.step)(given[0], before, given[2])
-    residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(found, states, strict=True)))
-    states = _solution(recurrence, operands, first, inputs, states)
+    found = _solution(recurrence, operands, first, inputs)
+    states, iterations, sequential = found
+    given, at = jax.tree.map(lax.stop_gradient, ((operands, first, inputs), states))
+    before = previous(at, given[1], reverse=recurrence.how.reverse)
+    values = _over_time(recurrence.step)(given[0], before, given[2])
+    residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(values, at, strict=True)))
     return states, SolverInfo(iterations, residual, sequential)
 
 
@@ -275,24 +272,54 @@ def _largest(arrays: State) -> Array:
 # Gradients ---------------------------------------------------------------------------------------
 
 
+_Found = tuple[State, Array, Array]  # the states, the number of iterations, whether a loop ran
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _solution(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any, states: State
-) -> State:
-    """Return the states, with the derivative of the equation that they solve."""
-    return states
+def _solution(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
+    """Find the states, with the derivative of the equation that they solve."""
+    if recurrence.how.linear:
+        return _linear(recurrence, operands, first, inputs)
+    newton, loop = partial(_kept_newton, recurrence), partial(_loop, recurrence)
+    found: _Found = by_platform(recurrence.how.parallel, newton, loop)(operands, first, inputs)
+    return found
 
 
 @_solution.defjvp
 def _solution_jvp(
     recurrence: _Recurrence, primals: tuple[Any, ...], tangents: tuple[Any, ...]
-) -> tuple[State, State]:
-    operands, first, inputs, _ = primals
-    states = _solution(recurrence, *primals)
+) -> tuple[_Found, Any]:
+    operands, first, inputs = primals
+    states, iterations, sequential = _solution(recurrence, *primals)
     how, step = recurrence.how, _over_time(recurrence.step)
     before = previous(states, first, reverse=how.reverse)
     _, blocks = _values_and_blocks(recurrence, operands, before, inputs)
     zeros = tuple(map(jnp.zeros_like, states))
     dfirst = previous(zeros, tangents[1], reverse=how.reverse)
     _, offsets = jax.jvp(step, (operands, before, inputs), (tangents[0], dfirst, tangents[2]))
-    return states, _solved(how, inputs, blocks, offsets)
+    dstates, nothing = _solved(how, inputs, blocks, offsets), np.zeros((), jax.dtypes.float0)
+    return (states, iterations, sequential), (dstates, nothing, nothing)
+
+
+# Before 0.12, jax drops the rule above inside a scan whose gradient is differentiated again, and
+# would differentiate the iterations, which have no reverse mode. It keeps the rule below, but takes
+# other arrays for residuals that are its inputs, hence the barrier.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _kept_newton(recurrence: _Recurrence, *given: Any) -> _Found:
+    return _newton(recurrence, *given)
+
+
+def _kept_newton_forward(recurrence: _Recurrence, *given: Any) -> tuple[_Found, Any]:
+    return _solution(_at_once(recurrence), *given), lax.optimization_barrier(given)
+
+
+def _kept_newton_backward(recurrence: _Recurrence, given: Any, cotangents: Any) -> Any:
+    _, pull = jax.vjp(lambda *given: _solution(_at_once(recurrence), *given)[0], *given)
+    return pull(cotangents[0])
+
+
+_kept_newton.defvjp(_kept_newton_forward, _kept_newton_backward)
+
+
+def _at_once(recurrence: _Recurrence) -> _Recurrence:
+    return recurrence._replace(how=recurrence.how._replace(parallel=True))

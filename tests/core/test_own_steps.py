@@ -39,9 +39,16 @@ def linear(w: Array, h: Array, x: Array) -> tuple[Array, Array]:
     return h, jnp.tanh(h)
 
 
+def apart(w: Array, carry: Pair, x: Array) -> tuple[Pair, Array]:
+    """What is differentiated reaches one array only."""
+    new = Pair(jax.nn.sigmoid(w) * carry.fast + x, 0.9 * carry.slow + 0.1 * x * x)
+    return new, new.fast / (1 + new.slow**2)
+
+
 CASES: dict[str, Any] = {
     "leaky": (leaky, jnp.zeros(H), jnp.zeros((B, H))),
     "linear": (linear, jnp.zeros(H), jnp.zeros((B, H))),
+    "apart": (apart, jnp.zeros(H), Pair(jnp.zeros((B, H)), jnp.zeros((B, H)))),
     "coupled": (
         coupled,
         {"in": jnp.zeros(H), "slow": jnp.zeros(H), "out": jnp.zeros((H, 2))},
@@ -93,13 +100,31 @@ def test_it_is_lax_scan(float64: None, name: str, reverse: bool, remat: int | No
     assert_near(found, expected, 1e-10)
 
 
+def twice_in_reverse(f: Any) -> Any:
+    return jax.jacrev(jax.jacrev(f))
+
+
+def test_a_parameter_may_reach_a_part_of_the_carry() -> None:
+    ours, theirs, inputs = both("apart")
+    found, expected = (jax.jit(jax.grad(scalar(run)))(*inputs) for run in (ours, theirs))
+    assert_near(found, expected, 1e-5)
+
+
 @slow
-@pytest.mark.parametrize("name", ["leaky", "linear", "coupled"])
+@pytest.mark.parametrize("name", CASES)
 def test_it_has_forward_mode_and_second_order(float64: None, name: str) -> None:
     *runs, inputs = both(name, times=7)
-    for of in (jax.jacfwd, jax.hessian, lambda f: jax.jacrev(jax.jacrev(f))):
+    for of in (jax.jacfwd, jax.hessian, twice_in_reverse):
         found, expected = (jax.jit(of(scalar(run)))(*inputs) for run in runs)
         assert_near(found, expected, 1e-9)
+
+
+@cases("name", CASES, "leaky")
+def test_its_second_order_in_chunks_is_lax_scan_s(float64: None, name: str) -> None:
+    ours, _, inputs = both(name, times=5, remat=2)
+    found = jax.jit(twice_in_reverse(scalar(ours)))(*inputs)
+    _, theirs, _ = both(name, times=5)
+    assert_near(found, jax.jit(twice_in_reverse(scalar(theirs)))(*inputs), 1e-9)
 
 
 def test_iterations_that_are_too_few_end_in_a_loop() -> None:

@@ -1,5 +1,6 @@
 """Laws of computing activations again: the same numbers, from less memory."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from core_cases import (
     FORMS,
+    UNITWISE_FORMS,
     B,
     D,
     H,
@@ -16,7 +18,9 @@ from core_cases import (
     draw,
     flags,
     init,
+    layer,
     run_with_gradients,
+    second_order,
     weighted,
 )
 from jax import random
@@ -41,6 +45,28 @@ def test_a_layer_in_chunks_gives_what_it_gives_whole(form: str, reverse: bool, c
     inputs = draw(form, chunk, shape=(T, B, D, H))
     found = run_with_gradients(*inputs, remat=chunk, **FLAGS, reverse=reverse)
     assert_near(found, run_with_gradients(*inputs, **FLAGS, reverse=reverse), NEAR)
+
+
+@cases(
+    "form, backend",
+    [("lstm", "scan")]
+    + [(form, backend) for form in UNITWISE_FORMS for backend in ("scan", "auto", "parallel")],
+    ("mingru", "scan"),
+    ("diag-lstm", "parallel"),
+)
+def test_the_second_order_of_chunks_is_the_references_whole(
+    float64: None, form: str, backend: str
+) -> None:
+    inputs, given = draw(form, 0, jnp.float64, (5, B, D, H)), flags(1, (5, B))
+
+    def squared(inputs: Any, **options: Any) -> Any:
+        return weighted(1, layer(*inputs, **given, **options)) ** 2
+
+    found, expected = (
+        jax.jit(partial(second_order, partial(squared, **options)))(inputs)
+        for options in ({"backend": backend, "remat": 2}, {"backend": "reference"})
+    )
+    assert_near(found, expected, 1e-10)
 
 
 def test_token_ids_scaled_by_dropout_go_through_chunks() -> None:
