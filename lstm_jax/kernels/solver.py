@@ -26,7 +26,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import DTypeLike
 
@@ -144,13 +143,12 @@ def worst(info: Info) -> Info:
 def _run(
     recurrence: _Recurrence, operands: Any, first: State, inputs: Any
 ) -> tuple[State, SolverInfo]:
-    found = _solution(recurrence, operands, first, inputs)
-    states, iterations, sequential = found
+    states, iterations, sequential = _solution(recurrence, operands, first, inputs)
     given, at = jax.tree.map(lax.stop_gradient, ((operands, first, inputs), states))
     before = previous(at, given[1], reverse=recurrence.how.reverse)
     values = _over_time(recurrence.step)(given[0], before, given[2])
     residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(values, at, strict=True)))
-    return states, SolverInfo(iterations, residual, sequential)
+    return states, SolverInfo(iterations.astype(jnp.int32), residual, sequential > 0)
 
 
 def _over_time(step: Callable[..., Any]) -> Callable[..., Any]:
@@ -272,17 +270,19 @@ def _largest(arrays: State) -> Array:
 # Gradients ---------------------------------------------------------------------------------------
 
 
-_Found = tuple[State, Array, Array]  # the states, the number of iterations, whether a loop ran
+_Found = tuple[State, Array, Array]
+"""The states, the number of iterations, and whether a loop ran."""
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _solution(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
-    """Find the states, with the derivative of the equation that they solve."""
-    if recurrence.how.linear:
-        return _linear(recurrence, operands, first, inputs)
+    """Find the states, with the derivative of the equation that they solve; all as floats."""
     newton, loop = partial(_kept_newton, recurrence), partial(_loop, recurrence)
-    found: _Found = by_platform(recurrence.how.parallel, newton, loop)(operands, first, inputs)
-    return found
+    by_iteration = by_platform(recurrence.how.parallel, newton, loop)
+    find = partial(_linear, recurrence) if recurrence.how.linear else by_iteration
+    states, *told = find(operands, first, inputs)
+    iterations, sequential = (a.astype(jnp.float32) for a in told)
+    return states, iterations, sequential
 
 
 @_solution.defjvp
@@ -297,7 +297,8 @@ def _solution_jvp(
     zeros = tuple(map(jnp.zeros_like, states))
     dfirst = previous(zeros, tangents[1], reverse=how.reverse)
     _, offsets = jax.jvp(step, (operands, before, inputs), (tangents[0], dfirst, tangents[2]))
-    dstates, nothing = _solved(how, inputs, blocks, offsets), np.zeros((), jax.dtypes.float0)
+    nothing = vary_as(states[0], jnp.zeros_like(iterations))
+    dstates = _solved(how, inputs, blocks, offsets)
     return (states, iterations, sequential), (dstates, nothing, nothing)
 
 
@@ -310,7 +311,9 @@ def _kept_newton(recurrence: _Recurrence, *given: Any) -> _Found:
 
 
 def _kept_newton_forward(recurrence: _Recurrence, *given: Any) -> tuple[_Found, Any]:
-    return _solution(_at_once(recurrence), *given), lax.optimization_barrier(given)
+    states, iterations, sequential = _solution(_at_once(recurrence), *given)
+    found = (states, iterations.astype(jnp.int32), sequential > 0)
+    return found, lax.optimization_barrier(given)
 
 
 def _kept_newton_backward(recurrence: _Recurrence, given: Any, cotangents: Any) -> Any:
