@@ -47,12 +47,12 @@ class Tagger(Objective):
     def init(self, key: jax.Array) -> Any:
         return init_stack(key, self.config, len(TOKENS)), jnp.zeros(self.config.output_size)
 
-    def logits(self, params: Any, tokens: Any, mask: Any) -> jax.Array:
-        return run_stack(self.config, params[0], None, tokens, mask=mask)[1] @ params[1]
+    def logits(self, params: Any, tokens: Any, **options: Any) -> jax.Array:
+        return run_stack(self.config, params[0], None, tokens, **options)[1] @ params[1]
 
     def sums(self, params: Any, carry: Any, data: Any, index: Any, dropout_key: Any) -> Any:
         tokens, tags, mask = map(jnp.asarray, data)
-        logits = self.logits(params, tokens, mask)
+        logits = self.logits(params, tokens, mask=mask, dropout_key=dropout_key)
         losses = jax.nn.softplus(jnp.where(tags, -logits, logits))
         counted = (losses, (logits > 0) == tags, jnp.ones_like(losses))
         found = TokenSums(*(jnp.sum(each, where=mask) for each in counted))
@@ -101,14 +101,15 @@ def tagged(random: np.random.Generator, length: int, texts: int) -> Tagged:
     return Tagged(tokens, (same[1:] | same[:-1]) & mask, mask)
 
 
+systems.SYSTEMS += (TaggerSystem,)  # registers the system
+
+
 def main(text: str = "abbacccab") -> str:
     """Trains the tagger with train.py's command, loads it, and tags a text."""
-    systems.SYSTEMS += (TaggerSystem,)  # registers the system
     with TemporaryDirectory() as folder:
         train_command(["tagger", "--run-dir", folder, "--learning-rate", "1e-2"])
         model, params, vocabulary, _ = lstm_jax.load(folder)
-    tokens = vocabulary.encode(text)[:, None]
-    logits = model.logits(params, tokens, np.ones_like(tokens, np.bool_))
+    logits = model.logits(params, vocabulary.encode(text)[:, None])
     marks = "".join("^" if logit > 0 else " " for logit in logits[:, 0])
     print(f"{text}\n{marks}")
     return marks

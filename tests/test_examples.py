@@ -5,6 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from core_cases import cases
 
-from lstm_jax import systems
+from lstm_jax import StackConfig, systems
 
 FOLDER = Path(__file__).parent.parent / "examples"
 NOTEBOOK = FOLDER.parent / "docs" / "quickstart.ipynb"
@@ -65,6 +66,24 @@ def test_own_system(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     monkeypatch.setattr(systems, "SYSTEMS", systems.SYSTEMS)
     assert module_of("own_system").main("abbacccab") == " ^^ ^^^  "
     assert re.search(r"held out \S+  accuracy (1\.|0\.9)", capsys.readouterr().out)
+
+
+def test_own_system_drops_in_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(systems, "SYSTEMS", systems.SYSTEMS)
+    module = module_of("own_system")
+    plain = StackConfig(layers=2, hidden_size=8)
+    layers, readout = module.Tagger(plain).init(jax.random.key(0))
+    params = (layers, readout + 1)
+    batch = module.tagged(np.random.default_rng(0), 5, 4)
+
+    def loss(config: StackConfig, key: Any) -> float:
+        sums, _ = module.Tagger(config).sums(params, (), batch, 0, key)
+        return float(sums.parts[""].loss)
+
+    for rate in ("dropout", "recurrent_dropout"):
+        config = replace(plain, **{rate: 0.5})
+        assert loss(config, jax.random.split(jax.random.key(1), 4)) != loss(plain, None)
+        assert loss(config, None) == loss(plain, None)
 
 
 def test_every_example_has_a_test() -> None:

@@ -64,6 +64,9 @@ def from_dict(values: Any) -> TrainConfig:
     known = {system.name: system for system in SYSTEMS}
     system = values.get("system") if isinstance(values, dict) else None
     if not isinstance(system, str) or system not in known:
-        raise ValueError(f"its system is {system!r}; expected one of {', '.join(known)}")
+        raise ValueError(
+            f"its system is {system!r}; expected one of {', '.join(known)}; import the module that "
+            "adds it to lstm_jax.systems.SYSTEMS first, or restore it"
+        )
     rest = {name: value for name, value in values.items() if name != "system"}
     return from_json(known[system].Config, rest)

@@ -211,7 +211,8 @@ def read_description(folder: RunFolder) -> Description:
         found = Description(config, sha256, _files(described.get("files", {})))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"{'it lacks ' * isinstance(error, KeyError)}{one_line(error)}"
-        raise ValueError(f"{folder.config} cannot be used: {problem}; restore it") from None
+        cure = "; restore it" * (not problem.endswith("restore it"))
+        raise ValueError(f"{folder.config} cannot be used: {problem}{cure}") from None
     if (folder.path / _OLDER_VECTORS).exists():
         raise ValueError(
             f"{folder.path} is of an older version, which kept frozen word vectors in "

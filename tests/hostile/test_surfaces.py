@@ -105,6 +105,7 @@ FOUND: list[tuple[str, bytes, str]] = [
     ("metrics jsonl", b'{"step": true}\n{"step": 1.5}\n"\xed\xa0\x80"\n', ""),
     ("config json", f'{{"format": 2, "config": {DEEP}}}'.encode(), "recursion"),
     ("config json", config_of(config=""), "its system is None"),
+    ("config json", config_of(config={"system": "sine"}), "import the module .* or restore it$"),
     ("config json", b"{}", "it lacks 'format'; restore it"),
 ]
 for odd_file in ("../secret", "/dev/zero", "/etc/hostname", "", ".", "a\0b"):
