@@ -5,6 +5,7 @@ Shapes: T time, B batch, D input size.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,6 +30,18 @@ def require_count(name: str, value: Any) -> None:
         raise TypeError(f"{name} is {value!r}; give a whole number")
     if value < 1:
         raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def require_key(name: str, key: Any, xs: Any = None) -> None:
+    """Raise TypeError or ValueError unless it is a typed key, or one per row of `xs [T, B]`."""
+    is_array = hasattr(key, "dtype") and hasattr(key, "shape")
+    if not (is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
+        found = f"{key.dtype}{[*key.shape]}, not a typed key" if is_array else type(key).__name__
+        raise TypeError(f"{name} is {found}; make it with jax.random.key(seed)")
+    rows = getattr(xs, "shape", ())[1:2]
+    if key.ndim and key.shape != rows:
+        cure = f" for {rows[0]} sequences; give one per sequence, or one" if rows else "; give one"
+        raise ValueError(f"{name} holds keys of shape {key.shape}{cure}")
 
 
 def check_input(name: str, x: Any, axes: str, input_size: int) -> None:

@@ -14,7 +14,7 @@ from jax import Array, lax, random
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
-from lstm_jax.checks import check_flags, require_array
+from lstm_jax.checks import check_flags, require_array, require_key
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import init_affine, init_embedding
 from lstm_jax.losses import OutputParams, TokenSums
@@ -146,11 +146,13 @@ class Classifier:
 
         Raises:
             ValueError: shapes or dtypes do not match, or `params.vectors` contradicts the config.
+            TypeError: `dropout_key` is no typed key.
         """
         _check(tokens, mask)
         config = self.config
         key_stack = key_dense = key_words = None
         if dropout_key is not None:
+            require_key("dropout_key", dropout_key, tokens)
             key_stack, key_dense, key_words = (fold(dropout_key, number) for number in range(3))
         xs_TBE = look_up(self.word_vectors(params), tokens)
         if key_words is not None and config.word_dropout:

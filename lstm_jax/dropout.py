@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.typing import ArrayLike, DTypeLike
 
-from lstm_jax.checks import require_array
+from lstm_jax.checks import require_key
 
 Tree = TypeVar("Tree")
 
@@ -66,7 +66,7 @@ def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
 
     Raises:
         ValueError: there is no `w_h` to drop from, several keys, or a rate outside [0, 1).
-        TypeError: `key` is no key.
+        TypeError: `key` is no typed key.
 
     Examples:
         >>> params = lstm_jax.init_gru(jax.random.key(0), input_size=3, hidden_size=64)
@@ -76,9 +76,7 @@ def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
     """
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
         raise ValueError(f"rate is {rate!r}; give the share to drop, 0 <= rate < 1")
-    require_array("key", key)
-    if key.ndim:
-        raise ValueError(f"weight_drop got keys of shape {key.shape}; give one, for all sequences")
+    require_key("key", key)
     leaves, treedef = jax.tree.flatten_with_path(params)
     names = [jax.tree_util.keystr(path[-1:], simple=True) for path, _ in leaves]
     if "w_h" not in names:

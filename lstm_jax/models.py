@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
 from lstm_jax.cells import look_up
-from lstm_jax.checks import check_targets
+from lstm_jax.checks import check_targets, require_key
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import init_affine, init_embedding
 from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
@@ -231,6 +231,7 @@ class LanguageModel:
             xs = look_up(params.embedding, tokens)
         key, chunk = dropout
         if config.word_dropout and key is not None:
+            require_key("dropout_key", key, tokens)
             rows = tokens.shape[1]
             sizes = (rows, self.vocabulary_size)
             words = fold(key, config.layers + 1)

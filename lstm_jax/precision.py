@@ -119,14 +119,19 @@ def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Prod
         case "bfloat16":
             return Products(jnp.dtype(jnp.bfloat16), accumulate, lax.Precision.DEFAULT)
     raise ValueError(
-        f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(get_args(ComputeDtype))}"
+        f"compute_dtype is {compute_dtype!r}; give one of the texts "
+        f"{', '.join(map(repr, get_args(ComputeDtype)))}"
     )
 
 
 def draw_dtype(dtype: DTypeLike) -> DTypeLike:
-    """Dtype in which parameters are drawn before the cast to `dtype`: float32 or wider."""
-    is_narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4
-    return jnp.float32 if is_narrow else dtype
+    """Dtype in which parameters are drawn before the cast to `dtype`: float32 or wider.
+
+    Raises ValueError if `dtype` is not floating-point.
+    """
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype is {jnp.dtype(dtype)}; give a floating-point one")
+    return jnp.float32 if jnp.dtype(dtype).itemsize < 4 else dtype
 
 
 def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:

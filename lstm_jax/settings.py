@@ -157,7 +157,8 @@ def _problem(value: Any, kind: Any) -> str:
         # For an optional number, the numeric problem says more than "must be None".
         return "" if "" in problems else problems[0]
     if not _is_of(value, plain):
-        return f"must be {_shown(plain)}"
+        text = "a text, " * (get_origin(plain) is Literal and not isinstance(value, str))
+        return f"must be {text}{_shown(plain)}"
     bounds = (mark for mark in marks if isinstance(mark, Bounds))
     return next(filter(None, (each.problem(value) for each in bounds)), "")
 

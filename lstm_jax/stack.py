@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 
 from lstm_jax import cells
 from lstm_jax.cells import Activation, Cell, CellName, GRUReset, cell_named, cell_of, zero_carry
+from lstm_jax.checks import require_key
 from lstm_jax.dropout import fold
 from lstm_jax.initialisation import Initialisation
 from lstm_jax.kernels import cudnn
@@ -273,7 +274,8 @@ def run_stack(
         The final carry, and the top layer's outputs `[T, B, H]`, or `[T, B, 2H]`.
 
     Raises:
-        ValueError: parameters or carry do not match the config, or as for `lstm`.
+        ValueError: parameters, carry or keys do not match the config or `xs`, or as for `lstm`.
+        TypeError: `dropout_key` is no typed key.
 
     Examples:
         >>> config = lstm_jax.StackConfig(layers=2, hidden_size=4, bidirectional=True, dropout=0.5)
@@ -289,6 +291,7 @@ def run_stack(
     _check(config, layers, carry)
     place, keys = config.dropout_place if config.dropout else None, None
     if dropout_key is not None:
+        require_key("dropout_key", dropout_key, xs)
         own = dropout_key if chunk is None or place == "inputs" else fold(dropout_key, chunk)
         keys = [fold(own, n) for n in range(len(layers))]
     drops = Drops(config.dropout, place, keys)

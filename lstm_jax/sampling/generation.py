@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array
 
-from lstm_jax.checks import require_count
+from lstm_jax.checks import require_count, require_key
 from lstm_jax.dropout import keys_of_rows
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import (
@@ -107,6 +107,7 @@ def generate(
 
     Raises:
         ValueError: an invalid argument, or a bidirectional model.
+        TypeError: `key` is no typed key.
 
     Examples:
         >>> model = lstm_jax.LanguageModel(lstm_jax.LanguageModelConfig(hidden_size=4), 5)
@@ -285,6 +286,7 @@ def _prepare(
     allow_bidirectional: bool = False,
     **filters: Unpack[FilterOptions],
 ) -> _Job:
+    require_key("key", key)
     if not allow_bidirectional:
         refuse_bidirectional(model)
     rows = _rows(model, np.asarray(template), lengths)

@@ -50,6 +50,7 @@ LAYER: Table = [
     ({"remat": "2"}, ("remat is '2'", "give a whole number")),
     *(({"remat": n}, (f"remat is {n}; it must be at least 1",)) for n in (0, -1)),
     ({"compute_dtype": "float16"}, ("compute_dtype", "'float16'", "bfloat16")),
+    ({"compute_dtype": jnp.bfloat16}, ("give one of the texts", "'bfloat16'")),
     ({"xs": jnp.zeros((T, B, D + 1))}, ("xs", "(4, 2, 4)", "[T, B, 3]")),
     ({"xs": jnp.zeros((T, D))}, ("xs", "(4, 3)", "[T, B, 3]")),
     ({"xs": jnp.zeros((T, B, D), jnp.int32)}, ("xs", "(4, 2, 3)", "[T, B]")),
@@ -114,6 +115,7 @@ DRAWN: Table = [
     ({"hidden_size": -1}, ("hidden_size is -1", "at least 1")),
     ({"hidden_size": 2.5}, ("hidden_size is 2.5", "an integer")),
     ({"initialisation": "torch"}, ("'torch'", "pytorch", "tf1")),
+    ({"dtype": jnp.int32}, ("dtype is int32", "floating-point")),
 ]
 
 
@@ -134,6 +136,7 @@ STACK: Table = [
     ({"gru_reset": "never"}, ("'never'", "after", "before")),
     ({"initialisation": "torch"}, ("'torch'", "pytorch", "keras", "tf1")),
     ({"compute_dtype": "float16"}, ("'float16'", "float32", "tf32", "bfloat16")),
+    ({"compute_dtype": jnp.bfloat16}, ("must be a text, one of", "bfloat16")),
     ({"backend": "cuda"}, ("'cuda'", "auto", "scan", "reference")),
     ({"backend": "parallel"}, NOT_PARALLEL),
     ({"wavefront": 0}, ("wavefront is 0", "at least 1")),
@@ -206,6 +209,24 @@ def a_loss(targets: Any) -> Any:
     return MODEL.token_sums(MODEL.init(KEY), None, TOKENS, targets)
 
 
+KEYS: Table = [
+    ({"dropout_key": random.PRNGKey(0)}, ("is uint32[2], not a typed", "jax.random.key")),
+    ({"dropout_key": 0}, ("dropout_key is int", "jax.random.key")),
+    ({"dropout_key": random.split(KEY, 3)}, ("(3,) for 2 sequences; give one per",)),
+    ({"dropout_key": random.split(KEY, (2, 2))}, ("(2, 2) for 2 sequences",)),
+]
+
+
+def stack_of(rate: str) -> Callable[..., Any]:
+    return partial(run_stack, replace(CONFIG, **{rate: 0.5}), LAYERS, None, XS)  # type: ignore[arg-type]
+
+
+def words_dropped(**options: Any) -> Any:
+    config = LanguageModelConfig(hidden_size=H, embedding_size=3, word_dropout=0.5)
+    model = LanguageModel(config, D)
+    return model.token_sums(model.init(KEY), None, TOKENS, TOKENS, **options)
+
+
 READ: Table = [
     ({"tokens": jnp.zeros((T, B))}, ("tokens", "float32", "integers [T, B]")),
     ({"tokens": jnp.zeros(T, jnp.int32)}, ("tokens", "(4,)", "[T, B]")),
@@ -253,7 +274,8 @@ def of_classifier(method: str) -> Callable[..., Any]:
             ([ClassifierConfig], CLASSIFIER),
             ([a_stack, a_step_of_a_stack], LAYERS_OF_STACK),
             ([a_loss], TARGETS),
-            (map(of_classifier, ("logits", "sums")), READ),
+            (map(of_classifier, ("logits", "sums")), READ + KEYS),
+            ([*map(stack_of, ("dropout", "recurrent_dropout")), words_dropped], KEYS),
             ([of_classifier("sums")], JUDGED),
         )
         for call in calls

@@ -123,5 +123,6 @@ def test_a_rate_that_is_no_share_is_refused_and_an_integer_of_zero_drops_nothing
         with pytest.raises(ValueError, match="0 <= rate < 1"):
             weight_drop(random.key(1), params, rate)  # type: ignore[arg-type]
     np.testing.assert_array_equal(weight_drop(random.key(1), params, 0).w_h, params.w_h)
-    with pytest.raises(TypeError, match="key is NoneType"):
-        weight_drop(None, params, 0.5)  # type: ignore[arg-type]
+    for key, words in ((None, "key is NoneType"), (random.PRNGKey(0), "not a typed key; make it")):
+        with pytest.raises(TypeError, match=words):
+            weight_drop(key, params, 0.5)  # type: ignore[arg-type]

@@ -86,6 +86,12 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 ]
 
 
+@pytest.mark.parametrize("key", [None, 0, random.PRNGKey(0), random.split(random.key(0))])
+def test_what_is_no_key_is_refused(key: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=r"^key .*(jax\.random\.key|give one)"):
+        generate(MODEL, PARAMS, TWO, key=key)
+
+
 @pytest.mark.parametrize(("call", "said"), REFUSED)
 def test_nonsense_is_refused(call: Callable[[], Any], said: str) -> None:
     with pytest.raises(ValueError, match=said) as refused:
