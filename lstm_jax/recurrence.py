@@ -356,6 +356,11 @@ def require_backend(cell: cells.Cell, backend: str) -> None:
             f"backend is 'mosaic', but the cell is {cell.name}, not lstm or gru; use 'auto'"
         )
     if backend == "parallel" and cell.unit_step is None:
+        if cell not in cells.CELLS:
+            raise ValueError(
+                "backend is 'parallel', which cells of your own lack; choose 'auto', or write "
+                f"{cell.name} as a step for lstm_jax.parallel"
+            )
         others = ", ".join(each.name for each in cells.CELLS if each.unit_step is not None)
         raise ValueError(
             f"backend is 'parallel', but the units of {cell.name} depend on each other; choose "

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, random
 
-from lstm_jax.cells.base import Cell, Dot, declared, unit_params, zero_carry
+from lstm_jax.cells.base import Cell, Dot, declared, rest_of_step, unit_params, zero_carry
 from lstm_jax.cells.options import take_step
 from lstm_jax.checks import require_count
 from lstm_jax.precision import ComputeDtype, products
@@ -121,19 +121,26 @@ def _check(cell: Cell, input_size: int = 2, hidden_size: int = 3) -> None:
                 f"{field} that init gives has shape {found}; expected {shape} of an input size of "
                 f"{input_size}, a hidden size of {hidden_size} and {cell.gates} gates"
             )
+    policy = products(None, jnp.float32)
+    own = partial(unit_params, policy=policy)
     if (inputs := cell.inputs) is not None:
         rows = jax.ShapeDtypeStruct((2, width), jnp.float32)
-        own = partial(unit_params, policy=products(None, jnp.float32))
         found = jax.eval_shape(lambda params, rows: inputs(own(params), rows), params, rows)
         if (given := getattr(found, "shape", None)) != rows.shape:
             raise ValueError(
                 f"inputs gives shape {given}; expected {rows.shape}, that of what it is given"
             )
     carry = jax.eval_shape(lambda: zero_carry(params, 1))
-    x = jax.ShapeDtypeStruct((1, input_size), jnp.float32)
+    gates = jax.ShapeDtypeStruct((1, width), jnp.float32)
+    rest = rest_of_step(cell, policy.dot)
     try:
-        new, _ = jax.eval_shape(cell.step, params, carry, x)
-    except AttributeError as error:
-        raise TypeError(f"step has to give a {cell.carry.__name__} ({error})") from None
+        new = jax.eval_shape(lambda params, *rows: rest(own(params), *rows), params, carry, gates)
+    except (AttributeError, TypeError) as error:
+        if "NoneType" in str(error):
+            error.add_note("in step, w_x and b are None: the gates contain them already")
+        raise
+    if not isinstance(new, cell.carry):
+        found = "an array" if isinstance(new, jax.ShapeDtypeStruct) else type(new).__name__
+        raise TypeError(f"step gives {found}; expected {cell.carry.__name__}")
     if str(new) != str(carry):
         raise ValueError(f"step gives the carry {new}; expected it as it was, {carry}")

@@ -80,6 +80,12 @@ def test_a_language_model_of_it_writes_what_the_lstm_s_writes() -> None:
     np.testing.assert_array_equal(written.tokens, expected.tokens)
 
 
+def test_it_has_no_parallel_form() -> None:
+    assert_message(
+        lambda: StackConfig(cell=OWN, backend="parallel"), "cells of your own", "lstm_jax.parallel"
+    )
+
+
 def test_what_does_not_fit_is_refused_when_it_is_declared() -> None:
     """And leaves nothing behind: the parts declare a cell once they fit."""
 
@@ -110,9 +116,19 @@ def test_what_does_not_fit_is_refused_when_it_is_declared() -> None:
         ({"gates": 3}, ("w_x that init gives has shape (2, 12)", "expected (2, 9)", "3 gates")),
         ({"init": init}, ("init gives OwnParams", "expected NewParams")),
         ({"step": lambda params, carry, gates, dot: carry._replace(c=gates)}, ("step gives",)),
-        ({"step": lambda params, carry, gates, dot: gates}, ("step has to give a LSTMCarry",)),
+        ({"step": lambda params, carry, gates, dot: gates}, ("gives an array; expected LSTMC",)),
     ):
         assert_message(lambda: lstm_jax.declare_cell(**{**parts, **changes}), *words)  # noqa: B023
+    for own, words, has_note in (
+        (lambda params, carry, gates, dot: dot(carry.h, params.wh), "wh", False),
+        (lambda params, carry, gates, dot: jax.nn.tanhh(gates), "tanhh", False),
+        (lambda params, carry, gates, dot: dot(carry.h, params.w_x), "NoneType", True),
+        (lambda params, carry, gates, dot: gates + params.b, "NoneType", True),
+    ):
+        with pytest.raises((AttributeError, TypeError), match=words) as caught:
+            lstm_jax.declare_cell(**{**parts, "step": own})
+        assert any(str(entry.path) == __file__ for entry in caught.traceback[1:])
+        assert ("w_x and b are None" in str(getattr(caught.value, "__notes__", ""))) is has_note
     assert lstm_jax.declare_cell(**parts).step is not None
     assert_message(lambda: lstm_jax.declare_cell(**parts), "params is NewParams")
 
