@@ -88,7 +88,8 @@ def parallel(
     the old carry. The carries of all time steps are then found by Newton's method, one associative
     scan per iteration; for a carry of S arrays, forward mode through the step gives the S x S
     Jacobian of each unit. The result is differentiable in both modes to any order; the backward
-    pass of a gradient is one more associative scan.
+    pass of a gradient is one more associative scan. Call it under `jax.jit`: otherwise every call
+    traces and compiles anew.
 
     Args:
         step: pure function (params, carry, x) -> (carry, y). Compute what mixes units, such as
@@ -102,9 +103,10 @@ def parallel(
             large `residual` in the returned info shows that it is false.
         remat: time steps per chunk, see `lstm`; chunks are solved one by one, so this also bounds
             the memory of the iterations.
-        tolerance: largest last correction, relative to the state, or to the largest of its unit
-            over time if that is not above 1; None means the square root of the dtype's precision.
-            The remaining error is about its square, if the step's derivative is the true one.
+        tolerance: largest last correction. A correction is divided by the state's size or, where
+            that is larger, by the unit's largest state over time, at most 1. None means the square
+            root of the dtype's precision. The remaining error is about its square, if the step's
+            derivative is the true one.
         max_iterations: iterations after which a `lax.scan` takes over, in the same program.
         check: refuse a step whose units depend on each other. A probe at trace time takes 2
             log2(units) forward derivatives of one step, at random values with integers set to 0.
@@ -115,7 +117,7 @@ def parallel(
         The final carry, the outputs of the steps `[T, ...]`, and a `SolverInfo` if `return_info`.
 
     Raises:
-        TypeError: the carry does not consist of floating-point arrays.
+        TypeError: the carry does not consist of floating-point arrays, or `step` is no function.
         ValueError: shapes do not match, or units depend on each other.
 
     References:
@@ -131,14 +133,16 @@ def parallel(
         >>> bool(jnp.allclose(ys, expected, atol=1e-6))
         True
     """
+    if not callable(step):
+        raise TypeError(f"step is {step!r}; give a function")
     times = _times(xs)
     if remat is not None:
         require_count("remat", remat)
     require_count("max_iterations", max_iterations)
     if tolerance is not None:
-        is_number = isinstance(tolerance, int | float | np.floating)
+        is_number = isinstance(tolerance, int | float | np.floating) and tolerance is not True
         if not (is_number and 0 < tolerance < math.inf):
-            raise ValueError(f"tolerance is {tolerance!r}; give a number above 0, or None")
+            raise ValueError(f"tolerance is {tolerance!r}; give a Python number above 0, or None")
         tolerance = float(tolerance)
     params = jax.tree.map(_as_array, params)
     _check_carry(jax.tree.leaves(carry))
@@ -223,8 +227,9 @@ def _check_carry(leaves: list[Any]) -> None:
 def _check_result(step: Step, params: Any, carry: Any, x: Any) -> None:
     found = jax.eval_shape(step, params, carry, x)
     if not isinstance(found, tuple) or len(found) != 2:
-        parts = f" of {len(found)}" if isinstance(found, tuple) else ""
-        raise ValueError(f"step returns a {type(found).__name__}{parts}; it must return (carry, y)")
+        given = f"a tuple of {len(found)}" if isinstance(found, tuple) else type(found).__name__
+        given = "an array" if isinstance(found, jax.ShapeDtypeStruct) else given
+        raise ValueError(f"step returns {given}; it must return (carry, y)")
     new, old = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", (found[0], carry))
     if str(new) != str(old):
         raise ValueError(f"step returns a carry {new}; expected it as it was, {old}")

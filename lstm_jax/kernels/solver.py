@@ -249,7 +249,7 @@ def _newton(
 
 
 def _share(by: Array, states: Array) -> Array:
-    """A correction relative to its state, or to the largest of its unit if that is not above 1."""
+    """Corrections divided by the state's size, or by its unit's largest, at most 1, if larger."""
     sizes = jnp.abs(states)
     sizes = jnp.maximum(sizes, jnp.minimum(sizes.max(0, keepdims=True, initial=0), 1))
     return jnp.where(by == 0, 0, jnp.abs(by) / sizes)

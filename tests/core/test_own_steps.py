@@ -213,13 +213,15 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     refused(linear, [[0.0]], xs, "carry is float", "jnp.asarray")
     refused(linear, jnp.zeros((B, H), int), xs, "carry", "int", "floating-point")
     refused(linear, (xs[0], xs[0, 0]), xs, "shapes", "one shape")
-    refused(lambda p, h, x: h, xs[0], xs, "(carry, y)")
+    refused(lambda p, h, x: h, xs[0], xs, "step returns an array", "(carry, y)")
+    refused(None, xs[0], xs, "step is None", "function")
     refused(lambda p, h, x: (h[0], h), xs[0], xs, "float32[3]", "float32[2, 3]")
     refused(linear, (xs[0], xs[0].astype(jnp.bfloat16)), xs, "bfloat16 and float32", "one dtype")
     refused(linear, (), xs, "no arrays", "jax.vmap")
     refused(linear, xs[0], xs, "tolerance is 0", tolerance=0.0)
     refused(linear, xs[0], xs, "tolerance is np.float32(inf)", tolerance=np.float32(np.inf))
-    refused(linear, xs[0], xs, "tolerance is '1e-3'", tolerance="1e-3")
+    for odd in ("1e-3", True, jnp.float32(1e-3)):
+        refused(linear, xs[0], xs, f"tolerance is {odd!r}; give a Python number", tolerance=odd)
     refused(linear, xs[0], xs, "max_iterations is 0", max_iterations=0)
     refused(lambda p, h, x: (h, h, h), xs[0], xs, "a tuple of 3")
 
