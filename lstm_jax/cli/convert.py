@@ -38,8 +38,11 @@ def run(command: ConvertCommand) -> int:
 
 def _untold(config: StackConfig) -> list[str]:
     """Settings that change what a model computes, of which no layout has a trace."""
-    zoneout = ["zoneout"] * (config.recurrent.option == "hold")
-    return [f"{name} {value}" for name, value in config.step_options.items()] + zoneout
+    told = dict(config.step_options)
+    if config.recurrent.option == "hold":
+        names = ("recurrent_dropout_kind", "recurrent_dropout", "zoneout_cell")
+        told |= {name: getattr(config, name) for name in names}
+    return [f"{name} {value}" for name, value in told.items() if value is not None]
 
 
 def _read(command: ConvertCommand) -> tuple[Weights, bool, StackConfig | None]:

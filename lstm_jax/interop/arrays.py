@@ -72,6 +72,12 @@ def require_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
 
 
+def require_kind(what: str, value: Any, kind: type, cure: str) -> None:
+    """Raise ValueError, which ends with the cure, if a whole object is given for its weights."""
+    if not isinstance(value, kind):
+        raise ValueError(f"{what} is {type(value).__name__}; {cure}")
+
+
 def require_names(
     what: str, found: Iterable[str], expected: Iterable[str], optional: Iterable[str] = ()
 ) -> None:
@@ -142,8 +148,22 @@ def directions_of(layer: Any, *more: Cell) -> tuple[DenseParams, ...]:
     return directions
 
 
-def require_chain(layers: tuple[Any, ...]) -> None:
-    """Raise ValueError if a layer's input size is not the output size of the one below."""
+def both_directions(forward: Any, backward: Any, cure: str) -> Directions:
+    """One layer; raises ValueError, which ends with the cure, if cells or shapes differ."""
+    one, other = (str(jax.tree.map(np.shape, params)) for params in (forward, backward))
+    if one != other:
+        raise ValueError(f"the two directions of a layer are {one} and {other}; {cure}")
+    return Directions(forward, backward)
+
+
+def require_chain(layers: Any) -> None:
+    """Raise ValueError unless these are layers, each of which takes what the one below puts out."""
+    is_other = hasattr(layers, "_fields") or not isinstance(layers, tuple | list)
+    if is_other or not layers:
+        raise ValueError(
+            f"the layers are {type(layers).__name__ if is_other else 'none'}; give a tuple of "
+            "them: (params,) of one layer, params.layers of a model"
+        )
     each = [(input_size(layer), output_size(layer)) for layer in layers]
     for index, ((_, puts_out), (takes, _)) in enumerate(pairwise(each), 1):
         if takes != puts_out:
@@ -187,10 +207,13 @@ def config_of_layers(layers: tuple[Any, ...], cure: str) -> StackConfig:
         raise ValueError(f"the layers have hidden sizes {sizes} and cells {cells}; {cure}")
     if others:
         raise ValueError(f"the layers have projections of several sizes; {cure}")
-    if len(befores) > 1:
-        raise ValueError(f"some of the layers reset before the product; {cure}")
-    if len({params.b is None for params in each}) > 1:
-        raise ValueError(f"some of the layers have no biases; {cure}")
+    for what, kinds in (
+        ("have two directions", {isinstance(layer, Directions) for layer in layers}),
+        ("reset before the product", befores),
+        ("have no biases", {params.b is None for params in each}),
+    ):
+        if len(kinds) > 1:
+            raise ValueError(f"some of the layers {what}; {cure}")
     return StackConfig(
         cell=cells[0],  # type: ignore[arg-type]
         layers=len(layers),

@@ -53,6 +53,10 @@ _LINEN: dict[Sides, str] = {
 # The width of a dense kernel determines the cell.
 _NNX: dict[Sides, str] = {("ii if_ ig io", "hi hf hg ho"): "lstm", _DENSE: ""}
 _DIRECTIONS = ("forward_rnn", "backward_rnn")
+_CURES = {
+    "Linen": "give a cell's part of variables['params'], or nnx's state to params_from_nnx",
+    "nnx": "give nnx.state(cell, nnx.Param), or Linen's variables['params'] to params_from_linen",
+}
 
 
 def params_from_linen(tree: Mapping[str, Any]) -> Any:
@@ -144,31 +148,32 @@ def params_to_nnx(params: Any, *, optimized: bool = True) -> Tree:
 
 
 def _from_tree(tree: Mapping[str, Any], layouts: dict[Sides, str], flavour: str) -> Any:
+    shared.require_kind("the tree", tree, Mapping, _CURES[flavour])
     if set(tree) == {"cell"}:
         return _from_tree(tree["cell"], layouts, flavour)
     if set(tree) == set(_DIRECTIONS):
-        return Directions(*(_from_tree(tree[name], layouts, flavour) for name in _DIRECTIONS))
+        forward, backward = (_from_tree(tree[name], layouts, flavour) for name in _DIRECTIONS)
+        return shared.both_directions(forward, backward, "convert the tree of each alone")
     for sides, cell_name in layouts.items():
         if set(tree) == set(" ".join(sides).split()):
             return shared.to_jax("the cell", _from_cell(tree, sides, cell_name))
     raise ValueError(
-        f"the tree has {shared.listed(tree)}; expected the names of one {flavour} cell"
+        f"the tree has {shared.listed(tree)}; expected the names of one {flavour} cell; "
+        f"{_CURES[flavour]}"
     )
 
 
 def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
-    w_x, w_h = (
-        np.concatenate([_kernel(tree, name) for name in side.split()], axis=1) for side in sides
-    )
-    hidden_size, width = w_h.shape
+    inputs, hidden = (side.split() for side in sides)
+    hidden_size, width = _kernel(tree, hidden[0]).shape
     cell = (
         cell_named(cell_name) if cell_name else shared.cell_of_width("dense_h", width, hidden_size)
     )
-    width = cell.gates * hidden_size
-    shared.require_shape("the hidden state's kernels together", w_h, (hidden_size, width))
-    shared.require_shape("the inputs' kernels together", w_x, (w_x.shape[0], width))
-    b = np.concatenate([_bias(tree, name) for name in _biased(cell.name, sides)])
-    shared.require_shape("the biases together", b, (width,))
+    width = cell.gates * hidden_size // len(hidden)  # of a gate, or of all
+    w_h = np.concatenate([_kernel(tree, name, hidden_size, width) for name in hidden], axis=1)
+    input_size = len(_kernel(tree, inputs[0]))
+    w_x = np.concatenate([_kernel(tree, name, input_size, width) for name in inputs], axis=1)
+    b = np.concatenate([_bias(tree, name, width) for name in _biased(cell.name, sides)])
     if cell.name not in ("gru", "mgu"):
         return cell.params(w_x, w_h, b)
     b_hn: AnyArray | None = np.zeros(hidden_size, b.dtype)
@@ -178,14 +183,16 @@ def _from_cell(tree: Mapping[str, Any], sides: Sides, cell_name: str) -> Any:
     return cell.params(w_x, w_h, b, b_hn)
 
 
-def _kernel(tree: Mapping[str, Any], name: str) -> AnyArray:
+def _kernel(
+    tree: Mapping[str, Any], name: str, rows: int | None = None, width: int | None = None
+) -> AnyArray:
     if not isinstance(tree[name], Mapping):
         raise ValueError(f"{name} is {type(tree[name]).__name__}; expected a kernel's name and it")
     shared.require_names(name, tree[name], ["kernel"], ["bias"])
-    return shared.read_array(f"{name}/kernel", tree[name]["kernel"], None, None)
+    return shared.read_array(f"{name}/kernel", tree[name]["kernel"], rows, width)
 
 
-def _bias(tree: Mapping[str, Any], name: str, size: int | None = None) -> AnyArray:
+def _bias(tree: Mapping[str, Any], name: str, size: int) -> AnyArray:
     shared.require_names(name, tree[name], ["kernel", "bias"])
     return shared.read_array(f"{name}/bias", tree[name]["bias"], size)
 

@@ -24,7 +24,10 @@ import numpy as np
 from lstm_jax.cells import DenseParams, GRUParams, GRUReset, cell_of
 from lstm_jax.interop import arrays as shared
 from lstm_jax.interop.arrays import AnyArray
-from lstm_jax.stack import Directions
+
+_CURE = (
+    "give layer.get_weights(), and to layers_from_keras [layer.get_weights() for layer in layers]"
+)
 
 
 def layers_from_keras(
@@ -41,6 +44,7 @@ def layers_from_keras(
         >>> layers = interop.layers_from_keras([[w.astype(np.float32) for w in weights]])
         >>> carry, ys = lstm_jax.lstm(layers[0], None, jnp.ones((10, 2, 3)))
     """
+    shared.require_kind("the stack", weights, Iterable, _CURE)
     layers = tuple(layer_from_keras(arrays, reset=reset) for arrays in weights)
     shared.require_chain(layers)
     return layers
@@ -80,15 +84,17 @@ def layer_from_keras(weights: Sequence[Any], *, reset: GRUReset | None = None) -
     """
     if reset not in (None, *get_args(GRUReset)):
         raise ValueError(f"reset is {reset!r}; choose 'after' or 'before'")
+    shared.require_kind("the layer", weights, Sequence, _CURE)
     match len(weights):
         case 2 | 3:
             return _direction(weights, reset)
         case 4 | 6:
             half = len(weights) // 2
-            return Directions(_direction(weights[:half], reset), _direction(weights[half:], reset))
+            forward, backward = (_direction(w, reset) for w in (weights[:half], weights[half:]))
+            return shared.both_directions(forward, backward, _CURE)
     raise ValueError(
         f"the layer has {len(weights)} arrays; expected 2 or 3 (kernel, recurrent kernel, bias), "
-        "or twice as many for a Bidirectional"
+        f"or twice as many for a Bidirectional; {_CURE}"
     )
 
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from lstm_jax.cells import GRUReset
-from lstm_jax.interop.arrays import require_names
+from lstm_jax.interop.arrays import require_kind, require_names
 from lstm_jax.interop.modules import GRUOptions, Options, Recurrent, stack_config
 from lstm_jax.interop.plain import layers_from_dicts, layers_to_dicts
 from lstm_jax.stack import StackConfig, init_stack
@@ -38,6 +38,8 @@ def layers_from_variables(
 
     `reset` is the module's; only variables of a GRU without biases do not show it.
     """
+    require_kind("variables", variables, Mapping, "give what the module's init returned")
+    require_names("variables", variables, ["params"], variables)
     require_names("params", variables["params"], ["layers"])
     return layers_from_dicts(variables["params"]["layers"], reset)
 

@@ -27,6 +27,7 @@ from jax.typing import ArrayLike, DTypeLike
 
 from lstm_jax.cells import Activation, CellName, GRUReset, cell_named
 from lstm_jax.initialisation import Initialisation
+from lstm_jax.interop.arrays import input_size
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
 from lstm_jax.stack import StackConfig, run_stack, stack_zero_carry
@@ -156,6 +157,11 @@ class Recurrent:
         if reverse:
             xs = _reverse_real_steps(xs, lengths_B)
         config, layers = self._stack(xs)
+        if xs.ndim > 2 and xs.shape[-1] != (size := input_size(layers[0])):
+            raise ValueError(
+                f"inputs of shape {np.shape(inputs)}; expected "
+                f"[{'T, B' if time_major else 'B, T'}, {size}], as in_features is {size}"
+            )
         start = None if initial_carry is None else _carry_in(config, layers, initial_carry, batch)
         carry, ys = run_stack(config, layers, start, xs, mask=mask)
         if reverse and keep_order:

@@ -62,9 +62,8 @@ class _Recurrent(Recurrent, nnx.Module):
         Raises:
             ValueError: the layers are of another cell, of several hidden sizes, or projected.
         """
-        for layer in layers:
-            require_no_projection(layer, "a module")
         found = config_of_layers(layers, "a module has one of each")
+        require_no_projection(layers[0], "a module")
         if found.cell != cls._cell:
             raise ValueError(
                 f"the layers are of the cell {found.cell}; {cls.__name__} needs {cls._cell}"

@@ -92,11 +92,14 @@ def layers_from_pytorch(
         >>> (layer,) = interop.layers_from_pytorch(state)
         >>> carry, ys = lstm_jax.lstm(layer, None, jnp.ones((10, 2, 3)))
     """
-    for name, value in state.items():
-        if isinstance(value, Mapping):
-            raise ValueError(f"{name} holds a mapping of its own; give that: checkpoint[{name!r}]")
+    _require_state(state)
     arrays = _unwrapped_names(shared.without_prefix(state, prefix))
     arrays = arrays or shared.without_prefix(_unwrapped_names(state), prefix)
+    if state and not arrays:
+        found = [name for name in state if "weight_ih" in name] or state
+        raise ValueError(
+            f"no name of the state begins with {prefix!r}; it has {shared.listed(found)}"
+        )
     layers: list[Any] = []
     for inside in _modules(arrays):
         own = shared.without_prefix(arrays, inside)
@@ -122,8 +125,8 @@ def layers_to_pytorch(
         bias: whether the PyTorch module has biases; None if the layers have.
 
     Raises:
-        ValueError: PyTorch lacks the stack: layers of several sizes, or a GRU with its reset before
-            the product; or `bias` is False but a bias is not zero.
+        ValueError: PyTorch lacks the stack: layers of several sizes, some with two directions, or a
+            GRU with its reset before the product; or `bias` is False but a bias is not zero.
 
     Examples:
         >>> from lstm_jax import interop
@@ -175,6 +178,7 @@ def language_model_from_pytorch(
         >>> read.config.embedding_size, read.vocabulary_size
         (5, 5)
     """
+    _require_state(state)
     state = _unwrapped_names(state)
     names = LanguageModelNames(*map(unwrapped_name, names))
     known = tuple(f"{name}." for name in names)
@@ -232,6 +236,13 @@ def language_model_to_pytorch(
     arrays[f"{names.decoder}.weight"] = shared.to_numpy(np.asarray(output.w).T)
     arrays[f"{names.decoder}.bias"] = shared.to_numpy(output.b)
     return arrays
+
+
+def _require_state(state: Mapping[str, Any]) -> None:
+    shared.require_kind("the state", state, Mapping, "give module.state_dict()")
+    for name, value in state.items():
+        if isinstance(value, Mapping):
+            raise ValueError(f"{name} holds a mapping of its own; give that: checkpoint[{name!r}]")
 
 
 def _unwrapped_names(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import re
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,6 +16,7 @@ from interop_cases import Command, draw_layers, normal
 
 import lstm_jax
 from lstm_jax import interop
+from lstm_jax.cli import convert
 from lstm_jax.cli.main import COMMANDS, PROG
 from lstm_jax.sampling import FREE, generate
 
@@ -54,6 +56,18 @@ def test_layers_of_a_file_become_plain_names_and_come_back(call: Command, tmp_pa
     assert code == 0
     assert f"wrote {len(interop.load_arrays(back))} arrays" in out
     assert_same_bits(interop.load_arrays(back), interop.layers_to_pytorch(drawn))
+
+
+def test_settings_that_no_layout_has_are_told_with_their_values(
+    call: Command, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = lstm_jax.load(runs / "words")
+    told = {"recurrent_dropout_kind": "zoneout", "recurrent_dropout": 0.1, "zoneout_cell": 0.5}
+    model = replace(run.model, config=replace(run.model.config, activation="relu", **told))
+    monkeypatch.setattr(convert, "load", lambda *_, **options: run._replace(model=model))
+    _, out, _ = call("convert", runs / "words", tmp_path / "a.safetensors")
+    expected = ", ".join(f"{name} {value}" for name, value in told.items())
+    assert out.endswith(f"tell what runs them of the run's activation relu, {expected}\n")
 
 
 ELSEWHERE = """

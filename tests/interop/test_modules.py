@@ -341,7 +341,13 @@ ONE, TWO, BOTH = ((1, False), (2, False), (1, True))
     ("stack", "shape", "options", "message"),
     [
         (ONE, (D,), {}, r"expected \[\.\.\., T, D\]"),
-        (ONE, (B, T, D + 1), {}, r"expected \[T, B, 3\]"),
+        (ONE, (B, T, D + 1), {}, r"of shape \(3, 6, 4\); expected \[B, T, 3\]"),
+        (
+            ONE,
+            (T, B, D + 1),
+            {"time_major": True},
+            r"inputs of shape \(6, 3, 4\); expected \[T, B, 3\]",
+        ),
         (ONE, (B, T, D), {"seq_lengths": np.ones(2, int)}, r"integers of shape \(3,\)"),
         (ONE, (B, T, D), {"seq_lengths": np.ones(3)}, "expected integers"),
         (ONE, (B, T, D), {"initial_carry": ()}, rf"expected {STATE}: \(c, h\) of an LSTM"),
@@ -367,6 +373,7 @@ def test_weights_of_other_modules_are_refused() -> None:
     for make, message in (
         (lambda: of_gru(one), "of the cell lstm; GRU needs gru"),
         (lambda: of_lstm(uneven), r"hidden sizes \[4, 5\]"),
+        (lambda: of_lstm(one[0]), "the layers are LSTMParams; give a tuple"),
         (lambda: of_lstm(projected), "projection of its hidden state, which a module lacks"),
         (lambda: nnx_modules.LSTM(D, H), "rngs is None"),
         (lambda: linen(H).init(jax.random.key(0), np.zeros((B, T), int)), "in_features is None"),

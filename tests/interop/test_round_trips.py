@@ -35,6 +35,7 @@ from lstm_jax.interop import (
 from lstm_jax.interop.linen_modules import layers_from_variables, variables_from_layers
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.stack import Directions
 
 Layers = tuple[Any, ...]
 
@@ -207,6 +208,10 @@ TWO_SIZES = (*LSTM, *draw_layers("lstm", 1, False, 4, 5))
 TWO_RESETS = (*GRU_AFTER, *draw_layers("gru_before", 1, False, 4, 4))
 SOME_BIASES = (*LSTM, *draw_layers("lstm", 1, False, 4, 4, use_bias=False))
 TWO_CELLS = (*LSTM, *draw_layers("rnn", 1, False, 4, 4))
+TWO_WAYS = (Directions(*LSTM, *LSTM), *draw_layers("lstm", 1, False, 8, 4))
+LINEN_GRU, LINEN_RNN = (
+    params_to_linen(*draw_layers(form, 1, False, 3, 4)) for form in ("gru_after", "rnn")
+)
 
 H = kernel(4, 4)
 UNITWISE = (init_mingru(jax.random.key(0), 3, 4),)
@@ -235,7 +240,6 @@ REFUSED = [
         ({"weight_ih_l0": None}, r"the state lacks weight_ih_l0; it has bias_hh_l0"),
         ({"weight_hr_l0": ones(2, 4)}, r"weight_hr_l0 has shape \(2, 4\); expected \(4, 4\)"),
         ({"a.rnn.weight_ih_l0": ones(2, 4)}, r"prefix such as 'a\.rnn\.'"),
-        ({"state_dict": {"weight_ih_l0": ones(2, 4)}}, r"give that: checkpoint\['state_dict'"),
         ({"bias_ih_l0": ones(15)}, r"bias_ih_l0 has shape \(15,\); expected \(16,\)"),
         ({"weight_ih_l0": ones(12, 3)}, r"weight_ih_l0 has shape \(12, 3\); expected \(16, 3"),
         ({"weight_hh_l0": ones(16, 5)}, r"16 wide for a hidden size of 5"),
@@ -246,6 +250,19 @@ REFUSED = [
         ({"bias_ih_l0": np.ones(16)}, r"float64; set jax_enable_x64"),
     ),
     (layers_from_pytorch, {"weight_ih": ones(4, 3)}, "the module lacks weight_hh; it"),
+    (
+        partial(layers_from_pytorch, prefix="lstm."),
+        MODEL,
+        r"begins with 'lstm\.'; it has rnn\.weight_ih_l0$",
+    ),
+    *(
+        (convert, given, message)
+        for convert in (layers_from_pytorch, language_model_from_pytorch)
+        for given, message in (
+            (None, r"the state is NoneType; give module\.state_dict\(\)"),
+            ({"state_dict": {}}, r"give that: checkpoint\['state_dict'"),
+        )
+    ),
     (partial(layers_from_pytorch, cell="gru"), PYTORCH, "to the cell lstm, not gru"),
     *of(
         layers_to_pytorch,
@@ -257,6 +274,21 @@ REFUSED = [
         (UNITWISE, "cell is mingru.*rnn, lstm, gru"),
         (SOME_BIASES, "some of the layers have no biases.*alone"),
         (TWO_RESETS, "some of the layers reset before.*alone"),
+        (TWO_WAYS, "some of the layers have two directions.*alone"),
+    ),
+    *(
+        (convert, given, rf"the layers are {found}; give a tuple of them: \(params,\)")
+        for convert in (layers_to_pytorch, layers_to_keras, layers_to_plain, variables_from_layers)
+        for given, found in ((LSTM[0], "LSTMParams"), (None, "NoneType"), ((), "none"))
+    ),
+    (layers_from_keras, (), "the layers are none"),
+    *(
+        (convert, given, rf"is {found}; give layer\.get_weights\(\), and to layers_from_keras \[")
+        for convert, given, found in (
+            (layer_from_keras, {}, "dict"),
+            (layers_from_keras, None, "NoneType"),
+            (layers_from_keras, weights((3, 16), (4, 16), (16,)), "ndarray"),
+        )
     ),
     (layers_to_plain, draw_layers("gru_before", 1, False, 3, 4, use_bias=False), "no plain names"),
     (partial(layers_to_pytorch, bias=False), GRU_AFTER, "biases that are not zero"),
@@ -275,7 +307,11 @@ REFUSED = [
     (partial(language_model_from_pytorch, tied=True), MODEL, "not tied"),
     *of(
         layer_from_keras,
-        (weights((3, 12)), "has 1 arrays; expected 2 or 3"),
+        (weights((3, 12)), "has 1 arrays; expected 2 or 3.*layers_from_keras"),
+        (
+            weights((3, 15), (5, 15), (15,), (5, 24), (6, 24), (24,)),
+            r"GRUParams\(w_x=\(3, 15\).* LSTMParams\(w_x=\(5, 24\).*layers_from_keras",
+        ),
         (weights((3, 12), (4, 12)), "does not show where its reset gate works"),
         (weights((3, 12), (4, 16), (16,)), r"kernel has shape \(3, 12\); expected \(3, 16\)"),
         (weights((3, 16), (4, 16), (2, 16)), "the bias has shape"),
@@ -307,22 +343,34 @@ REFUSED = [
     (params_to_nnx, init_mgu(jax.random.key(0), 3, 4), "cell is mgu.*rnn, lstm, gru"),
     *of(
         params_from_linen,
-        ({"dense_i": kernel(3, 4)}, "has dense_i; expected the names of"),
-        ({"i": kernel(3, 4, bias=ones(5)), "h": H}, r"biases together has shape \(5,\)"),
+        (None, r"the tree is NoneType; give a cell's part of variables\['params'\]"),
+        ({"params": LINEN_GRU}, r"has params; expected.*variables\['params'\]"),
+        ({"dense_i": kernel(3, 4)}, "has dense_i; expected the names of.*to params_from_nnx"),
+        ({"i": kernel(3, 4, bias=ones(5)), "h": H}, r"i/bias has shape \(5,\); expected \(4,\)"),
         ({"i": kernel(3, 4), "h": H}, "i lacks bias"),
         ({"i": ones(3, 4), "h": H}, "i is ndarray; expected"),
         ({"i": {}, "h": H}, "i lacks kernel"),
         (
             gates("i", 3, 4) | gates("h", 4, 5, bias=ones(5)),
-            r"kernels together has shape \(4, 20\); expected \(4, 16\)",
+            r"hi/kernel has shape \(4, 5\); expected \(4, 4\)",
+        ),
+        (
+            LINEN_GRU | {"ir": kernel(3, 3), "iz": kernel(3, 5)},
+            r"ir/kernel has shape \(3, 3\); expected \(3, 4\)",
+        ),
+        (LINEN_GRU | {"iz": kernel(2, 4)}, r"iz/kernel has shape \(2, 4\); expected \(3, 4\)"),
+        (
+            {"forward_rnn": LINEN_GRU, "backward_rnn": LINEN_RNN},
+            r"GRUParams\(w_x=\(3, 12\).* RNNParams\(w_x=\(3, 4\).*each alone",
         ),
     ),
     *of(
         params_from_nnx,
-        ({"i": kernel(3, 4)}, "has i; expected the names of one nnx cell"),
+        (object(), r"the tree is object; give nnx\.state\(cell, nnx\.Param\)"),
+        (LINEN_RNN, "has h, i; expected the names of one nnx cell.*to params_from_linen"),
         (
             {"dense_i": kernel(3, 12), "dense_h": kernel(4, 16, bias=ones(16))},
-            r"inputs' kernels together has shape \(3, 12\); expected \(3, 16\)",
+            r"dense_i/kernel has shape \(3, 12\); expected \(3, 16\)",
         ),
     ),
     *changes_of(
@@ -349,7 +397,12 @@ REFUSED = [
         (NARROW | {"embedding": ones(7, 3)}, r"the tied embedding.*\(7, 3\); expected \(7, 4\)"),
         ({"output/w": ones(5, 7)}, r"output/w has shape \(5, 7\); expected \(4, 7\)"),
     ),
-    (layers_from_variables, {"params": {"cell": {}}}, "params lacks layers; it has"),
+    *of(
+        layers_from_variables,
+        ({"params": {"cell": {}}}, "params lacks layers; it has"),
+        ({"layers": {}}, "variables lacks params; it has layers"),
+        (object(), "variables is object; give what the module's init returned"),
+    ),
 ]
 
 
