@@ -53,6 +53,7 @@ def test_a_layer_in_chunks_gives_what_it_gives_whole(form: str, reverse: bool, c
     + [(form, backend) for form in UNITWISE_FORMS for backend in ("scan", "auto", "parallel")],
     ("mingru", "scan"),
     ("diag-lstm", "parallel"),
+    beyond=["auto"],
 )
 def test_the_second_order_of_chunks_is_the_references_whole(
     float64: None, form: str, backend: str
