@@ -429,15 +429,9 @@ def _in_turn(
 
 
 def _at_once(
-    run: Any,
-    params: Directions,
-    carry: Directions,
-    masks: Directions,
-    xs: Array,
-    mask: Any,
-    resets: Any,
-    scale: Any,
-) -> tuple[Directions, Array]:
+    run: Any, params: Directions, carry: Directions, masks: Directions,
+    xs: Array, mask: Any, resets: Any, scale: Any,
+) -> tuple[Directions, Array]:  # fmt: skip
     """Run both directions as one `vmap`, the backward one on time-reversed inputs."""
     cuts, cut_at_the_end = (None, None) if resets is None else cuts_backward(resets)
     timed = {name: each for name, each in masks.backward.items() if name != "state_scale"}

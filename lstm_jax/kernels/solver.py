@@ -87,6 +87,10 @@ class How(NamedTuple):
     bounded: bool = False
 
 
+_Found = tuple[State, Array, Array]
+"""States, number of iterations, whether a loop ran; floats all, which have derivatives of 0."""
+
+
 class _Recurrence(NamedTuple):
     """F: (operands, state, inputs of one time step) -> state; and how to solve for its states."""
 
@@ -172,9 +176,7 @@ def _values_and_blocks(
 # Values ------------------------------------------------------------------------------------------
 
 
-def _loop(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
-) -> tuple[State, Array, Array]:
+def _loop(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     def step(state: State, inputs: Any) -> tuple[State, State]:
         state = recurrence.step(operands, state, inputs)
         return state, state
@@ -182,18 +184,16 @@ def _loop(
     _, states = lax.scan(
         step, first, inputs, reverse=recurrence.how.reverse, unroll=recurrence.how.unroll
     )
-    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(True)))
+    return states, *vary_as(states[0], (jnp.float32(0), jnp.float32(1)))
 
 
-def _linear(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
-) -> tuple[State, Array, Array]:
+def _linear(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     """Solve the linear recurrence with F(0) as the offsets, and `first` before the first step."""
     zeros, how = _zeros(first, inputs), recurrence.how
     before = previous(zeros, first, reverse=how.reverse)
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
     states = _solved(how, inputs, blocks, values)
-    return states, *vary_as(states[0], (jnp.int32(0), jnp.array(False)))
+    return states, *vary_as(states[0], (jnp.float32(0), jnp.float32(0)))
 
 
 def _solved(how: How, inputs: tuple[Any, Any, Array | None], blocks: Blocks, b: State) -> State:
@@ -208,9 +208,7 @@ def _solved(how: How, inputs: tuple[Any, Any, Array | None], blocks: Blocks, b: 
     )  # fmt: skip
 
 
-def _newton(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
-) -> tuple[State, Array, Array]:
+def _newton(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     guess: State = _over_time(recurrence.step)(operands, _zeros(first, inputs), inputs)
     precision: Any = jnp.finfo(guess[0].dtype)  # type: ignore[no-untyped-call]
     tolerance = recurrence.how.tolerance
@@ -236,7 +234,7 @@ def _newton(
         return states, _largest(shares), iterations + 1
 
     most = jnp.asarray(precision.max, guess[0].dtype)
-    start = (guess, *vary_as(guess[0], (most, jnp.int32(0))))
+    start = (guess, *vary_as(guess[0], (most, jnp.float32(0))))
     states, correction, iterations = lax.while_loop(goes_on, corrected, start)
 
     def by_loop(at: tuple[State, Array]) -> tuple[State, Array]:
@@ -245,7 +243,7 @@ def _newton(
     # Under `vmap` a `cond` would run both branches for all; this runs once, if any needs it.
     failed = ~(correction <= tolerance)
     states, _ = lax.while_loop(lambda at: at[1], by_loop, (states, failed))
-    return states, iterations, failed
+    return states, iterations, failed.astype(jnp.float32)
 
 
 def _share(by: Array, states: Array) -> Array:
@@ -270,19 +268,14 @@ def _largest(arrays: State) -> Array:
 # Gradients ---------------------------------------------------------------------------------------
 
 
-_Found = tuple[State, Array, Array]
-"""The states, the number of iterations, and whether a loop ran."""
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _solution(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
-    """Find the states, with the derivative of the equation that they solve; all as floats."""
+    """Find the states, with the derivative of the equation that they solve."""
     newton, loop = partial(_kept_newton, recurrence), partial(_loop, recurrence)
     by_iteration = by_platform(recurrence.how.parallel, newton, loop)
     find = partial(_linear, recurrence) if recurrence.how.linear else by_iteration
-    states, *told = find(operands, first, inputs)
-    iterations, sequential = (a.astype(jnp.float32) for a in told)
-    return states, iterations, sequential
+    found: _Found = find(operands, first, inputs)
+    return found
 
 
 @_solution.defjvp
@@ -311,9 +304,7 @@ def _kept_newton(recurrence: _Recurrence, *given: Any) -> _Found:
 
 
 def _kept_newton_forward(recurrence: _Recurrence, *given: Any) -> tuple[_Found, Any]:
-    states, iterations, sequential = _solution(_at_once(recurrence), *given)
-    found = (states, iterations.astype(jnp.int32), sequential > 0)
-    return found, lax.optimization_barrier(given)
+    return _solution(_at_once(recurrence), *given), lax.optimization_barrier(given)
 
 
 def _kept_newton_backward(recurrence: _Recurrence, given: Any, cotangents: Any) -> Any:
