@@ -27,7 +27,7 @@ from lstm_jax.sampling.decode import (
     refuse_bidirectional,
 )
 from lstm_jax.sampling.filters import forbid, make_filters, top_k
-from lstm_jax.sampling.stops import Stops, make_stops
+from lstm_jax.sampling.stops import Ids, Stops, make_stops
 
 
 class Hypothesis(NamedTuple):
@@ -45,7 +45,7 @@ class Hypothesis(NamedTuple):
         -0.75
     """
 
-    tokens: npt.NDArray[np.int32]
+    tokens: Ids
     log_probability: float
     score: float
     stopped: bool
@@ -184,7 +184,7 @@ def _search(
     return found
 
 
-def _hypotheses(prompt: npt.NDArray[np.int32], stops: Stops, found: _Beams) -> list[Hypothesis]:
+def _hypotheses(prompt: Ids, stops: Stops, found: _Beams) -> list[Hypothesis]:
     hypotheses = []
     for index, score in enumerate(found.score.tolist()):
         if not math.isfinite(score):

@@ -19,7 +19,7 @@ from jax import Array, lax, random
 
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.filters import Filters, choose
-from lstm_jax.sampling.stops import Stops
+from lstm_jax.sampling.stops import Ids, Stops
 
 FREE = -1
 """Template entry that marks a place to be filled."""
@@ -62,41 +62,26 @@ def prompt_length(row: npt.NDArray[np.integer]) -> int:
 
 
 class Rows(NamedTuple):
-    """What stays constant while a batch is decoded.
+    """What stays constant while a batch is decoded."""
 
-    Attributes:
-        key: typed keys `[B]`, one per row.
-        known: int32 `[B]`, length of each row's prompt.
-        places: int32 `[B]`, places after the prompt; 0 for a padding row.
-    """
-
-    key: Array
-    known: Array
-    places: Array
+    key: Array  # typed keys `[B]`, one per row
+    known: Array  # int32 `[B]`, length of each row's prompt
+    places: Array  # int32 `[B]`, places after the prompt; 0 for a padding row
 
 
 class DecodeState(NamedTuple):
-    """State of a batch during decoding.
+    """State of a batch during decoding."""
 
-    Attributes:
-        carry: carry of the stack.
-        hidden: `[B, H]`, latest output of the top layer, from which the next token is predicted.
-        seen: bool `[B, V]`, tokens that already occur in a row.
-        matched: int32 `[B]`, states of the stop automaton.
-        stopped: bool `[B]`, whether a stop sequence is complete.
-        place: int32, the next place to fill.
-    """
-
-    carry: tuple[Any, ...]
-    hidden: Array
-    seen: Array
-    matched: Array
-    stopped: Array
-    place: Array
+    carry: tuple[Any, ...]  # of the stack
+    hidden: Array  # `[B, H]`, latest output of the top layer, which predicts the next token
+    seen: Array  # bool `[B, V]`, tokens that already occur in a row
+    matched: Array  # int32 `[B]`, states of the stop automaton
+    stopped: Array  # bool `[B]`, whether a stop sequence is complete
+    place: Array  # int32, the next place to fill
 
 
 def prefill(
-    model: LanguageModel, params: LanguageModelParams, prompts: list[npt.NDArray[np.int32]]
+    model: LanguageModel, params: LanguageModelParams, prompts: list[Ids]
 ) -> tuple[tuple[Any, ...], Array]:
     """Run prompts `[T_b]`; returns carry and top-layer output `[B, H]`, zeros for empty prompts."""
     carry = model.zero_carry(params, len(prompts))

@@ -30,15 +30,8 @@ class Filters(NamedTuple):
     """How tokens are chosen. All values are traced, so changing one does not recompile.
 
     The filters apply in this order, each to what the previous ones have left: forbidden tokens,
-    repetition penalty, temperature, top-n, top-p, min-p.
-
-    Attributes:
-        temperature: see `sharpen`; 0 takes the most likely token (the first, if tied).
-        top_n: see `keep_top_n`; 0 keeps all.
-        top_p: see `keep_top_p`; 1 keeps all.
-        min_p: see `keep_min_p`; 0 keeps all.
-        repetition_penalty: see `penalise_repetition`; 1 changes nothing.
-        forbidden: bool `[V]`, True = never chosen.
+    repetition penalty, temperature, top-n, top-p, min-p. `FilterOptions` explains the values; here
+    `forbidden` is bool `[V]`, True = never chosen.
 
     Examples:
         >>> filters = lstm_jax.sampling.make_filters(5, temperature=0.5, forbidden=[0])
@@ -58,7 +51,7 @@ class FilterOptions(TypedDict, total=False):
     """Arguments of `make_filters`, all optional.
 
     Attributes:
-        temperature: at least 0, default 1; 0 takes the most likely token.
+        temperature: at least 0, default 1; 0 takes the most likely token (the first, if tied).
         top_n: number of most likely tokens that may be drawn; 0, the default, allows all.
         top_p: total probability of the tokens that may be drawn, above 0 and at most 1, the
             default, which allows all.
@@ -317,14 +310,7 @@ def _draw_from_list(length: int, filters: Filters, uniform: Array, allowed: Arra
 
 
 def top_k(values: Array, k: int) -> tuple[Array, Array]:
-    """`lax.top_k` of `[..., V]`, where ties go to the lower ids; on a CPU from fewer candidates.
-
-    Examples:
-        >>> from lstm_jax.sampling.filters import top_k
-        >>> values, ids = top_k(jnp.array([1.0, 3.0, 2.0]), 2)
-        >>> values.tolist(), ids.tolist()
-        ([3.0, 2.0], [1, 2])
-    """
+    """`lax.top_k` of `[..., V]`, where ties go to the lower ids; on a CPU from fewer candidates."""
     is_symbolic = not isinstance(values.size, int)
     if is_symbolic or values.size < _FEW or values.shape[-1] < 4 * k * _PART:
         return _top_k_of_all(k, values)

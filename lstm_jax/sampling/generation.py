@@ -30,9 +30,7 @@ from lstm_jax.sampling.decode import (
     refuse_bidirectional,
 )
 from lstm_jax.sampling.filters import FilterOptions, Filters, make_filters
-from lstm_jax.sampling.stops import Stops, make_stops
-
-Ids = npt.NDArray[np.int32]
+from lstm_jax.sampling.stops import Ids, Stops, make_stops
 
 WeightDtype = Literal["float32", "bfloat16"]
 
@@ -245,23 +243,13 @@ def with_weights(
 
 
 class _Job(NamedTuple):
-    """Rows to decode; `[B]` is padded to a power of two with rows without places.
+    """Rows to decode; `[B]` is padded to a power of two with rows without places."""
 
-    Attributes:
-        size: number of rows requested.
-        prompts: the known beginning of each row, int32 `[T_b]`.
-        given: int32 `[R, B]`, what follows it; `FREE` in places to fill and in padding.
-        places: int32 `[B]`, how many of these places each row has.
-        keys: typed keys `[B]`.
-        filters: how tokens are chosen.
-        stops: what ends a row.
-    """
-
-    size: int
-    prompts: list[Ids]
-    given: Ids
-    places: Ids
-    keys: Array
+    size: int  # number of rows requested
+    prompts: list[Ids]  # the known beginning of each row, int32 `[T_b]`
+    given: Ids  # int32 `[R, B]`, what follows it; `FREE` in places to fill and in padding
+    places: Ids  # int32 `[B]`, how many of these places each row has
+    keys: Array  # typed keys `[B]`
     filters: Filters
     stops: Stops
 

@@ -18,6 +18,7 @@ from jax import Array
 from lstm_jax.checks import require_count
 from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import PREFILL_CHUNK, power_of_two, refuse_bidirectional
+from lstm_jax.sampling.stops import Ids
 
 
 class TextScore(NamedTuple):
@@ -107,7 +108,7 @@ def score(
 def _score_batch(
     model: LanguageModel,
     params: LanguageModelParams,
-    rows: list[npt.NDArray[np.int32]],
+    rows: list[Ids],
     batch_size: int,
 ) -> list[npt.NDArray[np.float32]]:
     longest = max(map(len, rows)) - 1
@@ -143,9 +144,7 @@ def _losses(
     return carry, scores.loss
 
 
-def _row(
-    model: LanguageModel, index: int, context: npt.ArrayLike, text: npt.ArrayLike
-) -> npt.NDArray[np.int32]:
+def _row(model: LanguageModel, index: int, context: npt.ArrayLike, text: npt.ArrayLike) -> Ids:
     parts = {"context": np.asarray(context), "text": np.asarray(text)}
     if not parts["context"].size:
         del parts["context"]

@@ -12,24 +12,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+Ids = npt.NDArray[np.int32]
+
 _MOST_ENTRIES = 1 << 26
 
 
 class Stops(NamedTuple):
     """An Aho-Corasick automaton over token ids; in state 0 nothing has matched.
 
-    Attributes:
-        after: int32 `[S, V]`, the state after a token.
-        length: int32 `[S]`, length of the longest stop sequence complete in a state, or 0.
-        depth: int32 `[S]`, number of last tokens that may be the beginning of a stop sequence.
-
     References:
         Aho and Corasick (1975), Efficient string matching.
     """
 
-    after: npt.NDArray[np.int32]
-    length: npt.NDArray[np.int32]
-    depth: npt.NDArray[np.int32]
+    after: Ids  # `[S, V]`, the state after a token
+    length: Ids  # `[S]`, length of the longest stop sequence complete in a state, or 0
+    depth: Ids  # `[S]`, number of last tokens that may be the beginning of a stop sequence
 
 
 def make_stops(vocabulary_size: int, sequences: Sequence[Sequence[int]] = ()) -> Stops:
@@ -71,9 +68,7 @@ def make_stops(vocabulary_size: int, sequences: Sequence[Sequence[int]] = ()) ->
     )
 
 
-def _transitions(
-    children: list[dict[int, int]], length: list[int], vocabulary_size: int
-) -> npt.NDArray[np.int32]:
+def _transitions(children: list[dict[int, int]], length: list[int], vocabulary_size: int) -> Ids:
     """State after each token; also sets `length` where a shorter sequence ends a longer prefix."""
     after = np.zeros((len(children), vocabulary_size), np.int32)
     after[0, list(children[0])] = list(children[0].values())
