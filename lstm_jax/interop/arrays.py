@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
+from lstm_jax import files
 from lstm_jax.cells import (
     GRU,
     LSTM,
@@ -92,10 +93,8 @@ def require_names(
 
 
 def listed(names: Iterable[str]) -> str:
-    """At most six names, for an error message."""
-    names = sorted(map(str, names))
-    rest = f" and {len(names) - 6} more" if len(names) > 6 else ""
-    return ", ".join(names[:6]) + rest if names else "nothing"
+    """The first of some names in order, for an error message."""
+    return files.listed(sorted(map(str, names))) or "nothing"
 
 
 def without_prefix(mapping: Mapping[str, Any], prefix: str) -> dict[str, Any]:

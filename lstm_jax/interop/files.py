@@ -96,7 +96,7 @@ def save_safetensors(
         >>> interop.save_safetensors("layers.safetensors", interop.layers_to_pytorch(layers))
     """
     library = _safetensors()
-    # The library writes an array's memory as it is, ignoring strides and byte order.
+    # The library writes an array's memory as it is, ignoring strides.
     dense = {name: _dense(name, array) for name, array in arrays.items()}
     data = library.numpy.save(dense, metadata=None if metadata is None else dict(metadata))
     write_whole(path, data)
@@ -166,8 +166,6 @@ def _safetensors() -> Any:
 
 def _dense(name: str, value: Any) -> AnyArray:
     array = np.array(value, order="C")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == np.bool_):
         raise ValueError(f"{name} is {array.dtype}; expected numbers")
     return array

@@ -45,8 +45,6 @@ def layers_from_variables(
 
 
 class _Recurrent(Recurrent, nn.Module, Options):
-    """Shared implementation of the three modules."""
-
     features: int
     in_features: int | None = None
 

@@ -26,8 +26,6 @@ from lstm_jax.stack import StackConfig, init_stack
 
 
 class _Recurrent(Recurrent, nnx.Module):
-    """Shared implementation of the three modules."""
-
     _options: ClassVar[type[Options]] = Options
 
     def __init__(
