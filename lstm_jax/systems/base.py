@@ -305,11 +305,7 @@ class SequencesSystem(System):
     def feed(self) -> Callable[[int], Any]:
         """See `System.feed`."""
         order, mesh = self._order(self.training), self.config.mesh
-
-        def data(step: int) -> Any:
-            return put_batch(mesh, self.batch_of(self.training, *order.batch(step)))
-
-        return data
+        return lambda step: put_batch(mesh, self.batch_of(self.training, *order.batch(step)))
 
     def heldout(self) -> Iterator[Any]:
         """See `System.heldout`."""

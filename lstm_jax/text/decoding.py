@@ -57,7 +57,7 @@ def decode(raw: bytes, shown: str) -> str:
     if is_cut and not (readings and offset == len(raw) - 1 and raw[:-1].isascii()):
         problem = f"UTF-8 cut off within its last character {place}"
         cure = "get a whole copy, or remove what is left of that character"
-    elif wrong and "\0" not in raw.decode("utf-8", "ignore"):
+    elif wrong and 0 not in raw:
         more = f"{wrong - 1} more place" + "s" * (wrong > 2)
         times = f", and in {more}" if wrong > 1 else ""
         problem = f"UTF-8 but for what is damaged {place}{times}"

@@ -11,7 +11,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -115,9 +115,7 @@ def build_review_vocabulary(texts: Iterable[list[str]], size: int = 10_000) -> V
     `texts` are the words of each review, as `review_words` splits it. Raises ValueError if there
     are no words, or something is not a word.
     """
-    counts: Counter[str] = Counter()
-    for words in texts:
-        counts.update(words)
+    counts = Counter(chain.from_iterable(texts))
     for token in _SPECIAL:
         counts.pop(token, None)
     if not counts:
