@@ -282,10 +282,8 @@ def read_poems(
     """
     lines = [line for line in text.split("\n") if line.strip()]
     bodies = [body for body in map(_body, lines) if body is not None]
-    first_line = {body: line for line, body in reversed(list(enumerate(bodies)))}
-    kept = bodies
-    if drop_unfit:
-        kept = [body for line, body in enumerate(bodies) if body and first_line[body] == line]
+    distinct = [body for body in dict.fromkeys(bodies) if body]
+    kept = distinct if drop_unfit else bodies
     empty, malformed = bodies.count(""), len(lines) - len(bodies)
     if not kept:
         raise ValueError(
@@ -297,7 +295,7 @@ def read_poems(
         poems=tuple(body[part] for body in kept),
         lines=len(lines),
         empty=empty,
-        repeated=len(bodies) - empty - len(first_line.keys() - {""}),
+        repeated=len(bodies) - empty - len(distinct),
         malformed=malformed,
         cut=sum(len(body) > length for body in kept),
     )

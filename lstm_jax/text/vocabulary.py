@@ -169,9 +169,8 @@ class Vocabulary:
                 f"id {checked.max()} is outside this vocabulary of {len(self)} tokens; "
                 "decode with the vocabulary that the ids were made with"
             )
-        return (" " if self.is_of_words else "").join(
-            map(self.tokens.__getitem__, checked.tolist())
-        )
+        between = " " if self.is_of_words else ""
+        return between.join(self.tokens[token_id] for token_id in checked.tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the vocabulary as plain JSON types; the inverse of `from_dict`."""
