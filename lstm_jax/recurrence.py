@@ -18,6 +18,7 @@ from lstm_jax import cells
 from lstm_jax.checks import check_flags, check_input, require_count
 from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
+from lstm_jax.kernels.base import Given, How, Kernel
 from lstm_jax.kernels.carries import cuts_backward, held, reset_rows, select_rows
 from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
 from lstm_jax.kernels.options import at_all_times, require_steps, steps_only
@@ -262,10 +263,9 @@ def layer_with_info(
             kernel = _fused(kernel, policy, xs.shape[:2], params.w_h.shape)
         folded = kernel.fold(params)
         gates_TBG, b_G = project(policy, folded, xs, input_scale)
-        carry, hs_TBH = scan.run(
-            kernel, policy, reverse, unroll,
-            kernel.weights(folded), b_G, carry, gates_TBG, mask, order, chosen.get("state_scale"),
-        )  # fmt: skip
+        given = Given(kernel.weights(folded), b_G, carry, gates_TBG, mask, order)
+        how = How(kernel, policy, reverse, unroll)
+        carry, hs_TBH = scan.run(how, given, chosen.get("state_scale"))
     else:
         assert cell.unit_step is not None
         at_once: bool | None = backend == "parallel"
@@ -274,9 +274,9 @@ def layer_with_info(
             raise ValueError(f"xs have the symbolic length {xs.shape[0]}; use backend 'auto'")
         if backend == "auto" and is_fixed:  # a symbolic T needs a loop
             at_once = None
-        how = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
+        way = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
         carry, states, info = solver.run(
-            how, cell.unit_step, cells.unit_params(params, policy), carry,
+            way, cell.unit_step, cells.unit_params(params, policy), carry,
             _gates(policy, params, xs, input_scale), mask, order,
         )  # fmt: skip
         hs_TBH = states.h
@@ -338,7 +338,7 @@ def _in_chunks(
     return carry, hs_TBH, solver.worst(info)
 
 
-def _fused(kernel: scan.Kernel, policy: Products, *shapes: tuple[Any, ...]) -> scan.Kernel:
+def _fused(kernel: Kernel, policy: Products, *shapes: tuple[Any, ...]) -> Kernel:
     """The kernel marked to run fused; warns and leaves it alone if that is not supported."""
     from lstm_jax.kernels import mosaic  # imports Pallas
 

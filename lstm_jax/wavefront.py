@@ -20,9 +20,10 @@ from jax import Array
 from lstm_jax.checks import check_input
 from lstm_jax.kernels import scan
 from lstm_jax.kernels.arithmetic import kernel_of
+from lstm_jax.kernels.base import Given, How
 from lstm_jax.kernels.carries import select_rows
 from lstm_jax.kernels.chunks import is_shorter, scan_chunks, scan_rematerialised
-from lstm_jax.precision import ComputeDtype, Products, products, time_product
+from lstm_jax.precision import ComputeDtype, products, time_product
 from lstm_jax.recurrence import begun, check_layer, project
 from lstm_jax.sharding import vary_as
 
@@ -41,26 +42,14 @@ def run_pair(
     unroll: int | None,
     remat: int | None,
 ) -> tuple[tuple[Any, Any], Array]:
-    """Run a layer and the one above it.
+    """Run a layer and the one above it, which is `delay` time steps behind.
 
-    Args:
-        params: of the lower and the upper layer.
-        carry: of both layers; None starts with zeros.
-        xs: see `lstm`.
-        mask: see `lstm`.
-        resets: see `lstm`.
-        input_scale: see `lstm_jax.recurrence.layer`.
-        kept_TBH: dropout mask for the upper layer's inputs, or None.
-        delay: K, time steps by which the upper layer is behind.
-        compute_dtype: see `lstm`.
-        unroll: see `lstm`.
-        remat: see `lstm`; both layers finish a chunk before the next one.
+    Parameters and carries are those of the lower and the upper layer, `kept_TBH` is a dropout mask
+    for the upper layer's inputs or None, and the rest are arguments of `lstm_jax.layer`. With
+    `remat` both layers finish a chunk before the next one.
 
-    Returns:
-        Both final carries, and the upper layer's outputs.
-
-    Raises:
-        ValueError: layers of different sizes; otherwise see `lstm`.
+    Returns both final carries, and the upper layer's outputs. Raises ValueError for layers of
+    different sizes, and otherwise as `lstm` does.
     """
     check_layer(params[0], xs, mask, resets, "scan", unroll, remat)
     policy = products(compute_dtype, params[0].b.dtype)
@@ -76,24 +65,19 @@ def run_pair(
     if xs.ndim == 3:
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
     inputs = (xs, mask, resets, input_scale, kept_TBH)
-    run = partial(_delayed, delay, unroll, policy, params)
+    run = partial(_delayed, delay, How(kernel_of(params[0]), policy, False, unroll), params)
     if not is_shorter(remat, xs.shape[0]):
         return run(carry, inputs)
     return scan_rematerialised(lambda *given: run(*given[:2]), carry, inputs, remat)
 
 
 def _delayed(
-    delay: int,
-    unroll: int | None,
-    policy: Products,
-    params: tuple[Any, Any],
-    carry: tuple[Any, Any],
-    inputs: Any,
+    delay: int, how: How, params: tuple[Any, Any], carry: tuple[Any, Any], inputs: Any
 ) -> tuple[tuple[Any, Any], Array]:
     xs, mask, resets, input_scale, kept_TBH = inputs
     marks, times = (mask, resets), xs.shape[0]
     delay = min(delay, times)
-    kernel = kernel_of(params[0])
+    kernel, policy = how.kernel, how.policy
     folded = [kernel.fold(each) for each in params]
     gates_TBG, b_G = project(policy, folded[0], xs, input_scale)
     upper_b_G = folded[1].b.astype(policy.accumulate)
@@ -101,9 +85,8 @@ def _delayed(
     upper = (kernel.weights(folded[1]), upper_b_G)
 
     def recur(constants: Any, carry: Any, gates_TBG: Array, marks: Any) -> tuple[Any, Array]:
-        carry, hs_TBH = scan.run(
-            kernel, policy, False, unroll, *constants, carry, gates_TBG, *marks, None
-        )
+        weights, b_G = constants
+        carry, hs_TBH = scan.run(how, Given(weights, b_G, carry, gates_TBG, *marks), None)
         return carry, select_rows(marks[0], hs_TBH, jnp.zeros_like(hs_TBH))
 
     def upper_gates(hs_KBH: Array, kept_KBH: Array | None) -> Array:

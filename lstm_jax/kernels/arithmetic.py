@@ -21,9 +21,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from lstm_jax.cells import GRUCarry, GRUParams, LSTMCarry, LSTMParams, RNNCarry, RNNParams
-from lstm_jax.kernels import gpu
-from lstm_jax.kernels.gpu import Blocks, blocks_of
-from lstm_jax.kernels.scan import Factors, Kernel, Row, Weights
+from lstm_jax.kernels.base import Blocks, Elementwise, Factors, Kernel, Row, Weights, blocks_of
 from lstm_jax.precision import Products
 
 
@@ -49,10 +47,6 @@ def _sigmoid_slope(t: Array) -> Array:
 # LSTM --------------------------------------------------------------------------------------------
 
 
-def _lstm_fold(params: LSTMParams) -> LSTMParams:
-    return _halve(params, True, True, False, True)  # type: ignore[no-any-return]
-
-
 def _lstm_forward(
     policy: Products, weights: Weights, b_G: Array, carry: LSTMCarry, row: Row
 ) -> tuple[LSTMCarry, Row, Array]:
@@ -66,10 +60,6 @@ def _lstm_forward(
     for w_hr in weights[1:]:
         h_BH = policy.dot(h_BH, w_hr)
     return LSTMCarry(h_BH, c_BH), row, carry.c
-
-
-def _lstm_factors(saved_TBG: Array, previous_c_TBH: Array, previous_TBH: Array) -> Array:
-    return previous_c_TBH
 
 
 def _lstm_backward(
@@ -140,7 +130,7 @@ def _lstm_blocks(
     return dgates, (dc_BH * _sigmoid(f_BH),)
 
 
-_LSTM_ON_GPU = gpu.Elementwise(
+_LSTM_ON_GPU = Elementwise(
     reads=("c",),
     others=0,
     operands=lambda from_x, from_h, biases: tuple(map(add, from_x, from_h)),
@@ -152,10 +142,6 @@ _LSTM_ON_GPU = gpu.Elementwise(
 
 
 # GRU ---------------------------------------------------------------------------------------------
-
-
-def _gru_fold(params: GRUParams) -> GRUParams:
-    return _halve(params, True, True, False)  # type: ignore[no-any-return]
 
 
 def _split_n(array: Array) -> tuple[Array, Array]:
@@ -178,13 +164,7 @@ def _gru_after_forward(
     return GRUCarry(n_BH + z_BH * (carry.h - n_BH)), row, (t_BG, inside_BH)
 
 
-def _gru_after_factors(
-    saved_TBG: Array, extra: tuple[Array, Array], previous_TBH: Array
-) -> Factors:
-    return _gru_after_factors_of(_split_n(saved_TBG)[1], extra, previous_TBH)
-
-
-def _gru_after_factors_of(n_TBH: Array, extra: tuple[Array, Array], previous_TBH: Array) -> Factors:
+def _gru_after_factors(n_TBH: Array, extra: tuple[Array, Array], previous_TBH: Array) -> Factors:
     t_TBG, inside_TBH = extra
     r_TBH, z_TBH = jnp.split(t_TBG, 2, axis=-1)
     n = (1 - _sigmoid(z_TBH)) * (1 - n_TBH * n_TBH)
@@ -236,7 +216,7 @@ def _gru_after_prepare(
     from_x_TBH = _split_n(gates_x_TBG if b_G is None else gates_x_TBG + b_G[None, None])[1]
     r_TBH = _sigmoid(jnp.split(t_TBG, 2, axis=-1)[0])
     n_TBH = jnp.tanh(from_x_TBH + r_TBH * inside_TBH)
-    return _gru_after_factors_of(n_TBH, (t_TBG, inside_TBH), previous_TBH)
+    return _gru_after_factors(n_TBH, (t_TBG, inside_TBH), previous_TBH)
 
 
 def _gru_after_blocks(factors: Factors, dcarry: GRUCarry, hold: Any) -> tuple[Blocks, Blocks]:
@@ -244,7 +224,7 @@ def _gru_after_blocks(factors: Factors, dcarry: GRUCarry, hold: Any) -> tuple[Bl
     return (r_BH, z_BH, inside_BH, n_BH), (keep_BH,)
 
 
-_GRU_AFTER_ON_GPU = gpu.Elementwise(
+_GRU_AFTER_ON_GPU = Elementwise(
     reads=("h",),
     others=1,
     operands=_gru_after_operands,
@@ -324,7 +304,7 @@ def _rnn_kernel(activation: Callable[[Array], Array], slope: Callable[[Array], A
         # Reading back the row just written saves a copy, but XLA would compute a tanh twice.
         return RNNCarry(h_BH if activation is jnp.tanh else row.read()), row, None
 
-    on_gpu = gpu.Elementwise(
+    on_gpu = Elementwise(
         reads=(),
         others=0,
         operands=lambda from_x, from_h, biases: tuple(map(add, from_x, from_h)),
@@ -350,25 +330,25 @@ _RNN = {
 }
 RNN_ACTIVATIONS = tuple(_RNN)
 _LSTM = Kernel(
-    _lstm_fold,
+    lambda params: _halve(params, True, True, False, True),
     lambda params: (params.w_h,) if params.w_hr is None else (params.w_h, params.w_hr),
     _lstm_forward,
-    _lstm_factors,
+    lambda saved_TBG, previous_c_TBH, previous_TBH: previous_c_TBH,
     _lstm_backward,
     _lstm_gather,
     _LSTM_ON_GPU,
 )
 _GRU_AFTER = Kernel(
-    _gru_fold,
+    lambda params: _halve(params, True, True, False),
     lambda params: (params.w_h, params.b_hn),
     _gru_after_forward,
-    _gru_after_factors,
+    lambda saved_TBG, *others: _gru_after_factors(_split_n(saved_TBG)[1], *others),
     _gru_after_backward,
     _gru_after_gather,
     _GRU_AFTER_ON_GPU,
 )
 _GRU_BEFORE = Kernel(
-    _gru_fold,
+    lambda params: _halve(params, True, True, False),
     lambda params: _split_n(params.w_h),
     _gru_before_forward,
     _gru_before_factors,

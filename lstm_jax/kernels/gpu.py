@@ -11,48 +11,19 @@ Shapes: T time, B batch, H hidden size, G size of all gates together, K number o
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import reduce
 from operator import add
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from lstm_jax.kernels.base import Blocks, Elementwise, Given, How, Results, blocks_of
 from lstm_jax.kernels.carries import before_each, reset_rows, select_rows
-from lstm_jax.precision import Products
 from lstm_jax.sharding import vary_as
 
-Blocks = tuple[Array, ...]
 _MOST_STEPS, _FEWEST_STEPS, _USUAL_STEPS = 10, 4, 8
-
-
-class Elementwise(NamedTuple):
-    """The elementwise part of a cell, between the recurrent product and the next carry.
-
-    Attributes:
-        reads: fields of the carry that it reads, apart from the product.
-        others: number of operands that the product does not enter, at most one.
-        operands: (blocks `[B, H]` of the input part and bias, blocks of the recurrent product,
-            biases `[1, H]` of the product) -> operands of the cell, those that the product enters
-            first.
-        cell: (operands, carry, and optionally a tanh other than JAX's) -> carry.
-        keep: (operands, carry) -> (row for the backward pass, or None to use the input part, other
-            saved values).
-        prepare: (saved rows, other saved values, bias, previous hidden states) -> inputs of
-            `backward`; computes everything expensive for all time steps at once.
-        backward: (output of `prepare`, gradient of the new carry, function marking values to
-            materialise rather than recompute) -> (gradients of the operands, gradients of `reads`).
-    """
-
-    reads: tuple[str, ...]
-    others: int
-    operands: Callable[[Blocks, Blocks, Blocks], Blocks]
-    cell: Callable[..., Any]
-    keep: Callable[[Blocks, Any], tuple[Array | None, Any]]
-    prepare: Callable[..., Any]
-    backward: Callable[[Any, Any, Callable[[Array], Array]], tuple[Blocks, Blocks]]
 
 
 def _steps_per_iteration(times: Any, unroll: int | None) -> int:
@@ -69,22 +40,10 @@ def _steps_per_iteration(times: Any, unroll: int | None) -> int:
     return fitting[-1] if fitting else _USUAL_STEPS
 
 
-def forward(
-    policy: Products,
-    reverse: bool,
-    unroll: int | None,
-    form: Elementwise,
-    weights: Any,
-    b_G: Array | None,
-    carry: Any,
-    gates_TBG: Array,
-    mask_TB: Array | None,
-    resets_TB: Array | None,
-) -> tuple[tuple[Any, Array], Array, Any]:
-    """Run the recurrence; arguments as in `scan.run`.
-
-    Returns the final carry and hidden states, saved rows `[T, B, G]`, and other saved values.
-    """
+def forward(how: How, form: Elementwise, given: Given) -> tuple[Results, Array, Any]:
+    """Run the recurrence; returns its results, saved rows `[T, B, G]`, and other saved values."""
+    _, policy, reverse, unroll = how
+    weights, b_G, carry, gates_TBG, mask_TB, resets_TB = given
     w_HG = policy.cast(weights[0])
     parts = w_HG.shape[1] // carry.h.shape[-1]
     biases = tuple(b_H[None] for b_H in weights[1:])
@@ -107,33 +66,22 @@ def forward(
 
 
 def backward(
-    gather: Callable[..., Any],
-    policy: Products,
-    reverse: bool,
-    unroll: int | None,
-    form: Elementwise,
-    weights: Any,
-    b_G: Array | None,
-    rows_TBG: Array,
-    extra: Any,
-    previous_TBH: Array,
-    mask_TB: Array | None,
-    resets_TB: Array | None,
-    dcarry: Any,
-    dhs_TBH: Array,
+    how: How, form: Elementwise, saved: Given, extra: Any, previous_TBH: Array, dresults: Results
 ) -> tuple[Any, Any]:
     """Run the backward pass; returns the gradient of the initial carry, and `gather`'s result.
 
-    `rows_TBG` and `extra` were saved by `forward`, `previous_TBH` holds the hidden states before
-    each step, `dcarry` and `dhs_TBH` the gradients of the final carry and the hidden states.
+    `extra` was saved by `forward`, `previous_TBH` holds the hidden states before each step.
     """
+    kernel, policy, reverse, unroll = how
+    weights, b_G, _, rows_TBG, mask_TB, resets_TB = saved
+    dcarry, dhs_TBH = dresults
     hidden_size = dhs_TBH.shape[-1]
     w_HKH = policy.cast(weights[0]).reshape(weights[0].shape[0], -1, hidden_size)
     w_KHH, parts = w_HKH.transpose(1, 2, 0), w_HKH.shape[1]
     names = form.reads if mask_TB is None else dcarry._fields
 
     is_narrow = policy.operand != policy.accumulate
-    hold = lax.optimization_barrier if is_narrow else _identity
+    hold = lax.optimization_barrier if is_narrow else lambda array: array
 
     def joined(doperands: Blocks, dread: Blocks) -> tuple[tuple[Array, Blocks], Blocks]:
         """State for the step before (into its product, around it), and the operands' gradients."""
@@ -181,14 +129,4 @@ def backward(
         unroll=_steps_per_iteration(dhs_TBH.shape[0], unroll),
     )
     dbefore = carried(state, None if resets_TB is None else resets_TB[-1 if reverse else 0])
-    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)
-
-
-def _identity(array: Array) -> Array:
-    return array
-
-
-def blocks_of(joined: Array, parts: int) -> Blocks:
-    """Split the last axis into blocks, by slices, which Mosaic GPU supports."""
-    size = joined.shape[-1] // parts
-    return tuple(joined[..., n * size : (n + 1) * size] for n in range(parts))
+    return dbefore, kernel.gather(policy, None, previous_TBH, dadds_TBG, dothers_TBH)

@@ -25,7 +25,7 @@ from jax import Array, lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from lstm_jax.kernels.gpu import Blocks, Elementwise, blocks_of
+from lstm_jax.kernels.base import Blocks, Elementwise, Given, How, Results, blocks_of
 from lstm_jax.precision import Products
 
 LARGEST_CLUSTER = 8
@@ -93,19 +93,10 @@ def refusal(
     return None
 
 
-def forward(
-    policy: Products,
-    reverse: bool,
-    unroll: int | None,
-    form: Elementwise,
-    weights: Any,
-    b_G: Array | None,
-    carry: Any,
-    gates_TBG: Array,
-    mask_TB: Array | None,
-    resets_TB: Array | None,
-) -> tuple[tuple[Any, Array], Array, Any]:
+def forward(how: How, form: Elementwise, given: Given) -> tuple[Results, Array, Any]:
     """Same arguments and results as `gpu.forward`; `unroll` is ignored."""
+    _, policy, reverse, _ = how
+    weights, b_G, carry, gates_TBG, mask_TB, resets_TB = given
     times, hidden_size = gates_TBG.shape[0], carry.h.shape[-1]
     parts = gates_TBG.shape[-1] // hidden_size
 
@@ -141,22 +132,12 @@ def forward(
 
 
 def backward(
-    gather: Callable[..., Any],
-    policy: Products,
-    reverse: bool,
-    unroll: int | None,
-    form: Elementwise,
-    weights: Any,
-    b_G: Array | None,
-    rows_TBG: Array,
-    extra: Any,
-    previous_TBH: Array,
-    mask_TB: Array | None,
-    resets_TB: Array | None,
-    dcarry: Any,
-    dhs_TBH: Array,
+    how: How, form: Elementwise, saved: Given, extra: Any, previous_TBH: Array, dresults: Results
 ) -> tuple[Any, Any]:
     """Same arguments and results as `gpu.backward`; `unroll` is ignored."""
+    kernel, policy, reverse, _ = how
+    weights, b_G, _, rows_TBG, mask_TB, resets_TB = saved
+    dcarry, dhs_TBH = dresults
     times, _, hidden_size = dhs_TBH.shape
     parts = weights[0].shape[-1] // hidden_size
 
@@ -168,7 +149,7 @@ def backward(
             real, reset = (block.flags(each, time) for each in flags)
             dafter = dafter._replace(h=dafter.h + block.read(dhs, time)[0])
             factors = block.read_tree(prepared, time)
-            doperands, dread = form.backward(factors, _or_zeros(real, dafter, False), _same)
+            doperands, dread = form.backward(factors, _or_zeros(real, dafter, False), lambda a: a)
             added, others = doperands[:parts], doperands[parts:]
             block.write((_joined(added), others), drows, time)
             block.share(added, index)
@@ -186,7 +167,7 @@ def backward(
     inputs = (dhs_TBH, prepared, dcarry, mask_TB, resets_TB)
     outputs = ((rows_TBG, (dhs_TBH,) * form.others), dcarry)
     (dadds_TBG, dothers), dbefore = _run(body, policy.cast(weights[0])[None], inputs, outputs)
-    return dbefore, gather(policy, None, previous_TBH, dadds_TBG, *(dothers or (None,)))
+    return dbefore, kernel.gather(policy, None, previous_TBH, dadds_TBG, *(dothers or (None,)))
 
 
 class _Block(NamedTuple):
@@ -415,7 +396,3 @@ def _tanh(x: Array) -> Array:
     """Branch-free tanh with an absolute error below 1e-6, also close to saturation."""
     divisor = 1 + lax.exp2(x * (-2 * math.log2(math.e)))
     return 2 * lax.rsqrt(divisor * divisor) - 1
-
-
-def _same(array: Array) -> Array:
-    return array
