@@ -240,22 +240,21 @@ def _check_units(step: Step, params: Any, carry: Any, x: Any) -> None:
     if not all(isinstance(size, int) for leaf in jax.tree.leaves(carry) for size in leaf.shape):
         raise ValueError("carry has a symbolic shape, which cannot be probed; pass check=False")
     draw = np.random.default_rng(0)
-    given = [[_drawn(draw, a) for a in jax.tree.leaves(tree)] for tree in (params, carry, x)]
-    structures = tuple(map(jax.tree.structure, (params, carry, x)))
-    points = [np.stack([a, *(_drawn(draw, a) for _ in range(_POINTS - 1))]) for a in given[1]]
+    params, point, x = jax.tree.map(partial(_drawn, draw), (params, carry, x))
+    more = [jax.tree.map(partial(_drawn, draw), carry) for _ in range(_POINTS - 1)]
+    points = jax.tree.map(lambda *each: np.stack(each), point, *more)
     try:
         with jax.ensure_compile_time_eval():
-            moved = _moved_by_others(_hashable(step), structures, given[0], points, given[2])
-        places = [np.argwhere(np.asarray(each)) for each in moved]
+            moved = _moved_by_others(_hashable(step), params, points, x)
+        places = jax.tree.map(lambda each: np.argwhere(np.asarray(each)), moved)
     except (jax.errors.TracerArrayConversionError, jax.errors.UnexpectedTracerError):
         raise ValueError(_CLOSED_OVER) from None
-    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(carry)[0]]
-    for path, found in zip(paths, places, strict=True):
+    for path, found in jax.tree.leaves_with_path(places):
         if len(found):
             raise ValueError(
                 f"step's units depend on each other: place {tuple(map(int, found[0]))} of the new "
-                f"carry{path} depends on another place of the old; use operations that act place "
-                "by place, or lax.scan"
+                f"carry{jax.tree_util.keystr(path)} depends on another place of the old; use "
+                "operations that act place by place, or lax.scan"
             )
 
 
@@ -268,33 +267,27 @@ def _hashable(step: Any) -> Any:
     return step
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _moved_by_others(
-    step: Step, structures: Any, params: list[Any], points: list[Any], x: list[Any]
-) -> list[Array]:
+@partial(jax.jit, static_argnums=0)
+def _moved_by_others(step: Step, params: Any, points: Any, x: Any) -> Any:
     """For each array of the carry, the entries that change with another entry.
 
     The indices of any two entries differ in some bit. So for each bit, perturb the entries that
     have it set, then those that have it clear, and look for changes among the others.
     """
-    shape = points[0].shape[1:]
+    shape = jax.tree.leaves(points)[0].shape[1:]
     numbers = np.arange(int(np.prod(shape))).reshape(shape)
     bits = [numbers >> bit & 1 == 1 for bit in range(max(1, (numbers.size - 1).bit_length()))]
     groups = np.stack([*bits, *(~has for has in bits)])
     by = np.random.default_rng(1).uniform(0.5, 1.5, shape)
 
-    def others_moved(point: list[Any], group: Array) -> list[Array]:
-        def carried(*leaves: Any) -> list[Any]:
-            trees = map(jax.tree.unflatten, structures, (params, list(leaves), x))
-            return jax.tree.leaves(step(*trees)[0])
-
-        directions = tuple(jnp.where(group, by, 0).astype(a.dtype) for a in point)
-        _, moved = jax.jvp(carried, tuple(point), directions)
-        return [(jnp.abs(a) > 0) & ~group for a in moved]
+    def others_moved(point: Any, group: Array) -> Any:
+        directions = jax.tree.map(lambda a: jnp.where(group, by, 0).astype(a.dtype), point)
+        _, moved = jax.jvp(lambda carry: step(params, carry, x)[0], (point,), (directions,))
+        return jax.tree.map(lambda a: (jnp.abs(a) > 0) & ~group, moved)
 
     over_groups = jax.vmap(others_moved, in_axes=(None, 0))
     found = jax.vmap(over_groups, in_axes=(0, None))(points, jnp.asarray(groups))
-    return [each.any((0, 1)) for each in found]
+    return jax.tree.map(lambda each: each.any((0, 1)), found)
 
 
 def _drawn(draw: np.random.Generator, array: Any) -> Any:
