@@ -121,8 +121,12 @@ def run(
         after = select_rows(mask_B, step(operands, before, inputs), before)
         return tuple(jax.tree.leaves(after))
 
-    recurrence = _Recurrence(held, how)
-    states, info = _run(recurrence, operands, tuple(first), (inputs, mask_TB, resets_TB))
+    given = (operands, tuple(first), (inputs, mask_TB, resets_TB))
+    states, iterations, sequential = _solution(_Recurrence(held, how), *given)
+    (operands, at_first, each), at = jax.tree.map(lax.stop_gradient, (given, states))
+    values = _over_time(held)(operands, previous(at, at_first, reverse=how.reverse), each)
+    residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(values, at, strict=True)))
+    info = SolverInfo(iterations.astype(jnp.int32), residual, sequential > 0)
     last = tuple(array[0 if how.reverse else -1] for array in states)
     return jax.tree.unflatten(structure, last), jax.tree.unflatten(structure, states), info
 
@@ -142,17 +146,6 @@ def worst(info: Info) -> Info:
     """Most iterations, largest residual, and whether any part ran in a loop."""
     most: Info = jax.tree.map(lambda a: a.max(), info)
     return most
-
-
-def _run(
-    recurrence: _Recurrence, operands: Any, first: State, inputs: Any
-) -> tuple[State, SolverInfo]:
-    states, iterations, sequential = _solution(recurrence, operands, first, inputs)
-    given, at = jax.tree.map(lax.stop_gradient, ((operands, first, inputs), states))
-    before = previous(at, given[1], reverse=recurrence.how.reverse)
-    values = _over_time(recurrence.step)(given[0], before, given[2])
-    residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(values, at, strict=True)))
-    return states, SolverInfo(iterations.astype(jnp.int32), residual, sequential > 0)
 
 
 def _over_time(step: Callable[..., Any]) -> Callable[..., Any]:
