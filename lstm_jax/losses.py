@@ -172,12 +172,6 @@ def _fused(
     return _sums(policy, chunk, axis, *inputs, with_gradient=False)[0]
 
 
-def _forward(
-    policy: Products, chunk: int | None, axis: str | None, *inputs: Any
-) -> tuple[tuple[TokenSums, TokenScores], tuple[OutputParams, Array]]:
-    return _sums(policy, chunk, axis, *inputs, with_gradient=True)
-
-
 def _backward(
     policy: Products,
     chunk: int | None,
@@ -188,9 +182,6 @@ def _backward(
     dloss = cotangents[0].loss
     dparams, dhs_TBH = jax.tree.map(lambda g: g * dloss.astype(g.dtype), gradients)
     return dparams, dhs_TBH, None, None
-
-
-_fused.defvjp(_forward, _backward)
 
 
 def _sums(
@@ -250,6 +241,9 @@ def _sums(
         return (sums, scores_TB), None
     dparams = jax.tree.map(lambda d, p: d.astype(p.dtype), dparams, params)
     return (sums, scores_TB), (dparams, dhs_TBH)
+
+
+_fused.defvjp(partial(_sums, with_gradient=True), _backward)
 
 
 def _chunk_sums(
