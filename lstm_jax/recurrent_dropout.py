@@ -84,11 +84,11 @@ class RecurrentDropout(NamedTuple):
         self, key: Array | None, index: int, params: Any, times: Array, batch_size: int
     ) -> Any:
         """`masks` of the layer with this index; of each direction if it has two."""
+        key = None if key is None else fold(key, index)
         if hasattr(params, "forward"):
-            key = None if key is None else fold(key, index)
             each = (self.of_layer(key, n, p, times, batch_size) for n, p in enumerate(params))
             return type(params)(*each)
-        return self.masks(None if key is None else fold(key, index), params, times, batch_size)
+        return self.masks(key, params, times, batch_size)
 
     def after_step(self, before: Any, after: Any) -> Any:
         """The carry after one step outside training."""
@@ -105,23 +105,32 @@ class Drops(NamedTuple):
     """The dropout of a stack.
 
     Attributes:
-        place: see `StackConfig.dropout_place`; None drops nothing.
+        rate: dropout rate.
+        place: see `StackConfig.dropout_place`.
         keys: one per layer; None drops nothing.
     """
 
     rate: float
-    place: DropoutPlace | None
+    place: DropoutPlace
     keys: list[Array] | None
 
     def inputs(self, index: int, xs: Array, params: Any) -> tuple[Array, Array | None]:
-        """A layer's inputs after dropout; for tokens, the scale of their one-hot rows too."""
+        """A layer's inputs after dropout of the same features at all time steps of a sequence.
+
+        Token ids stay ids: the mask of their one-hot rows is returned as a scale `[T, B]`.
+        """
         if self.keys is None or self.place != "inputs":
             return xs, None
-        return _drop_inputs(self.keys[index], self.rate, xs, _input_size(params))
+        shape, is_dense = (xs.shape[1], _input_size(params)), xs.ndim == 3
+        dtype = xs.dtype if is_dense else jnp.dtype(jnp.float32)
+        scale_BD = dropout_mask(self.keys[index], self.rate, shape, dtype)
+        if is_dense:
+            return xs * scale_BD[None], None
+        return xs, scale_BD[jnp.arange(xs.shape[1]), xs]
 
     def outputs(self, index: int, ys: Array) -> Array:
         """A layer's outputs after dropout."""
-        if self.keys is None or self.place is None or self.place == "inputs":
+        if self.keys is None or self.place == "inputs":
             return ys
         if self.place == "between" and index == len(self.keys) - 1:
             return ys
@@ -129,7 +138,7 @@ class Drops(NamedTuple):
 
     def between(self, index: int, shape: tuple[int, ...], upper: Any) -> Array | None:
         """The dropout mask between a layer and the one above it, or None."""
-        if self.keys is None or self.place is None:
+        if self.keys is None:
             return None
         dtype = jnp.promote_types(upper.w_h.dtype, jnp.float32)
         ones_TBH = jnp.ones((*shape, _input_size(upper)), dtype)
@@ -138,15 +147,3 @@ class Drops(NamedTuple):
 
 def _input_size(params: Any) -> int:
     return int(getattr(params, "forward", params).w_x.shape[0])
-
-
-def _drop_inputs(key: Array, rate: float, xs: Array, input_size: int) -> tuple[Array, Array | None]:
-    """Drop input features, the same ones at all time steps of a sequence.
-
-    Token ids stay ids: the mask of their one-hot rows is returned as a scale `[T, B]`.
-    """
-    dtype = xs.dtype if xs.ndim == 3 else jnp.dtype(jnp.float32)
-    scale_BD = dropout_mask(key, rate, (xs.shape[1], input_size), dtype)
-    if xs.ndim == 3:
-        return xs * scale_BD[None], None
-    return xs, scale_BD[jnp.arange(xs.shape[1]), xs]

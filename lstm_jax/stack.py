@@ -289,11 +289,11 @@ def run_stack(
     if carry is None:
         carry = (None,) * len(layers)
     _check(config, layers, carry)
-    place, keys = config.dropout_place if config.dropout else None, None
+    place, keys = config.dropout_place, None
     if dropout_key is not None:
         require_key("dropout_key", dropout_key, xs)
         own = dropout_key if chunk is None or place == "inputs" else fold(dropout_key, chunk)
-        keys = [fold(own, n) for n in range(len(layers))]
+        keys = [fold(own, n) for n in range(len(layers))] if config.dropout else None
     drops = Drops(config.dropout, place, keys)
 
     def run(

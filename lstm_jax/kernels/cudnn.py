@@ -72,16 +72,8 @@ def run(
 ) -> tuple[LSTMCarry, Array]:
     """Run the layer; first-order reverse mode only, and a loop under `vmap`.
 
-    Args:
-        policy: its `precision` decides whether TF32 is allowed.
-        params: of an LSTM without a projection.
-        carry: the initial carry, float32.
-        xs_TBD: finite, also at masked steps.
-        mask_TB: True = a real step, in any pattern; None = all are real.
-        reverse: run from the last time step to the first.
-
-    Returns:
-        The final carry, and the hidden states `[T, B, H]`, undefined at masked steps.
+    `policy.precision` decides whether TF32 is allowed. Inputs must be finite, also at masked steps;
+    the hidden states that are returned are undefined there.
     """
     if reverse:
         flipped = None if mask_TB is None else mask_TB[::-1]
