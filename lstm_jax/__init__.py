@@ -52,7 +52,7 @@ from lstm_jax.dropout import weight_drop
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.models import LanguageModel, LanguageModelConfig, LanguageModelParams
 from lstm_jax.own_steps import parallel
-from lstm_jax.plain_layers import ln_gru, ln_lstm, mgu
+from lstm_jax.plain_layers import diag_gru, diag_lstm, ln_gru, ln_lstm, mgu, mingru, minlstm
 from lstm_jax.recurrence import gru, layer, lstm, rnn
 from lstm_jax.sampling import generate
 from lstm_jax.stack import (
@@ -63,7 +63,6 @@ from lstm_jax.stack import (
     stack_zero_carry,
     step_stack,
 )
-from lstm_jax.unitwise import diag_gru, diag_lstm, mingru, minlstm
 
 if TYPE_CHECKING:
     from lstm_jax.training.run import load
