@@ -17,7 +17,7 @@ from jax import Array, lax, random
 
 from lstm_jax.checks import require_array, require_count
 from lstm_jax.kernels import solver
-from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
+from lstm_jax.kernels.chunks import is_shorter
 from lstm_jax.kernels.linear import previous
 from lstm_jax.kernels.solver import MAX_ITERATIONS, SolverInfo
 from lstm_jax.sharding import vary_as
@@ -157,20 +157,17 @@ def parallel(
         info = solver.by_loop(jax.tree.leaves(carry)[0].dtype)
         return (*found, info) if return_info else found
     how = solver.How(True, linear, reverse, 1, tolerance, max_iterations)
-    if not is_shorter(remat, times):
-        carry, (ys, info) = _at_once(step, how, params, carry, xs)
+    run = partial(_at_once, step, how, params)
+    if is_shorter(remat, times):
+        carry, ys, info = solver.in_chunks(run, carry, xs, remat, reverse=reverse)
     else:
-
-        def body(carry: Any, xs: Any, index: Array) -> tuple[Any, Any]:
-            carry, (ys, info) = _at_once(step, how, params, carry, xs)
-            return carry, (ys, solver.at_each(info, _times(xs)))
-
-        carry, (ys, infos) = scan_rematerialised(body, carry, xs, remat, reverse=reverse)
-        info = solver.worst(infos)
+        carry, ys, info = run(carry, xs)
     return (carry, ys, info) if return_info else (carry, ys)
 
 
-def _at_once(step: Step, how: solver.How, params: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
+def _at_once(
+    step: Step, how: solver.How, params: Any, carry: Any, xs: Any
+) -> tuple[Any, Any, SolverInfo]:
     def carried(params: Any, carry: Any, x: Any) -> Any:
         return step(params, carry, x)[0]
 
@@ -182,7 +179,7 @@ def _at_once(step: Step, how: solver.How, params: Any, carry: Any, xs: Any) -> t
     before = previous(tuple(states), tuple(jax.tree.leaves(carry)), reverse=how.reverse)
     each = jax.vmap(step, in_axes=(None, 0, 0))
     _, ys = each(params, jax.tree.unflatten(structure, before), xs)
-    return final, (ys, info)
+    return final, ys, info
 
 
 def _times(xs: Any) -> int:

@@ -20,7 +20,7 @@ from lstm_jax.kernels import cudnn, reference, scan, solver
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.kernels.base import Given, How, Kernel
 from lstm_jax.kernels.carries import cuts_backward, held, reset_rows, select_rows
-from lstm_jax.kernels.chunks import is_shorter, scan_rematerialised
+from lstm_jax.kernels.chunks import is_shorter
 from lstm_jax.kernels.options import at_all_times, require_steps, steps_only
 from lstm_jax.kernels.solver import SolverInfo
 from lstm_jax.precision import ComputeDtype, Products, products, time_product
@@ -234,13 +234,17 @@ def layer_with_info(
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
         return carry, none, None
     if is_shorter(remat, xs.shape[0]):
-        run = partial(
-            layer_with_info, params, reverse=reverse, backend=backend,
-            compute_dtype=compute_dtype, unroll=unroll,
-        )  # fmt: skip
         each = {"mask": mask, "resets": resets, "input_scale": input_scale, "hold": hold}
         each["candidate_scale"] = chosen.pop("candidate_scale", None)
-        return _in_chunks(partial(run, **chosen), carry, xs, each, remat, reverse)
+
+        def run(carry: Any, inputs: Any) -> Any:
+            xs, each = inputs
+            return layer_with_info(
+                params, carry, xs, reverse=reverse, backend=backend,
+                compute_dtype=compute_dtype, unroll=unroll, **chosen, **each,
+            )  # fmt: skip
+
+        return solver.in_chunks(run, carry, (xs, each), remat, reverse=reverse)
     if xs.ndim == 3:
         # Zeroed, as weight gradients sum over all time steps and 0 times a masked NaN would be NaN.
         xs = select_rows(mask, xs, jnp.zeros_like(xs))
@@ -322,20 +326,6 @@ def _one_step(
         return new if hold is None else held(hold, carry, new)
 
     return step, (inputs, chosen.get("candidate_scale"))
-
-
-def _in_chunks(
-    run: Callable[..., Any], carry: Any, xs: Array, each: dict[str, Any], times: int, reverse: bool
-) -> tuple[Any, Array, SolverInfo | None]:
-    """Run the layer in chunks, each of which the backward pass recomputes."""
-
-    def chunk(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
-        xs, each = inputs
-        carry, hs_TBH, info = run(carry, xs, **each)
-        return carry, (hs_TBH, solver.at_each(info, hs_TBH.shape[0]))
-
-    carry, (hs_TBH, info) = scan_rematerialised(chunk, carry, (xs, each), times, reverse=reverse)
-    return carry, hs_TBH, solver.worst(info)
 
 
 def _fused(kernel: Kernel, policy: Products, *shapes: tuple[Any, ...]) -> Kernel:

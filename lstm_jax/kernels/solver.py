@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 
 from lstm_jax.kernels.carries import reset_rows, select_rows
+from lstm_jax.kernels.chunks import scan_rematerialised
 from lstm_jax.kernels.linear import Blocks, State, by_platform, linear_recurrence, previous
 from lstm_jax.sharding import vary_as
 
@@ -57,9 +58,6 @@ class SolverInfo(NamedTuple):
     iterations: Array
     residual: Array
     sequential: Array
-
-
-Info = TypeVar("Info", bound=SolverInfo | None)
 
 
 class How(NamedTuple):
@@ -136,16 +134,26 @@ def by_loop(dtype: DTypeLike) -> SolverInfo:
     return SolverInfo(jnp.int32(0), jnp.zeros((), dtype), jnp.array(True))
 
 
-def at_each(info: Info, times: int) -> Info:
-    """Repeat the info for each of `times` time steps."""
-    each: Info = jax.tree.map(lambda a: jnp.broadcast_to(a, times), info)
-    return each
+def in_chunks(
+    run: Callable[[Any, Any], tuple[Any, Any, Any]],
+    carry: Any,
+    inputs: Any,
+    chunk: int,
+    *,
+    reverse: bool,
+) -> tuple[Any, Any, Any]:
+    """`run`: (carry, inputs) -> (carry, outputs, info), over chunks that are recomputed backward.
 
+    The info is the worst of all: most iterations, largest residual, and whether any took a loop.
+    """
 
-def worst(info: Info) -> Info:
-    """Most iterations, largest residual, and whether any part ran in a loop."""
-    most: Info = jax.tree.map(lambda a: a.max(), info)
-    return most
+    def body(carry: Any, inputs: Any, index: Array) -> tuple[Any, Any]:
+        times = jax.tree.leaves(inputs)[0].shape[0]
+        carry, outputs, info = run(carry, inputs)
+        return carry, (outputs, jax.tree.map(lambda a: jnp.broadcast_to(a, times), info))
+
+    carry, (outputs, infos) = scan_rematerialised(body, carry, inputs, chunk, reverse=reverse)
+    return carry, outputs, jax.tree.map(lambda a: a.max(), infos)
 
 
 def _over_time(step: Callable[..., Any]) -> Callable[..., Any]:
