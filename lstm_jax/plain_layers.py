@@ -140,11 +140,9 @@ def diag_gru(
     """A diagonal GRU layer over time: `diag_gru_step` at each time step. Otherwise like `lstm`.
 
     `backend="parallel"` solves for all time steps at once by Newton's method; each iteration is one
-    associative scan, as is the backward pass. It stops once all corrections are at most the square
-    root of the dtype's precision, 3e-4 in float32; the remaining error is about its square. A
-    correction is divided by the state's size or, where that is larger, by the unit's largest state
-    over time, at most 1. After 12 iterations without convergence, a loop over time computes the
-    result instead, in the same program.
+    associative scan, as is the backward pass. It stops as `parallel` does by default: in float32
+    once all corrections are at most 3e-4, or after 12 iterations, when a loop over time computes
+    the result instead.
 
     With `remat`, chunks of that many time steps are solved one by one. `return_info` adds a
     `SolverInfo` to the carry and hidden states `[T, B, H]`: of chunks, it has the most iterations,

@@ -59,8 +59,7 @@ def ln_lstm_step(
 
     LN(a) = (a - mean) / sqrt(variance + 1e-5), over all gates of a step, or all units of c'.
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`, `c [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors.
 
     References:
         Ba et al., arXiv:1607.06450, whose normalisations each have a bias; those of the gates add
@@ -141,9 +140,9 @@ def ln_gru_step(
         n = tanh(g_xn LN(x w_xn) + b_n + r (g_hn LN(h w_hn) + b_hn))
         h' = (1 - z) n + z h
 
-    LN is that of `ln_lstm_step`, over both gates of a step, or over its candidate. Arguments,
-    results and errors are those of `lstm_step`, with a carry `h [B, H]` and inputs `[B, D]`, or
-    integers `[B]`.
+    LN is that of `ln_lstm_step`, over both gates of a step, or over its candidate.
+
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     References:
         Ba et al., arXiv:1607.06450, with z and 1 - z the other way round; z is `gru_step`'s here.

@@ -44,8 +44,7 @@ def mgu_step(
         n = tanh(x w_xn + b_n + f (h w_hn + b_hn))      `b_hn` None: tanh(x w_xn + b_n + h w_hn)
         h' = (1 - f) n + f h
 
-    Arguments, results and errors are those of `lstm_step`, with a carry `h [B, H]`
-    and inputs `[B, D]`, or integers `[B]`.
+    See `lstm_step` for arguments, results and errors; the carry has `h [B, H]` only.
 
     References:
         Zhou et al., arXiv:1603.09420, who multiply h by f before the product, and have f and 1 - f
