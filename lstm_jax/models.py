@@ -350,7 +350,7 @@ class LanguageModel:
 
         if carry is None:
             carry = self.zero_carry(params, tokens.shape[1])
-        carry = jax.tree.map(lambda a: a.astype(policy.accumulate), carry)
+        carry = cast_tree(carry, policy.accumulate)
         zero = jnp.zeros((), policy.accumulate)
         zero, carry = vary_as(tokens, (zero, carry))
         if axis is not None:

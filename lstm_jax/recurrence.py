@@ -23,7 +23,7 @@ from lstm_jax.kernels.carries import cuts_backward, held, reset_rows, select_row
 from lstm_jax.kernels.chunks import is_shorter
 from lstm_jax.kernels.options import at_all_times, require_steps, steps_only
 from lstm_jax.kernels.solver import SolverInfo
-from lstm_jax.precision import ComputeDtype, Products, products, time_product
+from lstm_jax.precision import ComputeDtype, Products, cast_tree, products, time_product
 from lstm_jax.sharding import vary_as
 
 Backend = Literal["auto", "scan", "parallel", "cudnn", "mosaic", "reference"]
@@ -371,7 +371,7 @@ def begun(policy: Products, params: cells.Params, carry: Any, xs: Array) -> Any:
     if carry is None:
         carry = cells.zero_carry(params, xs.shape[1])
     cells.check_carry(params, carry, xs.shape[1])
-    return vary_as(xs, jax.tree.map(lambda a: a.astype(policy.accumulate), carry))
+    return vary_as(xs, cast_tree(carry, policy.accumulate))
 
 
 def project(

@@ -272,7 +272,8 @@ def _largest(arrays: State) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _solution(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     """Find the states, with the derivative of the equation that they solve."""
-    newton, loop = partial(_kept_newton, recurrence), partial(_loop, recurrence)
+    at_once = recurrence._replace(how=recurrence.how._replace(parallel=True))
+    newton, loop = partial(_kept_newton, at_once), partial(_loop, recurrence)
     by_iteration = by_platform(recurrence.how.parallel, newton, loop)
     find = partial(_linear, recurrence) if recurrence.how.linear else by_iteration
     found: _Found = find(operands, first, inputs)
@@ -305,16 +306,12 @@ def _kept_newton(recurrence: _Recurrence, *given: Any) -> _Found:
 
 
 def _kept_newton_forward(recurrence: _Recurrence, *given: Any) -> tuple[_Found, Any]:
-    return _solution(_at_once(recurrence), *given), lax.optimization_barrier(given)
+    return _solution(recurrence, *given), lax.optimization_barrier(given)
 
 
 def _kept_newton_backward(recurrence: _Recurrence, given: Any, cotangents: Any) -> Any:
-    _, pull = jax.vjp(lambda *given: _solution(_at_once(recurrence), *given)[0], *given)
+    _, pull = jax.vjp(lambda *given: _solution(recurrence, *given)[0], *given)
     return pull(cotangents[0])
 
 
 _kept_newton.defvjp(_kept_newton_forward, _kept_newton_backward)
-
-
-def _at_once(recurrence: _Recurrence) -> _Recurrence:
-    return recurrence._replace(how=recurrence.how._replace(parallel=True))
