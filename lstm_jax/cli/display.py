@@ -54,7 +54,7 @@ class Display:
 
     def row(self, row: Row) -> None:
         """Show a row of metrics: every evaluation, and others a few seconds apart."""
-        numbers, step = _numbers(row), int(row["step"] or 0)
+        numbers, step = _numbers(row), int(row["step"])
         self._progress.update(self._bar, numbers=numbers)
         is_due = not self._is_live and self._silence() >= _SECONDS_BETWEEN_LINES
         if is_due or "heldout_loss" in row or step == self._total_steps:

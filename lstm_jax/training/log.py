@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 from lstm_jax.files import set_aside, write_whole
 
-Row = dict[str, float | int | None]
+Row = dict[str, float]
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ class MetricSums(NamedTuple):
 
 
 def total(batches: Iterable[Iterable[float]]) -> MetricSums:
-    """Add up the loss, correct and weight of batches."""
-    return MetricSums(*map(math.fsum, zip(*batches, strict=True)))
+    """Add up the loss, correct and weight of batches; 0 without any."""
+    return MetricSums(*map(math.fsum, zip((0.0, 0.0, 0.0), *batches, strict=True)))
 
 
 def perplexity(loss: float) -> float:
@@ -55,10 +55,10 @@ def perplexity(loss: float) -> float:
         return math.inf
 
 
-def part_metrics(prefix: str, sums: MetricSums | None, *, with_perplexity: bool) -> Row:
-    """Mean loss in nats, accuracy and optionally perplexity; NaN without sums."""
+def part_metrics(prefix: str, sums: MetricSums, *, with_perplexity: bool) -> Row:
+    """Mean loss in nats, accuracy and optionally perplexity; NaN without weight."""
     loss = accuracy = math.nan
-    if sums is not None and sums.weight:
+    if sums.weight:
         loss, accuracy = sums.loss / sums.weight, sums.correct / sums.weight
     row: Row = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
     return row | ({f"{prefix}perplexity": perplexity(loss)} if with_perplexity else {})
@@ -73,10 +73,8 @@ def finite(value: Any) -> Any:
     return [finite(each) for each in value] if isinstance(value, list | tuple) else value
 
 
-def figure(number: float | int | None) -> str:
-    """Format a number: four decimals or, from 100 on, five digits; - for None."""
-    if number is None:
-        return "-"
+def figure(number: float) -> str:
+    """Format a number: four decimals or, from 100 on, five digits."""
     return format(number, ".4f" if abs(number) < 100 else ".5g")
 
 
@@ -144,8 +142,7 @@ class Meter:
         """Return the row of the steps so far, and start the next one."""
         row: Row = {}
         for name, steps in (self._sums or {"": []}).items():
-            sums = total(steps) if steps else None
-            row |= part_metrics(name, sums, with_perplexity=with_perplexity)
+            row |= part_metrics(name, total(steps), with_perplexity=with_perplexity)
         norms, pace = self._grad_norms, self._pace[1] or self._pace[0]
         seconds, tokens = (sum(each[k] for each in pace) for k in (0, 1))
         row |= {

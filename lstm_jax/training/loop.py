@@ -217,7 +217,7 @@ class _Training:
             "lower learning rate or clip_norm, or other data"
         )
 
-    def _save(self, state: TrainState, step: int, heldout: float | int | None = None) -> None:
+    def _save(self, state: TrainState, step: int, heldout: float | None = None) -> None:
         """Save the state once all rows up to it are in the log, as a resumed run requires."""
         try:
             together(self.log.flush)
@@ -277,10 +277,10 @@ class _Patience:
         self._best = float(progress.get("best_heldout_loss", math.inf))
         self._since = int(progress.get("evaluations_since_best", 0))
 
-    def count(self, loss: float | int | None) -> None:
+    def count(self, loss: float) -> None:
         self._since += 1
-        if loss is not None and loss < self._best:
-            self._best, self._since = float(loss), 0
+        if loss < self._best:
+            self._best, self._since = loss, 0
 
     @property
     def is_over(self) -> bool:
@@ -301,8 +301,8 @@ class _Trigger:
         self._window = window
         self._losses: list[float] | None = progress.get("heldout_losses", [])
 
-    def pulls(self, loss: float | int | None) -> bool:
-        if not self._window or self._losses is None or loss is None:
+    def pulls(self, loss: float) -> bool:
+        if not self._window or self._losses is None:
             return False
         before = self._losses[: -self._window]
         if before and loss > min(before):

@@ -51,7 +51,7 @@ class TensorBoardRecorder:
     def row(self, row: Row) -> None:
         """Write each number of the row as a scalar."""
         for name, value in row.items():
-            if name != "step" and value is not None:
+            if name != "step":
                 self._writer.add_scalar(name, value, row["step"])
 
     def sample(self, step: int, prompt: str, text: str) -> None:
@@ -114,12 +114,10 @@ class WandbRecorder:
 
     def row(self, row: Row) -> None:
         """Log each number of the row, unless its step was logged before."""
-        step = row["step"]
-        assert step is not None
-        if step <= self._logged_before:
+        if row["step"] <= self._logged_before:
             return
-        self._run.log({name: value for name, value in row.items() if value is not None})
-        self._last_step_file.write_text(str(step), encoding="utf-8")
+        self._run.log(dict(row))
+        self._last_step_file.write_text(str(row["step"]), encoding="utf-8")
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """Log the sample as preformatted text, unless its step was logged before."""

@@ -187,11 +187,11 @@ def test_numbers_of_a_run_that_diverged_are_short(capsys: pytest.CaptureFixture[
     with Display(0, 6) as display:
         display.row(row)
         display.row(row | {"loss": 139.77, "perplexity": math.exp(139.77)})
-        display.row(row | {"loss": None, "perplexity": math.inf})
+        display.row(row | {"loss": math.nan, "perplexity": math.inf})
     assert [line.split("  ")[1:3] for line in capsys.readouterr().out.splitlines()] == [
         ["loss 4.0312", "perplexity 56.3310"],
         ["loss 139.77", "perplexity 5.0274e+60"],
-        ["loss -", "perplexity inf"],
+        ["loss nan", "perplexity inf"],
     ]
 
 
