@@ -23,11 +23,12 @@ from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.console import json_line
 from lstm_jax.losses import chunk_times
 from lstm_jax.settings import Checked, Count, Positive
-from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, mesh_shape, padded_shape, split_among
+from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, mesh_shape, padded_shape
 from lstm_jax.stack import Directions
 from lstm_jax.systems import preset_named, presets, system_of
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.reviews import ReviewsConfig
+from lstm_jax.training.state import place_of
 
 HELP = """\
 usage: {prog} [PRESET] --vocabulary-size N [--FLAG VALUE] ...
@@ -220,30 +221,24 @@ def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
 
 def _held(config: Any, model: Any, learnt: Any, mesh: Mesh) -> Iterator[Held]:
     """Yield the bytes of each trained array, placed as in the training state."""
-    axes = ((DATA_AXIS, mesh.data), (TENSOR_AXIS, mesh.tensor))[: 1 if mesh.tensor == 1 else 2]
-    devices: Any = AbstractMesh(*zip(*((size, name) for name, size in axes), strict=True))
-    whole: Any = PartitionSpec()
-    specs = model.vocabulary_specs(TENSOR_AXIS) if mesh.tensor > 1 else whole
-    shards_moments = config.shard_state != "none"
-    leaves = jax.tree.leaves_with_path(learnt)
-    for (path, leaf), spec in zip(
-        leaves, jax.tree.leaves(jax.tree.broadcast(specs, learnt)), strict=True
-    ):
-        filled_up = padded_shape(devices, spec, leaf.shape)
-        between_steps = spec if filled_up == leaf.shape else whole
-        kept = NamedSharding(devices, between_steps)
-        shared = split_among(devices, leaf.shape, between_steps)
-
-        def size(place: NamedSharding, shape: tuple[int, ...] = leaf.shape) -> int:
-            return _NUMBER * math.prod(place.shard_shape(shape))
-
+    devices: Any = AbstractMesh((mesh.data, mesh.tensor), (DATA_AXIS, TENSOR_AXIS))
+    specs = model.vocabulary_specs(TENSOR_AXIS) if mesh.tensor > 1 else PartitionSpec()
+    specs = jax.tree.leaves(jax.tree.broadcast(specs, learnt))
+    for (path, leaf), spec in zip(jax.tree.leaves_with_path(learnt), specs, strict=True):
+        state = place_of(devices, spec, leaf.shape, config.shard_state == "all")
+        moment = place_of(devices, spec, leaf.shape, config.shard_state != "none")
+        padded = padded_shape(devices, spec, leaf.shape)
         yield Held(
             of_vocabulary=any(getattr(key, "name", "") in _OF_VOCABULARY for key in path),
-            state=size(shared if config.shard_state == "all" else kept),
-            moment=size(shared if shards_moments else kept),
-            gradient=size(NamedSharding(devices, spec), filled_up),
+            state=_bytes(state, leaf.shape),
+            moment=_bytes(moment, leaf.shape),
+            gradient=_bytes(NamedSharding(devices, spec), padded),
             devices=mesh.data if TENSOR_AXIS in spec else mesh.devices,
         )
+
+
+def _bytes(place: NamedSharding, shape: tuple[int, ...]) -> int:
+    return _NUMBER * math.prod(place.shard_shape(shape))
 
 
 def _kept(model: Any, params: Any, rows: int, times: int) -> int:

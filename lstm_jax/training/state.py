@@ -98,18 +98,19 @@ def places_of(program: Program, state: TrainState) -> TrainState | None:
         )  # fmt: skip
 
     def places_in(specs: Any, tree: Any, *splits: ShardState) -> Any:
-        def place(spec: PartitionSpec, leaf: Any) -> NamedSharding:
-            if sharding.padded_shape(mesh, spec, leaf.shape) != leaf.shape:
-                spec = _WHOLE
-            if program.shard_state in splits:
-                return sharding.split_among(mesh, leaf.shape, spec)
-            return NamedSharding(mesh, spec)
-
-        return jax.tree.map(place, specs, tree)
+        split = program.shard_state in splits
+        return jax.tree.map(lambda spec, leaf: place_of(mesh, spec, leaf.shape, split), specs, tree)
 
     params = places_in(specs, state.params, "all")
     moments = places_in(moments, state.opt_state, "all", "moments")
     return TrainState(whole, params, moments, rows, whole, whole, whole)
+
+
+def place_of(mesh: Any, spec: PartitionSpec, shape: tuple[int, ...], split: bool) -> NamedSharding:
+    """Sharding of an array of the state, which is whole if its spec does not divide it."""
+    if sharding.padded_shape(mesh, spec, shape) != shape:
+        spec = _WHOLE
+    return sharding.split_among(mesh, shape, spec) if split else NamedSharding(mesh, spec)
 
 
 def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
@@ -122,14 +123,14 @@ def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
 def bytes_a_device(program: Program) -> int:
     """Bytes of parameters and optimizer state on each device."""
     state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
-    places, held = places_of(program, state), 0
-    for name in ("params", "opt_state"):
-        leaves = jax.tree.leaves(getattr(state, name))
-        where = [None] * len(leaves) if places is None else jax.tree.leaves(getattr(places, name))
-        for leaf, place in zip(leaves, where, strict=True):
-            shape = leaf.shape if place is None else place.shard_shape(leaf.shape)
-            held += math.prod(shape) * leaf.dtype.itemsize
-    return held
+    whole: Any = NamedSharding(program.mesh, _WHOLE)
+    places = places_of(program, state) or jax.tree.broadcast(whole, state)
+
+    def size(place: NamedSharding, leaf: Any) -> int:
+        return math.prod(place.shard_shape(leaf.shape)) * int(leaf.dtype.itemsize)
+
+    held = (places.params, places.opt_state), (state.params, state.opt_state)
+    return sum(jax.tree.leaves(jax.tree.map(size, *held)))
 
 
 def _placed(program: Program, state: TrainState) -> TrainState:
