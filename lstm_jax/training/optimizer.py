@@ -41,7 +41,10 @@ def make_optimizer(
     clip = optax.identity() if norm is None else optax.clip_by_global_norm(norm)
     learn = optax.chain(clip, _method(config, schedule))
     if frozen:
-        learn = _all_but(frozen, learn)
+        learn = optax.partition(
+            {False: learn, True: optax.set_to_zero()},
+            lambda params: type(params)(*(name in frozen for name in params._fields)),
+        )
     return optax.chain(learn, average_weights()) if config.average_after else learn
 
 
@@ -62,15 +65,6 @@ def _method(config: OptimizerConfig, schedule: optax.Schedule) -> optax.Gradient
     if not decay:
         return optax.adam(schedule, **means)
     return optax.adamw(schedule, weight_decay=decay, **means)
-
-
-def _all_but(
-    frozen: tuple[str, ...], learn: optax.GradientTransformation
-) -> optax.GradientTransformation:
-    def is_frozen(params: Any) -> Any:
-        return type(params)(*(name in frozen for name in params._fields))
-
-    return optax.partition({False: learn, True: optax.set_to_zero()}, is_frozen)
 
 
 class AverageState(NamedTuple):
