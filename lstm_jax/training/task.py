@@ -15,6 +15,7 @@ import numpy as np
 from lstm_jax import sharding
 from lstm_jax.dropout import weight_drop
 from lstm_jax.recurrence import require_device
+from lstm_jax.settings import LARGEST_INTEGER
 from lstm_jax.stack import StackConfig
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.training.checkpoint import CheckpointStore
@@ -34,8 +35,6 @@ from lstm_jax.training.state import (
     init_state,
     places_of,
 )
-
-_MOST_STEPS = 2**31 - 1
 
 
 class Task(NamedTuple):
@@ -65,10 +64,10 @@ def make_task(system: System) -> Task:
             f"tensor is {config.tensor}, but {system.name} predicts no vocabulary that could be "
             "split; leave it at 1"
         )
-    if steps > _MOST_STEPS:
+    if steps > LARGEST_INTEGER:
         raise ValueError(
             f"{config.epochs} epochs of {batches} batches are {steps} steps; at most "
-            f"{_MOST_STEPS} can be counted, so lower epochs or set steps"
+            f"{LARGEST_INTEGER} can be counted, so lower epochs or set steps"
         )
     shapes = jax.eval_shape(system.objective.init, jax.random.key(0))
     if config.weight_drop:
@@ -114,14 +113,12 @@ def first_state(task: Task) -> TrainState:
         params = task.system.first_params(state.params)
     else:
         params = learnt_params(RunFolder(Path(task.config.init_from)), state.params)
-    places = places_of(task.program, state)
-    if places is not None:
-        params = sharding.put_at(places.params, params)
     opt_state = state.opt_state
     if task.config.optimizer.average_after:
         opt_state = (*opt_state[:-1], average_weights().init(params))
-        opt_state = opt_state if places is None else sharding.put_at(places.opt_state, opt_state)
-    return dataclasses.replace(state, params=params, opt_state=opt_state)
+    state = dataclasses.replace(state, params=params, opt_state=opt_state)
+    places = places_of(task.program, state)
+    return state if places is None else sharding.put_at(places, state)
 
 
 def restored_state(
