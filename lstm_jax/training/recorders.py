@@ -17,11 +17,6 @@ from lstm_jax.files import one_line
 from lstm_jax.training.log import Report, Row
 from lstm_jax.training.run import RunFolder
 
-PROJECT = "lstm_jax"
-
-_ID_FILE = "run-id.txt"
-_LAST_STEP_FILE = "last-step.txt"
-
 
 class TensorBoardRecorder:
     """Context manager that writes rows and samples as TensorBoard events.
@@ -71,15 +66,16 @@ class WandbRecorder:
         import wandb
 
         run_dir, own = folder.path, folder.path / "wandb"
-        self._as_html, self._last_step_file = wandb.Html, own / _LAST_STEP_FILE
+        self._as_html, self._last_step_file = wandb.Html, own / "last-step.txt"
         last_step = _kept(self._last_step_file)
         self._logged_before = int(last_step) if last_step.isdecimal() else 0
-        run_id = _kept(own / _ID_FILE) or secrets.token_hex(4)
+        id_file = own / "run-id.txt"
+        run_id = _kept(id_file) or secrets.token_hex(4)
         own.mkdir(exist_ok=True)
-        (own / _ID_FILE).write_text(run_id, encoding="utf-8")
+        id_file.write_text(run_id, encoding="utf-8")
         try:
             self._run = wandb.init(
-                project=None if "WANDB_PROJECT" in os.environ else PROJECT,
+                project=None if "WANDB_PROJECT" in os.environ else "lstm_jax",
                 name=run_dir.resolve().name,
                 id=run_id,
                 resume="allow",
