@@ -244,10 +244,9 @@ class CheckpointStore:
 
     def _heldout_loss(self, step: int) -> float:
         try:
-            loss = _read_record(self.directory / str(step))["heldout_loss"]
+            return float(_read_record(self.directory / str(step))["heldout_loss"])
         except CheckpointError:
-            loss = None
-        return math.nan if loss is None else float(loss)
+            return math.nan
 
     def _gathered(self, text: str) -> list[str]:
         """Texts of all processes; a reading store only has its own."""
