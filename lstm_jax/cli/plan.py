@@ -262,10 +262,9 @@ def _kept(model: Any, params: Any, rows: int, times: int) -> int:
     tokens, mask = (jax.ShapeDtypeStruct(shape, dtype) for dtype in (jnp.int32, jnp.bool_))
     keys = jax.eval_shape(lambda: random.split(random.key(0), rows))
     program = jax.make_jaxpr(left)(params, tokens, mask, keys).jaxpr
-    inputs, shapes = set(program.invars), {leaf.shape for leaf in jax.tree.leaves(params)}
-    found = (each for each in program.outvars if not isinstance(each, Literal))
-    outputs = (each for each in dict.fromkeys(found) if each not in inputs)
-    arrays = (each.aval for each in outputs if each.aval.shape not in shapes)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
+    computed = {each for each in program.outvars if not isinstance(each, Literal)}
+    arrays = (each.aval for each in computed - {*program.invars} if each.aval.shape not in shapes)
     return sum(array.size * array.dtype.itemsize for array in arrays)
 
 
