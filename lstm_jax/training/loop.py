@@ -6,7 +6,7 @@ interrupted and resumed run gives the same parameters and rows of metrics as an 
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from contextlib import ExitStack
 from dataclasses import InitVar, dataclass, replace
 from pathlib import Path
@@ -80,8 +80,8 @@ class _Training:
         self.trigger = _Trigger(self.task.config.optimizer.average_after, progress)
 
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
-        task, feed, first = self.task, self.task.system.feed(), int(state.step)
-        step, alone = first, jax.process_count() == 1
+        task, feed, alone = self.task, self.task.system.feed(), jax.process_count() == 1
+        step = self.first = int(state.step)
         # Rewrites the row of this step if its checkpoint was saved without it.
         rows = self.folder.metrics if is_first() else Path(os.devnull)
         self.log = MetricsLog(rows, step if self.meter.is_empty else step - 1)
@@ -96,38 +96,37 @@ class _Training:
             with ExitStack() as profiler:
                 while step < task.total_steps and not stopped:
                     if pending and self.skipped_in_a_row:
-                        self._finish_step(step, pending, compiled=False)
+                        self._finish_step(step, pending)
                         pending = None
                     self._limit_skips(state, step)
-                    if profile_dir and step - first == _PROFILED_STEPS.start:
+                    if profile_dir and step - self.first == _PROFILED_STEPS.start:
                         self._traced(jax.profiler.start_trace, profile_dir)
                         profiler.callback(self._traced, jax.profiler.stop_trace)
                     state, metrics = train_step(task.program, state, feed(step), self._stop_flags())
                     if pending:
-                        self._finish_step(step, pending, compiled=step == first + 1)
+                        self._finish_step(step, pending)
                     step, pending = step + 1, metrics
-                    if step - first == _PROFILED_STEPS.stop:
+                    if step - self.first == _PROFILED_STEPS.stop:
                         metrics.loss.block_until_ready()
                         profiler.close()
                     due = _due(task, step)
                     stopped = self.should_stop() if alone else self.is_stopping
                     if stopped or due:
-                        self._finish_step(step, metrics, compiled=step == first + 1, due=due)
+                        self._finish_step(step, metrics, due)
                         state, stopped = self._event(state, step, due)
                         pending = None
         finally:
             self.log.close()
         return state
 
-    def _finish_step(
-        self, step: int, metrics: StepMetrics, *, compiled: bool, due: frozenset[str] = frozenset()
-    ) -> None:
+    def _finish_step(self, step: int, metrics: StepMetrics, due: Set[str] = frozenset()) -> None:
         """Wait for a step and read its results; its row waits for other work that is due."""
         found = jax.device_get(metrics)
         self.is_stopping |= bool(found.stopping)
         parts: dict[str, list[float]] | None = None
         if math.isfinite(found.loss) and math.isfinite(found.grad_norm):
             parts = {name: [*map(float, part)] for name, part in found.sums.parts.items()}
+        compiled = step == self.first + 1
         self.meter.add(parts, float(found.grad_norm), float(found.sums.tokens), compiled=compiled)
         self.skipped_in_a_row = 0 if parts else self.skipped_in_a_row + 1
         if not parts:
