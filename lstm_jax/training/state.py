@@ -60,14 +60,10 @@ class Program(NamedTuple):
 @partial(jax.jit, static_argnums=0)
 def init_state(program: Program, seed: Array) -> TrainState:
     """The initial state."""
-    return _placed(program, _drawn(program, seed))
-
-
-def _drawn(program: Program, seed: Array) -> TrainState:
     key_params, key = random.split(random.key(seed))
     params = program.objective.init(key_params)
     zero = partial(jnp.zeros, (), jnp.int32)
-    return TrainState(
+    state = TrainState(
         step=zero(),
         params=params,
         opt_state=program.optimizer.init(params),
@@ -76,6 +72,7 @@ def _drawn(program: Program, seed: Array) -> TrainState:
         batch=zero(),
         skipped=zero(),
     )
+    return _placed(program, state)
 
 
 def places_of(program: Program, state: TrainState) -> TrainState | None:
@@ -122,7 +119,7 @@ def _specs_of_params(objective: Objective, mesh: Mesh | None) -> Any:
 
 def bytes_a_device(program: Program) -> int:
     """Bytes of parameters and optimizer state on each device."""
-    state = jax.eval_shape(partial(_drawn, program), jax.ShapeDtypeStruct((), jnp.uint32))
+    state = jax.eval_shape(partial(init_state, program), jax.ShapeDtypeStruct((), jnp.uint32))
     whole: Any = NamedSharding(program.mesh, _WHOLE)
     places = places_of(program, state) or jax.tree.broadcast(whole, state)
 
