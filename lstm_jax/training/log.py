@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from lstm_jax.files import set_aside, write_whole
+from lstm_jax.sampling import perplexity
 
 Row = dict[str, float]
 
@@ -47,21 +48,13 @@ def total(batches: Iterable[Iterable[float]]) -> MetricSums:
     return MetricSums(*map(math.fsum, zip((0.0, 0.0, 0.0), *batches, strict=True)))
 
 
-def perplexity(loss: float) -> float:
-    """exp(loss), with the loss in nats per token; infinite on overflow."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
 def part_metrics(prefix: str, sums: MetricSums, *, with_perplexity: bool) -> Row:
     """Mean loss in nats, accuracy and optionally perplexity; NaN without weight."""
     loss = accuracy = math.nan
     if sums.weight:
         loss, accuracy = sums.loss / sums.weight, sums.correct / sums.weight
     row: Row = {f"{prefix}loss": loss, f"{prefix}accuracy": accuracy}
-    return row | ({f"{prefix}perplexity": perplexity(loss)} if with_perplexity else {})
+    return row | ({f"{prefix}perplexity": perplexity(-loss, 1)} if with_perplexity else {})
 
 
 def finite(value: Any) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from run_cases import files_of_at_most
 
-from lstm_jax.training.log import Meter, MetricsLog, perplexity, read_rows
+from lstm_jax.training.log import Meter, MetricsLog, MetricSums, part_metrics, read_rows
 
 
 def write(path: Path, steps: list[int], last_step: int) -> None:
@@ -36,11 +36,12 @@ def test_a_cut_and_resumed_log_has_each_row_once(
     assert path.read_text() == whole
 
 
-def test_perplexity_is_the_exponential_of_the_loss() -> None:
-    assert perplexity(0.0) == 1
-    assert perplexity(math.log(83)) == pytest.approx(83)
-    assert perplexity(1e6) == math.inf
-    assert math.isnan(perplexity(math.nan))
+@pytest.mark.parametrize(
+    ("loss", "expected"), [(0, 1), (math.log(83), 83), (1e6, math.inf), (math.nan, math.nan)]
+)
+def test_perplexity_is_the_exponential_of_the_loss(loss: float, expected: float) -> None:
+    row = part_metrics("", MetricSums(3 * loss, 0.0, 3.0), with_perplexity=True)
+    assert row["perplexity"] == pytest.approx(expected, nan_ok=True)
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
