@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn, TextIO
 
+import jax
+
 from lstm_jax.cli.allocator import keep_freed_memory
 from lstm_jax.training.log import finite
 
@@ -70,8 +72,7 @@ def _code_of(error: BaseException, prog: str) -> int | None:
 
 def _has_joined_others() -> bool:
     """Whether this process is one of several (see `processes.joined`)."""
-    jax = sys.modules.get("jax")
-    return jax is not None and bool(jax.distributed.is_initialized())
+    return bool(jax.distributed.is_initialized())
 
 
 def leave(code: int) -> NoReturn:
@@ -97,12 +98,11 @@ def _cure(error: Exception, line: str) -> str | None:
         return f"there is not enough memory ({wanted}); use a smaller model, batch or length"
     if "Disallowed" in line and "transfer" in line:
         return f"{line} ({_variables('JAX_TRANSFER')}); unset that, or set it to log"
-    if jax := sys.modules.get("jax"):
-        try:
-            jax.local_devices()
-        except (RuntimeError, AssertionError) as absent:
-            reasons = ", ".join(filter(None, [_variables("JAX_PLATFORM"), error_line(absent)]))
-            return f"JAX finds no device to compute on: {reasons}; unset it, or set it to cpu"
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as absent:
+        reasons = ", ".join(filter(None, [_variables("JAX_PLATFORM"), error_line(absent)]))
+        return f"JAX finds no device to compute on: {reasons}; unset it, or set it to cpu"
     return None
 
 
