@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -74,7 +73,7 @@ def make_task(system: System) -> Task:
         jax.eval_shape(partial(weight_drop, rate=config.weight_drop), jax.random.key(0), shapes)
     if system.frozen:
         shapes = shapes._replace(**dict.fromkeys(system.frozen))
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     schedule = learning_rate_schedule(config.optimizer, steps)
     optimizer = make_optimizer(config.optimizer, schedule, system.frozen)
     sizes = (batches, config.batch_size, config.mesh)
