@@ -40,7 +40,7 @@ Choose = Callable[[Sequence[Any]], Any]
 """One of several: which, Hypothesis says."""
 
 
-def rarely(often: Any, rare: Any, out_of: int = 20) -> st.SearchStrategy[Any]:
+def rarely(often: Any, rare: Any, out_of: int) -> st.SearchStrategy[Any]:
     """The second of two strategies, one time out of so many."""
     return st.integers(1, out_of).flatmap(lambda turn: often if turn < out_of else rare)
 

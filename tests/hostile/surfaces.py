@@ -76,7 +76,7 @@ class Surface(NamedTuple):
 
 
 @st.composite
-def contents(draw: st.DrawFn, surface: Surface, whole: int = 3) -> bytes:
+def contents(draw: st.DrawFn, surface: Surface) -> bytes:
     """The content of a file in which something is odd, or its bytes are broken."""
     choose: Choose = lambda options: draw(st.sampled_from(options))  # noqa: E731
     tree = choose(surface.trees())
@@ -85,7 +85,7 @@ def contents(draw: st.DrawFn, surface: Surface, whole: int = 3) -> bytes:
         return draw(rarely(broken_bytes(content), st.just(content), 4))
     with contextlib.suppress(Exception):  # nobody can make such a file
         content = surface.pack(draw(broken_tree(tree)), choose)
-    return draw(rarely(st.just(content), broken_bytes(content), whole))
+    return draw(rarely(st.just(content), broken_bytes(content), 3))
 
 
 # Texts
