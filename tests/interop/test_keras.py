@@ -143,7 +143,6 @@ def compare(form: str, bidirectional: bool, found: Arrays, **activations: Any) -
 @pytest.mark.parametrize(
     ("bidirectional", "shape", "use_bias"),
     [
-        (False, SHAPES[0], True),
         (False, SHAPES[1], True),
         (True, SHAPES[0], True),
         (True, SHAPES[0], False),
