@@ -94,7 +94,6 @@ BAD = [
     (["--data", "none.txt"], "none.txt' does not exist"),
     (["--data", "."], "must hold one file with 'train' in its name"),
     (["--data", "empty.txt"], "empty"),
-    (["--data", "latin1.txt"], "UTF-8"),
     (["--data", ""], "--data is empty"),
     (["--run-dir="], "--run-dir is empty"),
     (["--data", "binary.bin"], "binary.bin"),
@@ -102,7 +101,6 @@ BAD = [
     (["--sample-prompts", "Ω"], "U+03A9"),
     (["--sample-prompts", ""], "empty prompt"),
     (["--batch-size", "0"], "batch_size is 0"),
-    (["--steps", "-5"], "steps is -5"),
     (["--optimizer.learning-rate", "nan"], "learning_rate is nan"),
     (["--epochs", "many"], "--epochs"),
     (["--epochz", "3"], "--epochz"),
@@ -123,7 +121,6 @@ def test_bad_input_is_one_line_and_changes_nothing(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     Path("empty.txt").write_text("")
-    Path("latin1.txt").write_bytes("café".encode("latin-1") * 99)
     Path("binary.bin").write_bytes(b"\x00\x01\x02" * 999)
     Path("short.txt").write_text("too short for one batch of text. ")
     before = snapshot(tmp_path)
@@ -227,7 +224,6 @@ def test_a_second_signal_ends_it_and_nohup_is_kept(monkeypatch: pytest.MonkeyPat
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-slow = pytest.mark.slow
 INTERRUPTED = """
 import os, runpy, signal, sys
 _, module, *sys.argv = sys.argv
@@ -242,9 +238,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("script", ["train.py --resume --run-dir", "sample.py"])
-@pytest.mark.parametrize(
-    "module", with_slow(["orbax.checkpoint"], [["lstm_jax"], ["jax"], ["tyro"]])
-)
+@pytest.mark.parametrize("module", with_slow(["orbax.checkpoint"], [["lstm_jax"]]))
 def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, *script.split(), "no-such-run"]
     done = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT)
