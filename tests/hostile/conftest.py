@@ -1,17 +1,14 @@
-"""Puts the folder of what the tests share on the path; counts what is refused and accepted.
+"""Counts what is refused and accepted.
 
 python -m pytest tests/hostile --slow -n 0 --hypothesis-profile=hostile --table docs/reliability.md
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 from hypothesis import settings
-
-sys.path.append(str(Path(__file__).parent))
 
 settings.register_profile(
     "hostile", settings.get_profile("project"), max_examples=750, derandomize=False
