@@ -94,6 +94,17 @@ def weighted(seed: int, tree: Any) -> Array:
     return sum(jnp.sum(w * a) for w, a in zip(*map(jax.tree.leaves, (weights, tree)), strict=True))
 
 
+def with_gradients(run: Callable[[Any], Any], inputs: Any) -> tuple[Any, Any]:
+    """What a function gives, and the gradients of a weighted sum of all of it."""
+
+    def loss(inputs: Any) -> tuple[Array, Any]:
+        results = run(inputs)
+        return weighted(1, results), results
+
+    (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(inputs)
+    return results, gradients
+
+
 def second_order(loss: Callable[[Any], Array], inputs: Any, over: str = "reverse") -> Any:
     """A Hessian times a direction: reverse, or forward, over reverse."""
     gradient, directions = jax.grad(loss), normals_like(7, inputs)
@@ -134,20 +145,28 @@ def run(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Array]
 
 @partial(jax.jit, static_argnames=OPTIONS)
 def run_with_gradients(params: Any, carry: Any, xs: Array, **options: Any) -> tuple[Any, Any]:
-    """`layer`'s results, and the gradients of a weighted sum of all of them.
+    """`layer` with gradients of parameters, carry, and the inputs where they are not tokens."""
 
-    With respect to parameters, carry, and the inputs where they are not tokens.
-    """
-
-    def loss(inputs: tuple[Any, ...]) -> tuple[Array, Any]:
+    def given(inputs: tuple[Any, ...]) -> Any:
         params, carry, dense = inputs
-        inputs = xs if dense is None else dense
-        results = layer(params, carry, inputs, **on(params, options))
-        return weighted(1, results), results
+        return layer(params, carry, xs if dense is None else dense, **on(params, options))
 
     dense = xs if jnp.issubdtype(xs.dtype, jnp.inexact) else None
-    (_, results), gradients = jax.value_and_grad(loss, has_aux=True)((params, carry, dense))
-    return results, gradients
+    return with_gradients(given, (params, carry, dense))
+
+
+def run_anew(inputs: Any, **options: Any) -> tuple[Any, Any]:
+    """The same in a program of its own, for what is chosen while lowering."""
+    return jax.jit(partial(with_gradients, lambda inputs: layer(*inputs, **options)))(inputs)
+
+
+def second_order_of(inputs: Any, over: str = "reverse", **options: Any) -> Any:
+    """Of the square of a weighted sum of what `layer` gives."""
+
+    def squared(inputs: Any) -> Array:
+        return weighted(1, layer(*inputs, **on(inputs[0], options))) ** 2
+
+    return jax.jit(partial(second_order, squared, over=over))(inputs)
 
 
 def as_for_cuda(*given: Any, default: Any = None, cuda: Any = None, **others: Any) -> Any:

@@ -1,6 +1,5 @@
 """The recurrence in its form for GPUs, run on the CPU: the reference's values and gradients."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +12,8 @@ from core_cases import (
     draw,
     each_form,
     flags,
-    second_order,
+    run_anew,
+    second_order_of,
     slow,
     weighted,
 )
@@ -24,16 +24,6 @@ from lstm_jax.recurrence import layer
 
 forms = each_form(("lstm", "gru_after", "rnn"), "lstm")
 shapes = st.tuples(st.integers(1, 13), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4))
-
-
-def gradients(inputs: Any, **options: Any) -> Any:
-    """Results, and the gradients of a weighted sum of them; compiled anew at each call."""
-
-    def loss(inputs: Any) -> Any:
-        results = layer(*inputs, **options)
-        return weighted(1, results), results
-
-    return jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
 
 
 @forms
@@ -51,8 +41,8 @@ def test_it_is_the_reference(
 ) -> None:
     inputs = draw(form, seed, jnp.float64, shape)
     options = {name: flag for name, flag in flags(seed, shape[:2]).items() if name in given}
-    found = gradients(inputs, **options, reverse=reverse, unroll=unroll)
-    expected = gradients(inputs, **options, reverse=reverse, backend="reference")
+    found = run_anew(inputs, **options, reverse=reverse, unroll=unroll)
+    expected = run_anew(inputs, **options, reverse=reverse, backend="reference")
     assert_near(found, expected, 1e-10)
 
 
@@ -62,7 +52,7 @@ def test_a_relu_and_a_scaled_state_are_the_references() -> None:
     for form, options in (("rnn", {"activation": "relu"}), ("lstm", {"state_scale": np.eye(3, 5)})):
         inputs = draw(form, 1, jnp.float64)
         found, expected = (
-            gradients(inputs, **flags(1), **options, backend=backend)  # type: ignore[arg-type]
+            run_anew(inputs, **flags(1), **options, backend=backend)  # type: ignore[arg-type]
             for backend in ("scan", "reference")
         )
         assert_near(found, expected, 1e-10)
@@ -73,14 +63,9 @@ def test_a_relu_and_a_scaled_state_are_the_references() -> None:
 @pytest.mark.usefixtures("as_on_a_gpu", "float64")
 def test_its_second_order_is_the_references(form: str) -> None:
     shape = (5, 2, 3, 3)
-    inputs = draw(form, 0, jnp.float64, shape)
-
-    def squared(inputs: Any, backend: str) -> Any:
-        return weighted(1, layer(*inputs, **flags(1, shape[:2]), backend=backend)) ** 2
-
+    inputs, given = draw(form, 0, jnp.float64, shape), flags(1, shape[:2])
     found, expected = (
-        jax.jit(partial(second_order, partial(squared, backend=backend)))(inputs)
-        for backend in ("scan", "reference")
+        second_order_of(inputs, **given, backend=backend) for backend in ("scan", "reference")
     )
     assert_near(found, expected, 1e-10)
 
@@ -90,11 +75,9 @@ def test_its_second_order_is_the_references(form: str) -> None:
 @pytest.mark.usefixtures("as_on_a_gpu")
 def test_in_bfloat16_it_is_the_reference_within_its_rounding(form: str) -> None:
     inputs, mask = draw(form, shape=(12, 4, 3, 8)), flags(3, (12, 4))["mask"]
-    # But for the weighted sum, in which most cancels.
-    (_, found), dfound = gradients(inputs, mask=mask, compute_dtype="bfloat16")
-    (_, expected), dexpected = gradients(inputs, mask=mask, backend="reference")
-    assert_near((found, dfound), (expected, dexpected), 0.03)
-    assert {leaf.dtype for leaf in jax.tree.leaves((found, dfound))} == {np.dtype("float32")}
+    found = run_anew(inputs, mask=mask, compute_dtype="bfloat16")
+    assert_near(found, run_anew(inputs, mask=mask, backend="reference"), 0.03)
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype("float32")}
 
 
 @each_form(("lstm", "gru_after"), "lstm")

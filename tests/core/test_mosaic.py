@@ -17,8 +17,8 @@ from core_cases import (
     assert_same_bits,
     draw,
     flags,
+    run_anew,
     slow,
-    weighted,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -39,26 +39,15 @@ WITHIN = {"tf32": 2e-5, "bfloat16": 0.03}
 """Tolerance against the reference in float64; the interpreter computes TF32 in float32."""
 
 
-def gradients(inputs: Any, **options: Any) -> Any:
-    """Results, and the gradients of a weighted sum of them."""
-
-    def loss(inputs: Any) -> Any:
-        results = layer(*inputs, **options)
-        return weighted(1, results), results
-
-    (_, results), found = jax.jit(jax.value_and_grad(loss, has_aux=True))(inputs)
-    return results, found
-
-
 def assert_the_references(inputs: Any, compute_dtype: Any, **options: Any) -> None:
     from jax.experimental.pallas import mosaic_gpu
 
     with mosaic_gpu.force_gpu_interpret_mode():
-        found = gradients(inputs, backend="mosaic", compute_dtype=compute_dtype, **options)
+        found = run_anew(inputs, backend="mosaic", compute_dtype=compute_dtype, **options)
         found = jax.tree.map(np.asarray, found)
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), inputs)
-        expected = gradients(wide, backend="reference", **options)
+        expected = run_anew(wide, backend="reference", **options)
     assert_near(found, expected, WITHIN[compute_dtype])
 
 
@@ -136,7 +125,7 @@ def test_what_it_cannot_run_is_a_scan_with_a_warning_of_one_line(
 def test_on_a_cpu_it_is_the_scan() -> None:
     inputs = draw("lstm", shape=(3, 2, 3, 64))
     found, expected = (
-        gradients(inputs, backend=backend, compute_dtype="tf32") for backend in ("mosaic", "scan")
+        run_anew(inputs, backend=backend, compute_dtype="tf32") for backend in ("mosaic", "scan")
     )
     assert_same_bits(found, expected)
 

@@ -22,6 +22,7 @@ from core_cases import (
     init,
     looped,
     run,
+    run_anew,
     run_with_gradients,
     weighted,
 )
@@ -191,16 +192,9 @@ def test_a_layer_is_its_equations(float64: None, form: str, kind: str, reverse: 
 
 @each_option
 def test_gradients_are_the_reference_s(float64: None, form: str, kind: str) -> None:
-    params, carry, xs = draw(form, 6, jnp.float64)
-    options, given = options_of(form, kind), flags(6)
-
-    def gradients(backend: str) -> Any:
-        def loss(inputs: Any) -> Any:
-            return weighted(1, layer(*inputs, **given, **options, backend=backend))
-
-        return jax.jit(jax.grad(loss))((params, carry, xs))
-
-    assert_near(gradients("auto"), gradients("reference"), 1e-10)
+    inputs, options = draw(form, 6, jnp.float64), flags(6) | options_of(form, kind)
+    expected = run_anew(inputs, **options, backend="reference")
+    assert_near(run_anew(inputs, **options), expected, 1e-10)
 
 
 @each_option

@@ -1,6 +1,5 @@
 """Laws of computing activations again: the same numbers, from less memory."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,9 +17,8 @@ from core_cases import (
     draw,
     flags,
     init,
-    layer,
     run_with_gradients,
-    second_order,
+    second_order_of,
     weighted,
 )
 from jax import random
@@ -59,15 +57,8 @@ def test_the_second_order_of_chunks_is_the_references_whole(
     float64: None, form: str, backend: str
 ) -> None:
     inputs, given = draw(form, 0, jnp.float64, (5, B, D, H)), flags(1, (5, B))
-
-    def squared(inputs: Any, **options: Any) -> Any:
-        return weighted(1, layer(*inputs, **given, **options)) ** 2
-
-    found, expected = (
-        jax.jit(partial(second_order, partial(squared, **options)))(inputs)
-        for options in ({"backend": backend, "remat": 2}, {"backend": "reference"})
-    )
-    assert_near(found, expected, 1e-10)
+    found = second_order_of(inputs, **given, backend=backend, remat=2)
+    assert_near(found, second_order_of(inputs, **given, backend="reference"), 1e-10)
 
 
 def test_token_ids_scaled_by_dropout_go_through_chunks() -> None:

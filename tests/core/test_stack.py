@@ -20,7 +20,7 @@ from core_cases import (
     looped,
     normals_like,
     slow,
-    weighted,
+    with_gradients,
 )
 from jax import random
 
@@ -99,22 +99,21 @@ def test_directions_at_once_are_those_in_turn(
     """
     in_turn = StackConfig(hidden_size=H, bidirectional=True, **options)
     at_once = dataclasses.replace(in_turn, directions_at_once=True)
-    layers, carry, xs = jax.tree.map(lambda a: a.astype(jnp.float64), draw(in_turn))
-    tokens = jnp.argmax(xs, -1) if are_tokens else None
+    inputs = jax.tree.map(lambda a: a.astype(jnp.float64), draw(in_turn))
+    tokens = jnp.argmax(inputs[2], -1) if are_tokens else None
     key = random.key(3) if in_turn.dropout else None
 
-    def loss(config: StackConfig, layers: Any, carry: Any, xs: Any) -> Any:
-        xs = xs if tokens is None else tokens
-        given = (None, xs) if is_bare else (carry, xs)
-        marks = {} if is_bare else flags()
-        results = run_stack(config, layers, *given, dropout_key=key, **marks)
-        return weighted(1, results), results
+    def compiled(config: StackConfig) -> Any:
+        def of(inputs: Any) -> Any:
+            layers, carry, xs = inputs
+            given = (None if is_bare else carry, xs if tokens is None else tokens)
+            marks = {} if is_bare else flags()
+            return run_stack(config, layers, *given, dropout_key=key, **marks)
 
-    gradients = jax.jit(jax.value_and_grad(loss, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
-    found, expected = (
-        gradients.lower(config, layers, carry, xs).compile() for config in (at_once, in_turn)
-    )
-    assert_near(found(layers, carry, xs), expected(layers, carry, xs), 1e-10)
+        return jax.jit(partial(with_gradients, of)).lower(inputs).compile()
+
+    found, expected = map(compiled, (at_once, in_turn))
+    assert_near(found(inputs), expected(inputs), 1e-10)
     if options.keys() <= {"cell", "layers"} and options["cell"] in ("lstm", "rnn"):
         one, two = (str(each.as_text()).count(f'"n":"{T}"') for each in (found, expected))
         assert (one, two) == (2 * in_turn.layers, 4 * in_turn.layers)

@@ -16,7 +16,7 @@ from core_cases import (
     flags,
     on,
     run_with_gradients,
-    second_order,
+    second_order_of,
     weighted,
 )
 from jax import random
@@ -64,14 +64,9 @@ def test_vmap_over_inputs_is_a_loop_over_them(float64: None) -> None:
 @forms
 def test_second_order_is_the_references(float64: None, form: str) -> None:
     inputs = draw_small(form, 0, jnp.float64)
-
-    def product(backend: str, over: str) -> Any:
-        squared = lambda inputs: loss(inputs, **FLAGS, backend=backend) ** 2  # noqa: E731
-        return jax.jit(partial(second_order, squared, over=over))(inputs)
-
-    expected = product("reference", "forward")
+    expected = second_order_of(inputs, "forward", **FLAGS, backend="reference")
     for over in ("reverse", "forward"):
-        assert_near(product("fast", over), expected, 1e-10)
+        assert_near(second_order_of(inputs, over, **FLAGS), expected, 1e-10)
 
 
 @forms

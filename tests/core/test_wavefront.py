@@ -8,7 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
-from core_cases import B, D, H, assert_message, assert_near, flags, normals_like, slow, weighted
+from core_cases import (
+    B,
+    D,
+    H,
+    assert_message,
+    assert_near,
+    flags,
+    normals_like,
+    slow,
+    with_gradients,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import random
@@ -22,20 +32,16 @@ def drawn(config: StackConfig, times: int, dtype: Any = jnp.float32) -> Any:
     return layers, *normals_like(1, (stack_zero_carry(layers, B), jnp.zeros((times, B, D), dtype)))
 
 
-def compiled(config: StackConfig, inputs: Any, **options: Any) -> Any:
-    """Results, and the gradients of a weighted sum of them."""
+def compiled(config: StackConfig, inputs: Any, tokens: Any = None, **marks: Any) -> Any:
+    """The stack with its gradients, of tokens or else of the inputs."""
 
-    def loss(layers: Any, carry: Any, xs: Any) -> Any:
-        given = options.get("tokens")
-        marks = {name: options[name] for name in ("mask", "resets") if name in options}
+    def of(inputs: Any) -> Any:
+        layers, carry, xs = inputs
         key = random.key(3) if config.dropout else None
-        results = run_stack(
-            config, layers, carry, xs if given is None else given, dropout_key=key, **marks
-        )
-        return weighted(1, results), results
+        xs = xs if tokens is None else tokens
+        return run_stack(config, layers, carry, xs, dropout_key=key, **marks)
 
-    step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
-    return step.lower(*inputs).compile()
+    return jax.jit(partial(with_gradients, of)).lower(inputs).compile()
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_it_is_one_layer_after_the_other(
     marks = flags(2, (times, B)) | {"tokens": jnp.argmax(inputs[2], -1)}
     marks = {name: each for name, each in marks.items() if name in given}
     found, expected = (
-        compiled(dataclasses.replace(in_turn, wavefront=wavefront), inputs, **marks)(*inputs)
+        compiled(dataclasses.replace(in_turn, wavefront=wavefront), inputs, **marks)(inputs)
         for wavefront in (delay, None)
     )
     assert_near(found, expected, 1e-10)
