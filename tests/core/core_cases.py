@@ -41,6 +41,13 @@ def cases(names: str, rows: Iterable[Any], *quick: Any, beyond: Iterable[str] = 
 
 each_form = partial(cases, "form")
 forms = each_form(FORMS, "lstm", "gru_after")
+LIKE_OTHERS = {*FORMS} - {"lstm", "ln-lstm", "mingru", "diag-lstm"}
+each_kind = partial(cases, "form", FORMS, beyond=LIKE_OTHERS)
+kinds = each_kind("lstm", "gru_after")
+"""For what all layers of a kind share: with a kernel, plain, linear, and by Newton's method.
+
+CI has one of each: the others follow, as the fast path of every form is its reference.
+"""
 dense_forms = each_form(DENSE_FORMS, "lstm", "gru_after")
 reversals = pytest.mark.parametrize("reverse", [False, True])
 OPTIONS = ("reverse", "backend", "unroll", "compute_dtype", "remat")

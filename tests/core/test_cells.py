@@ -34,7 +34,7 @@ def test_step_is_its_equation(float64: None, form: str, seed: int) -> None:
 
 
 @forms
-@pytest.mark.parametrize("backend", ["fast", "scan", "reference"])
+@pytest.mark.parametrize("backend", ["fast", "reference"])
 def test_layer_is_the_step_in_a_python_loop(float64: None, form: str, backend: str) -> None:
     params, carry, xs = draw(form, 0, jnp.float64)
     expected = looped(cells.cell_of(params).step, params, carry, xs)

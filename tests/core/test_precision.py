@@ -20,6 +20,7 @@ from core_cases import (
     draw,
     equations,
     forms,
+    kinds,
     on,
     run,
     run_with_gradients,
@@ -110,7 +111,7 @@ def test_results_are_float32_or_wider_and_gradients_as_what_they_are_of(
     assert [dtypes(each) for each in gradients] == [dtypes(each) for each in inputs]
 
 
-@forms
+@kinds
 def test_bfloat16_products_are_within_two_percent(form: str) -> None:
     """Three significant digits an operand; sums and the carry keep float32."""
     inputs = draw(form)
@@ -251,13 +252,11 @@ PLATFORMS = ("cpu", "tpu", "cuda")
 
 
 @forms
-@pytest.mark.parametrize("backend", ["auto", "fast", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_layer_lowers(form: str, backend: str) -> None:
     inputs, mask = draw(form), jnp.ones((T, B), bool)
     options = {"backend": backend, "mask": mask, "resets": mask}
-    lower = jax.export.export(
-        jax.jit(partial(layer, **on(inputs[0], options))), platforms=PLATFORMS
-    )
+    lower = jax.export.export(jax.jit(partial(layer, **options)), platforms=PLATFORMS)
     assert lower(*inputs).platforms == PLATFORMS
 
 

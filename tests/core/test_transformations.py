@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import pytest
 from core_cases import (
     FORMS,
-    PLAIN_FORMS,
-    UNITWISE_FORMS,
     assert_near,
     draw,
     each_form,
+    each_kind,
     flags,
     on,
     run_with_gradients,
@@ -28,7 +27,7 @@ from lstm_jax.recurrence import layer
 T, B, D, H = SHAPE = (4, 2, 3, 3)
 BATCH = 4  # of two devices
 FLAGS = flags(1, (T, B))
-forms = each_form(FORMS, "lstm")
+kinds = each_kind("lstm")
 draw_small = partial(draw, shape=SHAPE)
 
 
@@ -40,7 +39,7 @@ def stacked(trees: list[Any]) -> Any:
     return jax.tree.map(lambda *a: jnp.stack(a), *trees)
 
 
-@forms
+@kinds
 def test_vmap_over_parameters_is_a_loop_over_the_ensemble(float64: None, form: str) -> None:
     members = [draw_small(form, seed, jnp.float64)[0] for seed in range(3)]
     _, *inputs = draw_small(form, 0, jnp.float64)
@@ -61,7 +60,7 @@ def test_vmap_over_inputs_is_a_loop_over_them(float64: None) -> None:
     assert_near(found, stacked([*map(one, many_xs, many_masks)]), 1e-12)
 
 
-@forms
+@each_form(FORMS, "lstm")
 def test_second_order_is_the_references(float64: None, form: str) -> None:
     inputs = draw_small(form, 0, jnp.float64)
     expected = second_order_of(inputs, "forward", **FLAGS, backend="reference")
@@ -69,7 +68,7 @@ def test_second_order_is_the_references(float64: None, form: str) -> None:
         assert_near(second_order_of(inputs, over, **FLAGS), expected, 1e-10)
 
 
-@forms
+@kinds
 def test_references_gradients_are_finite_differences(float64: None, form: str) -> None:
     """In forward and reverse mode; the fast path's are the reference's."""
     loss_of = jax.jit(partial(loss, **FLAGS, backend="reference"))
@@ -77,7 +76,7 @@ def test_references_gradients_are_finite_differences(float64: None, form: str) -
     check_grads(loss_of, (inputs,), order=1, modes=["fwd", "rev"], atol=1e-6, rtol=1e-6)
 
 
-@forms
+@kinds
 def test_fast_path_refuses_forward_mode(form: str) -> None:
     inputs = draw_small(form)
     with pytest.raises(TypeError, match="forward-mode"):
@@ -95,7 +94,7 @@ TIMES, ROWS, WHOLE = PartitionSpec(None, "data"), PartitionSpec("data"), Partiti
 
 
 @pytest.mark.parametrize("carried", [True, False])
-@each_form(FORMS, "lstm", "gru_before")
+@each_kind("lstm", "gru_before")
 def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bool) -> None:
     """The batch over the devices, parameters on each: their gradients arrive summed."""
     params, carry, xs = draw_small(form, 0, jnp.float64, shape=(T, BATCH, D, H))
@@ -123,7 +122,7 @@ def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bo
     assert_near(jax.jit(sharded)(*inputs), jax.jit(gradients)(*inputs), 1e-12)
 
 
-@each_form(FORMS, "lstm", "mingru")
+@each_kind("lstm", "mingru")
 def test_shard_map_over_parameters_is_each_alone(form: str) -> None:
     """The two devices' layers on the same inputs."""
     params, _, xs = draw_small(form, shape=(T, BATCH, D, H))
@@ -138,7 +137,7 @@ def test_shard_map_over_parameters_is_each_alone(form: str) -> None:
     assert_near(found, jnp.concatenate([first, second]), 1e-6)
 
 
-@each_form(("lstm", "gru_before", *PLAIN_FORMS, *UNITWISE_FORMS), "lstm", "gru_before")
+@each_kind("lstm", "gru_before")
 def test_jit_over_two_devices_is_one(form: str) -> None:
     params, carry, xs = draw_small(form, shape=(T, BATCH, D, H))
     given = flags(1, (T, BATCH))
