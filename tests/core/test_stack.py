@@ -1,6 +1,7 @@
 """Stacks: dropout's places, two directions, layers on layers."""
 
 import dataclasses
+import itertools
 from functools import partial
 from typing import Any
 
@@ -74,22 +75,23 @@ def test_stack_is_its_layers_one_after_another(options: dict[str, Any], size: in
     assert_near(run(config, *inputs, **flags()), (tuple(finals), ys), 1e-6)
 
 
-@pytest.mark.parametrize(
-    "options",
+TWO_LAYERS: dict[str, Any] = {"cell": "lstm", "layers": 2}
+INPUTS_DROPPED = {"cell": "gru", "dropout": 0.5, "dropout_place": "inputs"}
+
+
+@cases(
+    "options, are_tokens, is_bare",
     [
-        {"cell": "lstm", "layers": 2},
-        pytest.param({"cell": "lstm", "projection_size": 2, "remat": 3}, marks=slow),
-        pytest.param({"cell": "gru", "dropout": 0.5, "dropout_place": "inputs"}, marks=slow),
-        pytest.param({"cell": "gru", "gru_reset": "before", "unroll": 2}, marks=slow),
-        pytest.param({"cell": "rnn"}, marks=slow),
-        pytest.param({"cell": "diag-lstm"}, marks=slow),
-        pytest.param({"cell": "minlstm", "backend": "parallel"}, marks=slow),
-        pytest.param({"cell": "lstm", "backend": "reference"}, marks=slow),
+        *((TWO_LAYERS, *each) for each in itertools.product((False, True), repeat=2)),
+        *((INPUTS_DROPPED, are_tokens, False) for are_tokens in (False, True)),
+        ({"cell": "lstm", "projection_size": 2, "remat": 3}, False, False),
+        ({"cell": "gru", "gru_reset": "before", "unroll": 2}, False, False),
+        ({"cell": "diag-lstm"}, False, False),
+        ({"cell": "minlstm", "backend": "parallel"}, False, False),
+        ({"cell": "lstm", "backend": "reference"}, False, False),
     ],
-    ids=str,
+    (TWO_LAYERS, False, False),
 )
-@pytest.mark.parametrize("are_tokens", [False, pytest.param(True, marks=slow)])
-@pytest.mark.parametrize("is_bare", [False, pytest.param(True, marks=slow)])
 def test_directions_at_once_are_those_in_turn(
     float64: None, options: Any, are_tokens: bool, is_bare: bool
 ) -> None:
@@ -114,7 +116,7 @@ def test_directions_at_once_are_those_in_turn(
 
     found, expected = map(compiled, (at_once, in_turn))
     assert_near(found(inputs), expected(inputs), 1e-10)
-    if options.keys() <= {"cell", "layers"} and options["cell"] in ("lstm", "rnn"):
+    if options is TWO_LAYERS:
         one, two = (str(each.as_text()).count(f'"n":"{T}"') for each in (found, expected))
         assert (one, two) == (2 * in_turn.layers, 4 * in_turn.layers)
 
