@@ -40,8 +40,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gru-last-missing": {"cell": "gru", "frozen_embedding": True, "learn_missing": True},
 }
 configs = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-# Of laws that hold for one as for the other.
-some_configs = cases("options", OPTIONS.values(), *list(OPTIONS.values())[:2])
 
 
 def build(dtype: Any = jnp.float64, **options: Any) -> Any:
@@ -193,8 +191,11 @@ def test_logits_are_those_of_the_real_steps_alone(float64: None, options: dict[s
         assert_near(found, np.array(expected), 1e-12)
 
 
-@some_configs
-@cases("backend, masked", [("scan", True), ("reference", False)], ("scan", True))
+@cases(
+    "options, backend, masked",
+    [*((each, "scan", True) for each in OPTIONS.values()), ({}, "reference", False)],
+    *((each, "scan", True) for each in list(OPTIONS.values())[:2]),
+)
 def test_filler_rows_change_neither_sums_nor_gradients(
     float64: None, options: dict[str, Any], backend: str, masked: bool
 ) -> None:

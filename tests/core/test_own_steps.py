@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_message, assert_near, cases, normals_like, slow
+from core_cases import assert_message, assert_near, cases, normals_like
 from jax import Array, lax, random
 
 import lstm_jax
@@ -89,9 +89,12 @@ def scalar(run: Any) -> Any:
     return lambda *inputs: sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(run(*inputs)))
 
 
-@cases("name", CASES, "coupled")
-@cases("reverse", [False, True], False)
-@cases("remat", [None, 4], None)
+@cases(
+    "name, reverse, remat",
+    [(name, False, None) for name in CASES]
+    + [("coupled", True, None), ("coupled", False, 4), ("leaky", True, 4), ("linear", True, 4)],
+    ("coupled", False, None),
+)
 def test_it_is_lax_scan(float64: None, name: str, reverse: bool, remat: int | None) -> None:
     *runs, inputs = both(name, reverse=reverse, remat=remat)
     found, expected = (
@@ -110,8 +113,7 @@ def test_a_parameter_may_reach_a_part_of_the_carry() -> None:
     assert_near(found, expected, 1e-5)
 
 
-@slow
-@pytest.mark.parametrize("name", CASES)
+@cases("name", CASES, beyond=["leaky"])
 def test_it_has_forward_mode_and_second_order(float64: None, name: str) -> None:
     *runs, inputs = both(name, times=7)
     for of in (jax.jacfwd, jax.hessian, twice_in_reverse):

@@ -21,7 +21,6 @@ from core_cases import (
     draw,
     each_form,
     flags,
-    reversals,
     run,
     run_with_gradients,
     slow,
@@ -70,21 +69,19 @@ def test_at_once_is_one_after_another(
 
 
 @each_form(UNITWISE_FORMS)
-@reversals
-@pytest.mark.parametrize("times", [1, 2, 1000])
-def test_at_once_is_one_after_another_in_float32(form: str, reverse: bool, times: int) -> None:
+@pytest.mark.parametrize(("times", "reverse"), [(1, True), (2, False), (1000, True)])
+def test_at_once_is_one_after_another_in_float32(form: str, times: int, reverse: bool) -> None:
     inputs, options = drawn(form, times), {**flags(1, (times, B)), "reverse": reverse}
     expected = run_with_gradients(*inputs, **options, backend="reference")
     for backend in ("parallel", "scan"):
         assert_near(run_with_gradients(*inputs, **options, backend=backend), expected, 1e-5)
 
 
-@each_form(UNITWISE_FORMS)
+@each_form(UNITWISE_FORMS, beyond=["minlstm", "diag-lstm"])
 def test_a_hundred_thousand_times(form: str) -> None:
     inputs = drawn(form, 100_000)
-    for options in ({}, flags(2, (100_000, B))):
-        at_once = run_with_gradients(*inputs, **options, backend="parallel")
-        assert_near(at_once, run_with_gradients(*inputs, **options, backend="scan"), 1e-5)
+    at_once = run_with_gradients(*inputs, backend="parallel")
+    assert_near(at_once, run_with_gradients(*inputs, backend="scan"), 1e-5)
 
 
 @each_form(LINEAR)
