@@ -9,13 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from core_cases import DENSE_FORMS, UNITWISE_FORMS, cases, init
-from hypothesis import given
-from hypothesis import strategies as st
 from jax import random
 
 from lstm_jax import LanguageModel, LanguageModelConfig, StackConfig, init_stack, weight_drop
-
-slow = pytest.mark.slow
 
 
 def matrices(tree: Any) -> dict[str, Any]:
@@ -33,34 +29,6 @@ def test_recurrent_matrices_alone_lose_the_share_and_the_rest_is_scaled(form: st
     kept = np.asarray(found[".w_h"] != 0)
     np.testing.assert_allclose(found[".w_h"], np.where(kept, before[".w_h"] / 0.75, 0), rtol=1e-6)
     assert abs(kept.mean() - 0.75) < 5 * (0.75 * 0.25 / kept.size) ** 0.5
-
-
-@slow
-def test_its_mean_over_draws_is_the_matrix() -> None:
-    params = init("lstm", random.key(0), 3, 8)
-    draw = jax.vmap(lambda key: weight_drop(key, params, 0.5).w_h)
-    mean = draw(random.split(random.key(1), 20_000)).mean(axis=0)
-    # A draw is 0 or twice the weight, so its standard deviation is the weight.
-    assert np.max(np.abs(mean - params.w_h) / np.abs(params.w_h)) < 5 / 20_000**0.5
-
-
-@slow
-@given(st.sampled_from([0.1, 0.5, 0.9]), st.integers(0, 5))
-def test_gradients_are_zero_where_it_is_dropped_and_scaled_elsewhere(
-    rate: float, seed: int
-) -> None:
-    params = init("gru_after", random.key(0), 3, 8)
-    weights = random.normal(random.key(1), params.w_h.shape)
-    key = random.key(seed)
-
-    def read(params: Any) -> Any:
-        dropped = weight_drop(key, params, rate)
-        return jnp.sum(weights * dropped.w_h) + jnp.sum(dropped.w_x)
-
-    found, dropped = jax.grad(read)(params), weight_drop(key, params, rate)
-    scale = jnp.where(dropped.w_h != 0, dropped.w_h / params.w_h, 0)
-    np.testing.assert_allclose(found.w_h, weights * scale, rtol=1e-5)
-    np.testing.assert_array_equal(found.w_x, 1)
 
 
 def test_what_is_drawn_depends_on_the_key_and_differs_by_layer_and_direction() -> None:
