@@ -249,9 +249,7 @@ def test_nothing_but_damage_is_an_error(run: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [2, 3])  # one to replace, and a new one
-@pytest.mark.parametrize(
-    "size", [0, 1 << 16, *(pytest.param(1 << n, marks=pytest.mark.slow) for n in (10, 18))]
-)
+@pytest.mark.parametrize("size", [0, 1 << 16])
 def test_a_save_that_finds_no_space_is_one_line_and_harms_nothing(
     run: Path, caplog: Any, capfd: pytest.CaptureFixture[str], step: int, size: int
 ) -> None:

@@ -102,10 +102,10 @@ def trained(name: str, devices: int, tensor: int, kept: Any) -> tuple[Task, Any,
 
 MESHES = [
     *((name, 2, 1, "none") for name in SYSTEMS),
+    *(("tied", 4, *mesh) for mesh in (*SHARES, (2, "none"), (4, "none"))),
     *(
-        (name, 4, *mesh)
+        (name, 4, 2, "all")
         for name in ("one-hot", "tied", "embedding, in chunks", "averaged", "poems")
-        for mesh in (*SHARES, (2, "none"), (4, "none"), (2, "all"))
     ),
 ]
 PLAIN = ("tied", 4, 2, "all")
