@@ -9,8 +9,7 @@ from sampling_cases import MODEL, PARAMS, log_softmax_after
 from lstm_jax.sampling import TextScore, score, scoring
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-@pytest.mark.parametrize("stretch", [4, 1024])
+@pytest.mark.parametrize(("batch_size", "stretch"), [(1, 1024), (3, 4), (64, 4)])
 def test_scores_are_those_of_each_text_alone(
     batch_size: int, stretch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
