@@ -70,28 +70,16 @@ def one_optimizer_for_the_same_settings() -> None:
         setattr(task, name, cache(getattr(task, name)))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def little_compiled_code() -> Iterator[None]:
-    """A worker's modules share compiled functions, which are dropped before they are too many.
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """After a module or a slow test, drops the compiled functions if they are too many.
 
     Every one of them takes a few memory maps, of which Linux allows a process 65,530: a worker
     that kept them all came to "LLVM compilation error: Cannot allocate memory" near the end.
     """
-    yield
-    _drop_programs_if_many()
-
-
-@pytest.fixture(autouse=True)
-def little_compiled_code_between_slow_tests(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The slow cases of one module can be too many by themselves."""
-    yield
-    if "slow" in request.keywords:
-        _drop_programs_if_many()
-
-
-def _drop_programs_if_many() -> None:
-    file = Path("/proc/self/maps")
-    if not file.exists() or file.read_bytes().count(b"\n") > 52_000:
+    if nextitem is not None and nextitem.path == item.path and "slow" not in item.keywords:
+        return
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") > 52_000:
         jax.clear_caches()
 
 
