@@ -38,8 +38,8 @@ Table = list[tuple[dict[str, Any], tuple[str, ...]]]
 """What is changed in a call, and the parts of the line that refuses it."""
 
 
-def of_layer(run: Any) -> Callable[..., Any]:
-    return lambda carry=None, xs=XS, **options: run(PARAMS, carry, xs, **options)
+def a_layer(carry: Any = None, xs: Any = XS, **options: Any) -> Any:
+    return lstm(PARAMS, carry, xs, **options)
 
 
 LAYER: Table = [
@@ -263,7 +263,7 @@ def of_classifier(method: str) -> Callable[..., Any]:
     [
         (call, *row)
         for calls, table in (
-            (map(of_layer, (lstm, layer)), LAYER),
+            ([a_layer], LAYER),
             ([of_step(cell.name) for cell in cells.CELLS], STEP),
             ([of_parameters(c, is_step) for c in cells.CELLS for is_step in BOOLS], PARAMETERS),
             ([of_init(cell.init) for cell in cells.CELLS], DRAWN),
