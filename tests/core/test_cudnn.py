@@ -20,8 +20,6 @@ from core_cases import (
     slow,
     weighted,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from jax.experimental import rnn
 from jax.sharding import Mesh, PartitionSpec
 from jaxlib import gpu_rnn
@@ -71,18 +69,19 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @slow
 @pytest.mark.usefixtures("by_reference")
-@pytest.mark.parametrize("masked", [True, False])
-@settings(max_examples=4)
-@given(
-    seed=st.integers(0, 1000),
-    reverse=st.booleans(),
-    tokens=st.booleans(),
-    remat=st.sampled_from([None, 2]),
+@pytest.mark.parametrize(
+    ("masked", "reverse", "tokens", "remat"),
+    [
+        (False, False, False, 2),
+        (False, True, True, None),
+        (True, False, True, None),
+        (True, True, False, 2),
+    ],
 )
-def test_it_is_the_scan(masked: bool, seed: int, reverse: bool, tokens: bool, remat: Any) -> None:
+def test_it_is_the_scan(masked: bool, reverse: bool, tokens: bool, remat: int | None) -> None:
     """Values and gradients; masks have any pattern, and rows without a real step."""
-    params, carry, xs = draw("lstm", seed, shape=SHAPE)
-    mask = np.random.default_rng(seed).random((T, B)) < 0.6
+    params, carry, xs = draw("lstm", 0, shape=SHAPE)
+    mask = np.random.default_rng(0).random((T, B)) < 0.6
     mask[:, 0] = False
     options = {"mask": mask} if masked else {}
     inputs = jnp.argmax(xs, -1) if tokens else jnp.where(mask[..., None] | (not masked), xs, np.nan)
