@@ -60,7 +60,7 @@ def test_vmap_over_inputs_is_a_loop_over_them(float64: None) -> None:
     assert_near(found, stacked([*map(one, many_xs, many_masks)]), 1e-12)
 
 
-@each_form(FORMS, "lstm")
+@each_form(FORMS, "lstm", beyond=["minlstm", "diag-gru"])
 def test_second_order_is_the_references(float64: None, form: str) -> None:
     inputs = draw_small(form, 0, jnp.float64)
     expected = second_order_of(inputs, "forward", **FLAGS, backend="reference")

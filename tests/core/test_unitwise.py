@@ -52,8 +52,11 @@ def with_info(params: Any, carry: Any, xs: Array, **options: Any) -> Any:
 # Parallel == scan == reference -------------------------------------------------------------------
 
 
-@forms
-@cases("reverse", [False, True], False)
+@cases(
+    "form, reverse",
+    [("diag-gru", False), ("minlstm", False), *((form, True) for form in UNITWISE_FORMS)],
+    ("diag-gru", False),
+)
 @given(seed=st.integers(0, 2**31 - 1), scale=st.sampled_from([0.1, 1.0, 4.0]))
 def test_at_once_is_one_after_another(
     float64: None, form: str, reverse: bool, seed: int, scale: float
@@ -68,8 +71,8 @@ def test_at_once_is_one_after_another(
     assert_near(in_a_loop, reference, 1e-10)
 
 
-@each_form(UNITWISE_FORMS)
-@pytest.mark.parametrize(("times", "reverse"), [(1, True), (2, False), (1000, True)])
+@each_form(UNITWISE_FORMS, beyond=["minlstm", "diag-gru"])
+@pytest.mark.parametrize(("times", "reverse"), [(1, True), (1000, False)])
 def test_at_once_is_one_after_another_in_float32(form: str, times: int, reverse: bool) -> None:
     inputs, options = drawn(form, times), {**flags(1, (times, B)), "reverse": reverse}
     expected = run_with_gradients(*inputs, **options, backend="reference")
