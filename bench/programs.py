@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax import random
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
@@ -21,7 +19,7 @@ from bench.shapes import LayerShape, systems_named
 from lstm_jax.cells import CELLS, CellName
 from lstm_jax.precision import ComputeDtype
 from lstm_jax.recurrence import Backend
-from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry
+from lstm_jax.stack import run_stack
 
 _LAYER = re.compile(rf'op_name="[^"]*?\b((?:{"|".join(cell.name for cell in CELLS)})_\d+)')
 
@@ -59,10 +57,9 @@ class Programs:
     json: Path | None = None  # file for the rows, one per line.
 
     def all(self) -> Iterator[Program]:
-        sizes = map(sizes_of, self.shapes)
-        for (size, cell), dtype in product(product(sizes, self.cells), self.dtypes):
-            shape = LayerShape(cell, *size, backend=self.backend)
-            yield from programs_of_layer(shape, dtype, self.masked)
+        for sizes, cell, dtype in product(self.shapes, self.cells, self.dtypes):
+            shape = LayerShape(cell, *sizes_of(sizes), self.backend, flags=self.masked)
+            yield from programs_of_layer(shape, dtype)
         for system in [] if self.quick else systems_named(self.systems, quick=False):
             for dtype in self.dtypes:
                 lower, *shapes = step_shapes(system, dtype)
@@ -77,26 +74,19 @@ class Programs:
                 write({"bench": bench} | row)
 
 
-def programs_of_layer(shape: LayerShape, dtype: ComputeDtype, masked: bool) -> Iterator[Program]:
+def programs_of_layer(shape: LayerShape, dtype: ComputeDtype) -> Iterator[Program]:
     """Yield a layer's inference, and its training: forward and backward."""
-    stack = StackConfig(
-        cell=shape.cell, hidden_size=shape.hidden_size, backend=shape.backend, compute_dtype=dtype
-    )
-    key = jax.eval_shape(lambda: random.key(0))
-    layers = jax.eval_shape(lambda key: init_stack(key, stack, shape.input_size), key)
-    xs = jax.ShapeDtypeStruct((shape.times, shape.batch, shape.input_size), jnp.float32)
-    carry = jax.eval_shape(lambda layers: stack_zero_carry(layers, shape.batch), layers)
-    times_and_rows = jax.ShapeDtypeStruct(xs.shape[:2], jnp.bool_)
-    flags = {name: times_and_rows for name in ("mask", "resets") if masked}
+    config, work = shape.config(dtype), jax.eval_shape(shape.work)
 
     def inference(given: Any, flags: Any) -> Any:
-        return run_stack(stack, *given, **flags)
+        return run_stack(config, *given, **flags)
 
     def training(given: Any, flags: Any, dys: Any) -> Any:
         ys, pull = jax.vjp(partial(inference, flags=flags), given)
         return ys, pull(dys)
 
-    given = ((layers, carry, xs), flags)
+    flags = {"mask": work.mask, "resets": work.resets}
+    given = ((work.layers, work.carries, work.xs), flags)
     made = partial(Program, dtype=dtype, times=shape.times)
     yield made(f"{shape.name} inference", lower=jax.jit(inference).lower, given=given)
     dys = jax.eval_shape(inference, *given)
