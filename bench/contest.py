@@ -5,7 +5,7 @@ must agree with ours, and the fastest is timed and named.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache, partial
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
 from bench.limits import Product, build_products, floor
-from bench.peers import ONLY, OURS, Candidate, Implementation, Kind, candidates, load
+from bench.peers import OURS, Candidate, Implementation, Kind, candidates, load
 from bench.report import Row, cpu_cores, make_row, print_table, with_ratios
 from bench.shapes import PEERS_CELLS, AnySystem, LayerShape
 from bench.timing import Timing, take_turns
@@ -25,22 +25,21 @@ LIMIT = "limit"  # Name of the process that times the hardware's limits.
 
 
 class Pool(ExitStack):
-    """Context manager of a benchmark's processes, each started when needed; see `Worker`."""
+    """Context manager of a benchmark's processes by key, started when needed; see `Worker`."""
 
     def __init__(self, limit_s: float | None = None) -> None:
         super().__init__()
         self._limit_s = limit_s
-        self._workers: dict[tuple[str, str], Worker] = {}
+        self._workers: dict[Hashable, Worker] = {}
 
-    def worker(self, name: str, candidate: Candidate = ONLY) -> Worker:
-        key = (name, candidate.name)
+    def worker(self, key: Hashable, environment: Mapping[str, str] = {}) -> Worker:
         if key not in self._workers:
-            self._workers[key] = Worker(candidate.environment, self._limit_s)
+            self._workers[key] = Worker(environment, self._limit_s)
             self.callback(self._workers[key].close)
         return self._workers[key]
 
-    def drop(self, name: str, candidate: Candidate) -> None:
-        self._workers.pop((name, candidate.name)).close()
+    def drop(self, key: Hashable) -> None:
+        self._workers.pop(key).close()
 
 
 class LeftOut(dict[str, str]):
@@ -98,7 +97,7 @@ class Contest:
     system: str
     #: function of an implementation that shows which work it does.
     evidence: Callable[[Implementation], Any]
-    require_same: Callable[[Any, Any], None]  # (a peer's evidence, ours); raises Disagreement.
+    require_same: Callable[[Any, Any], object]  # (a peer's evidence, ours); raises Disagreement.
 
     def __post_init__(self) -> None:
         self.left_out = LeftOut(self.system)
@@ -123,7 +122,7 @@ class Contest:
         entrants: dict[str, Entrant] = {}
         tried: dict[str, Reason] = {}
         for way in candidates(name, self.kind, cpu_cores()):
-            worker = self.pool.worker(name, way)
+            worker = self.pool.worker((name, way.name), way.environment)
             try:
                 # Before anything else of this shape runs, as the first call includes compilation.
                 entered = worker.ask(Server.enter, with_peer, build, name, way.options)
@@ -132,7 +131,7 @@ class Contest:
             except (NotRun, Failed) as reason:
                 tried[way.name] = reason
                 if isinstance(reason, Failed):
-                    self.pool.drop(name, way)
+                    self.pool.drop((name, way.name))
         if not entrants:
             raise next(iter(tried.values()))
         return _fastest(entrants, tried)
@@ -178,7 +177,7 @@ class Work:
     products: Mapping[Product, int]  # how often a call needs each product.
     build: Callable[[Implementation], Built]
     evidence: Callable[[Implementation], Any]
-    require_same: Callable[[Any, Any], None]
+    require_same: Callable[[Any, Any], object]
 
 
 def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
@@ -199,11 +198,10 @@ def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
     rows = with_ratios(
         [each.row(*names, call, **fields) for each in entrants for call in each.first_s]
     )
-    for place, row in enumerate(rows):
-        if row.is_ours:
-            limit: Any = {"limit_fraction": least_ms / row.median_ms}
-            limit["settings"] = {**row.settings, "limit": least}
-            rows[place] = dataclasses.replace(row, **limit)
+    ours = rows[0]
+    settings = {**ours.settings, "limit": least}
+    share = least_ms / ours.median_ms
+    rows[0] = dataclasses.replace(ours, settings=settings, limit_fraction=share)
     print_table(rows)
     print(f"the products alone: {least}", flush=True)
     return rows, contest.left_out.all_agree

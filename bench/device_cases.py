@@ -15,17 +15,15 @@ from bench import sample, train
 from bench.card import DTYPES
 from bench.contest import with_peer
 from bench.launches import GRAPH
-from bench.layer import distance, layer_of
+from bench.layer import layer_of, require_same_gradients
 from bench.limits import products_of_layer
 from bench.ours import Peer, forward_of, named
-from bench.peers import OURS, Arrays, Candidate, Implementation, LayerPass
+from bench.peers import OURS, Arrays, Implementation, LayerPass
 from bench.shapes import SYSTEMS, DType, Job, LayerShape, StoredDType, System, system_named
 from bench.workers import Built, Disagreement
 from lstm_jax.recurrence import Backend
 
 REPEATS = 5
-TOLERANCE = {"float32": 1e-3, "tf32": 1e-2, "float16": 3e-2, "bfloat16": 0.15}
-"""Of the difference's norm, relative to the array's; some peers round their carry, too."""
 
 _FIRST = (
     LayerShape("lstm", 100, 100, 512, 512, layers=2),
@@ -56,13 +54,9 @@ class Way(NamedTuple):
     name: str
     peer: str
     options: Mapping[str, Any] = {}
-    environment: Mapping[str, str] = {}
+    environment: Mapping[str, str] = {}  # of the process, which all ways of this name share.
     changes: Mapping[str, Any] = {}  # fields of the layer's shape that differ from the case's.
     dtype: str = ""  # dtype of the products, if different from the case's.
-
-    @property
-    def process(self) -> tuple[str, Candidate]:
-        return self.peer, Candidate(self.name, self.options, self.environment)
 
 
 class Case(NamedTuple):
@@ -175,7 +169,7 @@ def _layer(shape: LayerShape, dtype: Any, peer: Implementation, way: Way) -> Bui
     dtype = way.dtype or dtype
     made = layer_of(peer, dataclasses.replace(shape, **way.changes), dtype)
     calls = {"pass": made.run, "forward": made.forward}
-    return Built(calls, made.settings, partial(errors, peer, made, TOLERANCE[dtype]))
+    return Built(calls, made.settings, partial(errors, peer, made, dtype))
 
 
 def _exact_layer(shape: LayerShape) -> Arrays:
@@ -197,9 +191,7 @@ def _exact_layer(shape: LayerShape) -> Arrays:
         return {name: np.asarray(array, np.float32) for name, array in arrays.items()}
 
 
-def errors(
-    peer: Implementation, made: LayerPass, tolerance: float, exact: Arrays
-) -> dict[str, Any]:
+def errors(peer: Implementation, made: LayerPass, dtype: str, exact: Arrays) -> dict[str, Any]:
     """Compare repeated passes, each in memory full of NaNs, with float64 and with each other.
 
     Raises Disagreement if an array differs too much, or ours has different bits.
@@ -211,13 +203,7 @@ def errors(
         found = {**made.gradients(), _FORWARD: made.outputs()}
         passes = passes or [found]
         same_bits &= all(np.array_equal(array, found[k]) for k, array in passes[0].items())
-    away = {}
-    for name, array in passes[0].items():
-        if array.shape != exact[name].shape:
-            raise Disagreement(f"{name} is {array.shape}, in float64 {exact[name].shape}")
-        away[name] = distance(array, exact[name])
-        if not away[name] <= tolerance:  # true of no NaN
-            raise Disagreement(f"{name} is {away[name]:.2g} of its length away from float64")
+    away = require_same_gradients(passes[0], exact, dtype, "that in float64")
     if isinstance(peer, Peer) and not same_bits:
         raise Disagreement(f"{REPEATS} passes differ in their bits")
     return {"away": away, "same_bits": same_bits}

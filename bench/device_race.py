@@ -13,7 +13,6 @@ from typing import Any
 from bench.card import Record, state
 from bench.contest import Pool, with_peer
 from bench.device_cases import Case, Way
-from bench.peers import Candidate
 from bench.timing import take_turns
 from bench.workers import Failed, Late, Reason, Server
 
@@ -22,7 +21,7 @@ SPEND_S, LEAST_S = 0.1, 0.005
 """Seconds of a turn, and of a single timing, in which shorter calls are repeated."""
 
 PATIENCE_S = 60.0
-_HOST = ("host", Candidate(environment={"JAX_PLATFORMS": "cpu"}))
+_HOST = "host"
 
 
 def race_all(cases: Iterable[Case], done: set[tuple[str, ...]], record: Record) -> None:
@@ -49,21 +48,22 @@ def _race(
         """Answer of a way's process; None if it failed, and it is then left out."""
         if way.name in left_out:
             return None
-        answer = pool.worker(*way.process).answer(method, *given)
+        answer = pool.worker(way.name, way.environment).answer(method, *given)
         if not isinstance(answer, Reason):
             return answer
         left_out[way.name] = answer
         if isinstance(answer, Late):
             late[way.name] = answer
         if isinstance(answer, Failed):
-            pool.drop(*way.process)
+            pool.drop(way.name)
         return None
 
     with ThreadPoolExecutor(len(case.ways) + 1) as threads:
         for way in case.ways:
-            pool.worker(*way.process)  # not in a thread: it changes the environment for a moment
+            # Not in a thread: it changes the environment for a moment.
+            pool.worker(way.name, way.environment)
         if key not in references:
-            host = pool.worker(*_HOST)
+            host = pool.worker(_HOST, {"JAX_PLATFORMS": "cpu"})
             references[key] = threads.submit(host.answer, Server.call, case.reference)
 
         def enter(way: Way) -> Any:
@@ -76,7 +76,7 @@ def _race(
         answers = threads.map(enter, case.ways)
         entered = {way.name: answer for way, answer in zip(case.ways, answers, strict=True)}
     if isinstance(references[key].result(), Reason):
-        pool.drop(*_HOST)
+        pool.drop(_HOST)
         del references[key]
 
     def visit(way: Way, call: str) -> list[float]:

@@ -121,7 +121,7 @@ def test_wrong_unwritten_or_changing_numbers_of_a_layer_are_found() -> None:
     def shown(peer: Any, *passes: np.ndarray[Any, Any]) -> Any:
         turns = iter([*passes, *[passes[-1]] * REPEATS])
         calls = (lambda: None, lambda: None, lambda: {"ys": next(turns)}, lambda: forward)
-        return errors(peer, LayerPass(*calls, {}), 1e-3, exact)
+        return errors(peer, LayerPass(*calls, {}), "float32", exact)
 
     forward, right = ones, 1.0001 * ones
     assert shown(peer, right)["same_bits"]
@@ -130,7 +130,7 @@ def test_wrong_unwritten_or_changing_numbers_of_a_layer_are_found() -> None:
     for passes, told in (
         ((1.01 * right,), "0.01 of its length"),
         ((unwritten,), "nan of its length"),
-        ((right.T,), r"\(2, 3\), in float64 \(3, 2\)"),
+        ((right.T,), r"\(2, 3\), that in float64 \(3, 2\)"),
         ((right, right, ones), "passes differ in their bits"),
     ):
         with pytest.raises(Disagreement, match=told):
