@@ -39,7 +39,7 @@ from bench.device_table import rows_in, table
 from bench.report import environment
 from bench.timing import Timing
 from bench.workers import SPAWN
-from lstm_jax.settings import Positive, check
+from lstm_jax.settings import Checked, Positive
 
 _TEXT = "All happy families are alike; every unhappy family is unhappy in its own way. " * 200
 _TO_END_S = 8.0
@@ -49,7 +49,7 @@ PartName = Literal["rates", "layers", "train", "sample", "tests", "anna"]
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Measure ours on this device, beside its peers."""
 
     minutes: Positive = 8.0  # time for all parts.
@@ -58,9 +58,6 @@ class Options:
     json: Path = Path("device.jsonl")  # file to which rows are appended, one per line.
     dry_run: bool = False  # run everything in small, to see that it works.
     table: Path | None = None  # print the table of this file's rows, and measure nothing.
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 class Task(NamedTuple):

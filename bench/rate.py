@@ -23,7 +23,7 @@ from bench.peers import OURS
 from bench.report import make_row, print_table
 from bench.shapes import BATCHES, system_named
 from bench.timing import seconds, timing_of
-from lstm_jax.settings import Bounds, Count, check
+from lstm_jax.settings import Bounds, Checked, Count
 from lstm_jax.systems import preset_named, to_dict
 from lstm_jax.systems.base import System
 from lstm_jax.systems.corpus import Corpus
@@ -43,16 +43,13 @@ _FIRST_CHARACTER = 0x4E00
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Measure the overhead of the training loop over its bare training step."""
 
     system: Literal["lyrics", "shakespeare", "anna", "poems", "reviews"] = "lyrics"  # the preset.
     steps: Annotated[int, Bounds(2)] = 200  # steps per run, at least 2, as the first is excluded.
     rounds: Count = 3  # runs of the loop, and of the bare step.
     json: Path | None = None  # file for the row.
-
-    def __post_init__(self) -> None:
-        check(self)
 
 
 class Pace(NamedTuple):
