@@ -1,7 +1,7 @@
 """An interpolated n-gram with absolute discounting, as a baseline for the models' losses.
 
 Let c(h w) be how often token w follows history h in training, c(h) its sum over w, N(h) the number
-of distinct w that follow h, h' the history without its first token, and d each order's discount:
+of distinct w that follow h, h' the history without its first token, and d the discount:
 
     p_n(w | h) = max(c(h w) - d, 0) / c(h) + d N(h) / c(h) * p_{n-1}(w | h'),    p_0(w) = 1 / V,
 
@@ -45,19 +45,18 @@ class _Evidence(NamedTuple):
     distinct: Floats
     vocabulary_size: int
 
-    def losses(self, discounts: Sequence[float]) -> Floats:
-        """-log p in nats `[N]`, with a discount between 0 and 1 for each order."""
+    def losses(self, discount: float) -> Floats:
+        """-log p in nats `[N]`, with a discount between 0 and 1."""
         p = np.full(self.counts.shape[1], 1 / self.vocabulary_size)
-        for discount, *evidence in zip(discounts, *self[:3], strict=True):
-            count, total, distinct = evidence
+        for count, total, distinct in zip(*self[:3], strict=True):
             taken = np.maximum(count - discount, 0) + discount * distinct * p
             p = np.where(total > 0, taken / np.maximum(total, 1), p)
         losses: Floats = -np.log(p)
         return losses
 
     def mean_loss(self, discount: float) -> float:
-        """Mean loss with one discount for all orders; raises ValueError if nothing is predicted."""
-        losses = self.losses([discount] * len(self.counts))
+        """Raises ValueError if nothing is predicted."""
+        losses = self.losses(discount)
         if not losses.size:
             raise ValueError("there is no token to predict; hold out more text or longer sequences")
         return float(losses.mean())
@@ -95,7 +94,7 @@ class NGram:
 def choose_discount(
     sequences: Sequences, order: int, vocabulary_size: int, given: int = 0
 ) -> float:
-    """Choose the discount, for all orders, that best predicts the last tenth from the rest.
+    """Choose the discount that best predicts the last tenth from the rest.
 
     For a single sequence, a text, that is the last tenth of its tokens; for several, the last tenth
     of the sequences, each predicted except for the given tokens at its start. Raises ValueError if
