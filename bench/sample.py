@@ -245,6 +245,7 @@ def measure_all(pool: Pool, systems: Sequence[System], options: Options) -> Iter
 
 
 def main(options: Options) -> int:
+    options = options.shortened()
     systems: Any = [system_named(name, writes=True) for name in options.systems]
     with Pool() as pool:
         return measure(options, measure_all(pool, systems, options))
