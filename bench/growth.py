@@ -55,10 +55,10 @@ class Options(command.Options):
         require_backend(cell_named(self.cell), self.backend)
 
 
-def measure_point(size: str, value: int, options: Options, base: System | None = None) -> Row:
-    """Measure one value of one size, with the others from `base`, compiled without caches."""
+def measure_point(size: str, value: int, options: Options) -> Row:
+    """Measure one value of one size, compiled without caches."""
     changed: dict[str, Any] = {"cell": options.cell, "backend": options.backend, size: value}
-    system = dataclasses.replace(base or BASES.get(size, BASE), **changed)
+    system = dataclasses.replace(BASES.get(size, BASE), **changed)
     sizes = (system.sequence_length, system.batch_size, system.input_size, system.hidden_size)
     require_layer(LayerShape(system.cell, *sizes, system.backend), options.dtype)
     jax.clear_caches()
