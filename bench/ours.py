@@ -31,8 +31,9 @@ from lstm_jax.systems.base import Objective, OptimizerConfig, Predictions
 from lstm_jax.systems.language import LaneRows, LanguageObjective
 from lstm_jax.systems.poems import PoemObjective
 from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
+from lstm_jax.training.log import total
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Program, TrainState, mean_loss, places_of, train_step
+from lstm_jax.training.state import Program, TrainState, evaluate, places_of, train_step
 
 
 @dataclass
@@ -143,7 +144,9 @@ def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) 
         jax.block_until_ready(state)
 
     def first_loss() -> float:
-        return float(_loss_of(program.objective, state.params, batches[0]))
+        given = (program.objective, state.params, batches[:1], system.batch_size)
+        sums = total(evaluate(*given, mesh=mesh).values())
+        return sums.loss / sums.weight
 
     parameters = sum(leaf.size for leaf in jax.tree.leaves(params))
     return Training(step, first_loss, parameters, {"backend": "auto", "devices": str(mesh.size)})
@@ -188,15 +191,6 @@ def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
         batch=jnp.int32(0),
         skipped=jnp.int32(0),
     )
-
-
-@partial(jax.jit, static_argnums=0)
-def _loss_of(objective: Objective, params: Any, data: Any) -> Array:
-    # A batch size for all rows; only language models have a carry.
-    batch_size = jax.tree.leaves(data)[0].shape[1]
-    carry = objective.zero_carry(params, batch_size)
-    sums, _ = objective.sums(params, carry, data, jnp.int32(0), None)
-    return mean_loss(sums)
 
 
 def step_shapes(system: AnySystem, dtype: ComputeDtype) -> tuple[Callable[..., Any], Any, Any]:
