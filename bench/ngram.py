@@ -14,14 +14,12 @@ References:
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
-Integers = npt.NDArray[np.int64]
 Sequences = Sequence[npt.ArrayLike]
 """Sequences of ids; no history extends beyond a sequence's start. A text is one sequence."""
 
@@ -37,7 +35,7 @@ class NGramResult(NamedTuple):
     order: int
 
 
-class _Evidence(NamedTuple):
+class Evidence(NamedTuple):
     """Counts for each predicted token, `[order, N]`: c(h w), c(h) and N(h)."""
 
     counts: Floats
@@ -62,37 +60,37 @@ class _Evidence(NamedTuple):
         return float(losses.mean())
 
 
-class NGram:
-    """Counts of an n-gram, of orders 1, ..., n.
+def evidence(
+    sequences: Sequences, cuts: Sequence[int], *, order: int, vocabulary_size: int, given: int = 0
+) -> Evidence:
+    """Count with n-grams of orders 1, ..., n.
 
-    The first `given` tokens of each sequence are not counted as followers of a history.
+    The first tokens of each sequence, as many as its cut says, are for training, and the others are
+    predicted. The first `given` of each are neither predicted nor followers of a history.
     """
-
-    def __init__(
-        self, training: Sequences, *, order: int, vocabulary_size: int, given: int = 0
-    ) -> None:
-        self._size = vocabulary_size
-        self._levels: list[_Level] = []
-        tokens = _join(training, given)
-        histories = np.zeros_like(tokens.ids)  # the empty history
-        for _ in range(order):
-            self._levels.append(_Level(histories, tokens, vocabulary_size))
-            histories = self._levels[-1].lengthened(histories, tokens)
-
-    def evidence(self, sequences: Sequences, given: int = 0) -> _Evidence:
-        """Counts for each token except the first `given` of each sequence."""
-        tokens, rows = _join(sequences, given), []
-        histories, wanted = np.zeros_like(tokens.ids), tokens.predicted
-        for level in self._levels:
-            followed, grams = histories[wanted], level.ranks(histories, tokens.ids)[wanted]
-            rows.append((level.counts[grams], level.totals[followed], level.distinct[followed]))
-            histories = level.lengthened(histories, tokens)
-        counts, totals, distinct = (np.stack(kind) for kind in zip(*rows, strict=True))
-        return _Evidence(counts, totals, distinct, self._size)
+    arrays = [np.asarray(sequence, np.int64) for sequence in sequences]
+    ids = np.concatenate(arrays)
+    place = np.concatenate([np.arange(len(array)) for array in arrays])
+    is_trained = place < np.repeat(cuts, list(map(len, arrays)))
+    wanted = ~is_trained & (place >= given)
+    # A history is the number of its gram among those of the order below, so that keys stay small
+    # for any order. 1 is the empty history, and 0 one that begins before its sequence.
+    histories, found = np.ones_like(ids), []
+    for _ in range(order):
+        is_known = histories > 0
+        grams, gram = np.unique(histories * vocabulary_size + ids, return_inverse=True)
+        counts = np.bincount(gram, is_trained & is_known & (place >= given))
+        followed = grams // vocabulary_size
+        totals, distinct = np.bincount(followed, counts), np.bincount(followed, counts > 0)
+        found.append((counts[gram[wanted]], totals[histories[wanted]], distinct[histories[wanted]]))
+        histories = np.roll(np.where(is_known, gram + 1, 0), 1)
+        histories[place == 0] = 0
+    counts, totals, distinct = np.array(list(zip(*found, strict=True)), np.float64)
+    return Evidence(counts, totals, distinct, vocabulary_size)
 
 
 def choose_discount(
-    sequences: Sequences, order: int, vocabulary_size: int, given: int = 0
+    sequences: Sequences, *, order: int, vocabulary_size: int, given: int = 0
 ) -> float:
     """Choose the discount that best predicts the last tenth from the rest.
 
@@ -100,17 +98,14 @@ def choose_discount(
     of the sequences, each predicted except for the given tokens at its start. Raises ValueError if
     there is too little data.
     """
-    arrays = list(map(np.asarray, sequences))
-    noun, parts = ("ids", arrays[0]) if len(arrays) == 1 else ("sequences", arrays)
-    if len(parts) < 2:
-        raise ValueError(f"a discount cannot be chosen on {len(parts)} {noun}; give at least 2")
-    cut = len(parts) - max(1, int(len(parts) * _DEVELOPMENT_SHARE))
-    counted, development, known = arrays[:cut], arrays[cut:], given
-    if len(arrays) == 1:
-        counted, context = [arrays[0][:cut]], _end_of(arrays[0][:cut], order)
-        development, known = [np.concatenate((context, arrays[0][cut:]))], len(context)
-    model = NGram(counted, order=order, vocabulary_size=vocabulary_size, given=given)
-    return min(DISCOUNTS, key=model.evidence(development, known).mean_loss)
+    lengths = [np.size(sequence) for sequence in sequences]
+    noun, number = ("ids", lengths[0]) if len(lengths) == 1 else ("sequences", len(lengths))
+    if number < 2:
+        raise ValueError(f"a discount cannot be chosen on {number} {noun}; give at least 2")
+    cut = number - max(1, int(number * _DEVELOPMENT_SHARE))
+    cuts = [cut] if len(lengths) == 1 else lengths[:cut] + [0] * (number - cut)
+    sizes = {"order": order, "vocabulary_size": vocabulary_size}
+    return min(DISCOUNTS, key=evidence(sequences, cuts, given=given, **sizes).mean_loss)
 
 
 def heldout_loss(
@@ -128,71 +123,13 @@ def heldout_loss(
     every sequence is given. Raises ValueError if there is too little to train on, or nothing to
     predict.
     """
-    counted, predicted = list(map(np.asarray, training)), list(map(np.asarray, heldout))
-    given = known = 0 if goes_on else 1
-    text = [np.concatenate(counted)] if goes_on else counted
-    discount = choose_discount(text, order, vocabulary_size, given)
-    model = NGram(counted, order=order, vocabulary_size=vocabulary_size, given=given)
+    how: Any = {"order": order, "vocabulary_size": vocabulary_size, "given": 0 if goes_on else 1}
+    cuts = [np.size(sequence) for sequence in training]
+    fitted, sequences = training, [*training, *heldout]
     if goes_on:
-        ends = [_end_of(each, order) for each in counted]
-        predicted = [*map(np.concatenate, zip(ends, predicted, strict=True))]
-        known = len(ends[0])
-    return NGramResult(model.evidence(predicted, known).mean_loss(discount), discount, order)
-
-
-def _end_of(ids: npt.NDArray[np.int32], order: int) -> npt.NDArray[np.int32]:
-    """The history of an n-gram of this order after these ids."""
-    return ids[max(0, len(ids) - order + 1) :]
-
-
-class _Tokens(NamedTuple):
-    """Concatenated sequences: ids, which begin a sequence, which are predicted; all `[N]`."""
-
-    ids: Integers
-    starts: Flags
-    predicted: Flags
-
-
-def _join(sequences: Sequences, given: int) -> _Tokens:
-    arrays = [np.asarray(sequence, np.int64) for sequence in sequences]
-    lengths = np.array(list(map(len, arrays)), np.int64)
-    begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    ids = np.concatenate([*arrays, np.zeros(0, np.int64)])
-    position = np.arange(len(ids)) - begins
-    return _Tokens(ids, position == 0, position >= given)
-
-
-class _Level:
-    """Counts of each token after each history of one length.
-
-    A history is represented by its rank among the sorted grams of the next shorter level, so a
-    gram's key, `rank V + token`, stays small for any length. Rank -1 means an unseen history, for
-    which the last entry of all counts is 0.
-    """
-
-    def __init__(self, histories: Integers, tokens: _Tokens, size: int) -> None:
-        seen = histories >= 0
-        grams, places = np.unique(histories[seen] * size + tokens.ids[seen], return_inverse=True)
-        ranks = int(histories.max(initial=-1)) + 1
-        counts = _tally(places, tokens.predicted[seen], len(grams))
-        self._size = size
-        self._grams = np.append(grams, np.iinfo(np.int64).max)  # a sentinel that ends any search
-        self.counts = np.append(counts, 0.0)  # c(h w) by the gram's rank
-        self.totals = _tally(grams // size, counts, ranks + 1)  # c(h) by the history's
-        self.distinct = _tally(grams // size, counts > 0, ranks + 1)  # N(h) by the history's
-
-    def ranks(self, histories: Integers, ids: Integers) -> Integers:
-        """Rank of each gram, history and token; -1 if unseen."""
-        keys = histories * self._size + ids
-        places = np.searchsorted(self._grams, keys)
-        return np.where((histories >= 0) & (self._grams[places] == keys), places, -1)
-
-    def lengthened(self, histories: Integers, tokens: _Tokens) -> Integers:
-        """Ranks of the histories one token longer, the grams that end one position earlier."""
-        longer = np.roll(self.ranks(histories, tokens.ids), 1)
-        longer[tokens.starts] = -1
-        return longer
-
-
-def _tally(places: Integers, weights: Floats | Flags, length: int) -> Floats:
-    return np.bincount(places, weights, length).astype(np.float64)
+        fitted = [np.concatenate(training)]
+        sequences = [np.concatenate(parts) for parts in zip(training, heldout, strict=True)]
+    else:
+        cuts += [0] * len(heldout)
+    discount = choose_discount(fitted, **how)
+    return NGramResult(evidence(sequences, cuts, **how).mean_loss(discount), discount, order)

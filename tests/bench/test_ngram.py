@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.ngram import DISCOUNTS, NGram, choose_discount, heldout_loss
+from bench.ngram import DISCOUNTS, choose_discount, evidence, heldout_loss
 
 V = 4
 TOKENS = st.integers(0, V - 1)
@@ -46,11 +46,11 @@ class NaiveNGram:
 def test_sequences_are_predicted_as_the_definition_says(
     training: list[list[int]], heldout: list[list[int]], order: int, discount: float, skipped: int
 ) -> None:
-    model = NGram(training, order=order, vocabulary_size=V, given=skipped)
     naive = NaiveNGram(training, order, discount, skipped)
     wanted = [naive.loss(one, place) for one in heldout for place in range(skipped, len(one))]
-    found = model.evidence(heldout, skipped).losses(discount)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    cuts = [*map(len, training), *(0 for _ in heldout)]
+    found = evidence([*training, *heldout], cuts, order=order, vocabulary_size=V, given=skipped)
+    np.testing.assert_allclose(found.losses(discount), wanted, rtol=1e-12)
 
 
 @given(st.lists(TOKENS, min_size=2, max_size=40), st.lists(TOKENS, min_size=1), st.integers(1, 5))
@@ -69,11 +69,10 @@ def test_a_large_vocabulary_agrees_with_the_definition() -> None:
     """Long grams of ids far apart: a key that overflowed would mix them up."""
     order, draw = 6, np.random.default_rng(0)
     ids = draw.choice([0, 1, 4999, 9998, 9999], size=3000).tolist()
-    model = NGram([ids], order=order, vocabulary_size=10_000)
     naive = NaiveNGram([ids], order, 0.7, 0, size=10_000)
     wanted = [naive.loss(ids, place) for place in range(200)]
-    found = model.evidence([ids[:200]]).losses(0.7)
-    np.testing.assert_allclose(found, wanted, rtol=1e-12)
+    found = evidence([ids, ids[:200]], [len(ids), 0], order=order, vocabulary_size=10_000)
+    np.testing.assert_allclose(found.losses(0.7), wanted, rtol=1e-12)
 
 
 def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
@@ -83,25 +82,23 @@ def test_the_discount_is_chosen_on_the_training_ids_alone() -> None:
         heldout_loss([training], [heldout], order=3, vocabulary_size=V)
         for heldout in (training[-100:], np.zeros(100, int), draw.integers(0, V, 100))
     ]
-    assert {found.discount for found in results} == {choose_discount([training], 3, V)}
+    chosen = choose_discount([training], order=3, vocabulary_size=V)
+    assert {found.discount for found in results} == {chosen}
     assert len({found.loss for found in results}) == 3
     poems = list(training.reshape(40, 10))
-    chosen = {
+    of_poems = {
         heldout_loss(poems, heldout, order=3, vocabulary_size=V, goes_on=False).discount
         for heldout in (poems[:5], [[0, 0, 0]])
     }
-    assert chosen == {choose_discount(poems, 3, V, given=1)}
+    assert of_poems == {choose_discount(poems, order=3, vocabulary_size=V, given=1)}
 
 
 def test_the_discount_is_the_one_that_predicts_the_last_tenth_of_training_best() -> None:
     draw = np.random.default_rng(2)
     ids = (draw.integers(0, 2, 300) + draw.integers(0, 3, 300)).tolist()
-
-    def development_loss(d: float) -> float:
-        return NGram([ids[:270]], order=3, vocabulary_size=V).evidence([ids[268:]], 2).mean_loss(d)
-
-    losses = {d: development_loss(d) for d in DISCOUNTS}
-    assert choose_discount([ids], 3, V) == min(losses, key=losses.__getitem__)
+    found = evidence([ids], [270], order=3, vocabulary_size=V)
+    losses = {d: found.mean_loss(d) for d in DISCOUNTS}
+    assert choose_discount([ids], order=3, vocabulary_size=V) == min(losses, key=losses.__getitem__)
     assert len(set(losses.values())) == len(DISCOUNTS)
 
 

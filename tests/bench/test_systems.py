@@ -14,7 +14,7 @@ from bench import systems
 from bench.__main__ import main
 from bench.baselines import NOT_AT_HAND, NGrams, published
 from bench.figures import figures
-from bench.ngram import NGram, choose_discount, heldout_loss
+from bench.ngram import choose_discount, evidence, heldout_loss
 from bench.runs import differences, read_run
 from lstm_jax.cli.console import run_command
 from lstm_jax.systems import preset_named, presets, read_system, to_dict
@@ -243,14 +243,12 @@ def test_the_ngram_of_lanes_sees_each_lane_s_own_past(tmp_path: Path) -> None:
     lanes_of: Any = {"heldout_share": 0.25, "heldout_from": "lanes", "batch_size": 3}
     line = with_text(tmp_path, replace(ANNA, sequence_length=8, **lanes_of))
     vocabulary = build_char_vocabulary(TEXT)
-    ids, size = vocabulary.encode(TEXT), len(vocabulary)
+    ids, how = vocabulary.encode(TEXT), {"order": 6, "vocabulary_size": len(vocabulary)}
     batches = (len(ids) - 1) // 24
     steps, kept = 8 * batches, 8 * int(batches * 0.75) + 1
     lanes = [ids[lane * steps : (lane + 1) * steps + 1] for lane in range(3)]
-    training = [lane[:kept] for lane in lanes]
-    discount = choose_discount([np.concatenate(training)], 6, size)
-    model = NGram(training, order=6, vocabulary_size=size)
-    wanted = model.evidence(lanes, kept).mean_loss(discount)
+    discount = choose_discount([np.concatenate([lane[:kept] for lane in lanes])], **how)
+    wanted = evidence(lanes, [kept] * 3, **how).mean_loss(discount)
     assert line.ngram.mean == pytest.approx(wanted, rel=1e-12)
 
 
