@@ -38,9 +38,8 @@ def spread(points: Sequence[Point]) -> Spread:
     values, epochs = zip(*points, strict=True)
     if any(map(math.isnan, values)):
         return Spread(math.nan, math.nan, math.nan, values, epochs)
-    low, high = min(values), max(values)
-    # Rounding may put the mean of equal values outside their range.
-    return Spread(min(max(statistics.fmean(values), low), high), low, high, values, epochs)
+    # Not `fmean`, whose rounding may put the mean of equal values outside their range.
+    return Spread(statistics.mean(values), min(values), max(values), values, epochs)
 
 
 def figures(run: Run) -> dict[str, Point]:

@@ -10,7 +10,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -119,14 +119,11 @@ def loop_pace(task: Task) -> Pace:
     return Pace(reported_rate(noted.rows), np.diff(noted.times).tolist())
 
 
-def reported_rate(rows: Sequence[MetricsRow]) -> float:
-    """Tokens per second over all rows of a run with equally many tokens per step."""
-    steps, spent, last = 0, 0.0, 1
-    for row in rows:
-        step, rate = row["step"], row["tokens_per_second"]
-        assert isinstance(step, int) and isinstance(rate, float)
-        steps, spent, last = steps + step - last, spent + (step - last) / rate, step
-    return steps / spent
+def reported_rate(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Tokens per second from the second step on, if all steps have equally many tokens."""
+    steps = np.diff([1, *(row["step"] for row in rows)])
+    rates: list[float] = [row["tokens_per_second"] for row in rows]
+    return statistics.harmonic_mean(rates, steps.tolist())
 
 
 def bare_pace(task: Task, batches: Sequence[Any]) -> Pace:

@@ -213,7 +213,7 @@ def _made(system: AnySystem, dtype: DType) -> tuple[Any, Any, Loss]:
     module: Any = nnx.eval_shape(lambda: kind(system, dtype, nnx.Rngs(0)))
     graph = nnx.graphdef(module)
     if isinstance(system, Classification):
-        return module, graph, _reviews_loss(system, graph)
+        return module, graph, _reviews_loss(graph)
 
     def prepared(weights: Any, carry: Any) -> Any:
         return nnx.merge(graph, weights), carry
@@ -244,13 +244,11 @@ def _reviews_weights(module: Any, params: ClassifierParams) -> Any:
     return _with_weights(module, weights)
 
 
-def _reviews_loss(system: Classification, graph: Any) -> Loss:
-    drops = bool(system.dropout or system.word_dropout or system.dense_dropout)
-
+def _reviews_loss(graph: Any) -> Loss:
     def loss(weights: Any, carry: Any, batch: Any, key: Array | None) -> tuple[Array, Any]:
         words, labels, vectors = batch
         with jax.default_matmul_precision("highest"):
-            logits = nnx.merge(graph, weights)(words, vectors, key if drops else None)
+            logits = nnx.merge(graph, weights)(words, vectors, key)
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(), carry
 
     return loss
