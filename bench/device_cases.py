@@ -136,9 +136,9 @@ def training_cases(*, small: bool) -> list[Case]:
         system = dataclasses.replace(system, **_smaller(system, small))
         work = train.work_of(system, dtype)
         flops = sum(n * p.flops for p, n in work.products.items())
-        held = (work.build, work.evidence, work.require_same)
+        build = partial(_against_ours, work.build, work.evidence, work.require_same)
         reference = partial(with_peer, train.work_of(system, "float32").evidence, OURS, {})
-        about, build = ("train", system.name, dtype, (*_OURS, *peers)), partial(_against_ours, held)
+        about = ("train", system.name, dtype, (*_OURS, *peers))
         cases.append(Case(*about, build, reference, work.tokens, flops))
     return cases
 
@@ -152,11 +152,10 @@ def sampling_cases(*, small: bool) -> list[Case]:
     cases = []
     for dtype, batch in product(dtypes, (1,) if small else (1, 16, 128, 1024)):
         job = Job(batch, 10, 8, top_n=5) if small else Job(batch, 100, 200, top_n=5)
-        build: Any = partial(sample.build, system=anna, dtype=dtype, job=job)
-        held = (build, evidence, sample.require_same_continuations)
+        writes: Any = partial(sample.build, system=anna, dtype=dtype, job=job)
+        build = partial(_against_ours, writes, evidence, sample.require_same_continuations)
         about = ("sample", f"{anna.name}, batch {batch}", dtype, (*_OURS, *_pytorch()))
-        against = partial(_against_ours, held)
-        cases.append(Case(*about, against, reference, tokens=job.places * batch))
+        cases.append(Case(*about, build, reference, tokens=job.places * batch))
     return cases
 
 
@@ -209,9 +208,9 @@ def errors(peer: Implementation, made: LayerPass, dtype: str, exact: Arrays) -> 
     return {"away": away, "same_bits": same_bits}
 
 
-def _against_ours(held: tuple[Any, Any, Any], peer: Implementation, way: Way) -> Built:
-    build, evidence, require_same = held
-
+def _against_ours(
+    build: Any, evidence: Any, require_same: Any, peer: Implementation, way: Way
+) -> Built:
     def shown(ours: Any) -> dict[str, Any]:
         require_same(evidence(peer), ours)
         return {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bench import endurance, layer, memory, plot, rate, sample, shapes, train
+from bench import endurance, layer, memory, plot, rate, sample, scaling, shapes, train
 from bench.__main__ import BENCHES, main
 from bench.report import read_rows
 
@@ -95,6 +95,7 @@ def mosaic(hidden_size: int) -> layer.Options:
         (lambda: shapes.system_named("novel"), "there is no system 'novel'"),
         (lambda: shapes.system_named("reviews", writes=True), "no system that writes 'reviews'"),
         (lambda: endurance.Options(minutes=0), "minutes is 0"),
+        (lambda: scaling.Options(processes=999), "each takes a core, so choose 2 to"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options: Any, message: str) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -34,10 +33,9 @@ def test_products_are_three_times_those_of_a_forward_pass() -> None:
     assert multiplications(products_of_system(reviews)) == 3 * whole
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_floor_is_the_sum_over_all_products(dtype: Any) -> None:
+def test_the_floor_is_the_sum_over_all_products() -> None:
     needed = {Product(3, 8, 32, 7): 2, Product(21, 8, 32): 1}
-    built = limits.build_products(list(needed), dtype)
+    built = limits.build_products(list(needed), "bfloat16")
     assert len([call() for call in built.calls.values()]) == 2
     total, told = floor(needed, dict(zip(built.calls, (5.0, 0.25), strict=True)))
     assert total == 10.25

@@ -116,8 +116,3 @@ def test_processes_train_alone_and_together(
     efficiency = together.details["efficiency"]
     assert 0 < efficiency["p10"] <= efficiency["median"] <= efficiency["p90"]
     assert f"reach {efficiency['median']:.3f} of their speed" in capsys.readouterr().out
-
-
-def test_a_process_takes_a_core() -> None:
-    with pytest.raises(ValueError, match=f"each takes a core, so choose 2 to {cores()} here"):
-        scaling.Options(processes=cores() + 1)
