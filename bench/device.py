@@ -40,6 +40,7 @@ from bench.report import environment
 from bench.timing import Timing
 from bench.workers import SPAWN
 from lstm_jax.settings import Checked, Positive
+from lstm_jax.training.log import read_rows
 
 _TEXT = "All happy families are alike; every unhappy family is unhappy in its own way. " * 200
 _TO_END_S = 8.0
@@ -109,9 +110,8 @@ def anna(task: Task, record: Record) -> None:
         elif folder := os.environ.get("LSTM_JAX_DATA"):
             flags += ["--data", str(Path(folder, "anna.txt"))]
         told = _printed(["train.py", "anna", *flags], task.limit_s)
-        log, last = run / "metrics.jsonl", dict[str, Any]()
-        for row in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
-            last |= {name: value for name, value in row.items() if value is not None}
+        rows = read_rows(run / "metrics.jsonl")
+        last = {name: value for row in rows for name, value in row.items() if value is not None}
         record("train.py anna", told=json.dumps(last) if last else told[-300:].strip())
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lstm_jax.settings import flat
-from lstm_jax.systems import preset_named, presets, to_dict
+from lstm_jax.systems import presets, system_of, to_dict
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.training.log import read_rows
 from lstm_jax.training.run import RunFolder, read_description
@@ -120,13 +120,10 @@ def settings(config: TrainConfig) -> dict[str, Any]:
 
 def differences(config: TrainConfig) -> tuple[str, ...]:
     """Differences from the run's preset, as flags of `train.py`."""
-    name = config.preset
-    if name not in {preset.preset for preset in presets()}:
-        return _flags(config, type(config)())
-    found = _flags(config, preset_named(name))
-    try:
-        published = preset_named(name, as_published=True)
-    except ValueError:  # it follows no published system
+    named = {preset.preset: preset for preset in presets()}
+    found = _flags(config, named.get(config.preset) or type(config)())
+    published = system_of(config).published.get(config.preset)
+    if published is None:
         return found
     return min(found, ("--as-published", *_flags(config, published)), key=len)
 
