@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from bench.command import Measured, OptionsWithPeers, measure
 from bench.limits import Product, build_products, floor
-from bench.peers import OURS, Candidate, Implementation, Kind, candidates, load
+from bench.peers import OURS, Candidate, Implementation, candidates, load
 from bench.report import Row, cpu_cores, make_row, print_table, with_ratios
 from bench.shapes import PEERS_CELLS, AnySystem, LayerShape
 from bench.timing import Timing, take_turns
@@ -93,7 +93,7 @@ class Contest:
     """Participants in measuring one system, and excluded peers; each peer is checked once."""
 
     pool: Pool
-    kind: Kind
+    bench: str
     system: str
     #: function of an implementation that shows which work it does.
     evidence: Callable[[Implementation], Any]
@@ -121,7 +121,7 @@ class Contest:
         """Build each way of running an implementation, and keep the fastest."""
         entrants: dict[str, Entrant] = {}
         tried: dict[str, Reason] = {}
-        for way in candidates(name, self.kind, cpu_cores()):
+        for way in candidates(name, self.bench, cpu_cores()):
             worker = self.pool.worker((name, way.name), way.environment)
             try:
                 # Before anything else of this shape runs, as the first call includes compilation.
@@ -171,7 +171,6 @@ class Work:
     """One call of each implementation, timed along with its matrix products; see `Contest`."""
 
     bench: str
-    kind: Kind
     shape: AnySystem | LayerShape  # shape of the work; its name is the system's in the rows.
     tokens: int  # number of tokens per call.
     products: Mapping[Product, int]  # how often a call needs each product.
@@ -181,7 +180,7 @@ class Work:
 
 
 def compete(pool: Pool, work: Work, options: OptionsWithPeers) -> Measured:
-    contest = Contest(pool, work.kind, work.shape.name, work.evidence, work.require_same)
+    contest = Contest(pool, work.bench, work.shape.name, work.evidence, work.require_same)
     peers = options.peers if work.shape.cell in PEERS_CELLS else ()
     entrants = contest.enter((OURS, *peers), work.build)
     worker = pool.worker(LIMIT)

@@ -15,7 +15,7 @@ from bench import sample, train
 from bench.card import DTYPES
 from bench.contest import with_peer
 from bench.launches import GRAPH
-from bench.layer import layer_of, require_same_gradients
+from bench.layer import require_same_gradients
 from bench.limits import products_of_layer
 from bench.ours import Peer, forward_of, named
 from bench.peers import OURS, Arrays, Implementation, LayerPass
@@ -166,7 +166,7 @@ def _smaller(work: Any, small: bool) -> dict[str, Any]:
 
 def _layer(shape: LayerShape, dtype: Any, peer: Implementation, way: Way) -> Built:
     dtype = way.dtype or dtype
-    made = layer_of(peer, dataclasses.replace(shape, **way.changes), dtype)
+    made = peer.layer(dataclasses.replace(shape, **way.changes), dtype)
     calls = {"pass": made.run, "forward": made.forward}
     return Built(calls, made.settings, partial(errors, peer, made, dtype))
 

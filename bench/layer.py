@@ -16,7 +16,7 @@ from bench.command import OptionsWithPeers
 from bench.contest import Work, run
 from bench.limits import products_of_layer
 from bench.ours import require_layer
-from bench.peers import Arrays, Implementation, LayerPass
+from bench.peers import Arrays, Implementation
 from bench.shapes import DType, LayerShape
 from bench.workers import Built, Disagreement
 from lstm_jax.cells import CellName, cell_named
@@ -107,22 +107,16 @@ def require_same_gradients(
     return away
 
 
-def layer_of(peer: Implementation, shape: LayerShape, dtype: DType) -> LayerPass:
-    if shape.cell not in peer.cells:
-        raise ValueError(f"it has no {shape.cell}")
-    return peer.layer(shape, dtype)
-
-
 def build(peer: Implementation, shape: LayerShape, dtype: DType) -> Built:
     keep_memory_of_steps(shape.batch, shape.hidden_size)  # as train.py does
-    layer = layer_of(peer, shape, dtype)
+    layer = peer.layer(shape, dtype)
     return Built({"pass": layer.run}, layer.settings)
 
 
 def work_of(shape: LayerShape, dtype: DType) -> Work:
     given: Any = {"shape": shape, "dtype": dtype}
     return Work(
-        *("layer", "layer", shape, shape.times * shape.batch, products_of_layer(shape)),
+        *("layer", shape, shape.times * shape.batch, products_of_layer(shape)),
         build=partial(build, **given),
         evidence=partial(gradients, **given),
         require_same=partial(require_same_gradients, dtype=dtype),

@@ -66,7 +66,7 @@ def take_steps(peer: Implementation, system: AnySystem, dtype: DType, steps: int
 
 
 def steps_of(name: str, system: AnySystem, dtype: DType, steps: int) -> Steps:
-    usual = candidates(name, "training", cpu_cores())[0]
+    usual = candidates(name, "memory", cpu_cores())[0]
     take = partial(take_steps, system=system, dtype=dtype, steps=steps)
     with closing(Worker({**usual.environment, **NO_CACHE})) as worker:
         found: Steps = worker.ask(Server.call, with_peer, take, name, usual.options)

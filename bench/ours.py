@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import cycle
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from bench.peers.on_jax import layer_pass
 from bench.shapes import BATCHES, AnyParams, AnySystem, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax import sharding
-from lstm_jax.cells import CELLS, cell_named
+from lstm_jax.cells import cell_named
 from lstm_jax.kernels import mosaic
 from lstm_jax.kernels.arithmetic import kernel_of
 from lstm_jax.models import LanguageModel, LanguageModelParams
@@ -41,7 +41,6 @@ class Peer(Implementation):
     """`lstm_jax`."""
 
     devices: int = 1  # number of devices that share each batch, except in sampling.
-    cells: ClassVar[tuple[str, ...]] = tuple(cell.name for cell in CELLS)
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         mesh = sharding.data_mesh(self.devices, system.batch_size)

@@ -130,7 +130,7 @@ class _Bench:
 
     def __post_init__(self) -> None:
         name, evidence = self.system.name, partial(continuations, system=self.system)
-        self._contest = Contest(self.pool, "sampling", name, evidence, require_same_continuations)
+        self._contest = Contest(self.pool, "sample", name, evidence, require_same_continuations)
 
     def measure_writing(self, batch: int) -> Measured:
         """Time all at a batch size; for a single text, also the prompt and the memory limit."""

@@ -70,7 +70,7 @@ def build(peer: Implementation, system: AnySystem, dtype: DType) -> Built:
 def work_of(system: AnySystem, dtype: DType) -> Work:
     given: Any = {"system": system, "dtype": dtype}
     return Work(
-        *("train", "training", system, system.tokens_per_step, products_of_system(system)),
+        *("train", system, system.tokens_per_step, products_of_system(system)),
         build=partial(build, **given),
         evidence=partial(learning, **given),
         require_same=partial(require_same_learning, dtype=dtype),

@@ -5,7 +5,7 @@ Each file has a class `Peer`, an `Implementation`, and imports its library on im
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +29,6 @@ PEERS = {
 ON_DEVICES = {"jax-rnn": "bench.peers.jax_rnn"}  # Additional peers of `bench device`.
 SAMPLING_PEERS = ("pytorch", "flax-nnx")
 
-Kind = Literal["training", "layer", "sampling"]
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
@@ -60,8 +59,6 @@ class LayerPass(NamedTuple):
 
 class Implementation:
     """Ours or a peer; methods raise ValueError for what it lacks or cannot run here."""
-
-    cells: ClassVar[tuple[str, ...]] = shapes.PEERS_CELLS  # cells for which it has layers.
 
     def training(self, system: AnySystem, dtype: DType, params: AnyParams) -> Training:
         raise ValueError(f"no {system.name} is built for it")
@@ -96,14 +93,12 @@ class Candidate(NamedTuple):
 ONLY = Candidate()
 
 
-def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
-    """Ways to run this kind of work, the usual one first; no `cpu_cores` means an accelerator."""
-    if name == OURS and kind != "sampling" and cpu_cores > 1:
+def candidates(name: str, bench: str, cpu_cores: int) -> list[Candidate]:
+    """Ways to run a benchmark, the usual one first; no `cpu_cores` means an accelerator."""
+    if name == OURS and bench != "sample" and cpu_cores > 1:
         one = Candidate("one device", {"devices": 1})
         each = Candidate("a device a core", {"devices": cpu_cores}, splitting(cpu_cores))
         return [one, each]
-    if name == "keras":
-        return [Candidate(environment={"KERAS_BACKEND": "jax"})]
     if name != "pytorch":
         return [ONLY]
     # oneDNN reorders weights at every call, and threads wait for each other; for small layers
@@ -113,7 +108,7 @@ def candidates(name: str, kind: Kind, cpu_cores: int) -> list[Candidate]:
         for name, onednn in (("on", True), ("off", False)):
             options = {"threads": threads, "onednn": onednn}
             found.append(Candidate(f"threads {threads}, oneDNN {name}", options))
-    return found if kind == "sampling" else [*found, Candidate("torch.compile", {"compiled": True})]
+    return found if bench == "sample" else [*found, Candidate("torch.compile", {"compiled": True})]
 
 
 def load(name: str, options: Mapping[str, Any]) -> Implementation:

@@ -15,9 +15,9 @@ from bench.shapes import DType, LayerShape
 class Peer(Implementation):
     """All layers in one call, with batch-major inputs and all weights in one array."""
 
-    cells = ("lstm",)
-
     def layer(self, shape: LayerShape, dtype: DType) -> LayerPass:
+        if shape.cell != "lstm":
+            raise ValueError(f"it has no {shape.cell}")
         if dtype == "bfloat16":
             raise ValueError("no bfloat16 is built for it")
         work = shape.work()

@@ -42,7 +42,7 @@ def work(monkeypatch: pytest.MonkeyPatch) -> contest.Work:
     for name in WAYS:
         monkeypatch.setitem(peers.PEERS, name, "other_work")
     same = require_other_work_to_be_named
-    return contest.Work("train", "training", GRU, 15, {}, build, way_of, same)
+    return contest.Work("train", GRU, 15, {}, build, way_of, same)
 
 
 def competed(work: contest.Work, *names: str) -> tuple[list[Row], bool]:
@@ -91,9 +91,7 @@ def test_one_that_cannot_run_is_no_disagreement_and_ours_is_never_left_out(
 def test_each_shows_once_that_it_does_the_same_work(work: contest.Work) -> None:
     with contest.Pool() as pool:
         shown: list[str] = []
-        held = contest.Contest(
-            pool, "training", "tiny", way_of, lambda found, ours: shown.append(found)
-        )
+        held = contest.Contest(pool, "train", "tiny", way_of, lambda found, _: shown.append(found))
         for _ in range(3):
             entered = held.enter(("lstm_jax", "other", "away"), build)
             assert [each.name for each in entered] == ["lstm_jax", "other"]
@@ -153,11 +151,11 @@ def test_the_least_of_a_layer_s_shapes_is_measured_if_quick_with_what_has_its_ce
 
 
 def test_pytorch_has_threads_to_choose_on_a_cpu_alone() -> None:
-    def names(cores: int, kind: peers.Kind = "training") -> list[str]:
-        return [each.name for each in peers.candidates("pytorch", kind, cores)]
+    def names(cores: int, bench: str = "train") -> list[str]:
+        return [each.name for each in peers.candidates("pytorch", bench, cores)]
 
     assert names(0) == ["eager", "torch.compile"]
-    assert names(0, "sampling") == ["eager"]
+    assert names(0, "sample") == ["eager"]
     assert names(4)[0] == "threads 4, oneDNN on"
     assert len(names(4)) == 5
     assert len(names(1)) == 3

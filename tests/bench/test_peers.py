@@ -120,11 +120,3 @@ def test_every_system_feeds_distinct_random_tokens() -> None:
         assert (inputs != system.batch(0)[0]).any()
         if isinstance(system, System):
             assert (inputs[1:] == targets[:-1]).all()
-
-
-@pytest.mark.slow
-def test_keras_on_another_backend_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    peer = pytest.importorskip("bench.peers.keras_jax")
-    monkeypatch.setattr(peer.keras.backend, "backend", lambda: "torch")
-    with pytest.raises(ValueError, match="set KERAS_BACKEND=jax"):
-        peer.Peer()
