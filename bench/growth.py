@@ -21,8 +21,8 @@ from bench.report import Row, make_row, print_table
 from bench.shapes import LayerShape, System
 from bench.timing import Visit, take_turns
 from bench.workers import NO_CACHE, Server, Worker
-from lstm_jax.cells import CellName, cell_named
-from lstm_jax.recurrence import Backend, require_backend
+from lstm_jax.cells import CellName
+from lstm_jax.recurrence import Backend
 from lstm_jax.settings import Count
 
 SizeName = Literal["sequence_length", "batch_size", "hidden_size", "vocabulary_size", "remat"]
@@ -49,10 +49,6 @@ class Options(command.Options):
     cell: CellName = "lstm"  # the recurrent cell.
     backend: Backend = "auto"  # implementation of the recurrence.
     sizes: tuple[SizeName, ...] = ()  # sizes to vary; all if none are given.
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require_backend(cell_named(self.cell), self.backend)
 
 
 def measure_point(size: str, value: int, options: Options) -> Row:
