@@ -141,6 +141,7 @@ class Worker:
             self._connection.send((method, *given))
             if not self._connection.poll(self._limit_s):
                 self._process.kill()
+                self._process.join()
                 return Late(f"no answer in {self._limit_s} s")
             return self._connection.recv()
         except (EOFError, OSError):
