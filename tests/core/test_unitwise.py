@@ -83,8 +83,9 @@ def test_at_once_is_one_after_another_in_float32(form: str, times: int, reverse:
 @each_form(UNITWISE_FORMS, beyond=["minlstm", "diag-lstm"])
 def test_a_hundred_thousand_times(form: str) -> None:
     inputs = drawn(form, 100_000)
-    at_once = run_with_gradients(*inputs, backend="parallel")
-    assert_near(at_once, run_with_gradients(*inputs, backend="scan"), 1e-5)
+    for options in ({}, flags(2, (100_000, B))):
+        at_once = run_with_gradients(*inputs, **options, backend="parallel")
+        assert_near(at_once, run_with_gradients(*inputs, **options, backend="scan"), 1e-5)
 
 
 @each_form(LINEAR)
