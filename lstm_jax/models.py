@@ -282,8 +282,13 @@ class LanguageModel:
 
     def logits(self, params: LanguageModelParams, hs: Array) -> Array:
         """Apply the output layer: `[..., H] -> [..., V]`."""
-        policy, output = self._policy(params), output_layer(params)
-        product = policy.dot(hs, output.w)
+        policy, output = self._policy(params), params.output
+        if isinstance(output, OutputParams):
+            product = policy.dot(hs, output.w)
+        else:
+            assert params.embedding is not None
+            # Not by `output_layer`: for one row XLA on CPU would transpose the embedding first.
+            product = policy.einsum("...h,vh->...v", hs, params.embedding)
         return product + lax.broadcast_to_rank(output.b.astype(policy.accumulate), product.ndim)
 
     def token_sums(

@@ -156,8 +156,8 @@ def parallel(
         found = lax.scan(partial(step, params), carry, xs)
         info = solver.by_loop(jax.tree.leaves(carry)[0].dtype)
         return (*found, info) if return_info else found
-    how = solver.How(True, linear, reverse, 1, tolerance, max_iterations)
-    run = partial(_at_once, step, how, params)
+    options = solver.SolverOptions(True, linear, reverse, 1, tolerance, max_iterations)
+    run = partial(_at_once, step, options, params)
     if is_shorter(remat, times):
         carry, ys, info = solver.in_chunks(run, carry, xs, remat, reverse=reverse)
     else:
@@ -166,17 +166,17 @@ def parallel(
 
 
 def _at_once(
-    step: Step, how: solver.How, params: Any, carry: Any, xs: Any
+    step: Step, options: solver.SolverOptions, params: Any, carry: Any, xs: Any
 ) -> tuple[Any, Any, SolverInfo]:
     def carried(params: Any, carry: Any, x: Any) -> Any:
         return step(params, carry, x)[0]
 
     try:
-        final, carries, info = solver.run(how, carried, params, carry, xs)
+        final, carries, info = solver.run(options, carried, params, carry, xs)
     except jax.errors.UnexpectedTracerError:
         raise ValueError(_CLOSED_OVER) from None
     states, structure = jax.tree.flatten(carries)
-    before = previous(tuple(states), tuple(jax.tree.leaves(carry)), reverse=how.reverse)
+    before = previous(tuple(states), tuple(jax.tree.leaves(carry)), reverse=options.reverse)
     each = jax.vmap(step, in_axes=(None, 0, 0))
     _, ys = each(params, jax.tree.unflatten(structure, before), xs)
     return final, ys, info

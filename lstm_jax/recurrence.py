@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
@@ -218,7 +218,8 @@ def layer_with_info(
 ) -> tuple[Any, Array, SolverInfo | None]:
     """Like `layer`, with the solver's info if a solver ran; with chunks, that of the worst."""
     check_layer(params, xs, mask, resets, backend, unroll, remat)
-    chosen = cells.chosen(cells.cell_of(params), options)
+    cell, info = cells.cell_of(params), None
+    chosen = cells.chosen(cell, options)
     params = cells.with_biases(params)
     policy = products(compute_dtype, params.w_x.dtype)
     if backend == "cudnn":
@@ -228,7 +229,7 @@ def layer_with_info(
     carry = begun(policy, params, carry, xs)
     hold, chosen = at_all_times(params, carry, xs.shape[0], hold, chosen)
     no_scale = getattr(params, "w_hr", None) is not None or backend == "cudnn"
-    plainly = steps_only(cells.cell_of(params), {**chosen, "hold": hold}, no_scale)
+    plainly = steps_only(cell, {**chosen, "hold": hold}, no_scale)
     require_steps(plainly, backend)
     if xs.shape[0] == 0:
         none = vary_as(xs, jnp.zeros((0, *carry.h.shape), policy.accumulate))
@@ -251,72 +252,56 @@ def layer_with_info(
     order, ends_zeroed = resets, None
     if resets is not None and reverse:
         order, ends_zeroed = cuts_backward(resets)
-    cell, info = cells.cell_of(params), None
+    ready = _Ready(
+        policy, params, xs, mask, order, input_scale, reverse, backend, compute_dtype, unroll,
+        chosen,
+    )  # fmt: skip
     if backend == "reference" or plainly or cell.gates_step is not None:
-        step, inputs = _one_step(policy, params, xs, input_scale, backend, compute_dtype, chosen)
-        carry, hs_TBH = reference.run(
-            step, carry, (*inputs, hold), mask, order,
-            reverse=reverse, unroll=unroll or 1,
-        )  # fmt: skip
+        carry, hs_TBH = _by_steps(ready, carry, hold)
     elif backend == "cudnn":
         dense = _dense(xs, params.w_x, input_scale)
         carry, hs_TBH = cudnn.run(policy, params, carry, dense, mask, reverse=reverse)
     elif cell.has_kernel:
-        kernel = kernel_of(params, chosen.get("activation", "tanh"))
-        if backend == "mosaic":
-            kernel = _fused(kernel, policy, xs.shape[:2], params.w_h.shape)
-        folded = kernel.fold(params)
-        gates_TBG, b_G = project(policy, folded, xs, input_scale)
-        given = Given(kernel.weights(folded), b_G, carry, gates_TBG, mask, order)
-        how = How(kernel, policy, reverse, unroll)
-        carry, hs_TBH = scan.run(how, given, chosen.get("state_scale"))
+        carry, hs_TBH = _by_kernel(ready, carry)
     else:
-        assert cell.unit_step is not None
-        at_once: bool | None = backend == "parallel"
-        is_fixed = isinstance(xs.shape[0], int)
-        if at_once and not is_fixed:
-            raise ValueError(f"xs have the symbolic length {xs.shape[0]}; use backend 'auto'")
-        if backend == "auto" and is_fixed:  # a symbolic T needs a loop
-            at_once = None
-        way = solver.How(at_once, cell.linear, reverse, unroll or 1, bounded=cell.linear)
-        carry, states, info = solver.run(
-            way, cell.unit_step, cells.unit_params(params, policy), carry,
-            _gates(policy, params, xs, input_scale), mask, order,
-        )  # fmt: skip
-        hs_TBH = states.h
-    carry = reset_rows(ends_zeroed, carry)
-    return carry, select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH)), info
+        carry, hs_TBH, info = _by_solver(ready, carry)
+    outputs_TBH = select_rows(mask, hs_TBH, jnp.zeros_like(hs_TBH))
+    return reset_rows(ends_zeroed, carry), outputs_TBH, info
 
 
-def _one_step(
-    policy: Products,
-    params: cells.Params,
-    xs: Array,
-    input_scale: Array | None,
-    backend: Backend,
-    compute_dtype: ComputeDtype | None,
-    chosen: dict[str, Any],
-) -> tuple[Callable[[Any, Any], Any], Any]:
-    """The step of a plain scan, and its inputs at each time step, without `hold`.
+class _Ready(NamedTuple):
+    """What a layer runs on, checked; `order` are its resets in processing order."""
 
-    With the backend `"reference"` it is the cell's step function on `xs`; otherwise the rest of it
-    after the input product, which is computed for all time steps at once.
-    """
-    cell = cells.cell_of(params)
+    policy: Products
+    params: cells.Params
+    xs: Array
+    mask: Array | None
+    order: Array | None
+    input_scale: Array | None
+    reverse: bool
+    backend: Backend
+    compute_dtype: ComputeDtype | None
+    unroll: int | None
+    chosen: dict[str, Any]
+
+
+def _by_steps(ready: _Ready, carry: Any, hold: Any) -> tuple[Any, Array]:
+    """Run a plain scan; all input products come before it, except with `"reference"`."""
+    params, chosen, cell = ready.params, ready.chosen, cells.cell_of(ready.params)
 
     def whole_step(*at: Any, **options: Any) -> Any:
-        return cell.step(params, *at, compute_dtype=compute_dtype, **options)[0]
+        return cell.step(params, *at, compute_dtype=ready.compute_dtype, **options)[0]
 
     take: Callable[..., Any]
-    if backend == "reference":
-        inputs, take = _dense(xs, params.w_x, input_scale), whole_step
+    if ready.backend == "reference":
+        inputs, take = _dense(ready.xs, params.w_x, ready.input_scale), whole_step
     else:
-        inputs = _gates(policy, params, xs, input_scale)
+        inputs = _gates(ready)
         if cell.options_step is not None:
-            take = partial(cell.options_step, params, dot=policy.dot)
+            take = partial(cell.options_step, params, dot=ready.policy.dot)
         else:
-            rest = cells.rest_of_step(cell, partial(time_product, policy))
-            take = partial(rest, cells.unit_params(params, policy))
+            rest = cells.rest_of_step(cell, partial(time_product, ready.policy))
+            take = partial(rest, cells.unit_params(params, ready.policy))
     fixed = {name: value for name, value in chosen.items() if name != "candidate_scale"}
 
     def step(carry: Any, at: tuple[Array, Array | None, Any]) -> Any:
@@ -325,7 +310,41 @@ def _one_step(
         new = take(carry, x, **fixed, **each)
         return new if hold is None else held(hold, carry, new)
 
-    return step, (inputs, chosen.get("candidate_scale"))
+    return reference.run(
+        step, carry, (inputs, chosen.get("candidate_scale"), hold), ready.mask, ready.order,
+        reverse=ready.reverse, unroll=ready.unroll or 1,
+    )  # fmt: skip
+
+
+def _by_kernel(ready: _Ready, carry: Any) -> tuple[Any, Array]:
+    """Run the cell's kernel, which has a backward pass of its own."""
+    policy, params = ready.policy, ready.params
+    kernel = kernel_of(params, ready.chosen.get("activation", "tanh"))
+    if ready.backend == "mosaic":
+        kernel = _fused(kernel, policy, ready.xs.shape[:2], params.w_h.shape)
+    folded = kernel.fold(params)
+    gates_TBG, b_G = project(policy, folded, ready.xs, ready.input_scale)
+    how = How(kernel, policy, ready.reverse, ready.unroll)
+    given = Given(kernel.weights(folded), b_G, carry, gates_TBG, ready.mask, ready.order)
+    return scan.run(how, given, ready.chosen.get("state_scale"))
+
+
+def _by_solver(ready: _Ready, carry: Any) -> tuple[Any, Array, SolverInfo]:
+    """Run a cell of independent units, at all time steps at once or in a loop."""
+    cell, length = cells.cell_of(ready.params), ready.xs.shape[0]
+    assert cell.unit_step is not None
+    at_once: bool | None = ready.backend == "parallel"
+    if at_once and not isinstance(length, int):
+        raise ValueError(f"xs have the symbolic length {length}; use backend 'auto'")
+    if ready.backend == "auto" and isinstance(length, int):  # a symbolic T needs a loop
+        at_once = None
+    linear, reverse, unroll = cell.linear, ready.reverse, ready.unroll or 1
+    carry, states, info = solver.run(
+        solver.SolverOptions(at_once, linear, reverse, unroll, bounded=linear),
+        cell.unit_step, cells.unit_params(ready.params, ready.policy), carry,
+        _gates(ready), ready.mask, ready.order,
+    )  # fmt: skip
+    return carry, states.h, info
 
 
 def _fused(kernel: Kernel, policy: Products, *shapes: tuple[Any, ...]) -> Kernel:
@@ -392,9 +411,9 @@ def project(
     return jax.vmap(changed)(cells.look_up(table_DG, xs) * input_scale[..., None]), b_G
 
 
-def _gates(policy: Products, params: cells.Params, xs: Array, input_scale: Array | None) -> Array:
+def _gates(ready: _Ready) -> Array:
     """Input part of the gates at all time steps, with the bias."""
-    gates_TBG, b_G = project(policy, params, xs, input_scale)
+    gates_TBG, b_G = project(ready.policy, ready.params, ready.xs, ready.input_scale)
     return gates_TBG if b_G is None else gates_TBG + b_G[None, None]
 
 

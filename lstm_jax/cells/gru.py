@@ -5,6 +5,7 @@ Shapes: B batch, D input size, H hidden size, G = 3H: gates r, z, n concatenated
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import jax.numpy as jnp
@@ -109,14 +110,19 @@ def _gru(
     tanh = function_of("activation", activation)
     sigmoid = function_of("recurrent_activation", recurrent_activation)
     hidden_size, read_BH = params.w_h.shape[0], scaled(carry.h, state_scale)
-    r_z_BG = gates_BG[..., : 2 * hidden_size]
-    w_rz, w_n = jnp.split(params.w_h, [2 * hidden_size], axis=1)
-    r_BH, z_BH = jnp.split(sigmoid(r_z_BG + dot(read_BH, w_rz)), 2, axis=-1)
+    parts = partial(jnp.split, indices_or_sections=[2 * hidden_size], axis=-1)
+    x_rz_BG, x_n_BH = parts(gates_BG)
     if params.b_hn is None:
-        from_h_BH = dot(r_BH * read_BH, w_n)
+        w_rz, w_n = parts(params.w_h)
+        h_rz_BG = dot(read_BH, w_rz)
     else:
-        from_h_BH = r_BH * (dot(read_BH, w_n) + params.b_hn[None])
-    n_BH = scaled(tanh(gates_BG[..., 2 * hidden_size :] + from_h_BH), candidate_scale)
+        h_rz_BG, h_n_BH = parts(dot(read_BH, params.w_h))
+    r_BH, z_BH = jnp.split(sigmoid(x_rz_BG + h_rz_BG), 2, axis=-1)
+    if params.b_hn is None:
+        h_n_BH = dot(r_BH * read_BH, w_n)
+    else:
+        h_n_BH = r_BH * (h_n_BH + params.b_hn[None])
+    n_BH = scaled(tanh(x_n_BH + h_n_BH), candidate_scale)
     return GRUCarry((1 - z_BH) * n_BH + z_BH * carry.h)
 
 

@@ -60,7 +60,7 @@ class SolverInfo(NamedTuple):
     sequential: Array
 
 
-class How(NamedTuple):
+class SolverOptions(NamedTuple):
     """Options of the solver.
 
     Attributes:
@@ -90,14 +90,14 @@ _Found = tuple[State, Array, Array]
 
 
 class _Recurrence(NamedTuple):
-    """F: (operands, state, inputs of one time step) -> state; and how to solve for its states."""
+    """F: (operands, state, inputs of one time step) -> state; and the solver's options."""
 
     step: Callable[[Any, State, Any], State]
-    how: How
+    options: SolverOptions
 
 
 def run(
-    how: How,
+    options: SolverOptions,
     step: Callable[[Any, Any, Any], Any],
     operands: Any,
     carry: Any,
@@ -120,12 +120,12 @@ def run(
         return tuple(jax.tree.leaves(after))
 
     given = (operands, tuple(first), (inputs, mask_TB, resets_TB))
-    states, iterations, sequential = _solution(_Recurrence(held, how), *given)
+    states, iterations, sequential = _solution(_Recurrence(held, options), *given)
     (operands, at_first, each), at = jax.tree.map(lax.stop_gradient, (given, states))
-    values = _over_time(held)(operands, previous(at, at_first, reverse=how.reverse), each)
+    values = _over_time(held)(operands, previous(at, at_first, reverse=options.reverse), each)
     residual = _largest(tuple(jnp.abs(f - h) for f, h in zip(values, at, strict=True)))
     info = SolverInfo(iterations.astype(jnp.int32), residual, sequential > 0)
-    last = tuple(array[0 if how.reverse else -1] for array in states)
+    last = tuple(array[0 if options.reverse else -1] for array in states)
     return jax.tree.unflatten(structure, last), jax.tree.unflatten(structure, states), info
 
 
@@ -183,50 +183,52 @@ def _loop(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> 
         return state, state
 
     _, states = lax.scan(
-        step, first, inputs, reverse=recurrence.how.reverse, unroll=recurrence.how.unroll
+        step, first, inputs, reverse=recurrence.options.reverse, unroll=recurrence.options.unroll
     )
     return states, *vary_as(states[0], (jnp.float32(0), jnp.float32(1)))
 
 
 def _linear(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     """Solve the linear recurrence with F(0) as the offsets, and `first` before the first step."""
-    zeros, how = _zeros(first, inputs), recurrence.how
-    before = previous(zeros, first, reverse=how.reverse)
+    zeros, options = _zeros(first, inputs), recurrence.options
+    before = previous(zeros, first, reverse=options.reverse)
     values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
-    states = _solved(how, inputs, blocks, values)
+    states = _solved(options, inputs, blocks, values)
     return states, *vary_as(states[0], (jnp.float32(0), jnp.float32(0)))
 
 
-def _solved(how: How, inputs: tuple[Any, Any, Array | None], blocks: Blocks, b: State) -> State:
-    """Solve a linear recurrence as `how` says."""
+def _solved(
+    options: SolverOptions, inputs: tuple[Any, Any, Array | None], blocks: Blocks, b: State
+) -> State:
+    """Solve a linear recurrence as `options` says."""
     cuts = None
-    if how.bounded:
+    if options.bounded:
         resets = jnp.zeros(b[0].shape[:1], bool) if inputs[2] is None else inputs[2]
         cuts = jnp.expand_dims(resets, tuple(range(resets.ndim, b[0].ndim)))
     return linear_recurrence(
-        blocks, b, parallel=how.parallel, reverse=how.reverse, unroll=how.unroll,
-        guarded=not how.bounded, cuts=cuts,
+        blocks, b, parallel=options.parallel, reverse=options.reverse, unroll=options.unroll,
+        guarded=not options.bounded, cuts=cuts,
     )  # fmt: skip
 
 
 def _newton(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     guess: State = _over_time(recurrence.step)(operands, _zeros(first, inputs), inputs)
     precision: Any = jnp.finfo(guess[0].dtype)  # type: ignore[no-untyped-call]
-    tolerance = recurrence.how.tolerance
+    tolerance = recurrence.options.tolerance
     if tolerance is None:
         tolerance = float(precision.eps) ** 0.5
 
     def goes_on(at: tuple[State, Array, Array]) -> Array:
         _, correction, iterations = at
         unsettled = (correction > tolerance) & (correction < jnp.inf)  # both are false for a NaN
-        return unsettled & (iterations < recurrence.how.max_iterations)
+        return unsettled & (iterations < recurrence.options.max_iterations)
 
     def corrected(at: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
         states, _, iterations = at
-        before = previous(states, first, reverse=recurrence.how.reverse)
+        before = previous(states, first, reverse=recurrence.options.reverse)
         values, blocks = _values_and_blocks(recurrence, operands, before, inputs)
         off = tuple(f - h for f, h in zip(values, states, strict=True))
-        by = linear_recurrence(blocks, off, parallel=True, reverse=recurrence.how.reverse)
+        by = linear_recurrence(blocks, off, parallel=True, reverse=recurrence.options.reverse)
         # Without NaNs, which `jax_debug_nans` would report although a loop takes over.
         states = tuple(
             jnp.where(jnp.isfinite(d), h + d, h) for d, h in zip(by, states, strict=True)
@@ -272,10 +274,10 @@ def _largest(arrays: State) -> Array:
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 def _solution(recurrence: _Recurrence, operands: Any, first: State, inputs: Any) -> _Found:
     """Find the states, with the derivative of the equation that they solve."""
-    at_once = recurrence._replace(how=recurrence.how._replace(parallel=True))
+    at_once = recurrence._replace(options=recurrence.options._replace(parallel=True))
     newton, loop = partial(_kept_newton, at_once), partial(_loop, recurrence)
-    by_iteration = by_platform(recurrence.how.parallel, newton, loop)
-    find = partial(_linear, recurrence) if recurrence.how.linear else by_iteration
+    by_iteration = by_platform(recurrence.options.parallel, newton, loop)
+    find = partial(_linear, recurrence) if recurrence.options.linear else by_iteration
     found: _Found = find(operands, first, inputs)
     return found
 
@@ -286,14 +288,14 @@ def _solution_jvp(
 ) -> tuple[_Found, Any]:
     operands, first, inputs = primals
     states, iterations, sequential = _solution(recurrence, *primals)
-    how, step = recurrence.how, _over_time(recurrence.step)
-    before = previous(states, first, reverse=how.reverse)
+    options, step = recurrence.options, _over_time(recurrence.step)
+    before = previous(states, first, reverse=options.reverse)
     _, blocks = _values_and_blocks(recurrence, operands, before, inputs)
     zeros = tuple(map(jnp.zeros_like, states))
-    dfirst = previous(zeros, tangents[1], reverse=how.reverse)
+    dfirst = previous(zeros, tangents[1], reverse=options.reverse)
     _, offsets = jax.jvp(step, (operands, before, inputs), (tangents[0], dfirst, tangents[2]))
     nothing = vary_as(states[0], jnp.zeros_like(iterations))
-    dstates = _solved(how, inputs, blocks, offsets)
+    dstates = _solved(options, inputs, blocks, offsets)
     return (states, iterations, sequential), (dstates, nothing, nothing)
 
 

@@ -25,6 +25,7 @@ from lstm_jax.sampling.decode import (
     prefill,
     prompt_length,
     refuse_bidirectional,
+    untied,
 )
 from lstm_jax.sampling.filters import forbid, make_filters, top_k
 from lstm_jax.sampling.stops import Ids, Stops, make_stops
@@ -137,6 +138,7 @@ def _search(
     forbidden_V: Array,
     stops: Stops,
 ) -> _Beams:
+    params = untied(params)
     after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
     size = model.vocabulary_size
     zeros_K = jnp.zeros(beams, jnp.int32)

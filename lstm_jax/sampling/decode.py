@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from jax import Array, lax, random
 
-from lstm_jax.models import LanguageModel, LanguageModelParams
+from lstm_jax.models import LanguageModel, LanguageModelParams, output_layer
 from lstm_jax.sampling.filters import Filters, choose
 from lstm_jax.sampling.stops import Ids, Stops
 
@@ -150,6 +150,7 @@ def decode(
         The new state; tokens int32 `[T, B]`, `FREE` after a row's end; and with `with_scores` their
         log-probabilities in nats under the unfiltered model, `[T, B]`, 0 where there are none.
     """
+    params = untied(params)
     each_B = jnp.arange(given_TB.shape[1])
     begun = writing.place
     after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
@@ -195,6 +196,11 @@ def decode(
     state = (writing, empty, jnp.zeros(given_TB.shape if with_scores else (), jnp.float32))
     found: tuple[DecodeState, Array, Array] = lax.while_loop(has_more, write_one, state)
     return found
+
+
+def untied(params: LanguageModelParams) -> LanguageModelParams:
+    """Parameters for a loop over tokens, whose product with tied weights needs them transposed."""
+    return params._replace(output=lax.optimization_barrier(output_layer(params)))
 
 
 def _uniform(key: Array, place: Array) -> Array:

@@ -1,5 +1,6 @@
 """The loop that fills templates: whole, in streams, and the best of several."""
 
+import re
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from jax import random
 from sampling_cases import BIDIRECTIONAL, MODEL, PARAMS, V, greedy_by_hand, log_softmax_after
 
-from lstm_jax.sampling import FREE, best_of, decode, generate, stack_rows, stream, with_weights
+from lstm_jax.models import LanguageModel, LanguageModelConfig
+from lstm_jax.sampling import (
+    FREE,
+    best_of,
+    decode,
+    generate,
+    generation,
+    stack_rows,
+    stream,
+    with_weights,
+)
 
 PROMPT = np.array([[3, 1], [4, 1], [5, 9]], np.int32)
 KEY = random.key(3)
@@ -21,6 +32,49 @@ write = partial(generate, MODEL, PARAMS)
 
 def template(length: int, prompt: np.ndarray = PROMPT) -> np.ndarray:
     return np.concatenate([prompt, np.full((length, prompt.shape[1]), FREE, np.int32)])
+
+
+MODELS = {
+    "one-hot": LanguageModelConfig(layers=2, hidden_size=8),
+    "embedding": LanguageModelConfig(
+        cell="gru", gru_reset="before", hidden_size=8, embedding_size=6
+    ),
+    "tied": LanguageModelConfig(cell="gru", hidden_size=8, embedding_size=8, tied=True),
+    "normalised": LanguageModelConfig(cell="ln-lstm", layers=2, hidden_size=8, embedding_size=8),
+    "independent units": LanguageModelConfig(cell="diag-lstm", layers=2, hidden_size=8),
+    "activation": LanguageModelConfig(hidden_size=8, activation="relu"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_text_alone_is_written_as_among_others(name: str) -> None:
+    model = LanguageModel(MODELS[name], V)
+    params = jax.tree.map(lambda leaf: 2 * leaf, model.init(random.key(2)))
+    options: Any = {"key": KEY, "temperature": 0, "log_probabilities": True}
+    several = generate(model, params, template(8), **options)
+    alone = generate(model, params, template(8)[:, :1], **options)
+    np.testing.assert_array_equal(alone.tokens[:, 0], several.tokens[:, 0])
+    assert alone.log_probabilities is not None and several.log_probabilities is not None
+    scores = several.log_probabilities[:, :1]
+    np.testing.assert_allclose(alone.log_probabilities, scores, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_no_weights_are_moved_at_each_token(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a loop of the compiled program computes has the shape of any."""
+    model = LanguageModel(MODELS["tied"], size := 50)
+    programs = []
+
+    def decoded(*arguments: Any) -> Any:
+        programs.append(decode.decode.lower(*arguments).compile().as_text())
+        return decode.decode(*arguments)
+
+    monkeypatch.setattr(generation, "decode", decoded)
+    generate(model, model.init(KEY), template(4)[:, :rows], key=KEY)
+    found = rf"= f32\[(?:{size},8|8,{size}|24,8|8,24)\]\S+ (?!parameter|get-tuple-element)\w"
+    blocks = re.split(r"\n(?=%|ENTRY )", programs[0])
+    loops = [each for each in blocks if not re.match("ENTRY|%(fused|wrapped)_", each)]
+    assert len(loops) < len(blocks) and not re.search(found, "\n".join(loops))
 
 
 def test_what_is_generated_has_no_forbidden_token_but_given_ones_stand() -> None:
