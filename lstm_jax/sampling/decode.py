@@ -199,7 +199,7 @@ def decode(
 
 
 def untied(params: LanguageModelParams) -> LanguageModelParams:
-    """Parameters for a loop over tokens, whose product with tied weights needs them transposed."""
+    """The parameters with tied weights of the output layer transposed once, outside of a loop."""
     return params._replace(output=lax.optimization_barrier(output_layer(params)))
 
 
