@@ -47,7 +47,7 @@ def test_stored_results_are_rows_that_tell_what_they_ran_on(file: Path, tmp_path
         training, sampling = map(json.loads, file.read_text().splitlines())
         assert (training["system"], sampling["system"]) == ("training", "sampling")
         assert len(training["points"]) > 300
-        assert training["date"] == "2026-11-25"
+        assert training["device"] and training["versions"] and training["date"]
         return
     rows = read_rows(file)
     assert {row.bench for row in rows} == {bench} <= set(BENCHES)
