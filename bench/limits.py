@@ -24,6 +24,7 @@ from bench.shapes import AnySystem, Classification, DType, LayerShape, StoredDTy
 from bench.timing import seconds
 from bench.workers import Built
 from lstm_jax.cells import CellName, cell_named
+from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModelParams
 from lstm_jax.precision import products
 from lstm_jax.sampling import with_weights
@@ -153,9 +154,14 @@ def repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Ar
 
 
 def bytes_a_step(params: LanguageModelParams) -> int:
-    """Bytes that a step for one text must read: all weights, but only one row of look-up tables."""
+    """Bytes that a step for one text must read: all weights, but only one row of look-up tables.
+
+    An embedding that is also the output layer's weights is read whole.
+    """
+    total = sum(int(leaf.nbytes) for leaf in jax.tree.leaves(params))
+    if not isinstance(params.output, OutputParams):
+        return total
     table = params.layers[0].w_x if params.embedding is None else params.embedding
-    total = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     return int(total - table.nbytes + table.nbytes // len(table))
 
 

@@ -18,6 +18,7 @@ import jax
 
 from bench.peers import OURS
 from bench.timing import Timing
+from lstm_jax.cli.flags import available_cores
 
 _PACKAGES = ("lstm-jax", "jax", "jaxlib", "flax", "optax", "numpy", "torch", "keras", "equinox")
 _VARIABLES = ("XLA_FLAGS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "GLIBC_TUNABLES",
@@ -54,20 +55,16 @@ def environment() -> Environment:
     return Environment(
         device=f"{device.platform} ({kind})",
         processor=processor,
-        threads={"cores": str(cores())} | variables,
+        threads={"cores": str(available_cores())} | variables,
         versions=versions,
         load=round(os.getloadavg()[0], 2),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
 
 
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def cpu_cores() -> int:
     """Number of cores if jax computes on the CPU; 0 if it has an accelerator."""
-    return cores() if jax.default_backend() == "cpu" else 0
+    return available_cores() if jax.default_backend() == "cpu" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +135,7 @@ def print_environment() -> None:
     for title, values in (("threads", found.threads), ("versions", found.versions)):
         print(f"{title}: " + ", ".join(f"{k} {v}" for k, v in values.items()))
     print(f"device: {found.device}; processor: {found.processor}; load {found.load}")
-    if found.load > _BUSY_SHARE * cores():
+    if found.load > _BUSY_SHARE * available_cores():
         # Measured with both of two cores busy: PyTorch's lyrics step took 300-450 ms on two OpenMP
         # threads, which wait for each other at every barrier, and 120-160 ms on one.
         print(

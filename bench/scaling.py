@@ -20,12 +20,12 @@ import numpy as np
 from bench import command
 from bench.ours import training_on
 from bench.peers import OURS
-from bench.report import cores, make_row, print_table
+from bench.report import make_row, print_table
 from bench.shapes import AnySystem, DType, systems_named
 from bench.timing import seconds, timing_of
 from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax import sharding
-from lstm_jax.cli.devices import splitting
+from lstm_jax.cli.flags import available_cores, splitting
 from lstm_jax.settings import Count
 
 ALONE, TOGETHER = f"{OURS}, alone", f"{OURS}, together"
@@ -41,9 +41,10 @@ class Options(command.Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= self.processes <= cores():
+        if not 2 <= self.processes <= available_cores():
             raise ValueError(
-                f"processes is {self.processes}; each takes a core, so choose 2 to {cores()} here"
+                f"processes is {self.processes}; each takes a core, so choose 2 to "
+                f"{available_cores()} here"
             )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from bench import shapes
 from bench.shapes import AnyParams, AnySystem, DType, StoredDType, System
 from bench.workers import Built, NotRun
-from lstm_jax.cli.devices import splitting
+from lstm_jax.cli.flags import splitting
 from lstm_jax.models import LanguageModelParams
 
 OURS = "lstm_jax"  # Prefix of our implementations' names.

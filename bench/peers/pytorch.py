@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from bench import shapes
 from bench.peers import Implementation, LayerPass, Training
-from bench.report import cores
 from bench.shapes import BATCHES, AnyParams, AnySystem, Classification, DType, StoredDType, System
 from bench.workers import Built
 from lstm_jax.classifier import ClassifierParams
+from lstm_jax.cli.flags import available_cores
 from lstm_jax.interop.pytorch import (
     LanguageModelNames,
     language_model_to_pytorch,
@@ -50,7 +50,7 @@ class Peer(Implementation):
             raise ValueError("CUDA graphs need a CUDA GPU")
         _allow_tf32(False)  # full float32, like ours: cuDNN would use TF32 by default
         self._device = torch.device("cuda" if on_gpu else "cpu")
-        torch.set_num_threads(self.threads or cores())
+        torch.set_num_threads(self.threads or available_cores())
         torch.backends.mkldnn.enabled = self.onednn  # type: ignore[assignment]
         self._compile: Callable[[Any], Any] = torch.compile if self.compiled else lambda run: run
 

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TextIO
 import jax
 
 from lstm_jax.cli.allocator import keep_freed_memory
+from lstm_jax.cli.flags import compile_loops_whole
 from lstm_jax.training.log import finite
 
 USAGE_ERROR = 2
@@ -29,6 +30,7 @@ _LONGEST_LINE = 1_000
 def run_command(prog: str, command: Callable[[Sequence[str]], int]) -> int:
     """Run a command; a user error becomes one line on standard error, and exit code 2."""
     keep_freed_memory()
+    compile_loops_whole()
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):

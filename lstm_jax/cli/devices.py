@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import jax
 
 from lstm_jax.cli.allocator import keep_memory_of_steps
+from lstm_jax.cli.flags import SPLITTING, available_cores, splitting
 from lstm_jax.systems.base import TrainConfig
 
 SMALL_HIDDEN_SIZE = 64
-_SPLITTING = "--xla_force_host_platform_device_count"
 
 
 def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -> int:
@@ -26,8 +26,7 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     """
     asked = None if config.devices == "auto" else config.devices
     processes = processes or jax.process_count()  # too late for flags, but such clusters need none
-    is_linux = hasattr(os, "sched_getaffinity")
-    cores = len(os.sched_getaffinity(0)) if is_linux else os.cpu_count() or 1
+    cores = available_cores()
     hidden_size = config.model.hidden_size  # type: ignore[attr-defined]
     pays = hidden_size <= SMALL_HIDDEN_SIZE
     if processes == 1:
@@ -35,7 +34,7 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     else:
         wanted = asked // processes if asked and asked % processes == 0 else 1
     flags = (flag.partition("=")[0] for flag in os.environ.get("XLA_FLAGS", "").split())
-    is_split = {"JAX_NUM_CPU_DEVICES", _SPLITTING} & {*os.environ, *flags}
+    is_split = {"JAX_NUM_CPU_DEVICES", SPLITTING} & {*os.environ, *flags}
     keep_memory_of_steps(config.batch_size // wanted, hidden_size)
     if 1 < wanted <= cores and not is_split:
         os.environ |= splitting(wanted)
@@ -53,12 +52,6 @@ def chosen_devices(config: TrainConfig, processes: int = 1, *, is_asked: bool) -
     if asked is None and is_cpu:
         there = 1 if is_split else min(wanted, there)
     return max(_divisors(config.batch_size, there))
-
-
-def splitting(devices: int) -> dict[str, str]:
-    """Environment variables that split a CPU into `devices` devices, each with one thread."""
-    own = f"{_SPLITTING}={devices} --xla_cpu_multi_thread_eigen=false"
-    return {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()}
 
 
 def _divisors(batch_size: int, most: int) -> Iterator[int]:

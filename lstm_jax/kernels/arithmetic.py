@@ -346,6 +346,7 @@ _GRU_AFTER = Kernel(
     _gru_after_backward,
     _gru_after_gather,
     _GRU_AFTER_ON_GPU,
+    in_place=True,
 )
 _GRU_BEFORE = Kernel(
     lambda params: _halve(params, True, True, False),
@@ -354,6 +355,7 @@ _GRU_BEFORE = Kernel(
     _gru_before_factors,
     _gru_before_backward,
     _gru_before_gather,
+    in_place=True,
 )
 
 

@@ -97,6 +97,8 @@ class Kernel(NamedTuple):
         on_gpu: GPU form that replaces `forward`, `factors` and `backward` and saves arrays of the
             same shapes; None if GPUs use those too.
         is_fused: whether CUDA GPUs run that form as one kernel, see `mosaic`.
+        in_place: whether `forward` writes its rows even if nothing is differentiated: otherwise
+            XLA on CPU fuses a GRU's step into one loop, which takes twice as long.
     """
 
     fold: Callable[[Any], Any]
@@ -107,6 +109,7 @@ class Kernel(NamedTuple):
     gather: Callable[..., tuple[Array, Weights]]
     on_gpu: Elementwise | None = None
     is_fused: bool = False
+    in_place: bool = False
 
 
 class How(NamedTuple):

@@ -1,10 +1,11 @@
 """The fast recurrence: a scan over precomputed input products, with a custom backward pass.
 
-The products `gates_x = xs w_x` are formed for all time steps beforehand. The forward scan
-overwrites each row of them with what the backward pass needs; the backward scan overwrites the same
-rows with the gates' gradients, from which one product per weight, contracted over time and batch
-together, forms its gradient. So one buffer `[T, B, G]` passes through both scans. As scan outputs,
-these arrays would first be filled with zeros and take memory of their own.
+The products `gates_x = xs w_x` are formed for all time steps beforehand. In training, the forward
+scan overwrites each row of them with what the backward pass needs; the backward scan overwrites the
+same rows with the gates' gradients, from which one product per weight, contracted over time and
+batch together, forms its gradient. So one buffer `[T, B, G]` passes through both scans. As scan
+outputs, these arrays would first be filled with zeros and take memory of their own. Where nothing
+is differentiated, most cells only read the rows.
 
 Shapes: T time, B batch, H hidden size, G size of all gates together.
 """
@@ -56,7 +57,16 @@ def run(how: How, given: Given, scale_BH: Array | None) -> Results:
 
     `scale_BH` multiplies the hidden state before each product; with it GPUs run the form for CPUs.
     """
-    return _run_forward(how, given, scale_BH)[0]
+    on_gpus = [partial(_results_of, module.forward) for module in _on_gpus(how.kernel)]
+    keeping = partial(_results_of, _forward, how, scale_BH)
+    form = keeping if how.kernel.in_place else partial(_read, how, scale_BH)
+    results: Results = _by_platform(how, scale_BH, form, on_gpus, given)
+    return results
+
+
+def _results_of(forward: Callable[..., Any], *given: Any) -> Results:
+    results: Results = forward(*given)[0]
+    return results
 
 
 def _run_forward(how: How, given: Given, scale_BH: Array | None) -> tuple[Results, tuple[Any, ...]]:
@@ -112,28 +122,55 @@ def _by_platform(
     return lax.platform_dependent(*inputs, cuda=forms[0], rocm=forms[-1], default=in_place)
 
 
-def _forward(how: How, scale_BH: Array | None, given: Given) -> tuple[Results, Array, Any]:
-    weights, b_G, carry, gates_TBG, mask_TB, resets_TB = given
-    operands = tuple(how.policy.cast(w) if w.ndim == 2 else w for w in weights)
-    policy = _scaling(how.policy, scale_BH, backward=False)
-    bias_G = jnp.zeros_like(gates_TBG, shape=gates_TBG.shape[-1:]) if b_G is None else b_G
+def _read(how: How, scale_BH: Array | None, given: Given) -> Results:
+    """The recurrence without anything for a backward pass."""
+    advance = _advancing(how, scale_BH, given)
 
-    def step(
-        state: tuple[Any, Array], inputs: tuple[Array, Array | None, Array | None]
-    ) -> tuple[tuple[Any, Array], Any]:
+    def step(carry: Any, inputs: tuple[Array, Any]) -> tuple[Any, Array]:
+        gates_BG, marks = inputs
+        carry, _, _ = advance(carry, Row(gates_BG[None], jnp.int32(0)), marks)
+        return carry, carry.h
+
+    inputs = (given.rows_TBG, (given.mask_TB, given.resets_TB))
+    final, hs_TBH = lax.scan(step, given.carry, inputs, reverse=how.reverse, unroll=how.unroll or 1)
+    return final, hs_TBH
+
+
+def _forward(how: How, scale_BH: Array | None, given: Given) -> tuple[Results, Array, Any]:
+    advance = _advancing(how, scale_BH, given)
+
+    def step(state: tuple[Any, Array], inputs: tuple[Array, Any]) -> tuple[tuple[Any, Array], Any]:
         carry, buffer_TBG = state
-        time, mask_B, reset_B = inputs
-        previous = reset_rows(reset_B, carry)
-        row = Row(buffer_TBG, time)
-        new, row, extra = how.kernel.forward(policy, operands, bias_G, previous, row)
-        carry = select_rows(mask_B, new, previous)
+        time, marks = inputs
+        carry, row, extra = advance(carry, Row(buffer_TBG, time), marks)
         return (carry, row.buffer), (carry.h, extra)
 
-    inputs = (jnp.arange(gates_TBG.shape[0]), mask_TB, resets_TB)
+    times = jnp.arange(given.rows_TBG.shape[0])
     (final, saved_TBG), (hs_TBH, extra) = lax.scan(
-        step, (carry, gates_TBG), inputs, reverse=how.reverse, unroll=how.unroll or 1
+        step,
+        (given.carry, given.rows_TBG),
+        (times, (given.mask_TB, given.resets_TB)),
+        reverse=how.reverse,
+        unroll=how.unroll or 1,
     )
     return (final, hs_TBH), saved_TBG, extra
+
+
+def _advancing(how: How, scale_BH: Array | None, given: Given) -> Callable[..., Any]:
+    """A time step: (carry, row, (mask, reset)) -> (carry, row, other saved values)."""
+    operands = tuple(how.policy.cast(w) if w.ndim == 2 else w for w in given.weights)
+    policy = _scaling(how.policy, scale_BH, backward=False)
+    bias_G, rows_TBG = given.b_G, given.rows_TBG
+    if bias_G is None:
+        bias_G = jnp.zeros_like(rows_TBG, shape=rows_TBG.shape[-1:])
+
+    def advance(carry: Any, row: Row, marks: tuple[Array | None, ...]) -> tuple[Any, Row, Any]:
+        mask_B, reset_B = marks
+        previous = reset_rows(reset_B, carry)
+        new, row, extra = how.kernel.forward(policy, operands, bias_G, previous, row)
+        return select_rows(mask_B, new, previous), row, extra
+
+    return advance
 
 
 def _backward(

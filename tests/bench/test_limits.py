@@ -69,5 +69,9 @@ def test_a_step_reads_every_weight_but_the_rows_not_looked_up() -> None:
         assert limits.bytes_a_step(params) == width * (4 + 4 * 24 + 8 * 24 + 8 * 11) + 4 * (
             24 + 8 + 11
         )
+    # An embedding that is also the output layer's weights is read whole.
+    tied = dataclasses.replace(TINY, embedding_size=8, tied=True)
+    size = 4 * (11 * 8 + 2 * 2 * 8 * 32 + 32 + 32 + 11)
+    assert limits.bytes_a_step(tied.initial_params()) == size
     rows, columns = (np.asarray(run()).size for run in limits.readers(4096, 3).values())
     assert 4 * rows * columns == 4096

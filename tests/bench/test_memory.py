@@ -12,8 +12,9 @@ from other_work import TINY
 from bench import growth, memory, scaling, shapes
 from bench.memory import Steps, steps_of
 from bench.ours import step_shapes
-from bench.report import Row, cores
+from bench.report import Row
 from bench.workers import Failed, NotRun
+from lstm_jax.cli.flags import available_cores
 
 SMALL = dataclasses.replace(TINY, layers=1, dropout=0.0)
 
@@ -103,7 +104,7 @@ def test_a_platform_without_proc_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(cores() < 2, reason="each of two processes takes a core")
+@pytest.mark.skipif(available_cores() < 2, reason="each of two processes takes a core")
 def test_processes_train_alone_and_together(
     rows_of: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -84,6 +84,42 @@ def test_devices_are_those_that_pay(
         assert json.loads(done.stdout) == expected, done.stderr
 
 
+LOOPS = """
+import os, sys
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:int(sys.argv[1])])
+from lstm_jax.cli.flags import compile_loops_whole
+took = compile_loops_whole()
+import jax, lstm_jax
+params = lstm_jax.init_lstm(jax.random.key(0), 1, int(sys.argv[2]))
+run = jax.jit(lambda params, xs: lstm_jax.lstm(params, None, xs)[1])
+program = run.lower(params, jax.numpy.ones((5, 1, 1))).compile().as_text()
+print(took, "xla_cpu_small_call" in program)
+"""
+
+
+NONE_SMALL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0"
+TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores can be taken away here")
+@pytest.mark.parametrize(
+    ("cores", "hidden_size", "flags", "expected"),
+    [
+        ("1", "64", "", "True True"),
+        ("1", "64", NONE_SMALL, "False False"),  # the user's options are kept
+        ("1", "400", "", "True True"),
+        # The product with over 2 MB of weights takes both cores.
+        pytest.param("2", "400", "", "True False", marks=TWO_CORES),
+        pytest.param("2", "64", "", "True True", marks=TWO_CORES),
+    ],
+)
+def test_loops_for_one_sequence_are_compiled_whole(
+    cores: str, hidden_size: str, flags: str, expected: str
+) -> None:
+    done = ran(LOOPS, cores, hidden_size, without=("XLA_FLAGS",), XLA_FLAGS=flags)
+    assert done.stdout.strip() == expected, done.stderr
+
+
 TORCHRUN = {"MASTER_ADDR": "h", "MASTER_PORT": "1"}
 
 
