@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 from bench.timing import Visit
 from lstm_jax.cli.allocator import keep_freed_memory
-from lstm_jax.cli.flags import compile_loops_whole
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -155,7 +154,6 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the caller ends it
     os.dup2(2, 1)  # keeps libraries' output out of tables
     keep_freed_memory()
-    compile_loops_whole()
     server = Server()
     with suppress(EOFError, BrokenPipeError):
         while True:

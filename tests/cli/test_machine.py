@@ -14,6 +14,7 @@ import pytest
 from commands import Refusal
 
 from lstm_jax.cli.allocator import keep_freed_memory
+from lstm_jax.cli.flags import available_cores
 from lstm_jax.cli.main import train_command
 
 CHOICE = """
@@ -46,6 +47,7 @@ step()
 print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 ALLOCATORS = ("MALLOC_", "GLIBC_TUNABLES")
+TWO_CORES = pytest.mark.skipif(available_cores() < 2, reason="there is one core")
 
 
 def ran(program: str, *arguments: str, without: tuple[str, ...], **variables: str) -> Any:
@@ -56,7 +58,7 @@ def ran(program: str, *arguments: str, without: tuple[str, ...], **variables: st
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores can be taken away here")
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
+@TWO_CORES
 @pytest.mark.parametrize(
     ("case", "split", "expected"),
     [
@@ -98,7 +100,6 @@ print(took, "xla_cpu_small_call" in program)
 
 
 NONE_SMALL = "--xla_backend_extra_options=xla_cpu_small_while_loop_byte_threshold=0"
-TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one core")
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no cores can be taken away here")
