@@ -15,7 +15,7 @@ from jax.nn import initializers
 from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 
-from lstm_jax.cells import look_up
+from lstm_jax.cells import look_up, outnumber
 from lstm_jax.checks import check_targets, require_key
 from lstm_jax.dropout import dropout_mask, fold
 from lstm_jax.initialisation import init_affine, init_embedding
@@ -385,21 +385,13 @@ class LanguageModel:
         b = jnp.where(is_token, output.b.astype(policy.accumulate), -1e30)
         return output._replace(b=b)
 
-    def _folded(
-        self, params: LanguageModelParams, tokens: Array, training: bool
-    ) -> LanguageModelParams:
-        """Parameters with the embedding folded into the first layer, if that is cheaper.
+    def folded(self, params: LanguageModelParams) -> LanguageModelParams:
+        """Parameters of the same network without an embedding, for `hidden` alone.
 
-        With fewer distinct tokens than positions in the batch, it is cheaper to multiply the whole
-        embedding by the first layer's input weights than to do so at every position. Never with
-        cuDNN, which would need one-hot rows of the tokens.
+        The first layer's input weights are multiplied by it, so that a token is looked up there.
         """
         if params.embedding is None or self.config.backend == "cudnn":
-            return params
-        config = self.config
-        drops_inputs = config.word_dropout or (config.dropout_place == "inputs" and config.dropout)
-        if (training and drops_inputs) or self.vocabulary_size >= tokens.size:
-            return params
+            return params  # cuDNN would need one-hot rows of the tokens
         policy, embedding = self._policy(params), params.embedding
 
         def fold(layer: Any) -> Any:
@@ -411,6 +403,20 @@ class LanguageModel:
 
         layers = (fold(params.layers[0]), *params.layers[1:])
         return params._replace(embedding=None, layers=layers)
+
+    def _folded(
+        self, params: LanguageModelParams, tokens: Array, training: bool
+    ) -> LanguageModelParams:
+        """Parameters with the embedding folded into the first layer, if that is cheaper.
+
+        With fewer distinct tokens than positions in the batch, it is cheaper to multiply the whole
+        embedding by the first layer's input weights than to do so at every position.
+        """
+        config = self.config
+        drops_inputs = config.word_dropout or (config.dropout_place == "inputs" and config.dropout)
+        if params.embedding is None or (training and drops_inputs):
+            return params
+        return self.folded(params) if outnumber(tokens, params.embedding) else params
 
     def _policy(self, params: LanguageModelParams) -> Products:
         return products(self.config.compute_dtype, params.output.b.dtype)

@@ -406,9 +406,12 @@ def project(
     if xs.ndim == 3:
         return jax.vmap(changed)(time_product(policy, xs, params.w_x)), b_G
     table_DG = params.w_x.astype(policy.accumulate)
-    if input_scale is None:
+    if input_scale is None and cells.outnumber(xs, table_DG):
         return cells.look_up(changed(table_DG) + b_G[None], xs), None
-    return jax.vmap(changed)(cells.look_up(table_DG, xs) * input_scale[..., None]), b_G
+    rows_TBG = cells.look_up(table_DG, xs)
+    if input_scale is not None:
+        rows_TBG *= input_scale[..., None]
+    return jax.vmap(changed)(rows_TBG), b_G
 
 
 def _gates(ready: _Ready) -> Array:

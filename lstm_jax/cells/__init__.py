@@ -13,6 +13,7 @@ from lstm_jax.cells.base import (
     check_carry,
     check_shapes,
     look_up,
+    outnumber,
     require_cell,
     rest_of_step,
     unit_params,

@@ -92,6 +92,14 @@ def look_up(table: Array, ids: Array) -> Array:
     return rows
 
 
+def outnumber(ids: Array, table: Array) -> bool:
+    """Whether there are more ids than rows, so that what changes a row pays in the table.
+
+    A symbolic number of ids (exported programs) counts as few.
+    """
+    return isinstance(ids.size, int) and ids.size > len(table)
+
+
 def input_gates(policy: Products, params: Any, x: Array) -> Array:
     """Input part of one step's gates plus the bias: `[B, G]`."""
     is_dense = not jnp.issubdtype(x.dtype, jnp.integer)

@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array, export, random
 
-from lstm_jax.cells import look_up
 from lstm_jax.checks import require_count
 from lstm_jax.classifier import Classifier, ClassifierParams
 from lstm_jax.dropout import keys_of_rows
@@ -29,7 +28,6 @@ from lstm_jax.models import LanguageModel, LanguageModelParams
 from lstm_jax.sampling.decode import FREE, DecodeState, Rows, decode, refuse_bidirectional
 from lstm_jax.sampling.filters import make_filters
 from lstm_jax.sampling.stops import make_stops
-from lstm_jax.stack import run_stack
 
 Platform = Literal["cpu", "cuda", "rocm", "tpu"]
 Platforms = Sequence[Platform] | None
@@ -202,10 +200,8 @@ def _begin(
 ) -> tuple[DecodeState, Rows]:
     """State of the batch after its prompts, and the keys that `generate` would use."""
     batch_size, mask_TB = prompt_TB.shape[1], prompt_TB != FREE
-    # Not `model.hidden`, which compares the prompts' size, here symbolic, with the vocabulary's.
-    xs = prompt_TB if params.embedding is None else look_up(params.embedding, prompt_TB)
     carry = model.zero_carry(params, batch_size)
-    carry, hs_TBH = run_stack(model.config, params.layers, carry, xs, mask=mask_TB)
+    carry, hs_TBH = model.hidden(params, carry, prompt_TB, mask=mask_TB)
     key = random.wrap_key_data(key_data, impl="threefry2x32")
     keys_B = keys_of_rows(key, 0, batch_size)
     zeros_B = jnp.zeros(batch_size, jnp.int32)

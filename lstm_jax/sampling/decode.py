@@ -25,7 +25,7 @@ FREE = -1
 """Template entry that marks a place to be filled."""
 
 PREFILL_CHUNK = 1024
-"""Most time steps of one prefill program; longer prompts take several, so few are compiled."""
+"""Most time steps whose input products are formed at once; a CPU takes fewer."""
 
 _AT_ONCE, _AT_ONCE_ON_CPU = 1 << 16, 256  # tokens; on a CPU larger arrays leave the caches
 
@@ -87,24 +87,26 @@ def prefill(
     carry = model.zero_carry(params, len(prompts))
     dtype = jax.tree.leaves(carry)[0].dtype
     hidden_BH = jnp.zeros((len(prompts), model.config.output_size), dtype)
-    longest = max(map(len, prompts))
-    rest = longest % PREFILL_CHUNK
-    total = longest - rest + power_of_two(rest)
-    tokens_TB = np.zeros((total, len(prompts)), np.int32)
+    longest, at_once = max(map(len, prompts)), _steps_at_once(len(prompts))
+    parts, rest = divmod(longest, at_once)
+    first = power_of_two(rest)
+    end = first + parts * at_once
+    shape = (first + power_of_two(parts) * at_once, len(prompts))  # few programs are compiled
+    tokens_TB = np.zeros(shape, np.int32)
     for row, prompt in enumerate(prompts):
-        tokens_TB[total - len(prompt) :, row] = prompt
-    mask_TB = np.arange(total)[:, None] >= total - np.array([len(prompt) for prompt in prompts])
-    state, unused = (carry, hidden_BH), (total - longest) // _steps_at_once(len(prompts))
-    for last in range(power_of_two(rest) or PREFILL_CHUNK, total + 1, PREFILL_CHUNK):
-        chunk = slice(max(0, last - PREFILL_CHUNK), last)
-        state = _prefill(model, params, state, tokens_TB[chunk], mask_TB[chunk], np.int32(unused))
-        unused = 0  # padding stands in front of the first chunk alone
+        tokens_TB[end - len(prompt) : end, row] = prompt
+    mask_TB = np.arange(len(tokens_TB))[:, None] >= end - np.array([*map(len, prompts)])
+    state = (carry, hidden_BH)
+    for piece, count in ((slice(0, first), min(first, 1)), (slice(first, None), parts)):
+        if count:
+            chunk = tokens_TB[piece], mask_TB[piece]
+            state = _prefill(model, params, state, *chunk, np.int32(count))
     return state
 
 
 def _steps_at_once(rows: int) -> int:
     tokens = _AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else _AT_ONCE
-    return max(1, power_of_two(tokens // rows))
+    return min(PREFILL_CHUNK, max(1, power_of_two(tokens // rows)))
 
 
 @partial(jax.jit, static_argnums=0, donate_argnums=2)
@@ -114,18 +116,20 @@ def _prefill(
     state: tuple[tuple[Any, ...], Array],
     tokens_TB: Array,
     mask_TB: Array,
-    unused: Array,
+    count: Array,
 ) -> tuple[tuple[Any, ...], Array]:
-    """Read a chunk, a part at a time, without the first `unused` parts, which are all padding."""
+    """Read this many parts; what else there is of `[T, B]` only keeps the shapes few."""
     rows = tokens_TB.shape[1]
     shape = (-1, min(len(tokens_TB), _steps_at_once(rows)), rows)
     tokens_NTB, mask_NTB = tokens_TB.reshape(shape), mask_TB.reshape(shape)
+    if model.vocabulary_size < min(tokens_TB.size, _AT_ONCE):
+        params = model.folded(params)  # once, not for every part
 
     def read(number: Array, state: tuple[Any, Array]) -> tuple[Any, Array]:
         carry, hs_TBH = model.hidden(params, state[0], tokens_NTB[number], mask=mask_NTB[number])
         return carry, hs_TBH[-1].astype(state[1].dtype)
 
-    found: tuple[Any, Array] = lax.fori_loop(unused, len(tokens_NTB), read, state)
+    found: tuple[Any, Array] = lax.fori_loop(0, count, read, state)
     return found
 
 

@@ -112,8 +112,10 @@ def test_what_is_exported_has_a_signature_and_what_cannot_be_says_so(
     assert not list(tmp_path.iterdir())
 
 
-def test_layers_in_chunks_take_a_length_that_is_a_symbol_whole() -> None:
-    model, params = language_model(layers=2, remat=2)
+@pytest.mark.parametrize("options", [{"layers": 2, "remat": 2}, {"embedding_size": 4}])
+def test_a_model_takes_a_length_that_is_a_symbol(options: dict[str, Any]) -> None:
+    """Layers in chunks take it whole, and an embedding is not folded into the first layer."""
+    model, params = language_model(**options)
     shape = jax.ShapeDtypeStruct(jax.export.symbolic_shape("t, b"), jnp.int32)
 
     def logits(tokens: Any) -> Any:

@@ -128,6 +128,26 @@ def test_each_row_of_a_batch_is_what_a_plain_loop_over_its_prefixes_finds_likeli
         assert (found.tokens[len(row) :, index] == FREE).all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_prompts_read_together_in_parts_end_where_each_ends_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where an embedding goes through the first layer's product once for all parts."""
+    monkeypatch.setattr(decode, "PREFILL_CHUNK", 4)
+    model = LanguageModel(MODELS[name], V)
+    params = jax.tree.map(lambda leaf: 2 * leaf, model.init(random.key(2)))
+    rng = np.random.default_rng(0)
+    for lengths in ((22, 3, 16, 0), (3, 1, 2), (4, 8)):
+        prompts = [rng.integers(0, V, length) for length in lengths]
+        carry, hidden_BH = decode.prefill(model, params, prompts)
+        for row, prompt in enumerate(prompts):
+            alone, hs = model.hidden(params, None, jnp.asarray(prompt[:, None]))
+            hs = jnp.concatenate([jnp.zeros_like(hs, shape=(1, 1, 8)), hs])
+            expected = ([leaf[0] for leaf in jax.tree.leaves(alone)], hs[-1, 0])
+            found = ([leaf[row] for leaf in jax.tree.leaves(carry)], hidden_BH[row])
+            jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), found, expected)
+
+
 def test_a_template_without_free_places_comes_back() -> None:
     np.testing.assert_array_equal(write(PROMPT, key=KEY).tokens, PROMPT)
 
