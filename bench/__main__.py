@@ -49,8 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     if name not in BENCHES:
         raise ValueError(f"there is no bench {name!r}; choose from {', '.join(BENCHES)}")
     bench = import_module(f"bench.{name}")
-    code: int = bench.main(parse(bench.Options, None, rest, f"bench {name}"))
-    return code
+    return bench.main(parse(bench.Options, None, rest, f"bench {name}"))
 
 
 if __name__ == "__main__":

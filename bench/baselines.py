@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,35 +51,27 @@ def published(config: TrainConfig) -> str | None:
     return None
 
 
-class NGrams:
-    """N-grams on the data and split of runs, once per split; named corpora are downloaded."""
+def ngrams(runs: Sequence[Run]) -> list[NGramResult] | str | None:
+    """Held-out losses of n-grams on the splits of runs that differ in their seed alone.
 
-    def __init__(self) -> None:
-        self._found: dict[tuple[object, ...], NGramResult | str] = {}
-
-    def figure(self, run: Run) -> NGramResult | str | None:
-        """Held-out loss of an n-gram, or why it is unavailable, or None if it does not apply."""
+    Or why they are unavailable, or None if they do not apply. Named corpora are downloaded.
+    """
+    found: dict[int | None, NGramResult] = {}
+    results = []
+    for run in runs:
         config = run.config
         if not config.heldout_share or config.preset == LYRICS:
             return None
         if not isinstance(config, LanguageConfig | PoemsConfig):
             return None
-        key = (run.sha256, *_split(config))
-        if key not in self._found or isinstance(self._found[key], str):
-            self._found[key] = _fit(config, run)
-        return self._found[key]
-
-
-def _split(config: LanguageConfig | PoemsConfig) -> tuple[object, ...]:
-    """Settings that determine the training and held-out ids."""
-    shared = (config.heldout_share, config.heldout_from)
-    if isinstance(config, PoemsConfig):
-        seed = config.seed if config.heldout_from == "random" else None
-        return (*shared, config.length, config.keep, config.drop_unfit, seed)
-    text = (config.tokens, config.min_count, config.cleaning, config.characters, config.line_ends)
-    if config.heldout_from == "lanes":
-        return (*shared, *text, config.batch_size, config.sequence_length)
-    return (*shared, *text)
+        seed = config.seed if config.heldout_from == "random" else None  # it draws the split
+        if seed not in found:
+            result = _fit(config, run)
+            if isinstance(result, str):
+                return result
+            found[seed] = result
+        results.append(found[seed])
+    return results
 
 
 def _fit(config: LanguageConfig | PoemsConfig, run: Run) -> NGramResult | str:

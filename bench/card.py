@@ -76,5 +76,4 @@ def _loop(steps: int, kernels: int, start: Array) -> Array:
             x = lax.optimization_barrier(0.999 * x + 1e-3)
         return x
 
-    end: Array = lax.fori_loop(0, steps, step, start)
-    return end
+    return lax.fori_loop(0, steps, step, start)

@@ -4,15 +4,7 @@ The parts run one after the other, each in its own process and with a share of t
 minutes, so time that a part does not use goes to the next ones. Rows are written as soon as they
 are known: a part that takes too long, hangs or dies loses none. The table is printed last, or from
 an existing file with `--table FILE`. If the file already has rows, finished cases are skipped.
-
-rates: the card's copy and product rates, and the cost of an empty loop's step.
-layers: LSTM and GRU, forward and backward, beside PyTorch, Flax, Keras and jax.experimental.rnn.
-train, sample: whole training steps and sampling, beside PyTorch, eagerly and in CUDA graphs.
-tests: the tests of the core on the device. anna: a run of train.py with its loss.
-
-Correctness is checked before timing: layers against float64 on the host, with NaNs in the memory
-that results may use, and ours five times with equal bits; training and sampling against ours on the
-host. An implementation that is wrong or cannot run has a row with the reason, and no time.
+docs/performance.md has the parts, and what is checked before anything is timed.
 """
 
 import json

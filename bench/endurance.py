@@ -18,8 +18,7 @@ import numpy as np
 from scipy.stats import theilslopes  # type: ignore[import-untyped]
 
 from bench.memory import status_mb
-from bench.plot import new_figure, open_axes, require_matplotlib
-from bench.rate import Quiet
+from bench.plot import require_matplotlib
 from bench.report import environment, writing
 from lstm_jax.models import LanguageModelConfig
 from lstm_jax.sampling import FREE, generate
@@ -29,6 +28,8 @@ from lstm_jax.systems.base import SampleConfig
 from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.training import loop
 from lstm_jax.training.checkpoint import CheckpointStore
+from lstm_jax.training.log import Report
+from lstm_jax.training.plots import new_figure, open_axes
 from lstm_jax.training.run import RunFolder, create_run, load
 from lstm_jax.training.task import first_state, make_task
 
@@ -88,7 +89,7 @@ class Verdict(NamedTuple):
 
 
 @dataclass
-class Watch(Quiet):
+class Watch(Report):
     """Records memory and speed for a given time, while an operation is repeated."""
 
     seconds: float

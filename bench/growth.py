@@ -13,9 +13,10 @@ from itertools import cycle
 from typing import Any, Literal
 
 import jax
+import numpy as np
 
 from bench import command
-from bench.ours import epoch, first_state, make_program, require_layer, step_shapes
+from bench.ours import epoch, make_program, require_layer, step_shapes
 from bench.peers import OURS
 from bench.report import Row, make_row, print_table
 from bench.shapes import LayerShape, System
@@ -24,6 +25,7 @@ from bench.workers import NO_CACHE, Server, Worker
 from lstm_jax.cells import CellName
 from lstm_jax.recurrence import Backend
 from lstm_jax.settings import Count
+from lstm_jax.training.state import init_state
 
 SizeName = Literal["sequence_length", "batch_size", "hidden_size", "vocabulary_size", "remat"]
 
@@ -63,7 +65,7 @@ def measure_point(size: str, value: int, options: Options) -> Row:
     run = lower(*given).compile()
     compile_s = time.perf_counter() - began
     program, batches = make_program(system, options.dtype), cycle(epoch(system))
-    state = first_state(program, system.initial_params(), system.batch_size)
+    state = init_state(program, np.uint32(0))
 
     def step() -> None:
         nonlocal state

@@ -5,6 +5,7 @@ all weights. Shapes are T,B,D,H: time steps, batch, input size, hidden size. All
 arrays; before timing, each one's gradients must agree with ours.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -58,21 +59,14 @@ class Options(OptionsWithPeers):
         sizes = [sizes_of(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
-        pairs = [pair for pair in product(self.cells, self.backends) if self._is_there(*pair)]
-        found = [LayerShape(cell, *each, backend) for each in sizes for cell, backend in pairs]
+        found, lacking = [], (ValueError,) if self.backends[1:] else ()
+        for each, cell, backend in product(sizes, self.cells, self.backends):
+            with suppress(*lacking):
+                require_backend(cell_named(cell), backend)
+                found.append(LayerShape(cell, *each, backend))
         for shape in found:
             require_layer(shape, self.dtype)
         return found
-
-    def _is_there(self, cell: CellName, backend: Backend) -> bool:
-        """Raises ValueError if the cell lacks the only backend."""
-        try:
-            require_backend(cell_named(cell), backend)
-        except ValueError:
-            if len(self.backends) == 1:
-                raise
-            return False
-        return True
 
 
 def sizes_of(shape: str) -> tuple[int, int, int, int]:

@@ -149,8 +149,7 @@ def repeat(spec: str, dtype: DType, times: int, left: Array, right: Array) -> Ar
 
     shape = jax.eval_shape(partial(policy.einsum, spec), left, right)
     start = (left, jnp.zeros(shape.shape, shape.dtype))
-    result: Array = lax.fori_loop(0, times, step, start)[1]
-    return result
+    return lax.fori_loop(0, times, step, start)[1]
 
 
 def bytes_a_step(params: LanguageModelParams) -> int:
@@ -195,5 +194,4 @@ def _read(weights_RC: Array, passes: int, axis: int) -> Array:
     def once(_: int, x: Array) -> Array:
         return start * jnp.tanh((weights_RC @ x if axis else x @ weights_RC).max())
 
-    read: Array = lax.fori_loop(0, passes, once, start)
-    return read
+    return lax.fori_loop(0, passes, once, start)

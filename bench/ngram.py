@@ -49,8 +49,7 @@ class Evidence(NamedTuple):
         for count, total, distinct in zip(*self[:3], strict=True):
             taken = np.maximum(count - discount, 0) + discount * distinct * p
             p = np.where(total > 0, taken / np.maximum(total, 1), p)
-        losses: Floats = -np.log(p)
-        return losses
+        return -np.log(p)
 
     def mean_loss(self, discount: float) -> float:
         """Raises ValueError if nothing is predicted."""

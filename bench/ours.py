@@ -1,10 +1,10 @@
 """The library itself: training as in `train.py`, a bare layer, and sampling as in `sample.py`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,16 @@ from lstm_jax.systems.poems import PoemObjective
 from lstm_jax.systems.reviews import LabelledTexts, ReviewObjective
 from lstm_jax.training.log import total
 from lstm_jax.training.optimizer import learning_rate_schedule, make_optimizer
-from lstm_jax.training.state import Program, TrainState, evaluate, places_of, train_step
+from lstm_jax.training.state import (
+    Program,
+    TrainState,
+    evaluate,
+    init_state,
+    places_of,
+    train_step,
+)
+
+_SEED = np.uint32(0)
 
 
 @dataclass
@@ -130,8 +139,14 @@ def training_on(system: AnySystem, dtype: DType, params: AnyParams, mesh: Mesh) 
     """The system in training, with its batches split among the devices of a mesh."""
     program = make_program(system, dtype, mesh)
     batches = [sharding.put_batch(mesh, each) for each in epoch(system)]
-    turns, started = cycle(batches), with_vectors(system, params)
-    first = partial(first_state, program, batch_size=system.batch_size)
+    turns, started = cycle(batches), cast(Any, params)
+    if isinstance(system, shapes.Classification):
+        started = started._replace(vectors=jnp.asarray(system.vectors()))
+
+    def first(params: Any) -> TrainState:
+        state, opt_state = init_state(program, _SEED), program.optimizer.init(params)
+        return replace(state, params=params, opt_state=opt_state)
+
     places = places_of(program, jax.eval_shape(first, started))
     # Copies, since the state is donated and the weights are shared.
     state = jax.jit(first, out_shardings=places)(jax.tree.map(np.asarray, started))
@@ -180,32 +195,12 @@ def epoch(system: AnySystem) -> list[Any]:
     return [LabelledTexts(words, real, labels, weights) for words, labels in batches]
 
 
-def first_state(program: Program, params: Any, batch_size: int) -> TrainState:
-    return TrainState(
-        step=jnp.int32(0),
-        params=params,
-        opt_state=program.optimizer.init(params),
-        carry=program.objective.zero_carry(params, batch_size),
-        key=random.key(0),
-        batch=jnp.int32(0),
-        skipped=jnp.int32(0),
-    )
-
-
 def step_shapes(system: AnySystem, dtype: ComputeDtype) -> tuple[Callable[..., Any], Any, Any]:
     """The training step's `lower`, and the shapes of the state and batch to pass to it."""
     program = make_program(system, dtype)
-    params = jax.eval_shape(lambda: with_vectors(system, system.initial_params()))
-    state = jax.eval_shape(partial(first_state, program, batch_size=system.batch_size), params)
+    state = jax.eval_shape(partial(init_state, program), _SEED)
     batch = jax.eval_shape(lambda: epoch(system)[0])
     return partial(train_step.lower, program), state, batch
-
-
-def with_vectors(system: AnySystem, params: Any) -> Any:
-    """Parameters to train from: for a classifier, with the frozen vectors."""
-    if isinstance(system, System):
-        return params
-    return params._replace(vectors=jnp.asarray(system.vectors()))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -10,7 +10,7 @@ import tyro
 
 from bench.peers import OURS
 from bench.report import Row, read_rows
-from lstm_jax.training.plots import have_matplotlib
+from lstm_jax.training.plots import have_matplotlib, new_figure, open_axes
 
 _MARKERS = "osD^vP"
 _LINES = ("-", "--", ":", "-.")
@@ -62,22 +62,6 @@ def draw(rows: Sequence[Row], file: Path) -> None:
     else:
         raise ValueError(f"rows of {', '.join(sorted(benches)) or 'no bench'} are not drawn")
     figure.savefig(file)
-
-
-def new_figure(width: float, height: float) -> Any:
-    """A figure of this size in inches, without a window."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=200, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def open_axes(axes: Any) -> None:
-    """Add a light grid, and remove the top and right frame."""
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _decades(axes: Any) -> None:

@@ -84,20 +84,7 @@ def random_system(name: str, steps: int) -> System:
     return ReviewsSystem(config, vocabulary, "", None, Encoded(texts, labels), nothing, None)
 
 
-class Quiet(Report):
-    """Discards everything but steps."""
-
-    def row(self, *given: Any) -> None:
-        pass
-
-    def sample(self, *given: Any) -> None:
-        pass
-
-    def note(self, *given: Any) -> None:
-        pass
-
-
-class _Noted(Quiet):
+class _Noted(Report):
     """Records the rows, and when each step was done."""
 
     def __init__(self) -> None:

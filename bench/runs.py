@@ -96,8 +96,7 @@ def keep_run(run: Run, path: Path) -> None:
 
 def _described(folder: RunFolder) -> dict[str, Any]:
     """Contents of `config.json`, validated by `read_description`."""
-    described: dict[str, Any] = json.loads(folder.config.read_text(encoding="utf-8"))
-    return described
+    return json.loads(folder.config.read_text(encoding="utf-8"))
 
 
 def number(row: Mapping[str, Any], name: str) -> float:

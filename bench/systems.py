@@ -15,9 +15,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from bench.baselines import NGrams, published
+from bench.baselines import ngrams, published
 from bench.figures import Point, Spread, decimals, explained, figures, shown, spread
-from bench.ngram import NGramResult
 from bench.report import writing
 from bench.runs import Run, differences, keep_run, number, read_run, settings
 from lstm_jax.systems import presets
@@ -109,24 +108,21 @@ def make_lines(runs: Iterable[Run]) -> list[Line]:
         kind = [run.config.preset, run.sha256, run.is_finished, settings(run.config)]
         groups[json.dumps(kind, sort_keys=True)].append(run)
     order = {preset.preset: place for place, preset in enumerate(presets())}
-    ngrams = NGrams()
-    lines = [_line(group, ngrams) for group in groups.values()]
+    lines = map(_line, groups.values())
     return sorted(lines, key=lambda line: order.get(line.config.preset, len(order)))
 
 
-def _line(runs: Sequence[Run], ngrams: NGrams) -> Line:
+def _line(runs: Sequence[Run]) -> Line:
     points: defaultdict[str, list[Point]] = defaultdict(list)
     for run in runs:
         for name, point in figures(run).items():
             points[name].append(point)
     found = {name: spread(each) for name, each in points.items()}
-    losses, order = [], None
-    for result in map(ngrams.figure, runs):
-        if not isinstance(result, NGramResult):
-            return Line(tuple(runs), found, result, None)
-        losses.append(Point(result.loss, math.nan))
-        order = result.order
-    return Line(tuple(runs), found, spread(losses), order)
+    baselines = ngrams(runs)
+    if not isinstance(baselines, list):
+        return Line(tuple(runs), found, baselines, None)
+    losses = [Point(each.loss, math.nan) for each in baselines]
+    return Line(tuple(runs), found, spread(losses), baselines[0].order)
 
 
 def table(lines: Sequence[Line]) -> str:

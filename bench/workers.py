@@ -133,8 +133,7 @@ class Worker:
         answer = self.answer(method, *given)
         if isinstance(answer, Reason):
             raise answer
-        found: R = answer
-        return found
+        return answer
 
     def answer(self, method: Callable[..., Any], *given: Any) -> Any:
         try:

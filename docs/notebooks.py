@@ -4,8 +4,6 @@ As Markdown it has the site's own style, and mkdocs checks its links and turns t
 the site, as it does on every page.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

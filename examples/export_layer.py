@@ -4,8 +4,6 @@ Time and batch are symbolic, so one artefact takes sequences of any length. To e
 models see `lstm_jax.interop.export_step`.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.export
 import jax.numpy as jnp

@@ -4,8 +4,6 @@ Each series is the sum of two waves of random length and phase, so the model mus
 the past values. The baseline predicts the last value again.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

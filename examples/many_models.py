@@ -4,8 +4,6 @@ They learn to tell at each step whether the numbers so far sum to more than zero
 of all models become one large product, so 64 models take far less time than 64 separate runs.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """A cell of your own in a language model: an LSTM with peepholes learns to say tokens again."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Adds a system to train.py: a tagger that marks letters next to an equal letter."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory

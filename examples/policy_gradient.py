@@ -5,8 +5,6 @@ episode begins. The agent acts step by step. To learn, it runs the layer once ov
 with resets where episodes begin, and follows the policy gradient of the rewards.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -3,8 +3,6 @@
 Each part computes the same numbers in two ways, and `main` returns how much they differ.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

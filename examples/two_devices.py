@@ -4,8 +4,6 @@ Each device runs the layer on its own sequences. The parameters are replicated, 
 gradients over the devices, and each step equals that of one device with the whole batch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

@@ -3,8 +3,6 @@
 Shapes: T time, B batch, E embedding, H hidden size (2H if bidirectional), F features, V vocabulary.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +19,7 @@ from lstm_jax.losses import OutputParams, TokenSums
 from lstm_jax.precision import cast_tree, draw_dtype, products, time_product
 from lstm_jax.settings import Changeable, Share, Size, SizeOrZero
 from lstm_jax.sharding import vary_as
-from lstm_jax.stack import Directions, StackConfig, init_stack, run_stack
+from lstm_jax.stack import StackConfig, init_stack, last_states, run_stack
 
 Pooling = Literal["last", "max", "mean"]
 
@@ -162,7 +160,7 @@ class Classifier:
         carry, hs_TBH = run_stack(
             config, params.layers, None, xs_TBE, mask=mask, dropout_key=key_stack
         )
-        xs_BF = _last(carry[-1]) if config.pooling == "last" else _pool(config, hs_TBH, mask)
+        xs_BF = last_states(carry[-1]) if config.pooling == "last" else _pool(config, hs_TBH, mask)
         if params.dense is not None:
             xs_BF = jax.nn.relu(self._affine(params.dense, xs_BF))
             if key_dense is not None and config.dense_dropout:
@@ -257,12 +255,6 @@ def _check(tokens: Array, mask: Array | None) -> None:
             "first"
         )
     check_flags("mask", mask, tokens.shape)
-
-
-def _last(carry: Any) -> Array:
-    """Each direction's state after its last real step, concatenated."""
-    ends = carry if isinstance(carry, Directions) else (carry,)
-    return jnp.concatenate([end.h for end in ends], axis=-1)
 
 
 def _pool(config: ClassifierConfig, hs_TBH: Array, mask_TB: Array | None) -> Array:

@@ -6,8 +6,6 @@ not on the number of devices.
 Shapes: B batch, F features; leading axes are times.
 """
 
-from __future__ import annotations
-
 from typing import TypeVar
 
 import jax
@@ -90,8 +88,7 @@ def weight_drop(key: Array, params: Tree, rate: float) -> Tree:
         else leaf
         for place, (name, (_, leaf)) in enumerate(zip(names, leaves, strict=True))
     ]
-    dropped: Tree = jax.tree.unflatten(treedef, found)
-    return dropped
+    return jax.tree.unflatten(treedef, found)
 
 
 def dropout_masks(

@@ -42,8 +42,9 @@ def reason(error: OSError | ValueError) -> str:
 
 
 def one_line(error: Exception, most: int = 200) -> str:
-    """The error's message as a single line of at most `most` characters."""
-    return " ".join(str(error).split())[:most]
+    """An error's message as one line: all of it, or its beginning and its end with the cure."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= most else f"{line[: most // 2]} ... {line[-most // 3 :]}"
 
 
 def listed(shown: Sequence[str]) -> str:

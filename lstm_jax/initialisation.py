@@ -3,8 +3,6 @@
 Shapes: D input size, H hidden size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from numbers import Integral

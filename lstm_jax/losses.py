@@ -3,8 +3,6 @@
 Shapes: T time, B batch, H hidden size, V vocabulary, K time steps per chunk.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -161,8 +159,7 @@ def look_up_split(table: Array, ids: Array, axis: str) -> Array:
     ids -= lax.axis_index(axis) * size
     is_here = (ids >= 0) & (ids < size)
     rows = jnp.where(is_here[..., None], look_up(table, ids), 0)
-    found: Array = lax.psum_scatter(rows, axis, scatter_dimension=1, tiled=True)
-    return found
+    return lax.psum_scatter(rows, axis, scatter_dimension=1, tiled=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))

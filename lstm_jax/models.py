@@ -3,8 +3,6 @@
 Shapes: T time, B batch, E embedding size, H hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
@@ -25,8 +23,8 @@ from lstm_jax.precision import Products, cast_tree, draw_dtype, products, time_p
 from lstm_jax.settings import Changeable, Positive, Share, Size
 from lstm_jax.sharding import vary_as
 from lstm_jax.stack import (
-    Directions,
     StackConfig,
+    each_direction,
     init_stack,
     run_stack,
     stack_zero_carry,
@@ -395,13 +393,11 @@ class LanguageModel:
         policy, embedding = self._policy(params), params.embedding
 
         def fold(layer: Any) -> Any:
-            if isinstance(layer, Directions):
-                return Directions(*map(fold, layer))
             if self.config.backend == "reference":
                 return layer._replace(w_x=policy.dot(embedding, layer.w_x))
             return layer._replace(w_x=time_product(policy, embedding[None], layer.w_x)[0])
 
-        layers = (fold(params.layers[0]), *params.layers[1:])
+        layers = (each_direction(fold, params.layers[0]), *params.layers[1:])
         return params._replace(embedding=None, layers=layers)
 
     def _folded(

@@ -3,8 +3,6 @@
 Shapes: T time. The arrays of a carry all have one shape, whose entries are the units.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

@@ -6,8 +6,6 @@ their units are independent. The others are a plain scan over time, differentiat
 Shapes: T time, B batch, D input size, H hidden size.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, Unpack, overload
 
 from jax import Array

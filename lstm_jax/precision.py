@@ -1,7 +1,5 @@
 """Precision policy: the dtypes and hardware precision of every matrix product."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar, get_args
 
@@ -84,8 +82,7 @@ class Products(NamedTuple):
 
         if self.operand != jnp.bfloat16:
             return transposed(xs, dout)
-        found: Array = lax.platform_dependent(xs, dout, cpu=row_major, default=transposed)
-        return found
+        return lax.platform_dependent(xs, dout, cpu=row_major, default=transposed)
 
 
 def products(compute_dtype: ComputeDtype | None, param_dtype: DTypeLike) -> Products:
@@ -136,8 +133,7 @@ def draw_dtype(dtype: DTypeLike) -> DTypeLike:
 
 def cast_tree(tree: Tree, dtype: DTypeLike) -> Tree:
     """Cast every array of the tree."""
-    cast: Tree = jax.tree.map(lambda array: array.astype(dtype), tree)
-    return cast
+    return jax.tree.map(lambda array: array.astype(dtype), tree)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

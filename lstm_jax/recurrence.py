@@ -3,8 +3,6 @@
 Shapes: T time, B batch, D input size, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -224,7 +222,7 @@ def layer_with_info(
     policy = products(compute_dtype, params.w_x.dtype)
     if backend == "cudnn":
         cudnn.require_able(policy, params, xs, resets, unroll)
-        require_device(backend)
+        cudnn.require_gpu()
     params, xs, mask, resets = vary_as((params, xs), (params, xs, mask, resets))
     carry = begun(policy, params, carry, xs)
     hold, chosen = at_all_times(params, carry, xs.shape[0], hold, chosen)
@@ -377,12 +375,6 @@ def require_backend(cell: cells.Cell, backend: str) -> None:
         )
     if backend == "cudnn" and cell is not cells.LSTM:
         cudnn.refuse({f"the cell {cell.name}": True})
-
-
-def require_device(backend: str) -> None:
-    """Raise ValueError if a backend needs a device that is not there."""
-    if backend == "cudnn":
-        cudnn.require_gpu()
 
 
 def begun(policy: Products, params: cells.Params, carry: Any, xs: Array) -> Any:

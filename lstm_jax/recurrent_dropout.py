@@ -5,8 +5,6 @@ Recurrent masks depend on key, lane and time alone.
 Shapes: T time, B batch, H hidden size.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal, NamedTuple
 
 import jax

@@ -6,8 +6,6 @@ gradient of its rows, with parameters made `varying` so that JAX inserts no sums
 vocabulary among neighbouring devices, each of which still has its own rows.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Iterable
@@ -19,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS, TENSOR_AXIS = "data", "tensor"
 
@@ -136,8 +134,7 @@ def put_at(places: Any, tree: Tree) -> Tree:
         array = np.asarray(array)
         return jax.make_array_from_callback(array.shape, place, array.__getitem__)
 
-    found: Tree = jax.tree.map(placed, jax.tree.broadcast(places, tree), tree)
-    return found
+    return jax.tree.map(placed, jax.tree.broadcast(places, tree), tree)
 
 
 def split_among(mesh: Mesh, shape: tuple[int, ...], spec: PartitionSpec = _WHOLE) -> NamedSharding:
@@ -170,8 +167,7 @@ def local(mesh: Mesh, tree: Tree) -> Tree:
     if mesh.size == 1:
         return tree
     whole = jax.device_put(tree, NamedSharding(mesh, _WHOLE))
-    copies: Tree = jax.tree.map(lambda array: array.addressable_data(0), whole)
-    return copies
+    return jax.tree.map(lambda array: array.addressable_data(0), whole)
 
 
 def _names(spec: PartitionSpec, shape: tuple[int, ...]) -> list[tuple[str, ...]]:
@@ -190,8 +186,7 @@ def axes_of(batch: Any) -> tuple[int | None, ...]:
         >>> lstm_jax.sharding.axes_of(Predictions(None, None, None))
         (1, 1, 1)
     """
-    axes: tuple[int | None, ...] = getattr(batch, "batch_axes", (1,) * len(batch))
-    return axes
+    return getattr(batch, "batch_axes", (1,) * len(batch))
 
 
 def put_batch(mesh: Mesh, batch: Tree) -> Tree:
@@ -221,8 +216,7 @@ def varying(tree: Tree) -> Tree:
         >>> each(jnp.ones(3), jnp.ones((4, 3))).shape == (jax.device_count(), 3)
         True
     """
-    varies: Tree = jax.tree.map(partial(_vary, _manual_axes()), tree)
-    return varies
+    return jax.tree.map(partial(_vary, _manual_axes()), tree)
 
 
 def summed(tree: Tree, specs: Any = _WHOLE) -> Tree:
@@ -251,11 +245,12 @@ def summed(tree: Tree, specs: Any = _WHOLE) -> Tree:
         flat, unravel = ravel_pytree([leaves[place] for place in places])
         for place, total in zip(places, unravel(lax.psum(flat, axes)), strict=True):
             leaves[place] = total
-    found: Tree = jax.tree.unflatten(treedef, leaves)
-    return found
+    return jax.tree.unflatten(treedef, leaves)
 
 
-def padded_shape(mesh: Mesh, spec: PartitionSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+def padded_shape(
+    mesh: Mesh | AbstractMesh, spec: PartitionSpec, shape: tuple[int, ...]
+) -> tuple[int, ...]:
     """The shape with each axis that `spec` splits rounded up to a multiple of the devices."""
     parts = [math.prod(map(mesh.shape.__getitem__, names)) for names in _names(spec, shape)]
     return tuple(size + -size % number for size, number in zip(shape, parts, strict=True))
@@ -279,8 +274,7 @@ def padded(mesh: Mesh, specs: Any, tree: Tree) -> Tree:
         # XLA would reshard any other array by way of the whole one, with a warning.
         return jnp.pad(lax.with_sharding_constraint(array, NamedSharding(mesh, _WHOLE)), widths)
 
-    found: Tree = jax.tree.map(pad, jax.tree.broadcast(specs, tree), tree)
-    return found
+    return jax.tree.map(pad, jax.tree.broadcast(specs, tree), tree)
 
 
 def vary_as(xs: Any, tree: Any) -> Any:
@@ -293,7 +287,7 @@ def vary_as(xs: Any, tree: Any) -> Any:
 
 
 def _varies_over(array: Array) -> frozenset[str]:
-    return jax.typeof(array).manual_axis_type.varying  # type: ignore[no-any-return]
+    return jax.typeof(array).manual_axis_type.varying
 
 
 def _vary(axes: Iterable[str], array: Array) -> Array:

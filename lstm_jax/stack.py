@@ -3,8 +3,7 @@
 Shapes: T time, B batch, D input size, H hidden size, V vocabulary.
 """
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -228,12 +227,20 @@ def stack_zero_carry(layers: tuple[Any, ...], batch_size: int) -> tuple[Any, ...
         >>> [carry.h.shape for carry in lstm_jax.stack_zero_carry(layers, batch_size=2)]
         [(2, 4), (2, 4)]
     """
-    return tuple(
-        Directions(*(zero_carry(each, batch_size) for each in params))
-        if isinstance(params, Directions)
-        else zero_carry(params, batch_size)
-        for params in layers
-    )
+    return tuple(each_direction(partial(zero_carry, batch_size=batch_size), p) for p in layers)
+
+
+def each_direction(function: Callable[..., Any], *entries: Any) -> Any:
+    """The function of entries of a layer, or of those of each of its directions."""
+    if isinstance(entries[0], Directions):
+        return Directions(*map(function, *entries))
+    return function(*entries)
+
+
+def last_states(carry: Any) -> Array:
+    """Each direction's state after its last real step, concatenated."""
+    ends = carry if isinstance(carry, Directions) else (carry,)
+    return jnp.concatenate([end.h for end in ends], axis=-1)
 
 
 def without_backward_carry(carry: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -378,19 +385,13 @@ def step_stack(
         cell_named(config.cell).step, compute_dtype=config.compute_dtype, **config.step_options
     )
 
-    def step(params: Any, before: Any, x: Array) -> tuple[Any, Array]:
-        after = config.recurrent.after_step(before, cell_step(params, before, x)[0])
-        return after, after.h
+    def step(x: Array, params: Any, before: Any) -> Any:
+        return config.recurrent.after_step(before, cell_step(params, before, x)[0])
 
     finals: list[Any] = []
-    for params, before in zip(layers, carry, strict=True):
-        if isinstance(params, Directions):
-            each = [step(p, c, x) for p, c in zip(params, before, strict=True)]
-            final = Directions(*(carry for carry, _ in each))
-            x = jnp.concatenate([h for _, h in each], axis=-1)
-        else:
-            final, x = step(params, before, x)
-        finals.append(final)
+    for entries in zip(layers, carry, strict=True):
+        finals.append(each_direction(partial(step, x), *entries))
+        x = last_states(finals[-1])
     return tuple(finals), x
 
 

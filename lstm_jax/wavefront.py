@@ -8,8 +8,6 @@ for K.
 Shapes: T time, B batch, H hidden size, G gates side by side.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

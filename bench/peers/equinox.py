@@ -91,8 +91,7 @@ def _loss(system: System, dtype: DType) -> Loss:
     def inputs(modules: Any, tokens: Array) -> Array:
         if system.embedding_size is None:
             return jax.nn.one_hot(tokens, system.vocabulary_size, dtype=dtype)
-        embedded: Array = jax.vmap(jax.vmap(modules["embedding"]))(tokens)
-        return embedded
+        return jax.vmap(jax.vmap(modules["embedding"]))(tokens)
 
     def layer(index: int, modules: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
         carry, ys = _run_cell(modules["cells"][index], carry, xs)
@@ -100,18 +99,12 @@ def _loss(system: System, dtype: DType) -> Loss:
 
     def drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
         dropout = partial(eqx.nn.Dropout(rate), key=key)
-        dropped: Array = xs * dropout(jnp.ones_like(xs[0])) if at_all_times else dropout(xs)
-        return dropped
+        return xs * dropout(jnp.ones_like(xs[0])) if at_all_times else dropout(xs)
 
     def logits(modules: Any, hs: Array) -> Array:
-        found: Array
         if system.tied:
-            found = hs @ modules["embedding"].weight.T + modules["output_bias"]
-        else:
-            found = jax.vmap(jax.vmap(modules["output"]))(hs)
-        return found
+            return hs @ modules["embedding"].weight.T + modules["output_bias"]
+        return jax.vmap(jax.vmap(modules["output"]))(hs)
 
-    def prepared(modules: Any, carry: Any) -> Any:
-        return cast((modules, carry), dtype)
-
-    return stacked_loss(system, Parts(inputs, layer, drop, logits), prepared)
+    parts = Parts(inputs, layer, drop, logits)
+    return stacked_loss(system, parts, lambda *given: cast(given, dtype))

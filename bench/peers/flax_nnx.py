@@ -50,8 +50,7 @@ class Peer(Implementation):
         params, initial = work.only
 
         def forward(weights: Any, carry: Any, xs: Array) -> Array:
-            ys: Array = nnx.merge(graph, weights)(xs, initial_carry=carry)[1]
-            return ys
+            return nnx.merge(graph, weights)(xs, initial_carry=carry)[1]
 
         def named(weights: Any, carry: Any, xs: Any) -> dict[str, Any]:
             dense_i, dense_h = (weights["cell"][name] for name in ("dense_i", "dense_h"))
@@ -76,8 +75,7 @@ class Peer(Implementation):
         prompts = jnp.asarray(job.prompts(system))
 
         def network_of(leaves: list[Array]) -> LanguageNetwork:
-            network: LanguageNetwork = nnx.merge(graph, jax.tree.unflatten(form, leaves))
-            return network
+            return nnx.merge(graph, jax.tree.unflatten(form, leaves))
 
         @partial(jax.jit, donate_argnums=(1, 2))
         def absorb(leaves: list[Array], carries: Any, key: Array, tokens: Array) -> Any:
@@ -149,20 +147,17 @@ class LanguageNetwork(nnx.Module):
     def logits(self, hs: Array) -> Array:
         if self.system.tied:
             return self.embedding.attend(hs).astype(jnp.float32) + self.output_bias[...]
-        logits: Array = self.output(hs).astype(jnp.float32)
-        return logits
+        return self.output(hs).astype(jnp.float32)
 
     def inputs(self, tokens: Array) -> Array:
         if self.system.embedding_size is not None:
-            xs: Array = self.embedding(tokens)
-            return xs
+            return self.embedding(tokens)
         return jax.nn.one_hot(tokens, self.system.vocabulary_size, dtype=self.dtype)
 
 
 def _drop(rate: float, xs: Array, key: Array, at_all_times: bool) -> Array:
     dropout = nnx.Dropout(rate, broadcast_dims=(0,) if at_all_times else ())
-    dropped: Array = dropout(xs, deterministic=False, rngs=nnx.Rngs(key))
-    return dropped
+    return dropout(xs, deterministic=False, rngs=nnx.Rngs(key))
 
 
 _PARTS = on_jax.Parts(
@@ -202,8 +197,7 @@ class ReviewsNetwork(nnx.Module):
             zeros = jnp.zeros((words.shape[1], self.system.hidden_size))
             (_, h), xs = layer(self.input_dropout(xs, **how), initial_carry=(zeros, zeros))
         features = self.dense_dropout(jax.nn.relu(self.dense(h)), **how)
-        logits: Array = self.output(features)[:, 0].astype(jnp.float32)
-        return logits
+        return self.output(features)[:, 0].astype(jnp.float32)
 
 
 @cache
@@ -215,10 +209,8 @@ def _made(system: AnySystem, dtype: DType) -> tuple[Any, Any, Loss]:
     if isinstance(system, Classification):
         return module, graph, _reviews_loss(graph)
 
-    def prepared(weights: Any, carry: Any) -> Any:
-        return nnx.merge(graph, weights), carry
-
-    return module, graph, on_jax.stacked_loss(system, _PARTS, prepared)
+    loss = on_jax.stacked_loss(system, _PARTS, lambda weights, c: (nnx.merge(graph, weights), c))
+    return module, graph, loss
 
 
 def _weights(module: Any, system: System, params: LanguageModelParams) -> Any:

@@ -26,11 +26,9 @@ class Peer(Implementation):
 
         def forward(weights: Array, carry: Any, xs: Array) -> Array:
             if jax.default_backend() == "gpu":
-                ys: Array = rnn.lstm(xs, *carry, weights, lengths, *sizes, 0.0, False)[0]
-                return ys
+                return rnn.lstm(xs, *carry, weights, lengths, *sizes, 0.0, False)[0]
             parts = rnn.unpack_lstm_weights(weights, *sizes, False)
-            reference: Array = rnn.lstm_ref(xs, *carry, *parts, lengths, *sizes, 0.0, False)[0]
-            return reference
+            return rnn.lstm_ref(xs, *carry, *parts, lengths, *sizes, 0.0, False)[0]
 
         def named(weights: Array, carry: Any, xs: Array) -> dict[str, Any]:
             found: dict[str, Any] = {"xs": xs}

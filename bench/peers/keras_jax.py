@@ -45,8 +45,7 @@ class Peer(Implementation):
 
         def forward(weights: Any, carry: Any, xs: Array) -> Array:
             weights, carry, xs = cast((weights, carry, xs), kind)
-            ys: Array = layer.stateless_call(weights, fixed, xs, initial_state=carry)[0]
-            return ys
+            return layer.stateless_call(weights, fixed, xs, initial_state=carry)[0]
 
         def named(weights: Any, carry: Any, xs: Any) -> dict[str, Any]:
             found = {"xs": xs} | dict(zip("hc", carry, strict=False))
@@ -91,8 +90,7 @@ def _weights(system: System, params: LanguageModelParams) -> dict[str, Any]:
     }
     if params.embedding is not None:
         found["embedding"] = [params.embedding]
-    copied: dict[str, Any] = jax.tree.map(jnp.copy, found)
-    return copied
+    return jax.tree.map(jnp.copy, found)
 
 
 @cache
@@ -115,20 +113,16 @@ def _loss(system: System, dtype: DType) -> Loss:
         noise = (xs.shape[0], 1, xs.shape[2]) if at_all_times else None
         dropout = keras.layers.Dropout(rate, noise_shape=noise, dtype=dtype)
         seed = [random.bits(key, (2,), jnp.uint32)]
-        dropped: Array = dropout.stateless_call([], seed, xs, training=True)[0]
-        return dropped
+        return dropout.stateless_call([], seed, xs, training=True)[0]
 
     def inputs(weights: Any, tokens: Array) -> Array:
         if embedding is None:
-            one_hot: Array = keras.ops.one_hot(tokens, vocabulary_size, dtype=dtype)
-            return one_hot
-        embedded: Array = embedding.stateless_call(weights["embedding"], [], tokens)[0]
-        return embedded
+            return keras.ops.one_hot(tokens, vocabulary_size, dtype=dtype)
+        return embedding.stateless_call(weights["embedding"], [], tokens)[0]
 
     def logits(weights: Any, hs: Array) -> Array:
         tied = [weights["embedding"][0].T] if system.tied else []
-        found: Array = output.stateless_call([*tied, *weights["output"]], [], hs)[0]
-        return found
+        return output.stateless_call([*tied, *weights["output"]], [], hs)[0]
 
     def layer(index: int, weights: Any, carry: Any, xs: Array) -> tuple[Any, Array]:
         state = list(carry) if system.cell == "lstm" else [carry]
@@ -137,7 +131,5 @@ def _loss(system: System, dtype: DType) -> Loss:
         final = cast(final, "float32")
         return tuple(final) if system.cell == "lstm" else final[0], ys
 
-    def prepared(weights: Any, carry: Any) -> Any:
-        return cast((weights, carry), dtype)
-
-    return stacked_loss(system, Parts(inputs, layer, drop, logits), prepared, batch_major=True)
+    parts = Parts(inputs, layer, drop, logits)
+    return stacked_loss(system, parts, lambda *given: cast(given, dtype), batch_major=True)

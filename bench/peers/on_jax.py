@@ -187,8 +187,7 @@ def repeated(call: Callable[..., Any], *given: Any) -> Callable[..., Any]:
 def _forward(forward: Any, precision: str, inputs: Any) -> Array:
     # Full float32 on GPU, like ours, unless TF32 is asked for: its default is TF32.
     with jax.default_matmul_precision(precision):
-        ys: Array = forward(*inputs)
-        return ys
+        return forward(*inputs)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -165,8 +165,7 @@ class Peer(Implementation):
             return found
 
         def outputs() -> np.ndarray[Any, Any]:
-            found: np.ndarray[Any, Any] = run_forward().float().cpu().numpy()
-            return found
+            return run_forward().float().cpu().numpy()
 
         run_forward = partial(run, start=start_forward)
         return LayerPass(run, run_forward, gradients, outputs, _settings(mixed))

@@ -3,8 +3,6 @@
 To add a cell, declare its `Cell` in a file here and add it to `CellName` and `CELLS`.
 """
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from lstm_jax.cells.base import (

@@ -3,8 +3,6 @@
 Shapes: B batch, D input size, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable
 from functools import cache, partial
 from typing import Any, NamedTuple
@@ -88,8 +86,7 @@ def cell_of(params: Any) -> Cell:
 
 def look_up(table: Array, ids: Array) -> Array:
     """Rows of the table at these ids; ids out of range are clipped."""
-    rows: Array = table.at[ids].get(mode="clip", wrap_negative_indices=False)
-    return rows
+    return table.at[ids].get(mode="clip", wrap_negative_indices=False)
 
 
 def outnumber(ids: Array, table: Array) -> bool:

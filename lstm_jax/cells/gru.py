@@ -3,8 +3,6 @@
 Shapes: B batch, D input size, H hidden size, G = 3H: gates r, z, n concatenated.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, Literal, NamedTuple, Unpack, get_args
 

@@ -3,8 +3,6 @@
 Shapes: B batch, D input size, H hidden size, G = 4H: gates i, f, g, o concatenated.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any, NamedTuple, Unpack
 

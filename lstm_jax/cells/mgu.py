@@ -3,8 +3,6 @@
 Shapes: B batch, D input size, H hidden size, G = 2H gates f, n side by side.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

@@ -3,8 +3,6 @@
 Shapes: B batch, D input size, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import jax

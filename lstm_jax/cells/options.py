@@ -3,8 +3,6 @@
 Shapes: T time, B batch, H hidden size, G gates side by side.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 from inspect import Parameter, signature
@@ -54,12 +52,11 @@ class StepOptions(TypedDict, total=False):
 def function_of(name: str, activation: Any) -> Callable[[Array], Array]:
     """The function that an activation names; a function is returned as it is."""
     if callable(activation):
-        return activation  # type: ignore[no-any-return]
+        return activation
     if activation not in get_args(Activation):
         known = ", ".join(get_args(Activation))
         raise ValueError(f"{name} is {activation!r}; choose one of {known}, or give a function")
-    found: Callable[[Array], Array] = _FUNCTIONS.get(activation) or getattr(jax.nn, activation)
-    return found
+    return _FUNCTIONS.get(activation) or getattr(jax.nn, activation)
 
 
 def scaled(array: Array, scale: Array | None) -> Array:

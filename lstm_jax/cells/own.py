@@ -1,7 +1,5 @@
 """User-defined cells, declared by what a step does after the input product."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: B batch, D input size, H hidden size, G = H.
 """
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple, Unpack
 
 import jax.numpy as jnp

@@ -15,6 +15,7 @@ import jax
 
 from lstm_jax.cli.allocator import keep_freed_memory
 from lstm_jax.cli.flags import compile_loops_whole
+from lstm_jax.files import one_line
 from lstm_jax.training.log import finite
 
 USAGE_ERROR = 2
@@ -61,7 +62,7 @@ def _code_of(error: BaseException, prog: str) -> int | None:
         return 128 + signal.SIGINT
     if not isinstance(error, Exception):
         return None
-    line = error_line(error)
+    line = one_line(error, _LONGEST_LINE)
     if _has_joined_others() and _OF_ANOTHER.search(line):
         tell(f"{prog}: another process of this run ended ({line:.160}); {START_ALL_AGAIN}")
         return START_AGAIN
@@ -85,14 +86,6 @@ def leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def error_line(error: Exception) -> str:
-    """An error's message as one line: all of it, or its beginning and its end with the cure."""
-    line = " ".join(str(error).split())
-    if len(line) <= _LONGEST_LINE:
-        return line
-    return f"{line[: _LONGEST_LINE // 2]} ... {line[-_LONGEST_LINE // 3 :]}"
-
-
 def _cure(error: Exception, line: str) -> str | None:
     """Cure for one of JAX's errors, or None if it is not the user's."""
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in line:
@@ -103,7 +96,7 @@ def _cure(error: Exception, line: str) -> str | None:
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as absent:
-        reasons = ", ".join(filter(None, [_variables("JAX_PLATFORM"), error_line(absent)]))
+        reasons = ", ".join(filter(None, [_variables("JAX_PLATFORM"), one_line(absent)]))
         return f"JAX finds no device to compute on: {reasons}; unset it, or set it to cpu"
     return None
 

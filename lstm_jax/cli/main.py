@@ -69,8 +69,7 @@ def run(word: str, arguments: Sequence[str], prog: str | None = None) -> int:
         command = parse(options, None, arguments, prog, SAMPLE_HELP if word == "sample" else None)
     with importing():
         work = import_module(f"lstm_jax.cli.{word}")
-    code: int = work.run(command)
-    return code
+    return work.run(command)
 
 
 train_command = partial(run, "train", prog="train.py")

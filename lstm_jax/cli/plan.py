@@ -17,6 +17,7 @@ import tyro
 from jax import Array, random
 from jax.extend.core import Literal
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
+from rich.filesize import decimal
 
 from lstm_jax.classifier import Classifier
 from lstm_jax.cli.arguments import parse
@@ -113,19 +114,6 @@ _OF_VOCABULARY = frozenset(["embedding", "output"])
 _NUMBER = 4  # bytes of a float32 or a token id
 
 
-@dataclass(frozen=True)
-class Mesh:
-    """Number of devices along each axis."""
-
-    data: int
-    tensor: int
-
-    @property
-    def devices(self) -> int:
-        """Total number of devices."""
-        return self.data * self.tensor
-
-
 class Held(NamedTuple):
     """Bytes on each device that belong to one trained array."""
 
@@ -148,7 +136,7 @@ class Exchange:
 class Plan:
     """Resources that a model needs; in each dict "total" is the sum."""
 
-    mesh: Mesh
+    mesh: dict[str, int]  # number of devices along each axis
     rows: int  # rows of the batch on each device
     times: int  # tokens per row
     parameters: dict[str, int]  # number of trained parameters, by part
@@ -175,7 +163,7 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
         config = dataclasses.replace(config, model=layers)
     model = system_of(config).model_of(config, command.tokens)
     mesh = _mesh(command, is_classifier=isinstance(model, Classifier))
-    rows = config.batch_size // mesh.devices
+    rows = config.batch_size // mesh.size
     times = getattr(config, "sequence_length", None) or config.length
     params = jax.eval_shape(lambda: model.init(random.key(0)))
     vectors = getattr(params, "vectors", None)
@@ -205,10 +193,12 @@ def plan(command: PlanCommand[Any, Any]) -> Plan:
     traffic["total"] = Exchange(*sums)
     work = 6 * rows * times * _matrix_entries(model, params)
     ms = work / (1e9 * command.own.device_tflops)
-    return Plan(mesh, rows, times, _totalled(parameters), _totalled(memory), traffic, work, ms)
+    return Plan(
+        dict(mesh.shape), rows, times, _totalled(parameters), _totalled(memory), traffic, work, ms
+    )
 
 
-def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
+def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> AbstractMesh:
     batch_size, devices = command.config.batch_size, command.config.device_count
     tensor, tokens = command.config.tensor, command.tokens
     data, *_ = mesh_shape(devices, batch_size, tensor)
@@ -216,24 +206,24 @@ def _mesh(command: PlanCommand[Any, Any], *, is_classifier: bool) -> Mesh:
         raise ValueError(f"tensor is {tensor}, but a classifier has one logit; leave tensor at 1")
     if tensor > tokens:
         raise ValueError(f"tensor is {tensor}, but there are {tokens} tokens; lower it")
-    return Mesh(data, tensor)
+    return AbstractMesh((data, tensor), (DATA_AXIS, TENSOR_AXIS))
 
 
-def _held(config: Any, model: Any, learnt: Any, mesh: Mesh) -> Iterator[Held]:
+def _held(config: Any, model: Any, learnt: Any, mesh: AbstractMesh) -> Iterator[Held]:
     """Yield the bytes of each trained array, placed as in the training state."""
-    devices: Any = AbstractMesh((mesh.data, mesh.tensor), (DATA_AXIS, TENSOR_AXIS))
-    specs = model.vocabulary_specs(TENSOR_AXIS) if mesh.tensor > 1 else PartitionSpec()
+    data, tensor = mesh.shape.values()
+    specs = model.vocabulary_specs(TENSOR_AXIS) if tensor > 1 else PartitionSpec()
     specs = jax.tree.leaves(jax.tree.broadcast(specs, learnt))
     for (path, leaf), spec in zip(jax.tree.leaves_with_path(learnt), specs, strict=True):
-        state = place_of(devices, spec, leaf.shape, config.shard_state == "all")
-        moment = place_of(devices, spec, leaf.shape, config.shard_state != "none")
-        padded = padded_shape(devices, spec, leaf.shape)
+        state = place_of(mesh, spec, leaf.shape, config.shard_state == "all")
+        moment = place_of(mesh, spec, leaf.shape, config.shard_state != "none")
+        padded = padded_shape(mesh, spec, leaf.shape)
         yield Held(
             of_vocabulary=any(getattr(key, "name", "") in _OF_VOCABULARY for key in path),
             state=_bytes(state, leaf.shape),
             moment=_bytes(moment, leaf.shape),
-            gradient=_bytes(NamedSharding(devices, spec), padded),
-            devices=mesh.data if TENSOR_AXIS in spec else mesh.devices,
+            gradient=_bytes(NamedSharding(mesh, spec), padded),
+            devices=data if TENSOR_AXIS in spec else mesh.size,
         )
 
 
@@ -268,17 +258,20 @@ def _kept(model: Any, params: Any, rows: int, times: int) -> int:
     return sum(array.size * array.dtype.itemsize for array in arrays)
 
 
-def _loss_memory(vocabulary: int, mesh: Mesh, model: Any, rows: int, times: int) -> dict[str, int]:
+def _loss_memory(
+    vocabulary: int, mesh: AbstractMesh, model: Any, rows: int, times: int
+) -> dict[str, int]:
     """Memory of a chunk of logits with gradients, and of all states with a tensor axis.
 
     A device has its part of the vocabulary, and the rows of all devices that share the vocabulary.
     """
     if isinstance(model, Classifier):
         return {}
-    group, tokens = rows * mesh.tensor, -(-vocabulary // mesh.tensor)
+    tensor = mesh.shape[TENSOR_AXIS]
+    group, tokens = rows * tensor, -(-vocabulary // tensor)
     logits = chunk_times(times, group, tokens, "gpu") * group * tokens
     size = model.config.output_size
-    states = times * group * size if mesh.tensor > 1 else 0
+    states = times * group * size if tensor > 1 else 0
     return {
         "hidden states of the group, their gradient": 2 * _NUMBER * states,
         "logits of a chunk, their gradient": 2 * _NUMBER * logits,
@@ -287,16 +280,17 @@ def _loss_memory(vocabulary: int, mesh: Mesh, model: Any, rows: int, times: int)
 
 
 def _traffic(
-    command: PlanCommand[Any, Any], mesh: Mesh, model: Any, held: list[Held], places: int
+    command: PlanCommand[Any, Any], mesh: AbstractMesh, model: Any, held: list[Held], places: int
 ) -> Iterator[tuple[str, float, float]]:
     """Yield each collective of a step: name, bytes sent per device, speed in 10^9 bytes per second.
 
     Neighbours share a tensor axis, so it stays within a node if it divides the node's devices.
     """
     own, config = command.own, model.config
-    in_node = mesh.devices <= own.node_devices
+    tensor = mesh.shape[TENSOR_AXIS]
+    in_node = mesh.size <= own.node_devices
     across = own.link_gigabytes if in_node else own.network_gigabytes
-    beside = across if own.node_devices % mesh.tensor else own.link_gigabytes
+    beside = across if own.node_devices % tensor else own.link_gigabytes
     for of_vocabulary, name in ((False, "layers"), (True, "vocabulary")):
         arrays = [each for each in held if each.of_vocabulary == of_vocabulary]
         summed = sum(2 * each.gradient * (1 - 1 / each.devices) for each in arrays)
@@ -307,8 +301,8 @@ def _traffic(
         if command.config.shard_state != "none":
             parts = sum(max(each.gradient, each.state) - each.moment for each in arrays)
             yield f"parameters of the {name}, gathered", parts, across
-    if mesh.tensor > 1:
-        sent = _NUMBER * places * (mesh.tensor - 1)
+    if tensor > 1:
+        sent = _NUMBER * places * (tensor - 1)
         yield "hidden states, their gradients", 2 * sent * config.output_size, beside
         yield "look-ups, their gradients", 2 * sent * (config.embedding_size or 0), beside
         # Ids, twice, and targets; highest logit, sum, target's logit, and whether it is the first.
@@ -334,9 +328,9 @@ def _totalled(numbers: dict[str, int]) -> dict[str, int]:
 
 
 def _lines(found: Plan) -> Iterator[str]:
-    mesh = found.mesh
+    data, tensor = found.mesh.values()
     yield (
-        f"{mesh.data} x {mesh.tensor} devices (data x tensor), on each {found.rows} rows of "
+        f"{data} x {tensor} devices (data x tensor), on each {found.rows} rows of "
         f"{found.times} tokens"
     )
     yield "\nparameters"
@@ -344,17 +338,10 @@ def _lines(found: Plan) -> Iterator[str]:
         yield f"  {name:44}{number:>16,}"
     yield "\nmemory of a device"
     for name, number in found.memory.items():
-        yield f"  {name:44}{_size(number):>16}"
+        yield f"  {name:44}{decimal(number, precision=2):>16}"
     yield "\nsent by a device in a step"
     for name, each in found.traffic.items():
-        yield f"  {name:44}{_size(each.sent):>16}{each.ms:>12.3g} ms"
+        yield f"  {name:44}{decimal(each.sent, precision=2):>16}{each.ms:>12.3g} ms"
     yield "\nwork of a device in a step"
     operations = f"{found.work / 1e12:,.3g} x 10^12"
     yield f"  {'multiplications and additions':44}{operations:>16}{found.work_ms:>12.3g} ms"
-
-
-def _size(number: int) -> str:
-    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
-        if number >= unit:
-            return f"{number / unit:,.2f} {name}"
-    return f"{number} B"

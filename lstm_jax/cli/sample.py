@@ -15,7 +15,7 @@ from lstm_jax.cli.console import json_line, put, tell
 from lstm_jax.cli.options import SampleCommand
 from lstm_jax.files import listed
 from lstm_jax.models import LanguageModel
-from lstm_jax.sampling import FilterOptions, perplexity, score, with_weights
+from lstm_jax.sampling import FilterOptions, best_of, perplexity, score, with_weights
 from lstm_jax.systems.language import LanguageConfig
 from lstm_jax.systems.poems import PoemsConfig
 from lstm_jax.systems.writer import (
@@ -210,7 +210,7 @@ def _written(
     for first in range(0, len(rows), command.side_by_side):
         some = rows[first : first + command.side_by_side]
         if command.best_of is not None:
-            found = writer.best_of(some, number=command.best_of, key=key, first_row=first)
+            found = writer.write(some, best_of, number=command.best_of, key=key, first_row=first)
         else:
             scored = command.jsonl
             found = writer.write(some, key=key, first_row=first, log_probabilities=scored)

@@ -4,20 +4,21 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 import jax
 
-from lstm_jax.cli.console import error_line, json_line, put, tell
+from lstm_jax.cli.console import json_line, put, tell
 from lstm_jax.cli.devices import chosen_devices
 from lstm_jax.cli.display import Display
 from lstm_jax.cli.processes import joined, watched
 from lstm_jax.cli.train_options import TrainCommand
+from lstm_jax.files import one_line
 from lstm_jax.systems import read_system, to_dict
 from lstm_jax.systems.base import System, TrainConfig
 from lstm_jax.systems.corpus import BUILT_IN
@@ -47,9 +48,9 @@ def run(command: TrainCommand[Any]) -> int:
                 put(json_line(found) + "\n")
             return 0
         limit = 0 if processes == 1 else command.launch.stuck_timeout
-        with Stop() as stop, watched(stop.asked, limit) as should_stop:
+        with signals() as caught, watched(lambda: bool(caught), limit) as should_stop:
             train_run(folder, dataclasses.replace(command, config=config), should_stop)
-        number = max(map(int, gathered(str(int(stop.signal)))))
+        number = max(map(int, gathered(str(caught[0] if caught else 0))))
     return 128 + number if number else 0
 
 
@@ -105,7 +106,7 @@ def _draw_curves(folder: RunFolder, display: Display) -> None:
     try:
         plots.draw_curves([folder.path], folder.plot)
     except Exception as error:  # matplotlib and its settings may raise anything
-        display.note(f"no curves were drawn ({error_line(error)}); everything else is saved")
+        display.note(f"no curves were drawn ({one_line(error)}); everything else is saved")
 
 
 def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:
@@ -210,34 +211,28 @@ def _summary(the_task: task.Task, path: Path, step: int) -> str:
     )
 
 
-class Stop:
-    """Records SIGINT, SIGTERM or SIGHUP, so that training ends after a step.
+@contextmanager
+def signals() -> Iterator[list[int]]:
+    """Collects SIGINT, SIGTERM or SIGHUP, so that training ends after a step.
 
     A second SIGINT or SIGTERM ends it at once. SIGHUP may come twice when a terminal is closed,
     from the terminal and its shell; under nohup it is ignored.
     """
+    found: list[int] = []
 
-    def __init__(self) -> None:
-        self.signal = 0
-
-    def asked(self) -> bool:
-        """Whether a signal has arrived."""
-        return self.signal != 0
-
-    def __enter__(self) -> Self:
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            numbers.append(signal.SIGHUP)
-        self._previous = {number: signal.signal(number, self._note) for number in numbers}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if not self.signal:
-            self.signal = number
+    def note(number: int, _: FrameType | None) -> None:
+        found.append(number)
+        if len(found) == 1:
             tell("stopping: the state is being saved")
         elif number in (signal.SIGINT, signal.SIGTERM):
             raise KeyboardInterrupt
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, note) for number in numbers}
+    try:
+        yield found
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

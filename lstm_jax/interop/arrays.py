@@ -9,8 +9,6 @@ candidate bias of the hidden state by the gate, so that part stays separate:
 Shapes: D input size, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from typing import Any

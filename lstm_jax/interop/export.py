@@ -10,8 +10,6 @@ requires exactly. JAX reads programs written by its own versions of the last six
 Shapes: T time, B batch, H hidden size, V vocabulary; `t` and `b` are the symbolic time and batch.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -111,7 +109,17 @@ def export_sampler(
     stops = make_stops(model.vocabulary_size)
 
     def sample(prompt_TB: Array, key_data: Array, temperature: Array, top_n: Array) -> Array:
-        writing, rows = _begin(model, params, prompt_TB, key_data, places)
+        batch_size, mask_TB = prompt_TB.shape[1], prompt_TB != FREE
+        carry = model.zero_carry(params, batch_size)
+        carry, hs_TBH = model.hidden(params, carry, prompt_TB, mask=mask_TB)
+        key = random.wrap_key_data(key_data, impl="threefry2x32")
+        zeros_B = jnp.zeros(batch_size, jnp.int32)
+        # Only the repetition penalty, which is off, uses `seen`.
+        seen_BV = jnp.zeros((batch_size, model.vocabulary_size), jnp.bool_)
+        stopped_B, place = zeros_B.astype(bool), jnp.int32(0)
+        writing = DecodeState(carry, hs_TBH[-1], seen_BV, zeros_B, stopped_B, place)
+        known_B, keys_B = mask_TB.sum(0, dtype=jnp.int32), keys_of_rows(key, 0, batch_size)
+        rows = Rows(keys_B, known_B, zeros_B + places)
         chosen = filters._replace(temperature=temperature, top_n=jnp.maximum(top_n, 0))
         given_NB = jnp.full((places, prompt_TB.shape[1]), FREE, jnp.int32)
         written: tuple[Any, Array, Array] = decode(
@@ -189,26 +197,6 @@ def signature(exported: export.Exported) -> str:
     """
     both = (exported.in_avals, exported.out_avals)
     return " -> ".join(f"({', '.join(aval.str_short() for aval in avals)})" for avals in both)
-
-
-def _begin(
-    model: LanguageModel,
-    params: LanguageModelParams,
-    prompt_TB: Array,
-    key_data: Array,
-    places: int,
-) -> tuple[DecodeState, Rows]:
-    """State of the batch after its prompts, and the keys that `generate` would use."""
-    batch_size, mask_TB = prompt_TB.shape[1], prompt_TB != FREE
-    carry = model.zero_carry(params, batch_size)
-    carry, hs_TBH = model.hidden(params, carry, prompt_TB, mask=mask_TB)
-    key = random.wrap_key_data(key_data, impl="threefry2x32")
-    keys_B = keys_of_rows(key, 0, batch_size)
-    zeros_B = jnp.zeros(batch_size, jnp.int32)
-    # Only the repetition penalty, which is off, uses `seen`.
-    seen_BV = jnp.zeros((batch_size, model.vocabulary_size), jnp.bool_)
-    writing = DecodeState(carry, hs_TBH[-1], seen_BV, zeros_B, zeros_B.astype(bool), jnp.int32(0))
-    return writing, Rows(keys_B, mask_TB.sum(0, dtype=jnp.int32), zeros_B + places)
 
 
 def _exported(

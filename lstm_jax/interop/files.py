@@ -5,8 +5,6 @@ PyTorch's restricted reader (`weights_only=True`) reads them, which builds tenso
 containers and runs no code from the file.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Mapping

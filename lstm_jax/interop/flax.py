@@ -19,8 +19,6 @@ with `forward_rnn` and `backward_rnn`, is also accepted. Flax's LSTM carry is `(
 `LSTMCarry(h, c)`. Nothing here imports flax.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

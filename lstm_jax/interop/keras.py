@@ -14,8 +14,6 @@ the results.
 Shapes: D input size, H hidden size, G = 4H, 3H or H gates.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 

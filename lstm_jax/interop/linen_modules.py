@@ -10,8 +10,6 @@ have our plain names: `params/layers/0/w_x` and so on.
 Shapes: T time, B batch, D input size, H hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

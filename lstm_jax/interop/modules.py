@@ -13,8 +13,6 @@ with the same weights. The differences:
 Shapes: T time, B batch (any number of axes), D input size, H hidden size.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, cast

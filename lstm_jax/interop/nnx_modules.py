@@ -10,8 +10,6 @@ state has our plain names: `layers/0/w_x` and so on.
 Shapes: T time, B batch (any number of axes), D input size, H hidden size.
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Self
 
 import jax

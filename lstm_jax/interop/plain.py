@@ -9,8 +9,6 @@ before the product, `w_hr` of an LSTM without a projection, `output/w` of a tied
 that has neither `b` nor `b_hn` resets after the product.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -84,8 +82,7 @@ def layers_from_plain(arrays: Mapping[str, Any]) -> tuple[Any, ...]:
             tree = tree.setdefault(direction, {})
         any_size = (None, None) if field.startswith("w") else (None,)
         tree[field] = shared.read_array(name, value, *any_size)
-    layers: tuple[Any, ...] = shared.to_jax("the stack", layers_from_dicts(trees))
-    return layers
+    return shared.to_jax("the stack", layers_from_dicts(trees))
 
 
 def language_model_to_plain(params: LanguageModelParams) -> dict[str, AnyArray]:

@@ -22,8 +22,6 @@ GRU's candidate the two must stay separate (see `arrays`).
 Shapes: D input size, H hidden size, G = 4H, 3H or H gates, V vocabulary, E embedding size.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -10,8 +10,6 @@ into the weights once (`fold`), before the input product, and differentiated by 
 Shapes: T time, B batch, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from operator import add
 from typing import Any

@@ -3,8 +3,6 @@
 Shapes: T time, B batch, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,10 +36,9 @@ class Row(NamedTuple):
 
     def read(self) -> Array:
         """The current row, `[B, G]`."""
-        row_BG: Array = lax.dynamic_index_in_dim(self.buffer, self.time, keepdims=False)
-        return row_BG
+        return lax.dynamic_index_in_dim(self.buffer, self.time, keepdims=False)
 
-    def write(self, *blocks: Array, start: int = 0) -> Row:
+    def write(self, *blocks: Array, start: int = 0) -> "Row":
         """Write blocks `[B, ...]` side by side from column `start` on.
 
         Concatenating them first would cost XLA a branch per number.

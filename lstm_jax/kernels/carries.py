@@ -1,7 +1,5 @@
 """Row-wise selection between carries for masks and resets, and shifts by one time step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Scans over chunks of time, with activations recomputed in the backward pass or saved."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, TypeGuard
 

@@ -7,8 +7,6 @@ outputs scattered after it.
 Shapes: T time, B batch, D input size, H hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -116,8 +114,7 @@ def _refused(primals: Any, tangents: Any) -> Any:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _lstm(how: Any, *inputs: Any) -> tuple[Array, Array, Array]:
-    results: tuple[Array, Array, Array] = _forward(how, *inputs)[0]
-    return results
+    return _forward(how, *inputs)[0]
 
 
 def _forward(how: Any, *inputs: Any) -> tuple[Any, Any]:

@@ -9,8 +9,6 @@ h per gate; the kernel of the next step adds these up. So all arrays of that ker
 Shapes: T time, B batch, H hidden size, G size of all gates together, K number of gates.
 """
 
-from __future__ import annotations
-
 from functools import reduce
 from operator import add
 from typing import Any

@@ -6,8 +6,6 @@ unit: `blocks[i][j]` gives the dependence of array i on array j of the previous 
 Shapes: T time, followed by any axes, the same for every array.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -55,8 +53,7 @@ def linear_recurrence(
     def solved(blocks: Blocks, offsets: State, cuts: Array | None, reverse: bool) -> State:
         at_once = partial(_guarded if guarded else _all_at_once, reverse)
         loop = partial(_in_a_loop, reverse, unroll)
-        found: State = by_platform(parallel, at_once, loop)(blocks, offsets, cuts)
-        return found
+        return by_platform(parallel, at_once, loop)(blocks, offsets, cuts)
 
     def residual(states: State) -> State:
         from_before = _applied(blocks, previous(states, reverse=reverse), cuts)
@@ -71,8 +68,7 @@ def linear_recurrence(
         cut = None if cuts is None else before_each(cuts, reverse=not reverse)
         return solved(after, offsets, cut, not reverse)
 
-    found: State = lax.custom_linear_solve(residual, _linked(offsets), solve, transpose_solve)
-    return found
+    return lax.custom_linear_solve(residual, _linked(offsets), solve, transpose_solve)
 
 
 def _linked(state: State) -> State:
@@ -94,7 +90,7 @@ def _linked(state: State) -> State:
 def by_platform(parallel: bool | None, at_once: Any, loop: Any) -> Callable[..., Any]:
     """`at_once` or `loop`; None chooses by the platform that the program is lowered for."""
     if parallel is not None:
-        return at_once if parallel else loop  # type: ignore[no-any-return]
+        return at_once if parallel else loop
     return partial(lax.platform_dependent, cpu=loop, default=at_once)
 
 

@@ -12,8 +12,6 @@ Shapes: T time, B batch, H hidden size, G gates side by side; R rows and U units
 columns of its product, whose contracted axis is split into K chunks of C.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,22 +33,12 @@ _MEMORY = 232_448 - 3 * 1024  # bytes of shared memory of a block, less barriers
 _BLOCKS = 132  # of an H100 or H200 at once
 
 
-class _Split(NamedTuple):
-    """How the work of a cluster is split.
+def _split(dtype: Any, parts: int, batch: int, hidden_size: int) -> tuple[int, int, int] | None:
+    """Split the recurrent weights `[H, parts H]` over blocks; None if they do not fit.
 
-    Attributes:
-        units: hidden units of a block.
-        width: columns of the chunks in which a block loads what is exchanged.
-        slots: number of chunks in flight.
+    Returns the units of a block, the columns of the chunks in which it loads what is exchanged, and
+    how many of these are in flight.
     """
-
-    units: int
-    width: int
-    slots: int
-
-
-def _split(dtype: Any, parts: int, batch: int, hidden_size: int) -> _Split | None:
-    """Split the recurrent weights `[H, parts H]` over blocks; None if they do not fit."""
     itemsize, clusters = jnp.dtype(dtype).itemsize, -(-batch // _ROWS)
     choices: tuple[int, ...] = (32,)
     at_once = math.inf
@@ -63,7 +51,7 @@ def _split(dtype: Any, parts: int, batch: int, hidden_size: int) -> _Split | Non
             width, slots = row // itemsize, left // (_ROWS * row)
             fits = slots >= 2 and clusters * hidden_size <= at_once * units
             if fits and hidden_size % width == 0:
-                return _Split(units, width, min(slots, 4))
+                return units, width, min(slots, 4)
     return None
 
 
@@ -275,8 +263,7 @@ class _Block(NamedTuple):
                     plgpu.wgmma_wait(0)
                     load(chunk + slots)
 
-            found: Array = sums[...]
-            return found
+            return sums[...]
 
         for chunk in range(slots):
             load(chunk)
@@ -365,10 +352,7 @@ def _loaded(ref: Any, reduced: int | None = None) -> Array:
     """Load in the register layout of wgmma, with the `reduced` axis missing."""
     layout: Any = plgpu.Layout.WGMMA
     load: Any = plgpu.load  # its signature differs in jax 0.10
-    found: Array = load(
-        ref, layout=layout if reduced is None else layout.reduce(reduced), optimized=False
-    )
-    return found
+    return load(ref, layout=layout if reduced is None else layout.reduce(reduced), optimized=False)
 
 
 def _joined(blocks: Sequence[Array]) -> Array:

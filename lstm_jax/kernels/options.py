@@ -3,8 +3,6 @@
 Shapes: T time, B batch, H hidden size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

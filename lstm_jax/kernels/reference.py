@@ -1,7 +1,5 @@
 """The plain recurrence: a step under `lax.scan`, differentiated by JAX itself."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -10,8 +10,6 @@ is differentiated, most cells only read the rows.
 Shapes: T time, B batch, H hidden size, G size of all gates together.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -60,13 +58,11 @@ def run(how: How, given: Given, scale_BH: Array | None) -> Results:
     on_gpus = [partial(_results_of, module.forward) for module in _on_gpus(how.kernel)]
     keeping = partial(_results_of, _forward, how, scale_BH)
     form = keeping if how.kernel.in_place else partial(_read, how, scale_BH)
-    results: Results = _by_platform(how, scale_BH, form, on_gpus, given)
-    return results
+    return _by_platform(how, scale_BH, form, on_gpus, given)
 
 
 def _results_of(forward: Callable[..., Any], *given: Any) -> Results:
-    results: Results = forward(*given)[0]
-    return results
+    return forward(*given)[0]
 
 
 def _run_forward(how: How, given: Given, scale_BH: Array | None) -> tuple[Results, tuple[Any, ...]]:

@@ -18,8 +18,6 @@ direction, whose blocks are the Jacobians at the solution.
 Shapes: T time, B batch, H hidden size; states are tuples of S arrays `[T, ...]`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -259,7 +257,7 @@ def _share(by: Array, states: Array) -> Array:
 def _zeros(first: State, inputs: Any) -> State:
     times = jax.tree.leaves(inputs)[0].shape[0]
     zeros = tuple(jnp.zeros((times, *a.shape), a.dtype) for a in first)
-    return vary_as(first[0], zeros)  # type: ignore[no-any-return]
+    return vary_as(first[0], zeros)
 
 
 def _largest(arrays: State) -> Array:
@@ -278,8 +276,7 @@ def _solution(recurrence: _Recurrence, operands: Any, first: State, inputs: Any)
     newton, loop = partial(_kept_newton, at_once), partial(_loop, recurrence)
     by_iteration = by_platform(recurrence.options.parallel, newton, loop)
     find = partial(_linear, recurrence) if recurrence.options.linear else by_iteration
-    found: _Found = find(operands, first, inputs)
-    return found
+    return find(operands, first, inputs)
 
 
 @_solution.defjvp

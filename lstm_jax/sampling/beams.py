@@ -3,8 +3,6 @@
 Shapes: K hypotheses, N places, V vocabulary.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -182,8 +180,7 @@ def _search(
             score_K,
         )
 
-    found: _Beams = lax.fori_loop(0, places, extend, first)
-    return found
+    return lax.fori_loop(0, places, extend, first)
 
 
 def _hypotheses(prompt: Ids, stops: Stops, found: _Beams) -> list[Hypothesis]:

@@ -6,8 +6,6 @@ The places of a row are counted from its own first free one. Prompts of differen
 in front, and masked there, so that they end at the same time step.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -129,8 +127,7 @@ def _prefill(
         carry, hs_TBH = model.hidden(params, state[0], tokens_NTB[number], mask=mask_NTB[number])
         return carry, hs_TBH[-1].astype(state[1].dtype)
 
-    found: tuple[Any, Array] = lax.fori_loop(0, count, read, state)
-    return found
+    return lax.fori_loop(0, count, read, state)
 
 
 @partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -163,8 +160,7 @@ def decode(
         return ~writing.stopped & (writing.place < rows.places)
 
     def has_more(state: tuple[DecodeState, Array, Array]) -> Array:
-        more: Array = (state[0].place - begun < times) & jnp.any(is_on(state[0]))
-        return more
+        return (state[0].place - begun < times) & jnp.any(is_on(state[0]))
 
     def write_one(state: tuple[DecodeState, Array, Array]) -> tuple[DecodeState, Array, Array]:
         writing, tokens_TB, scores_TB = state
@@ -198,8 +194,7 @@ def decode(
     uniform_TB = jax.vmap(jax.vmap(_uniform), in_axes=(None, 0))(rows.key, place_TB)
     empty = jnp.full(given_TB.shape, FREE, jnp.int32)
     state = (writing, empty, jnp.zeros(given_TB.shape if with_scores else (), jnp.float32))
-    found: tuple[DecodeState, Array, Array] = lax.while_loop(has_more, write_one, state)
-    return found
+    return lax.while_loop(has_more, write_one, state)
 
 
 def untied(params: LanguageModelParams) -> LanguageModelParams:

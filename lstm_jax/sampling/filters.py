@@ -8,8 +8,6 @@ tokens may be drawn, `lax.top_k` lists them and the rest works on the list. On a
 long as the output layer, so it looks only at the parts of V that may have one of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -296,8 +294,7 @@ def choose(logits: Array, uniform: Array, seen: Array, filters: Filters) -> Arra
     too_short = sum((filters.top_n > length).astype(jnp.int32) for length in lists)
     kind = jnp.where(filters.top_n > 0, 1 + too_short, len(branches) - 1)
     kind = jnp.where(filters.temperature > 0, kind, 0)
-    token: Array = lax.switch(kind, branches, _allowed(logits, seen, filters))
-    return token
+    return lax.switch(kind, branches, _allowed(logits, seen, filters))
 
 
 def _draw_from_list(length: int, filters: Filters, uniform: Array, allowed: Array) -> Array:
@@ -314,10 +311,9 @@ def top_k(values: Array, k: int) -> tuple[Array, Array]:
     is_symbolic = not isinstance(values.size, int)
     if is_symbolic or values.size < _FEW or values.shape[-1] < 4 * k * _PART:
         return _top_k_of_all(k, values)
-    found: tuple[Array, Array] = lax.platform_dependent(
+    return lax.platform_dependent(
         values, cpu=partial(_top_k_by_parts, k), default=partial(_top_k_of_all, k)
     )
-    return found
 
 
 def _top_k_of_all(k: int, values: Array) -> tuple[Array, Array]:
@@ -370,8 +366,7 @@ def _first_highest(logits: Array) -> Array:
 
 
 def _if(condition: Array, change: Callable[[Array], Array], values: Array) -> Array:
-    changed: Array = lax.cond(condition, change, lambda values: values, values)
-    return changed
+    return lax.cond(condition, change, lambda values: values, values)
 
 
 def _weights(logits: Array) -> Array:

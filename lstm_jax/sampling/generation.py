@@ -3,8 +3,6 @@
 Shapes: T time, B batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Unpack

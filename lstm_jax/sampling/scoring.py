@@ -3,8 +3,6 @@
 Shapes: T time, B batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -3,8 +3,6 @@
 Shapes: S states, V vocabulary.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple

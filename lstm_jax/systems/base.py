@@ -226,8 +226,7 @@ class System:
     @property
     def objective(self) -> Objective:
         """The training objective; by default the network itself."""
-        objective: Objective = self.model
-        return objective
+        return self.model
 
     @property
     def frozen(self) -> tuple[str, ...]:

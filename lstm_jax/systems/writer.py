@@ -14,7 +14,6 @@ from lstm_jax.sampling import (
     FilterOptions,
     Texts,
     beam_search,
-    best_of,
     generate,
     stack_rows,
     stream,
@@ -62,50 +61,12 @@ class Writer:
     stops: tuple[tuple[int, ...], ...] = ()
     allow_bidirectional: bool = False  # see `generate`
 
-    def write(self, templates: Sequence[Template], **options: Any) -> list[Written]:
-        """Fill templates in one batch, each with its own draws; see `generate` for options."""
-        options |= {"allow_bidirectional": self.allow_bidirectional}
-        return self._write(generate, templates, options)
-
-    def best_of(self, templates: Sequence[Template], **options: Any) -> list[Written]:
-        """Keep the most likely of several fillings per template; see `sampling.best_of`."""
-        return self._write(best_of, templates, options)
-
-    def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
-        """Yield the tokens of one text as they are decoded, its prompt first."""
-        prompt = template.shown[: template.known]
-        yield from map(str, prompt)
-        options: Any = {"first_row": row, "allow_bidirectional": self.allow_bidirectional}
-        options |= self._filters()
-        chunks = stream(self.model, self.params, template.ids[:, None], key=key, **options)
-        # A bidirectional model is fed its prompt token by token.
-        begun = 0 if self.model.config.bidirectional else len(prompt)
-        tokens = (int(token) for (ids,) in chunks for token in ids)
-        for place, token in enumerate(tokens, begun):
-            if place >= len(prompt):
-                yield self._shown(template, place, token)
-
-    def search(self, template: Template, beams: int, length_penalty: float) -> list[Written]:
-        """Return the fillings that beam search finds, best first; see `beam_search`."""
-        options: Any = {"forbidden": self._filters()["forbidden"], "stops": self.stops}
-        options |= {"beams": beams, "length_penalty": length_penalty}
-        found = beam_search(self.model, self.params, template.ids, **options)
-        return [
-            Written(ids, self._tokens(template, ids), None, stopped, score)
-            for ids, _, score, stopped in found
-        ]
-
-    def _filters(self) -> dict[str, Any]:
-        forbidden, padding = [*self.filters.get("forbidden", ())], self.vocabulary.padding
-        if padding is not None and (padding,) not in self.stops:
-            forbidden.append(padding)
-        return {**self.filters, "forbidden": forbidden, "stops": self.stops}
-
-    def _write(
-        self, way: Callable[..., Texts], templates: Sequence[Template], options: dict[str, Any]
+    def write(
+        self, templates: Sequence[Template], way: Callable[..., Texts] = generate, **options: Any
     ) -> list[Written]:
+        """Fill templates in one batch, each with its own draws; see `way` for options."""
         rows, lengths = stack_rows([template.ids for template in templates])
-        options |= {"lengths": lengths, **self._filters()}
+        options |= {"lengths": lengths, **self._options()}
         texts = way(self.model, self.params, rows, **options)
         written = []
         for index, template in enumerate(templates):
@@ -116,6 +77,36 @@ class Writer:
             tokens = self._tokens(template, ids)
             written.append(Written(ids, tokens, scores, bool(texts.stopped[index])))
         return written
+
+    def stream(self, template: Template, *, key: Array, row: int = 0) -> Iterator[str]:
+        """Yield the tokens of one text as they are decoded, its prompt first."""
+        prompt = template.shown[: template.known]
+        yield from map(str, prompt)
+        options = {"first_row": row, **self._options()}
+        chunks = stream(self.model, self.params, template.ids[:, None], key=key, **options)
+        # A bidirectional model is fed its prompt token by token.
+        begun = 0 if self.model.config.bidirectional else len(prompt)
+        tokens = (int(token) for (ids,) in chunks for token in ids)
+        for place, token in enumerate(tokens, begun):
+            if place >= len(prompt):
+                yield self._shown(template, place, token)
+
+    def search(self, template: Template, beams: int, length_penalty: float) -> list[Written]:
+        """Return the fillings that beam search finds, best first; see `beam_search`."""
+        options: Any = {"forbidden": self._options()["forbidden"], "stops": self.stops}
+        options |= {"beams": beams, "length_penalty": length_penalty}
+        found = beam_search(self.model, self.params, template.ids, **options)
+        return [
+            Written(ids, self._tokens(template, ids), None, stopped, score)
+            for ids, _, score, stopped in found
+        ]
+
+    def _options(self) -> dict[str, Any]:
+        forbidden, padding = [*self.filters.get("forbidden", ())], self.vocabulary.padding
+        if padding is not None and (padding,) not in self.stops:
+            forbidden.append(padding)
+        options = {"forbidden": forbidden, "stops": self.stops}
+        return {**self.filters, **options, "allow_bidirectional": self.allow_bidirectional}
 
     def _tokens(self, template: Template, ids: Ids) -> tuple[str, ...]:
         return tuple(self._shown(template, place, int(id)) for place, id in enumerate(ids))

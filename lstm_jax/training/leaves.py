@@ -108,7 +108,7 @@ def place(value: np.ndarray, entry: dict[str, Any], name: str, leaf: Any) -> jax
         array = jax.make_array_from_callback(value.shape, there, value.__getitem__)
     if "key_impl" in entry:
         array = jax.random.wrap_key_data(array, impl=entry["key_impl"])
-    return array if is_shared else jax.device_put(array, there)  # type: ignore[no-any-return]
+    return array if is_shared else jax.device_put(array, there)
 
 
 def crc32_of(value: np.ndarray) -> int:

@@ -1,7 +1,5 @@
 """Wait for Orbax's threads and TensorStore after a failed save or read, and clean up after them."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import shutil

@@ -24,15 +24,19 @@ class Report(Protocol):
 
     def advance(self, step: int) -> None:
         """A step is done."""
+        return
 
     def row(self, row: Row) -> None:
         """A row of metrics was written."""
+        return
 
     def sample(self, step: int, prompt: str, text: str) -> None:
         """The model continued a prompt."""
+        return
 
     def note(self, text: str) -> None:
         """Anything else worth reporting in a line."""
+        return
 
 
 class MetricSums(NamedTuple):

@@ -76,8 +76,9 @@ class _Training:
     is_stopping: bool = False
 
     def __post_init__(self, progress: dict[str, Any]) -> None:
-        self.meter, self.patience = Meter(progress), _Patience(self.task.config.patience, progress)
-        self.trigger = _Trigger(self.task.config.optimizer.average_after, progress)
+        config = self.task.config
+        self.meter = Meter(progress)
+        self.held_out = _HeldOut(config.patience, config.optimizer.average_after, progress)
 
     def run(self, state: TrainState, profile_dir: str | None) -> TrainState:
         task, feed, alone = self.task, self.task.system.feed(), jax.process_count() == 1
@@ -90,7 +91,7 @@ class _Training:
             due = _due(task, step)
             if not self.meter.is_empty and due & _BEFORE_THE_ROW:
                 state, _ = self._event(state, step, due)
-            stopped = self.patience.is_over or self._asked()
+            stopped = self.held_out.is_over or self._asked()
             if stopped and self.store.is_empty:
                 self._save(state, step)
             with ExitStack() as profiler:
@@ -172,13 +173,11 @@ class _Training:
             self._write_row(step, heldout)
         for prompt, written in texts or ():
             self.report.sample(step, prompt, written)
-        if done and heldout:
-            self.patience.count(heldout["heldout_loss"])
-            if self.trigger.pulls(heldout["heldout_loss"]):
-                state = replace(state, opt_state=averaging(state.opt_state))
-                what = "the held-out loss no longer falls; weights are averaged from here on"
-                self.report.note(f"step {step}: {what}")
-        stopped = not done or self._asked() or self.patience.is_over
+        if done and heldout and self.held_out.begins_averaging(heldout["heldout_loss"]):
+            state = replace(state, opt_state=averaging(state.opt_state))
+            what = "the held-out loss no longer falls; weights are averaged from here on"
+            self.report.note(f"step {step}: {what}")
+        stopped = not done or self._asked() or self.held_out.is_over
         if stopped or _CHECKPOINT in due:
             try:
                 with self.meter.paused():
@@ -187,7 +186,7 @@ class _Training:
                 if stopped or step == self.task.total_steps:
                     raise
                 self.report.note(str(failure))
-        if self.patience.is_over:
+        if self.held_out.is_over:
             number = self.task.config.patience
             self.report.note(
                 f"step {step}: {number} evaluations without a better held-out loss; done"
@@ -225,7 +224,7 @@ class _Training:
                 f"step {step} was not saved, for its rows of metrics could not be written "
                 f"({error}); free space there, then save again"
             ) from None
-        progress = self.meter.progress() | self.patience.progress() | self.trigger.progress()
+        progress = self.meter.progress() | self.held_out.progress()
         self.store.save(step, state, progress, heldout_loss=heldout)
 
     def _samples(self, state: TrainState, step: int) -> list[tuple[str, str]] | None:
@@ -264,43 +263,31 @@ class _Training:
         if jax.process_count() == 1:
             return None
         mesh = self.task.program.mesh
-        flags: jax.Array = sharding.put(mesh, np.full(mesh.size, self.should_stop(), "f4"), 0)
-        return flags
+        return sharding.put(mesh, np.full(mesh.size, self.should_stop(), "f4"), 0)
 
 
-class _Patience:
-    """Counts evaluations in a row without a better held-out loss."""
+class _HeldOut:
+    """What the held-out losses so far decide: whether to stop, and when averaging begins."""
 
-    def __init__(self, limit: int, progress: dict[str, Any]) -> None:
-        self._limit = limit
+    def __init__(self, patience: int, window: int, progress: dict[str, Any]) -> None:
+        self._patience, self._window = patience, window
         self._best = float(progress.get("best_heldout_loss", math.inf))
         self._since = int(progress.get("evaluations_since_best", 0))
-
-    def count(self, loss: float) -> None:
-        self._since += 1
-        if loss < self._best:
-            self._best, self._since = loss, 0
+        self._losses: list[float] | None = progress.get("heldout_losses", [])
 
     @property
     def is_over(self) -> bool:
-        return 0 < self._limit <= self._since
+        """Whether `patience` evaluations in a row were no better; never with a patience of 0."""
+        return 0 < self._patience <= self._since
 
-    def progress(self) -> dict[str, Any]:
-        known = {} if math.isinf(self._best) else {"best_heldout_loss": self._best}
-        return known | {"evaluations_since_best": self._since}
+    def begins_averaging(self, loss: float) -> bool:
+        """Add a loss; True, once, if it is above the lowest of those before the last `window`.
 
-
-class _Trigger:
-    """Pulled once by a held-out loss above the lowest of those before the last `window`.
-
-    With a window of 0 it is never pulled.
-    """
-
-    def __init__(self, window: int, progress: dict[str, Any]) -> None:
-        self._window = window
-        self._losses: list[float] | None = progress.get("heldout_losses", [])
-
-    def pulls(self, loss: float) -> bool:
+        Never with a window of 0.
+        """
+        self._since += 1
+        if loss < self._best:
+            self._best, self._since = loss, 0
         if not self._window or self._losses is None:
             return False
         before = self._losses[: -self._window]
@@ -311,7 +298,9 @@ class _Trigger:
         return False
 
     def progress(self) -> dict[str, Any]:
-        return {"heldout_losses": self._losses} if self._window else {}
+        known: dict[str, Any] = {"evaluations_since_best": self._since}
+        known |= {} if math.isinf(self._best) else {"best_heldout_loss": self._best}
+        return known | ({"heldout_losses": self._losses} if self._window else {})
 
 
 def _due(task: Task, step: int) -> frozenset[str]:

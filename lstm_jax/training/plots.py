@@ -26,9 +26,7 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
 
     Raises ValueError if a folder has no metrics.
     """
-    _import_matplotlib()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    figure = new_figure(9, 3.6, dpi=150)
     from matplotlib.ticker import LogFormatter
 
     logs = [read_rows(RunFolder(run).metrics) for run in runs]
@@ -37,8 +35,6 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
             missing = "has no metrics to draw; train it first" if run.exists() else "does not exist"
             raise ValueError(f"{run} {missing}")
     names = [run.name if len(runs) > 1 else "" for run in runs]
-    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
     _panel(left, names, logs, "loss")
     _panel(right, names, logs, "accuracy")
@@ -54,6 +50,20 @@ def draw_curves(runs: Sequence[Path], output: Path) -> None:
         perplexity.yaxis.set_major_formatter(LogFormatter())
         perplexity.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     figure.savefig(output)
+
+
+def new_figure(width: float, height: float, dpi: int = 200) -> Any:
+    """A figure of this size in inches, without a window."""
+    _import_matplotlib()
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+
+
+def open_axes(axes: Any) -> None:
+    """Add a light grid, and remove the top and right frame."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _import_matplotlib() -> None:
@@ -79,8 +89,7 @@ def _panel(axes: Any, names: Sequence[str], logs: Sequence[list[Any]], metric: s
         if found[0]:
             axes.plot(*found, color=color, label=f"{prefix}held out", **held_out)
     axes.set_xlabel("epoch")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    open_axes(axes)
     axes.legend(frameon=False)
 
 

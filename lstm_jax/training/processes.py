@@ -42,16 +42,15 @@ def gathered(text: str) -> list[str]:
     return [bytes(row[:size]).decode() for row, size in zip(found, sizes, strict=True)]
 
 
-def together(work: Callable[[], T], *, first_only: bool = False) -> T | None:
+def together(work: Callable[[], object], *, first_only: bool = False) -> None:
     """Run `work` in all processes, or in the first one only; a failure in one is raised in all.
 
-    Returns its result, or None in processes that did not run it. A process that failed raises its
-    own exception, the others ValueError.
+    A process that failed raises its own exception, the others ValueError.
     """
-    result, failure = None, None
+    failure: Exception | None = None
     if is_first() or not first_only:
         try:
-            result = work()
+            work()
         except Exception as error:
             failure = error
     reasons = gathered(one_line(failure) if failure else "")
@@ -60,7 +59,6 @@ def together(work: Callable[[], T], *, first_only: bool = False) -> T | None:
     for process, reason in enumerate(reasons):
         if reason:
             raise ValueError(f"process {process}: {reason}")
-    return result
 
 
 def require_same(what: Mapping[str, str | bytes]) -> None:

@@ -9,8 +9,9 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 from lstm_jax.files import one_line
@@ -18,7 +19,7 @@ from lstm_jax.training.log import Report, Row
 from lstm_jax.training.run import RunFolder
 
 
-class TensorBoardRecorder:
+class TensorBoardRecorder(AbstractContextManager[Any]):
     """Context manager that writes rows and samples as TensorBoard events.
 
     Events after `first_step`, left by an interrupted run, are hidden.
@@ -37,9 +38,6 @@ class TensorBoardRecorder:
             cure = "pip install 'lstm-jax[tensorboard]'"
             raise ValueError(f"--tensorboard needs tensorboardX; {cure}")
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._writer.close()
 
@@ -54,7 +52,7 @@ class TensorBoardRecorder:
         self._writer.add_text(f"sample/{prompt}", text, step)
 
 
-class WandbRecorder:
+class WandbRecorder(AbstractContextManager[Any]):
     """Context manager that logs rows and samples to a Weights & Biases run, over `step`.
 
     Resuming a folder's run also resumes its Weights & Biases run; steps logged before an
@@ -101,9 +99,6 @@ class WandbRecorder:
                 wandb.login()
         except wandb.Error as error:
             raise ValueError(_cure(error)) from None
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._run.finish(exit_code=0 if error is None else 1)

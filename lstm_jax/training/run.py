@@ -365,21 +365,17 @@ def load(
             f"{run_dir} holds a {type(model).__name__}, and this needs a {kind.__name__}; "
             f"{system.use} {run_dir}"
         )
-    drawn = jax.eval_shape(model.init, random.key(0))
-    params = _load_params(folder, config, drawn, step or system.used_step)
+    params = learnt_params(folder, jax.eval_shape(model.init, random.key(0)), step)
     return Loaded(model, params, vocabulary, config)
 
 
-def learnt_params(folder: RunFolder, template: Any) -> Any:
-    """The parameters of a run's newest checkpoint, or of a classifier's best.
+def learnt_params(folder: RunFolder, template: Any, step: Step | None = None) -> Any:
+    """The parameters of a checkpoint, by default a run's newest or a classifier's best.
 
-    Raises ValueError if there is no checkpoint, or its parameters do not match the template.
+    Raises ValueError if there is none, or its parameters do not match the template.
     """
     config = read_description(folder).config
-    return _load_params(folder, config, template, system_of(config).used_step)
-
-
-def _load_params(folder: RunFolder, config: TrainConfig, template: Any, step: Step) -> Any:
+    step = step or system_of(config).used_step
     of = AVERAGE if config.optimizer.average_after else "params"
     store = CheckpointStore(folder.checkpoints, read_only=True)
     number = step if isinstance(step, int) else None

@@ -227,12 +227,11 @@ def _first_of_group(sums: BatchSums) -> BatchSums:
     if axis is None:
         return sums
     is_first = lax.axis_index(axis) == 0
-    return jax.tree.map(lambda a: jnp.where(is_first, a, 0), sums)  # type: ignore[no-any-return]
+    return jax.tree.map(lambda a: jnp.where(is_first, a, 0), sums)
 
 
 def _total(sums: BatchSums) -> TokenSums:
-    total: TokenSums = jax.tree.map(lambda *each: sum(each), *sums.parts.values())
-    return total
+    return jax.tree.map(lambda *each: sum(each), *sums.parts.values())
 
 
 def mean_loss(sums: BatchSums) -> Array:
@@ -292,5 +291,4 @@ def _evaluate_batch(
     if mesh is not None:
         params = sharding.padded(mesh, specs, params)
     shared = _shared(mesh, of_rows, (specs, rows, _specs(data, mesh)), (_WHOLE, rows))
-    found: tuple[BatchSums, Any] = shared(params, carry, data)
-    return found
+    return shared(params, carry, data)

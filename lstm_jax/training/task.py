@@ -13,7 +13,7 @@ import numpy as np
 
 from lstm_jax import sharding
 from lstm_jax.dropout import weight_drop
-from lstm_jax.recurrence import require_device
+from lstm_jax.kernels import cudnn
 from lstm_jax.settings import LARGEST_INTEGER
 from lstm_jax.stack import StackConfig
 from lstm_jax.systems.base import System, TrainConfig
@@ -48,16 +48,16 @@ class Task(NamedTuple):
     @property
     def config(self) -> TrainConfig:
         """The settings."""
-        config: TrainConfig = self.system.config
-        return config
+        return self.system.config
 
 
 def make_task(system: System) -> Task:
     """Combine a system with the optimizer of its settings."""
     config, batches = system.config, system.batches
     steps = total_steps(config, batches)
-    if isinstance(model := getattr(config, "model", None), StackConfig):
-        require_device(model.backend)
+    model = getattr(config, "model", None)
+    if isinstance(model, StackConfig) and model.backend == "cudnn":
+        cudnn.require_gpu()
     if config.tensor > 1 and not hasattr(system.objective, "vocabulary_specs"):
         raise ValueError(
             f"tensor is {config.tensor}, but {system.name} predicts no vocabulary that could be "
@@ -125,13 +125,9 @@ def restored_state(
 ) -> tuple[TrainState, dict[str, Any]]:
     """A step's state, by default the newest good one, on the run's devices, and its progress."""
     template = jax.eval_shape(lambda: init_state(task.program, np.uint32(task.config.seed)))
-    places = places_of(task.program, template)
-    if places is not None:
+    if (places := places_of(task.program, template)) is not None:
         places = jax.tree.broadcast(places, template)
-        template = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            template, places,
-        )  # fmt: skip
+        template = jax.tree.map(lambda leaf, at: leaf.update(sharding=at), template, places)
     saved = store.restore(template, step=step)
     return saved.state, saved.progress
 

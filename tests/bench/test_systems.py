@@ -12,7 +12,7 @@ import pytest
 
 from bench import systems
 from bench.__main__ import main
-from bench.baselines import NOT_AT_HAND, NGrams, published
+from bench.baselines import NOT_AT_HAND, ngrams, published
 from bench.figures import figures
 from bench.ngram import choose_discount, evidence, heldout_loss
 from bench.runs import differences, read_run
@@ -263,7 +263,7 @@ def test_one_split_is_fitted_once_and_other_data_is_not_taken_for_it(
     line = with_text(tmp_path, OF_TEXT, 2)
     assert len(set(line.ngram.values)) == read.call_count == 1
     other = write(tmp_path / "other", line.runs[0].config, evaluations(1.0), sha256="6" * 64)
-    assert NGrams().figure(read_run(other)) == NOT_AT_HAND
+    assert ngrams([read_run(other)]) == NOT_AT_HAND
 
 
 def test_damaged_metrics_end_at_the_damage(tmp_path: Path) -> None:

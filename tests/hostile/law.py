@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hypothesis import settings
 
-from lstm_jax.cli.console import error_line
+from lstm_jax.files import one_line
 
 SECONDS = 10.0
 MEBIBYTES = 300
@@ -87,7 +87,7 @@ class Law:
             shutil.rmtree(folder)
         assert _largest_mebibytes() - largest < MEBIBYTES, "memory out of all proportion"
         if self.refusal is not None:
-            assert error_line(self.refusal), "refused without a word"
+            assert one_line(self.refusal), "refused without a word"
             assert not isinstance(self.refusal, UnicodeError), "a codec's own words"
         if files is not None:
             if writes is not None and self.refusal is None:

@@ -22,9 +22,9 @@ from law import Law, many
 from surfaces import SURFACES, contents, described, require_types, summed
 
 from lstm_jax.cli.arguments import parse
-from lstm_jax.cli.console import error_line
 from lstm_jax.cli.options import ClassifyCommand, ConvertCommand, ExportCommand, SampleCommand
 from lstm_jax.cli.train_options import TrainCommand, read_arguments
+from lstm_jax.files import one_line
 from lstm_jax.systems import presets, to_dict
 from lstm_jax.systems.language import ANNA
 from lstm_jax.text import Vocabulary, read_reviews, read_text
@@ -236,13 +236,13 @@ def test_options(law: Law, data: st.DataObject) -> None:
 
 @given(st.text(st.sampled_from("a \n\t\0\ud800é"), max_size=3_000))
 def test_an_error_is_one_line_of_bounded_length(text: str) -> None:
-    line = error_line(ValueError(text))
+    line = one_line(ValueError(text), 1_000)
     assert line == " ".join(line.split())
     assert len(line) <= 1_000
 
 
 @given(st.integers(1, 100_000))
 def test_a_long_error_keeps_its_beginning_and_its_cure(length: int) -> None:
-    line = error_line(ValueError(f"the prompt '{'x' * length}' is too long; shorten it"))
+    line = one_line(ValueError(f"the prompt '{'x' * length}' is too long; shorten it"))
     assert line.startswith("the prompt 'x")
     assert line.endswith("; shorten it")
