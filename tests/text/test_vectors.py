@@ -1,7 +1,6 @@
 """Laws of the word vectors."""
 
 import codecs
-from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from refusals import DATA, real_corpora, refusal, write
+from refusals import refusal, write
 
 from lstm_jax.systems.poems import build_poem_vocabulary
 from lstm_jax.text import (
@@ -18,9 +17,7 @@ from lstm_jax.text import (
     build_char_vocabulary,
     build_review_vocabulary,
     build_word_vocabulary,
-    read_reviews,
     read_vectors,
-    review_words,
 )
 
 VOCABULARY = build_review_vocabulary([["the", "caf\u00e9", "don't", "unseen"]])
@@ -137,24 +134,3 @@ def test_row_0_is_padding(tmp_path: Path) -> None:
     vectors = read_vectors(write(path, "\u6625 1 2\n"), poems)
     assert vectors.found == 1 and not vectors.table[0].any()
     assert poems.tokens[0] not in vectors.missing
-
-
-@pytest.mark.slow
-@real_corpora
-def test_glove_covers_the_reviews() -> None:
-    texts = read_reviews(DATA / "aclImdb_train.tar.gz").training.texts
-    words = [review_words(text) for text in texts]
-    vocabulary = build_review_vocabulary(words)
-    vectors = read_vectors(DATA / "glove.6B.50d.10k.txt", vocabulary)
-    assert vectors.table.shape == (10_000, 50)
-    assert vectors.found + len(vectors.missing) == 9_996
-    assert vectors.found == pytest.approx(5031, abs=20)
-    assert vectors.missing[:3] == ("it's", "don't", "i'm")
-    counts = Counter(word for review in words for word in review)
-    total = counts.total()
-    # Copies differ in a few reviews.
-    assert total == pytest.approx(5_838_803, rel=1e-3)
-    known = sum(counts[word] for word in vocabulary.tokens)
-    covered = known - sum(counts[word] for word in vectors.missing)
-    assert known / total == pytest.approx(0.9435, abs=1e-3)
-    assert covered / total == pytest.approx(0.8446, abs=1e-3)
