@@ -96,7 +96,7 @@ def test_damaged_utf_8_is_told_from_other_encodings(language: str, damage: bytes
 
 
 @pytest.mark.parametrize(
-    "text", ["Some words and a few more, " * 9 + "\0 and the end", "The cat \0 x", "caf\u00e9 \0"]
+    "text", ["Some words, " * 20 + "\0 and the end", "The cat \0 x", "caf\u00e9 \0", "\0"]
 )
 def test_a_stray_nul_is_no_encoding(text: str) -> None:
     raw = text.encode()
