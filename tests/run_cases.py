@@ -1,10 +1,12 @@
-"""What tests of runs share: a text, what makes two runs equal, and a disk without space."""
+"""What tests of runs share: a text, what makes two runs equal, and limits such as a full disk's."""
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,16 @@ def with_slow(plain: Iterable[Any], slow: Iterable[Any]) -> list[Any]:
     return [*plain, *(pytest.param(*case, marks=pytest.mark.slow) for case in slow)]
 
 
-def snapshot(folder: Path) -> dict[str, bytes]:
-    """The bytes of every file."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+def snapshot(folder: Path) -> dict[str, tuple[int, bytes | str]]:
+    """What each path below a folder is: its kind, and what it holds or points to."""
+
+    def held(path: Path) -> bytes | str:
+        if path.is_symlink():
+            return os.readlink(path)
+        return path.read_bytes() if path.is_file() else b""
+
+    paths = folder.rglob("*")
+    return {str(path.relative_to(folder)): (path.lstat().st_mode, held(path)) for path in paths}
 
 
 def bits_of(tree: Any) -> dict[str, Bits]:
@@ -63,11 +72,15 @@ def saved_state(run: Path, task: Task, step: int | None = None) -> Any:
 
 
 @contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """What a full disk does to a write: an error from the system in the middle of it."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+def limited(what: int, most: int) -> Iterator[None]:
+    """Less of a resource than this process may have otherwise."""
+    limits = resource.getrlimit(what)
+    resource.setrlimit(what, (most, limits[1]))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        resource.setrlimit(what, limits)
+
+
+files_of_at_most = partial(limited, resource.RLIMIT_FSIZE)
+"""What a full disk does to a write: an error from the system in the middle of it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import resource
 import shutil
 import signal
@@ -17,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from hypothesis import settings
+from run_cases import limited
 
 from lstm_jax.files import one_line
 
@@ -75,7 +75,8 @@ class Law:
         largest = _largest_mebibytes()
         try:
             quiet = contextlib.redirect_stdout(io.StringIO())
-            with _limited_memory(), _alarm(), quiet, contextlib.redirect_stderr(io.StringIO()):
+            memory = limited(resource.RLIMIT_AS, _address_space() + _LIMIT)
+            with memory, _alarm(), quiet, contextlib.redirect_stderr(io.StringIO()):
                 yield folder
         except (ValueError, OSError) as error:
             self.refusal = error
@@ -101,17 +102,9 @@ def _largest_mebibytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-@contextlib.contextmanager
-def _limited_memory() -> Iterator[None]:
-    """Allows this process so much more address space than it has: a bomb ends as a MemoryError."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + _LIMIT
-    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+def _address_space() -> int:
+    """Of this process; with little more allowed, a bomb ends as a MemoryError."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 @contextlib.contextmanager
@@ -126,15 +119,3 @@ def _alarm() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def listing(folder: Path) -> dict[str, tuple[int, bytes | str]]:
-    """What each path below a folder is: its kind, and what it holds or points to."""
-
-    def held(path: Path) -> bytes | str:
-        if path.is_symlink():
-            return os.readlink(path)
-        return path.read_bytes() if path.is_file() else b""
-
-    paths = folder.rglob("*")
-    return {str(path.relative_to(folder)): (path.lstat().st_mode, held(path)) for path in paths}

@@ -18,8 +18,9 @@ import pytest
 from broken import broken_bytes, broken_tree, json_bytes, odd_flags
 from hypothesis import given
 from hypothesis import strategies as st
-from law import Law, few, listing
+from law import Law, few
 from processes import Process
+from run_cases import snapshot
 from surfaces import POEMS, PROSE, SURFACES, contents, summed
 from test_surfaces import names_of
 
@@ -124,9 +125,9 @@ def assert_clean(law: Law, files: Path, command: str, spoiled: Callable[[Path], 
         writes = written_by(words, sandbox / "work")
         for name in ("home", "tmp"):
             (sandbox / "outside" / name).mkdir(parents=True)
-        before = listing(sandbox)
+        before = snapshot(sandbox)
         code, output, said = run(command, words, sandbox)
-        after = listing(sandbox)
+        after = snapshot(sandbox)
     may = r"notes\..*" + (f"|work/{re.escape(writes)}(/.*)?" if writes else "")
     changed = {path for path, _ in before.items() ^ after.items()}
     assert {path for path in changed if not re.fullmatch(may, path, re.DOTALL)} == set(), words

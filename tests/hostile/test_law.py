@@ -11,8 +11,9 @@ from typing import Any
 import law
 import promises
 import pytest
-from law import Law, listing
+from law import Law
 from processes import ROOT
+from run_cases import snapshot
 
 
 def _refuses(word: str, *, after: Path | None = None) -> None:
@@ -53,28 +54,18 @@ def test_a_defect_breaks_the_law(
     assert held.row == ["planted", 0, 0, 0]
 
 
-def test_what_keeps_the_law_is_counted(tmp_path: Path) -> None:
-    held = Law(tmp_path, ["planted", 0, 0, 0])
-    with held.case({"text": b"as given"}, writes="out") as place:
-        (place / "out").write_text("all of it")
-    with held.case({}):
-        raise ValueError("refused; give another")
-    assert held.row == ["planted", 2, 1, 1]
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_what_a_command_touches_is_noticed(tmp_path: Path) -> None:
     for name in ("run/a", "run2/b", "c", "d"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "link").symlink_to("c")
-    before = listing(tmp_path)
+    before = snapshot(tmp_path)
     (tmp_path / "run2/b").write_text("changed")
     (tmp_path / "c").unlink()
     (tmp_path / "link").unlink()
     (tmp_path / "link").symlink_to("d")
     (tmp_path / "folder").mkdir()
-    touched = {path for path, _ in before.items() ^ listing(tmp_path).items()}
+    touched = {path for path, _ in before.items() ^ snapshot(tmp_path).items()}
     assert touched == {"run2/b", "c", "link", "folder"}
 
 
