@@ -143,19 +143,6 @@ def test_the_output_bias_may_start_at_log_frequencies(make: Any, folder: Path) -
     assert not np.array_equal(state.params.output.b, drawn.params.output.b)
 
 
-def test_widths_change_the_padding_and_not_the_loss(folder: Path) -> None:
-    losses = []
-    for widths in (1, 3):
-        system = poems(folder, widths=widths)
-        params = system.objective.init(random.key(0))
-        total, sums_of = np.zeros(3), jax.jit(system.objective.sums)
-        for batch in system.heldout():
-            sums, _ = sums_of(params, (), batch, jnp.int32(0), None)
-            total += np.asarray(sums.parts[""])
-        losses.append(total)
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-
-
 def test_poems_of_the_published_size_have_the_published_number_of_parameters() -> None:
     config: Any = preset_named("poems", as_published=True)
     shapes = jax.eval_shape(LanguageModel(config.model, 5546).init, random.key(0))
@@ -209,18 +196,9 @@ def test_a_backward_carry_starts_each_batch_at_zero_unless_carried(carried: bool
     np.testing.assert_allclose(found.parts[""].loss, expected.loss, rtol=1e-6)
 
 
-def test_the_end_of_the_text_is_held_out_and_every_token_of_it_predicted_once() -> None:
-    corpus: Any = make_corpus(config(heldout_share=0.2), TEXT)
-    held = round(0.2 * len(TEXT))
-    counted = corpus.heldout.mask & (corpus.heldout.targets != NOT_COUNTED)
-    assert counted.sum() == held
-    assert corpus.vocabulary.decode(corpus.heldout.targets.T[counted.T]) == TEXT[-held:]
-    trained = corpus.vocabulary.decode(corpus.training.tokens.T.reshape(-1))
-    assert len(trained) <= len(TEXT) - held + corpus.training.batch_size
-
-
 @pytest.mark.parametrize("place", ["end", "lanes"])
 def test_a_held_out_lane_begins_with_the_text_before_it(place: str) -> None:
+    """And each token of the end of the text is predicted once, if that is held out."""
     corpus: Any = make_corpus(config(heldout_share=0.2, heldout_from=place), TEXT)
     times = config().sequence_length
     inputs, targets = corpus.heldout.inputs, corpus.heldout.targets
@@ -232,6 +210,9 @@ def test_a_held_out_lane_begins_with_the_text_before_it(place: str) -> None:
         held = round(0.2 * len(TEXT))
         first = corpus.vocabulary.decode(inputs[: times + 1, 0])
         assert first == TEXT[len(TEXT) - held - times - 1 : len(TEXT) - held]
+        counted = corpus.heldout.mask & (targets != NOT_COUNTED)
+        assert corpus.vocabulary.decode(targets.T[counted.T]) == TEXT[-held:]
+        assert corpus.training.tokens.size <= len(TEXT) - held + corpus.training.batch_size
 
 
 def test_the_end_of_every_lane_is_held_out_as_a_published_notebook_has_it() -> None:
