@@ -18,6 +18,7 @@ import pytest
 from processes import Process
 from run_cases import TEXT, rows_of, saved_state, unequal
 from short_runs import FLAGS, SAVE_EVERY, Promise, is_saving, last_row, newest_step, task_of
+from tasks import write_data
 
 from lstm_jax.cli.console import START_AGAIN
 from lstm_jax.training.run import RunFolder
@@ -25,6 +26,7 @@ from lstm_jax.training.run import RunFolder
 pytestmark = pytest.mark.slow
 
 _SPLITTING = "--xla_cpu_multi_thread_eigen=false --xla_force_host_platform_device_count"
+ODD = "tests/faults/odd_train.py"
 STEPS = 40
 QUICKLY = 2.0
 """Seconds within which all are to end, of which one ends; a process that is stopped needs most."""
@@ -101,24 +103,11 @@ def losses(run: Path) -> np.ndarray:
 RARELY = ["--evaluate-every", "100", "--sample-every", "0", "--checkpoint-every", "0"]
 
 
-def data_of(system: str, file: Path) -> None:
-    rng = np.random.default_rng(0)
-    if system == "docs":
-        lines = [TEXT]
-    elif system == "poems":
-        lengths = rng.integers(3, 13, 90)
-        lines = [f"title:{''.join(rng.choice(list('abcdefghij'), n))}" for n in lengths]
-    else:
-        texts = (" ".join(rng.choice(list("abcdef"), 6)) for _ in range(120))
-        lines = ["text\tlabel", *(f"{text}\t{n % 2}" for n, text in enumerate(texts)), ""]
-    file.write_text("\n".join(lines), encoding="utf-8")
-
-
 ROWS = "--embedding-size 12 --widths 2"
 WHOLE_RUNS = {
-    "docs": "--sequence-length 16 --cell lstm --dropout 0.3",
-    "poems": f"{ROWS} --length 12",
-    "reviews": f"{ROWS} --length 8 --dense-size 5",
+    "docs": ("text.txt", "--sequence-length 16 --cell lstm --dropout 0.3"),
+    "poems": ("poems.txt", f"{ROWS} --length 12"),
+    "reviews": ("reviews.tsv", f"{ROWS} --length 8 --dense-size 5"),
 }
 
 
@@ -128,14 +117,12 @@ WHOLE_RUNS = {
 )
 def test_losses_do_not_depend_on_how_the_devices_are_spread(system: str, tmp_path: Path) -> None:
     """Two hundred steps with dropout, on 1 x 1, 2 x 2 and 4 x 1 processes x devices."""
-    data = tmp_path / "data.tsv"
-    data_of(system, data)
+    file, own = WHOLE_RUNS[system]
     common = "--hidden-size 12 --batch-size 8 --steps 200 --log-every 1 --intervals steps"
-    flags = [*WHOLE_RUNS[system].split(), *common.split(), "--patience", "0", *RARELY]
+    flags = [*own.split(), *common.split(), "--patience", "0", *RARELY]
+    arguments = [system, "--data", str(write_data(tmp_path) / file), *flags]
     one, two, four = (
-        Party(
-            tmp_path / str(processes), [system, "--data", str(data), *flags], processes, devices
-        ).finish()
+        Party(tmp_path / str(processes), arguments, processes, devices).finish()
         for processes, devices in ((1, 1), (2, 4), (4, 4))
     )
     assert rows_of(two) == rows_of(four)
@@ -205,7 +192,7 @@ def test_any_number_of_processes_saves_it(arguments: list[str], tmp_path: Path) 
     record = (RunFolder(run).checkpoints / "6" / "_CHECKPOINT_METADATA").read_text()
     assert record.count("parts") == 2 + 15  # the carry, and what --shard-state splits
     for processes in (1, 2):
-        Party(run, [], processes, command="tests/faults/save_again.py").finish()
+        Party(run, ["--saves-again"], processes, command=ODD).finish()
     first, *others = (
         saved_state(run, task_of(run), step)
         for step in sorted(int(path.name) for path in RunFolder(run).checkpoints.iterdir())
@@ -240,7 +227,7 @@ def test_whatever_ends_one_the_other_ends_and_nothing_is_lost(
     assert last_row(run) - newest_step(run) <= SAVE_EVERY
     for number, step, error, code in ((1, 9, "OSError", 2), (0, 19, "RuntimeError", 1)):
         own = {number: ["--fails-at", str(step), error]}
-        party = Party(run, arguments, own=own, command="tests/faults/fails_at.py")
+        party = Party(run, arguments, own=own, command=ODD)
         failed, other = party.members[number], party.members[1 - number]
         assert failed.wait(60) == code
         began = time.monotonic()

@@ -3,9 +3,8 @@
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
-from tasks import TEXT, fill
+from tasks import fill, write_data
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +22,4 @@ def run(two_steps: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data of every system: 23 characters of a text; 11 of poems, which also end."""
-    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    poems = ["".join(rng.choice(list("abcdefghijk"), rng.integers(1, 13))) for _ in range(70)]
-    reviews = [f"{'ab'[row % 2]} {' '.join(poem)}\t{row % 2}" for row, poem in enumerate(poems)]
-    (folder / "poems.txt").write_text("\n".join(f"title:{poem}" for poem in poems))
-    (folder / "reviews.tsv").write_text("\n".join(["text\tlabel", *reviews, ""]))
-    (folder / "vectors.txt").write_text("a 0.5 -1 2\nc 1 1 -0.5\n")
-    (folder / "text.txt").write_text(TEXT)
-    return folder
+    return write_data(tmp_path_factory.mktemp("data"))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from run_cases import Bits, bits_of
 
 from lstm_jax.models import LanguageModelConfig
@@ -33,6 +34,18 @@ SMALL: dict[str, Any] = {
     "optimizer": OptimizerConfig(learning_rate=0.02, schedule="cosine", warmup_steps=3),
 }  # fmt: skip
 """A run of 30 steps that takes a moment."""
+
+
+def write_data(folder: Path) -> Path:
+    """Data of every system: 23 characters of a text; 11 of poems, which also end."""
+    rng = np.random.default_rng(0)
+    poems = ["".join(rng.choice(list("abcdefghijk"), rng.integers(1, 13))) for _ in range(70)]
+    reviews = [f"{'ab'[row % 2]} {' '.join(poem)}\t{row % 2}" for row, poem in enumerate(poems)]
+    (folder / "poems.txt").write_text("\n".join(f"title:{poem}" for poem in poems))
+    (folder / "reviews.tsv").write_text("\n".join(["text\tlabel", *reviews, ""]))
+    (folder / "vectors.txt").write_text("a 0.5 -1 2\nc 1 1 -0.5\n")
+    (folder / "text.txt").write_text(TEXT)
+    return folder
 
 
 def config(**changes: Any) -> LanguageConfig:
