@@ -7,7 +7,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ SMALL = shlex.split(
     "--evaluate-every 0 --checkpoint-every 0 --sample-every 4 --sample.length 5"
 )
 PROMPT = "../the <x>"
-installed = pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
 
 
 @pytest.fixture
@@ -47,7 +45,6 @@ def at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@installed
 def test_an_offline_run_holds_rows_and_samples_and_a_resumed_one_goes_on_with_it(
     call: Command, base: list[object], at_home: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -80,7 +77,6 @@ def test_an_offline_run_holds_rows_and_samples_and_a_resumed_one_goes_on_with_it
         assert len(list(folder.rglob("*.html"))) == 1
 
 
-@installed
 def test_no_account_is_one_line_and_writes_nothing(
     refusal: Refusal, base: list[object], at_home: Any, tmp_path: Path
 ) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,6 @@ from lstm_jax.training import plots
 from lstm_jax.training.log import read_rows
 
 plot_command = partial(run_a_command, "plot")
-
-installed = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is missing")
 Points = dict[str, list[list[float]]]
 
 
@@ -42,7 +39,6 @@ def runs(tmp_path: Path) -> list[Path]:
     return folders
 
 
-@installed
 @pytest.mark.parametrize("losses", [(2, 1e25), (1e25, 1e30), (2, 800, 3), (1.0, [], None)])
 def test_curves_of_diverged_or_odd_numbers_are_drawn(
     losses: tuple[Any, ...], tmp_path: Path
@@ -53,7 +49,6 @@ def test_curves_of_diverged_or_odd_numbers_are_drawn(
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
-@installed
 def test_a_missing_backend_is_in_the_way_of_no_curves(runs: list[Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lstm_jax", "plot", runs[0], "--output", tmp_path / "a.png"]
     subprocess.run(command, env=os.environ | {"MPLBACKEND": "nowhere"}, check=True)
@@ -82,7 +77,6 @@ def points(run: Path, name: str) -> list[list[float]]:
     return [[row["epoch"], row[name]] for row in read_rows(run / "metrics.jsonl") if name in row]
 
 
-@installed
 def test_curves_of_several_runs_lie_over_each_other_and_one_run_needs_no_name(
     runs: list[Path], drawn: list[Points], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,7 +95,6 @@ def test_curves_of_several_runs_lie_over_each_other_and_one_run_needs_no_name(
     assert set(drawn[0]) == {"training", "held out"}
 
 
-@installed
 def test_a_folder_that_is_no_run_is_refused(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for name, picture, message in (
