@@ -21,8 +21,6 @@ from commands import Command, Refusal, sample_command, train_command
 from processes import ROOT
 from run_cases import snapshot
 
-from lstm_jax.cli.sample import file_lines
-
 SONG = "".join(
     f"{n} grüne Flaschen an der Wand,\n{n} grüne Flaschen an der Wand.\n" for n in range(400)
 )
@@ -148,12 +146,12 @@ def test_texts_are_taken_in_the_normal_form_that_the_model_learnt(
 def test_json_lines_say_how_likely_each_text_is_and_scores_agree(
     write: Write, call: Command, song_run: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "prompts").write_text("7 grüne\n\nWand\n1\n", encoding="utf-8")
+    (tmp_path / "prompts").write_text("7 grüne\n\n Wand\n1\n", encoding="utf-8")
     options = ("--prompts", tmp_path / "prompts", "--jsonl", "--forbid", "\n", "--batch", 2)
     rows = [json.loads(line) for line in write(*options).splitlines()]
     again = [json.loads(line) for line in write(*options, "--side-by-side", 1).splitlines()]
     assert [row["text"] for row in again] == [row["text"] for row in rows]
-    assert [row["prompt"] for row in rows] == ["7 grüne"] * 2 + ["Wand"] * 2 + ["1"] * 2
+    assert [row["prompt"] for row in rows] == ["7 grüne"] * 2 + [" Wand"] * 2 + ["1"] * 2
     for row in rows:
         known, values = len(row["prompt"]), row["log_probabilities"]
         assert "".join(row["tokens"]) == row["text"]
@@ -203,15 +201,6 @@ def test_templates_of_a_file(write: Write, tmp_path: Path) -> None:
     assert re.fullmatch("7 ...\n.a.\n", lines)
 
 
-def test_lines_of_files_end_where_lf_and_crlf_are(tmp_path: Path) -> None:
-    (tmp_path / "lines").write_bytes("\ufeffa\rb\r\n\n \nc\x85d\u2028e\x0c\n".encode())
-    assert file_lines(tmp_path / "lines") == [(1, "a\rb"), (4, "c\x85d\u2028e\x0c")]
-    for content in (b"", b"\n \n"):
-        (tmp_path / "lines").write_bytes(content)
-        with pytest.raises(ValueError, match="no line with text; give"):
-            file_lines(tmp_path / "lines")
-
-
 BEYOND = (
     "length 99999999", "top_n -1", "temperature nan", "temperature -1", "batch 0", "seed -1",
     "step -1", "top_p 0", "min_p 2", "repetition_penalty 0", "best_of 0",
@@ -234,6 +223,7 @@ BEYOND = (
         ("{run} --prompt a --prompts {tmp}/lines", "prompt and prompts"),
         ("{run} --beams 2 --batch 3", "raise beams"),
         ("{run} --prompts {tmp}/none", "does not exist"),
+        ("{run} --prompts {tmp}/blank", "no line with text; give"),
         ("{run} --prompts {tmp}/lines", "line 3"),
         ("{run} --score {tmp}/lines", "line 3: text 'Ωmega'"),
         ("{run} --score {tmp}/short", "line 1 has a single token"),
@@ -250,6 +240,7 @@ def test_bad_sampling_is_one_line(
     for name in ("empty", "torn", "torn-config"):
         shutil.copytree(song_run, tmp_path / name, ignore=shutil.ignore_patterns("checkpoints"))
     (tmp_path / "torn" / "vocab.json").write_text('{"format": 1, "tok')
+    (tmp_path / "blank").write_text("\n \n")
     (tmp_path / "lines").write_text("7 grüne\n\nΩmega\n", encoding="utf-8")
     (tmp_path / "short").write_text("n\n", encoding="utf-8")
     (tmp_path / "torn-config" / "config.json").write_text('{"format": 1, "conf')
