@@ -32,16 +32,10 @@ SMALL = shlex.split(
 )
 
 
-class Output(io.TextIOWrapper):
-    """A standard stream of some encoding."""
-
-    def __init__(self, encoding: str) -> None:
-        super().__init__(io.BytesIO(), encoding=encoding, errors="strict")
-
-    def text(self) -> str:
-        self.flush()
-        found: str = self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
-        return found
+def shown(stream: Any) -> str:
+    """What was written to a stream of bytes in memory."""
+    stream.flush()
+    return str(stream.buffer.getvalue(), stream.encoding)
 
 
 def shown_in(
@@ -49,10 +43,10 @@ def shown_in(
 ) -> tuple[int, str]:
     """Calls a command whose standard output has this encoding."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", Output(encoding))
+        patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
         patch.setattr(sys, "argv", ["command", *map(str, arguments)])
         code = run_command("command", command)
-        return code, sys.stdout.text()  # type: ignore[attr-defined]
+        return code, shown(sys.stdout)
 
 
 def fail(*_: object) -> NoReturn:
@@ -163,9 +157,9 @@ def test_texts_that_standard_output_does_not_take_are_one_line_and_an_error(
 def test_a_closed_stream_is_one_that_leads_nowhere(
     closed: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = {name: Output("utf-8") for name in ("stdout", "stderr")}
-    for name in ("stdin", "stdout", "stderr"):
-        monkeypatch.setattr(sys, name, None if name == closed else shown.get(name, sys.stdin))
+    out, err = (io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2))
+    for name, stream in (("stdin", sys.stdin), ("stdout", out), ("stderr", err)):
+        monkeypatch.setattr(sys, name, None if name == closed else stream)
     for command, code, *options in (
         (sample_command, 0, run, "--length", "3", "--jsonl"),
         (train_command, 0, "--run-dir", run, "--resume"),
@@ -175,11 +169,11 @@ def test_a_closed_stream_is_one_that_leads_nowhere(
         assert run_command("command", command) == code
     getattr(sys, closed).close()
     if closed != "stdout":
-        assert "tokens/s" not in shown["stdout"].text()
-        assert "saved step 6" in shown["stdout"].text()
+        assert "tokens/s" not in shown(out)
+        assert "saved step 6" in shown(out)
     if closed != "stderr":
-        assert "tokens/s" in shown["stderr"].text()
-        assert "nonsense" in shown["stderr"].text()
+        assert "tokens/s" in shown(err)
+        assert "nonsense" in shown(err)
 
 
 def test_numbers_of_a_run_that_diverged_are_short(capsys: pytest.CaptureFixture[str]) -> None:
