@@ -13,7 +13,6 @@ import pytest
 from bench import systems
 from bench.__main__ import main
 from bench.baselines import NOT_AT_HAND, ngrams, published
-from bench.figures import figures
 from bench.ngram import choose_discount, evidence, heldout_loss
 from bench.runs import differences, read_run
 from lstm_jax.cli.console import run_command
@@ -266,19 +265,6 @@ def test_one_split_is_fitted_once_and_other_data_is_not_taken_for_it(
     assert ngrams([read_run(other)]) == NOT_AT_HAND
 
 
-def test_damaged_metrics_end_at_the_damage(tmp_path: Path) -> None:
-    path = write(tmp_path / "a", replace(DOCS, epochs=3), evaluations(3.0, 2.0, 1.0))
-    log = path / "metrics.jsonl"
-    whole = log.read_text().splitlines(keepends=True)
-    log.write_text(whole[0] + whole[1][:20])
-    run = read_run(path)
-    assert run.progress == "unfinished, at epoch 1 of 3"
-    assert figures(run)["heldout_loss"] == (3.0, 1.0)
-    log.write_text("torn")
-    with pytest.raises(ValueError, match=r"has no metrics \(metrics.jsonl is missing, empty, or"):
-        read_run(path)
-
-
 def test_a_kept_run_makes_the_same_line_and_finds_its_data_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -327,6 +313,10 @@ def test_the_command_prints_and_writes_one_table(
     for wrong, message in (
         ([], "there is no run to show"),
         ([str(tmp_path / "nowhere")], "nowhere is not a run folder"),
+        (
+            [str(write(tmp_path / "torn", ANNA, []))],
+            "torn has no metrics (metrics.jsonl is missing, empty, or",
+        ),
     ):
         monkeypatch.setattr("sys.argv", ["bench", "systems", *wrong])
         assert run_command("bench", main) == 2
