@@ -1,25 +1,40 @@
-"""What our loops launch on a GPU, as compiled for one; no GPU is needed, but its compiler is."""
+"""Our loops, as compiled for a TPU and a GPU: neither is needed, but libtpu and CUDA's compiler."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 import pytest
 
-from bench import launches
+from bench import launches, vmem
 from bench.__main__ import main
 from bench.programs import Program
 
+HAS_LIBTPU = find_spec("libtpu") is not None
+HAS_CUDA = any(
+    plugin.name.startswith("xla_cuda") for plugin in metadata.entry_points(group="jax_plugins")
+)
+compiles_for_tpu = pytest.mark.skipif(not HAS_LIBTPU, reason="no libtpu: pip install '.[tpu]'")
 compiles_for_cuda = pytest.mark.skipif(
-    not any(
-        plugin.name.startswith("xla_cuda") for plugin in metadata.entry_points(group="jax_plugins")
-    ),
-    reason="no compiler for CUDA is installed: pip install '.[cuda]'",
+    not HAS_CUDA, reason="no compiler for CUDA is installed: pip install '.[cuda]'"
 )
 
+HLO = """HloModule jit_f
+
+ENTRY %main {
+  %a = (s32[]{:T(128)}, bf16[8,4]{1,0:T(8,128)(2,1)S(1)}, f32[8,4]{1,0:T(8,128)}, s32[9]{0:S(1)}, \
+f32[9,8,4]{2,1,0:T(8,128)S(1)}, f32[9,8,4]{2,1,0:T(8,128)}) while(%t), \
+metadata={op_name="jit(f)/transpose(jvp(lstm_1))/while"}, \
+backend_config={"known_trip_count":{"n":"5"}}
+  %b = (f32[4]{0:T(128)}) while(%a), metadata={op_name="jit(f)/jvp()/while"}, \
+backend_config={"known_trip_count":{"n":"3"}}
+}
+"""
 THUNKS = """\
 000: kCommandBuffer [source | sink]
     001: kCopy         [source | next=002 (1)] kCopy
@@ -40,26 +55,64 @@ condition:
   body:
     013: kCustomKernel [source | sink] loop_exponential_fusion grid: [1, 1, 1]
 """
-HLO = """HloModule jit_f
+COMPILED = SimpleNamespace(
+    as_text=lambda: HLO, memory_analysis=lambda: SimpleNamespace(temp_size_in_bytes=5_000_000)
+)
+PROGRAM = Program("f", "tf32", 10, lambda: None, ())
+LOOP = {"program": "f", "dtype": "tf32", "layer": "lstm_1", "direction": "backward"}
+LOOP |= {"temporary_mb": 5}
 
-ENTRY %main {
-  %a = (f32[]) while(%t), metadata={op_name="jit(f)/transpose(jvp(gru_1))/while"}, \
-backend_config={"known_trip_count":{"n":"5"}}
-  %b = (f32[]) while(%a), metadata={op_name="jit(f)/jvp()/while"}, \
-backend_config={"known_trip_count":{"n":"3"}}
-}
-"""
+
+def test_what_lies_in_vmem_is_added_up() -> None:
+    """Of loops over time alone; numbers and ids are no state."""
+    (loop,) = vmem.loops_of(PROGRAM, COMPILED)
+    kept = {"kept_mb": 192e-6, "kept_in_vmem_mb": 64e-6}
+    timed = {"timed_mb": 2304e-6, "timed_in_vmem_mb": 1152e-6}
+    assert loop == pytest.approx({**LOOP, **kept, **timed})
 
 
 def test_what_is_launched_is_counted_a_time_step() -> None:
     """Neither what only holds others, nor conditions, nor what lies outside or in other loops."""
-    memory = SimpleNamespace(temp_size_in_bytes=5_000_000)
-    compiled = SimpleNamespace(as_text=lambda: HLO, memory_analysis=lambda: memory)
-    program = Program("f", "tf32", 10, lambda: None, ())
-    (loop,) = launches.loops_of(program, compiled, THUNKS)
-    about = {"program": "f", "dtype": "tf32", "layer": "gru_1", "direction": "backward"}
+    (loop,) = launches.loops_of(PROGRAM, COMPILED, THUNKS)
     counts = {"kernels": 0, "products": 1, "copies": 0.5, "launches": 1.5, "unroll": 2}
-    assert loop == {**about, **counts, "in_one_graph": True, "temporary_mb": 5}
+    assert loop == {**LOOP, **counts, "in_one_graph": True}
+
+
+@pytest.mark.slow
+@compiles_for_tpu
+@pytest.mark.parametrize("chip", ["v5e", "v6e"])
+@pytest.mark.parametrize(
+    ("flags", "rows"),
+    [("--quick", 2 * 2 * 3)]
+    + [
+        (f"--cells --systems {name}", rows)
+        for name, rows in {
+            "lyrics": 4, "lyrics-gru": 4, "shakespeare": 4, "anna": 8, "poems": 4, "reviews": 8
+        }.items()
+    ],
+)  # fmt: skip
+def test_weights_and_carry_stay_in_vmem(
+    chip: str, flags: str, rows: int, rows_compiled: Callable[..., Any]
+) -> None:
+    """Through all steps of every loop over time, in float32 and in bfloat16."""
+    if chip == "v6e" and "systems" in flags and jax.__version_info__ < (0, 11):
+        pytest.skip("jax 0.10 cannot print what libtpu makes of a step for a v6e")
+    found = rows_compiled("vmem", f"--chips {chip} {flags}")
+    assert len(found) == rows
+    for row in found:
+        assert row["kept_in_vmem_mb"] == row["kept_mb"] > 0, row
+
+
+@pytest.mark.slow
+@compiles_for_tpu
+def test_units_that_act_each_on_its_own_have_no_loop_over_time_on_a_tpu(
+    rows_compiled: Callable[..., Any],
+) -> None:
+    """Newton's iterations are a loop, and the ways out, where it or its gradient fails."""
+    cells = "lstm mingru minlstm diag-gru diag-lstm"
+    flags = f"--chips v5e --quick --dtypes float32 --shapes 16,4,8,8 --cells {cells}"
+    found = Counter(row["layer"] for row in rows_compiled("vmem", flags))
+    assert found == {"lstm_0": 1 + 2, "diag-gru_0": 2 + 3, "diag-lstm_0": 2 + 3}
 
 
 @pytest.mark.slow
@@ -87,7 +140,7 @@ def test_layers_and_steps_launch_at_most_three_forward_and_four_backward(
 
 @pytest.mark.slow
 @compiles_for_cuda
-def test_units_that_act_each_on_its_own_have_no_loop_over_time(
+def test_units_that_act_each_on_its_own_have_no_loop_over_time_on_a_gpu(
     rows_compiled: Callable[..., Any],
 ) -> None:
     """Chosen while lowering: of five cells compiled on a CPU, the LSTM alone has one."""
@@ -126,7 +179,14 @@ def test_the_recurrence_as_one_kernel_spills_nothing_and_has_the_memory(
     assert max(map(int, memory)) + barriers_and_reductions <= 232_448
 
 
-@pytest.mark.skipif(not compiles_for_cuda.args[0], reason="a compiler for CUDA is installed")
-def test_without_a_compiler_for_cuda_the_extra_is_named() -> None:
-    with pytest.raises(ValueError, match=r"nothing here compiles for a CUDA GPU .*'\.\[cuda\]'"):
-        main(["launches", "--quick"])
+@pytest.mark.parametrize(
+    ("bench", "is_there", "kind", "extra"),
+    [("vmem", HAS_LIBTPU, "a TPU", "tpu"), ("launches", HAS_CUDA, "a CUDA GPU", "cuda")],
+)
+def test_without_a_compiler_the_extra_is_named(
+    bench: str, is_there: bool, kind: str, extra: str
+) -> None:
+    if is_there:
+        pytest.skip("it is installed")
+    with pytest.raises(ValueError, match=rf"nothing here compiles for {kind} .*'\.\[{extra}\]'"):
+        main([bench, "--quick"])
