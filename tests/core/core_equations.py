@@ -1,6 +1,7 @@
-"""One step of each cell in numpy, as docstrings and papers write it."""
+"""One step of each cell in numpy, as docstrings and papers write it, and a layer of such steps."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,26 @@ def equations(
             for share, old, n in zip(hold, (h, *c), new, strict=True)
         ]
     return type(carry)(*new)
+
+
+def over_time(
+    params: Any,
+    carry: Any,
+    xs: Any,
+    mask: np.ndarray,
+    resets: np.ndarray,
+    reverse: bool = False,
+    at: Callable[[int], dict[str, Any]] = lambda time: {},
+) -> Any:
+    """The carry after all steps, and the outputs; `at` gives the options of a step by its time."""
+    state, ys = carry, np.zeros((*mask.shape, carry.h.shape[-1]))
+    for time in range(len(mask))[:: -1 if reverse else 1]:
+        # Backward a reset counts after its time.
+        before, after = (~resets[time, :, None] | (reverse == late) for late in (True, False))
+        old = type(carry)(*(np.asarray(a) * before for a in state))
+        new = equations(params, old, np.asarray(xs)[time], **at(time))
+        real = mask[time, :, None]
+        state = type(carry)(*(np.where(real, n, o) for n, o in zip(new, old, strict=True)))
+        ys[time] = np.where(real, state.h, 0)
+        state = type(carry)(*(np.asarray(a) * after for a in state))
+    return state, ys

@@ -1,4 +1,4 @@
-"""The step functions against their equations in numpy, and a layer against its steps."""
+"""The step functions against their equations in numpy."""
 
 from typing import Any
 
@@ -11,7 +11,6 @@ from core_cases import (
     draw,
     forms,
     init,
-    looped,
     normals_like,
     run,
     run_with_gradients,
@@ -31,14 +30,6 @@ def test_step_is_its_equation(float64: None, form: str, seed: int) -> None:
     expected = equations(params, carry, xs[0])
     found = jax.jit(cells.cell_of(params).step)(params, carry, xs[0])
     assert_near(found, (expected, expected.h), 1e-13)
-
-
-@forms
-@pytest.mark.parametrize("backend", ["fast", "reference"])
-def test_layer_is_the_step_in_a_python_loop(float64: None, form: str, backend: str) -> None:
-    params, carry, xs = draw(form, 0, jnp.float64)
-    expected = looped(cells.cell_of(params).step, params, carry, xs)
-    assert_near(run(params, carry, xs, backend=backend), expected, 1e-13)
 
 
 @pytest.mark.parametrize("initialisation", ["pytorch", "keras", "tf1"])

@@ -27,7 +27,7 @@ from core_cases import (
     run_with_gradients,
     weighted,
 )
-from core_equations import equations
+from core_equations import equations, over_time
 from jax import random
 
 import lstm_jax
@@ -150,6 +150,7 @@ def options_of(form: str, kind: str, seed: int = 0) -> dict[str, Any]:
 
 KINDS = ("activations", "state", "candidate", "candidate of a sequence", "zoneout", "expectation")
 OF_FORMS = [(f, k) for f in DENSE_FORMS for k in KINDS if f != "rnn" or "candidate" not in k]
+OF_ANY_CELL = [("mingru", "zoneout"), ("diag-lstm", "zoneout")]
 A_FEW = [("gru_before", "state"), ("rnn", "activations"), ("lstm", "zoneout")]
 """A kernel that scales the state, one of another activation, and a plain scan."""
 
@@ -168,28 +169,18 @@ def at(options: dict[str, Any], time: slice | int) -> dict[str, Any]:
 
 @cases(
     "form, kind, reverse",
-    [(*each, True) for each in OF_FORMS] + [("lstm", kind, False) for kind in KINDS],
-    *((*each, True) for each in A_FEW),
+    [(*each, True) for each in [*OF_FORMS, *OF_ANY_CELL]]
+    + [("lstm", kind, False) for kind in KINDS],
+    *((*each, True) for each in [*A_FEW, OF_ANY_CELL[0]]),
     beyond=("gru_before", "lstm_projected"),
 )
 def test_a_layer_is_its_equations(float64: None, form: str, kind: str, reverse: bool) -> None:
     params, carry, xs = draw(form, 5, jnp.float64)
     given, options = flags(5), options_of(form, kind)
-    state, ys = carry, np.zeros((T, B, H))
-    for time in range(T)[:: -1 if reverse else 1]:
-        # Backward a reset counts after its time.
-        before, after = (
-            ~given["resets"][time, :, None] | (reverse == late) for late in (True, False)
-        )
-        old = type(carry)(*(np.asarray(a) * before for a in state))
-        new = equations(params, old, np.asarray(xs)[time], **at(options, time))
-        real = given["mask"][time, :, None]
-        state = type(carry)(*(np.where(real, n, o) for n, o in zip(new, old, strict=True)))
-        ys[time] = np.where(real, state.h, 0)
-        state = type(carry)(*(np.asarray(a) * after for a in state))
+    expected = over_time(params, carry, xs, **given, reverse=reverse, at=partial(at, options))
     for backend in ("auto", "reference"):
         found = layer(params, carry, xs, **given, **options, reverse=reverse, backend=backend)
-        assert_near(found, (state, ys), 1e-10)
+        assert_near(found, expected, 1e-10)
 
 
 @cases("form, kind", [*A_FEW, *((f, "state") for f in ("rnn", "lstm", "gru_after"))], *A_FEW)
@@ -223,18 +214,6 @@ def test_tokens_are_one_hot_rows_with_options_too(float64: None, form: str, kind
         for inputs in (tokens, jnp.eye(D)[tokens])
     )
     assert_near(found, expected, 1e-12)
-
-
-@cases("form", ["mingru", "diag-lstm"], "mingru")
-def test_zoneout_is_of_any_cell(float64: None, form: str) -> None:
-    params, carry, xs = draw(form, 9, jnp.float64)
-    hold, step = options_of(form, "zoneout")["hold"], cells.cell_of(params).step
-    state, ys = carry, []
-    for time, x in enumerate(xs):
-        new = step(params, state, x)[0]
-        state = jax.tree.map(lambda p, o, n, t=time: jnp.where(p[t], o, n), hold, state, new)
-        ys.append(state.h)
-    assert_near(layer(params, carry, xs, hold=hold), (state, jnp.stack(ys)), 1e-12)
 
 
 def test_no_gradient_reaches_a_mask() -> None:

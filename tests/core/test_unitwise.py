@@ -17,7 +17,6 @@ from core_cases import (
     assert_message,
     assert_near,
     assert_same_bits,
-    cases,
     draw,
     each_form,
     flags,
@@ -25,8 +24,6 @@ from core_cases import (
     run_with_gradients,
     slow,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 from jax import Array, random
 
 import lstm_jax
@@ -52,40 +49,24 @@ def with_info(params: Any, carry: Any, xs: Array, **options: Any) -> Any:
 # Parallel == scan == reference -------------------------------------------------------------------
 
 
-@cases(
-    "form, reverse",
-    [("diag-gru", False), ("minlstm", False), *((form, True) for form in UNITWISE_FORMS)],
-    ("diag-gru", False),
-)
-@given(seed=st.integers(0, 2**31 - 1), scale=st.sampled_from([0.1, 1.0, 4.0]))
-def test_at_once_is_one_after_another(
-    float64: None, form: str, reverse: bool, seed: int, scale: float
-) -> None:
-    inputs = drawn(form, 13, jnp.float64, scale, seed)
-    options = {**flags(seed, (13, B)), "reverse": reverse}
-    at_once, in_a_loop, reference = (
-        run_with_gradients(*inputs, **options, backend=backend)
-        for backend in ("parallel", "scan", "reference")
-    )
-    assert_near(at_once, reference, 1e-10)
-    assert_near(in_a_loop, reference, 1e-10)
-
-
 @each_form(UNITWISE_FORMS, beyond=["minlstm", "diag-gru"])
-@pytest.mark.parametrize(("times", "reverse"), [(1, True), (1000, False)])
-def test_at_once_is_one_after_another_in_float32(form: str, times: int, reverse: bool) -> None:
-    inputs, options = drawn(form, times), {**flags(1, (times, B)), "reverse": reverse}
-    expected = run_with_gradients(*inputs, **options, backend="reference")
-    for backend in ("parallel", "scan"):
+@pytest.mark.parametrize(
+    ("times", "options"),
+    [
+        (1, {**flags(1, (1, B)), "reverse": True}),
+        (1000, flags(1, (1000, B))),
+        (100_000, flags(2, (100_000, B))),
+        (100_000, {}),
+    ],
+)
+def test_at_once_is_one_after_another_in_float32(
+    form: str, times: int, options: dict[str, Any]
+) -> None:
+    """For up to a thousand times as the reference, which rounds where it sums more gradients."""
+    inputs = drawn(form, times)
+    expected = run_with_gradients(*inputs, **options, backend="scan")
+    for backend in ("parallel", "reference")[: 1 + (times <= 1000)]:
         assert_near(run_with_gradients(*inputs, **options, backend=backend), expected, 1e-5)
-
-
-@each_form(UNITWISE_FORMS, beyond=["minlstm", "diag-lstm"])
-def test_a_hundred_thousand_times(form: str) -> None:
-    inputs = drawn(form, 100_000)
-    for options in ({}, flags(2, (100_000, B))):
-        at_once = run_with_gradients(*inputs, **options, backend="parallel")
-        assert_near(at_once, run_with_gradients(*inputs, **options, backend="scan"), 1e-5)
 
 
 @each_form(LINEAR)
