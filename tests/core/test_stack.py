@@ -1,6 +1,7 @@
-"""Stacks: dropout's places, two directions, layers on layers."""
+"""Stacks: dropout's places, two directions, layers on layers, and in what order these run."""
 
 import dataclasses
+import re
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from core_cases import (
     D,
     H,
     T,
+    assert_message,
     assert_near,
     assert_same_bits,
     cases,
@@ -44,9 +46,10 @@ def run(config: StackConfig, *inputs: Any, **options: Any) -> Any:
     return run_stack(config, *inputs, **options)
 
 
-def draw(config: StackConfig) -> Any:
-    layers = init_stack(random.key(0), config, D)
-    return layers, *normals_like(1, (stack_zero_carry(layers, B), jnp.zeros((T, B, D))))
+def draw(config: StackConfig, times: int = T, dtype: Any = jnp.float32) -> Any:
+    """Parameters, a carry and inputs."""
+    layers = init_stack(random.key(0), config, D, dtype)
+    return layers, *normals_like(1, (stack_zero_carry(layers, B), jnp.zeros((times, B, D), dtype)))
 
 
 @pytest.mark.parametrize(
@@ -74,63 +77,6 @@ def test_stack_is_its_layers_one_after_another(options: dict[str, Any], size: in
     assert_near(run(config, *inputs, **flags()), (tuple(finals), ys), 1e-6)
 
 
-TWO_LAYERS: dict[str, Any] = {"cell": "lstm", "layers": 2}
-INPUTS_DROPPED = {"cell": "gru", "dropout": 0.5, "dropout_place": "inputs"}
-
-
-@cases(
-    "options, are_tokens, is_bare",
-    [
-        (TWO_LAYERS, False, False),
-        (TWO_LAYERS, True, True),
-        (INPUTS_DROPPED, False, False),
-        (INPUTS_DROPPED, True, False),
-        ({"cell": "lstm", "projection_size": 2, "remat": 3}, False, False),
-        ({"cell": "gru", "gru_reset": "before", "unroll": 2}, False, False),
-        ({"cell": "diag-lstm"}, False, False),
-        ({"cell": "minlstm", "backend": "parallel"}, False, False),
-        ({"cell": "lstm", "backend": "reference"}, False, False),
-    ],
-    (TWO_LAYERS, False, False),
-)
-def test_directions_at_once_are_those_in_turn(
-    float64: None, options: Any, are_tokens: bool, is_bare: bool
-) -> None:
-    """Values, and gradients of parameters, carry and inputs, with every option of a layer.
-
-    And it is one loop a layer forward, and one backward, where it was two.
-    """
-    in_turn = StackConfig(hidden_size=H, bidirectional=True, **options)
-    at_once = dataclasses.replace(in_turn, directions_at_once=True)
-    inputs = jax.tree.map(lambda a: a.astype(jnp.float64), draw(in_turn))
-    tokens = jnp.argmax(inputs[2], -1) if are_tokens else None
-    key = random.key(3) if in_turn.dropout else None
-
-    def compiled(config: StackConfig) -> Any:
-        def of(inputs: Any) -> Any:
-            layers, carry, xs = inputs
-            given = (None if is_bare else carry, xs if tokens is None else tokens)
-            marks = {} if is_bare else flags()
-            return run_stack(config, layers, *given, dropout_key=key, **marks)
-
-        return jax.jit(partial(with_gradients, of)).lower(inputs).compile()
-
-    found, expected = map(compiled, (at_once, in_turn))
-    assert_near(found(inputs), expected(inputs), 1e-10)
-    if options is TWO_LAYERS:
-        one, two = (str(each.as_text()).count(f'"n":"{T}"') for each in (found, expected))
-        assert (one, two) == (2 * in_turn.layers, 4 * in_turn.layers)
-
-
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_no_carry_is_the_zero_carry(bidirectional: bool) -> None:
-    config = StackConfig(layers=2, hidden_size=H, bidirectional=bidirectional)
-    layers, _, xs = draw(config)
-    zero = stack_zero_carry(layers, B)
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(zero))
-    assert_same_bits(run(config, layers, None, xs), run(config, layers, zero, xs))
-
-
 def test_layers_and_directions_are_drawn_apart_by_their_number() -> None:
     """So a layer on top changes none below."""
     deep, shallow = (
@@ -153,6 +99,111 @@ def test_steps_in_a_python_loop_are_the_stack(cell: Any, tokens: bool) -> None:
         xs = np.random.default_rng(1).integers(-1, D + 1, (T, B))
     expected = run(config, layers, carry, xs)
     assert_near(looped(partial(step_stack, config), layers, carry, xs), expected, 1e-6)
+
+
+# In another order --------------------------------------------------------------------------------
+
+
+FULL = "carry mask resets"
+
+
+def compiled(config: StackConfig, inputs: Any, given: str) -> Any:
+    """The stack with its gradients, of what `given` names; of dense inputs, if not of tokens."""
+    tokens = jnp.argmax(inputs[2], -1)
+    marks = {name: each for name, each in flags(7, tokens.shape).items() if name in given}
+    key = random.key(3) if config.dropout else None
+
+    def of(inputs: Any) -> Any:
+        layers, carry, xs = inputs
+        begun, xs = carry if "carry" in given else None, tokens if "tokens" in given else xs
+        return run_stack(config, layers, begun, xs, dropout_key=key, **marks)
+
+    return jax.jit(partial(with_gradients, of)).lower(inputs).compile()
+
+
+AT_ONCE = {"directions_at_once": True}
+INPUTS_DROPPED = {"cell": "gru", "dropout": 0.5, "dropout_place": "inputs"}
+
+
+@cases(
+    "change, times, given, options",
+    [
+        (AT_ONCE, T, FULL, {}),
+        (AT_ONCE, T, "tokens", {}),
+        (AT_ONCE, T, FULL, INPUTS_DROPPED),
+        (AT_ONCE, T, f"{FULL} tokens", INPUTS_DROPPED),
+        (AT_ONCE, T, FULL, {"projection_size": 2, "remat": 3}),
+        (AT_ONCE, T, FULL, {"cell": "gru", "gru_reset": "before", "unroll": 2}),
+        (AT_ONCE, T, FULL, {"cell": "diag-lstm"}),
+        (AT_ONCE, T, FULL, {"cell": "minlstm", "backend": "parallel"}),
+        (AT_ONCE, T, FULL, {"backend": "reference"}),
+        ({"wavefront": 1}, 2, "carry", {"cell": "rnn"}),
+        ({"wavefront": 4}, 12, FULL, {"dropout": 0.5}),
+        (
+            {"wavefront": 5}, 13, "carry tokens",
+            {"dropout": 0.5, "dropout_place": "outputs", "remat": 4},
+        ),
+        ({"wavefront": 3}, 11, "carry mask", {**INPUTS_DROPPED, "layers": 3, "remat": 5}),
+        ({"wavefront": 2}, 7, "carry resets", {"cell": "gru", "gru_reset": "before", "unroll": 2}),
+        (
+            {"wavefront": 2}, 9, f"{FULL} tokens",
+            {**INPUTS_DROPPED, "cell": "lstm", "projection_size": 2, "layers": 4},
+        ),
+    ],
+    (AT_ONCE, T, FULL, {}),
+)  # fmt: skip
+def test_directions_at_once_and_layers_side_by_side_are_those_in_turn(
+    float64: None, change: dict[str, Any], times: int, given: str, options: dict[str, Any]
+) -> None:
+    """Values and gradients, whether K divides T or not, and with the same dropout.
+
+    And directions at once are one loop a layer forward, and one backward, where it was two.
+    """
+    both = {"bidirectional": change is AT_ONCE}
+    in_turn = StackConfig(**{"layers": 2, "hidden_size": H} | both | options)
+    inputs = draw(in_turn, times, jnp.float64)
+    found, expected = (
+        compiled(config, inputs, given)
+        for config in (dataclasses.replace(in_turn, **change), in_turn)
+    )
+    assert_near(found(inputs), expected(inputs), 1e-10)
+    if change is AT_ONCE and not options:
+        one, two = (str(each.as_text()).count(f'"n":"{T}"') for each in (found, expected))
+        assert (one, two) == (2 * in_turn.layers, 4 * in_turn.layers)
+
+
+def test_a_wavefront_s_loops_take_k_steps_more_than_one_layers() -> None:
+    """Forward and backward: the lower alone, both in chunks, the upper alone; 24 + 4 of 48."""
+    in_turn = StackConfig(cell="rnn", layers=2, hidden_size=H)
+    inputs = draw(in_turn, 24)
+    ahead = dataclasses.replace(in_turn, wavefront=4)
+    trips = []
+    for config in (in_turn, ahead):
+        loops = re.findall(
+            r'op_name="[^"]*jvp\(.*"n":"(\d+)"', compiled(config, inputs, "carry").as_text()
+        )
+        trips.append(sorted(map(int, loops)))
+    assert trips == [[24] * 4, [4] * 6 + [5] * 2]
+
+
+def test_a_wavefront_as_long_as_the_sequence_is_the_same_program() -> None:
+    in_turn = StackConfig(layers=2, hidden_size=H)
+    programs = {
+        jax.jit(partial(run_stack, config)).lower(*draw(config, 6)).as_text()
+        for config in (in_turn, dataclasses.replace(in_turn, wavefront=6))
+    }
+    assert len(programs) == 1
+
+
+def test_a_wavefront_of_layers_of_unlike_sizes_is_refused() -> None:
+    config = StackConfig(layers=2, hidden_size=H, wavefront=2)
+    layers, _, xs = draw(config, 6)
+    wider = init_stack(random.key(0), StackConfig(hidden_size=H + 1), H)
+    refused = partial(run_stack, config, (layers[0], *wider), None, xs)
+    assert_message(refused, "wavefront runs two layers side by side", "use layers of one size")
+    of_other_inputs = init_stack(random.key(0), StackConfig(hidden_size=H), H + 2)
+    refused = partial(run_stack, config, (layers[0], *of_other_inputs), None, xs)
+    assert_message(refused, "the upper layer's input", f"w_x has {H + 2} rows")
 
 
 # Dropout -----------------------------------------------------------------------------------------
