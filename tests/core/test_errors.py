@@ -123,6 +123,7 @@ def of_init(init: Callable[..., Any]) -> Callable[..., Any]:
     return partial(init, KEY, **{"input_size": D, "hidden_size": H})
 
 
+ZONEOUT = {"recurrent_dropout": 0.1, "recurrent_dropout_kind": "zoneout"}
 STACK: Table = [
     ({"cell": "elman"}, ("'elman'", "lstm")),
     ({"layers": 0}, ("layers is 0",)),
@@ -151,6 +152,15 @@ STACK: Table = [
     ),
     ({"directions_at_once": True}, ("directions_at_once is True", "bidirectional is False")),
     ({"gru_reset": "before"}, ("gru_reset is 'before', which lstm lacks; leave it",)),
+    ({"cell": "rnn", "backend": "mosaic"}, ("'mosaic'", "rnn", "lstm or gru", "'auto'")),
+    ({"activation": "tan"}, ("activation is 'tan'",)),
+    ({"cell": "rnn", "recurrent_activation": "relu"}, ("recurrent_activation", "rnn")),
+    ({"cell": "rnn", "activation": "sigmoid", "backend": "scan"}, ("not support activation",)),
+    ({"cell": "rnn", "recurrent_dropout": 0.1, "recurrent_dropout_kind": "candidate"}, ("rnn",)),
+    ({"cell": "mingru", "recurrent_dropout": 0.1}, ("'state', which mingru lacks", "'zoneout'")),
+    ({"zoneout_cell": 0.5}, ("zoneout_cell is 0.5", "leave it")),
+    ({"cell": "gru", **ZONEOUT, "zoneout_cell": 0.5}, ("zoneout_cell is 0.5", "leave it")),
+    ({**ZONEOUT, "backend": "scan"}, ("not support recurrent_dropout_kind 'zoneout'",)),
 ]
 TIED = {"tied": True, "embedding_size": 128}
 LANGUAGE_MODEL: Table = [
@@ -258,6 +268,41 @@ def of_classifier(method: str) -> Callable[..., Any]:
     return call
 
 
+OTHERS: list[tuple[Callable[..., Any], dict[str, Any], tuple[str, ...]]] = [
+    (cells.cell_of, {"params": {}}, ("LSTMParams", "got dict")),
+    (
+        of_parameters(cells.LSTM, False),
+        {"w_hr": jnp.ones((H, 2))},
+        ("w_h has shape (5, 20)", "expected (2, 20)"),
+    ),
+    (
+        of_parameters(cells.GRU, False),
+        {"b_hn": jnp.ones(15)},
+        ("b_hn has shape (15,)", "expected (5,)"),
+    ),
+    (
+        of_parameters(cells.DIAG_GRU, False),
+        {"a": jnp.ones(3)},
+        ("a has shape (3,)", "expected (15,)"),
+    ),
+    (
+        partial(lstm_jax.gru, lstm_jax.init_gru(KEY, D, H), None, XS),
+        {"input_scale": XS},
+        ("gru has no option 'input_scale'",),
+    ),
+    (
+        partial(lstm_jax.diag_gru, lstm_jax.init_diag_gru(KEY, D, H), None, XS),
+        {"bogus": 1},
+        ("diag_gru has no option 'bogus'", "it has mask, "),
+    ),
+    (
+        partial(step_stack, StackConfig(bidirectional=True), (), ()),
+        {"x": XS[0]},
+        ("bidirectional", "step"),
+    ),
+]
+
+
 @pytest.mark.parametrize(
     ("call", "changes", "parts"),
     [
@@ -280,7 +325,8 @@ def of_classifier(method: str) -> Callable[..., Any]:
         )
         for call in calls
         for row in table
-    ],
+    ]
+    + OTHERS,
 )
 def test_what_does_not_fit_is_refused_by_name(
     call: Callable[..., Any], changes: dict[str, Any], parts: tuple[str, ...]
@@ -288,52 +334,16 @@ def test_what_does_not_fit_is_refused_by_name(
     assert_message(lambda: call(**changes), *parts)
 
 
-def test_options_and_parameters_that_a_layer_has_not_are_named() -> None:
-    gru, diag = lstm_jax.init_gru(KEY, D, H), lstm_jax.init_diag_gru(KEY, D, H)
-    for call, parts in (
-        (lambda: cells.cell_of({}), ("LSTMParams", "got dict")),  # type: ignore[arg-type]
-        (
-            lambda: lstm_jax.diag_gru(diag._replace(a=jnp.ones(3)), None, XS),
-            ("a has shape (3,)", "expected (15,)"),
-        ),
-        (
-            lambda: lstm_jax.gru(gru._replace(b_hn=jnp.ones(15)), None, XS),
-            ("b_hn has shape (15,)", "expected (5,)"),
-        ),
-        (
-            lambda: lstm(PARAMS._replace(w_hr=jnp.ones((H, 2))), None, XS),
-            ("w_h has shape (5, 20)", "expected (2, 20)"),
-        ),
-        (
-            lambda: lstm_jax.diag_gru(diag, None, XS, bogus=1),  # type: ignore[call-overload]
-            ("diag_gru has no option 'bogus'", "it has mask, "),
-        ),
-        (
-            lambda: lstm_jax.gru(gru, None, XS, input_scale=XS),
-            ("gru has no option 'input_scale'",),
-        ),
-        (
-            lambda: step_stack(StackConfig(bidirectional=True), (), (), XS[0]),
-            ("bidirectional", "step"),
-        ),
-    ):
-        assert_message(call, *parts)
-
-
-STEPS = {cell.name: cell.step for cell in cells.CELLS}
-LAYERS_OF = [getattr(lstm_jax, cell.function) for cell in cells.CELLS]
-
-
-@pytest.mark.parametrize("function", [*LAYERS_OF, *STEPS.values()])
-@pytest.mark.parametrize("name", STEPS)
-def test_parameters_of_another_cell_name_the_function_to_use(function: Any, name: str) -> None:
-    params = cells.cell_named(name).init(KEY, D, H)
-    suffix = "_step" * function.__name__.endswith("_step")
-    (cell,) = (c for c in cells.CELLS if function.__name__ == c.function + suffix)
-    args = (XS[0],) if suffix else (XS,)
-    if cell.name == name:
-        function(params, cells.zero_carry(params, B), *args)
+@pytest.mark.parametrize("suffix", ["", "_step"])
+@pytest.mark.parametrize("other", cells.CELLS, ids=lambda cell: cell.name)
+@pytest.mark.parametrize("cell", cells.CELLS, ids=lambda cell: cell.name)
+def test_parameters_of_another_cell_name_the_function_to_use(
+    cell: cells.Cell, other: cells.Cell, suffix: str
+) -> None:
+    name, params = cell.function + suffix, other.init(KEY, D, H)
+    call, inputs = partial(getattr(lstm_jax, name), params), XS[0] if suffix else XS
+    if cell is other:
+        call(cells.zero_carry(params, B), inputs)
         return
-    used = f"use {cells.cell_named(name).function}{suffix}"
-    takes = f"{function.__name__} takes {cell.params.__name__}"
-    assert_message(lambda: function(params, None, *args), takes, type(params).__name__, used)
+    takes, used = f"{name} takes {cell.params.__name__}", f"use {other.function}{suffix}"
+    assert_message(lambda: call(None, inputs), takes, type(params).__name__, used)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from core_cases import (
     as_for_cuda,
-    assert_message,
     assert_near,
     assert_same_bits,
     draw,
@@ -24,7 +23,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from lstm_jax import StackConfig
 from lstm_jax.recurrence import layer
 
 FUSED_FORMS = ("lstm", "gru_after")
@@ -128,16 +126,6 @@ def test_on_a_cpu_it_is_the_scan() -> None:
         run_anew(inputs, backend=backend, compute_dtype="tf32") for backend in ("mosaic", "scan")
     )
     assert_same_bits(found, expected)
-
-
-def test_other_cells_are_refused() -> None:
-    assert_message(
-        lambda: StackConfig(cell="rnn", backend="mosaic"),
-        "'mosaic'",
-        "rnn",
-        "lstm or gru",
-        "'auto'",
-    )
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import B, D, assert_message, assert_near, assert_same_bits, cases, draw, init
+from core_cases import B, D, assert_near, assert_same_bits, cases, draw, init
 from jax import random
 
 from lstm_jax import cells
-from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.recurrence import layer
 from lstm_jax.recurrent_dropout import RecurrentDropout
 from lstm_jax.stack import StackConfig, init_stack, run_stack, stack_zero_carry, step_stack
@@ -59,21 +58,6 @@ def test_masks_depend_on_key_lane_and_time_alone(kind: str, cell: str, bidirecti
     else:
         _, first = run_stack(config, layers, None, xs[:5], dropout_key=keys)
         assert_near(first, whole[:5], 1e-6)
-
-
-@pytest.mark.slow
-@dropping
-def test_a_language_model_in_chunks_draws_the_same_masks(kind: str, cell: str) -> None:
-    options = {"recurrent_dropout": 0.5, "recurrent_dropout_kind": kind, "hidden_size": 8}
-    tokens = np.random.default_rng(0).integers(0, 7, (9, B))
-    keys = random.split(random.key(5), B)
-    found = []
-    for remat in (None, 4):
-        config = LanguageModelConfig(cell, layers=2, remat=remat, **options)
-        model = LanguageModel(config, 7)
-        params = model.init(random.key(0))
-        found.append(model.token_sums(params, None, tokens[:-1], tokens[1:], dropout_key=keys))
-    assert_near(found[0], found[1], 1e-6)
 
 
 def test_masks_are_zero_as_often_as_said_and_scaled() -> None:
@@ -125,25 +109,3 @@ def test_off_is_the_program_without() -> None:
         for each in (config, StackConfig("lstm", layers=2, hidden_size=8))
     ]  # fmt: skip
     assert programs[0] == programs[1]
-
-
-def test_settings_that_do_not_fit_a_cell_are_one_line() -> None:
-    zoneout = {"recurrent_dropout": 0.1, "recurrent_dropout_kind": "zoneout"}
-    for options, parts in (
-        ({"cell": "rnn", "recurrent_activation": "relu"}, ("recurrent_activation", "rnn")),
-        (
-            {"cell": "rnn", "recurrent_dropout": 0.1, "recurrent_dropout_kind": "candidate"},
-            ("rnn",),
-        ),
-        (
-            {"cell": "mingru", "recurrent_dropout": 0.1},
-            ("'state', which mingru lacks", "'zoneout'"),
-        ),
-        ({"cell": "gru", **zoneout, "zoneout_cell": 0.5}, ("zoneout_cell is 0.5", "leave it")),
-        ({"zoneout_cell": 0.5}, ("zoneout_cell is 0.5", "leave it")),
-        ({**zoneout, "backend": "scan"}, ("not support recurrent_dropout_kind 'zoneout'",)),
-        ({"activation": "tan"}, ("activation is 'tan'",)),
-        ({"cell": "rnn", "activation": "sigmoid", "backend": "scan"}, ("not support activation",)),
-    ):
-        assert_message(lambda: StackConfig(**options), *parts)  # noqa: B023
-    StackConfig("rnn", activation="relu", recurrent_dropout=0.5, backend="scan")

@@ -17,7 +17,6 @@ from core_cases import (
     cases,
     draw,
     flags,
-    init,
     run_with_gradients,
     second_order_of,
     weighted,
@@ -64,30 +63,26 @@ def test_the_second_order_of_chunks_is_the_references_whole(
     assert_near(found, second_order_of(inputs, **given, backend="reference"), 1e-10)
 
 
-def test_token_ids_scaled_by_dropout_go_through_chunks() -> None:
-    params = init("lstm", random.key(0), V, H)
-    scale = random.uniform(random.key(1), (T, B))
-    found, whole = (
-        run_with_gradients(params, None, TOKENS[0], input_scale=scale, remat=remat)
-        for remat in (4, None)
-    )
-    assert_near(found, whole, NEAR)
-
-
+DROPPED: dict[str, Any] = {"layers": 2, "recurrent_dropout": 0.5}
 IN_CHUNKS = [
     ({"dropout": 0.5, "dropout_place": "inputs"}, V, 4),
+    ({"bidirectional": True, "dropout": 0.5, "dropout_place": "inputs"}, V, 4),
     ({"bidirectional": True, "embedding_size": 4, "layers": 2}, V, 4),
-    ({"embedding_size": 4}, V, 1),
+    ({"embedding_size": 4, "layers": 2}, V, 1),
     ({"embedding_size": 4}, 40, T - 1),
     ({"embedding_size": H, "tied": True}, V, T),
     (
         {"embedding_size": 4, "word_dropout": 0.3, "output_dropout": 0.5,
          "output_dropout_per": "sequence"}, V, 4,
     ),
+    ({**DROPPED, "recurrent_dropout_kind": "state"}, V, 4),
+    ({**DROPPED, "recurrent_dropout_kind": "candidate", "cell": "gru"}, V, 4),
+    ({**DROPPED, "recurrent_dropout_kind": "zoneout"}, V, 4),
+    ({**DROPPED, "recurrent_dropout_kind": "zoneout", "cell": "mingru"}, V, 4),
 ]  # fmt: skip
 
 
-@cases("options, vocabulary_size, chunk", IN_CHUNKS, IN_CHUNKS[0])
+@cases("options, vocabulary_size, chunk", IN_CHUNKS, *IN_CHUNKS[:2])
 def test_a_language_model_in_chunks_gives_what_it_gives_whole(
     options: dict[str, Any], vocabulary_size: int, chunk: int
 ) -> None:
@@ -97,7 +92,7 @@ def test_a_language_model_in_chunks_gives_what_it_gives_whole(
 
         def loss(params: Any) -> Any:
             sums, scores, carry = model.token_scores(
-                params, None, *TOKENS, **FLAGS, dropout_key=random.key(3)
+                params, None, *TOKENS, **FLAGS, dropout_key=random.split(random.key(3), B)
             )
             return sums.loss + weighted(4, carry), (sums, scores, carry)
 

@@ -66,6 +66,7 @@ def test_layers_and_steps(strict: None, form: str) -> None:
         {"embedding_size": 4, "bidirectional": True, "dropout": 0.5, "dropout_place": "inputs"},
         {"cell": "gru", "dropout": 0.5, "dropout_place": "inputs", "initialisation": "keras"},
         {"embedding_size": H, "tied": True, "compute_dtype": "bfloat16"},
+        {"cell": "rnn", "activation": "relu", "recurrent_dropout": 0.5, "backend": "scan"},
     ],
 )
 def test_language_models(strict: None, options: dict[str, Any]) -> None:
