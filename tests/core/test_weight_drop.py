@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import DENSE_FORMS, UNITWISE_FORMS, cases, init
+from core_cases import DENSE_FORMS, UNITWISE_FORMS, assert_message, cases, init
 from jax import random
 
 from lstm_jax import LanguageModel, LanguageModelConfig, StackConfig, init_stack, weight_drop
@@ -44,14 +45,6 @@ def test_what_is_drawn_depends_on_the_key_and_differs_by_layer_and_direction() -
     assert len({*masks}) == 8
 
 
-def test_what_has_nothing_to_drop_is_refused() -> None:
-    for form in UNITWISE_FORMS:
-        with pytest.raises(ValueError, match="no w_h among the parameters; choose a cell"):
-            weight_drop(random.key(0), init(form, random.key(0), 3, 4), 0.5)
-    with pytest.raises(ValueError, match=r"keys of shape \(2,\); give one"):
-        weight_drop(random.split(random.key(0)), init("rnn", random.key(0), 3, 4), 0.5)
-
-
 def test_a_dropped_word_is_zeros_wherever_it_stands_in_its_sequence() -> None:
     """And what is dropped differs from one sequence to the next; the others are scaled."""
     size = 40
@@ -75,22 +68,16 @@ def test_a_dropped_word_is_zeros_wherever_it_stands_in_its_sequence() -> None:
         LanguageModelConfig(word_dropout=0.5)
 
 
-def test_the_output_layer_s_inputs_may_be_dropped_once_a_sequence() -> None:
-    config = LanguageModelConfig(hidden_size=64, output_dropout=0.5, output_dropout_per="sequence")
-    model = LanguageModel(config, 5)
-    tokens = jnp.zeros((6, 4), jnp.int32)
-    _, hs = model.hidden(model.init(random.key(0)), None, tokens, dropout_key=random.key(1))
-    kept = np.asarray(hs != 0)
-    assert (kept == kept[0]).all()
-    assert len({lane.tobytes() for lane in kept[0]}) == 4
-
-
-def test_a_rate_that_is_no_share_is_refused_and_an_integer_of_zero_drops_nothing() -> None:
-    params = init("lstm", random.key(0), 3, 8)
-    for rate in (1.0, -0.5, float("nan"), "0.5", 2):
-        with pytest.raises(ValueError, match="0 <= rate < 1"):
-            weight_drop(random.key(1), params, rate)  # type: ignore[arg-type]
-    np.testing.assert_array_equal(weight_drop(random.key(1), params, 0).w_h, params.w_h)
-    for key, words in ((None, "key is NoneType"), (random.PRNGKey(0), "not a typed key; make it")):
-        with pytest.raises(TypeError, match=words):
-            weight_drop(key, params, 0.5)  # type: ignore[arg-type]
+def test_what_does_not_fit_is_refused_and_an_integer_of_zero_drops_nothing() -> None:
+    key, params = random.key(0), init("lstm", random.key(0), 3, 8)
+    refused: list[tuple[Any, Any, Any, str]] = [
+        *((key, init(form, key, 3, 4), 0.5, "no w_h among the parameters; choose a cell")
+          for form in UNITWISE_FORMS),
+        *((key, params, rate, "0 <= rate < 1") for rate in (1.0, -0.5, float("nan"), "0.5", 2)),
+        (random.split(key), params, 0.5, "keys of shape (2,); give one"),
+        (None, params, 0.5, "key is NoneType"),
+        (random.PRNGKey(0), params, 0.5, "not a typed key; make it"),
+    ]  # fmt: skip
+    for *given, words in refused:
+        assert_message(partial(weight_drop, *given), words)
+    np.testing.assert_array_equal(weight_drop(key, params, 0).w_h, params.w_h)
