@@ -108,20 +108,19 @@ def twice_in_reverse(f: Any) -> Any:
     return jax.jacrev(jax.jacrev(f))
 
 
-@cases("name", CASES, beyond=["leaky", "apart"])
-def test_it_has_forward_mode_and_second_order(float64: None, name: str) -> None:
-    *runs, inputs = both(name, times=7)
-    for of in (jax.jacfwd, jax.hessian, twice_in_reverse):
+@cases(
+    "name, remat",
+    [(name, remat) for name in CASES for remat in (None, 2)],
+    ("leaky", 2),
+    beyond=["leaky", "apart"],
+)
+def test_it_has_second_order_and_without_chunks_forward_mode(
+    float64: None, name: str, remat: int | None
+) -> None:
+    *runs, inputs = both(name, times=5, remat=remat)
+    for of in (twice_in_reverse, *[jax.jacfwd, jax.hessian] * (remat is None)):
         found, expected = (jax.jit(of(scalar(run)))(*inputs) for run in runs)
         assert_near(found, expected, 1e-9)
-
-
-@cases("name", CASES, "leaky", beyond=["coupled"])
-def test_its_second_order_in_chunks_is_lax_scan_s(float64: None, name: str) -> None:
-    ours, _, inputs = both(name, times=5, remat=2)
-    found = jax.jit(twice_in_reverse(scalar(ours)))(*inputs)
-    _, theirs, _ = both(name, times=5)
-    assert_near(found, jax.jit(twice_in_reverse(scalar(theirs)))(*inputs), 1e-9)
 
 
 def test_iterations_that_are_too_few_end_in_a_loop() -> None:
