@@ -39,8 +39,8 @@ V = 41
 TOKENS = jnp.zeros((T, B), jnp.int32)
 
 
-def gradient_jaxpr(form: str, tokens: bool = False, **options: Any) -> Any:
-    params, carry, xs = draw(form)
+def gradient_jaxpr(form: str, tokens: bool = False, dtype: str = "float32", **options: Any) -> Any:
+    params, carry, xs = draw(form, dtype=dtype)
 
     def loss(params: Any, carry: Any, xs: Any) -> Any:
         return weighted(1, layer(params, carry, xs, **on(params, options)))
@@ -122,14 +122,6 @@ def test_bfloat16_products_are_within_two_percent(form: str) -> None:
     assert np.any(np.asarray(found[0][1]) != np.asarray(expected[0][1]))
 
 
-def test_products_decides_dtypes_and_precision_together() -> None:
-    float32, bfloat16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
-    assert products(None, float32) == (float32, float32, lax.Precision.HIGHEST)
-    assert products("float32", bfloat16) == (float32, float32, lax.Precision.HIGHEST)
-    assert products("tf32", float32) == (float32, float32, lax.Precision.HIGH)
-    assert products("bfloat16", float32) == (bfloat16, float32, lax.Precision.DEFAULT)
-
-
 # Every product of a gradient ---------------------------------------------------------------------
 
 
@@ -142,6 +134,7 @@ def assert_all(jaxpr: Any, operand: str, result: str, precision: lax.Precision) 
 
 POLICIES = {
     "bfloat16": ("bfloat16", "float32", lax.Precision.DEFAULT),
+    "tf32": ("float32", "float32", lax.Precision.HIGH),
     "float32": ("float32", "float32", lax.Precision.HIGHEST),
 }
 policies = pytest.mark.parametrize("compute_dtype", POLICIES)
@@ -149,18 +142,20 @@ policies = pytest.mark.parametrize("compute_dtype", POLICIES)
 
 @forms
 @pytest.mark.parametrize(
-    ("compute_dtype", "tokens", "backend"),
+    ("dtype", "compute_dtype", "tokens", "backend"),
     [
-        *(("bfloat16", tokens, "fast") for tokens in (False, True)),
-        *(("float32", False, backend) for backend in ("fast", "reference")),
+        *(("float32", "bfloat16", tokens, "fast") for tokens in (False, True)),
+        *(("float32", "float32", False, backend) for backend in ("fast", "reference")),
+        *(("float32", each, False, "fast") for each in ("tf32", None)),
+        ("bfloat16", "float32", False, "fast"),
     ],
 )
 def test_every_product_has_its_policy_s_operands_sums_and_precision(
-    form: str, compute_dtype: str, tokens: bool, backend: str
+    form: str, dtype: str, compute_dtype: str | None, tokens: bool, backend: str
 ) -> None:
-    jaxpr = gradient_jaxpr(form, tokens, compute_dtype=compute_dtype, backend=backend)
+    jaxpr = gradient_jaxpr(form, tokens, dtype, compute_dtype=compute_dtype, backend=backend)
     assert tokens or dot_products(jaxpr)
-    assert_all(jaxpr, *POLICIES[compute_dtype])
+    assert_all(jaxpr, *POLICIES[compute_dtype or "float32"])
 
 
 def language_model(batch: int = B, **options: Any) -> tuple[Any, Any, LanguageModelParams]:
@@ -260,7 +255,7 @@ def test_layer_lowers(form: str, backend: str) -> None:
     assert lower(*inputs).platforms == PLATFORMS
 
 
-@pytest.mark.parametrize("compute_dtype", ["float32", "tf32", "bfloat16"])
+@policies
 def test_a_language_model_lowers(compute_dtype: str) -> None:
     gradient, _, params = language_model(
         layers=2, cell="gru", dropout=0.5, embedding_size=3, compute_dtype=compute_dtype
