@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from core_cases import assert_near, assert_same_bits
+from core_cases import assert_near, assert_same_bits, flags
 from interop_cases import FORMS, config_of, with_gradients
 from recorded import Arrays, Peer, of_kind
 
@@ -29,13 +29,25 @@ TOLERANCE = 1e-5
 CLASSES = {"lstm": "LSTM", "gru": "GRU", "rnn": "SimpleRNN"}
 # T, B, D, H
 SHAPES = ((7, 3, 4, 5), (1, 2, 1, 6))
-forms = pytest.mark.parametrize("form", FORMS)
+
+
+def mask_of(real: str, times: int, batch: int) -> np.ndarray:
+    """Of which steps are real: "all", the "first", some "anywhere", or "most"."""
+    rng = np.random.default_rng(1)
+    lengths = rng.integers(0, times + 1, batch)
+    masks = {
+        "all": np.ones((times, batch), bool),
+        "first": np.arange(times)[:, None] < lengths,
+        "anywhere": rng.random((times, batch)) < 0.6,
+        "most": flags(2, (times, batch))["mask"],
+    }
+    return masks[real]
 
 
 def theirs(
     form: str,
     bidirectional: bool,
-    mask: np.ndarray,
+    real: str,
     shape: tuple[int, ...] = SHAPES[0],
     use_bias: bool = True,
     drops: bool = False,
@@ -48,7 +60,7 @@ def theirs(
     import keras
 
     times, batch, input_size, hidden = shape
-    rng = np.random.default_rng(0)
+    mask, rng = mask_of(real, times, batch), np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape).astype(np.float32)
@@ -139,55 +151,31 @@ def compare(form: str, bidirectional: bool, found: Arrays, **activations: Any) -
     assert_same_bits(layer_from_keras(back, reset=reset), layer)
 
 
-@forms
+RELU = {"activation": "relu", "recurrent_activation": "hard_sigmoid"}
+GELU = {"activation": "gelu", "recurrent_activation": "softsign"}
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    ("bidirectional", "shape", "use_bias"),
+    ("bidirectional", "real", "options"),
     [
-        (False, SHAPES[1], True),
-        (True, SHAPES[0], True),
-        (True, SHAPES[0], False),
+        (False, "all", {"shape": SHAPES[1]}),
+        (True, "all", {}),
+        (True, "all", {"use_bias": False}),
+        (True, "all", RELU),
+        (True, "all", GELU),
+        (False, "anywhere", {}),
+        (True, "first", {}),
+        (False, "most", {"drops": True}),
     ],
 )
 def test_values_and_gradients_are_kerass(
-    peer: Peer, form: str, bidirectional: bool, shape: tuple[int, ...], use_bias: bool
+    peer: Peer, form: str, bidirectional: bool, real: str, options: dict[str, Any]
 ) -> None:
-    mask = np.ones(shape[:2], bool)
-    their = partial(theirs, form, bidirectional, mask, shape, use_bias=use_bias)
-    compare(form, bidirectional, peer(str((form, bidirectional, shape, use_bias)), their))
-
-
-@forms
-@pytest.mark.parametrize(
-    "activations",
-    [
-        {"activation": "relu", "recurrent_activation": "hard_sigmoid"},
-        {"activation": "gelu", "recurrent_activation": "softsign"},
-    ],
-)
-def test_other_activations_are_kerass(peer: Peer, form: str, activations: dict[str, str]) -> None:
-    mask = np.ones(SHAPES[0][:2], bool)
     if form == "rnn":
-        activations = {"activation": activations["activation"]}
-    found = peer(
-        str((form, *activations.values())), lambda: theirs(form, True, mask, **activations)
-    )
-    compare(form, True, found, **activations)
-
-
-@forms
-def test_recurrent_dropout_is_kerass_where_all_gates_have_one_mask(peer: Peer, form: str) -> None:
-    mask = np.random.default_rng(2).random(SHAPES[0][:2]) < 0.7
-    compare(form, False, peer(form, lambda: theirs(form, False, mask, drops=True)))
-
-
-@forms
-@pytest.mark.parametrize(("bidirectional", "padded"), [(False, False), (True, True)])
-def test_masked_steps_are_kerass(peer: Peer, form: str, bidirectional: bool, padded: bool) -> None:
-    times, batch = SHAPES[0][:2]
-    rng = np.random.default_rng(1)
-    lengths = rng.integers(0, times + 1, batch)
-    anywhere = rng.random((times, batch)) < 0.6
-    mask = np.arange(times)[:, None] < lengths if padded else anywhere
-    found = peer(str((form, padded)), lambda: theirs(form, bidirectional, mask))
-    assert not found["mask"].all()
-    compare(form, bidirectional, found)
+        options = {name: options[name] for name in options if name != "recurrent_activation"}
+    case = str((form, bidirectional, real, *options.items()))
+    found = peer(case, partial(theirs, form, bidirectional, real, **options))
+    assert found["mask"].all() == (real == "all")
+    activations = {name: options[name] for name in options if name in RELU}
+    compare(form, bidirectional, found, **activations)

@@ -40,7 +40,6 @@ TOLERANCES = {"float32": 1e-5, "float64": 1e-12}
 # T, B, D, H. Not a single unit: where that one saturates, 1 - h^2 cancels, a tanh's last bit weighs
 # 6e-5 of the gradient, and no other unit sets the scale.
 SHAPES = ((7, 3, 4, 5), (1, 2, 1, 6))
-forms = pytest.mark.parametrize("form", RESET_AFTER)
 
 
 def module_of(form: str, *sizes: int, **options: Any) -> Any:
@@ -62,7 +61,7 @@ def state_of(module: Any) -> Arrays:
 
 def theirs(
     form: str,
-    shape: tuple[int, ...],
+    shape: tuple[int, ...] = SHAPES[0],
     seed: int = 0,
     lengths: Any = None,
     dtype: str = "float32",
@@ -143,46 +142,31 @@ def compare(form: str, found: Arrays, **options: Any) -> None:
     assert_same_bits(layers_from_pytorch(back), layers)
 
 
-@forms
+BOTH = {"num_layers": 2, "bidirectional": True}
+OF_EACH: list[dict[str, Any]] = [
+    {"num_layers": 1},
+    {"num_layers": 1, "shape": SHAPES[1]},
+    {"num_layers": 3, "bidirectional": True, "dtype": "float64"},
+    {"num_layers": 2, "bias": False, "dtype": "float64"},
+    {**BOTH, "lengths": [7, 1, 4]},
+    {**BOTH, "lengths": [3, 6, 2], "seed": 1},
+]
+
+
 @pytest.mark.parametrize(
-    ("shape", "dtype", "options"),
+    ("form", "options"),
     [
-        (SHAPES[0], "float32", {"num_layers": 1}),
-        (SHAPES[1], "float32", {"num_layers": 1}),
-        (SHAPES[0], "float64", {"num_layers": 3, "bidirectional": True}),
-        (SHAPES[0], "float64", {"num_layers": 2, "bias": False}),
+        *((form, options) for form in RESET_AFTER for options in OF_EACH),
+        # Another shape of each weight, and two sizes of states.
+        ("lstm", {**BOTH, "proj_size": 2, "dtype": "float64"}),
+        ("rnn", {**BOTH, "nonlinearity": "relu", "dtype": "float64"}),
     ],
 )
-def test_values_and_gradients_are_pytorchs(
-    peer: Peer, form: str, shape: tuple[int, ...], dtype: str, options: dict[str, Any]
-) -> None:
-    case = str((form, shape, dtype, *options.items()))
-    found = peer(case, lambda: theirs(form, shape, dtype=dtype, **options))
-    with jax.enable_x64(dtype == "float64"):
+def test_values_and_gradients_are_pytorchs(peer: Peer, form: str, options: dict[str, Any]) -> None:
+    """Of packed sequences, where they have lengths, our masked ones."""
+    found = peer(str((form, *options.items())), partial(theirs, form, **options))
+    with jax.enable_x64(options.get("dtype") == "float64"):
         compare(form, found, **options)
-
-
-@forms
-def test_masked_sequences_are_pytorchs_packed_ones(peer: Peer, form: str) -> None:
-    options = {"num_layers": 2, "bidirectional": True}
-    for seed, lengths in enumerate(([7, 1, 4], [3, 6, 2])):
-        packed = partial(theirs, form, SHAPES[0], seed, lengths, **options)
-        compare(form, peer(f"{form} {lengths}", packed), **options)
-
-
-def test_a_projected_lstm_s_values_and_gradients_are_pytorchs(peer: Peer) -> None:
-    """It has another shape of each weight, and two sizes of states."""
-    options = {"num_layers": 2, "bidirectional": True, "proj_size": 2}
-    projected = partial(theirs, "lstm", SHAPES[0], dtype="float64", **options)
-    with jax.enable_x64(True):
-        compare("lstm", peer("projected", projected), **options)
-
-
-def test_an_rnn_with_relus_is_pytorchs(peer: Peer) -> None:
-    options = {"num_layers": 2, "bidirectional": True, "nonlinearity": "relu"}
-    found = peer("relu", partial(theirs, "rnn", SHAPES[0], dtype="float64", **options))
-    with jax.enable_x64(True):
-        compare("rnn", found, **options)
 
 
 @pytest.mark.slow
