@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from core_cases import normals_like
 
 from lstm_jax.losses import OutputParams
 from lstm_jax.models import LanguageModelConfig, LanguageModelParams, TiedOutputParams
@@ -43,11 +44,8 @@ def draw_layers(
 ) -> tuple[Any, ...]:
     """Normal weights; every bias is drawn, none is zero."""
     config = config_of(form, layers, bidirectional, hidden, use_bias=use_bias)
-    shapes = jax.eval_shape(lambda: init_stack(jax.random.key(0), config, input_size))
-    rng = np.random.default_rng(seed)
-    drawn: tuple[Any, ...] = jax.tree.map(
-        lambda leaf: jnp.asarray(0.5 * rng.standard_normal(leaf.shape), dtype), shapes
-    )
+    shapes = jax.eval_shape(lambda: init_stack(jax.random.key(0), config, input_size, dtype))
+    drawn: tuple[Any, ...] = jax.tree.map(lambda a: a / 2, normals_like(seed, shapes))
     return drawn
 
 
