@@ -1,7 +1,7 @@
-"""Processes of the commands that can be watched, killed and signalled.
+"""Processes of tools; and those of the commands, that can be watched, killed and signalled.
 
-Each is forked from a server that has imported the packages and done nothing else, which saves the
-seconds that importing takes; it runs all of the command.
+Each of the latter is forked from a server that has imported the packages and done nothing else,
+which saves the seconds that importing takes; it runs all of the command.
 """
 
 import multiprocessing
@@ -9,6 +9,7 @@ import os
 import resource
 import runpy
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +19,18 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
 _IMPORTED_LATE = ("cli.main", "cli.train", "cli.sample", "cli.convert")
+
+
+def run(*command: object, cwd: Path = ROOT, input: str | None = None) -> str:
+    """What it prints, in a process that sees neither this checkout nor the suite's settings."""
+    hidden = ("PYTHONPATH", "XLA_FLAGS")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(
+        list(map(str, command)), cwd=cwd, env=environment, input=input, capture_output=True,
+        text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 class Process:

@@ -1,9 +1,7 @@
 """The package as others get it: what is in it, that it runs installed, and what its files say."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -14,25 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import ROOT, run
 
 import lstm_jax
 
-ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SMALL = shlex.split(
     "--model.hidden-size 6 --batch-size 4 --sequence-length 8 --steps 2 --sample.length 5"
 )
-
-
-def run(*command: object, cwd: Path = ROOT) -> str:
-    """What it prints, in a process that sees neither this checkout nor the suite's settings."""
-    hidden = ("PYTHONPATH", "XLA_FLAGS")
-    environment = {name: value for name, value in os.environ.items() if name not in hidden}
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
