@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from lstm_jax.training.checkpoint import CheckpointStore
 from lstm_jax.training.log import read_rows
@@ -23,11 +22,6 @@ from lstm_jax.training.task import Task, restored_state
 TEXT = "".join(f"{n} bottles of milk in row {n % 7} of the wall.\n" for n in range(400))
 Bits = tuple[str, tuple[int, ...], bytes]
 """Of an array: its dtype, shape and bytes."""
-
-
-def with_slow(plain: Iterable[Any], slow: Iterable[Any]) -> list[Any]:
-    """Cases, and those that `--slow` adds."""
-    return [*plain, *(pytest.param(*case, marks=pytest.mark.slow) for case in slow)]
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, bytes | str]]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, Refusal, train_command
-from run_cases import unequal, with_slow
+from core_cases import cases
+from run_cases import unequal
 
 from lstm_jax.classifier import ClassifierConfig
 from lstm_jax.models import LanguageModelConfig
@@ -38,11 +39,10 @@ CASES: dict[str, TrainConfig] = {
     "words": replace(LANGUAGE, tokens="word"),
     "poems": PoemsConfig(preset="poems", model=MODEL, **SIZES),
     "frozen vectors": replace(REVIEWS, vectors=""),
-}
-SLOW: dict[str, TrainConfig] = {
     "reviews": REVIEWS,
     "trained vectors": replace(REVIEWS, vectors="", train_vectors=True),
 }
+QUICK = ("characters", "words", "poems", "frozen vectors")
 
 
 def begin(config: TrainConfig, path: Path) -> tuple[Any, Any]:
@@ -69,9 +69,9 @@ def named(config: TrainConfig, folder: Path, name: str, text: str, **others: Any
     return replace(config, data=str(path), **others)
 
 
-@pytest.mark.parametrize("case", with_slow(CASES, ([case] for case in SLOW)))
+@cases("case", CASES, *QUICK)
 def test_a_run_begins_with_the_weights_and_vocabulary_of_another(case: str, tmp_path: Path) -> None:
-    config = (CASES | SLOW)[case]
+    config = CASES[case]
     old_run, new_run = tmp_path / "old", tmp_path / "new"
     system, params = begin(named(config, tmp_path, "old", OLD), old_run)
     asked = named(system.config, tmp_path, "new", NEW, init_from=str(old_run), seed=1)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import Command, Refusal, classify_command, sample_command, train_command
-from run_cases import with_slow
+from core_cases import cases
 
 from lstm_jax.cells import CELLS
 from lstm_jax.cli.train_options import read_arguments
@@ -49,8 +49,9 @@ PRESETS = {
     "poems": "--data {}/poems.txt --steps 2 --batch-size 16 --embedding-size 12",
     "reviews": "--data {}/reviews.tsv --steps 2 --length 24 --dense-size 8",
 }
-SLOW_SHAPES = (
-    "--cell rnn --layers 2", "--cell gru --bidirectional", "--bidirectional --as-published"
+SHAPES = (
+    "--cell lstm", "--cell rnn --layers 2", "--cell gru --bidirectional",
+    "--bidirectional --as-published",
 )  # fmt: skip
 Train = Callable[..., str]
 
@@ -135,7 +136,7 @@ def config_of(run: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("shape", with_slow(["--cell lstm"], ([each] for each in SLOW_SHAPES)))
+@cases("shape", SHAPES, SHAPES[0])
 def test_lyrics_of_every_shape(
     shape: str, train: Train, refusal: Refusal, call: Command, files: Path, tmp_path: Path
 ) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import SMALL, Command, Refusal, train_command
+from core_cases import cases
 from processes import ROOT
-from run_cases import TEXT, snapshot, with_slow
+from run_cases import TEXT, snapshot
 
 import lstm_jax
 from lstm_jax.cli.train import signals
@@ -234,7 +235,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.parametrize("script", ["train.py --resume --run-dir", "sample.py"])
-@pytest.mark.parametrize("module", with_slow(["orbax.checkpoint"], [["lstm_jax"]]))
+@cases("module", ["orbax.checkpoint", "lstm_jax"], "orbax.checkpoint")
 def test_ctrl_c_during_imports_is_quiet(script: str, module: str) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, *script.split(), "no-such-run"]
     done = subprocess.run(command, capture_output=True, timeout=120, cwd=ROOT)

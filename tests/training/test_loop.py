@@ -11,7 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from run_cases import rows_of, saved_state, unequal, with_slow
+from core_cases import cases
+from run_cases import rows_of, saved_state, unequal
 from tasks import Silent, config, run, task
 
 from lstm_jax.systems.base import OptimizerConfig, SampleConfig
@@ -194,7 +195,7 @@ def test_averaging_begins_as_the_paper_has_it(averaging: tuple[Path, Any, Silent
     assert heldout_metrics(task(AVERAGING), last)["heldout_loss"] != losses[-1]
 
 
-@pytest.mark.parametrize(("cut", "asked"), with_slow([(0, 0)], [(-1, 0), (0, 2), (1, 0), (5, 0)]))
+@cases("cut, asked", [(0, 0), (-1, 0), (0, 2), (1, 0), (5, 0)], (0, 0))
 def test_a_run_resumed_about_where_averaging_begins_is_the_run_left_alone(
     cut: int, asked: int, averaging: tuple[Path, Any, Silent], tmp_path: Path
 ) -> None:
@@ -225,7 +226,7 @@ def test_a_run_can_be_taken_further(tmp_path: Path) -> None:
     assert unequal(state.params, straight.params) == []
 
 
-@pytest.mark.parametrize(("most", "limit"), with_slow([(1, 2), (6, 6)], [(3, 3), (7, 7)]))
+@cases("most, limit", [(1, 2), (3, 3), (6, 6), (7, 7)], (1, 2), (6, 6))
 def test_endless_skipping_ends_with_a_run_to_repeat(tmp_path: Path, most: int, limit: int) -> None:
     """Whether or not the last step is one at which there is a checkpoint, as at 6.
 

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from core_cases import cases
 from run_cases import saved_state, unequal
 from tasks import config, run, task
 
@@ -70,7 +71,6 @@ GROUPS = {
     "{{0,1,2,3}}": "all", "[1,4]<=[4]": "all", "{'data','tensor'}": "all",
 }  # fmt: skip
 """How the compiler names the devices that take part."""
-slow = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -108,16 +108,14 @@ MESHES = [
         for name in ("one-hot", "tied", "embedding, in chunks", "averaged", "poems")
     ),
 ]
-PLAIN = ("tied", 4, 2, "all")
 
 
-@pytest.mark.parametrize(
-    "mesh", [each if each == PLAIN else pytest.param(each, marks=slow) for each in MESHES], ids=str
-)
-def test_neither_losses_nor_what_is_drawn_depend_on_the_mesh(mesh: Any) -> None:
-    name, devices, *kept = mesh
+@cases("name, devices, tensor, kept", MESHES, ("tied", 4, 2, "all"))
+def test_neither_losses_nor_what_is_drawn_depend_on_the_mesh(
+    name: str, devices: int, tensor: int, kept: str
+) -> None:
     alone, whole, losses = trained(name, 1, 1, "none")
-    task, state, found = trained(*mesh)
+    task, state, found = trained(name, devices, tensor, kept)
     is_narrow = name == "bfloat16"
     np.testing.assert_allclose(found, losses, rtol=1e-3 if is_narrow else 0, atol=2e-6)
     expected = heldout_metrics(alone, whole)
@@ -132,9 +130,9 @@ def test_neither_losses_nor_what_is_drawn_depend_on_the_mesh(mesh: Any) -> None:
         for each in ((whole.params, whole.opt_state), (state.params, state.opt_state))
     )
     assert bytes_a_device(task.program) == part
-    if name == "tied" and tuple(kept) in SHARES:
+    if name == "tied" and (tensor, kept) in SHARES:
         # The bias of 23 tokens, its two means and the step's number do not divide.
-        assert part == pytest.approx(SHARES[tuple(kept)] * size, rel=0.05)
+        assert part == pytest.approx(SHARES[tensor, kept] * size, rel=0.05)
 
 
 @pytest.mark.slow
@@ -204,9 +202,7 @@ def compiled(task: Task) -> str:
     return str(lowered.compile().as_text())
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "one-hot" else pytest.param(name, marks=slow) for name in SYSTEMS]
-)
+@cases("name", SYSTEMS, "one-hot")
 def test_devices_exchange_one_sum_of_gradients(name: str) -> None:
     """Outside all loops, of as many numbers as there are parameters, and a few sums."""
     task = on_a_mesh(name, 2)

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from core_cases import cases
 from jax import Array, random
-from run_cases import rows_of, unequal, with_slow
+from run_cases import rows_of, unequal
 from tasks import TEXT, config, run
 
 from lstm_jax.classifier import Classifier, ClassifierConfig
@@ -51,7 +52,7 @@ def published(folder: Path, **changes: Any) -> Any:
     return read_system(LanguageConfig(data=data, layout="published", **settings))
 
 
-@pytest.mark.parametrize("system", with_slow([poems], [[reviews], [published]]))
+@cases("system", [poems, reviews, published], poems)
 def test_every_system_can_be_resumed(system: Any, folder: Path, tmp_path: Path) -> None:
     task = make_task(system(folder))
     whole, report = run(tmp_path / "whole", task)
