@@ -217,7 +217,7 @@ class _Block(NamedTuple):
         """Write its part `[R, nU]` of each `[T, B, nH]` or `[B, nH]`."""
         for value, ref in zip(jax.tree.leaves(values), jax.tree.leaves(refs), strict=True):
             for part, block in enumerate(self.parts(value)):
-                ref[(*time, pl.ds(self.row, _ROWS), self.slice(part))] = block
+                _store(ref.at[(*time, pl.ds(self.row, _ROWS), self.slice(part))], block)
 
     def share(self, values: Sequence[Array], count: Any) -> None:
         """Write blocks `[R, U]` to the exchange, and wait until all blocks have done so.
@@ -380,3 +380,12 @@ def _tanh(x: Array) -> Array:
     """Branch-free tanh with an absolute error below 1e-6, also close to saturation."""
     divisor = 1 + lax.exp2(x * (-2 * math.log2(math.e)))
     return 2 * lax.rsqrt(divisor * divisor) - 1
+
+
+def _store(ref: Any, block: Array) -> None:
+    """Store in global memory; from jax 0.12 on, plain assignment refuses rows below 128 bytes."""
+    store: Any = getattr(plgpu, "store", None)
+    if store is None:
+        ref[...] = block
+    else:
+        store(ref, block, optimized=False)

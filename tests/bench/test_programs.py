@@ -173,7 +173,9 @@ def test_the_recurrence_as_one_kernel_spills_nothing_and_has_the_memory(
     told = "".join(capfd.readouterr())
     spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", told)
     memory = re.findall(r"smem_scratch_bytes=(\d+)", told)
-    assert len(spills) == len(memory) == 2 * 2 * 3, "inference, and training forward and backward"
+    assert len(memory) == 2 * 2 * 3, "inference, and training forward and backward"
+    # jax 0.12 compiles the kernel that inference and training share once.
+    assert len(spills) == 2 * 2 * (3 if jax.__version_info__ < (0, 12) else 2)
     assert set(spills) == {("0", "0")}
     barriers_and_reductions = 3 * 1024
     assert max(map(int, memory)) + barriers_and_reductions <= 232_448
