@@ -8,8 +8,6 @@
 metrics, without times. It needs the corpora in LSTM_JAX_DATA.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

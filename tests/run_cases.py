@@ -1,7 +1,5 @@
 """What tests of runs share: a text, what makes two runs equal, and limits such as a full disk's."""
 
-from __future__ import annotations
-
 import os
 import resource
 from collections.abc import Iterator

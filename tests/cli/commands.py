@@ -1,7 +1,5 @@
 """What tests of the commands share."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Callable
 from functools import partial

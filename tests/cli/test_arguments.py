@@ -1,7 +1,5 @@
 """How a command line is read: flags by their last part, texts with dashes, hints, and help."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools

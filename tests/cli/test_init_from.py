@@ -1,7 +1,5 @@
 """`train.py --init-from RUN`: another run's weights, vocabulary and settings, for other data."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import asdict, replace

@@ -1,7 +1,5 @@
 """What a command takes of the machine: devices, processes, memory that is freed and kept."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """What is only shown: in any encoding, verbatim, and never what ends or changes a run."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,7 +1,5 @@
 """What `plan` says of a model on a mesh is what the model takes there."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

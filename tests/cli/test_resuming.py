@@ -1,7 +1,5 @@
 """`train.py --resume` from another folder, over another schedule, under JAX's other switches."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

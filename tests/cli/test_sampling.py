@@ -1,7 +1,5 @@
 """Every way in which `sample.py` is asked to write or to judge, on a small model of songs."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Each system from its own kind of data to its own kind of answer, in seconds."""
 
-from __future__ import annotations
-
 import io
 import json
 import re

@@ -1,7 +1,5 @@
 """`train.py` as a user types it: what it writes, and how it refuses."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json

@@ -1,7 +1,5 @@
 """`train.py --wandb`: offline runs of Weights & Biases, and how it refuses."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import shutil

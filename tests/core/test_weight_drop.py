@@ -1,7 +1,5 @@
 """Weights dropped for a training step, and words dropped for a sequence."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

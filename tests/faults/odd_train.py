@@ -5,8 +5,6 @@ Or one that trains nothing: it restores a run's newest checkpoint, and saves it 
 python tests/faults/odd_train.py [--fails-at STEP ERROR] [--saves-again] FLAGS
 """
 
-from __future__ import annotations
-
 import argparse
 import builtins
 import sys

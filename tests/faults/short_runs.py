@@ -1,7 +1,5 @@
 """Runs that take a moment, what can be seen of them from outside, and in what two differ."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial

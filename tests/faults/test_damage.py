@@ -1,7 +1,5 @@
 """Each file of a run, damaged in each way: noticed, named, and never loaded as if it were good."""
 
-from __future__ import annotations
-
 import logging
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Kills and signals at any moment, and two processes on one folder."""
 
-from __future__ import annotations
-
 import signal
 import time
 from collections import Counter

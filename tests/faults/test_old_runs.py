@@ -5,8 +5,6 @@ it is. For a new one, train in `fixtures` with relative paths, delete its lock, 
 `commit_success.txt`, in which Orbax wrote the folder's path, and add what `expectations_of` gives.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

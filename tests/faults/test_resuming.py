@@ -1,7 +1,5 @@
 """Runs that can't simply go on: other settings, numbers that are not finite, half-made folders."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil

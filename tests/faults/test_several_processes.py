@@ -3,8 +3,6 @@
 They are JAX's, on this machine, and reach each other over 127.0.0.1 by gloo.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import signal

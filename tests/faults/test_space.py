@@ -1,7 +1,5 @@
 """No space, or no right to write: training goes on, and saves when there is space again."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext

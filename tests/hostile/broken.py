@@ -1,7 +1,5 @@
 """Three strategies that break what is valid: bytes, trees of JSON values, command lines."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

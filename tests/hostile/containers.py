@@ -1,7 +1,5 @@
 """Files of a header and what it describes, all of which is a tree of JSON values before."""
 
-from __future__ import annotations
-
 import gzip
 import io
 import struct

@@ -4,8 +4,6 @@ Nothing else: no other exception, no codec's own words, no hang, no memory out o
 file lost, changed or left behind.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import resource

@@ -1,7 +1,5 @@
 """All files that are read: what is valid, how it is made a file, and what an accepted one holds."""
 
-from __future__ import annotations
-
 import contextlib
 import csv
 import hashlib

@@ -1,7 +1,5 @@
 """The real commands, each in a folder of its own that is compared afterwards."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

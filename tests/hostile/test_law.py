@@ -1,7 +1,5 @@
 """The law that the others rest on: a defect breaks it, and so does what a command touches."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Nothing that is read can bring code along: no pickle on any way in."""
 
-from __future__ import annotations
-
 import pickle
 import re
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Sizes that no machine has room for are refused by name, before anything is made of them."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Broken files, folders and command lines: refused by one line, or accepted and right."""
 
-from __future__ import annotations
-
 import dataclasses
 import gzip
 import json

@@ -1,7 +1,5 @@
 """Small runs, and small states, that the tests of training share."""
 
-from __future__ import annotations
-
 import itertools
 from functools import cache
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Configs survive JSON, and refuse what makes no sense."""
 
-from __future__ import annotations
-
 import json
 import math
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Corpora by name, from a server on this machine: what is kept, what is refused, what is said."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import hashlib

@@ -1,7 +1,5 @@
 """`metrics.jsonl`: whole rows, each once, whatever happened to the run before."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

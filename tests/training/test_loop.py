@@ -1,7 +1,5 @@
 """The loop: a run cut short and resumed is the run left alone, bit for bit."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from pathlib import Path

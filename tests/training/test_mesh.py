@@ -1,7 +1,5 @@
 """A step over a mesh is the step on one device: losses, what each keeps, and what is exchanged."""
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import replace

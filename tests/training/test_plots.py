@@ -1,7 +1,5 @@
 """The command that overlays the curves of runs: what it draws is what the runs' rows say."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The training step: epochs, evaluation, steps that are not finite; learning rates and Adam."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The systems' laws: what each trains on, holds out and sums, and that each can be resumed."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
 from pathlib import Path
