@@ -50,7 +50,8 @@ def _split(dtype: Any, parts: int, batch: int, hidden_size: int) -> tuple[int, i
         for row in (512, 384, 256, 128):  # bytes
             width, slots = row // itemsize, left // (_ROWS * row)
             fits = slots >= 2 and clusters * hidden_size <= at_once * units
-            if fits and hidden_size % width == 0:
+            # A product of several chunks needs fewer registers than one of a single chunk.
+            if fits and hidden_size % width == 0 and (width < hidden_size or hidden_size == 64):
                 return units, width, min(slots, 4)
     return None
 
