@@ -21,8 +21,7 @@ ASSUMED = {"jax": jax, "jnp": jnp, "np": np, "lstm_jax": lstm_jax}
 
 def public() -> dict[str, Any]:
     """What the packages export and the pages of docs/api list, each once, by name."""
-    packages = (lstm_jax, sampling, interop)
-    names = [f"{p.__name__}:{name}" for p in packages for name in vars(p) if name[0] != "_"]
+    names = [f"{p.__name__}:{name}" for p in (lstm_jax, sampling, interop) for name in p.__all__]
     for page in sorted((ROOT / "docs" / "api").glob("*.md")):
         listed = r"^::: (\S+)\n    options: \{members: \[(.*)\]\}"
         for module, members in re.findall(listed, page.read_text("utf-8"), re.MULTILINE):

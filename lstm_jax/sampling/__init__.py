@@ -1,18 +1,34 @@
 """Text generation and scoring with a trained language model, in jitted loops."""
 
-from lstm_jax.sampling.beams import Hypothesis as Hypothesis
-from lstm_jax.sampling.beams import beam_search as beam_search
-from lstm_jax.sampling.decode import FREE as FREE
-from lstm_jax.sampling.filters import FilterOptions as FilterOptions
-from lstm_jax.sampling.filters import Filters as Filters
-from lstm_jax.sampling.filters import make_filters as make_filters
-from lstm_jax.sampling.generation import Texts as Texts
-from lstm_jax.sampling.generation import WeightDtype as WeightDtype
-from lstm_jax.sampling.generation import best_of as best_of
-from lstm_jax.sampling.generation import generate as generate
-from lstm_jax.sampling.generation import stack_rows as stack_rows
-from lstm_jax.sampling.generation import stream as stream
-from lstm_jax.sampling.generation import with_weights as with_weights
-from lstm_jax.sampling.scoring import TextScore as TextScore
-from lstm_jax.sampling.scoring import perplexity as perplexity
-from lstm_jax.sampling.scoring import score as score
+from lstm_jax.sampling.beams import Hypothesis, beam_search
+from lstm_jax.sampling.decode import FREE
+from lstm_jax.sampling.filters import FilterOptions, Filters, make_filters
+from lstm_jax.sampling.generation import (
+    Texts,
+    WeightDtype,
+    best_of,
+    generate,
+    stack_rows,
+    stream,
+    with_weights,
+)
+from lstm_jax.sampling.scoring import TextScore, perplexity, score
+
+__all__ = [
+    "FREE",
+    "FilterOptions",
+    "Filters",
+    "Hypothesis",
+    "TextScore",
+    "Texts",
+    "WeightDtype",
+    "beam_search",
+    "best_of",
+    "generate",
+    "make_filters",
+    "perplexity",
+    "score",
+    "stack_rows",
+    "stream",
+    "with_weights",
+]
