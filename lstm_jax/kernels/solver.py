@@ -202,7 +202,7 @@ def _solved(
     cuts = None
     if options.bounded:
         resets = jnp.zeros(b[0].shape[:1], bool) if inputs[2] is None else inputs[2]
-        cuts = jnp.expand_dims(resets, tuple(range(resets.ndim, b[0].ndim)))
+        cuts = vary_as(b, jnp.expand_dims(resets, tuple(range(resets.ndim, b[0].ndim))))
     return linear_recurrence(
         blocks, b, parallel=options.parallel, reverse=options.reverse, unroll=options.unroll,
         guarded=not options.bounded, cuts=cuts,

@@ -94,9 +94,12 @@ TIMES, ROWS, WHOLE = PartitionSpec(None, "data"), PartitionSpec("data"), Partiti
 
 
 @pytest.mark.parametrize("carried", [True, False])
-@each_kind("lstm", "gru_before")
+@each_kind("lstm", "gru_before", "mingru")
 def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bool) -> None:
-    """The batch over the devices, parameters on each: their gradients arrive summed."""
+    """The batch over the devices, parameters on each: their gradients arrive summed.
+
+    Also without a carry, a mask and resets, which then vary over no device.
+    """
     params, carry, xs = draw_small(form, 0, jnp.float64, shape=(T, BATCH, D, H))
     carry = carry if carried else None
     weights = random.normal(random.key(2), (T, BATCH, H), jnp.float64)
@@ -118,7 +121,7 @@ def test_shard_map_over_two_devices_is_one(float64: None, form: str, carried: bo
         out_specs=((ROWS, TIMES), WHOLE, TIMES),
         check_vma=True,
     )
-    inputs = (params, carry, xs, flags(1, (T, BATCH)), weights)
+    inputs = (params, carry, xs, flags(1, (T, BATCH)) if carried else {}, weights)
     assert_near(jax.jit(sharded)(*inputs), jax.jit(gradients)(*inputs), 1e-12)
 
 
