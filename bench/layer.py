@@ -59,6 +59,7 @@ class Options(OptionsWithPeers):
         sizes = [sizes_of(shape) for shape in self.shapes]
         if self.quick:
             sizes = sorted(sizes, key=lambda s: s[0] * s[1] * (s[2] + s[3]) * s[3])[:1]
+        # Of several backends, those that a cell lacks are left out; one alone is refused.
         found, lacking = [], (ValueError,) if self.backends[1:] else ()
         for each, cell, backend in product(sizes, self.cells, self.backends):
             with suppress(*lacking):

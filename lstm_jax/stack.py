@@ -315,7 +315,7 @@ def run_stack(
 
     def masks_of(params: Any, index: int) -> Any:
         if config.recurrent.option is None:
-            return Directions({}, {}) if isinstance(params, Directions) else {}
+            return each_direction(lambda _: {}, params)
         times = jnp.arange(xs.shape[0]) + (0 if chunk is None else chunk * (config.remat or 0))
         key = None if dropout_key is None else fold(dropout_key, config.layers + 2)
         return config.recurrent.of_layer(key, index, params, times, xs.shape[1])

@@ -96,7 +96,8 @@ def _cure(error: Exception, line: str) -> str | None:
     try:
         jax.local_devices()
     except (RuntimeError, AssertionError) as absent:
-        reasons = ", ".join(filter(None, [_variables("JAX_PLATFORM"), one_line(absent)]))
+        why = [_variables("JAX_PLATFORM"), one_line(absent, _LONGEST_LINE)]
+        reasons = ", ".join(filter(None, why))
         return f"JAX finds no device to compute on: {reasons}; unset it, or set it to cpu"
     return None
 

@@ -106,7 +106,7 @@ def _draw_curves(folder: RunFolder, display: Display) -> None:
     try:
         plots.draw_curves([folder.path], folder.plot)
     except Exception as error:  # matplotlib and its settings may raise anything
-        display.note(f"no curves were drawn ({one_line(error)}); everything else is saved")
+        display.note(f"no curves were drawn ({one_line(error, 1_000)}); everything else is saved")
 
 
 def evaluate_run(folder: RunFolder, config: TrainConfig) -> dict[str, Any]:

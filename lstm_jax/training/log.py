@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class Report(Protocol):
-    """Receiver of the training loop's progress, metrics rows, samples and notes."""
+    """Receiver of the training loop's progress, metrics rows, samples and notes.
+
+    Subclasses inherit methods that do nothing; what merely has the methods will do too.
+    """
 
     def advance(self, step: int) -> None:
         """A step is done."""
