@@ -63,8 +63,8 @@ class Rows(NamedTuple):
     """What stays constant while a batch is decoded."""
 
     key: Array  # typed keys `[B]`, one per row
-    known: Array  # int32 `[B]`, length of each row's prompt
-    places: Array  # int32 `[B]`, places after the prompt; 0 for a padding row
+    known: Array | Ids  # `[B]`, length of each row's prompt
+    places: Array | Ids  # `[B]`, places after the prompt; 0 for a padding row
 
 
 class DecodeState(NamedTuple):
@@ -82,9 +82,6 @@ def prefill(
     model: LanguageModel, params: LanguageModelParams, prompts: list[Ids]
 ) -> tuple[tuple[Any, ...], Array]:
     """Run prompts `[T_b]`; returns carry and top-layer output `[B, H]`, zeros for empty prompts."""
-    carry = model.zero_carry(params, len(prompts))
-    dtype = jax.tree.leaves(carry)[0].dtype
-    hidden_BH = jnp.zeros((len(prompts), model.config.output_size), dtype)
     longest, at_once = max(map(len, prompts)), _steps_at_once(len(prompts))
     parts, rest = divmod(longest, at_once)
     first = power_of_two(rest)
@@ -94,12 +91,21 @@ def prefill(
     for row, prompt in enumerate(prompts):
         tokens_TB[end - len(prompt) : end, row] = prompt
     mask_TB = np.arange(len(tokens_TB))[:, None] >= end - np.array([*map(len, prompts)])
-    state = (carry, hidden_BH)
+    state = _before_prompt(model, params, len(prompts))
     for piece, count in ((slice(0, first), min(first, 1)), (slice(first, None), parts)):
         if count:
             chunk = tokens_TB[piece], mask_TB[piece]
             state = _prefill(model, params, state, *chunk, np.int32(count))
     return state
+
+
+@partial(jax.jit, static_argnums=(0, 2))
+def _before_prompt(
+    model: LanguageModel, params: LanguageModelParams, rows: int
+) -> tuple[tuple[Any, ...], Array]:
+    carry = model.zero_carry(params, rows)
+    dtype = jax.tree.leaves(carry)[0].dtype
+    return carry, jnp.zeros((rows, model.config.output_size), dtype)
 
 
 def _steps_at_once(rows: int) -> int:
@@ -138,7 +144,7 @@ def decode(
     writing: DecodeState,
     rows: Rows,
     given_TB: Array,
-    times: Array,
+    times: Array | np.int32,
     filters: Filters,
     stops: Stops,
 ) -> tuple[DecodeState, Array, Array]:

@@ -240,6 +240,9 @@ def with_weights(
     return LanguageModel(config, model.vocabulary_size), cast
 
 
+_keys_of_rows = jax.jit(keys_of_rows, static_argnums=2)
+
+
 class _Job(NamedTuple):
     """Rows to decode; `[B]` is padded to a power of two with rows without places."""
 
@@ -286,7 +289,7 @@ def _prepare(
         [row[:k] for row, k in zip(rows, known, strict=True)],
         given,
         places,
-        keys_of_rows(key, first_row, len(rows)),
+        _keys_of_rows(key, first_row, len(rows)),
         make_filters(model.vocabulary_size, **filters),
         make_stops(model.vocabulary_size, stops),
     )
@@ -321,19 +324,21 @@ def _chunks(
         return
     size = min(_MOST_PLACES, power_of_two(total)) if places is None else places
     carry, hidden = prefill(model, params, job.prompts)
+    # NumPy's arrays, which jit takes faster than `jnp.asarray` would.
     known = np.array([len(prompt) for prompt in job.prompts], np.int32)
-    seen = np.zeros((len(known), model.vocabulary_size), np.bool_)
+    rows = Rows(job.keys, known, job.places)
+    seen: Any = np.zeros((len(known), model.vocabulary_size), np.bool_)
     for row, prompt in enumerate(job.prompts):
         seen[row, prompt] = True
-    rows = Rows(job.keys, jnp.asarray(known), jnp.asarray(job.places))
-    state = jnp.zeros(len(known), jnp.int32)
-    writing = DecodeState(carry, hidden, jnp.asarray(seen), state, state.astype(bool), jnp.int32(0))
+    state: Any = np.zeros_like(known)
+    place: Any = np.int32(0)
+    writing = DecodeState(carry, hidden, seen, state, state.astype(bool), place)
     for first in range(0, total, size):
         times = min(size, total - first)
         given = np.full((size, len(known)), FREE, np.int32)
         given[:times] = job.given[first : first + times]
         writing, tokens, scores = decode(
-            model, with_scores, params, writing, rows, given, jnp.int32(times),
+            model, with_scores, params, writing, rows, given, np.int32(times),
             job.filters, job.stops,
         )  # fmt: skip
         matched, stopped = np.asarray(writing.matched), np.asarray(writing.stopped)
