@@ -1,4 +1,4 @@
-"""The n-gram baseline: against its formula, written out naively, and by hand."""
+"""The n-gram baseline against its formula, written out naively."""
 
 import math
 from collections import Counter

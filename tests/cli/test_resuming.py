@@ -81,6 +81,26 @@ def test_a_run_goes_on_over_another_schedule_which_is_told(
     assert read_arguments([*RESUME, "--epochs", "2", "--steps", "7"]).config.steps == 7
 
 
+def test_a_run_goes_on_with_the_random_numbers_that_it_began_with(
+    data: Path, call: Command
+) -> None:
+    drawn = shlex.split("--dropout 0.5 --dropout-place outputs --schedule constant")
+    drawn += shlex.split("--sample-every 4 --sample.length 9 --sample-prompts milk")
+    new, resume = (*NEW, *drawn), ("--resume", "--steps", 8)
+    with jax.default_prng_impl("rbg"):
+        whole = call(train_command, *new, "--run-dir", "whole", "--steps", 8)[1]
+        call(train_command, *new)
+    cut = call(train_command, *RESUME, *resume)[1]
+    for one, other in zip(
+        *(read_rows(Path(n, "metrics.jsonl")) for n in ("whole", "run")), strict=True
+    ):
+        assert one["loss"] == other["loss"]
+    wanted, found = (
+        out.rpartition("sample at step 8")[2].partition("saved")[0] for out in (whole, cut)
+    )
+    assert found == wanted != ""
+
+
 def test_a_run_past_its_end_is_refused(data: Path, call: Command, refusal: Refusal) -> None:
     assert call(train_command, *NEW)[0] == 0
     before = snapshot(Path("run"))

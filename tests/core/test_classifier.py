@@ -191,6 +191,26 @@ def test_logits_are_those_of_the_real_steps_alone(float64: None, options: dict[s
         assert_near(found, np.array(expected), 1e-12)
 
 
+@configs
+def test_gradients_depend_neither_on_padding_nor_on_the_backend(
+    float64: None, options: dict[str, Any]
+) -> None:
+    options = {**options, "dropout": 0.25, "dropout_place": "inputs"}
+    tokens, labels, _ = batch(mask=np.ones((T, B), bool))
+    padded = np.pad(tokens, ((3, 0), (0, 0)), constant_values=1)
+    in_front = np.broadcast_to(np.arange(T + 3)[:, None] >= 3, padded.shape)
+    given = [("scan", tokens, None), ("scan", padded, in_front), ("reference", padded, in_front)]
+    expected, *found = (
+        sums_and_gradients(
+            build(backend=backend, **options)[0], build(**options)[1], each, labels,
+            mask=mask, dropout_key=random.key(2),
+        )
+        for backend, each, mask in given
+    )  # fmt: skip
+    for each in found:
+        assert_near(each, expected, 1e-12)
+
+
 @cases(
     "options, backend, masked",
     [*((each, "scan", True) for each in OPTIONS.values()), ({}, "reference", False)],

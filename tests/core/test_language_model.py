@@ -91,12 +91,13 @@ def test_folded_embedding_is_the_gathered_one(float64: None, bidirectional: bool
     np.testing.assert_array_equal(more_gradients.embedding[V:], 0)
 
 
+@pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize(("vocabulary", "embedding_size"), [(V, None), (V, 3), (T * B, 3)])
 def test_tokens_outside_the_vocabulary_are_the_nearest_one(
-    float64: None, vocabulary: int, embedding_size: int | None
+    float64: None, vocabulary: int, embedding_size: int | None, backend: str
 ) -> None:
     """However they enter: looked up in gates, folded, gathered, or a step at a time."""
-    model, params = build(vocabulary, embedding_size=embedding_size)
+    model, params = build(vocabulary, embedding_size=embedding_size, backend=backend)
     hidden, step = jax.jit(model.hidden), jax.jit(model.step)
     carry = model.zero_carry(params, 2)
     found, expected = (

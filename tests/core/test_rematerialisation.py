@@ -24,6 +24,7 @@ from core_cases import (
 from jax import random
 
 from lstm_jax.models import LanguageModel, LanguageModelConfig
+from lstm_jax.stack import StackConfig, init_stack, run_stack
 
 T, V = 11, 7
 NEAR = 1e-6
@@ -99,6 +100,22 @@ def test_a_language_model_in_chunks_gives_what_it_gives_whole(
         return jax.jit(jax.value_and_grad(loss, has_aux=True))(model.init(random.key(0)))
 
     assert_near(scored(chunk), scored(None), NEAR)
+
+
+def test_a_stack_in_chunks_drops_what_it_drops_whole() -> None:
+    """Also between its layers, where a language model's chunks draw each for itself."""
+
+    def run(remat: int | None) -> Any:
+        config = StackConfig(layers=2, hidden_size=H, dropout=0.5, remat=remat)
+        xs = random.normal(random.key(1), (T, B, D))
+
+        def outputs(layers: Any, xs: Any) -> Any:
+            return run_stack(config, layers, None, xs, **FLAGS, dropout_key=random.key(2))
+
+        found, pull = jax.vjp(jax.jit(outputs), init_stack(random.key(0), config, D), xs)
+        return found, pull(found)
+
+    assert_near(run(4), run(None), NEAR)
 
 
 @pytest.mark.parametrize(
