@@ -5,8 +5,13 @@ import json
 import os
 import pickle
 import stat
+import sys
 import unicodedata
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,6 +52,31 @@ def test_characters_are_encoded_as_the_naive_loop_does_and_decoded_to_themselves
     message, outside = refusal(vocabulary.encode, text), sorted(set(text) - set(known))
     assert all(f"U+{ord(char):04X}" in message for char in outside[:10])
     assert message.count("U+") == min(len(outside), 10)
+
+
+def test_characters_are_encoded_without_a_loop_in_python() -> None:
+    def instructions(call: Callable[[], object]) -> int:
+        events = []
+
+        def trace(frame: FrameType, event: str, _: object) -> Any:
+            frame.f_trace_opcodes = True
+            events.append(event)
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            call()
+        finally:
+            sys.settrace(before)
+        return events.count("opcode")
+
+    line = "the quick brown fox; \u00e9\n"
+    vocabulary = build_char_vocabulary(line)
+    instructions(partial(vocabulary.encode, "x"))  # Python 3.12 counts none at the first time
+    short, long = (instructions(partial(vocabulary.encode, text)) for text in (line, 90 * line))
+    assert 0 < short == long
+    assert instructions(lambda: [vocabulary.tokens.index(sign) for sign in line]) > len(line)
 
 
 @given(word_lists, st.text())
