@@ -13,6 +13,7 @@ from core_cases import assert_near
 from jax import random
 
 from lstm_jax import interop
+from lstm_jax.classifier import Classifier, ClassifierConfig
 from lstm_jax.models import LanguageModel, LanguageModelConfig
 from lstm_jax.sampling import FREE, generate, stack_rows
 
@@ -84,6 +85,26 @@ def test_samples_are_generates() -> None:
         for row, length in enumerate(lengths):
             np.testing.assert_array_equal(found[:, row], texts.row(row)[length:])
         assert not np.isin(found, [2, 7]).any()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bidirectional": True, "pooling": "max"},
+        {"cell": "gru", "layers": 2, "pooling": "mean", "dense_size": 0},
+        {"frozen_embedding": True},
+    ],
+)
+def test_probabilities_are_the_classifiers(options: dict[str, Any]) -> None:
+    model = Classifier(ClassifierConfig(embedding_size=5, hidden_size=H, **options), V)
+    params = model.init(random.key(0))
+    if model.config.frozen_embedding:
+        params = params._replace(vectors=random.normal(random.key(1), (V, 5)))
+    exported = reloaded(interop.export_classifier(model, params))
+    for times, batch in ((5, 3), (2, 1)):
+        tokens, mask = ids(0, times, batch), np.arange(times)[:, None] < np.array([2, 5, 0])[:batch]
+        logits = model.logits(params, jnp.asarray(tokens), mask=jnp.asarray(mask))
+        assert_near(exported.call(tokens, mask), jax.nn.sigmoid(logits), 1e-6)
 
 
 def test_what_is_exported_has_a_signature_and_what_cannot_be_says_so(

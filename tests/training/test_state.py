@@ -85,6 +85,19 @@ def test_a_step_teaches_the_weights_that_it_does_not_drop_and_the_next_step_othe
     assert 0.5 < np.mean(np.equal(*taught)) < 0.75
 
 
+def test_dropout_is_another_at_each_step_and_the_same_in_each_run() -> None:
+    the_task = task(config())
+    assert the_task.config.model.dropout  # type: ignore[attr-defined]
+
+    def loss(step: int) -> float:
+        state = dataclasses.replace(first_state(the_task), step=jnp.int32(step))
+        return float(steps(the_task, state, 1)[1].loss[0])
+
+    first, again, *others = map(loss, (0, 0, 1, 2))
+    assert first == again
+    assert len({first, *others}) == 3
+
+
 def test_the_carry_is_kept_between_batches_and_zeroed_where_an_epoch_begins() -> None:
     the_task = task(config(model=dataclasses.replace(config().model, dropout=0.0)))
     batches = the_task.program.batches

@@ -148,6 +148,19 @@ def test_poems_of_the_published_size_have_the_published_number_of_parameters() -
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 1_119_786
 
 
+def test_anna_has_the_published_settings() -> None:
+    anna: Any = preset_named("anna", as_published=True)
+    assert (anna.batch_size, anna.sequence_length, anna.epochs) == (100, 100, 5)
+    assert (anna.model.layers, anna.model.hidden_size, anna.model.embedding_size) == (2, 512, None)
+    assert (anna.model.dropout, anna.model.dropout_place) == (0.5, "outputs")
+    assert (anna.model.initialisation, anna.model.output_stddev) == ("tf1", 0.1)
+    optimizer = anna.optimizer
+    assert (optimizer.learning_rate, optimizer.clip_norm, optimizer.schedule) == (
+        1e-3, 5, "constant"
+    )  # fmt: skip
+    assert anna.heldout_share == 0
+
+
 def test_words_of_held_out_reviews_alone_are_unknown(folder: Path) -> None:
     system = reviews(folder)
     used = {int(token) for row in system.training.rows for token in row}
