@@ -51,7 +51,9 @@ def check_input(name: str, x: Any, axes: str, input_size: int) -> None:
     rank = len(axes.split(", "))
     if jnp.issubdtype(x.dtype, jnp.integer):
         if x.ndim != rank:
-            raise ValueError(f"integer {name} of shape {x.shape}; expected [{axes}] token ids")
+            raise ValueError(
+                f"integer {name} of shape {x.shape}; expected [{axes}] token ids, or float features"
+            )
     elif x.ndim != rank + 1 or x.shape[-1] != input_size:
         order = ", time first" * (rank > 1)
         raise ValueError(
@@ -66,7 +68,9 @@ def check_flags(name: str, flags: Any, shape: tuple[int, ...]) -> None:
         return
     require_array(name, flags)
     if flags.dtype != jnp.bool_ or flags.shape != shape:
-        raise ValueError(f"{name} is {flags.dtype} of shape {flags.shape}; expected bool {shape}")
+        cure = f"; give {name} != 0" * (flags.dtype != jnp.bool_)
+        found = f"{name} is {flags.dtype} of shape {flags.shape}"
+        raise ValueError(f"{found}; expected bool {shape}{cure}")
 
 
 def check_targets(targets: Any, tokens: Any) -> None:

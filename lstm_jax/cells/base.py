@@ -183,7 +183,8 @@ def check_carry(params: Any, carry: Any, batch_size: int) -> None:
     expected = cell_of(params).carry
     if not isinstance(carry, expected):
         raise ValueError(
-            f"carry is {type(carry).__name__}; {type(params).__name__} need {expected.__name__}"
+            f"carry is {type(carry).__name__}; {type(params).__name__} need "
+            f"{expected.__name__}({', '.join(expected._fields)})"
         )
     _require_shapes("carry.", carry, _carry_shapes(params, batch_size))
 

@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from rich.filesize import decimal
 
 from lstm_jax.classifier import Classifier
-from lstm_jax.cli.arguments import parse
+from lstm_jax.cli.arguments import given, parse
 from lstm_jax.cli.console import json_line
 from lstm_jax.losses import chunk_times
 from lstm_jax.settings import Checked, Count, Positive
@@ -35,7 +35,7 @@ HELP = """\
 usage: {prog} [PRESET] --vocabulary-size N [--FLAG VALUE] ...
 
 Estimates a model's parameters, memory, traffic and time on a mesh of devices, without reading data
-or using an accelerator. It also takes all flags of train for the preset.
+or using an accelerator. It also takes train's flags for the preset's settings, and --as-published.
 
 common flags:
   --vocabulary-size N     number of tokens in the vocabulary
@@ -87,6 +87,7 @@ class PlanCommand(Generic[C, Own]):
     own: Annotated[Own, tyro.conf.arg(name="")]  # settings of this command only.
     #: docs (the default), anna, shakespeare, wordlm, poems, reviews or lyrics.
     preset: Annotated[str, tyro.conf.Positional] = "docs"
+    as_published: bool = False  # take the published system that the preset follows.
     json: bool = False  # print a JSON object: bytes, operations, milliseconds.
 
     @property
@@ -104,7 +105,8 @@ class PlanCommand(Generic[C, Own]):
 def read_arguments(arguments: Sequence[str], prog: str) -> PlanCommand[Any, Any]:
     """Parse the flags over the defaults of the preset that the first word names."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    default = preset_named(named or presets()[0].preset)
+    as_published = given("--as-published", arguments) is not None
+    default = preset_named(named or presets()[0].preset, as_published=as_published)
     own = PlanOptions() if isinstance(default, ReviewsConfig) else TextPlanOptions()
     kind: Any = PlanCommand[type(default), type(own)]  # type: ignore[misc]
     return parse(kind, PlanCommand(default, own, default.preset), arguments, prog, HELP)

@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from lstm_jax.cli.console import json_line, put, tell
+from lstm_jax.cli.console import json_line, leave, put, tell
 from lstm_jax.cli.devices import chosen_devices
 from lstm_jax.cli.display import Display
 from lstm_jax.cli.processes import joined, watched
@@ -225,7 +225,8 @@ def signals() -> Iterator[list[int]]:
         if len(found) == 1:
             tell("stopping: the state is being saved")
         elif number in (signal.SIGINT, signal.SIGTERM):
-            raise KeyboardInterrupt
+            tell("interrupted: what was not saved yet is lost")
+            leave(128 + number)  # at once: Python's own end would disturb threads that save
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

@@ -41,7 +41,7 @@ common flags:
   --hidden-size N    units of each layer
   --learning-rate X  highest learning rate of the schedule
   --resume           continue from the newest checkpoint in the run folder
-  --eval-only        only print the held-out loss of that checkpoint
+  --eval-only        only print the held-out loss of that checkpoint (a classifier's best)
 
 {prog} PRESET --help-all prints all flags with the preset's values."""
 
@@ -62,7 +62,7 @@ class TrainCommand(Generic[C]):
     run_dir: Path = Path("runs/docs")  # folder of the run; by default runs/PRESET.
     #: continue from the newest checkpoint of the run folder, with its settings.
     resume: bool = False
-    #: only print the held-out loss of the run folder's newest checkpoint.
+    #: only print the held-out loss of the run folder's newest checkpoint, or a classifier's best.
     eval_only: bool = False
     profile: Path | None = None  # write a JAX trace of a few steps into this folder.
     #: also write metrics and samples for TensorBoard, into RUN_DIR/tensorboard.

@@ -28,6 +28,8 @@ from lstm_jax.sampling.decode import (
 from lstm_jax.sampling.filters import forbid, make_filters, top_k
 from lstm_jax.sampling.stops import Ids, Stops, make_stops
 
+_MOST_PLACES = 1 << 10  # at once; between, a signal can end the search
+
 
 class Hypothesis(NamedTuple):
     """One filling of a template.
@@ -100,14 +102,20 @@ def beam_search(
     filters = make_filters(model.vocabulary_size, forbidden=forbidden)
     automaton = make_stops(model.vocabulary_size, stops)
     prompt, rest = row[:known].astype(np.int32), row[known:].astype(np.int32)
-    given = np.full(max(1, power_of_two(len(rest))), FREE, np.int32)
-    given[: len(rest)] = rest
-    carry, hidden = prefill(model, params, [prompt])
-    found = _search(
-        model, beams, params, carry, hidden, given, jnp.int32(len(rest)),
-        jnp.float32(length_penalty), filters.forbidden, automaton,
-    )  # fmt: skip
-    return _hypotheses(prompt, automaton, jax.tree.map(np.asarray, found))
+    size = min(_MOST_PLACES, max(1, power_of_two(len(rest))))
+    found = _first(beams, size, *prefill(model, params, [prompt]))
+    written = np.zeros((beams, 0), np.int32)
+    for first in range(0, len(rest), size):
+        given, some = np.full(size, FREE, np.int32), rest[first : first + size]
+        given[: len(some)] = some
+        found = _search(
+            model, params, found, given, np.int32(len(some)), np.float32(length_penalty),
+            filters.forbidden, automaton,
+        )  # fmt: skip
+        written = np.append(written[np.asarray(found.root)], np.asarray(found.tokens), axis=1)
+        if np.asarray(found.stopped).all():
+            break
+    return _hypotheses(prompt, automaton, written, jax.tree.map(np.asarray, found))
 
 
 class _Beams(NamedTuple):
@@ -115,7 +123,8 @@ class _Beams(NamedTuple):
 
     carry: Any
     hidden: Array
-    tokens: Array
+    root: Array  # the hypothesis of the last call that it continues
+    tokens: Array  # what it adds to that one
     log_probability: Array
     length: Array
     matched: Array
@@ -124,33 +133,39 @@ class _Beams(NamedTuple):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
+def _first(beams: int, size: int, carry: Any, hidden_1H: Array) -> _Beams:
+    zeros_K = jnp.zeros(beams, jnp.int32)
+    # All but the first start impossible, so that the first place is filled in K different ways.
+    impossible_K = jnp.where(jnp.arange(beams) > 0, -jnp.inf, 0.0)
+    return _Beams(
+        jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), carry),
+        jnp.repeat(hidden_1H, beams, axis=0),
+        zeros_K,
+        jnp.full((beams, size), FREE, jnp.int32),
+        impossible_K, zeros_K, zeros_K, zeros_K.astype(bool), impossible_K,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnums=0)
 def _search(
     model: LanguageModel,
-    beams: int,
     params: LanguageModelParams,
-    carry: Any,
-    hidden_1H: Array,
-    given_N: Array,
-    places: Array,
-    length_penalty: Array,
+    before: _Beams,
+    given_N: Array | Ids,
+    places: Array | np.int32,
+    length_penalty: Array | np.float32,
     forbidden_V: Array,
     stops: Stops,
 ) -> _Beams:
     params = untied(params)
     after_SV, length_S = jnp.asarray(stops.after), jnp.asarray(stops.length)
-    size = model.vocabulary_size
-    zeros_K = jnp.zeros(beams, jnp.int32)
-    # All but the first start impossible, so that the first place is filled in K different ways.
-    impossible_K = jnp.where(jnp.arange(beams) > 0, -jnp.inf, 0.0)
-    first = _Beams(
-        jax.tree.map(lambda leaf: jnp.repeat(leaf, beams, axis=0), carry),
-        jnp.repeat(hidden_1H, beams, axis=0),
-        jnp.full((beams, len(given_N)), FREE, jnp.int32),
-        impossible_K, zeros_K, zeros_K, zeros_K.astype(bool), impossible_K,
-    )  # fmt: skip
+    size, (beams, _) = model.vocabulary_size, before.tokens.shape
+    before = before._replace(
+        root=jnp.arange(beams, dtype=jnp.int32), tokens=jnp.full_like(before.tokens, FREE)
+    )
 
     def extend(place: Array, state: _Beams) -> _Beams:
-        given = given_N[place]
+        given = jnp.asarray(given_N)[place]
         allowed_V = jnp.where(given == FREE, ~forbidden_V, jnp.arange(size) == given)
         step_KV = jax.nn.log_softmax(model.logits(params, state.hidden)).astype(jnp.float32)
         step_KV = forbid(step_KV, ~allowed_V)
@@ -162,7 +177,7 @@ def _search(
         score_KV = total_KV / (length_K.astype(jnp.float32) ** length_penalty)[:, None]
         score_K, chosen_K = top_k(score_KV.reshape(-1), beams)
         parent_K, token_K = chosen_K // size, (chosen_K % size).astype(jnp.int32)
-        carry, hidden, tokens, _, _, matched_K, stopped_K, _ = jax.tree.map(
+        carry, hidden, root_K, tokens, _, _, matched_K, stopped_K, _ = jax.tree.map(
             lambda leaf: leaf[parent_K], state
         )
         carry, hidden = model.step(params, carry, token_K)
@@ -172,6 +187,7 @@ def _search(
         return _Beams(
             carry,
             hidden,
+            root_K,
             tokens.at[:, place].set(written_K),
             total_KV.reshape(-1)[chosen_K],
             length_K[parent_K],
@@ -180,19 +196,19 @@ def _search(
             score_K,
         )
 
-    return lax.fori_loop(0, places, extend, first)
+    return lax.fori_loop(0, places, extend, before)
 
 
-def _hypotheses(prompt: Ids, stops: Stops, found: _Beams) -> list[Hypothesis]:
+def _hypotheses(prompt: Ids, stops: Stops, tokens: Ids, found: _Beams) -> list[Hypothesis]:
     hypotheses = []
     for index, score in enumerate(found.score.tolist()):
         if not math.isfinite(score):
             continue
-        written = np.asarray(found.tokens[index][: found.length[index]])
+        written = tokens[index][: found.length[index]]
         is_stopped = bool(found.stopped[index])
         if is_stopped:
             written = written[: len(written) - stops.length[found.matched[index]]]
-        tokens = np.concatenate([prompt, written])
         log_probability = float(found.log_probability[index])
-        hypotheses.append(Hypothesis(tokens, log_probability, score, is_stopped))
+        whole = np.concatenate([prompt, written])
+        hypotheses.append(Hypothesis(whole, log_probability, score, is_stopped))
     return hypotheses

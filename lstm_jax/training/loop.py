@@ -89,6 +89,8 @@ class _Training:
         pending: StepMetrics | None = None
         try:
             due = _due(task, step)
+            if self.held_out.is_over:
+                self._note_end(step)
             if not self.meter.is_empty and due & _BEFORE_THE_ROW:
                 state, _ = self._event(state, step, due)
             stopped = self.held_out.is_over or self._asked()
@@ -187,11 +189,14 @@ class _Training:
                     raise
                 self.report.note(str(failure))
         if self.held_out.is_over:
-            number = self.task.config.patience
-            self.report.note(
-                f"step {step}: {number} evaluations without a better held-out loss; done"
-            )
+            self._note_end(step)
         return state, stopped
+
+    def _note_end(self, step: int) -> None:
+        number, cure = self.task.config.patience, "a larger --patience, or 0, goes on"
+        self.report.note(
+            f"step {step}: {number} evaluations without a better held-out loss; done ({cure})"
+        )
 
     def _limit_skips(self, state: TrainState, step: int) -> None:
         """Raise NotFiniteError once too many steps in a row were skipped.

@@ -375,7 +375,7 @@ def learnt_params(folder: RunFolder, template: Any, step: Step | None = None) ->
     Raises ValueError if there is none, or its parameters do not match the template.
     """
     config = read_description(folder).config
-    step = step or system_of(config).used_step
+    step = system_of(config).used_step if step is None else step
     of = AVERAGE if config.optimizer.average_after else "params"
     store = CheckpointStore(folder.checkpoints, read_only=True)
     number = step if isinstance(step, int) else None

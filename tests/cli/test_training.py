@@ -18,6 +18,7 @@ from processes import ROOT
 from run_cases import TEXT, snapshot
 
 import lstm_jax
+from lstm_jax.cli import train
 from lstm_jax.cli.train import signals
 from lstm_jax.sampling import score
 from lstm_jax.systems import downloads
@@ -60,6 +61,8 @@ def test_the_loop_eval_only_and_score_give_one_held_out_loss(call: Command, trai
     assert loss == pytest.approx(logged, rel=1e-5)
     assert printed["heldout_loss"] == pytest.approx(logged, rel=1e-6)
     assert snapshot(trained) == before
+    with pytest.raises(ValueError, match=r"no checkpoint of step 0 .* there are 6, 12"):
+        lstm_jax.load(trained, step=0)
 
 
 def test_a_run_on_two_devices_is_the_run_on_one_and_can_go_on_there(
@@ -208,13 +211,14 @@ def test_a_second_signal_ends_it_and_nohup_is_kept(monkeypatch: pytest.MonkeyPat
             raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(train, "leave", sys.exit)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     with signals() as caught:
         signal.raise_signal(signal.SIGHUP)
         assert not caught
         signal.raise_signal(signal.SIGTERM)
         assert caught
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 

@@ -121,15 +121,21 @@ def test_a_signal_at_any_moment_saves_the_state(
 
 @pytest.mark.slow
 def test_a_second_signal_ends_it(place: Place, whole: Path, task: Task, promise: Promise) -> None:
-    process = place.reached("second", "evaluation")
-    process.signal(signal.SIGTERM)
-    time.sleep(0.02)
-    process.signal(signal.SIGTERM)
-    code = process.wait()
-    found = [] if code in (128 + signal.SIGINT, 128 + signal.SIGTERM) else [f"exit code {code}"]
-    found += differences(whole, place.finished("second"), task)
-    seen = f"exit code {code}; earlier checkpoints whole; resumed exactly"
-    promise("a second signal at once", 1, found, seen)
+    found, moments = list[str](), ("step", "evaluation", "save", "deletion")
+    for when in moments:
+        process = place.reached(f"second-{when}", when)
+        process.signal(signal.SIGTERM)
+        time.sleep(0.02)
+        process.signal(signal.SIGTERM)
+        code, said = process.wait(), process.errors.splitlines()
+        found += [] if code == 128 + signal.SIGTERM else [f"{when}: exit code {code}"]
+        found += [] if len(said) <= 2 else [f"{when}: {said}"]
+        found += differences(whole, place.finished(f"second-{when}"), task)
+    seen = (
+        f"20 ms after the first, in each of {', '.join(moments)}; exit code 143; one line; earlier "
+        "checkpoints whole; resumed exactly"
+    )
+    promise("a second SIGTERM", len(moments), found, seen)
 
 
 STYLES: list[dict[str, Any]] = [

@@ -2,11 +2,12 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from sampling_cases import MODEL, PARAMS, V, greedy_by_hand, log_softmax_after
 
-from lstm_jax.sampling import FREE, beam_search
+from lstm_jax.sampling import FREE, beam_search, generate, score
 
 FEW = (4, 5, 6, 7, 8, 9, 10, 11, 12)
 """Forbidden, so that there are few fillings."""
@@ -78,6 +79,22 @@ def test_one_beam_is_greedy_and_more_beams_are_never_worse() -> None:
         if beams == 1:
             assert best.tokens.tolist() == greedy_by_hand(template)
     assert scores[-1] >= scores[0] - 1e-6
+
+
+def test_a_long_search_is_one_search_and_ends_where_all_have_stopped() -> None:
+    template = [1, *[FREE] * 1500]
+    found = beam_search(MODEL, PARAMS, template, beams=3)
+    for each, scored in zip(found, score(MODEL, PARAMS, [h.tokens for h in found]), strict=True):
+        assert len(each.tokens) == len(template)
+        assert each.log_probability == pytest.approx(scored.log_likelihood, rel=1e-4)
+    assert len({tuple(each.tokens.tolist()) for each in found}) == 3
+    (greedy,) = beam_search(MODEL, PARAMS, template, beams=1)
+    column, key = np.array(template)[:, None], jax.random.key(0)
+    expected = generate(MODEL, PARAMS, column, key=key, temperature=0.0).row(0)
+    assert greedy.tokens.tolist() == expected.tolist()
+    endless = [1, *[FREE] * 10_000_000]
+    found = beam_search(MODEL, PARAMS, endless, beams=3, stops=[[token] for token in range(V)])
+    assert [len(each.tokens) for each in found] == [1, 1, 1]
 
 
 def test_a_template_without_free_places_comes_back() -> None:

@@ -156,15 +156,16 @@ def test_training_ends_when_patience_does_and_stays_ended(tmp_path: Path) -> Non
     losses = [row["heldout_loss"] for row in report.rows if "heldout_loss" in row]
     last = int(state.step)
     assert last == 2 * (losses.index(min(losses)) + 1 + 3) < 30
-    assert report.notes[-1].endswith("3 evaluations without a better held-out loss; done")
+    (told,) = report.notes
+    assert "3 evaluations without a better held-out loss; done (a larger --patience" in told
     again, report = run(tmp_path / "whole", task(HASTY))
-    assert (int(again.step), report.rows) == (last, [])
+    assert (int(again.step), report.rows, report.notes) == (last, [], [told])
     for stop_at, times in ((last - 3, 0), (last, 1)):
         path = tmp_path / str(stop_at)
         run(path, task(HASTY), stop_at=stop_at, times=times)
         state, report = run(path, task(HASTY))
         assert int(state.step) == report.rows[-1]["step"] == last
-        assert report.notes[-1].endswith("done")
+        assert report.notes == [told]
 
 
 @pytest.fixture(scope="module")
