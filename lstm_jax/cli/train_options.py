@@ -41,7 +41,7 @@ common flags:
   --hidden-size N    units of each layer
   --learning-rate X  highest learning rate of the schedule
   --resume           continue from the newest checkpoint in the run folder
-  --eval-only        only print the held-out loss of that checkpoint (a classifier's best)
+  --eval-only        only print the run's held-out loss
 
 {prog} PRESET --help-all prints all flags with the preset's values."""
 
