@@ -81,7 +81,8 @@ def _has_joined_others() -> bool:
 def leave(code: int) -> NoReturn:
     """End the process at once, regardless of threads, JAX and other processes."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        # A signal handler may leave in the middle of a write; see `tell`.
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
             stream.flush()
     os._exit(code)
 

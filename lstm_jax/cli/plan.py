@@ -20,13 +20,14 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from rich.filesize import decimal
 
 from lstm_jax.classifier import Classifier
-from lstm_jax.cli.arguments import given, parse
+from lstm_jax.cli.arguments import parse
 from lstm_jax.cli.console import json_line
+from lstm_jax.cli.train_options import named_preset
 from lstm_jax.losses import chunk_times
 from lstm_jax.settings import Checked, Count, Positive
 from lstm_jax.sharding import DATA_AXIS, TENSOR_AXIS, mesh_shape, padded_shape
 from lstm_jax.stack import Directions
-from lstm_jax.systems import preset_named, presets, system_of
+from lstm_jax.systems import system_of
 from lstm_jax.systems.base import TrainConfig
 from lstm_jax.systems.reviews import ReviewsConfig
 from lstm_jax.training.state import place_of
@@ -104,9 +105,7 @@ class PlanCommand(Generic[C, Own]):
 
 def read_arguments(arguments: Sequence[str], prog: str) -> PlanCommand[Any, Any]:
     """Parse the flags over the defaults of the preset that the first word names."""
-    named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    as_published = given("--as-published", arguments) is not None
-    default = preset_named(named or presets()[0].preset, as_published=as_published)
+    _, default = named_preset(arguments)
     own = PlanOptions() if isinstance(default, ReviewsConfig) else TextPlanOptions()
     kind: Any = PlanCommand[type(default), type(own)]  # type: ignore[misc]
     return parse(kind, PlanCommand(default, own, default.preset), arguments, prog, HELP)

@@ -76,6 +76,15 @@ class TrainCommand(Generic[C]):
     own_devices: tyro.conf.Suppress[bool] = False
 
 
+def named_preset(arguments: Sequence[str]) -> tuple[str | None, TrainConfig]:
+    """The preset's name as given, if any, and its settings, as published if the line says so."""
+    named = given("--preset", arguments)
+    if arguments and not arguments[0].startswith("-"):
+        named = arguments[0]
+    as_published = given("--as-published", arguments) is not None
+    return named, preset_named(named or presets()[0].preset, as_published=as_published)
+
+
 def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCommand[TrainConfig]:
     """Parse the flags over their defaults: those of a preset, or of the run to resume.
 
@@ -85,11 +94,7 @@ def read_arguments(arguments: Sequence[str], prog: str = "train.py") -> TrainCom
     for flag in ("--data", "--run-dir"):
         if given(flag, arguments) == "" and arguments[-1] != flag:
             raise ValueError(f"{flag} is empty; name a path, or leave it out")
-    named = given("--preset", arguments)
-    if arguments and not arguments[0].startswith("-"):
-        named = arguments[0]
-    as_published = given("--as-published", arguments) is not None
-    default = preset_named(named or presets()[0].preset, as_published=as_published)
+    named, default = named_preset(arguments)
     other = given("--init-from", arguments)
     if any(given(flag, arguments) is not None for flag in ("--resume", "--eval-only")):
         other = given("--run-dir", arguments) or f"runs/{default.preset}"

@@ -151,9 +151,9 @@ def _search(
     model: LanguageModel,
     params: LanguageModelParams,
     before: _Beams,
-    given_N: Array | Ids,
-    places: Array | np.int32,
-    length_penalty: Array | np.float32,
+    given_N: Array,
+    places: Array,
+    length_penalty: Array,
     forbidden_V: Array,
     stops: Stops,
 ) -> _Beams:
@@ -165,7 +165,7 @@ def _search(
     )
 
     def extend(place: Array, state: _Beams) -> _Beams:
-        given = jnp.asarray(given_N)[place]
+        given = given_N[place]
         allowed_V = jnp.where(given == FREE, ~forbidden_V, jnp.arange(size) == given)
         step_KV = jax.nn.log_softmax(model.logits(params, state.hidden)).astype(jnp.float32)
         step_KV = forbid(step_KV, ~allowed_V)

@@ -144,7 +144,7 @@ def decode(
     writing: DecodeState,
     rows: Rows,
     given_TB: Array,
-    times: Array | np.int32,
+    times: Array,
     filters: Filters,
     stops: Stops,
 ) -> tuple[DecodeState, Array, Array]:
