@@ -56,7 +56,9 @@ def test_the_sdist_is_all_that_is_needed_to_test_and_document_it(built: tuple[Pa
 
 
 def files(pattern: str) -> set[str]:
-    return {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file()}
+    """Files of the repository, without what Python compiled of them meanwhile."""
+    found = {str(path.relative_to(ROOT)) for path in ROOT.glob(pattern) if path.is_file()}
+    return {name for name in found if "__pycache__" not in name}
 
 
 @pytest.mark.slow
